@@ -1,0 +1,283 @@
+//! The dataset folder: the only place where the paths of tables are named.
+
+use crate::column::Table;
+use crate::error::{Error, Result};
+use crate::problem::Problem;
+use crate::provenance::Provenance;
+use crate::table::{self, Batches, TableWriter};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+/// A dataset folder, see the crate's documentation for its layout.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    root: PathBuf,
+}
+
+/// `dataset.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetCard {
+    /// Name of the dataset.
+    pub name: String,
+    /// Where the problems come from.
+    pub source: String,
+    /// Licence of the problems.
+    pub licence: String,
+    /// Program that wrote the dataset.
+    pub created_by: String,
+}
+
+/// Held while a command works on a dataset; the operating system frees it when the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Dataset {
+    /// A dataset folder that has problems.
+    ///
+    /// # Errors
+    /// Where the folder or its `problems.parquet` is missing.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let dataset = Self::at(root);
+        if !dataset.problems_path().is_file() {
+            return Err(Error::NotADataset { path: dataset.root, missing: "problems.parquet".into() });
+        }
+        Ok(dataset)
+    }
+
+    /// A dataset folder that may not exist yet.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder's own name, which also names its checkpoints.
+    pub fn name(&self) -> String {
+        let path = fs::canonicalize(&self.root).unwrap_or_else(|_| self.root.clone());
+        path.file_name().map_or_else(|| "dataset".to_owned(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// `problems.parquet`.
+    pub fn problems_path(&self) -> PathBuf {
+        self.root.join("problems.parquet")
+    }
+
+    /// `feedback.sqlite`, every paid reply.
+    pub fn feedback_path(&self) -> PathBuf {
+        self.root.join("feedback.sqlite")
+    }
+
+    /// `images`, one picture a problem.
+    pub fn images_dir(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// `vision/<encoder>.safetensors`, image features.
+    pub fn vision_path(&self, encoder: &str) -> PathBuf {
+        self.root.join("vision").join(format!("{encoder}.safetensors"))
+    }
+
+    /// `dataset.toml`.
+    pub fn card_path(&self) -> PathBuf {
+        self.root.join("dataset.toml")
+    }
+
+    /// Reads `dataset.toml`.
+    ///
+    /// # Errors
+    /// Where it is missing or no valid card.
+    pub fn card(&self) -> Result<DatasetCard> {
+        let path = self.card_path();
+        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        toml::from_str(&text)
+            .map_err(|e| Error::Settings { origin: path.display().to_string(), message: e.to_string() })
+    }
+
+    /// Writes `dataset.toml`.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn write_card(&self, card: &DatasetCard) -> Result<()> {
+        let path = self.card_path();
+        let text = toml::to_string(card)
+            .map_err(|e| Error::Settings { origin: path.display().to_string(), message: e.to_string() })?;
+        table::write_bytes(&path, text.as_bytes())
+    }
+
+    /// All problems, in the file's order.
+    ///
+    /// # Errors
+    /// As [`table::read`]; also where a problem_id stands there twice or an answer index has no option.
+    pub fn problems(&self) -> Result<Vec<Problem>> {
+        let path = self.problems_path();
+        let problems: Vec<Problem> = table::read(&path)?;
+        let mut seen = HashSet::with_capacity(problems.len());
+        for (row, problem) in problems.iter().enumerate() {
+            if !seen.insert(problem.problem_id.as_str()) {
+                return Err(Error::Duplicate { path, column: "problem_id", value: problem.problem_id.clone() });
+            }
+            if let Some(index) = problem.answer_index
+                && usize::from(index) >= problem.choices.len()
+            {
+                return Err(Error::Value {
+                    path,
+                    column: "answer_index".into(),
+                    row,
+                    expected: format!("an index below {}, the number of choices", problem.choices.len()),
+                    found: index.to_string(),
+                });
+            }
+        }
+        drop(seen);
+        Ok(problems)
+    }
+
+    /// Folder of a table's round, for instance `scores/round=1`.
+    pub fn round_dir<T: Table>(&self, round: u32) -> PathBuf {
+        self.root.join(T::NAME).join(format!("round={round}"))
+    }
+
+    /// The files of a table's round, sorted by name; none where the round has none.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn parts<T: Table>(&self, round: u32) -> Result<Vec<PathBuf>> {
+        let folder = self.round_dir::<T>(round);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("read", &folder)(error)),
+        };
+        let mut parts = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(Error::io("read", &folder))?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if !name.starts_with('.') && name.ends_with(".parquet") {
+                parts.push(path);
+            }
+        }
+        parts.sort();
+        Ok(parts)
+    }
+
+    /// The rounds for which a table has files, ascending.
+    ///
+    /// # Errors
+    /// Where a folder cannot be read.
+    pub fn rounds<T: Table>(&self) -> Result<Vec<u32>> {
+        let folder = self.root.join(T::NAME);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("read", &folder)(error)),
+        };
+        let mut rounds = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(Error::io("read", &folder))?.file_name();
+            let round = name.to_string_lossy().strip_prefix("round=").and_then(|round| round.parse().ok());
+            if let Some(round) = round
+                && !self.parts::<T>(round)?.is_empty()
+            {
+                rounds.push(round);
+            }
+        }
+        rounds.sort_unstable();
+        Ok(rounds)
+    }
+
+    /// All rows of a table's round, part by part.
+    ///
+    /// # Errors
+    /// As [`table::read`].
+    pub fn read<T: Table>(&self, round: u32) -> Result<Vec<T>> {
+        let mut rows = Vec::new();
+        for part in self.parts::<T>(round)? {
+            rows.extend(table::read::<T>(&part)?);
+        }
+        Ok(rows)
+    }
+
+    /// Some columns of a table's round, into a row type with fields of those names.
+    ///
+    /// # Errors
+    /// As [`table::read`].
+    pub fn project<T: Table, P: DeserializeOwned>(&self, round: u32, names: &[&str]) -> Result<Vec<P>> {
+        let mut rows = Vec::new();
+        for part in self.parts::<T>(round)? {
+            for batch in Batches::<T, P>::project(&part, names)? {
+                rows.extend(batch?);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Number of rows of a table's round.
+    ///
+    /// # Errors
+    /// As [`table::read`].
+    pub fn count<T: Table>(&self, round: u32) -> Result<u64> {
+        self.parts::<T>(round)?.iter().map(|part| table::count_rows::<T>(part)).sum()
+    }
+
+    /// Starts the next part of a table's round: `part-00000.parquet`, `part-00001.parquet`, …
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn next_part<T: Table>(&self, round: u32, provenance: &Provenance) -> Result<TableWriter<T>> {
+        let last = self.parts::<T>(round)?.into_iter().filter_map(|path| {
+            path.file_stem()?.to_str()?.strip_prefix("part-")?.get(..5)?.parse::<u32>().ok()
+        });
+        let number = last.max().map_or(0, |last| last + 1);
+        TableWriter::create(&self.round_dir::<T>(round).join(format!("part-{number:05}.parquet")), provenance)
+    }
+
+    /// Writes one named part of a table's round, for instance `part-sft.parquet`, in place of any older one.
+    ///
+    /// # Errors
+    /// Where a cell breaks its column's declaration, or the disk refuses.
+    pub fn write_part<T: Table>(
+        &self,
+        round: u32,
+        name: &str,
+        rows: impl IntoIterator<Item = T>,
+        provenance: &Provenance,
+    ) -> Result<usize> {
+        table::write(&self.part_path::<T>(round, name), rows, provenance)
+    }
+
+    /// Path of one named part of a table's round.
+    pub fn part_path<T: Table>(&self, round: u32, name: &str) -> PathBuf {
+        self.round_dir::<T>(round).join(format!("part-{name}.parquet"))
+    }
+
+    /// Takes the dataset for one `program`; a second process of that program is refused.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process holds it.
+    pub fn lock(&self, program: &str) -> Result<Lock> {
+        fs::create_dir_all(&self.root).map_err(Error::io("create", &self.root))?;
+        let path = self.root.join(format!(".{program}.lock"));
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::Locked { path: self.root.clone(), program: program.to_owned(), lock: path })
+            }
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Everything that can be wrong with a dataset folder, a Parquet file or the settings.
+
+use std::path::{Path, PathBuf};
+
+/// Result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What was wrong, where, what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each variant's message names its fields
+pub enum Error {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+
+    #[error("{} is no readable Parquet file: {message}", path.display())]
+    NotParquet { path: PathBuf, message: String },
+
+    #[error("{}: table: expected `{expected}`, found `{found}`", path.display())]
+    WrongTable { path: PathBuf, expected: &'static str, found: String },
+
+    #[error(
+        "{}: written with schema version {found}, this program reads up to {supported}: use a newer version of it",
+        path.display()
+    )]
+    NewerSchema { path: PathBuf, found: String, supported: String },
+
+    #[error("{}: column `{column}`: expected {expected}, found none", path.display())]
+    MissingColumn { path: PathBuf, column: String, expected: String },
+
+    #[error("{}: column `{column}`: expected {expected}, found {found}", path.display())]
+    ColumnType { path: PathBuf, column: String, expected: String, found: String },
+
+    #[error("{}: column `{column}`, row {row}: expected {expected}, found {found}", path.display())]
+    Value { path: PathBuf, column: String, row: usize, expected: String, found: String },
+
+    #[error("{}: rows cannot be converted: {message}", path.display())]
+    Convert { path: PathBuf, message: String },
+
+    #[error("{}: {column} `{value}` stands there twice", path.display())]
+    Duplicate { path: PathBuf, column: &'static str, value: String },
+
+    #[error("{} is no dataset folder: {missing} is missing", path.display())]
+    NotADataset { path: PathBuf, missing: String },
+
+    #[error("{} is in use by another {program} (its lock file is {})", path.display(), lock.display())]
+    Locked { path: PathBuf, program: String, lock: PathBuf },
+
+    #[error("{origin}: {message}")]
+    Settings { origin: String, message: String },
+}
+
+impl Error {
+    /// An input/output error on `path` while doing `action` ("read", "write", "create").
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// True where the user's input or usage is at fault (exit status 2), false for failures of the machine (1).
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Metrics: what training measured, in long form.
+
+use crate::column::{TimestampMs, table};
+
+table! {
+    /// One number at one step of a stage.
+    Metric, "metrics", by_round true {
+        round: u32, "ARES round; 0 for the base student.";
+        stage: String, "Stage that measured: rollout, rl, sft, answer or eval.";
+        step: u64, "Optimizer steps done when it was measured.", unit "steps";
+        epoch: f64, "Passes over the data done when it was measured.", unit "passes";
+        name: String, "Name of the number.";
+        value: f64, "The number.";
+        at: TimestampMs, "Moment of the measurement.", unit "ms since 1970, UTC";
+    }
+}

@@ -1,0 +1,27 @@
+//! Rationales: what the policy says greedily at a stage.
+
+use crate::column::table;
+
+table! {
+    /// One greedily decoded rationale.
+    Rationale, "rationales", by_round true {
+        rationale_id: String, "Identifier, unique in the dataset.";
+        problem_id: String, "Problem that the rationale belongs to.";
+        round: u32, "ARES round; 0 for the base student.";
+        split: String, "Split of the problem.", one_of ["train", "val", "test"];
+        stage: String, "Checkpoint that decoded it.", one_of ["base", "rl", "sft"];
+        rationale: String, "Decoded text.";
+        sentences: Vec<String>, "Sentences in order.";
+        deduplicated: String, "Text without repeated sentences, a sentence a line.";
+        repeated_sentences: u32, "Number of sentences dropped as repeats.", unit "sentences";
+        truncated: bool, "True where the token limit cut the rationale off before eos.";
+        policy: String, "sha256 of the policy's weights.";
+    }
+}
+
+impl Rationale {
+    /// Identifier of a problem's rationale at a stage of a round.
+    pub fn id(problem_id: &str, round: u32, stage: &str) -> String {
+        format!("{problem_id}-r{round}-{stage}")
+    }
+}

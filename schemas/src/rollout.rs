@@ -1,0 +1,29 @@
+//! Rollouts: rationales sampled from the policy, with what PPO needs of each token.
+
+use crate::column::{Sentence, table};
+
+table! {
+    /// One sampled rationale.
+    Rollout, "rollouts", by_round true {
+        rollout_id: String, "Identifier, unique in the dataset.";
+        problem_id: String, "Problem that the rationale belongs to.";
+        round: u32, "ARES round, from 1.";
+        sample: u32, "Number of the sample of this problem, from 0.";
+        rationale: String, "Decoded text.";
+        token_ids: Vec<i32>, "Decoder tokens after the start token, eos included where it was produced; empty for imported text.";
+        logprobs: Vec<f32>, "Log-probability of each token under the sampling policy.", unit "nat";
+        ref_logprobs: Vec<f32>, "Log-probability of each token under the reference policy.", unit "nat";
+        values: Vec<f32>, "Value estimate at each token's position, before the token is seen.";
+        sentences: Vec<Sentence>, "Sentences in order, each with the index of its last token.";
+        truncated: bool, "True where the token limit cut the rationale off before eos.";
+        policy: String, "sha256 of the policy's weights, or the name given on import.";
+        seed: u64, "Seed of this sample's random stream.";
+    }
+}
+
+impl Rollout {
+    /// Identifier of sample `sample` of a problem in a round.
+    pub fn id(problem_id: &str, round: u32, sample: u32) -> String {
+        format!("{problem_id}-r{round}-s{sample}")
+    }
+}

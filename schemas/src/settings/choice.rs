@@ -1,0 +1,96 @@
+//! Settings that take one of a few names, and the value types that settings may have.
+
+use super::Kind;
+use serde::{Deserialize, Serialize};
+
+/// A Rust type that a setting may have.
+pub(super) trait SettingType {
+    const KIND: Kind;
+}
+
+macro_rules! setting_types {
+    ($($ty:ty => $kind:ident),* $(,)?) => {$(
+        impl SettingType for $ty {
+            const KIND: Kind = Kind::$kind;
+        }
+    )*};
+}
+
+setting_types! {
+    String => Text, bool => Bool, u32 => Integer, u64 => Integer, f64 => Float,
+    Provider => Text, Device => Text, Dtype => Text, Algorithm => Text, PromptFormat => Text, RationaleSource => Text,
+}
+
+impl<T: SettingType> SettingType for Option<T> {
+    const KIND: Kind = T::KIND;
+}
+
+macro_rules! choices {
+    ($($(#[doc = $doc:literal])+ $name:ident { $(#[doc = $variant_doc:literal] $variant:ident = $text:literal),+ $(,)? })+) => {$(
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $(#[doc = $variant_doc] #[serde(rename = $text)] $variant),+ }
+
+        impl $name {
+            /// The name in `ares.toml`.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )+};
+}
+
+choices! {
+    /// Who gives feedback.
+    Provider {
+        /// Anthropic Messages API.
+        Anthropic = "anthropic",
+        /// OpenAI chat completions API, or a server that speaks it.
+        OpenAi = "openai",
+        /// The embedded Teacher, which grades against the dataset's own solutions.
+        Reference = "reference",
+    }
+    /// Where tensors live.
+    Device {
+        /// A GPU where there is one, else the CPU.
+        Auto = "auto",
+        /// The CPU.
+        Cpu = "cpu",
+        /// The first NVIDIA GPU.
+        Cuda = "cuda",
+    }
+    /// Number format of the student's arithmetic.
+    Dtype {
+        /// 32-bit floating point.
+        Float32 = "float32",
+        /// bfloat16 arithmetic on float32 master weights.
+        Bfloat16 = "bfloat16",
+    }
+    /// How the policy learns from scores.
+    Algorithm {
+        /// Clipped PPO with a separate value model.
+        Ppo = "ppo",
+        /// Advantages relative to the other samples of the problem; no value model.
+        Grpo = "grpo",
+    }
+    /// What stands in the answer model's source text.
+    PromptFormat {
+        /// Question, context, options and the rationale.
+        QcmgA = "QCMG-A",
+        /// Question, context and options.
+        QcmA = "QCM-A",
+    }
+    /// Rationales that the answer model is trained on.
+    RationaleSource {
+        /// The policy's own rationales of the train split.
+        Generated = "generated",
+        /// The dataset's lectures and solutions.
+        Gold = "gold",
+    }
+}

@@ -1,0 +1,184 @@
+//! `ares.toml`: every setting of both commands, declared once with its default and its meaning.
+//!
+//! Flags beat the file, the file beats the defaults. An unknown key is an error that names the nearest known one.
+//! API keys are no settings: they come from the environment only.
+
+mod choice;
+mod flags;
+mod resolve;
+
+pub use choice::{Algorithm, Device, Dtype, PromptFormat, Provider, RationaleSource};
+pub use flags::SettingFlags;
+pub use resolve::{Origin, Resolved};
+
+use choice::SettingType;
+
+/// Type of a setting's value, as it is written in `ares.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A text.
+    Text,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Float,
+    /// true or false.
+    Bool,
+}
+
+/// One setting: its place in the file, its type and its meaning.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Section of `ares.toml`.
+    pub section: &'static str,
+    /// Key within the section.
+    pub name: &'static str,
+    /// Type of the value.
+    pub kind: Kind,
+    /// Meaning, unit included.
+    pub meaning: &'static str,
+}
+
+impl Key {
+    /// Name of the flag: the key with dashes, with its section before it where two sections share the key.
+    pub fn flag(&self) -> String {
+        if (self.section, self.name) == ("teacher", "provider") {
+            return "teacher".to_owned();
+        }
+        let shared = Settings::keys().iter().filter(|key| key.name == self.name).count() > 1;
+        if shared { self.qualified_flag() } else { self.name.replace('_', "-") }
+    }
+
+    /// The flag with its section before it; always accepted.
+    pub fn qualified_flag(&self) -> String {
+        format!("{}-{}", self.section, self.name).replace('_', "-")
+    }
+
+    /// `section.key`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+}
+
+macro_rules! settings {
+    ($($(#[doc = $section_doc:literal])+ $section:ident : $struct:ident {
+        $($key:ident : $ty:ty = $default:expr, $meaning:literal;)+
+    })+) => {
+        /// All settings, resolved.
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, Default)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Settings {
+            $($(#[doc = $section_doc])+ pub $section: $struct,)+
+        }
+
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+            #[serde(default, deny_unknown_fields)]
+            pub struct $struct { $(#[doc = $meaning] pub $key: $ty,)+ }
+
+            impl Default for $struct {
+                fn default() -> Self {
+                    Self { $($key: $default,)+ }
+                }
+            }
+        )+
+
+        impl Settings {
+            /// All keys, in the order of the file.
+            pub fn keys() -> &'static [Key] {
+                &[$($(Key {
+                    section: stringify!($section),
+                    name: stringify!($key),
+                    kind: <$ty as SettingType>::KIND,
+                    meaning: $meaning,
+                }),+),+]
+            }
+        }
+    };
+}
+
+settings! {
+    /// Who gives feedback.
+    teacher: TeacherSettings {
+        provider: Provider = Provider::Reference, "Who gives feedback: anthropic, openai (any compatible server) or reference (embedded, for trials).";
+        model: String = String::new(), "Model to ask; empty takes the provider's usual one.";
+        base_url: String = String::new(), "Address of the service; empty takes the provider's own.";
+        temperature: f64 = 0.0, "Sampling temperature of the Teacher.";
+        max_output_tokens: u32 = 1024, "Limit of a reply, in tokens.";
+        timeout_secs: u64 = 600, "Longest wait for one reply, in seconds.";
+        prompts: String = String::new(), "Folder with scores.md, corrections.md, judgements.md that replace the built-in system prompts; empty takes those.";
+    }
+    /// How fast the Teacher may be asked.
+    limits: LimitSettings {
+        requests_per_minute: Option<u64> = None, "Requests a minute; unset takes what the provider's headers allow.";
+        input_tokens_per_minute: Option<u64> = None, "Input tokens a minute.";
+        output_tokens_per_minute: Option<u64> = None, "Output tokens a minute.";
+        concurrency: u32 = 256, "Most requests in flight at once.";
+    }
+    /// What may be spent.
+    budget: BudgetSettings {
+        max_usd: Option<f64> = None, "Stop, with everything saved, before the dataset's total cost passes this many US dollars.";
+        prices: String = String::new(), "Price table (TOML) that replaces the built-in one; empty takes that.";
+    }
+    /// The student and where it runs.
+    student: StudentSettings {
+        checkpoints: String = "checkpoints/<name>".to_owned(), "Folder of the checkpoints; <name> stands for the dataset's folder name.";
+        device: Device = Device::Auto, "auto, cpu or cuda.";
+        dtype: Dtype = Dtype::Float32, "float32 or bfloat16.";
+        max_source_tokens: u32 = 512, "Source texts are cut at this many tokens.";
+        use_caption: bool = true, "Whether the picture's caption joins the context.";
+        vision: String = "vit".to_owned(), "Image features to use: the name of a file in the dataset's vision folder, or none.";
+        decode_batch: u32 = 32, "Rationales decoded at once.";
+    }
+    /// Sampling rationales.
+    rollout: RolloutSettings {
+        samples: u32 = 4, "Rationales sampled for each train problem.";
+        top_k: u32 = 50, "Sample from this many most likely tokens; 0 takes all.";
+        top_p: f64 = 1.0, "Sample from the most likely tokens that hold this probability.";
+        temperature: f64 = 1.0, "Sampling temperature of the student.";
+        max_new_tokens: u32 = 512, "Longest rationale, in tokens.";
+        seed: u64 = 42, "Seed of sampling, shuffling and dropout.";
+    }
+    /// Reinforcement learning on the scores.
+    rl: RlSettings {
+        algorithm: Algorithm = Algorithm::Ppo, "ppo (separate value model) or grpo (relative to the other samples of the problem).";
+        passes: u32 = 10, "Passes over the rollouts.";
+        minibatch: u32 = 8, "Rollouts in a minibatch.";
+        accumulation: u32 = 8, "Minibatches in an optimizer step.";
+        learning_rate: f64 = 2e-5, "Learning rate of AdamW.";
+        weight_decay: f64 = 0.01, "Weight decay, not on norms and biases.";
+        clip: f64 = 0.2, "Clip of the probability ratio.";
+        kl_coefficient: f64 = 1e-4, "Weight of the KL penalty in the token reward.";
+        gamma: f64 = 1.0, "Discount.";
+        lambda: f64 = 0.95, "Lambda of generalized advantage estimation.";
+        value_coefficient: f64 = 1.0, "Weight of the value loss.";
+        whiten: bool = true, "Whether advantages are brought to mean 0 and variance 1 in each minibatch.";
+        neutral_score: f64 = 0.5, "Teacher score that earns no reward.";
+        shuffle: bool = true, "Whether each pass takes the rollouts in a new order.";
+        min_coverage: f64 = 0.95, "Least share of rollouts with sentences that must be scored.";
+        max_grad_norm: Option<f64> = None, "Clip of the gradient's norm; unset does not clip.";
+    }
+    /// Supervised fine-tuning on the corrections.
+    sft: SftSettings {
+        epochs: u32 = 20, "Passes over the corrections.";
+        batch: u32 = 8, "Corrections in a step.";
+        learning_rate: f64 = 8e-5, "Peak learning rate; it falls linearly to 0.";
+        weight_decay: f64 = 0.01, "Weight decay, not on norms and biases.";
+        max_target_tokens: u32 = 512, "Targets are cut at this many tokens.";
+        max_grad_norm: Option<f64> = Some(1.0), "Clip of the gradient's norm; unset does not clip.";
+    }
+    /// The answer model.
+    answer: AnswerSettings {
+        epochs: u32 = 20, "Passes over the train problems.";
+        batch: u32 = 16, "Problems in a step.";
+        learning_rate: f64 = 8e-5, "Peak learning rate; it falls linearly to 0.";
+        weight_decay: f64 = 0.01, "Weight decay, not on biases.";
+        lora_rank: u32 = 64, "Rank of the LoRA matrices.";
+        lora_alpha: f64 = 128.0, "Scale of LoRA: alpha / rank.";
+        lora_dropout: f64 = 0.05, "Dropout before the LoRA matrices.";
+        max_new_tokens: u32 = 64, "Longest answer, in tokens.";
+        prompt_format: PromptFormat = PromptFormat::QcmgA, "QCMG-A (the rationale stands in the source) or QCM-A (it does not).";
+        rationales: RationaleSource = RationaleSource::Generated, "Rationales to train on: generated (the policy's own) or gold.";
+    }
+}

@@ -1,0 +1,274 @@
+//! Merging defaults, file and flags, with the origin of every value.
+
+use super::{Key, Kind, Settings};
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// Where a setting's value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// The settings file.
+    File(PathBuf),
+    /// A flag.
+    Flag(String),
+}
+
+/// The settings, and where each came from.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The settings.
+    pub settings: Settings,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Resolved {
+    /// Reads `file` where given, else `ares.toml` of the working folder where there is one, and lays `flags`
+    /// (`section.key` → text) over it.
+    ///
+    /// # Errors
+    /// Where the file is unreadable, a key is unknown, or a value has the wrong type or is out of range.
+    pub fn load(file: Option<&Path>, flags: &BTreeMap<String, String>) -> Result<Self> {
+        let usual = Path::new("ares.toml");
+        let file = file.or_else(|| usual.is_file().then_some(usual));
+        let text = match file {
+            Some(path) => Some((path, std::fs::read_to_string(path).map_err(Error::io("read", path))?)),
+            None => None,
+        };
+        Self::from_parts(text.as_ref().map(|(path, text)| (*path, text.as_str())), flags)
+    }
+
+    /// As [`Resolved::load`], with the file's text given.
+    ///
+    /// # Errors
+    /// As [`Resolved::load`].
+    pub fn from_parts(file: Option<(&Path, &str)>, flags: &BTreeMap<String, String>) -> Result<Self> {
+        let mut merged = Table::new();
+        let mut origins = BTreeMap::new();
+        if let Some((path, text)) = file {
+            let origin = path.display().to_string();
+            let table: Table = text
+                .parse()
+                .map_err(|e: toml::de::Error| settings_error(&origin, e.to_string().trim_end().to_owned()))?;
+            for (section, value) in table {
+                let Value::Table(keys) = value else {
+                    let message = format!("`{section}` stands outside a section{}", nearest_key(&section));
+                    return Err(settings_error(&origin, message));
+                };
+                for (name, value) in keys {
+                    let key = find(&section, &name).map_err(|message| settings_error(&origin, message))?;
+                    insert(&mut merged, key, value, &origin)?;
+                    origins.insert(key.path(), Origin::File(path.to_path_buf()));
+                }
+            }
+        }
+        for (path, text) in flags {
+            let (section, name) = path.split_once('.').unwrap_or(("", path));
+            let key = find(section, name).map_err(|message| settings_error("flags", message))?;
+            let flag = format!("--{}", key.flag());
+            insert(&mut merged, key, parse(key, text, &flag)?, &flag)?;
+            origins.insert(key.path(), Origin::Flag(flag));
+        }
+        let settings: Settings = Value::Table(merged)
+            .try_into()
+            .map_err(|e: toml::de::Error| settings_error("settings", e.message().to_owned()))?;
+        let resolved = Self { settings, origins };
+        resolved.check()?;
+        Ok(resolved)
+    }
+
+    /// Where a setting came from.
+    pub fn origin(&self, path: &str) -> &Origin {
+        self.origins.get(path).unwrap_or(&Origin::Default)
+    }
+
+    /// All settings as `ares.toml` text, each line with its origin. Stable, so that it can be hashed and compared.
+    pub fn show(&self) -> String {
+        let table = Table::try_from(&self.settings).unwrap_or_default();
+        let mut text = String::new();
+        let mut section = "";
+        for key in Settings::keys() {
+            if key.section != section {
+                section = key.section;
+                let _ = writeln!(text, "{}[{section}]", if text.is_empty() { "" } else { "\n" });
+            }
+            let value = table.get(key.section).and_then(|section| section.get(key.name));
+            let value = value.map_or_else(|| "(unset)".to_owned(), ToString::to_string);
+            let origin = match self.origin(&key.path()) {
+                Origin::Default => "default".to_owned(),
+                Origin::File(path) => path.display().to_string(),
+                Origin::Flag(flag) => flag.clone(),
+            };
+            let line = format!("{} = {value}", key.name);
+            let _ = writeln!(text, "{line:<44} # {origin}");
+        }
+        text
+    }
+
+    fn check(&self) -> Result<()> {
+        let s = &self.settings;
+        let at_least_one = [
+            ("teacher.max_output_tokens", u64::from(s.teacher.max_output_tokens)),
+            ("teacher.timeout_secs", s.teacher.timeout_secs),
+            ("limits.concurrency", u64::from(s.limits.concurrency)),
+            ("limits.requests_per_minute", s.limits.requests_per_minute.unwrap_or(1)),
+            ("limits.input_tokens_per_minute", s.limits.input_tokens_per_minute.unwrap_or(1)),
+            ("limits.output_tokens_per_minute", s.limits.output_tokens_per_minute.unwrap_or(1)),
+            ("student.max_source_tokens", u64::from(s.student.max_source_tokens)),
+            ("student.decode_batch", u64::from(s.student.decode_batch)),
+            ("rollout.samples", u64::from(s.rollout.samples)),
+            ("rollout.max_new_tokens", u64::from(s.rollout.max_new_tokens)),
+            ("rl.passes", u64::from(s.rl.passes)),
+            ("rl.minibatch", u64::from(s.rl.minibatch)),
+            ("rl.accumulation", u64::from(s.rl.accumulation)),
+            ("sft.epochs", u64::from(s.sft.epochs)),
+            ("sft.batch", u64::from(s.sft.batch)),
+            ("sft.max_target_tokens", u64::from(s.sft.max_target_tokens)),
+            ("answer.epochs", u64::from(s.answer.epochs)),
+            ("answer.batch", u64::from(s.answer.batch)),
+            ("answer.lora_rank", u64::from(s.answer.lora_rank)),
+            ("answer.max_new_tokens", u64::from(s.answer.max_new_tokens)),
+        ];
+        for (path, value) in at_least_one {
+            if value == 0 {
+                return Err(self.value_error(path, "at least 1", "0"));
+            }
+        }
+        let positive = f64::MIN_POSITIVE;
+        let ranges = [
+            ("teacher.temperature", s.teacher.temperature, 0.0, 2.0),
+            ("budget.max_usd", s.budget.max_usd.unwrap_or(0.0), 0.0, f64::MAX),
+            ("rollout.top_p", s.rollout.top_p, positive, 1.0),
+            ("rollout.temperature", s.rollout.temperature, positive, f64::MAX),
+            ("rl.learning_rate", s.rl.learning_rate, 0.0, 1.0),
+            ("rl.weight_decay", s.rl.weight_decay, 0.0, 1.0),
+            ("rl.clip", s.rl.clip, positive, 1.0),
+            ("rl.kl_coefficient", s.rl.kl_coefficient, 0.0, f64::MAX),
+            ("rl.gamma", s.rl.gamma, 0.0, 1.0),
+            ("rl.lambda", s.rl.lambda, 0.0, 1.0),
+            ("rl.value_coefficient", s.rl.value_coefficient, 0.0, f64::MAX),
+            ("rl.neutral_score", s.rl.neutral_score, 0.0, 1.0),
+            ("rl.min_coverage", s.rl.min_coverage, 0.0, 1.0),
+            ("rl.max_grad_norm", s.rl.max_grad_norm.unwrap_or(1.0), positive, f64::MAX),
+            ("sft.learning_rate", s.sft.learning_rate, 0.0, 1.0),
+            ("sft.weight_decay", s.sft.weight_decay, 0.0, 1.0),
+            ("sft.max_grad_norm", s.sft.max_grad_norm.unwrap_or(1.0), positive, f64::MAX),
+            ("answer.learning_rate", s.answer.learning_rate, 0.0, 1.0),
+            ("answer.weight_decay", s.answer.weight_decay, 0.0, 1.0),
+            ("answer.lora_alpha", s.answer.lora_alpha, positive, f64::MAX),
+            ("answer.lora_dropout", s.answer.lora_dropout, 0.0, 0.99),
+        ];
+        for (path, value, low, high) in ranges {
+            if !(low..=high).contains(&value) {
+                let expected = match (low == positive, high == f64::MAX) {
+                    (true, true) => "a number above 0".to_owned(),
+                    (false, true) => format!("a number of at least {low}"),
+                    (true, false) => format!("a number above 0, at most {high}"),
+                    (false, false) => format!("a number from {low} to {high}"),
+                };
+                return Err(self.value_error(path, &expected, &value.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    fn value_error(&self, path: &str, expected: &str, found: &str) -> Error {
+        let origin = match self.origin(path) {
+            Origin::Default => "defaults".to_owned(),
+            Origin::File(file) => file.display().to_string(),
+            Origin::Flag(flag) => flag.clone(),
+        };
+        settings_error(&origin, format!("{path}: expected {expected}, found {found}"))
+    }
+}
+
+fn settings_error(origin: &str, message: String) -> Error {
+    Error::Settings { origin: origin.to_owned(), message }
+}
+
+fn find(section: &str, name: &str) -> Result<&'static Key, String> {
+    let keys = Settings::keys();
+    if let Some(key) = keys.iter().find(|key| key.section == section && key.name == name) {
+        return Ok(key);
+    }
+    if !keys.iter().any(|key| key.section == section) {
+        let sections = keys.iter().map(|key| key.section);
+        return Err(format!("unknown section `[{section}]`{}", nearest(section, sections, |s| format!("[{s}]"))));
+    }
+    // A key of another section is the likeliest mistake when the name itself is known.
+    let hint = match keys.iter().find(|key| key.name == name) {
+        Some(key) => format!("; it belongs to `[{}]`", key.section),
+        None => {
+            let names = keys.iter().filter(|key| key.section == section).map(|key| key.name);
+            nearest(name, names, ToOwned::to_owned)
+        }
+    };
+    Err(format!("unknown key `{section}.{name}`{hint}"))
+}
+
+fn nearest_key(name: &str) -> String {
+    match Settings::keys().iter().find(|key| key.name == name) {
+        Some(key) => format!("; it belongs to `[{}]`", key.section),
+        None => String::new(),
+    }
+}
+
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, show: impl Fn(&str) -> String) -> String {
+    known
+        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)))
+        .map_or_else(String::new, |best| format!("; did you mean `{}`?", show(best)))
+}
+
+fn insert(merged: &mut Table, key: &Key, value: Value, origin: &str) -> Result<()> {
+    let value = match (key.kind, value) {
+        (Kind::Float, Value::Integer(number)) => Value::Float(number as f64),
+        (_, value) => value,
+    };
+    let fits = matches!(
+        (key.kind, &value),
+        (Kind::Text, Value::String(_))
+            | (Kind::Integer, Value::Integer(0..))
+            | (Kind::Float, Value::Float(_))
+            | (Kind::Bool, Value::Boolean(_))
+    );
+    if !fits {
+        let expected = expected(key.kind);
+        return Err(settings_error(origin, format!("{}: expected {expected}, found {value}", key.path())));
+    }
+    let section = merged.entry(key.section).or_insert_with(|| Value::Table(Table::new()));
+    if let Value::Table(section) = section {
+        section.insert(key.name.to_owned(), value);
+    }
+    // Each value is read alone once, so that the error names its key and its origin.
+    let mut alone = Table::new();
+    alone.insert(key.section.to_owned(), merged.get(key.section).cloned().unwrap_or(Value::Table(Table::new())));
+    Value::Table(alone)
+        .try_into::<Settings>()
+        .map(|_| ())
+        .map_err(|e| settings_error(origin, format!("{}: {}", key.path(), e.message())))
+}
+
+fn expected(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "a text",
+        Kind::Integer => "a whole number of at least 0",
+        Kind::Float => "a number",
+        Kind::Bool => "true or false",
+    }
+}
+
+fn parse(key: &Key, text: &str, flag: &str) -> Result<Value> {
+    let value = match key.kind {
+        Kind::Text => Some(Value::String(text.to_owned())),
+        Kind::Integer => text.replace('_', "").parse().ok().map(Value::Integer),
+        Kind::Float => text.parse().ok().map(Value::Float),
+        Kind::Bool => text.parse().ok().map(Value::Boolean),
+    };
+    value.ok_or_else(|| {
+        settings_error(flag, format!("{}: expected {}, found `{text}`", key.path(), expected(key.kind)))
+    })
+}

@@ -1,0 +1,424 @@
+//! Typed reading and atomic writing of one Parquet file.
+//!
+//! A file is written beside its place, synced and renamed: it appears whole or not at all. Whoever reads or
+//! writes rows has every cell checked against the column's declaration.
+
+use crate::column::{Column, Table};
+use crate::error::{Error, Result};
+use crate::provenance::{Provenance, SCHEMA_VERSION};
+use arrow::array::{Array, ArrayRef, Float32Array, Float64Array, ListArray, RecordBatch, StringArray};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::properties::WriterProperties;
+use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Rows that are held before they become a row group's batch.
+const BATCH_ROWS: usize = 4096;
+
+/// Prefix of files that are being written. A leading dot hides them from globs over `*.parquet`.
+const TEMPORARY_PREFIX: &str = ".writing-";
+
+/// Writes one Parquet file of table `T`; nothing is visible at its path before [`TableWriter::finish`].
+pub struct TableWriter<T: Table> {
+    path: PathBuf,
+    writer: ArrowWriter<File>,
+    temporary: tempfile_path::Guard,
+    fields: Vec<Arc<Field>>,
+    columns: Vec<Column>,
+    rows: Vec<T>,
+    written: usize,
+}
+
+impl<T: Table> TableWriter<T> {
+    /// Starts a file that will appear at `path`. Missing folders are made.
+    ///
+    /// # Errors
+    /// Where the folder cannot be written.
+    pub fn create(path: &Path, provenance: &Provenance) -> Result<Self> {
+        let (file, temporary) = tempfile_path::create_beside(path)?;
+        let fields = T::fields();
+        let schema = Arc::new(Schema::new(fields.iter().map(|field| field.as_ref().clone()).collect::<Vec<_>>()));
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_created_by(provenance.created_by.clone())
+            .set_key_value_metadata(Some(provenance.key_values(T::NAME)))
+            .build();
+        let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(|e| write_error(path, e))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            writer,
+            temporary,
+            fields,
+            columns: T::columns(),
+            rows: Vec::new(),
+            written: 0,
+        })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// Where a cell breaks its column's declaration, or the disk refuses.
+    pub fn push(&mut self, row: T) -> Result<()> {
+        self.rows.push(row);
+        if self.rows.len() >= BATCH_ROWS { self.flush_rows() } else { Ok(()) }
+    }
+
+    /// Number of rows added so far.
+    pub fn len(&self) -> usize {
+        self.written + self.rows.len()
+    }
+
+    /// True where no row was added yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn flush_rows(&mut self) -> Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let batch = serde_arrow::to_record_batch(&self.fields, &self.rows)
+            .map_err(|e| Error::Convert { path: self.path.clone(), message: e.to_string() })?;
+        check_values(&self.path, &batch, &self.columns, self.written)?;
+        self.writer.write(&batch).map_err(|e| write_error(&self.path, e))?;
+        self.written += self.rows.len();
+        self.rows.clear();
+        // A bounded row group keeps the writer's memory flat however long the table grows.
+        if self.writer.in_progress_rows() >= 64 * 1024 || self.writer.memory_size() > 16 << 20 {
+            self.writer.flush().map_err(|e| write_error(&self.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the file appear at its path, synced to disk; returns its number of rows.
+    ///
+    /// # Errors
+    /// Where the disk refuses; then nothing appears.
+    pub fn finish(mut self) -> Result<usize> {
+        self.flush_rows()?;
+        let file = self.writer.into_inner().map_err(|e| write_error(&self.path, e))?;
+        file.sync_all().map_err(Error::io("sync", &self.path))?;
+        self.temporary.rename_to(&self.path)?;
+        Ok(self.written)
+    }
+}
+
+/// Writes all rows as one file; see [`TableWriter`].
+///
+/// # Errors
+/// Where a cell breaks its column's declaration, or the disk refuses.
+pub fn write<T: Table>(path: &Path, rows: impl IntoIterator<Item = T>, provenance: &Provenance) -> Result<usize> {
+    let mut writer = TableWriter::create(path, provenance)?;
+    rows.into_iter().try_for_each(|row| writer.push(row))?;
+    writer.finish()
+}
+
+/// Writes bytes as a file that appears whole or not at all.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let (mut file, temporary) = tempfile_path::create_beside(path)?;
+    file.write_all(bytes).map_err(Error::io("write", path))?;
+    file.sync_all().map_err(Error::io("sync", path))?;
+    temporary.rename_to(path)
+}
+
+fn write_error(path: &Path, error: parquet::errors::ParquetError) -> Error {
+    use std::error::Error as _;
+    // The disk's own words (no space left, read-only) are worth more than the Parquet wrapper's.
+    let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    Error::Io { action: "write", path: path.to_path_buf(), source: std::io::Error::other(message) }
+}
+
+/// Reads all rows of one file.
+///
+/// # Errors
+/// Where the file is missing, is no Parquet, is another table or a newer schema, lacks a column, or a cell
+/// breaks its column's declaration; the error names file, column, expected and found.
+pub fn read<T: Table>(path: &Path) -> Result<Vec<T>> {
+    let mut rows = Vec::new();
+    for batch in Batches::<T, T>::open(path)? {
+        rows.extend(batch?);
+    }
+    Ok(rows)
+}
+
+/// Reads one file batch by batch, only the columns that the fields of `P` name; memory stays flat.
+pub struct Batches<T: Table, P: DeserializeOwned> {
+    path: PathBuf,
+    reader: parquet::arrow::arrow_reader::ParquetRecordBatchReader,
+    columns: Vec<Column>,
+    row: usize,
+    marker: PhantomData<fn() -> (T, P)>,
+}
+
+impl<T: Table> Batches<T, T> {
+    /// Opens a file to read whole rows.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::with_columns(path, T::columns())
+    }
+}
+
+impl<T: Table, P: DeserializeOwned> Batches<T, P> {
+    /// Opens a file to read only the named columns, into a row type `P` with fields of those names.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn project(path: &Path, names: &[&str]) -> Result<Self> {
+        Self::with_columns(path, T::columns().into_iter().filter(|column| names.contains(&column.name)).collect())
+    }
+
+    fn with_columns(path: &Path, columns: Vec<Column>) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let not_parquet =
+            |message: String| Error::NotParquet { path: path.to_path_buf(), message: message.replace("Parquet error: ", "") };
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| not_parquet(e.to_string()))?;
+        check_header::<T>(path, builder.metadata())?;
+        for column in &columns {
+            let field = builder.schema().field_with_name(column.name).map_err(|_| Error::MissingColumn {
+                path: path.to_path_buf(),
+                column: column.name.to_owned(),
+                expected: column.data_type.to_string(),
+            })?;
+            check_type(path, column, field.data_type())?;
+        }
+        let names = columns.iter().map(|column| column.name);
+        let mask = ProjectionMask::columns(builder.parquet_schema(), names);
+        let reader = builder
+            .with_projection(mask)
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(|e| not_parquet(e.to_string()))?;
+        Ok(Self { path: path.to_path_buf(), reader, columns, row: 0, marker: PhantomData })
+    }
+
+    fn convert(&mut self, batch: &RecordBatch) -> Result<Vec<P>> {
+        let mut fields = Vec::with_capacity(self.columns.len());
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
+        for column in &self.columns {
+            let array = batch.column_by_name(column.name).ok_or_else(|| Error::MissingColumn {
+                path: self.path.clone(),
+                column: column.name.to_owned(),
+                expected: column.data_type.to_string(),
+            })?;
+            if !column.nullable && array.null_count() > 0 {
+                let row = (0..array.len()).find(|&row| array.is_null(row)).unwrap_or_default();
+                return Err(self.value_error(column, self.row + row, "a value", "null"));
+            }
+            // Other writers say LargeUtf8, Utf8View or LargeList for the same data.
+            let array = cast_with_options(array, &column.data_type, &CastOptions { safe: false, ..Default::default() })
+                .map_err(|e| Error::ColumnType {
+                    path: self.path.clone(),
+                    column: column.name.to_owned(),
+                    expected: column.data_type.to_string(),
+                    found: e.to_string(),
+                })?;
+            fields.push(column.field());
+            arrays.push(array);
+        }
+        let convert = |message: String| Error::Convert { path: self.path.clone(), message };
+        let batch =
+            RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|e| convert(e.to_string()))?;
+        check_values(&self.path, &batch, &self.columns, self.row)?;
+        self.row += batch.num_rows();
+        serde_arrow::from_record_batch(&batch).map_err(|e| convert(e.to_string()))
+    }
+
+    fn value_error(&self, column: &Column, row: usize, expected: &str, found: &str) -> Error {
+        Error::Value {
+            path: self.path.clone(),
+            column: column.name.to_owned(),
+            row,
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        }
+    }
+}
+
+impl<T: Table, P: DeserializeOwned> Iterator for Batches<T, P> {
+    type Item = Result<Vec<P>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.reader.next()?;
+        Some(match batch {
+            Ok(batch) => self.convert(&batch),
+            Err(error) => Err(Error::NotParquet { path: self.path.clone(), message: error.to_string() }),
+        })
+    }
+}
+
+/// Number of rows of a file, from its footer alone.
+///
+/// # Errors
+/// As [`read`].
+pub fn count_rows<T: Table>(path: &Path) -> Result<u64> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+        .map_err(|e| Error::NotParquet { path: path.to_path_buf(), message: e.to_string() })?;
+    check_header::<T>(path, builder.metadata())?;
+    Ok(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default())
+}
+
+/// Files written by notebooks carry no `ares.` keys and are judged by their columns alone.
+fn check_header<T: Table>(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
+    let find = |key: &str| {
+        let pairs = metadata.file_metadata().key_value_metadata()?;
+        pairs.iter().find(|pair| pair.key == key)?.value.clone()
+    };
+    if let Some(table) = find("ares.table")
+        && table != T::NAME
+    {
+        return Err(Error::WrongTable { path: path.to_path_buf(), expected: T::NAME, found: table });
+    }
+    if let Some(version) = find("ares.schema_version") {
+        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        if major.is_none_or(|major| major > SCHEMA_VERSION.0) {
+            return Err(Error::NewerSchema {
+                path: path.to_path_buf(),
+                found: version,
+                supported: format!("{}.{}", SCHEMA_VERSION.0, SCHEMA_VERSION.1),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_type(path: &Path, column: &Column, found: &DataType) -> Result<()> {
+    if same_kind(&column.data_type, found) {
+        return Ok(());
+    }
+    Err(Error::ColumnType {
+        path: path.to_path_buf(),
+        column: column.name.to_owned(),
+        expected: column.data_type.to_string(),
+        found: found.to_string(),
+    })
+}
+
+/// Equal but for the spellings that hold the same data: large and view variants, names of list items.
+fn same_kind(expected: &DataType, found: &DataType) -> bool {
+    use DataType as D;
+    match (expected, found) {
+        (D::Utf8, D::Utf8 | D::LargeUtf8 | D::Utf8View) => true,
+        (D::List(a), D::List(b) | D::LargeList(b) | D::ListView(b) | D::LargeListView(b)) => {
+            same_kind(a.data_type(), b.data_type())
+        }
+        (D::Struct(a), D::Struct(b)) => {
+            a.len() == b.len()
+                && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && same_kind(a.data_type(), b.data_type()))
+        }
+        (D::Timestamp(unit_a, zone_a), D::Timestamp(unit_b, zone_b)) => {
+            unit_a == unit_b && zone_a.is_some() == zone_b.is_some()
+        }
+        _ => expected == found,
+    }
+}
+
+fn check_values(path: &Path, batch: &RecordBatch, columns: &[Column], first_row: usize) -> Result<()> {
+    for column in columns {
+        let Some(array) = batch.column_by_name(column.name) else { continue };
+        let problem = |row: usize, expected: String, found: String| Error::Value {
+            path: path.to_path_buf(),
+            column: column.name.to_owned(),
+            row: first_row + row,
+            expected,
+            found,
+        };
+        if let DataType::List(_) = array.data_type()
+            && let Some(list) = array.as_any().downcast_ref::<ListArray>()
+            && list.values().null_count() > 0
+        {
+            let row = (0..list.len()).find(|&row| list.value(row).null_count() > 0).unwrap_or_default();
+            return Err(problem(row, "a list without nulls".into(), "null".into()));
+        }
+        if !column.one_of.is_empty()
+            && let Some(texts) = array.as_any().downcast_ref::<StringArray>()
+        {
+            for (row, text) in texts.iter().enumerate() {
+                if let Some(text) = text
+                    && !column.one_of.contains(&text)
+                {
+                    return Err(problem(row, format!("one of {}", column.one_of.join(", ")), format!("`{text}`")));
+                }
+            }
+        }
+        if let Some((low, high)) = column.range {
+            let numbers: Box<dyn Iterator<Item = Option<f64>>> =
+                if let Some(array) = array.as_any().downcast_ref::<Float32Array>() {
+                    Box::new(array.iter().map(|number| number.map(f64::from)))
+                } else if let Some(array) = array.as_any().downcast_ref::<Float64Array>() {
+                    Box::new(array.iter())
+                } else {
+                    continue;
+                };
+            for (row, number) in numbers.enumerate() {
+                if let Some(number) = number
+                    && !(low..=high).contains(&number)
+                {
+                    return Err(problem(row, format!("a number from {low} to {high}"), number.to_string()));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Temporary files beside their final place.
+mod tempfile_path {
+    use super::TEMPORARY_PREFIX;
+    use crate::error::{Error, Result};
+    use std::fs::{self, File};
+    use std::path::{Path, PathBuf};
+
+    /// Removes the temporary file unless it was renamed.
+    pub(super) struct Guard {
+        path: Option<PathBuf>,
+    }
+
+    impl Guard {
+        pub(super) fn rename_to(mut self, target: &Path) -> Result<()> {
+            if let Some(path) = self.path.take() {
+                fs::rename(&path, target).map_err(Error::io("rename", target))?;
+                if let Some(folder) = target.parent() {
+                    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+                    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))?;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            if let Some(path) = &self.path {
+                let _ = fs::remove_file(path); // the error that led here matters more
+            }
+        }
+    }
+
+    pub(super) fn create_beside(target: &Path) -> Result<(File, Guard)> {
+        let folder = target.parent().unwrap_or(Path::new("."));
+        if !folder.as_os_str().is_empty() {
+            fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        }
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        // The same name each time: what a killed process left behind is overwritten, not collected.
+        let path = folder.join(format!("{TEMPORARY_PREFIX}{name}"));
+        let file = File::create(&path).map_err(Error::io("create", &path))?;
+        Ok((file, Guard { path: Some(path) }))
+    }
+}
