@@ -223,7 +223,8 @@ fn is_abbreviated(sentence: &str, next: &str) -> bool {
     if let Some(letter) = only_char(word).filter(|c| c.is_alphabetic()) {
         return letter.is_uppercase() && (starts_line || is_initial(letter, before, next));
     }
-    if word.contains('.') && word.split('.').all(|part| (1..=2).contains(&part.len())) {
+    let is_short = |part: &str| (1..=2).contains(&part.len()) && part.chars().all(char::is_alphabetic);
+    if word.contains('.') && word.split('.').all(is_short) {
         return is_dotted_abbreviation(word, next);
     }
     if lists(BEFORE_A_NAME, word) {
@@ -382,6 +383,7 @@ mod tests {
             A J. M. Barrie novel.| E. E. Cummings wrote.| George W. Bush.
             It added C. rotunda cells.| So did I.| Nobody else did.
             Is it sample A.| So, is it Pair B.| The force is 40 N.| This is it.
+            It is 1.5.| Two more are (2.2).| Yes
             Look at Pair 1.| So, 2.| Is it?
             1. Wash it.| 2. Dry it.
             A. Red.| I know it.
