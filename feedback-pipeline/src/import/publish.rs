@@ -1,0 +1,277 @@
+//! Merging imported problems into a dataset: pictures first, `problems.parquet` last, each whole or not at all.
+//!
+//! Problems that the dataset lacks are added; one that it has must be the same, but for columns that one side leaves empty
+//! (a later import may bring captions, pictures or grades). Anything else is refused before a file is touched.
+
+use super::grouped;
+use super::picture::{self, Picture};
+use crate::PROGRAM;
+use crate::error::{Error, Result};
+use schemas::{Dataset, DatasetCard, Problem, Provenance, table};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What a source holds.
+pub(super) struct Incoming {
+    /// Problems in the order of their splits.
+    pub(super) problems: Vec<Problem>,
+    /// Their pictures.
+    pub(super) pictures: Vec<Picture>,
+    /// Where each problem stands, for sources that number theirs; else empty.
+    pub(super) places: Vec<String>,
+    /// Problems that no split names.
+    pub(super) left_out: usize,
+    card: DatasetCard,
+}
+
+impl Incoming {
+    /// Nothing yet, from a source with this card.
+    pub(super) fn new(card: DatasetCard) -> Self {
+        Self { problems: Vec::new(), pictures: Vec::new(), places: Vec::new(), left_out: 0, card }
+    }
+
+    /// The same, or an error where there is no problem.
+    pub(super) fn not_empty(self, from: &Path) -> Result<Self> {
+        if self.problems.is_empty() {
+            let left_out = match self.left_out {
+                0 => String::new(),
+                count => format!("; {} belong to no split", grouped(count)),
+            };
+            return Err(Error::bad_input(from.display().to_string(), format!("expected problems, found none{left_out}")));
+        }
+        Ok(self)
+    }
+
+    /// Ids are unique, and can be the names of pictures.
+    fn check(&self) -> Result<()> {
+        let mut seen = HashMap::with_capacity(self.problems.len());
+        for (index, problem) in self.problems.iter().enumerate() {
+            let id = problem.problem_id.as_str();
+            let place = || self.places.get(index).cloned().unwrap_or_else(|| self.card.source.clone());
+            if id.is_empty() || id.starts_with('.') || id.chars().any(|c| matches!(c, '/' | '\\') || c.is_control()) {
+                let message = format!("`problem_id`: expected a name that can stand in a path, found `{id}`");
+                return Err(Error::bad_input(place(), message));
+            }
+            if let Some(first) = seen.insert(id, index) {
+                let before = self.places.get(first).map_or_else(String::new, |first| format!(", before at {first}"));
+                return Err(Error::bad_input(place(), format!("problem_id `{id}` stands there twice{before}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an import did.
+pub(super) struct Summary {
+    dataset: PathBuf,
+    problems: Vec<Problem>,
+    added: usize,
+    changed: bool,
+    left_out: usize,
+    missing_pictures: Vec<String>,
+    rounds_started: bool,
+}
+
+/// Merges a source into a dataset folder and writes what changed.
+pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
+    incoming.check()?;
+    let dataset = Dataset::at(data);
+    if data.exists() && !data.is_dir() {
+        return Err(Error::bad_input(data.display().to_string(), "expected a dataset folder, found a file"));
+    }
+    let existing = if dataset.problems_path().is_file() { dataset.problems()? } else { Vec::new() };
+    keep_copied_pictures(&dataset, &mut incoming);
+    let (problems, added) = merge(&existing, &incoming, data)?;
+
+    let _lock = dataset.lock(PROGRAM)?;
+    let mut changed = false;
+    let mut copied = HashSet::new();
+    for picture in &incoming.pictures {
+        if let (Some(file), Some(image)) = (&picture.file, &incoming.problems[picture.problem].image)
+            && copied.insert(image.as_str())
+        {
+            changed |= picture::copy(file, &data.join(image))?;
+        }
+    }
+    changed |= write_card(&dataset, &incoming.card)?;
+    if problems != existing {
+        let provenance = Provenance::new(PROGRAM, "");
+        table::write(&dataset.problems_path(), problems.iter().cloned(), &provenance)?;
+        changed = true;
+    }
+    let missing = incoming.pictures.iter().filter(|picture| picture.file.is_none());
+    let missing_pictures = missing.filter_map(|picture| {
+        let image = incoming.problems[picture.problem].image.as_ref()?;
+        (!data.join(image).is_file()).then(|| incoming.problems[picture.problem].problem_id.clone())
+    });
+    Ok(Summary {
+        dataset: data.to_path_buf(),
+        added,
+        changed,
+        left_out: incoming.left_out,
+        missing_pictures: missing_pictures.collect(),
+        rounds_started: !dataset.rounds::<schemas::Rollout>()?.is_empty(),
+        problems,
+    })
+}
+
+/// A picture that an earlier import found keeps its path, also where its type gave it another ending than the source's.
+fn keep_copied_pictures(dataset: &Dataset, incoming: &mut Incoming) {
+    for picture in incoming.pictures.iter().filter(|picture| picture.file.is_none()) {
+        let problem = &mut incoming.problems[picture.problem];
+        let Some(image) = &problem.image else { continue };
+        let paths = ["png", "jpg", "gif", "webp"].map(|extension| Path::new(image).with_extension(extension));
+        if !dataset.root().join(image).is_file()
+            && let Some(path) = paths.into_iter().find(|path| dataset.root().join(path).is_file())
+        {
+            problem.image = Some(path.to_string_lossy().into_owned());
+        }
+    }
+}
+
+/// Existing and incoming problems as one list, and how many of them are new.
+fn merge(existing: &[Problem], incoming: &Incoming, data: &Path) -> Result<(Vec<Problem>, usize)> {
+    let old: HashMap<&str, &Problem> = existing.iter().map(|problem| (problem.problem_id.as_str(), problem)).collect();
+    let mut merged = HashMap::with_capacity(incoming.problems.len());
+    for problem in &incoming.problems {
+        let both = match old.get(problem.problem_id.as_str()) {
+            None => problem.clone(),
+            Some(old) => fill(old, problem).map_err(|column| {
+                let id = &problem.problem_id;
+                Error::bad_input(
+                    data.display().to_string(),
+                    format!("problem `{id}` is there already with another {column}; import into a folder of its own"),
+                )
+            })?,
+        };
+        merged.insert(problem.problem_id.as_str(), both);
+    }
+    let added = merged.keys().filter(|id| !old.contains_key(*id)).count();
+    // The order of the wider source stands: its splits are in the order that predictions follow.
+    let covers_all = existing.iter().all(|problem| merged.contains_key(problem.problem_id.as_str()));
+    let mut problems = Vec::with_capacity(existing.len() + added);
+    if !covers_all {
+        for problem in existing {
+            problems.push(merged.remove(problem.problem_id.as_str()).unwrap_or_else(|| problem.clone()));
+        }
+    } else if added == 0 {
+        problems.extend(existing.iter().filter_map(|problem| merged.remove(problem.problem_id.as_str())));
+    }
+    problems.extend(incoming.problems.iter().filter_map(|problem| merged.remove(problem.problem_id.as_str())));
+    Ok((problems, added))
+}
+
+/// A problem with what either side knows of it; the first column that both know differently is the error.
+fn fill(old: &Problem, new: &Problem) -> std::result::Result<Problem, &'static str> {
+    fn text(column: &'static str, old: &str, new: &str) -> std::result::Result<String, &'static str> {
+        match (old.is_empty(), new.is_empty()) {
+            (true, _) => Ok(new.to_owned()),
+            (_, true) => Ok(old.to_owned()),
+            _ if old == new => Ok(old.to_owned()),
+            _ => Err(column),
+        }
+    }
+    fn optional<T: Clone + PartialEq>(
+        column: &'static str,
+        old: &Option<T>,
+        new: &Option<T>,
+    ) -> std::result::Result<Option<T>, &'static str> {
+        match (old, new) {
+            (Some(a), Some(b)) if a != b => Err(column),
+            _ => Ok(old.clone().or_else(|| new.clone())),
+        }
+    }
+    let same = [
+        ("split", old.split == new.split),
+        ("question", old.question == new.question),
+        ("choices", old.choices == new.choices),
+        ("hint", old.hint == new.hint),
+    ];
+    if let Some((column, _)) = same.into_iter().find(|(_, same)| !same) {
+        return Err(column);
+    }
+    Ok(Problem {
+        answer_index: optional("answer_index", &old.answer_index, &new.answer_index)?,
+        caption: text("caption", &old.caption, &new.caption)?,
+        lecture: text("lecture", &old.lecture, &new.lecture)?,
+        solution: text("solution", &old.solution, &new.solution)?,
+        // The file decides the ending, and it may have come since.
+        image: new.image.clone().or_else(|| old.image.clone()),
+        subject: optional("subject", &old.subject, &new.subject)?,
+        topic: optional("topic", &old.topic, &new.topic)?,
+        category: optional("category", &old.category, &new.category)?,
+        skill: optional("skill", &old.skill, &new.skill)?,
+        grade: optional("grade", &old.grade, &new.grade)?,
+        ..old.clone()
+    })
+}
+
+/// Writes `dataset.toml`, or adds the source to it; true where that changed it.
+fn write_card(dataset: &Dataset, card: &DatasetCard) -> Result<bool> {
+    let fresh = DatasetCard {
+        name: dataset.name(),
+        created_by: Provenance::new(PROGRAM, "").created_by,
+        ..card.clone()
+    };
+    if !dataset.card_path().is_file() {
+        dataset.write_card(&fresh)?;
+        return Ok(true);
+    }
+    let mut there = dataset.card()?;
+    let joined = |there: &str, new: &str| {
+        if there.split("; ").any(|part| part == new) { there.to_owned() } else { format!("{there}; {new}") }
+    };
+    let (source, licence) = (joined(&there.source, &card.source), joined(&there.licence, &card.licence));
+    if (&source, &licence) == (&there.source, &there.licence) {
+        return Ok(false);
+    }
+    (there.source, there.licence) = (source, licence);
+    dataset.write_card(&there)?;
+    Ok(true)
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let data = self.dataset.display();
+        if !self.changed {
+            writeln!(f, "{data}: nothing changed, these problems are there already")?;
+        } else if self.added < self.problems.len() {
+            writeln!(f, "{data}: {} problems, {} of them new", grouped(self.problems.len()), grouped(self.added))?;
+        } else {
+            writeln!(f, "{data}: {} problems", grouped(self.problems.len()))?;
+        }
+        for split in super::SPLITS {
+            let of_split = || self.problems.iter().filter(|problem| problem.split == split);
+            if of_split().next().is_none() {
+                continue;
+            }
+            let image = of_split().filter(|problem| problem.image.is_some()).count();
+            let unsolved = of_split().filter(|problem| problem.solution.is_empty()).count();
+            let hidden = of_split().filter(|problem| problem.answer_index.is_none()).count();
+            write!(f, "  {split:<5} {:>7} problems, {} with a picture", grouped(of_split().count()), grouped(image))?;
+            for (count, what) in [(unsolved, "without a solution"), (hidden, "with a hidden answer")] {
+                if count > 0 {
+                    write!(f, ", {} {what}", grouped(count))?;
+                }
+            }
+            writeln!(f)?;
+        }
+        if self.left_out > 0 {
+            writeln!(f, "  {} left out: no split names them", grouped(self.left_out))?;
+        }
+        if let Some(first) = self.missing_pictures.first() {
+            writeln!(
+                f,
+                "  {} pictures are missing, the first of problem `{first}`; import again with --images, or put them at \
+                 their `image` paths",
+                grouped(self.missing_pictures.len()),
+            )?;
+        }
+        if self.rounds_started {
+            write!(f, "next: collect-feedback status --data {data}")
+        } else {
+            write!(f, "next: train --round 1 --data {data}")
+        }
+    }
+}

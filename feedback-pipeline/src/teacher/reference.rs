@@ -1,0 +1,44 @@
+//! The embedded Teacher: grades, corrects and judges by the dataset's own solution and answer, without network or key.
+//!
+//! It is a Teacher for trials, tests and the demo. It compares words, it does not understand: a right thought that the
+//! solution does not have earns little. It is deterministic, and its grades are right, neutral, wrong or repeated in steps of
+//! a tenth, the way a large model is asked to give them.
+
+mod compare;
+mod grade;
+mod key;
+mod opposites;
+mod repair;
+mod words;
+
+use schemas::Problem;
+
+/// Which of two rationales is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preference {
+    /// The first.
+    A,
+    /// The second.
+    B,
+    /// Neither.
+    Tie,
+}
+
+/// A score for each sentence of a rationale: 1.0 right, 0.5 neutral, 0.0 wrong or said before.
+pub fn score(problem: &Problem, sentences: &[&str]) -> Vec<f32> {
+    grade::grades(&key::Key::new(problem), sentences).into_iter().map(grade::Grade::score).collect()
+}
+
+/// The repaired rationale, without `Solution:` before it.
+///
+/// Right and neutral sentences stay in their order, repeats go, wrong ones become the gold sentence that fits, and the
+/// conclusion is added where it is missing. Every sentence of the result scores 0.5 or more, and repairing it again
+/// changes nothing.
+pub fn correct(problem: &Problem, rationale: &str) -> String {
+    repair::repair(problem, rationale)
+}
+
+/// The better of two rationales, by their sentences, how much of the solution they cover and the answer they reach.
+pub fn judge(problem: &Problem, a: &str, b: &str) -> Preference {
+    compare::compare(problem, a, b)
+}

@@ -1,0 +1,52 @@
+//! Which of two rationales is better.
+
+use super::Preference;
+use super::grade::{Grade, grades};
+use super::key::Key;
+use schemas::{Problem, sentences};
+
+/// Qualities closer than this are a tie.
+const MARGIN: f32 = 0.05;
+
+/// Compares two rationales by the quality of each alone, so that their order does not matter.
+pub(super) fn compare(problem: &Problem, a: &str, b: &str) -> Preference {
+    let key = Key::new(problem);
+    let difference = quality(&key, a) - quality(&key, b);
+    if difference > MARGIN {
+        Preference::A
+    } else if difference < -MARGIN {
+        Preference::B
+    } else {
+        Preference::Tie
+    }
+}
+
+/// 0 to 1: right sentences, how much of the solution they cover, whether the answer is the right one, no repeats.
+fn quality(key: &Key, rationale: &str) -> f32 {
+    let sentences = sentences::sentences(rationale);
+    let grades = grades(key, &sentences);
+    if grades.is_empty() {
+        return 0.0;
+    }
+    let count = grades.len() as f32;
+    let mean = grades.iter().map(|grade| grade.score()).sum::<f32>() / count;
+    let covered = |gold: usize| grades.iter().any(|grade| grade.covers_gold() && grade.gold == Some(gold));
+    let coverage = match key.gold.len() {
+        0 => 0.0,
+        all => (0..all).filter(|gold| covered(*gold)).count() as f32 / all as f32,
+    };
+    let repeated = grades.iter().filter(|grade| grade.repeated).count() as f32 / count;
+    (0.45 * mean + 0.3 * coverage + 0.25 * conclusion(key, &grades) - 0.1 * repeated).max(0.0)
+}
+
+/// 1 where the right answer is said, 0 where another one is, between them where none is.
+fn conclusion(key: &Key, grades: &[Grade]) -> f32 {
+    let concluding = |grade: &&Grade| key.conclusion.is_some() && grade.gold == key.conclusion;
+    if grades.iter().filter(concluding).any(|grade| grade.contradicts) {
+        0.0
+    } else if grades.iter().filter(concluding).any(|grade| grade.tenths >= 6) {
+        1.0
+    } else {
+        0.4
+    }
+}
