@@ -1,0 +1,293 @@
+//! `feedback.sqlite`: every reply that was paid for, kept before anything else is done with it.
+//!
+//! One thread writes. It takes whatever waits, commits it as one transaction (synced to disk) and only then tells those
+//! who wait, so that a reply is durable before it is parsed, and thousands a second share a few syncs. Reading goes over
+//! a second connection.
+//!
+//! | table | a row is |
+//! | --- | --- |
+//! | `prompts` | a system prompt, by its hash |
+//! | `asks` | a distinct request: who paid for it, what was asked; the picture by its hash only |
+//! | `replies` | what came back: raw body, headers, usage, cost; turn 1 and 2 follow malformed replies |
+//! | `subjects` | which request an item has; several items may share one, the last row of an item counts |
+mod writer;
+
+pub use writer::Writer;
+
+use crate::due::{Item, Job};
+use crate::error::{Error, Result};
+use crate::teacher::{Key, Usage};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use schemas::settings::Provider;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Version of the file's tables; a newer one is refused.
+const VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS prompts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS asks (
+    request_key BLOB NOT NULL UNIQUE, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
+    problem_id TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL, prompt_version TEXT NOT NULL,
+    user_text TEXT NOT NULL, image_sha256 TEXT);
+CREATE TABLE IF NOT EXISTS replies (
+    request_key BLOB NOT NULL, turn INTEGER NOT NULL, sent_key BLOB NOT NULL, attempts INTEGER NOT NULL,
+    status INTEGER NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL,
+    input_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, cache_read_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL, cost_usd REAL, started_at_ms INTEGER NOT NULL, replied_at_ms INTEGER NOT NULL, latency_ms INTEGER NOT NULL,
+    UNIQUE (request_key, turn));
+CREATE TABLE IF NOT EXISTS subjects (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
+    request_key BLOB NOT NULL, UNIQUE (scope, round, subject_id, request_key));
+";
+
+/// A distinct request, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Key of the first request; later turns belong to it.
+    pub key: Key,
+    /// Scope of the item that pays, see [`Job::scope`].
+    pub scope: String,
+    /// Round of the item that pays.
+    pub round: u32,
+    /// The item that pays.
+    pub subject_id: String,
+    /// Its problem.
+    pub problem_id: String,
+    /// Who is asked.
+    pub provider: Provider,
+    /// Model that is asked.
+    pub model: String,
+    /// Short hash of the system prompt.
+    pub prompt_version: String,
+    /// Text block of the request; empty in what is read back.
+    pub user_text: String,
+    /// sha256 of the picture.
+    pub image_sha256: Option<String>,
+}
+
+impl Ask {
+    /// True where `item` of `job` is the one that pays.
+    pub fn is_paid_by(&self, job: &Job, item: &Item) -> bool {
+        self.subject_id == item.subject_id && self.round == item.round && self.scope == job.scope()
+    }
+}
+
+/// A reply, raw, with all that is known about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// 0 for the first request, 1 and 2 for those after a malformed reply.
+    pub turn: u32,
+    /// Key of the request that this is the reply to.
+    pub sent_key: Key,
+    /// Attempts until it came.
+    pub attempts: u32,
+    /// HTTP status; [`crate::verdict::NOT_SENT`] where nothing could be sent.
+    pub status: u16,
+    /// Headers as a JSON object; empty in what is read back.
+    pub headers: String,
+    /// The body as it came.
+    pub body: bytes::Bytes,
+    /// Tokens.
+    pub usage: Usage,
+    /// Dollars; none where the model has no known price.
+    pub cost_usd: Option<f64>,
+    /// Moment the first attempt was sent, in ms since 1970.
+    pub started_at_ms: i64,
+    /// Moment of the reply, in ms since 1970.
+    pub replied_at_ms: i64,
+    /// Time from sending the last attempt to its reply.
+    pub latency_ms: u32,
+}
+
+/// The cache of one dataset.
+pub struct Cache {
+    path: PathBuf,
+    reader: std::sync::Mutex<Connection>,
+    writer: Writer,
+}
+
+impl Cache {
+    /// Opens the file, or makes it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let connection = Connection::open(path).map_err(error(path))?;
+        prepare(&connection).map_err(error(path))?;
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(error(path))?;
+        if version > VERSION {
+            let message = format!("written with version {version}, this program reads up to {VERSION}: use a newer version of it");
+            return Err(Error::bad_input(path.display().to_string(), message));
+        }
+        if version < VERSION {
+            connection.execute_batch(SCHEMA).map_err(error(path))?;
+            connection.pragma_update(None, "user_version", VERSION).map_err(error(path))?;
+        }
+        let reader = Self::read_connection(path)?;
+        Ok(Self { path: path.to_path_buf(), reader: reader.into(), writer: Writer::start(connection, path)? })
+    }
+
+    fn read_connection(path: &Path) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(path, flags).map_err(error(path))?;
+        reader.busy_timeout(std::time::Duration::from_secs(10)).map_err(error(path))?;
+        reader.set_prepared_statement_cache_capacity(32);
+        Ok(reader)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The thread that writes.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    fn read<R>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> Result<R> {
+        let reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        query(&reader).map_err(error(&self.path))
+    }
+
+    /// All replies to a request, in order of their turns.
+    pub fn replies(&self, key: &Key) -> Result<Vec<Reply>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT turn, sent_key, attempts, status, body, input_tokens, cache_write_tokens, cache_read_tokens,
+                 output_tokens, cost_usd, started_at_ms, replied_at_ms, latency_ms FROM replies WHERE request_key = ?1 ORDER BY turn",
+            )?;
+            let rows = statement.query_map([key.as_slice()], |row| {
+                Ok(Reply {
+                    turn: row.get(0)?,
+                    sent_key: row.get(1)?,
+                    attempts: row.get(2)?,
+                    status: row.get(3)?,
+                    headers: String::new(),
+                    body: row.get::<_, Vec<u8>>(4)?.into(),
+                    usage: Usage {
+                        input: row.get(5)?,
+                        cache_write: row.get(6)?,
+                        cache_read: row.get(7)?,
+                        output: row.get(8)?,
+                    },
+                    cost_usd: row.get(9)?,
+                    started_at_ms: row.get(10)?,
+                    replied_at_ms: row.get(11)?,
+                    latency_ms: row.get(12)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Who paid for a request, and what was asked.
+    pub fn ask(&self, key: &Key) -> Result<Option<Ask>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT scope, round, subject_id, problem_id, provider, model, prompt_version, image_sha256
+                 FROM asks WHERE request_key = ?1",
+            )?;
+            statement
+                .query_row([key.as_slice()], |row| {
+                    Ok(Ask {
+                        key: *key,
+                        scope: row.get(0)?,
+                        round: row.get(1)?,
+                        subject_id: row.get(2)?,
+                        problem_id: row.get(3)?,
+                        provider: provider_of(&row.get::<_, String>(4)?),
+                        model: row.get(5)?,
+                        prompt_version: row.get(6)?,
+                        user_text: String::new(),
+                        image_sha256: row.get(7)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// The requests that an item has had, the last first.
+    pub fn keys_of(&self, scope: &str, round: u32, subject_id: &str) -> Result<Vec<Key>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT request_key FROM subjects WHERE scope = ?1 AND round = ?2 AND subject_id = ?3 ORDER BY seq DESC",
+            )?;
+            let rows = statement.query_map(params![scope, round, subject_id], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    /// Scopes that a round has items in.
+    pub fn scopes(&self, round: u32) -> Result<Vec<String>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare("SELECT DISTINCT scope FROM subjects WHERE round = ?1 ORDER BY scope")?;
+            let rows = statement.query_map([round], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    /// Dollars of all replies ever.
+    pub fn spent_usd(&self) -> Result<f64> {
+        self.read(|connection| connection.query_row("SELECT coalesce(sum(cost_usd), 0.0) FROM replies", [], |row| row.get(0)))
+    }
+
+    /// Input tokens by byte of a text request and output tokens by byte of a reply, measured over the latest replies of a
+    /// model to a scope; none where there are too few to tell.
+    pub fn tokens_per_byte(&self, scope: &str, model: &str, head: usize) -> Result<Option<(f64, f64)>> {
+        let (count, input, bytes, output, said): (u64, f64, f64, f64, f64) = self.read(|connection| {
+            connection.query_row(
+                "SELECT count(*), total(input), total(bytes), total(output), total(said) FROM (
+                   SELECT input_tokens + cache_write_tokens + cache_read_tokens AS input,
+                          length(CAST(user_text AS BLOB)) + ?3 AS bytes, output_tokens AS output, length(body) - 350 AS said
+                   FROM replies JOIN asks USING (request_key)
+                   WHERE scope = ?1 AND model = ?2 AND status = 200 AND turn = 0 AND image_sha256 IS NULL
+                   ORDER BY replies.rowid DESC LIMIT 1000)",
+                params![scope, model, head],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
+            )
+        })?;
+        Ok((count >= 20 && bytes > 0.0 && said > 0.0 && input > 0.0).then(|| (input / bytes, output / said)))
+    }
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?; // a commit returns when it is on disk
+    connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn provider_of(name: &str) -> Provider {
+    match name {
+        "anthropic" => Provider::Anthropic,
+        "openai" => Provider::OpenAi,
+        _ => Provider::Reference,
+    }
+}
+
+/// Names the file in an SQLite error, and tells damage apart.
+pub(crate) fn error(path: &Path) -> impl Fn(rusqlite::Error) -> Error + use<> {
+    let path = path.to_path_buf();
+    move |source| {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let message = source.to_string();
+        match source.sqlite_error_code() {
+            Some(DatabaseCorrupt | NotADatabase) => Error::CacheDamaged { path: path.clone(), message },
+            _ => Error::Cache { path: path.clone(), message },
+        }
+    }
+}
+
+/// What one writes: see [`Writer`].
+pub(crate) enum Write {
+    /// A reply, with its request where it is the first; told when it is durable.
+    Reply(Option<Arc<Ask>>, Key, Box<Reply>, tokio::sync::oneshot::Sender<Result<()>>),
+    /// An item's request.
+    Subject { scope: Arc<str>, round: u32, subject_id: String, key: Key },
+    /// A system prompt.
+    Prompt { hash: String, text: String },
+    /// Told when everything before is durable.
+    Flush(std::sync::mpsc::Sender<Result<()>>),
+}

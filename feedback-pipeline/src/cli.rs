@@ -1,0 +1,197 @@
+//! The command line: clap types, and which part of the pipeline each command runs.
+
+use crate::collect::{Context, Outcome};
+use crate::due::{Job, Kind};
+use crate::error::{Error, Result};
+use crate::{estimate, import, rebuild, status};
+use clap::{Args, Parser, Subcommand};
+use schemas::Dataset;
+use schemas::settings::{Provider, Resolved, SettingFlags};
+use std::path::PathBuf;
+
+/// Flags of `[teacher]`, `[limits]` and `[budget]`.
+type Flags = SettingFlags<{ SettingFlags::<0>::FEEDBACK }>;
+
+/// Asks a Teacher for the feedback that a round lacks: sentence scores, corrections, judgements.
+///
+/// Without a command, does whatever --round lacks and says which command comes next. Keys come from ANTHROPIC_API_KEY and
+/// OPENAI_API_KEY. Exit status: 0 done or nothing due, 1 failed, 2 bad usage or input, 3 stopped by the budget,
+/// 130 interrupted (all paid replies are kept).
+#[derive(Debug, Parser)]
+#[command(name = "collect-feedback", version, args_conflicts_with_subcommands = false)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    place: Place,
+    /// Kind of feedback to collect; without it, whatever the round lacks.
+    #[arg(long, value_enum)]
+    stage: Option<Kind>,
+    /// Print the settings, each with where it came from, and end.
+    #[arg(long, global = true)]
+    show_settings: bool,
+    /// Write logs as JSON, one object a line.
+    #[arg(long, global = true)]
+    pub log_json: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Place {
+    /// ARES round, from 1.
+    #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..))]
+    round: Option<u32>,
+    /// Dataset folder; without it, the only one under datasets/.
+    #[arg(long, global = true)]
+    data: Option<PathBuf>,
+    /// Settings file; without it, ares.toml where there is one.
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what a round would take: requests, tokens, dollars, minutes. Sends nothing.
+    Estimate {
+        /// Kind of feedback; without it, whatever the round lacks.
+        #[arg(long, value_enum)]
+        stage: Option<Kind>,
+    },
+    /// Show rounds and tables, rows, coverage and dollars.
+    Status,
+    /// Make a dataset of published problems, or add rationales to one.
+    #[command(subcommand)]
+    Import(import::Command),
+    /// Let the Teacher compare the round's test rationales with those of the base student or of another round.
+    Judge {
+        /// base, or the number of a round.
+        #[arg(long, default_value = "base")]
+        against: String,
+    },
+    /// Make all tables anew from feedback.sqlite, without one request.
+    Rebuild,
+}
+
+/// Starts logging to stderr; RUST_LOG sets what is logged.
+pub fn start_logging(json: bool) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second subscriber is refused, and that is fine.
+    let _ = if json { logs.json().try_init() } else { logs.try_init() };
+}
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> Result<()> {
+    if let Some(Command::Import(command)) = cli.command {
+        return import::run(command);
+    }
+    let resolved = Resolved::load(cli.place.config.as_deref(), cli.flags.values())?;
+    if cli.show_settings {
+        print!("{}", resolved.show());
+        return Ok(());
+    }
+    let dataset = Dataset::choose(cli.place.data)?;
+    if matches!(cli.command, Some(Command::Status)) {
+        return status::run(&dataset);
+    }
+    let context = Context::new(dataset, resolved);
+    if matches!(cli.command, Some(Command::Rebuild)) {
+        let rows = rebuild::all(&context)?;
+        println!("made anew from {}: {rows} rows in requests", context.dataset.feedback_path().display());
+        return Ok(());
+    }
+    let Some(round) = cli.place.round else {
+        return Err(Error::bad_input("--round", "expected the number of a round, found none"));
+    };
+    match cli.command {
+        Some(Command::Estimate { stage }) => show_estimate(&context, &jobs(round, stage)),
+        Some(Command::Judge { against }) => collect(&context, &[Job::judge(round, &against)]),
+        _ => collect(&context, &jobs(round, cli.stage)),
+    }
+}
+
+fn jobs(round: u32, stage: Option<Kind>) -> Vec<Job> {
+    match stage {
+        None => vec![Job::new(Kind::Scores, round), Job::new(Kind::Corrections, round)],
+        Some(Kind::Judgements) => vec![Job::judge(round, "base")],
+        Some(kind) => vec![Job::new(kind, round)],
+    }
+}
+
+/// Does the jobs in turn and says what came of each, and what comes next.
+fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
+    if context.settings.teacher.provider == Provider::Reference {
+        eprintln!("note: the embedded Teacher (reference) grades against the dataset's own solutions; it is for trials and tests");
+    }
+    let mut said = false;
+    for (place, job) in jobs.iter().enumerate() {
+        match context.collect(job)? {
+            // A round that still has no rationales needs only what came before.
+            Outcome::NothingThere if place > 0 && said => {}
+            Outcome::NothingThere => {
+                if place + 1 == jobs.len() {
+                    println!("{}", context.waits_for(&jobs[0])?);
+                }
+            }
+            Outcome::NothingDue { done } => {
+                said = true;
+                println!("round {}: {done} {} have {}; nothing due", job.round, job.items(), job.kind.as_str());
+            }
+            Outcome::Settled { counts, left, sent, dollars, stopped } => {
+                said = true;
+                let verb = match job.kind {
+                    Kind::Scores => "scored",
+                    Kind::Corrections => "corrected",
+                    Kind::Judgements => "judged",
+                };
+                let cost = dollars.map_or_else(|| "cost not known".to_owned(), |dollars| format!("${dollars:.4}"));
+                println!(
+                    "round {}: {} {} {verb}, {} rejected, {} shared a reply; {sent} requests, {cost}{}",
+                    job.round,
+                    counts.answered,
+                    job.items(),
+                    counts.rejected,
+                    counts.shared,
+                    if left > 0 { format!("; {left} still due") } else { String::new() },
+                );
+                if let Some(error) = stopped {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    if said && jobs.first().is_some_and(|job| job.kind != Kind::Judgements) {
+        println!("round {0}: next: train --round {0}", jobs[0].round);
+    }
+    Ok(())
+}
+
+fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {
+    let price = context.price()?;
+    for job in jobs {
+        let estimate = estimate::of(context, job)?;
+        println!("round {} {} with {}:", job.round, job.kind.as_str(), context.model);
+        println!("  items due       {:>12}", estimate.items);
+        println!("  requests        {:>12}", estimate.requests);
+        if estimate.without_image > 0 {
+            println!("  without image   {:>12}  (they will be rejected)", estimate.without_image);
+        }
+        let how = if estimate.measured { "by earlier replies of this model" } else { "by length of text" };
+        println!("  input tokens    {:>12}  ({how})", estimate.input_tokens);
+        println!("  output tokens   {:>12}", estimate.output_tokens);
+        match price {
+            Some(price) => {
+                let dollars = estimate.dollars(&price);
+                println!("  dollars         {dollars:>12.4}  (in batch mode {:.4})", dollars * price.batch_factor);
+            }
+            None => println!("  dollars         {:>12}", "not known"),
+        }
+        match estimate.minutes(&context.settings.limits) {
+            Some(minutes) => println!("  minutes         {minutes:>12.1}  (at the configured limits)"),
+            None => println!("  minutes         {:>12}  (no limit configured)", "-"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! What was answered or rejected already, and under which prompt.
+//!
+//! A changed prompt makes an item due again. A changed Teacher does not: whoever forgets a flag must not have a paid
+//! round overwritten by another model's answers.
+
+use crate::cache::Cache;
+use crate::due::{IdSet, Job, Kind};
+use crate::error::Result;
+use schemas::{Correction, Dataset, Judgement, Reject, Score};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The items of a job that are done.
+#[derive(Debug, Default)]
+pub struct Done {
+    ids: IdSet,
+    /// Items answered under another version of the prompt; they are due again.
+    pub stale: IdSet,
+    /// Other Teachers whose answers stand, with the number of their rows.
+    pub others: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct ScoredBy {
+    rollout_id: String,
+    sentence_index: u32,
+    teacher: String,
+    prompt_version: String,
+}
+
+#[derive(Deserialize)]
+struct CorrectedBy {
+    rationale_id: String,
+    teacher: String,
+    prompt_version: String,
+}
+
+#[derive(Deserialize)]
+struct JudgedBy {
+    problem_id: String,
+    against: String,
+    teacher: String,
+    prompt_version: String,
+}
+
+#[derive(Deserialize)]
+struct Rejected {
+    kind: String,
+    subject_id: String,
+    problem_id: String,
+    request_key: String,
+}
+
+impl Done {
+    /// Reads the tables of a job.
+    pub fn find(dataset: &Dataset, job: &Job, model: &str, prompt_version: &str) -> Result<Self> {
+        let mut done = Self::default();
+        let round = job.round;
+        let mut add = |done: &mut Self, id: &str, teacher: &str, version: &str, first: bool| {
+            if teacher == model && version != prompt_version {
+                done.stale.insert(id);
+                return;
+            }
+            if teacher != model && first {
+                *done.others.entry(teacher.to_owned()).or_default() += 1;
+            }
+            done.ids.insert(id);
+        };
+        match job.kind {
+            Kind::Scores => {
+                let names = ["rollout_id", "sentence_index", "teacher", "prompt_version"];
+                for row in dataset.project::<Score, ScoredBy>(round, &names)? {
+                    if row.sentence_index == 0 {
+                        add(&mut done, &row.rollout_id, &row.teacher, &row.prompt_version, true);
+                    }
+                }
+            }
+            Kind::Corrections => {
+                let names = ["rationale_id", "teacher", "prompt_version"];
+                for row in dataset.project::<Correction, CorrectedBy>(round, &names)? {
+                    add(&mut done, &row.rationale_id, &row.teacher, &row.prompt_version, true);
+                }
+            }
+            Kind::Judgements => {
+                let names = ["problem_id", "against", "teacher", "prompt_version"];
+                for row in dataset.project::<Judgement, JudgedBy>(round, &names)? {
+                    if row.against == job.against {
+                        add(&mut done, &row.problem_id, &row.teacher, &row.prompt_version, true);
+                    }
+                }
+            }
+        }
+        done.add_rejects(dataset, job, model, prompt_version)?;
+        Ok(done)
+    }
+
+    fn add_rejects(&mut self, dataset: &Dataset, job: &Job, model: &str, prompt_version: &str) -> Result<()> {
+        let names = ["kind", "subject_id", "problem_id", "request_key"];
+        let mut rejects = dataset.project::<Reject, Rejected>(job.round, &names)?;
+        rejects.retain(|row| row.kind == job.kind.as_str());
+        let path = dataset.feedback_path();
+        if rejects.is_empty() {
+            return Ok(());
+        }
+        // Which prompt was refused, and against which baseline, stands in the cache alone.
+        let cache = if path.is_file() { Some(Cache::open(&path)?) } else { None };
+        for row in rejects {
+            let id = if job.kind == Kind::Judgements { &row.problem_id } else { &row.subject_id };
+            let mut stale = false;
+            if let Some(cache) = &cache {
+                let keys = cache.keys_of(&job.scope(), job.round, &row.subject_id)?;
+                if job.kind == Kind::Judgements && keys.is_empty() {
+                    continue; // another baseline's
+                }
+                let key = keys.iter().find(|key| schemas::provenance::hex(&key[..]) == row.request_key).or(keys.first());
+                if let Some(ask) = key.map(|key| cache.ask(key)).transpose()?.flatten() {
+                    stale = ask.model == model && ask.prompt_version != prompt_version;
+                }
+            }
+            if stale {
+                self.stale.insert(id);
+            } else {
+                self.ids.insert(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// True where an item is done.
+    pub fn contains(&self, id: &str) -> bool {
+        self.ids.contains(id)
+    }
+
+    /// Number of items that are done.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// True where nothing is done.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}

@@ -1,0 +1,332 @@
+//! What a round still lacks, found by comparing tables: rollouts without scores, rationales without corrections, pairs
+//! without a judgement.
+//!
+//! Items come as an iterator over the tables, batch by batch, so that a round of any size takes the same memory.
+
+use crate::error::{Error, Result};
+use schemas::settings::Provider;
+use schemas::table::Batches;
+use schemas::{Dataset, Problem, Rationale, Rollout, Sentence, provenance};
+use serde::Deserialize;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The three things a Teacher is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Kind {
+    /// A score for each sentence of a rollout.
+    Scores,
+    /// A repaired rationale.
+    Corrections,
+    /// The better of two rationales.
+    Judgements,
+}
+
+impl Kind {
+    /// All kinds, in the order of a round.
+    pub const ALL: [Self; 3] = [Self::Scores, Self::Corrections, Self::Judgements];
+
+    /// Name in tables, file names and templates.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scores => "scores",
+            Self::Corrections => "corrections",
+            Self::Judgements => "judgements",
+        }
+    }
+
+    /// Index for arrays with a place for each kind.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// One kind of feedback for one round: the unit that a run works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// What is asked for.
+    pub kind: Kind,
+    /// ARES round.
+    pub round: u32,
+    /// What candidates are compared with, `base` or a round; judgements only.
+    pub against: String,
+}
+
+impl Job {
+    /// Scores or corrections of a round.
+    pub fn new(kind: Kind, round: u32) -> Self {
+        Self { kind, round, against: String::new() }
+    }
+
+    /// Judgements of a round's rationales against `base` or an earlier round.
+    pub fn judge(round: u32, against: &str) -> Self {
+        Self { kind: Kind::Judgements, round, against: against.to_owned() }
+    }
+
+    /// Name under which the cache remembers which request an item has: judgements against different baselines are
+    /// different items of the same rationale.
+    pub fn scope(&self) -> String {
+        match self.kind {
+            Kind::Judgements => format!("judgements/{}", self.against),
+            kind => kind.as_str().to_owned(),
+        }
+    }
+
+    /// What one item is called in messages.
+    pub fn items(&self) -> &'static str {
+        match self.kind {
+            Kind::Scores => "rollouts",
+            Kind::Corrections => "rationales",
+            Kind::Judgements => "pairs of rationales",
+        }
+    }
+}
+
+/// One thing to ask the Teacher.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// rollout_id or rationale_id.
+    pub subject_id: String,
+    /// The problem.
+    pub problem: Arc<Problem>,
+    /// ARES round.
+    pub round: u32,
+    /// What the Teacher is to read.
+    pub content: Content,
+}
+
+impl Item {
+    /// What [`crate::done::Done`] knows the item by.
+    pub fn id(&self) -> &str {
+        match self.content {
+            Content::Judgement { .. } => &self.problem.problem_id,
+            _ => &self.subject_id,
+        }
+    }
+}
+
+/// What the Teacher is to read, by kind.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Sentences of a rollout.
+    Scores {
+        /// Sample number of the rollout.
+        sample: u32,
+        /// The sentences in order.
+        sentences: Vec<String>,
+    },
+    /// A de-duplicated rationale.
+    Correction {
+        /// The rationale, a sentence a line.
+        rationale: String,
+    },
+    /// Two rationales.
+    Judgement {
+        /// What the candidate is compared with.
+        against: String,
+        /// The candidate.
+        candidate: String,
+        /// The other.
+        baseline: String,
+        /// True where the candidate is shown as A.
+        candidate_shown_first: bool,
+    },
+}
+
+/// The problems of a dataset by their id; texts that no request needs are dropped.
+pub struct Problems {
+    by_id: HashMap<String, Arc<Problem>>,
+}
+
+impl Problems {
+    /// Reads `problems.parquet`. Only the embedded Teacher needs solutions and lectures.
+    pub fn load(dataset: &Dataset, provider: Provider) -> Result<Self> {
+        let slim = provider != Provider::Reference;
+        let by_id = dataset.problems()?.into_iter().map(|mut problem| {
+            problem.caption = String::new();
+            if slim {
+                problem.solution = String::new();
+                problem.lecture = String::new();
+            }
+            (problem.problem_id.clone(), Arc::new(problem))
+        });
+        Ok(Self { by_id: by_id.collect() })
+    }
+
+    fn get(&self, table: &str, subject_id: &str, problem_id: &str) -> Result<Arc<Problem>> {
+        self.by_id.get(problem_id).cloned().ok_or_else(|| {
+            Error::bad_input(
+                format!("{table}, row `{subject_id}`"),
+                format!("problem_id: expected a problem of problems.parquet, found `{problem_id}`"),
+            )
+        })
+    }
+}
+
+/// A set of ids that takes 16 bytes for each.
+#[derive(Debug, Default, Clone)]
+pub struct IdSet(HashSet<u128>);
+
+impl IdSet {
+    /// Adds an id.
+    pub fn insert(&mut self, id: &str) {
+        self.0.insert(Self::digest(id));
+    }
+
+    /// True where the id is in the set.
+    pub fn contains(&self, id: &str) -> bool {
+        !self.0.is_empty() && self.0.contains(&Self::digest(id))
+    }
+
+    /// Number of ids.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True where there is no id.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn digest(id: &str) -> u128 {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(id.as_bytes());
+        digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
+    }
+}
+
+#[derive(Deserialize)]
+struct RolloutText {
+    rollout_id: String,
+    problem_id: String,
+    sample: u32,
+    sentences: Vec<Sentence>,
+}
+
+#[derive(Deserialize)]
+struct RationaleText {
+    rationale_id: String,
+    problem_id: String,
+    split: String,
+    stage: String,
+    deduplicated: String,
+}
+
+type Rows<'a, R> = Box<dyn Iterator<Item = Result<R>> + Send + 'a>;
+
+/// Everything of a job that a Teacher could be asked, in the order of the tables, whether done or not.
+pub fn all_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problems) -> Result<Rows<'a, Item>> {
+    match job.kind {
+        Kind::Scores => {
+            let parts = dataset.parts::<Rollout>(job.round)?;
+            let names = &["rollout_id", "problem_id", "sample", "sentences"];
+            Ok(Box::new(rows::<Rollout, RolloutText>(parts, names).filter_map(move |row| {
+                let row = match row {
+                    Ok(row) => row,
+                    Err(error) => return Some(Err(error)),
+                };
+                if row.sentences.is_empty() {
+                    return None;
+                }
+                Some(problems.get("rollouts", &row.rollout_id, &row.problem_id).map(|problem| Item {
+                    subject_id: row.rollout_id,
+                    problem,
+                    round: job.round,
+                    content: Content::Scores {
+                        sample: row.sample,
+                        sentences: row.sentences.into_iter().map(|sentence| sentence.text).collect(),
+                    },
+                }))
+            })))
+        }
+        Kind::Corrections => {
+            let rows = rationales(dataset, job.round)?;
+            Ok(Box::new(rows.filter_map(move |row| {
+                let row = match row {
+                    Ok(row) => row,
+                    Err(error) => return Some(Err(error)),
+                };
+                if row.stage != "rl" || row.deduplicated.trim().is_empty() {
+                    return None;
+                }
+                Some(problems.get("rationales", &row.rationale_id, &row.problem_id).map(|problem| Item {
+                    subject_id: row.rationale_id,
+                    problem,
+                    round: job.round,
+                    content: Content::Correction { rationale: row.deduplicated },
+                }))
+            })))
+        }
+        Kind::Judgements => judgement_items(dataset, job, problems),
+    }
+}
+
+fn judgement_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problems) -> Result<Rows<'a, Item>> {
+    let (stage, round) = match job.against.as_str() {
+        "base" => ("base", 0),
+        text => match text.parse::<u32>() {
+            Ok(round) if round >= 1 && round != job.round => ("sft", round),
+            _ => {
+                let message = format!("expected base or another round, found `{text}`");
+                return Err(Error::bad_input("--against", message));
+            }
+        },
+    };
+    let mut baselines = HashMap::new();
+    for row in rationales(dataset, round)? {
+        let row = row?;
+        if row.stage == stage && row.split == "test" && !row.deduplicated.trim().is_empty() {
+            baselines.insert(row.problem_id, row.deduplicated);
+        }
+    }
+    Ok(Box::new(rationales(dataset, job.round)?.filter_map(move |row| {
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => return Some(Err(error)),
+        };
+        if row.stage != "sft" || row.split != "test" || row.deduplicated.trim().is_empty() {
+            return None;
+        }
+        let baseline = baselines.get(&row.problem_id)?.clone();
+        Some(problems.get("rationales", &row.rationale_id, &row.problem_id).map(|problem| {
+            // A coin that falls the same way each time, whatever the order of the rows.
+            let coin = provenance::sha256_hex(format!("{} {} {}", row.problem_id, job.round, job.against).as_bytes());
+            Item {
+                subject_id: row.rationale_id,
+                problem,
+                round: job.round,
+                content: Content::Judgement {
+                    against: job.against.clone(),
+                    candidate: row.deduplicated,
+                    baseline,
+                    candidate_shown_first: coin.as_bytes().first().is_some_and(|digit| digit % 2 == 0),
+                },
+            }
+        }))
+    })))
+}
+
+fn rationales(dataset: &Dataset, round: u32) -> Result<impl Iterator<Item = Result<RationaleText>> + Send + use<>> {
+    let names = &["rationale_id", "problem_id", "split", "stage", "deduplicated"];
+    Ok(rows::<Rationale, RationaleText>(dataset.parts::<Rationale>(round)?, names))
+}
+
+/// Rows of several parts, one batch in memory at a time.
+fn rows<T: schemas::Table, R: serde::de::DeserializeOwned + Send + 'static>(
+    parts: Vec<PathBuf>,
+    names: &'static [&'static str],
+) -> impl Iterator<Item = Result<R>> + Send + use<T, R> {
+    parts.into_iter().flat_map(move |part| {
+        let batches: Rows<'static, Vec<R>> = match Batches::<T, R>::project(&part, names) {
+            Ok(batches) => Box::new(batches.map(|batch| batch.map_err(Error::from))),
+            Err(error) => Box::new(std::iter::once(Err(error.into()))),
+        };
+        batches.flat_map(|batch| -> Rows<'static, R> {
+            match batch {
+                Ok(rows) => Box::new(rows.into_iter().map(Ok)),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            }
+        })
+    })
+}

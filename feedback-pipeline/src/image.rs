@@ -1,0 +1,146 @@
+//! Pictures as the Teacher gets them: type found by content, sized down to what providers accept, hashed.
+//!
+//! A picture that cannot be had is an error of its item, never a silent request without it.
+
+use base64::Engine as _;
+use image::{GenericImageView, ImageFormat, ImageReader};
+use schemas::provenance::sha256_hex;
+use std::collections::VecDeque;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Largest picture in bytes, before base64 makes 5 MB of it.
+const MAX_BYTES: usize = 3_700_000;
+/// Largest edge in pixels that providers take.
+const MAX_EDGE: u32 = 8_000;
+/// Edge in pixels to which a picture over a limit is brought: providers scale down to about this anyway.
+const TARGET_EDGE: u32 = 1_568;
+/// Pictures kept ready: the samples of one problem follow each other.
+const KEPT: usize = 16;
+
+/// A picture ready to be sent.
+#[derive(Debug)]
+pub struct Prepared {
+    /// For instance `image/png`.
+    pub media_type: &'static str,
+    /// sha256 of the bytes that are sent.
+    pub sha256: String,
+    /// The bytes in base64.
+    pub base64: String,
+    /// Width and height in pixels.
+    pub size: (u32, u32),
+}
+
+impl Prepared {
+    /// About as many tokens as providers count for the picture.
+    pub fn tokens(&self) -> u64 {
+        let (width, height) = (f64::from(self.size.0), f64::from(self.size.1));
+        let scale = (f64::from(TARGET_EDGE) / width.max(height)).min(1.0);
+        // Anthropic's rule; OpenAI's tiles come to about the same for pictures of this size.
+        ((width * scale * height * scale / 750.0).ceil() as u64).clamp(1, 1_600)
+    }
+}
+
+/// Reads and prepares the pictures of a dataset.
+pub struct Images {
+    root: PathBuf,
+    recent: Mutex<VecDeque<(String, Arc<Prepared>)>>,
+}
+
+impl Images {
+    /// Pictures below a dataset folder.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_path_buf(), recent: Mutex::new(VecDeque::with_capacity(KEPT)) }
+    }
+
+    /// The picture at a path relative to the dataset folder, or why it cannot be sent.
+    pub fn get(&self, path: &str) -> Result<Arc<Prepared>, String> {
+        let found = {
+            let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.iter().find(|(known, _)| known == path).map(|(_, image)| Arc::clone(image))
+        };
+        if let Some(image) = found {
+            return Ok(image);
+        }
+        let bytes = std::fs::read(self.root.join(path)).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => format!("missing image: {path}"),
+            _ => format!("missing image: {path}: {error}"),
+        })?;
+        let image = Arc::new(prepare(bytes).map_err(|message| format!("unreadable image: {path}: {message}"))?);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() >= KEPT {
+            recent.pop_front();
+        }
+        recent.push_back((path.to_owned(), Arc::clone(&image)));
+        Ok(image)
+    }
+}
+
+/// Brings a picture's bytes into a form that every provider takes. Bytes that fit already are not touched.
+pub fn prepare(bytes: Vec<u8>) -> Result<Prepared, String> {
+    let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+    let format = reader.format().ok_or("expected png, jpeg, gif or webp, found something else")?;
+    let media_type = media_type(format).ok_or_else(|| format!("expected png, jpeg, gif or webp, found {format:?}"))?;
+    let size = reader.into_dimensions().map_err(|e| e.to_string())?;
+    if size.0.max(size.1) <= MAX_EDGE && bytes.len() <= MAX_BYTES {
+        return Ok(finish(media_type, &bytes, size));
+    }
+    let picture = image::load_from_memory_with_format(&bytes, format).map_err(|e| e.to_string())?;
+    drop(bytes);
+    let picture = picture.thumbnail(TARGET_EDGE, TARGET_EDGE);
+    let size = picture.dimensions();
+    let mut smaller = Vec::new();
+    picture.write_to(&mut Cursor::new(&mut smaller), ImageFormat::Png).map_err(|e| e.to_string())?;
+    if smaller.len() <= MAX_BYTES {
+        return Ok(finish("image/png", &smaller, size));
+    }
+    smaller.clear(); // a photograph: JPEG takes it in far fewer bytes
+    let picture = image::DynamicImage::ImageRgb8(picture.to_rgb8());
+    picture.write_to(&mut Cursor::new(&mut smaller), ImageFormat::Jpeg).map_err(|e| e.to_string())?;
+    Ok(finish("image/jpeg", &smaller, size))
+}
+
+fn media_type(format: ImageFormat) -> Option<&'static str> {
+    Some(match format {
+        ImageFormat::Png => "image/png",
+        ImageFormat::Jpeg => "image/jpeg",
+        ImageFormat::Gif => "image/gif",
+        ImageFormat::WebP => "image/webp",
+        _ => return None,
+    })
+}
+
+fn finish(media_type: &'static str, bytes: &[u8], size: (u32, u32)) -> Prepared {
+    let base64 = base64::engine::general_purpose::STANDARD.encode(bytes);
+    Prepared { media_type, sha256: sha256_hex(bytes), base64, size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        image::DynamicImage::new_rgb8(width, height).write_to(&mut Cursor::new(&mut bytes), format).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn type_comes_from_content() {
+        let prepared = prepare(picture(20, 10, ImageFormat::Jpeg)).unwrap();
+        assert_eq!((prepared.media_type, prepared.size), ("image/jpeg", (20, 10)));
+    }
+
+    #[test]
+    fn large_pictures_are_sized_down() {
+        let prepared = prepare(picture(9_000, 30, ImageFormat::Png)).unwrap();
+        assert_eq!(prepared.media_type, "image/png");
+        assert_eq!(prepared.size.0, TARGET_EDGE);
+    }
+
+    #[test]
+    fn text_is_no_picture() {
+        assert!(prepare(b"<html>".to_vec()).unwrap_err().contains("found something else"));
+    }
+}

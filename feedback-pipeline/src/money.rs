@@ -1,0 +1,194 @@
+//! What replies cost, and the cap on it. Prices stand in a dated file; a model without a price has an unknown cost.
+
+use crate::error::{Error, Result};
+use crate::teacher::Usage;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::Notify;
+
+/// Prices of one model, in US dollars per million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Input tokens.
+    pub input: f64,
+    /// Output tokens.
+    pub output: f64,
+    /// Input tokens written to the prompt cache.
+    pub cache_write: f64,
+    /// Input tokens read from the prompt cache.
+    pub cache_read: f64,
+    /// Factor on everything in batch mode.
+    #[serde(default = "one")]
+    pub batch_factor: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Price {
+    /// What the embedded Teacher costs.
+    pub const FREE: Self = Self { input: 0.0, output: 0.0, cache_write: 0.0, cache_read: 0.0, batch_factor: 1.0 };
+
+    /// Dollars for the tokens of a reply.
+    pub fn cost(&self, usage: &Usage) -> f64 {
+        (usage.input as f64 * self.input
+            + usage.output as f64 * self.output
+            + usage.cache_write as f64 * self.cache_write
+            + usage.cache_read as f64 * self.cache_read)
+            / 1e6
+    }
+}
+
+/// A price table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prices {
+    /// Date of the prices.
+    pub as_of: String,
+    models: BTreeMap<String, Price>,
+}
+
+impl Prices {
+    /// Reads the table at `path`, or the built-in one where the path is empty.
+    pub fn load(path: &str) -> Result<Self> {
+        let text = match path {
+            "" => include_str!("../prices.toml").to_owned(),
+            path => std::fs::read_to_string(path).map_err(Error::io("read", Path::new(path)))?,
+        };
+        let location = if path.is_empty() { "prices.toml" } else { path };
+        let prices: Self = toml::from_str(&text).map_err(|e| Error::bad_input(location, e.to_string()))?;
+        for (model, price) in &prices.models {
+            let numbers = [price.input, price.output, price.cache_write, price.cache_read, price.batch_factor];
+            if numbers.iter().any(|number| !number.is_finite() || *number < 0.0) {
+                let message = format!("{model}: expected prices of at least 0, found {numbers:?}");
+                return Err(Error::bad_input(location, message));
+            }
+        }
+        Ok(prices)
+    }
+
+    /// Price of a model: its own entry, or that of the model of which it is a dated version.
+    pub fn of(&self, model: &str) -> Option<Price> {
+        let dated = |known: &str| match model.strip_prefix(known) {
+            Some("") => true,
+            Some(rest) => rest.strip_prefix(['-', '@']).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())),
+            None => false,
+        };
+        let fitting = self.models.iter().filter(|(known, _)| dated(known));
+        fitting.max_by_key(|(known, _)| known.len()).map(|(_, price)| *price)
+    }
+}
+
+/// Counts dollars spent and dollars that requests in flight may cost, against the cap.
+pub struct Purse {
+    max_usd: Option<f64>,
+    state: Mutex<State>,
+    settled: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    spent: f64,
+    reserved: f64,
+    open: usize,
+}
+
+/// Dollars set aside for one attempt.
+#[derive(Debug)]
+#[must_use]
+pub struct SetAside(f64);
+
+impl Purse {
+    /// A purse from which `spent` dollars were taken in earlier runs.
+    pub fn new(max_usd: Option<f64>, spent: f64) -> Self {
+        Self { max_usd, state: Mutex::new(State { spent, ..State::default() }), settled: Notify::new() }
+    }
+
+    /// Sets dollars aside for an attempt. Where those in flight leave too little, waits until they cost what they cost.
+    ///
+    /// # Errors
+    /// [`Error::Budget`] where nothing is in flight and still too little is left.
+    pub async fn set_aside(&self, most: f64) -> Result<SetAside> {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let fits = self.max_usd.is_none_or(|max| state.spent + state.reserved + most <= max);
+                if fits {
+                    state.reserved += most;
+                    state.open += 1;
+                    return Ok(SetAside(most));
+                }
+                if state.open == 0 {
+                    let max_usd = self.max_usd.unwrap_or_default();
+                    return Err(Error::Budget { max_usd, spent_usd: state.spent, next_usd: most });
+                }
+            }
+            settled.await;
+        }
+    }
+
+    /// Replaces dollars set aside by what the attempt did cost.
+    pub fn settle(&self, aside: SetAside, cost: f64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.reserved = (state.reserved - aside.0).max(0.0);
+        state.open = state.open.saturating_sub(1);
+        if state.open == 0 {
+            state.reserved = 0.0; // rounding leaves dust
+        }
+        state.spent += cost;
+        drop(state);
+        self.settled.notify_waiters();
+    }
+
+    /// Dollars spent, earlier runs included.
+    pub fn spent(&self) -> f64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).spent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prices_of_dated_models() {
+        let prices = Prices::load("").unwrap();
+        assert_eq!(prices.of("claude-haiku-4-5-20251001").unwrap().input, 1.0);
+        assert_eq!(prices.of("gpt-4o-mini-2024-07-18").unwrap().input, 0.15);
+        assert_eq!(prices.of("gpt-4o-2024-08-06").unwrap().input, 2.5);
+        assert!(prices.of("gpt-4o-audio-preview").is_none());
+        assert!(prices.of("llama").is_none());
+    }
+
+    #[test]
+    fn cached_tokens_are_charged_as_such() {
+        let price = Prices::load("").unwrap().of("claude-haiku-4-5").unwrap();
+        let usage = Usage { input: 1_000_000, cache_write: 1_000_000, cache_read: 1_000_000, output: 1_000_000 };
+        assert!((price.cost(&usage) - (1.0 + 1.25 + 0.1 + 5.0)).abs() < 1e-9);
+    }
+
+    #[tokio::test]
+    async fn purse_waits_for_those_in_flight_and_then_ends() {
+        let purse = std::sync::Arc::new(Purse::new(Some(1.0), 0.2));
+        let first = purse.set_aside(0.5).await.unwrap();
+        let waiting = tokio::spawn({
+            let purse = purse.clone();
+            async move { purse.set_aside(0.5).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        purse.settle(first, 0.1);
+        let second = waiting.await.unwrap().unwrap();
+        purse.settle(second, 0.5);
+        let error = purse.set_aside(0.5).await.unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!((purse.spent() - 0.8).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,137 @@
+//! The pace against a service in paused time: every second of these tests passes at once.
+
+use super::*;
+use std::cell::RefCell;
+use std::rc::Rc;
+use tokio::time::{Instant, sleep};
+
+/// A service with token buckets of one second, as providers keep them.
+struct Service {
+    per_sec: f64,
+    level: f64,
+    tokens_per_sec: f64,
+    token_level: f64,
+    at: Instant,
+    ok: Vec<f64>,
+    refused: Vec<f64>,
+}
+
+impl Service {
+    fn new(per_sec: f64, tokens_per_sec: f64) -> Rc<RefCell<Self>> {
+        let at = Instant::now();
+        let service = Self {
+            per_sec,
+            level: per_sec,
+            tokens_per_sec,
+            token_level: tokens_per_sec,
+            at,
+            ok: Vec::new(),
+            refused: Vec::new(),
+        };
+        Rc::new(RefCell::new(service))
+    }
+
+    fn accepts(&mut self, tokens: f64, since: f64) -> bool {
+        let elapsed = self.at.elapsed().as_secs_f64();
+        self.at = Instant::now();
+        self.level = (self.level + elapsed * self.per_sec).min(self.per_sec);
+        self.token_level = (self.token_level + elapsed * self.tokens_per_sec).min(self.tokens_per_sec);
+        let ok = self.level >= 1.0 && self.token_level >= tokens;
+        if ok {
+            self.level -= 1.0;
+            self.token_level -= tokens;
+        }
+        if ok { self.ok.push(since) } else { self.refused.push(since) }
+        ok
+    }
+}
+
+fn limits(requests: Option<u64>, input: Option<u64>) -> LimitSettings {
+    LimitSettings { requests_per_minute: requests, input_tokens_per_minute: input, ..LimitSettings::default() }
+}
+
+/// Sends as fast as the pace allows for some seconds.
+async fn drive(pace: Pace, service: Rc<RefCell<Service>>, secs: f64, latency: f64, tokens: u64) {
+    let pace = Rc::new(pace);
+    let start = Instant::now();
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            while start.elapsed().as_secs_f64() < secs {
+                let reservation = pace.take(Kind::Scores, 2_000, 0).await;
+                let (pace, service) = (pace.clone(), service.clone());
+                tokio::task::spawn_local(async move {
+                    sleep(Duration::from_millis(1)).await;
+                    let accepted = service.borrow_mut().accepts(tokens as f64, start.elapsed().as_secs_f64());
+                    if accepted {
+                        sleep(Duration::from_secs_f64(latency)).await;
+                        pace.used(reservation, &Usage { input: tokens, output: 50, ..Usage::default() });
+                    } else {
+                        pace.give_back(reservation);
+                        pace.refused(Some(Duration::from_secs(1)));
+                    }
+                });
+            }
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_allowance_without_a_refusal() {
+    for latency in [0.05, 8.0] {
+        let service = Service::new(50.0, f64::MAX);
+        drive(Pace::new(&limits(Some(3_000), None), 1_024), service.clone(), 60.0, latency, 500).await;
+        let service = service.borrow();
+        assert_eq!(service.refused.len(), 0, "latency {latency}");
+        assert!(service.ok.len() >= 2_970, "latency {latency}: {} sent", service.ok.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_token_allowance_whatever_the_first_guess() {
+    // 2,000 bytes are first taken for 500 tokens.
+    for (latency, tokens) in [(0.05, 500), (8.0, 500), (8.0, 450), (8.0, 520)] {
+        let service = Service::new(1e9, 1e6 / 60.0);
+        drive(Pace::new(&limits(Some(3_000), Some(1_000_000)), 1_024), service.clone(), 60.0, latency, tokens).await;
+        let service = service.borrow();
+        let used = service.ok.len() as f64 * tokens as f64 / 1e6;
+        assert!(used >= 0.97, "latency {latency}, {tokens} tokens: {used}");
+        assert_eq!(service.refused.len(), 0, "latency {latency}, {tokens} tokens");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn service_that_allows_half_of_what_was_configured() {
+    for latency in [0.05, 8.0] {
+        let service = Service::new(25.0, f64::MAX);
+        drive(Pace::new(&limits(Some(3_000), None), 1_024), service.clone(), 120.0, latency, 500).await;
+        let service = service.borrow();
+        let after = |times: &[f64]| times.iter().filter(|at| **at > 10.0).count() as f64;
+        let (ok, refused) = (after(&service.ok), after(&service.refused));
+        assert!(ok >= 0.95 * 25.0 * 110.0, "latency {latency}: {ok} accepted, {refused} refused");
+        assert!(refused <= 0.01 * (ok + refused), "latency {latency}: {ok} accepted, {refused} refused");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_learned_from_headers() {
+    let pace = Pace::new(&limits(None, None), 1_024);
+    assert_eq!(pace.requests_per_minute(), None);
+    pace.learn(&Limits { requests: Some(600), ..Limits::default() });
+    assert_eq!(pace.requests_per_minute(), Some(600.0));
+    let configured = Pace::new(&limits(Some(60), None), 1_024);
+    configured.learn(&Limits { requests: Some(600), ..Limits::default() });
+    assert_eq!(configured.requests_per_minute(), Some(60.0));
+}
+
+#[test]
+fn failed_attempts_give_tokens_back() {
+    let clock = governor::clock::FakeRelativeClock::default();
+    let pace = Pace::with_clock(&limits(None, Some(60_000)), 1_024, clock.clone());
+    assert!(pace.try_take(Kind::Scores, 2_000, 0).is_err());
+    clock.advance(Duration::from_secs(1));
+    let reservation = pace.try_take(Kind::Scores, 2_000, 0).unwrap();
+    assert!(pace.try_take(Kind::Scores, 2_000, 0).is_err());
+    pace.give_back(reservation);
+    assert!(pace.try_take(Kind::Scores, 2_000, 0).is_ok());
+}

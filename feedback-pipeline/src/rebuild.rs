@@ -1,0 +1,153 @@
+//! Tables made anew from the cache, without one request: after a change of the parser or of the Parquet layout.
+
+use crate::cache::Cache;
+use crate::collect::{Context, settled};
+use crate::due::{self, Job, Kind, Problems};
+use crate::error::Result;
+use crate::tables::{self, PartSet};
+use crate::verdict::Verdict;
+use schemas::{Correction, Dataset, Judgement, Rationale, Reject, Rollout, Score, provenance, table::Batches};
+use std::collections::BTreeSet;
+
+/// Makes all scores, corrections, judgements, rejects and requests anew; returns the number of rows of the ledger.
+pub fn all(context: &Context) -> Result<usize> {
+    let dataset = &context.dataset;
+    let _lock = dataset.lock(crate::PROGRAM)?;
+    let cache = Cache::open(&dataset.feedback_path())?;
+    let problems = Problems::load(dataset, schemas::settings::Provider::Anthropic)?;
+    let mut rounds: BTreeSet<u32> = dataset.rounds::<Rollout>()?.into_iter().collect();
+    rounds.extend(dataset.rounds::<Rationale>()?);
+    let mut rows = 0;
+    for round in rounds {
+        for kind in Kind::ALL {
+            tables::heal(dataset, kind, round)?;
+            let jobs = jobs(&cache, kind, round)?;
+            if !jobs.is_empty() {
+                rows += one(context, &cache, &problems, &jobs)?;
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// The jobs of a kind and round that the cache has requests of.
+fn jobs(cache: &Cache, kind: Kind, round: u32) -> Result<Vec<Job>> {
+    let scopes = cache.scopes(round)?;
+    Ok(scopes
+        .iter()
+        .filter_map(|scope| match (kind, scope.strip_prefix("judgements/")) {
+            (Kind::Judgements, Some(against)) => Some(Job::judge(round, against)),
+            (Kind::Scores | Kind::Corrections, None) if scope == kind.as_str() => Some(Job::new(kind, round)),
+            _ => None,
+        })
+        .collect())
+}
+
+fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> Result<usize> {
+    let Some(first) = jobs.first() else { return Ok(0) };
+    let (dataset, kind, round) = (&context.dataset, first.kind, first.round);
+    let number = tables::next_number(dataset, kind, round)?;
+    let mut set = PartSet::create(dataset, kind, round, number, true, &context.provenance)?;
+    let mut rows = 0;
+    for job in jobs {
+        for item in due::all_items(dataset, job, problems)? {
+            let item = item?;
+            let settled = crate::collect::all_settled(cache, job, &item)?;
+            for settled in settled.iter().rev() {
+                set.ledger(job, &item, settled)?;
+                rows += 1;
+            }
+            if let Some(latest) = settled.into_iter().next() {
+                set.outcome(job, &item, latest)?;
+            }
+        }
+    }
+    carry_over_foreign(dataset, kind, round, cache, jobs, &mut set)?;
+    tables::announce(dataset, kind, round, number)?;
+    set.finish()?;
+    tables::end_replacement(dataset, kind, round, number, true)?;
+    Ok(rows)
+}
+
+/// Adds the outcome of every item of a job that the cache can tell.
+pub fn all_outcomes(dataset: &Dataset, job: &Job, problems: &Problems, cache: &Cache, set: &mut PartSet) -> Result<()> {
+    for item in due::all_items(dataset, job, problems)? {
+        let item = item?;
+        if let Some(settled) = settled(cache, job, &item, None)? {
+            debug_assert!(!matches!(settled.verdict, Verdict::Ask(_)));
+            set.outcome(job, &item, settled)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes over the rows of older parts that the cache knows nothing of, and those of other baselines.
+pub fn carry_over(dataset: &Dataset, job: &Job, cache: &Cache, set: &mut PartSet) -> Result<()> {
+    carry_over_foreign(dataset, job.kind, job.round, cache, std::slice::from_ref(job), set)
+}
+
+fn carry_over_foreign(
+    dataset: &Dataset,
+    kind: Kind,
+    round: u32,
+    cache: &Cache,
+    jobs: &[Job],
+    set: &mut PartSet,
+) -> Result<()> {
+    let unknown = |subject_id: &str| -> Result<bool> {
+        for job in jobs {
+            if !cache.keys_of(&job.scope(), round, subject_id)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    match kind {
+        Kind::Scores => {
+            for part in dataset.parts::<Score>(round)? {
+                for batch in Batches::<Score, Score>::open(&part)? {
+                    for row in batch? {
+                        if unknown(&row.rollout_id)? {
+                            set.keep_score(row)?;
+                        }
+                    }
+                }
+            }
+        }
+        Kind::Corrections => {
+            for part in dataset.parts::<Correction>(round)? {
+                for batch in Batches::<Correction, Correction>::open(&part)? {
+                    for row in batch? {
+                        if unknown(&row.rationale_id)? {
+                            set.keep_correction(row)?;
+                        }
+                    }
+                }
+            }
+        }
+        Kind::Judgements => {
+            for row in dataset.read::<Judgement>(round)? {
+                if !jobs.iter().any(|job| job.against == row.against) {
+                    set.keep_judgement(row)?;
+                }
+            }
+        }
+    }
+    for row in dataset.read::<Reject>(round)? {
+        if row.kind != kind.as_str() {
+            continue;
+        }
+        let mut known = false;
+        for job in jobs {
+            let keys = cache.keys_of(&job.scope(), round, &row.subject_id)?;
+            known |= match kind {
+                Kind::Judgements => keys.iter().any(|key| provenance::hex(&key[..]) == row.request_key),
+                _ => !keys.is_empty(),
+            };
+        }
+        if !known {
+            set.keep_reject(row)?;
+        }
+    }
+    Ok(())
+}

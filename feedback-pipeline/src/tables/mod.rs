@@ -1,0 +1,251 @@
+//! Writing what the Teacher answered as Parquet, out of the cache, in the order of the due items.
+//!
+//! One run writes one set of files: `requests/…/part-scores-00003.parquet`, `rejects/…/part-scores-00003.parquet` and, last,
+//! `scores/…/part-00003.parquet`, the marker. A set without its marker was cut off; the next start removes it and writes
+//! it anew, see [`heal`]. A set that replaces older ones (changed prompt, rebuild) is announced by a file `.replacing`
+//! beside the marker before, and the older ones are removed after; [`heal`] ends what was cut off in between.
+
+mod parts;
+
+pub use parts::{announce, end_replacement, heal, next_number};
+
+use crate::cache::{Ask, Reply};
+use crate::due::{Content, Item, Job, Kind};
+use crate::error::{Error, Result};
+use crate::reply::Answer;
+use crate::verdict::{self, NOT_SENT, Verdict};
+use schemas::table::TableWriter;
+use schemas::{Correction, Dataset, Judgement, Provenance, Reject, Request, Score, TimestampMs, provenance};
+
+/// Rows that a set of files holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Items with an answer.
+    pub answered: usize,
+    /// Items without a usable one.
+    pub rejected: usize,
+    /// Items that share another's reply.
+    pub shared: usize,
+}
+
+/// A set of files that is being written.
+pub struct PartSet {
+    requests: Option<TableWriter<Request>>,
+    rejects: TableWriter<Reject>,
+    marker: Marker,
+    counts: Counts,
+}
+
+enum Marker {
+    Scores(TableWriter<Score>),
+    Corrections(TableWriter<Correction>),
+    Judgements(TableWriter<Judgement>),
+}
+
+/// A settled item: its request, the replies, and what they amount to.
+pub struct Settled {
+    /// The request.
+    pub ask: Ask,
+    /// All replies to it.
+    pub replies: Vec<Reply>,
+    /// Answer or reject.
+    pub verdict: Verdict,
+}
+
+impl PartSet {
+    /// Starts the set with a number, with or without rows for the ledger. Nothing is visible before [`PartSet::finish`].
+    pub fn create(dataset: &Dataset, kind: Kind, round: u32, number: u32, ledger: bool, provenance: &Provenance) -> Result<Self> {
+        let shared = format!("{}-{number:05}", kind.as_str());
+        let own = format!("{number:05}");
+        let requests = match ledger {
+            true => Some(TableWriter::create(&dataset.part_path::<Request>(round, &shared), provenance)?),
+            false => None,
+        };
+        let rejects = TableWriter::create(&dataset.part_path::<Reject>(round, &shared), provenance)?;
+        let marker = match kind {
+            Kind::Scores => Marker::Scores(TableWriter::create(&dataset.part_path::<Score>(round, &own), provenance)?),
+            Kind::Corrections => {
+                Marker::Corrections(TableWriter::create(&dataset.part_path::<Correction>(round, &own), provenance)?)
+            }
+            Kind::Judgements => {
+                Marker::Judgements(TableWriter::create(&dataset.part_path::<Judgement>(round, &own), provenance)?)
+            }
+        };
+        Ok(Self { requests, rejects, marker, counts: Counts::default() })
+    }
+
+    /// Adds a settled item's row to the ledger.
+    pub fn ledger(&mut self, job: &Job, item: &Item, settled: &Settled) -> Result<()> {
+        if let Some(requests) = &mut self.requests {
+            requests.push(request_row(job, item, settled))?;
+        }
+        Ok(())
+    }
+
+    /// Adds a settled item's answer or reject.
+    pub fn outcome(&mut self, job: &Job, item: &Item, settled: Settled) -> Result<()> {
+        let Settled { ask, replies, verdict } = settled;
+        let cached = !ask.is_paid_by(job, item);
+        let request_key = key_text(&ask, &replies);
+        let problem_id = item.problem.problem_id.clone();
+        let at = TimestampMs(replies.last().map_or(0, |reply| reply.replied_at_ms));
+        self.counts.shared += usize::from(cached);
+        let answer = match verdict {
+            Verdict::Answer(answer) => answer,
+            Verdict::Reject { reason, reply } => {
+                self.counts.rejected += 1;
+                let attempts = replies.iter().map(|reply| reply.attempts).sum();
+                self.rejects.push(Reject {
+                    kind: job.kind.as_str().to_owned(),
+                    subject_id: item.subject_id.clone(),
+                    problem_id,
+                    round: item.round,
+                    reason,
+                    reply,
+                    attempts: if cached { 0 } else { attempts },
+                    request_key,
+                })?;
+                return Ok(());
+            }
+            Verdict::Ask(_) => return Err(Error::Failed(format!("{}: not settled", item.subject_id))),
+        };
+        self.counts.answered += 1;
+        let (teacher, prompt_version) = (ask.model, ask.prompt_version);
+        match (&mut self.marker, &item.content, answer) {
+            (Marker::Scores(table), Content::Scores { sample, sentences }, Answer::Scores(scores)) => {
+                for ((sentence, score), sentence_index) in sentences.iter().zip(scores).zip(0..) {
+                    table.push(Score {
+                        rollout_id: item.subject_id.clone(),
+                        problem_id: problem_id.clone(),
+                        round: item.round,
+                        sample: *sample,
+                        sentence_index,
+                        sentence: sentence.clone(),
+                        score,
+                        teacher: teacher.clone(),
+                        prompt_version: prompt_version.clone(),
+                        request_key: request_key.clone(),
+                        cached,
+                        scored_at: at,
+                    })?;
+                }
+            }
+            (Marker::Corrections(table), Content::Correction { rationale }, Answer::Correction(corrected)) => {
+                let changed = !rationale.split_whitespace().eq(corrected.split_whitespace());
+                table.push(Correction {
+                    rationale_id: item.subject_id.clone(),
+                    problem_id,
+                    round: item.round,
+                    original: rationale.clone(),
+                    corrected,
+                    changed,
+                    teacher,
+                    prompt_version,
+                    request_key,
+                    cached,
+                    corrected_at: at,
+                })?;
+            }
+            (
+                Marker::Judgements(table),
+                Content::Judgement { against, candidate, baseline, candidate_shown_first },
+                Answer::Judgement(better),
+            ) => table.push(Judgement {
+                problem_id,
+                round: item.round,
+                against: against.clone(),
+                candidate: candidate.clone(),
+                baseline: baseline.clone(),
+                candidate_shown_first: *candidate_shown_first,
+                verdict: better.verdict(*candidate_shown_first).to_owned(),
+                teacher,
+                prompt_version,
+                request_key,
+                judged_at: at,
+            })?,
+            _ => return Err(Error::Failed(format!("{}: the answer is of another kind", item.subject_id))),
+        }
+        Ok(())
+    }
+
+    /// Takes over a row of an older part.
+    pub fn keep_score(&mut self, row: Score) -> Result<()> {
+        match &mut self.marker {
+            Marker::Scores(table) => Ok(table.push(row)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes over a row of an older part.
+    pub fn keep_correction(&mut self, row: Correction) -> Result<()> {
+        match &mut self.marker {
+            Marker::Corrections(table) => Ok(table.push(row)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes over a row of an older part.
+    pub fn keep_judgement(&mut self, row: Judgement) -> Result<()> {
+        match &mut self.marker {
+            Marker::Judgements(table) => Ok(table.push(row)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes over a row of an older part.
+    pub fn keep_reject(&mut self, row: Reject) -> Result<()> {
+        Ok(self.rejects.push(row)?)
+    }
+
+    /// Makes the files appear, the marker last.
+    pub fn finish(self) -> Result<Counts> {
+        if let Some(requests) = self.requests {
+            requests.finish()?;
+        }
+        if !self.rejects.is_empty() {
+            self.rejects.finish()?;
+        }
+        match self.marker {
+            Marker::Scores(table) => table.finish()?,
+            Marker::Corrections(table) => table.finish()?,
+            Marker::Judgements(table) => table.finish()?,
+        };
+        Ok(self.counts)
+    }
+}
+
+fn request_row(job: &Job, item: &Item, settled: &Settled) -> Request {
+    let Settled { ask, replies, verdict } = settled;
+    let cached = !ask.is_paid_by(job, item);
+    let paid: &[Reply] = if cached { &[] } else { replies };
+    let sum = |count: fn(&Reply) -> u64| paid.iter().map(count).sum();
+    let status = match verdict {
+        Verdict::Reject { reason, .. } => verdict::status_of(reason),
+        _ => "ok",
+    };
+    Request {
+        request_key: key_text(ask, replies),
+        kind: job.kind.as_str().to_owned(),
+        subject_id: item.subject_id.clone(),
+        round: item.round,
+        provider: ask.provider.as_str().to_owned(),
+        model: ask.model.clone(),
+        status: status.to_owned(),
+        attempts: paid.iter().map(|reply| reply.attempts).sum(),
+        cached,
+        input_tokens: sum(|reply| reply.usage.input + reply.usage.cache_write),
+        cached_input_tokens: sum(|reply| reply.usage.cache_read),
+        output_tokens: sum(|reply| reply.usage.output),
+        cost_usd: paid.iter().map(|reply| reply.cost_usd).sum(),
+        latency_ms: paid.last().map_or(0, |reply| reply.latency_ms),
+        started_at: TimestampMs(replies.first().map_or(0, |reply| reply.started_at_ms)),
+    }
+}
+
+/// The key in hexadecimal; empty where nothing was sent.
+fn key_text(ask: &Ask, replies: &[Reply]) -> String {
+    match replies.first() {
+        Some(reply) if reply.status == NOT_SENT => String::new(),
+        _ => provenance::hex(&ask.key),
+    }
+}

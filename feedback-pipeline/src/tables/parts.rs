@@ -1,0 +1,104 @@
+//! Numbers of part files, and the repair of sets that a kill cut off.
+
+use crate::due::Kind;
+use crate::error::{Error, Result};
+use schemas::{Correction, Dataset, Judgement, Reject, Request, Score, Table};
+use std::path::{Path, PathBuf};
+
+/// Name of the file that announces a replacement; it holds the number of the new set.
+const REPLACING: &str = ".replacing";
+
+/// Number of the next set: one above the highest of the marker table.
+pub fn next_number(dataset: &Dataset, kind: Kind, round: u32) -> Result<u32> {
+    let numbers = marker_parts(dataset, kind, round)?.into_iter().filter_map(|path| number(&path, ""));
+    Ok(numbers.max().map_or(0, |last| last + 1))
+}
+
+/// Announces that set `number` will replace all older ones.
+pub fn announce(dataset: &Dataset, kind: Kind, round: u32, number: u32) -> Result<()> {
+    Ok(schemas::table::write_bytes(&announcement(dataset, kind, round), number.to_string().as_bytes())?)
+}
+
+/// Ends what a kill cut off: removes sets without their marker, and older sets that a finished one replaces.
+pub fn heal(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
+    let announcement = announcement(dataset, kind, round);
+    if let Ok(text) = std::fs::read_to_string(&announcement) {
+        let new = text.trim().parse::<u32>().ok();
+        let markers = marker_parts(dataset, kind, round)?;
+        if let Some(new) = new
+            && markers.iter().any(|path| number(path, "") == Some(new))
+        {
+            remove_older(dataset, kind, round, new)?;
+        }
+        remove(&announcement)?;
+    }
+    let next = next_number(dataset, kind, round)?;
+    let prefix = format!("{}-", kind.as_str());
+    for path in dataset.parts::<Request>(round)?.into_iter().chain(dataset.parts::<Reject>(round)?) {
+        if number(&path, &prefix).is_some_and(|number| number >= next) {
+            tracing::info!(file = %path.display(), "removed: its set was cut off, and is written anew");
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the marker and reject parts below `new`, and then the announcement. With `ledger`, request parts too.
+pub fn end_replacement(dataset: &Dataset, kind: Kind, round: u32, new: u32, ledger: bool) -> Result<()> {
+    if ledger {
+        let prefix = format!("{}-", kind.as_str());
+        for path in dataset.parts::<Request>(round)? {
+            if number(&path, &prefix).is_some_and(|number| number < new) {
+                remove(&path)?;
+            }
+        }
+    }
+    remove_older(dataset, kind, round, new)?;
+    remove(&announcement(dataset, kind, round))
+}
+
+fn remove_older(dataset: &Dataset, kind: Kind, round: u32, new: u32) -> Result<()> {
+    let prefix = format!("{}-", kind.as_str());
+    for path in dataset.parts::<Reject>(round)? {
+        if number(&path, &prefix).is_some_and(|number| number < new) {
+            remove(&path)?;
+        }
+    }
+    for path in marker_parts(dataset, kind, round)? {
+        if number(&path, "").is_none_or(|number| number < new) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn marker_parts(dataset: &Dataset, kind: Kind, round: u32) -> Result<Vec<PathBuf>> {
+    Ok(match kind {
+        Kind::Scores => dataset.parts::<Score>(round)?,
+        Kind::Corrections => dataset.parts::<Correction>(round)?,
+        Kind::Judgements => dataset.parts::<Judgement>(round)?,
+    })
+}
+
+fn announcement(dataset: &Dataset, kind: Kind, round: u32) -> PathBuf {
+    fn of<T: Table>(dataset: &Dataset, round: u32) -> PathBuf {
+        dataset.round_dir::<T>(round).join(REPLACING)
+    }
+    match kind {
+        Kind::Scores => of::<Score>(dataset, round),
+        Kind::Corrections => of::<Correction>(dataset, round),
+        Kind::Judgements => of::<Judgement>(dataset, round),
+    }
+}
+
+/// The number in `part-<prefix><number>.parquet`.
+fn number(path: &Path, prefix: &str) -> Option<u32> {
+    path.file_stem()?.to_str()?.strip_prefix("part-")?.strip_prefix(prefix)?.parse().ok()
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,57 @@
+//! The embedded Teacher as a service: its requests have keys and its replies lie in the cache like any other's, but
+//! nothing leaves the process.
+
+use super::{Ended, Envelope, Usage, json_text, reference};
+use crate::due::{Content, Item};
+use serde_json::json;
+
+/// Request up to its messages.
+pub(super) fn head(model: &str, system: &str) -> Vec<u8> {
+    let mut out = br#"{"model":"#.to_vec();
+    json_text(&mut out, model);
+    out.extend_from_slice(br#","system":"#);
+    json_text(&mut out, system);
+    out.extend_from_slice(br#","messages":["#);
+    out
+}
+
+/// The user's message.
+pub(super) fn user(out: &mut Vec<u8>, image: Option<(&str, &str)>, text: &str) {
+    out.extend_from_slice(br#"{"role":"user","image":"#);
+    json_text(out, image.map_or("", |(_, hash)| hash));
+    out.extend_from_slice(br#","text":"#);
+    json_text(out, text);
+    out.push(b'}');
+}
+
+/// What the embedded Teacher says to an item, as a reply in the form that every Teacher is asked for.
+pub fn answer(item: &Item) -> Vec<u8> {
+    let said = match &item.content {
+        Content::Scores { sentences, .. } => {
+            let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
+            let scores = reference::score(&item.problem, &sentences);
+            let scores = scores.iter().zip(1..).map(|(score, number)| {
+                // One decimal, so that 0.7 does not become 0.699999988.
+                json!({"sentence": number, "score": (f64::from(*score) * 1e4).round() / 1e4})
+            });
+            json!({"scores": scores.collect::<Vec<_>>()})
+        }
+        Content::Correction { rationale } => json!({"rationale": reference::correct(&item.problem, rationale)}),
+        Content::Judgement { candidate, baseline, candidate_shown_first, .. } => {
+            let (a, b) = if *candidate_shown_first { (candidate, baseline) } else { (baseline, candidate) };
+            let better = match reference::judge(&item.problem, a, b) {
+                reference::Preference::A => "A",
+                reference::Preference::B => "B",
+                reference::Preference::Tie => "tie",
+            };
+            json!({"better": better})
+        }
+    };
+    said.to_string().into_bytes()
+}
+
+/// Opens a reply: it has no envelope, and costs nothing.
+pub(super) fn open(body: &[u8]) -> Result<Envelope, String> {
+    let text = String::from_utf8(body.to_vec()).map_err(|e| e.to_string())?;
+    Ok(Envelope { text, ended: Ended::Complete, usage: Usage::default() })
+}

@@ -1,0 +1,120 @@
+//! One attempt over HTTP: pooled connections, a key that no one prints, and the reply as it came.
+
+use crate::error::{Error, Result};
+use crate::retry::Failure;
+use crate::teacher::{Secret, anthropic};
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use schemas::settings::{Provider, TeacherSettings};
+use std::time::Duration;
+
+/// Sends requests to one address.
+pub struct Transport {
+    client: reqwest::Client,
+    url: reqwest::Url,
+}
+
+/// A reply as it came.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+impl Raw {
+    /// Headers as pairs of text, those that are no text left out.
+    pub fn header_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+    }
+
+    /// Headers as a JSON object, without cookies.
+    pub fn headers_json(&self) -> String {
+        let mut object = serde_json::Map::new();
+        for (name, value) in self.header_pairs().filter(|(name, _)| !name.contains("cookie")) {
+            object.insert(name.to_owned(), value.into());
+        }
+        serde_json::Value::Object(object).to_string()
+    }
+}
+
+impl Transport {
+    /// Prepares connections to the settings' service.
+    pub fn new(settings: &TeacherSettings, key: Option<&Secret>, connections: u32) -> Result<Self> {
+        let address = crate::teacher::url(settings);
+        let url: reqwest::Url = address
+            .parse()
+            .map_err(|e| Error::bad_input("--base-url", format!("expected an address, found `{address}`: {e}")))?;
+        // A second process-wide provider is refused, and that is fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .default_headers(headers(settings.provider, key)?)
+            .user_agent(concat!("collect-feedback/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(15))
+            .timeout(Duration::from_secs(settings.timeout_secs))
+            .pool_max_idle_per_host(usize::try_from(connections).unwrap_or(usize::MAX))
+            .pool_idle_timeout(Duration::from_secs(60))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .tcp_nodelay(true);
+        if url.scheme() == "http" {
+            builder = builder.http1_only().tls_certs_only([]); // spares reading the machine's certificates
+        }
+        let client = builder.build().map_err(|e| Error::Failed(format!("no HTTP client: {}", chain(&e))))?;
+        Ok(Self { client, url })
+    }
+
+    /// One attempt.
+    pub async fn send(&self, body: Bytes) -> Result<Raw, Failure> {
+        let sent = self.client.post(self.url.clone()).body(body).send().await;
+        let response = sent.map_err(|e| Failure::Unreachable(describe(e)))?;
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let body = response.bytes().await.map_err(|e| Failure::Broken(describe(e)))?;
+        Ok(Raw { status, headers, body })
+    }
+}
+
+fn headers(provider: Provider, key: Option<&Secret>) -> Result<HeaderMap> {
+    let secret = |text: String| {
+        let mut value = HeaderValue::from_str(&text)
+            .map_err(|_| Error::bad_input("API key", "expected printable characters, found others"))?;
+        value.set_sensitive(true);
+        Ok::<_, Error>(value)
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    match (provider, key) {
+        (Provider::Anthropic, key) => {
+            headers.insert(HeaderName::from_static("anthropic-version"), HeaderValue::from_static(anthropic::API_VERSION));
+            if let Some(key) = key {
+                headers.insert(HeaderName::from_static("x-api-key"), secret(key.expose().to_owned())?);
+            }
+        }
+        (Provider::OpenAi, Some(key)) => {
+            headers.insert(AUTHORIZATION, secret(format!("Bearer {}", key.expose()))?);
+        }
+        (Provider::OpenAi | Provider::Reference, _) => {}
+    }
+    Ok(headers)
+}
+
+fn describe(error: reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no reply in time".to_owned();
+    }
+    chain(&error.without_url())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
