@@ -58,6 +58,7 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
             picture::first_file([images.join(format!("{split}2017")).join(&name), images.join(&name)])
         });
         incoming.pictures.push(Picture { problem: incoming.problems.len(), file: found });
+        incoming.places.push(format!("{}, question {}", file.display(), index + 1));
         incoming.problems.push(Problem {
             problem_id: id,
             split,

@@ -18,7 +18,7 @@ pub(super) struct Incoming {
     pub(super) problems: Vec<Problem>,
     /// Their pictures.
     pub(super) pictures: Vec<Picture>,
-    /// Where each problem stands, for sources that number theirs; else empty.
+    /// Where each problem stands in its source.
     pub(super) places: Vec<String>,
     /// Problems that no split names.
     pub(super) left_out: usize,
@@ -48,14 +48,14 @@ impl Incoming {
         let mut seen = HashMap::with_capacity(self.problems.len());
         for (index, problem) in self.problems.iter().enumerate() {
             let id = problem.problem_id.as_str();
-            let place = || self.places.get(index).cloned().unwrap_or_else(|| self.card.source.clone());
+            let place = |index: usize| self.places.get(index).cloned().unwrap_or_default();
             if id.is_empty() || id.starts_with('.') || id.chars().any(|c| matches!(c, '/' | '\\') || c.is_control()) {
                 let message = format!("`problem_id`: expected a name that can stand in a path, found `{id}`");
-                return Err(Error::bad_input(place(), message));
+                return Err(Error::bad_input(place(index), message));
             }
             if let Some(first) = seen.insert(id, index) {
-                let before = self.places.get(first).map_or_else(String::new, |first| format!(", before at {first}"));
-                return Err(Error::bad_input(place(), format!("problem_id `{id}` stands there twice{before}")));
+                let message = format!("problem_id `{id}` stands there twice, before at {}", place(first));
+                return Err(Error::bad_input(place(index), message));
             }
         }
         Ok(())

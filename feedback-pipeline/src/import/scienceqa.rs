@@ -50,6 +50,7 @@ pub(super) fn read(from: &Path, captions: Option<&Path>, images: Option<&Path>) 
     incoming.left_out = left_out;
     for (_, problem, picture) in rows {
         incoming.pictures.extend(picture.map(|picture| Picture { problem: incoming.problems.len(), ..picture }));
+        incoming.places.push(format!("{}, problem `{}`", file.display(), problem.problem_id));
         incoming.problems.push(problem);
     }
     incoming.not_empty(&file)

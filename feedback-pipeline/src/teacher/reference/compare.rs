@@ -26,7 +26,7 @@ fn quality(key: &Key, rationale: &str) -> f32 {
     let sentences = sentences::sentences(rationale);
     let grades = grades(key, &sentences);
     if grades.is_empty() {
-        return 0.0;
+        return 0.25 * conclusion(key, &grades);
     }
     let count = grades.len() as f32;
     let mean = grades.iter().map(|grade| grade.score()).sum::<f32>() / count;

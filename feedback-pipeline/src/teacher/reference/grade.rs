@@ -94,7 +94,12 @@ fn grade(key: &Key, sentence: &str, words: &[Word]) -> Grade {
         return if key.answer == Some(stated) { Grade::new(8) } else { Grade::wrong(0, key.conclusion) };
     }
     let finished = sentence.trim_end_matches(['"', '”', ')', ']', '\'']).ends_with(['.', '!', '?', ':', '…']);
-    let mut grade = against_gold(key, words).unwrap_or_else(|| without_counterpart(key, words));
+    let mut grade = match against_gold(key, words) {
+        Some(grade) if grade.contradicts || grade.tenths >= 5 => grade,
+        // Too loosely like a gold sentence; it may still be a fair start or true.
+        Some(grade) => [grade, without_counterpart(key, words)].into_iter().max_by_key(|grade| grade.tenths).unwrap_or(grade),
+        None => without_counterpart(key, words),
+    };
     if !finished {
         grade.tenths = grade.tenths.min(4);
     }

@@ -119,8 +119,10 @@ fn known_sentences(text: &str) -> Vec<Known> {
     for range in sentences::split(text) {
         let new_line = text[end..range.start].contains('\n') || text[end..range.start].contains("\\n");
         end = range.end;
-        if seen.insert(sentences::repeat_key(&text[range.clone()])) {
-            known.push(Known::of(&text[range], new_line));
+        // Cut again by itself: a sentence must stay one wherever it stands.
+        let [alone] = sentences::sentences(&text[range])[..] else { continue };
+        if seen.insert(sentences::repeat_key(alone)) {
+            known.push(Known::of(alone, new_line));
         }
     }
     known

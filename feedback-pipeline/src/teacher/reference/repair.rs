@@ -11,16 +11,19 @@ const MOST_PASSES: usize = 4;
 /// The repaired rationale. Repairing it again changes nothing.
 pub(super) fn repair(problem: &Problem, rationale: &str) -> String {
     let key = Key::new(problem);
-    let mut lines: Vec<String> = sentences::sentences(rationale).into_iter().map(str::to_owned).collect();
-    for _ in 0..MOST_PASSES {
-        let repaired = pass(&key, &lines);
-        if repaired == lines {
-            return join(&key, &lines);
+    let again = |text: &str| join(&key, &pass(&key, &sentences::sentences(text)));
+    let settle = |text: &str| {
+        let mut text = again(text);
+        for _ in 0..MOST_PASSES {
+            let repaired = again(&text);
+            if repaired == text {
+                return Ok(text);
+            }
+            text = repaired;
         }
-        lines = repaired;
-    }
-    let gold: Vec<String> = key.gold.iter().map(|gold| gold.text.clone()).collect();
-    join(&key, &gold)
+        Err(text)
+    };
+    settle(rationale).or_else(|_| settle(&problem.solution)).unwrap_or_else(|text| text)
 }
 
 /// A sentence of the repaired rationale and the gold sentence that it stands for.
@@ -30,12 +33,17 @@ struct Line {
     inserted: bool,
 }
 
-fn pass(key: &Key, lines: &[String]) -> Vec<String> {
-    let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let grades = grades(key, &texts);
+/// One repair of all sentences.
+fn pass(key: &Key, texts: &[&str]) -> Vec<String> {
+    let grades = grades(key, texts);
+    if key.gold.is_empty() {
+        // Nothing is known, so nothing can be wrong.
+        let new = texts.iter().zip(&grades).filter(|(_, grade)| !grade.repeated);
+        return new.map(|(text, _)| (*text).to_owned()).collect();
+    }
     let right = grades.iter().filter(|grade| grade.tenths >= 6).count();
-    if right == 0 && !key.gold.is_empty() {
-        return from_gold(key, &texts, &grades);
+    if right == 0 {
+        return from_gold(key, texts, &grades);
     }
     let mut present = vec![false; key.gold.len()];
     for grade in &grades {
@@ -43,7 +51,7 @@ fn pass(key: &Key, lines: &[String]) -> Vec<String> {
             present[gold] = true;
         }
     }
-    let mut repaired: Vec<Line> = Vec::with_capacity(lines.len());
+    let mut repaired: Vec<Line> = Vec::with_capacity(texts.len() + 1);
     for (text, grade) in texts.iter().zip(&grades) {
         if grade.keeps() {
             repaired.push(Line { text: (*text).to_owned(), gold: grade.gold, inserted: false });

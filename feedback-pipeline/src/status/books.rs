@@ -1,0 +1,165 @@
+//! Books: every rollout and every rationale is done, rejected, waiting or empty, and the tables agree on it.
+
+use super::layout::grouped;
+use super::query::{self, Spending};
+use crate::due::Kind;
+use crate::error::Result;
+use schemas::{Dataset, Rationale, Rollout, Sentence};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+/// What became of the items of a kind in a round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// ARES round.
+    pub round: u32,
+    /// scores or corrections.
+    pub kind: &'static str,
+    /// Rollouts, or rationales of the rl stage.
+    pub items: u64,
+    /// Items with feedback.
+    pub done: u64,
+    /// Items without a usable reply.
+    pub rejected: u64,
+    /// Items that wait for feedback.
+    pub waiting: u64,
+    /// Items without a sentence; they need no feedback.
+    pub empty: u64,
+    /// Sentences of the scored rollouts.
+    pub sentences: Option<u64>,
+    /// Where the tables disagree.
+    pub faults: Vec<String>,
+}
+
+/// Collects the account of a kind item by item.
+struct Ledger {
+    account: Account,
+    rejected: HashSet<String>,
+    seen: HashSet<String>,
+    found: u64,
+    asked: u64,
+}
+
+impl Ledger {
+    fn new(dataset: &Dataset, round: u32, kind: Kind, spending: &[Spending]) -> Result<Self> {
+        let account = Account {
+            round,
+            kind: kind.as_str(),
+            items: 0,
+            done: 0,
+            rejected: 0,
+            waiting: 0,
+            empty: 0,
+            sentences: None,
+            faults: Vec::new(),
+        };
+        let asked = spending.iter().filter(|line| line.kind == kind.as_str()).map(|line| line.items).sum();
+        let rejected = query::rejected(dataset, round, kind.as_str())?;
+        Ok(Self { account, rejected, seen: HashSet::new(), found: 0, asked })
+    }
+
+    /// Enters one item: whether it is empty, and how many rows of feedback it has of how many.
+    fn enter(&mut self, id: String, empty: bool, rows: Option<u64>, expected: u64) {
+        self.account.items += 1;
+        match rows {
+            _ if empty => self.account.empty += 1,
+            Some(rows) => {
+                self.account.done += 1;
+                self.found += 1;
+                if rows != expected {
+                    self.account.faults.push(format!("`{id}` has {rows} rows of {expected}"));
+                }
+            }
+            None if self.rejected.contains(&id) => self.account.rejected += 1,
+            None => self.account.waiting += 1,
+        }
+        if !self.seen.insert(id.clone()) {
+            self.account.faults.push(format!("`{id}` stands there twice"));
+        }
+    }
+
+    /// Closes the account: feedback without an item, and the requests table.
+    fn close(mut self, with_feedback: u64) -> Account {
+        if with_feedback > self.found {
+            self.account.faults.push(format!("{} belong to no item", grouped(with_feedback - self.found)));
+        }
+        let ended = self.account.done + self.account.rejected;
+        if self.asked != ended {
+            let (asked, ended) = (grouped(self.asked), grouped(ended));
+            self.account.faults.push(format!("the requests table has {asked} items, not {ended}"));
+        }
+        self.account
+    }
+}
+
+/// The account of the rollouts of a round; none where there are no rollouts.
+pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Option<Account>> {
+    #[derive(Deserialize)]
+    struct Row {
+        rollout_id: String,
+        sentences: Vec<Sentence>,
+    }
+    let rollouts: Vec<Row> = dataset.project::<Rollout, Row>(round, &["rollout_id", "sentences"])?;
+    if rollouts.is_empty() {
+        return Ok(None);
+    }
+    let scores: HashMap<String, u64> = query::scores_by_rollout(dataset, round)?;
+    let mut ledger = Ledger::new(dataset, round, Kind::Scores, spending)?;
+    let mut sentences = 0;
+    for row in rollouts {
+        let expected = row.sentences.len() as u64;
+        let scored = scores.get(&row.rollout_id).copied();
+        sentences += scored.unwrap_or_default();
+        ledger.enter(row.rollout_id, expected == 0, scored, expected);
+    }
+    ledger.account.sentences = Some(sentences);
+    Ok(Some(ledger.close(scores.len() as u64)))
+}
+
+/// The account of the rationales that the rl stage of a round wrote; none where there are none.
+pub(super) fn corrections(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Option<Account>> {
+    #[derive(Deserialize)]
+    struct Row {
+        rationale_id: String,
+        stage: String,
+        deduplicated: String,
+    }
+    let names = &["rationale_id", "stage", "deduplicated"];
+    let rationales = dataset.project::<Rationale, Row>(round, names)?;
+    let corrections: HashMap<String, u64> = query::corrections_by_rationale(dataset, round)?;
+    let mut ledger = Ledger::new(dataset, round, Kind::Corrections, spending)?;
+    for row in rationales.into_iter().filter(|row| row.stage == "rl") {
+        let corrected = corrections.get(&row.rationale_id).copied();
+        ledger.enter(row.rationale_id, row.deduplicated.trim().is_empty(), corrected, 1);
+    }
+    let account = ledger.close(corrections.len() as u64);
+    Ok((account.items > 0 || !account.faults.is_empty()).then_some(account))
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (items, done) = if self.kind == "scores" { ("rollouts", "scored") } else { ("rationales", "corrected") };
+        write!(
+            f,
+            "round {}, {}: {} {items} = {} {done} + {} rejected + {} waiting + {} empty",
+            self.round,
+            self.kind,
+            grouped(self.items),
+            grouped(self.done),
+            grouped(self.rejected),
+            grouped(self.waiting),
+            grouped(self.empty),
+        )?;
+        if let Some(sentences) = self.sentences {
+            write!(f, "; {} sentences scored", grouped(sentences))?;
+        }
+        for fault in self.faults.iter().take(5) {
+            write!(f, "\n  fault: {fault}")?;
+        }
+        if self.faults.len() > 5 {
+            write!(f, "\n  and {} more", grouped(self.faults.len() as u64 - 5))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! Plain tables for the terminal.
+
+use std::fmt;
+
+/// Side on which a column's cells stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Align {
+    Left,
+    Right,
+}
+
+/// Rows of cells under headings.
+#[derive(Debug)]
+pub(super) struct Grid {
+    columns: Vec<Align>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Grid {
+    /// A table with these headings.
+    pub(super) fn new<'a>(headings: impl IntoIterator<Item = (&'a str, Align)>) -> Self {
+        let (names, columns): (Vec<String>, Vec<Align>) =
+            headings.into_iter().map(|(name, align)| (name.to_owned(), align)).unzip();
+        Self { columns, rows: vec![names] }
+    }
+
+    /// Adds a row with a cell for each heading.
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+}
+
+impl fmt::Display for Grid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut widths = vec![0; self.columns.len()];
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in &self.rows {
+            let mut line = String::new();
+            for ((cell, width), align) in row.iter().zip(&widths).zip(&self.columns) {
+                match align {
+                    Align::Left => line.push_str(&format!("{cell:<width$}  ")),
+                    Align::Right => line.push_str(&format!("{cell:>width$}  ")),
+                }
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// 12726 as `12,726`.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
