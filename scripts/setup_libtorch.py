@@ -64,6 +64,7 @@ NEVER_NEEDED = re.compile(r"libtorch_python")
 TOOLKIT_PART = {"libcudart": "cudart", "libcupti": "cupti"}
 
 AGAIN = "run make setup again, or set LIBTORCH to a libtorch " + VERSION
+OTHER = f"point LIBTORCH at a libtorch {VERSION}, or unset it and run make setup"
 GIB = 1 << 30
 
 
@@ -108,7 +109,7 @@ def check(home):
     current = home / "current"
     if not usable(current):
         raise SetupError(f"{current} has no libtorch {VERSION}", "make setup")
-    load(current)
+    load(current, "make clean-libtorch setup")
     cuda = "with CUDA" if has_cuda(current) else "without CUDA"
     say(f"{VERSION} {cuda} loads from {core_library(current).parent}")
 
@@ -194,7 +195,7 @@ def gpu_present():
     return answer.returncode == 0 and "GPU " in answer.stdout
 
 
-def load(link):
+def load(link, hint):
     """Opens the libraries in a fresh process, the way a binary of the project does."""
     names = [link / "lib" / name for name in reversed(CORE)]
     names += [link / "cuda" / CUDA] if has_cuda(link) else []
@@ -205,7 +206,7 @@ def load(link):
     )
     if answer.returncode != 0:
         reason = (answer.stderr.strip().splitlines() or [f"exit status {answer.returncode}"])[-1]
-        raise SetupError(f"libtorch at {link} does not load: {reason}", "make clean-libtorch setup")
+        raise SetupError(f"libtorch at {link} does not load: {reason}", hint)
 
 
 # Sources 1 and 2: a libtorch that is on the machine already
@@ -217,22 +218,16 @@ def chosen_by_user(home):
     if not value:
         return None
     folder = Path(value).absolute()
-    ours = [home.resolve(), (home / "current").resolve()]
-    return None if any(ours_or_below in [folder.resolve(), *folder.resolve().parents] for ours_or_below in ours) else folder
+    ours = (home.resolve(), (home / "current").resolve())
+    return None if any(path in ours for path in (folder.resolve(), *folder.resolve().parents)) else folder
 
 
 def refuse_unless_right(folder):
     if not is_libtorch(folder):
-        raise SetupError(
-            f"LIBTORCH={folder} has no include and lib/{CORE[0]}",
-            f"point LIBTORCH at a libtorch {VERSION}, or unset it and run make setup",
-        )
+        raise SetupError(f"LIBTORCH={folder} has no include and lib/{CORE[0]}", OTHER)
     found = version_of(folder)
     if found != VERSION:
-        raise SetupError(
-            f"LIBTORCH={folder}: expected libtorch {VERSION}, found {found or 'no version file'}",
-            f"point LIBTORCH at a libtorch {VERSION}, or unset it and run make setup",
-        )
+        raise SetupError(f"LIBTORCH={folder}: expected libtorch {VERSION}, found {found or 'no version file'}", OTHER)
 
 
 def link_to_installed(home, cuda):
@@ -271,7 +266,7 @@ def link_to(home, folder):
         if (folder.parent / "nvidia").is_dir():
             (tree / "nvidia").symlink_to(folder.parent / "nvidia")
         make_link_folder(tree)
-        load(tree / "link")
+        load(tree / "link", OTHER)
         return replace(tree, home / "linked")
 
 
@@ -302,14 +297,14 @@ def unpacked_wheel(store, cuda):
             say("downloading " + ", ".join(nvidia))
             download(pip, nvidia, wheels, platforms)
             for wheel in sorted(wheels.glob("*.whl")):
-                unpack(wheel, tree, re.compile(r"nvidia/.*/lib/[^/]*\.so[^/]*|[^/]*\.dist-info/.*licen[cs]e[^/]*", re.I))
+                unpack(wheel, tree, re.compile(r"nvidia/.*/lib/[^/]*\.so[^/]*|[^/]*\.dist-info/.*licen[cs]e.*", re.I))
                 wheel.unlink()
         if not cuda:
             remove_unneeded_nvidia(tree)
         shutil.rmtree(wheels)
         shutil.rmtree(tree / "venv", ignore_errors=True)
         make_link_folder(tree)
-        load(tree / "link")
+        load(tree / "link", AGAIN)
         # The rename below must not reach the disk before the files do. The libraries are synced one by one.
         os.sync()
         return replace(tree, store / (name + ("cuda" if cuda and has_cuda(tree / "link") else "cpu")))

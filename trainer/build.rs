@@ -11,19 +11,30 @@ fn main() {
 
 fn link_libtorch() -> Result<(), String> {
     let variable = |name: &str| env::var(name).map_err(|error| format!("{name}: {error}"));
-    let (target_os, folder) = (variable("CARGO_CFG_TARGET_OS")?, PathBuf::from(variable("CARGO_MANIFEST_DIR")?));
-    let root = folder.parent().ok_or("the trainer stands outside the workspace; next: build it inside")?;
+    let (target_os, folder) = (
+        variable("CARGO_CFG_TARGET_OS")?,
+        PathBuf::from(variable("CARGO_MANIFEST_DIR")?),
+    );
+    let root = folder
+        .parent()
+        .ok_or("the trainer stands outside the workspace; next: build it inside")?;
 
     // The path keeps the link in it, so that a later `make setup` may put another libtorch behind it.
     let libtorch = root.join(".libtorch/current");
     // A file, not the folder: cargo would look at thousands of headers below it. While it is missing, this runs again.
-    println!("cargo::rerun-if-changed={}", libtorch.join("build-version").display());
+    println!(
+        "cargo::rerun-if-changed={}",
+        libtorch.join("build-version").display()
+    );
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=LIBTORCH_USE_PYTORCH");
 
     // torch-sys obeys this one before LIBTORCH, and cargo's configuration cannot unset it.
     if env::var_os("LIBTORCH_USE_PYTORCH").is_some() {
-        return Err("LIBTORCH_USE_PYTORCH is set; next: unset it and run make setup, which finds a Python torch".into());
+        return Err(
+            "LIBTORCH_USE_PYTORCH is set; next: unset it and run make setup, which finds a Python torch"
+                .into(),
+        );
     }
     let suffix = if target_os == "macos" { "dylib" } else { "so" };
     for name in ["libtorch_cpu", "libc10"] {
@@ -33,9 +44,17 @@ fn link_libtorch() -> Result<(), String> {
         }
     }
 
-    // Beside libtorch's own folder: where libtorch_cuda.so is, and a `lib` folder beside a binary that was carried away.
-    let origin = if target_os == "macos" { "@loader_path" } else { "$ORIGIN" };
-    for place in [libtorch.join("lib"), libtorch.join("cuda"), PathBuf::from(origin).join("lib")] {
+    // Besides libtorch itself: where libtorch_cuda.so is, and a `lib` folder beside a carried binary.
+    let origin = if target_os == "macos" {
+        "@loader_path"
+    } else {
+        "$ORIGIN"
+    };
+    for place in [
+        libtorch.join("lib"),
+        libtorch.join("cuda"),
+        PathBuf::from(origin).join("lib"),
+    ] {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", place.display());
     }
     if target_os == "linux" {
