@@ -27,6 +27,8 @@ fn link_libtorch() -> Result<(), String> {
         libtorch.join("build-version").display()
     );
     println!("cargo::rerun-if-changed=build.rs");
+    // Cargo's configuration gives it the checkout's path: checkouts that share a target folder must not share an rpath.
+    println!("cargo::rerun-if-env-changed=LIBTORCH");
     println!("cargo::rerun-if-env-changed=LIBTORCH_USE_PYTORCH");
 
     // torch-sys obeys this one before LIBTORCH, and cargo's configuration cannot unset it.
