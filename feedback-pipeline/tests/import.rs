@@ -513,7 +513,7 @@ fn the_published_files_have_their_numbers() {
     let half = scienceqa(real.join("scienceqa/problems_test_half.json"), "half");
     assert_eq!(half.len(), 2121);
     let copied = fs::read_dir(folder.path("half/images")).unwrap().count();
-    assert_eq!(copied, 84);
+    assert_eq!(copied, 68);
 
     let data = folder.path("aokvqa");
     run(Command::Aokvqa { from: real.join("aokvqa"), data: data.clone(), images: None }).unwrap();

@@ -258,12 +258,12 @@ impl fmt::Display for Summary {
             writeln!(f)?;
         }
         if self.left_out > 0 {
-            writeln!(f, "  {} left out: no split names them", grouped(self.left_out))?;
+            writeln!(f, "  problems left out, since no split names them: {}", grouped(self.left_out))?;
         }
         if let Some(first) = self.missing_pictures.first() {
             writeln!(
                 f,
-                "  {} pictures are missing, the first of problem `{first}`; import again with --images, or put them at \
+                "  pictures missing: {}, the first of problem `{first}`; import again with --images, or put them at \
                  their `image` paths",
                 grouped(self.missing_pictures.len()),
             )?;

@@ -235,12 +235,12 @@ impl fmt::Display for Summary {
         } else {
             writeln!(f, "{data}, round {round}: nothing changed, these rationales are there already")?;
         }
-        writeln!(f, "  {} sentences; {} rationales are empty", grouped(self.sentences), grouped(self.empty))?;
+        writeln!(f, "  sentences: {}; empty rationales: {}", grouped(self.sentences), grouped(self.empty))?;
         if self.unknown > 0 {
-            writeln!(f, "  {} left out: the dataset lacks their problems", grouped(self.unknown))?;
+            writeln!(f, "  rationales left out, since the dataset lacks their problems: {}", grouped(self.unknown))?;
         }
         if self.other_splits > 0 {
-            writeln!(f, "  {} left out: their problems are in other splits", grouped(self.other_splits))?;
+            writeln!(f, "  rationales left out, since their problems are in other splits: {}", grouped(self.other_splits))?;
         }
         write!(f, "next: collect-feedback --round {round} --stage scores --data {data}")
     }

@@ -1,0 +1,5 @@
+//! Tests of `collect-feedback` through its library: one binary, a module for each subject.
+
+mod import;
+mod reference;
+mod status;
