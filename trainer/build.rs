@@ -11,21 +11,14 @@ fn main() {
 
 fn link_libtorch() -> Result<(), String> {
     let variable = |name: &str| env::var(name).map_err(|error| format!("{name}: {error}"));
-    let (target_os, folder) = (
-        variable("CARGO_CFG_TARGET_OS")?,
-        PathBuf::from(variable("CARGO_MANIFEST_DIR")?),
-    );
-    let root = folder
-        .parent()
-        .ok_or("the trainer stands outside the workspace; next: build it inside")?;
+    let (target_os, folder) =
+        (variable("CARGO_CFG_TARGET_OS")?, PathBuf::from(variable("CARGO_MANIFEST_DIR")?));
+    let root = folder.parent().ok_or("the trainer stands outside the workspace; next: build it inside")?;
 
     // The path keeps the link in it, so that a later `make setup` may put another libtorch behind it.
     let libtorch = root.join(".libtorch/current");
     // A file, not the folder: cargo would look at thousands of headers below it. While it is missing, this runs again.
-    println!(
-        "cargo::rerun-if-changed={}",
-        libtorch.join("build-version").display()
-    );
+    println!("cargo::rerun-if-changed={}", libtorch.join("build-version").display());
     println!("cargo::rerun-if-changed=build.rs");
     // Cargo's configuration gives it the checkout's path: checkouts that share a target folder must not share an rpath.
     println!("cargo::rerun-if-env-changed=LIBTORCH");
@@ -47,16 +40,8 @@ fn link_libtorch() -> Result<(), String> {
     }
 
     // Besides libtorch itself: where libtorch_cuda.so is, and a `lib` folder beside a carried binary.
-    let origin = if target_os == "macos" {
-        "@loader_path"
-    } else {
-        "$ORIGIN"
-    };
-    for place in [
-        libtorch.join("lib"),
-        libtorch.join("cuda"),
-        PathBuf::from(origin).join("lib"),
-    ] {
+    let origin = if target_os == "macos" { "@loader_path" } else { "$ORIGIN" };
+    for place in [libtorch.join("lib"), libtorch.join("cuda"), PathBuf::from(origin).join("lib")] {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", place.display());
     }
     if target_os == "linux" {

@@ -55,6 +55,34 @@ impl Dataset {
         Self { root: root.into() }
     }
 
+    /// The dataset that a command works on: `given`, else the only one under `datasets/`.
+    ///
+    /// # Errors
+    /// Where it is no dataset, or nothing was given and there is not exactly one.
+    pub fn choose(given: Option<PathBuf>) -> Result<Self> {
+        if let Some(root) = given {
+            return Self::open(root);
+        }
+        let mut found: Vec<PathBuf> = fs::read_dir("datasets")
+            .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+            .unwrap_or_default();
+        found.retain(|path| path.join("problems.parquet").is_file());
+        found.sort();
+        match found.as_slice() {
+            [only] => Self::open(only),
+            [] => Err(Error::NotADataset {
+                path: "datasets".into(),
+                missing: "a dataset, or --data FOLDER,".into(),
+            }),
+            several => {
+                let names: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
+                let message =
+                    format!("expected one dataset under datasets/, found {}; say which", names.join(", "));
+                Err(Error::Settings { origin: "--data".into(), message })
+            }
+        }
+    }
+
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.root
@@ -123,7 +151,11 @@ impl Dataset {
         let mut seen = HashSet::with_capacity(problems.len());
         for (row, problem) in problems.iter().enumerate() {
             if !seen.insert(problem.problem_id.as_str()) {
-                return Err(Error::Duplicate { path, column: "problem_id", value: problem.problem_id.clone() });
+                return Err(Error::Duplicate {
+                    path,
+                    column: "problem_id",
+                    value: problem.problem_id.clone(),
+                });
             }
             if let Some(index) = problem.answer_index
                 && usize::from(index) >= problem.choices.len()

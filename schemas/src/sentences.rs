@@ -94,11 +94,7 @@ pub fn repeat_key(sentence: &str) -> String {
 /// The first of each group of sentences that count as the same, in order.
 pub fn without_repeats<'a>(sentences: &[&'a str]) -> Vec<&'a str> {
     let mut seen = HashSet::new();
-    sentences
-        .iter()
-        .copied()
-        .filter(|sentence| seen.insert(repeat_key(sentence)))
-        .collect()
+    sentences.iter().copied().filter(|sentence| seen.insert(repeat_key(sentence))).collect()
 }
 
 /// The text with every separator, spelled out or stray, turned into a real newline.
@@ -123,10 +119,7 @@ fn label_length(text: &str) -> usize {
     let mut at = 0;
     while let Some(char) = char_at(text, at) {
         let rest = &text[at..];
-        if rest
-            .get(..LABEL.len())
-            .is_some_and(|label| label.eq_ignore_ascii_case(LABEL))
-        {
+        if rest.get(..LABEL.len()).is_some_and(|label| label.eq_ignore_ascii_case(LABEL)) {
             at += LABEL.len();
         } else if let Some(length) = separator_at(text, at) {
             at += length;
@@ -205,9 +198,7 @@ fn joins_two_sentences(before: &str, rest: &str) -> bool {
     let mut after = rest.chars();
     two_lower
         && after.next().is_some_and(char::is_uppercase)
-        && after
-            .next()
-            .is_some_and(|c| c.is_lowercase() || c.is_whitespace() || c == ',')
+        && after.next().is_some_and(|c| c.is_lowercase() || c.is_whitespace() || c == ',')
 }
 
 /// Whether a single point after `sentence`, with `next` to follow on the same line, only shortens a word.
@@ -240,10 +231,9 @@ fn is_abbreviated(sentence: &str, next: &str) -> bool {
 /// Whether a lone capital is the initial of a name or a genus rather than a label or a unit.
 fn is_initial(letter: char, before: &str, next: &str) -> bool {
     let previous = before.rsplit(char::is_whitespace).next().unwrap_or_default();
-    let beside_initials = previous
-        .strip_suffix('.')
-        .is_some_and(|p| only_char(p).is_some_and(char::is_uppercase))
-        || (only_char(next).is_some_and(char::is_uppercase) && !is_starter(next));
+    let beside_initials =
+        previous.strip_suffix('.').is_some_and(|p| only_char(p).is_some_and(char::is_uppercase))
+            || (only_char(next).is_some_and(char::is_uppercase) && !is_starter(next));
     if beside_initials {
         return !is_starter(next);
     }
@@ -275,10 +265,7 @@ fn push(text: &str, range: Range<usize>, has_word: bool, found: &mut Vec<Range<u
 
 /// Bytes of the marks that go on right after a terminator: more terminators, closing brackets and quotes.
 fn marks_length(rest: &str) -> usize {
-    rest.len()
-        - rest
-            .trim_start_matches(|c| is_terminator(c) || is_closer(c))
-            .len()
+    rest.len() - rest.trim_start_matches(|c| is_terminator(c) || is_closer(c)).len()
 }
 
 /// Bytes of marks that stand alone after an end (`It is. . .`), white space before them included.
@@ -345,10 +332,7 @@ fn is_opener(char: char) -> bool {
 /// White space that is no newline.
 fn is_blank(char: char) -> bool {
     char.is_whitespace()
-        && !matches!(
-            char,
-            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}'
-        )
+        && !matches!(char, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
 #[cfg(test)]
@@ -394,11 +378,7 @@ mod tests {
         "#;
         for marked in texts.lines().map(str::trim) {
             let text = marked.replace('|', "");
-            let expected: Vec<_> = marked
-                .split('|')
-                .map(str::trim)
-                .filter(|s| !s.is_empty())
-                .collect();
+            let expected: Vec<_> = marked.split('|').map(str::trim).filter(|s| !s.is_empty()).collect();
             assert_eq!(sentences(&text), expected, "{text:?}");
             assert_eq!(sentences(&format!(" Solution: {text}")), expected, "{text:?}");
         }
@@ -407,32 +387,17 @@ mod tests {
     #[test]
     fn separators_are_found() {
         let cases: &[(&str, &[&str])] = &[
-            (
-                "One.\nTwo\r\n\r\nThree\u{2028}Four",
-                &["One.", "Two", "Three", "Four"],
-            ),
+            ("One.\nTwo\r\n\r\nThree\u{2028}Four", &["One.", "Two", "Three", "Four"]),
             (r"One.\nTwo.\n\nThree:\nfour", &["One.", "Two.", "Three:", "four"]),
             (
                 "A god.nIs it:nIt is!n\"No.\"nAll?n5 cups.nnIt",
                 &["A god.", "Is it:", "It is!", "\"No.\"", "All?", "5 cups.", "It"],
             ),
-            (
-                "Step 1.n.nUse it:n. The red.n",
-                &["Step 1.", "Use it:", ". The red."],
-            ),
-            (
-                "Step 1:n- Go.nÉcole (B)nThen",
-                &["Step 1:", "- Go.", "École (B)", "Then"],
-            ),
+            ("Step 1.n.nUse it:n. The red.n", &["Step 1.", "Use it:", ". The red."]),
+            ("Step 1:n- Go.nÉcole (B)nThen", &["Step 1:", "- Go.", "École (B)", "Then"]),
             ("He met Mr.\nThen", &["He met Mr.", "Then"]),
-            (
-                "A: nodes, .net, a.net, (n) and \"no\"",
-                &["A: nodes, .net, a.net, (n) and \"no\""],
-            ),
-            (
-                "A non-A run-On McNamara: 'n Roll",
-                &["A non-A run-On McNamara: 'n Roll"],
-            ),
+            ("A: nodes, .net, a.net, (n) and \"no\"", &["A: nodes, .net, a.net, (n) and \"no\""]),
+            ("A non-A run-On McNamara: 'n Roll", &["A non-A run-On McNamara: 'n Roll"]),
             ("Solution:nA cat", &["A cat"]),
             ("... . !\n\"", &[]),
             ("Solution: \\n \n \\n", &[]),
@@ -441,25 +406,14 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(sentences(text), *expected, "{text:?}");
         }
-        assert_eq!(
-            restore_newlines("It is:nA cat.\\nAn on.nnB"),
-            "It is:\nA cat.\nAn on.\nB"
-        );
+        assert_eq!(restore_newlines("It is:nA cat.\\nAn on.nnB"), "It is:\nA cat.\nAn on.\nB");
     }
 
     #[test]
     fn repeats_are_dropped() {
-        let sentences = [
-            "A cat purrs.",
-            "a  cat purrs",
-            "A cat\tpurrs!\"",
-            "A cat purrs 5%.",
-            "A cat purrs 5.",
-        ];
-        assert_eq!(
-            without_repeats(&sentences),
-            [sentences[0], sentences[3], sentences[4]]
-        );
+        let sentences =
+            ["A cat purrs.", "a  cat purrs", "A cat\tpurrs!\"", "A cat purrs 5%.", "A cat purrs 5."];
+        assert_eq!(without_repeats(&sentences), [sentences[0], sentences[3], sentences[4]]);
         assert_eq!(repeat_key(" It IS\u{a0}(so).\" "), "it is (so");
         assert_eq!(repeat_key("..."), "");
     }
@@ -484,10 +438,7 @@ mod tests {
             for range in split(&text) {
                 let sentence = &text[range.clone()];
                 assert!(range.start >= end, "{text:?}");
-                assert!(
-                    sentence.contains(char::is_alphanumeric) && !sentence.contains('\n'),
-                    "{text:?}"
-                );
+                assert!(sentence.contains(char::is_alphanumeric) && !sentence.contains('\n'), "{text:?}");
                 assert_eq!(sentence, sentence.trim(), "{text:?}");
                 assert!(!sentence.contains("\\n"), "{text:?}");
                 let outside = &text[end..range.start];
@@ -504,9 +455,9 @@ mod tests {
     #[test]
     fn time_grows_with_the_length_alone() {
         let began = Instant::now();
-        for piece in [
-            "a", ".", "n", " ", "(", "\"", "a. ", "A. ", "Mr. ", ".n", ".nA", "\\n", "a.b.", "U.S. ", ". ",
-        ] {
+        for piece in
+            ["a", ".", "n", " ", "(", "\"", "a. ", "A. ", "Mr. ", ".n", ".nA", "\\n", "a.b.", "U.S. ", ". "]
+        {
             let text = piece.repeat(300_000 / piece.len());
             sentences(&text);
             sentences(&format!("a.{text}"));
@@ -534,10 +485,7 @@ mod tests {
             }
         }
         // Lower case begins only what follows an aside in food chains: `…->earthworm. mushroom.`
-        assert!(
-            total > 8_000 && lower < 20,
-            "{total} sentences, {lower} in lower case"
-        );
+        assert!(total > 8_000 && lower < 20, "{total} sentences, {lower} in lower case");
         for problem in problems.values() {
             let gold = problem["solution"].as_str().unwrap_or_default();
             for joint in ["n", "\\n"] {

@@ -45,13 +45,15 @@ impl<T: Table> TableWriter<T> {
     pub fn create(path: &Path, provenance: &Provenance) -> Result<Self> {
         let (file, temporary) = tempfile_path::create_beside(path)?;
         let fields = T::fields();
-        let schema = Arc::new(Schema::new(fields.iter().map(|field| field.as_ref().clone()).collect::<Vec<_>>()));
+        let schema =
+            Arc::new(Schema::new(fields.iter().map(|field| field.as_ref().clone()).collect::<Vec<_>>()));
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by(provenance.created_by.clone())
             .set_key_value_metadata(Some(provenance.key_values(T::NAME)))
             .build();
-        let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(|e| write_error(path, e))?;
+        let writer =
+            ArrowWriter::try_new(file, schema, Some(properties)).map_err(|e| write_error(path, e))?;
         Ok(Self {
             path: path.to_path_buf(),
             writer,
@@ -116,7 +118,11 @@ impl<T: Table> TableWriter<T> {
 ///
 /// # Errors
 /// Where a cell breaks its column's declaration, or the disk refuses.
-pub fn write<T: Table>(path: &Path, rows: impl IntoIterator<Item = T>, provenance: &Provenance) -> Result<usize> {
+pub fn write<T: Table>(
+    path: &Path,
+    rows: impl IntoIterator<Item = T>,
+    provenance: &Provenance,
+) -> Result<usize> {
     let mut writer = TableWriter::create(path, provenance)?;
     rows.into_iter().try_for_each(|row| writer.push(row))?;
     writer.finish()
@@ -179,14 +185,20 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
     /// # Errors
     /// As [`read`].
     pub fn project(path: &Path, names: &[&str]) -> Result<Self> {
-        Self::with_columns(path, T::columns().into_iter().filter(|column| names.contains(&column.name)).collect())
+        Self::with_columns(
+            path,
+            T::columns().into_iter().filter(|column| names.contains(&column.name)).collect(),
+        )
     }
 
     fn with_columns(path: &Path, columns: Vec<Column>) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open", path))?;
-        let not_parquet =
-            |message: String| Error::NotParquet { path: path.to_path_buf(), message: message.replace("Parquet error: ", "") };
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| not_parquet(e.to_string()))?;
+        let not_parquet = |message: String| Error::NotParquet {
+            path: path.to_path_buf(),
+            message: message.replace("Parquet error: ", ""),
+        };
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| not_parquet(e.to_string()))?;
         check_header::<T>(path, builder.metadata())?;
         for column in &columns {
             let field = builder.schema().field_with_name(column.name).map_err(|_| Error::MissingColumn {
@@ -220,19 +232,23 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
                 return Err(self.value_error(column, self.row + row, "a value", "null"));
             }
             // Other writers say LargeUtf8, Utf8View or LargeList for the same data.
-            let array = cast_with_options(array, &column.data_type, &CastOptions { safe: false, ..Default::default() })
-                .map_err(|e| Error::ColumnType {
-                    path: self.path.clone(),
-                    column: column.name.to_owned(),
-                    expected: column.data_type.to_string(),
-                    found: e.to_string(),
-                })?;
+            let array = cast_with_options(
+                array,
+                &column.data_type,
+                &CastOptions { safe: false, ..Default::default() },
+            )
+            .map_err(|e| Error::ColumnType {
+                path: self.path.clone(),
+                column: column.name.to_owned(),
+                expected: column.data_type.to_string(),
+                found: e.to_string(),
+            })?;
             fields.push(column.field());
             arrays.push(array);
         }
         let convert = |message: String| Error::Convert { path: self.path.clone(), message };
-        let batch =
-            RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|e| convert(e.to_string()))?;
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+            .map_err(|e| convert(e.to_string()))?;
         check_values(&self.path, &batch, &self.columns, self.row)?;
         self.row += batch.num_rows();
         serde_arrow::from_record_batch(&batch).map_err(|e| convert(e.to_string()))
@@ -319,7 +335,9 @@ fn same_kind(expected: &DataType, found: &DataType) -> bool {
         }
         (D::Struct(a), D::Struct(b)) => {
             a.len() == b.len()
-                && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && same_kind(a.data_type(), b.data_type()))
+                && a.iter()
+                    .zip(b)
+                    .all(|(a, b)| a.name() == b.name() && same_kind(a.data_type(), b.data_type()))
         }
         (D::Timestamp(unit_a, zone_a), D::Timestamp(unit_b, zone_b)) => {
             unit_a == unit_b && zone_a.is_some() == zone_b.is_some()
@@ -352,7 +370,11 @@ fn check_values(path: &Path, batch: &RecordBatch, columns: &[Column], first_row:
                 if let Some(text) = text
                     && !column.one_of.contains(&text)
                 {
-                    return Err(problem(row, format!("one of {}", column.one_of.join(", ")), format!("`{text}`")));
+                    return Err(problem(
+                        row,
+                        format!("one of {}", column.one_of.join(", ")),
+                        format!("`{text}`"),
+                    ));
                 }
             }
         }
@@ -395,7 +417,9 @@ mod tempfile_path {
                 fs::rename(&path, target).map_err(Error::io("rename", target))?;
                 if let Some(folder) = target.parent() {
                     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-                    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))?;
+                    File::open(folder)
+                        .and_then(|folder| folder.sync_all())
+                        .map_err(Error::io("sync", folder))?;
                 }
             }
             Ok(())

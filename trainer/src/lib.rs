@@ -1,0 +1,97 @@
+//! The trainer: samples rationales from a small multimodal T5, learns from a Teacher's sentence scores (PPO) and
+//! corrections (supervised fine-tuning), and answers problems with what it then says. It reads and writes Parquet
+//! and never asks a Teacher itself; `stage` is the road.
+
+pub mod batch;
+pub mod cli;
+pub mod corpus;
+pub mod error;
+pub mod init;
+pub mod libtorch;
+pub mod metrics;
+pub mod optimizer;
+pub mod pretrain;
+pub mod progress;
+pub mod prompt;
+pub mod resume;
+pub mod rl;
+pub mod rollout;
+pub mod seed;
+pub mod sentences;
+pub mod sft;
+pub mod stage;
+pub mod student;
+pub mod tokenizer;
+pub mod vision;
+
+use cli::{Cli, Command};
+use error::{Error, Result};
+use schemas::Dataset;
+use schemas::settings::Resolved;
+use stage::{Context, Outcome};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Where the input is bad, a stage fails, or the run is interrupted; what was finished before stays.
+pub fn run(cli: Cli) -> Result<()> {
+    let resolved = Resolved::load(cli.config.as_deref(), cli.settings.values())?;
+    if cli.show_settings {
+        print!("{}", resolved.show());
+        return Ok(());
+    }
+    progress::catch_interrupts();
+    if let Some(Command::Init { from, tokenizer, shape, image_feature_width, out }) = &cli.command {
+        let seed = resolved.settings.rollout.seed;
+        let line = match (from, tokenizer) {
+            (Some(from), _) => {
+                init::from_folder(from, tokenizer.as_deref(), *image_feature_width, seed, out)?
+            }
+            (None, Some(tokenizer)) => init::random(tokenizer, shape, *image_feature_width, seed, out)?,
+            (None, None) => {
+                return Err(Error::input(
+                    "expected --from or --tokenizer, found neither",
+                    "train init --help",
+                ));
+            }
+        };
+        println!("{line}");
+        return Ok(());
+    }
+    let dataset = Dataset::choose(cli.data)?;
+    let _lock = dataset.lock("train")?;
+    let context = Context::new(dataset, &resolved)?;
+    match cli.command {
+        None => {
+            let round =
+                cli.round.ok_or_else(|| Error::input("expected --round, found none", "train --help"))?;
+            stage::advance(&context, round, cli.stage)?;
+        }
+        Some(Command::Init { .. }) => {}
+        Some(Command::Pretrain { from, out, share, epochs }) => {
+            println!("{}", pretrain::pretrain(&context, &from, &out, share, epochs)?);
+        }
+        Some(Command::Features { vit }) => {
+            let vit = match vit {
+                Some(folder) => vision::vit::Vit::read(&folder)?,
+                None => vision::vit::Vit::seeded((context.settings.rollout.seed >> 1) as i64),
+            };
+            let name = &context.settings.student.vision;
+            let line = vision::extract::extract(
+                &context.dataset,
+                &vit.to_device(context.device),
+                name,
+                context.device,
+            )?;
+            println!("{line}");
+        }
+        Some(Command::Eval { round, checkpoint }) => {
+            let line = match stage::evaluate(&context, round, &checkpoint)? {
+                Outcome::Done(line) | Outcome::Waiting(line) => line,
+                Outcome::Already => format!("round {round}: answers after {checkpoint} are already there"),
+            };
+            println!("{line}");
+        }
+    }
+    Ok(())
+}

@@ -41,10 +41,8 @@ pub struct Decoded {
 /// Where the tokenizer's decoder fails, or its text cannot be followed token by token.
 pub fn decode(tokenizer: &Tokenizer, token_ids: &[i32]) -> Result<Decoded> {
     let visible = visible_tokens(tokenizer, token_ids);
-    let (mut text, ends) = decode_with_ends(tokenizer, &visible).map_err(|source| Error::Tokenizer {
-        path: "tokenizer.json".into(),
-        message: source.to_string(),
-    })?;
+    let (mut text, ends) = decode_with_ends(tokenizer, &visible)
+        .map_err(|source| Error::Tokenizer { path: "tokenizer.json".into(), message: source.to_string() })?;
     restore_newlines(&mut text, &visible, &ends);
 
     let mut sentences = Vec::new();
@@ -54,10 +52,7 @@ pub fn decode(tokenizer: &Tokenizer, token_ids: &[i32]) -> Result<Decoded> {
             token += 1;
         }
         let token_end = visible.get(token).map_or(0, |visible| visible.index);
-        sentences.push(Sentence {
-            text: text[range].to_owned(),
-            token_end,
-        });
+        sentences.push(Sentence { text: text[range].to_owned(), token_end });
     }
     Ok(Decoded { text, sentences })
 }
@@ -89,12 +84,7 @@ fn visible_tokens(tokenizer: &Tokenizer, token_ids: &[i32]) -> Vec<Visible> {
             visible.pop_if(|last| last.piece == "<unk>");
         }
         if !added.is_special_token(&piece) {
-            visible.push(Visible {
-                index,
-                id,
-                piece,
-                is_newline,
-            });
+            visible.push(Visible { index, id, piece, is_newline });
         }
     }
     visible
@@ -132,9 +122,7 @@ fn follow(tokenizer: &Tokenizer, ids: &[u32], text: &str) -> tokenizers::Result<
         let known = tokenizer.decode(&ids[context..done], true)?;
         let longer = tokenizer.decode(&ids[context..next], true)?;
         let is_whole = !longer.ends_with('\u{fffd}') || next - done > UNDECIDED;
-        let part = longer
-            .strip_prefix(&known)
-            .filter(|part| is_whole && text[at..].starts_with(part));
+        let part = longer.strip_prefix(&known).filter(|part| is_whole && text[at..].starts_with(part));
         if let Some(part) = part {
             ends.resize(next - 1, at);
             at += part.len();
@@ -218,10 +206,8 @@ mod tests {
     #[test]
     fn newlines_and_labels_are_not_in_sentences() {
         let tokenizer = of_pieces(CASES.replace('|', "").split_whitespace(), METASPACE);
-        let (ids, _) = tokens_of(
-            &tokenizer,
-            "▁Solution : ▁An ▁entity . <unk> n S ing . ▁It ▁is ▁( B ). </s>",
-        );
+        let (ids, _) =
+            tokens_of(&tokenizer, "▁Solution : ▁An ▁entity . <unk> n S ing . ▁It ▁is ▁( B ). </s>");
         let decoded = decode(&tokenizer, &ids).unwrap();
         assert_eq!(decoded.text, "Solution: An entity.\nSing. It is (B).");
         let texts: Vec<_> = decoded.sentences.iter().map(|s| s.text.as_str()).collect();
@@ -234,25 +220,14 @@ mod tests {
         let (mut ids, _) = tokens_of(&tokenizer, "▁A ▁cat .");
         ids.splice(1..1, [-1, 32_127]);
         let decoded = decode(&tokenizer, &ids).unwrap();
-        let expected = Sentence {
-            text: "A cat.".into(),
-            token_end: 4,
-        };
-        assert_eq!(
-            decoded,
-            Decoded {
-                text: "A cat.".into(),
-                sentences: vec![expected]
-            }
-        );
+        let expected = Sentence { text: "A cat.".into(), token_end: 4 };
+        assert_eq!(decoded, Decoded { text: "A cat.".into(), sentences: vec![expected] });
     }
 
     /// Bytes of one character in several tokens, some of them never a character.
     #[test]
     fn byte_level_tokens_are_followed() {
-        let pieces = [
-            "A", "ĠcafÃ", "©", ".", "Ġ", "æĺ", "¯", "ãĢĤ", "Ċ", "Ã", "\"", ".ĠS",
-        ];
+        let pieces = ["A", "ĠcafÃ", "©", ".", "Ġ", "æĺ", "¯", "ãĢĤ", "Ċ", "Ã", "\"", ".ĠS"];
         let vocab: BTreeMap<_, _> = pieces.iter().zip(0..).collect();
         let model = json!({"type": "BPE", "vocab": vocab, "merges": []});
         let decoder =
@@ -261,10 +236,7 @@ mod tests {
         let cases = [
             ("A ĠcafÃ © .ĠS| . \"|", "A café. S.\""),
             ("A ĠcafÃ © .| Ċ A Ġ æĺ ¯ ãĢĤ| A|", "A café.\nA 是。A"),
-            (
-                "A Ã Ã Ã Ã Ã Ã .| Ġ A æĺ|",
-                "A\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}. A\u{fffd}",
-            ),
+            ("A Ã Ã Ã Ã Ã Ã .| Ġ A æĺ|", "A\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}. A\u{fffd}"),
         ];
         for (line, text) in cases {
             let (ids, expected) = tokens_of(&tokenizer, line);
@@ -324,10 +296,9 @@ mod tests {
     /// hardly any makes sense. Each difference must be of a kind that the module's documentation names.
     #[test]
     fn ends_of_the_public_code_differ_only_on_purpose() {
-        let (Some(data), Some(reference)) = (
-            real("ARES_REAL_DATA", "data"),
-            real("ARES_REFERENCE", "reference"),
-        ) else {
+        let (Some(data), Some(reference)) =
+            (real("ARES_REAL_DATA", "data"), real("ARES_REFERENCE", "reference"))
+        else {
             return;
         };
         let tokenizer = Tokenizer::from_file(data.join("t5-tokenizer/tokenizer.json")).unwrap();
@@ -340,10 +311,7 @@ mod tests {
             let decoded = decode(&tokenizer, tokens).unwrap();
             decodes_back(&tokenizer, tokens, &decoded);
             let mut ours = vec![false; tokens.len()];
-            decoded
-                .sentences
-                .iter()
-                .for_each(|sentence| ours[sentence.token_end as usize] = true);
+            decoded.sentences.iter().for_each(|sentence| ours[sentence.token_end as usize] = true);
             for at in 0..tokens.len() {
                 let kind = match (ours[at], theirs[at]) {
                     (false, false) => continue,
@@ -377,12 +345,8 @@ mod tests {
 
     /// Why the public code does not see an end that is one here.
     fn only_ours(tokenizer: &Tokenizer, tokens: &[i32], at: usize) -> &'static str {
-        let piece = |at: usize| {
-            tokens
-                .get(at)
-                .and_then(|&id| tokenizer.id_to_token(id as u32))
-                .unwrap_or_default()
-        };
+        let piece =
+            |at: usize| tokens.get(at).and_then(|&id| tokenizer.id_to_token(id as u32)).unwrap_or_default();
         let after_title = ["▁Mr", "▁Mrs", "▁Dr", "▁St"].contains(&piece(at.wrapping_sub(1)).as_str());
         if text(tokenizer, &tokens[at + 1..]).is_empty() {
             "ours: unfinished"
@@ -425,10 +389,7 @@ mod tests {
     fn tokens_of(tokenizer: &Tokenizer, line: &str) -> (Vec<i32>, Vec<usize>) {
         let pieces = || line.split_whitespace();
         let id = |piece: &str| tokenizer.token_to_id(piece.trim_end_matches('|')).unwrap() as i32;
-        let ends = pieces()
-            .enumerate()
-            .filter(|(_, piece)| piece.ends_with('|'))
-            .map(|(at, _)| at);
+        let ends = pieces().enumerate().filter(|(_, piece)| piece.ends_with('|')).map(|(at, _)| at);
         (pieces().map(id).collect(), ends.collect())
     }
 
@@ -441,11 +402,7 @@ mod tests {
             }
         }
         let vocab: Vec<_> = all.iter().map(|piece| json!([piece, -1.0])).collect();
-        of_model(
-            json!({"type": "Unigram", "unk_id": 2, "vocab": vocab}),
-            decoder,
-            &special,
-        )
+        of_model(json!({"type": "Unigram", "unk_id": 2, "vocab": vocab}), decoder, &special)
     }
 
     fn of_model(model: Value, decoder: &str, special: &[&str]) -> Tokenizer {

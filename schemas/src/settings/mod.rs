@@ -130,6 +130,7 @@ settings! {
         use_caption: bool = true, "Whether the picture's caption joins the context.";
         vision: String = "vit".to_owned(), "Image features to use: the name of a file in the dataset's vision folder, or none.";
         decode_batch: u32 = 32, "Rationales decoded at once.";
+        save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
     }
     /// Sampling rationales.
     rollout: RolloutSettings {

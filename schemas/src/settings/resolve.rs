@@ -197,7 +197,10 @@ fn find(section: &str, name: &str) -> Result<&'static Key, String> {
     }
     if !keys.iter().any(|key| key.section == section) {
         let sections = keys.iter().map(|key| key.section);
-        return Err(format!("unknown section `[{section}]`{}", nearest(section, sections, |s| format!("[{s}]"))));
+        return Err(format!(
+            "unknown section `[{section}]`{}",
+            nearest(section, sections, |s| format!("[{s}]"))
+        ));
     }
     // A key of another section is the likeliest mistake when the name itself is known.
     let hint = match keys.iter().find(|key| key.name == name) {
@@ -245,7 +248,10 @@ fn insert(merged: &mut Table, key: &Key, value: Value, origin: &str) -> Result<(
     }
     // Each value is read alone once, so that the error names its key and its origin.
     let mut alone = Table::new();
-    alone.insert(key.section.to_owned(), merged.get(key.section).cloned().unwrap_or(Value::Table(Table::new())));
+    alone.insert(
+        key.section.to_owned(),
+        merged.get(key.section).cloned().unwrap_or(Value::Table(Table::new())),
+    );
     Value::Table(alone)
         .try_into::<Settings>()
         .map(|_| ())

@@ -1,0 +1,92 @@
+//! The command line: clap types only.
+
+use crate::stage::Stage;
+use clap::{Parser, Subcommand};
+use schemas::settings::SettingFlags;
+use std::path::PathBuf;
+
+/// Samples, learns and answers: the trainer's side of ARES. Reads and writes Parquet; never asks a Teacher.
+#[derive(Debug, Parser)]
+#[command(name = "train", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    /// What to do; without it, a round is advanced as far as feedback allows.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Round to advance, from 1.
+    #[arg(long, required_unless_present = "show_settings", value_parser = clap::value_parser!(u32).range(1..))]
+    pub round: Option<u32>,
+
+    /// Do only this stage.
+    #[arg(long, value_enum)]
+    pub stage: Option<Stage>,
+
+    /// Print the resolved settings, each with where it came from, and do nothing.
+    #[arg(long, global = true)]
+    pub show_settings: bool,
+
+    /// Dataset folder; the only one under datasets/ where there is just one.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+
+    /// Settings file; ares.toml of the working folder where there is one.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Settings as flags.
+    #[command(flatten)]
+    pub settings: SettingFlags<{ SettingFlags::<0>::TRAINER }>,
+}
+
+/// What to do besides advancing a round.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a student: at random for a tokenizer, or from a Hugging Face T5 folder.
+    Init {
+        /// Hugging Face T5 folder; layers for pictures are added where it has none.
+        #[arg(long, value_name = "FOLDER", required_unless_present = "tokenizer")]
+        from: Option<PathBuf>,
+        /// Folder with tokenizer.json.
+        #[arg(long, value_name = "FOLDER")]
+        tokenizer: Option<PathBuf>,
+        /// Shape of a random student: tiny, small, base or large.
+        #[arg(long, default_value = "tiny", conflicts_with = "from")]
+        shape: String,
+        /// Width of one patch's image features.
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(i64).range(1..65536))]
+        image_feature_width: i64,
+        /// Folder of the new checkpoint.
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+    },
+    /// Train a student on gold solutions, to make a base student.
+    Pretrain {
+        /// Student to start from.
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+        /// Folder of the new checkpoint.
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+        /// Share of the train problems with a solution that it may see.
+        #[arg(long, default_value_t = 1.0)]
+        share: f64,
+        /// Passes over them.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        epochs: u32,
+    },
+    /// Make image features of all pictures of a dataset.
+    Features {
+        /// Hugging Face vit folder; without it, a small network made from the seed, for trials.
+        #[arg(long, value_name = "FOLDER")]
+        vit: Option<PathBuf>,
+    },
+    /// Decode and answer with one checkpoint.
+    Eval {
+        /// Round of the checkpoint; 0 with --checkpoint base.
+        #[arg(long, default_value_t = 0)]
+        round: u32,
+        /// base, rl or sft.
+        #[arg(long, value_parser = ["base", "rl", "sft"], default_value = "base")]
+        checkpoint: String,
+    },
+}

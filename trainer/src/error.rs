@@ -1,0 +1,74 @@
+//! What can go wrong in the trainer, and what the user may do about it.
+
+use std::path::PathBuf;
+
+/// Result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What was wrong, where, what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each variant's message names its fields
+pub enum Error {
+    #[error(transparent)]
+    Data(#[from] schemas::Error),
+
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+
+    #[error("{}: {message}", path.display())]
+    Checkpoint { path: PathBuf, message: String },
+
+    #[error("{}: weights do not fit the student:\n  {}", path.display(), problems.join("\n  "))]
+    Weights { path: PathBuf, problems: Vec<String> },
+
+    #[error("{}: {message}", path.display())]
+    Tokenizer { path: PathBuf, message: String },
+
+    #[error("{}: {message}", path.display())]
+    Features { path: PathBuf, message: String },
+
+    #[error("{message}")]
+    BadInput { message: String, hint: Option<String> },
+
+    #[error("{stage}, step {step}: the {what} is {value}; nothing was saved after the last checkpoint")]
+    NotFinite { stage: &'static str, step: u64, what: &'static str, value: f64 },
+
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+
+    #[error("interrupted; the same command goes on from here")]
+    Interrupted,
+}
+
+impl Error {
+    /// An input/output error on `path` while doing `action` ("read", "write", "create").
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// Bad input with the next command to type.
+    pub fn input(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::BadInput { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// What to type next, where that is known.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::BadInput { hint, .. } => hint.as_deref(),
+            Self::Data(schemas::Error::NotADataset { .. }) => Some("next: collect-feedback import --help"),
+            _ => None,
+        }
+    }
+
+    /// Exit status: 1 failed, 2 bad usage or bad input, 130 interrupted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Data(error) => 1 + u8::from(error.is_bad_input()),
+            Self::Io { source, .. } => 1 + u8::from(source.kind() == std::io::ErrorKind::NotFound),
+            Self::NotFinite { .. } | Self::Torch(_) => 1,
+            Self::Interrupted => 130,
+            _ => 2,
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Which device to run on. `libtorch_cuda` is loaded at run time, where a GPU is there: one binary serves both.
+
+use crate::error::{Error, Result};
+use schemas::settings::Device as DeviceSetting;
+use std::path::{Path, PathBuf};
+use tch::{Cuda, Device};
+
+/// The device that the settings ask for; `auto` takes a GPU where there is one.
+///
+/// # Errors
+/// Where `cuda` was asked for and there is no usable GPU.
+pub fn device(setting: DeviceSetting) -> Result<Device> {
+    let wanted = match setting {
+        DeviceSetting::Cpu => return Ok(Device::Cpu),
+        DeviceSetting::Auto => Path::new("/dev/nvidiactl").exists(),
+        DeviceSetting::Cuda => true,
+    };
+    if wanted {
+        load_cuda();
+        if Cuda::is_available() {
+            return Ok(Device::Cuda(0));
+        }
+    }
+    if setting == DeviceSetting::Cuda {
+        let message = "student.device is cuda, but libtorch finds no GPU";
+        return Err(Error::input(message, "next: --device cpu, or make setup on the machine with the GPU"));
+    }
+    Ok(Device::Cpu)
+}
+
+/// Loads `libtorch_cuda.so` from beside `libtorch_cpu.so`; where it is missing, CUDA just stays unavailable.
+#[allow(unsafe_code)]
+fn load_cuda() {
+    let Some(path) = folder_of_libtorch().map(|folder| folder.join("libtorch_cuda.so")) else { return };
+    if path.is_file() {
+        // SAFETY: the library comes from the same libtorch as libtorch_cpu, which expects it to be loaded this way.
+        match unsafe { libloading::Library::new(&path) } {
+            Ok(library) => std::mem::forget(library), // it registers itself and must stay for good
+            Err(error) => eprintln!("cannot load {}: {error}", path.display()),
+        }
+    }
+}
+
+fn folder_of_libtorch() -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
+    Some(Path::new(line.get(line.find('/')?..)?).parent()?.to_path_buf())
+}

@@ -1,0 +1,69 @@
+//! `train pretrain`: supervised training on the dataset's gold solutions (MM-CoT's first stage) makes a base student.
+
+use crate::corpus::{Corpus, rationale_source};
+use crate::error::{Error, Result};
+use crate::metrics::MetricLog;
+use crate::prompt;
+use crate::resume::StepCheckpoint;
+use crate::seed;
+use crate::sft::{Example, Plan, fit};
+use crate::stage::Context;
+use crate::student::checkpoint;
+use schemas::provenance::sha256_hex;
+use std::path::Path;
+
+/// Trains the student of `from` on the first `share` of the train problems with a solution (in an order by seed) for
+/// `epochs`, and writes it to `out`.
+///
+/// # Errors
+/// Where a folder is missing or taken, or training fails.
+pub fn pretrain(context: &Context, from: &Path, out: &Path, share: f64, epochs: u32) -> Result<String> {
+    if context.has(out) {
+        return Ok(format!("{} is already there: nothing to do", out.display()));
+    }
+    if !(share > 0.0 && share <= 1.0) {
+        let message = format!("--share: expected a number above 0, at most 1, found {share}");
+        return Err(Error::BadInput { message, hint: None });
+    }
+    let settings = &context.settings;
+    let policy = context.read_policy(from)?;
+    let corpus = Corpus::open(&context.dataset, &settings.student, &policy.student.config)?;
+    let problems: Vec<_> =
+        corpus.split("train").into_iter().filter(|problem| !problem.solution.trim().is_empty()).collect();
+    let order = seed::order(problems.len(), true, settings.rollout.seed, "pretrain share", 0);
+    let count = ((problems.len() as f64 * share).ceil() as usize).min(problems.len());
+    let mut examples = Vec::with_capacity(count);
+    for &index in &order[..count] {
+        let problem = problems[index];
+        let target = prompt::rationale_target(&problem.solution);
+        examples.push(Example {
+            problem_id: problem.problem_id.clone(),
+            source: rationale_source(&policy.tokenizer, problem, &settings.student)?,
+            target: policy.tokenizer.encode(&target, settings.sft.max_target_tokens)?,
+        });
+    }
+    let plan = Plan {
+        stage: "pretrain",
+        epochs,
+        batch: settings.sft.batch,
+        learning_rate: settings.sft.learning_rate,
+        weight_decay: settings.sft.weight_decay,
+        max_grad_norm: settings.sft.max_grad_norm,
+        seed: settings.rollout.seed,
+        kind: context.kind(),
+    };
+    let ids: Vec<&str> = examples.iter().map(|example| example.problem_id.as_str()).collect();
+    let identity = sha256_hex(format!("{} {plan:?} {}", policy.fingerprint, ids.join("\n")).as_bytes());
+    let mut saved = StepCheckpoint::new(out, identity, context.save_interval());
+    let mut log = MetricLog::new(0, "pretrain");
+    policy.weights.train_only(|_| true);
+    fit(&policy.student, &policy.weights, &examples, &corpus.features, &plan, &mut saved, &mut log)?;
+    let last = log.rows().iter().rev().find(|row| row.name == "loss").map_or(f64::NAN, |row| row.value);
+    checkpoint::write_student(out, &policy.student.config, &policy.weights, from)?;
+    context.dataset.write_part::<schemas::Metric>(0, "pretrain", log.into_rows(), &context.provenance)?;
+    saved.remove();
+    Ok(format!(
+        "{}: trained on {count} gold solutions for {epochs} epochs, last loss {last:.3}",
+        out.display()
+    ))
+}

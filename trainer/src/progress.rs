@@ -1,0 +1,75 @@
+//! Progress of long work: a bar on a terminal, a plain line every few seconds elsewhere; and interruption.
+
+use crate::error::{Error, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on Ctrl-C asks the running stage to stop at the next safe place; a second one ends the process.
+pub fn catch_interrupts() {
+    // Where no handler can be set, Ctrl-C ends the process at once, which loses no finished file.
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("interrupted: stopping at the next safe place (again to stop at once)");
+    });
+}
+
+/// Whether Ctrl-C was pressed.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Fails where Ctrl-C was pressed.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub fn check_interrupt() -> Result<()> {
+    if interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// Progress of one stage.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    label: String,
+    plain: bool,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// Progress over `total` units.
+    pub fn new(label: &str, total: u64) -> Self {
+        let plain = !std::io::stderr().is_terminal();
+        let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(total), target);
+        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg} ({eta} left)")
+        {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_prefix(label.to_owned());
+        Self { bar, label: label.to_owned(), plain, last_line: Instant::now() }
+    }
+
+    /// Sets the number of units done, with a short remark.
+    pub fn set(&mut self, done: u64, remark: impl Into<String>) {
+        let remark = remark.into();
+        let total = self.bar.length().unwrap_or_default();
+        if self.plain && (self.last_line.elapsed() > Duration::from_secs(5)) {
+            eprintln!("{}: {done}/{total} {remark}", self.label);
+            self.last_line = Instant::now();
+        }
+        self.bar.set_message(remark);
+        self.bar.set_position(done);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,115 @@
+//! Step checkpoints: one file with weights, optimizer state and place in the data, from which a stopped stage goes on.
+
+use crate::error::{Error, Result};
+use crate::metrics::MetricLog;
+use crate::optimizer::AdamW;
+use crate::student::Weights;
+use crate::student::checkpoint::{map_file, read_safetensors, write_safetensors};
+use safetensors::tensor::SafeTensors;
+use schemas::Metric;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tch::{Device, no_grad};
+
+/// Where a stopped stage stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Place {
+    /// What the stage was started with; another start must not go on from here.
+    identity: String,
+    /// Optimizer steps done.
+    steps: u64,
+    metrics: Vec<Metric>,
+}
+
+/// The step checkpoint of one stage, in a hidden file beside the checkpoint that the stage will write.
+#[derive(Debug)]
+pub struct StepCheckpoint {
+    path: PathBuf,
+    identity: String,
+    interval: Duration,
+    last: Instant,
+}
+
+impl StepCheckpoint {
+    /// The step checkpoint for the stage that writes `folder`. `identity` tells starting weights, data and settings.
+    pub fn new(folder: &Path, identity: String, interval: Duration) -> Self {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let path = folder.with_file_name(format!(".{name}-step.safetensors"));
+        Self { path, identity, interval, last: Instant::now() }
+    }
+
+    /// Brings weights, optimizer and metrics to the last saved step; returns the number of steps done, 0 for a fresh
+    /// start.
+    ///
+    /// # Errors
+    /// Where the file is there but broken.
+    pub fn restore(
+        &self,
+        weights: &[(&str, &Weights)],
+        optimizer: &mut AdamW,
+        log: &mut MetricLog,
+    ) -> Result<u64> {
+        if !self.path.is_file() {
+            return Ok(0);
+        }
+        let wrong = |message: String| Error::Checkpoint { path: self.path.clone(), message };
+        let map = map_file(&self.path)?;
+        let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| wrong(e.to_string()))?;
+        let place = header.metadata().as_ref().and_then(|metadata| metadata.get("place"));
+        let place = place.ok_or_else(|| wrong("expected a step checkpoint, found no `place`".into()))?;
+        let place: Place = serde_json::from_str(place).map_err(|e| wrong(e.to_string()))?;
+        if place.identity != self.identity {
+            eprintln!("{} belongs to other settings or data: starting anew", self.path.display());
+            return Ok(0);
+        }
+        let mut tensors = read_safetensors(&self.path)?;
+        for (set, weights) in weights {
+            for (name, weight) in weights.iter().filter(|(_, weight)| weight.requires_grad()) {
+                let saved = tensors.remove(&format!("{set}.{name}"));
+                let saved = saved.filter(|saved| saved.size() == weight.size());
+                let saved = saved
+                    .ok_or_else(|| wrong(format!("{set}.{name}: expected shape {:?}", weight.size())))?;
+                no_grad(|| weight.detach().copy_(&saved));
+            }
+        }
+        let device =
+            weights.iter().flat_map(|(_, weights)| weights.iter()).map(|(_, weight)| weight.device()).next();
+        optimizer.restore(&mut tensors, place.steps, device.unwrap_or(Device::Cpu));
+        log.restore(place.metrics);
+        eprintln!("going on after step {}", place.steps);
+        Ok(place.steps)
+    }
+
+    /// Saves where the interval has passed, or where `now`.
+    ///
+    /// # Errors
+    /// Where the disk refuses; the older step checkpoint then stays.
+    pub fn save(
+        &mut self,
+        weights: &[(&str, &Weights)],
+        optimizer: &AdamW,
+        log: &MetricLog,
+        now: bool,
+    ) -> Result<()> {
+        if !now && self.last.elapsed() < self.interval {
+            return Ok(());
+        }
+        let place =
+            Place { identity: self.identity.clone(), steps: optimizer.steps(), metrics: log.rows().to_vec() };
+        let place = serde_json::to_string(&place)
+            .map_err(|e| Error::Checkpoint { path: self.path.clone(), message: e.to_string() })?;
+        let trained = weights.iter().flat_map(|(set, weights)| {
+            let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
+            trained.map(move |(name, weight)| (format!("{set}.{name}"), weight))
+        });
+        write_safetensors(&self.path, trained.chain(optimizer.state()), &[("place", place)])?;
+        self.last = Instant::now();
+        Ok(())
+    }
+
+    /// Removes the file once the stage's checkpoint is there.
+    pub fn remove(&self) {
+        let _ = std::fs::remove_file(&self.path); // it may never have been written
+    }
+}

@@ -1,0 +1,6 @@
+//! Reinforcement learning on sentence scores: rewards, advantages, losses and the passes over the rollouts.
+
+pub mod advantage;
+pub mod loss;
+pub mod ppo;
+pub mod reward;

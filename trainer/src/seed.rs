@@ -1,0 +1,28 @@
+//! Random streams by name: the same place in the work always draws the same numbers, whatever ran before.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use sha2::{Digest, Sha256};
+
+/// A seed made of the run's seed and the place in the work, for instance `("rollout", "1/problem-7/3")`.
+pub fn derive(seed: u64, stage: &str, place: &str) -> u64 {
+    let hash = Sha256::digest(format!("{seed}/{stage}/{place}"));
+    let mut bytes = [0u8; 8];
+    bytes.copy_from_slice(&hash[..8]);
+    u64::from_le_bytes(bytes)
+}
+
+/// Seeds libtorch's own generator (dropout, initial weights) for a place in the work.
+pub fn seed_torch(seed: u64, stage: &str, place: &str) {
+    tch::manual_seed((derive(seed, stage, place) >> 1) as i64);
+}
+
+/// The order in which `count` items are taken in one pass.
+pub fn order(count: usize, shuffle: bool, seed: u64, stage: &str, pass: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    if shuffle {
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(derive(seed, stage, &format!("pass {pass}"))));
+    }
+    order
+}

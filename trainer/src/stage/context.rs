@@ -1,0 +1,130 @@
+//! What every stage works with: dataset, settings, folders of checkpoints, device.
+
+use crate::error::{Error, Result};
+use crate::student::checkpoint::{self, Loaded, WEIGHTS_FILE};
+use crate::student::{Student, Weights};
+use crate::tokenizer::Tokenizer;
+use schemas::settings::{Dtype, Resolved};
+use schemas::{Dataset, Provenance, Settings};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tch::{Device, Kind};
+
+/// Dataset, settings and device of one command.
+#[derive(Debug)]
+pub struct Context {
+    /// The dataset folder.
+    pub dataset: Dataset,
+    /// The settings.
+    pub settings: Settings,
+    /// Provenance of the files to write.
+    pub provenance: Provenance,
+    /// Where tensors live.
+    pub device: Device,
+    checkpoints: PathBuf,
+}
+
+/// A student with its tokenizer, on the device.
+#[derive(Debug)]
+pub struct Policy {
+    /// The student.
+    pub student: Student,
+    /// Its weights.
+    pub weights: Weights,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Fingerprint of the weights: the `policy` column.
+    pub fingerprint: String,
+    /// Folder it was read from.
+    pub folder: PathBuf,
+}
+
+impl Context {
+    /// The context of a dataset and settings.
+    ///
+    /// # Errors
+    /// Where the device is not there.
+    pub fn new(dataset: Dataset, resolved: &Resolved) -> Result<Self> {
+        let settings = resolved.settings.clone();
+        let checkpoints = PathBuf::from(settings.student.checkpoints.replace("<name>", &dataset.name()));
+        Ok(Self {
+            provenance: Provenance::new("train", &resolved.show()),
+            device: crate::libtorch::device(settings.student.device)?,
+            dataset,
+            settings,
+            checkpoints,
+        })
+    }
+
+    /// Number format of matrix products.
+    pub fn kind(&self) -> Kind {
+        match self.settings.student.dtype {
+            Dtype::Float32 => Kind::Float,
+            Dtype::Bfloat16 => Kind::BFloat16,
+        }
+    }
+
+    /// Time between step checkpoints.
+    pub fn save_interval(&self) -> Duration {
+        Duration::from_secs(self.settings.student.save_every_secs)
+    }
+
+    /// Folder of a round's checkpoint: `round=1/rl`.
+    pub fn checkpoint(&self, round: u32, stage: &str) -> PathBuf {
+        self.checkpoints.join(format!("round={round}")).join(stage)
+    }
+
+    /// Folder of the base student.
+    pub fn base(&self) -> PathBuf {
+        self.checkpoints.join("base")
+    }
+
+    /// Folder of the policy that a round starts from: the base student, or the last round's fine-tuned one.
+    pub fn start_of(&self, round: u32) -> PathBuf {
+        if round <= 1 { self.base() } else { self.checkpoint(round - 1, "sft") }
+    }
+
+    /// Reads the policy that a round starts from.
+    ///
+    /// # Errors
+    /// Where it is not there, or broken.
+    pub fn starting_policy(&self, round: u32) -> Result<Policy> {
+        let folder = self.start_of(round);
+        if !folder.join("config.json").is_file() {
+            let data = self.dataset.root().display();
+            return Err(if round <= 1 {
+                Error::input(
+                    format!("{}: expected the base student, found none", folder.display()),
+                    format!(
+                        "next: train init --tokenizer DIR --shape tiny --out {} (or --from HF_FOLDER)",
+                        folder.display()
+                    ),
+                )
+            } else {
+                Error::input(
+                    format!("{}: expected the policy of round {}, found none", folder.display(), round - 1),
+                    format!("next: train --round {} --data {data}", round - 1),
+                )
+            });
+        }
+        self.read_policy(&folder)
+    }
+
+    /// Reads a policy with its tokenizer.
+    ///
+    /// # Errors
+    /// Where it is not there, or broken.
+    pub fn read_policy(&self, folder: &Path) -> Result<Policy> {
+        let Loaded { config, weights } = checkpoint::read_student(folder)?;
+        let fingerprint = weights.fingerprint();
+        let tokenizer = Tokenizer::read(folder, &config)?;
+        let weights = weights.copy_to(self.device);
+        let student = Student::new(&weights, &config);
+        Ok(Policy { student, weights, tokenizer, fingerprint, folder: folder.to_path_buf() })
+    }
+
+    /// Whether a checkpoint folder is there; it appears by renaming, so it is whole.
+    pub fn has(&self, folder: &Path) -> bool {
+        folder.join(WEIGHTS_FILE).is_file()
+    }
+}

@@ -1,0 +1,85 @@
+//! The road of a round on the trainer's side: which stage is due, run it, say what comes next.
+//!
+//! rollout → (scores) → rl → rationales → (corrections) → sft → rationales → answer. What stands in brackets is the
+//! feedback pipeline's work; until it is there, the trainer waits. A stage is done when its files are there, and
+//! files appear whole or not at all, so a killed command just starts the stage again, or goes on inside it.
+
+mod answer;
+mod context;
+mod decode;
+mod report;
+mod rl;
+mod rollout;
+mod sft;
+
+pub use answer::evaluate;
+pub use context::Context;
+
+use crate::error::Result;
+use clap::ValueEnum;
+
+/// A stage of the trainer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// Sample rationales.
+    Rollout,
+    /// Learn from scores, then decode the train split.
+    Rl,
+    /// Learn from corrections, then decode all splits.
+    Sft,
+    /// Train the answer model, answer val and test.
+    Answer,
+}
+
+/// How a stage ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It ran, with a line for the user.
+    Done(String),
+    /// Its files were already there.
+    Already,
+    /// Feedback is missing; the line says what and which command comes next.
+    Waiting(String),
+}
+
+/// Advances round `round` as far as feedback allows, or does only the stage `only`. Returns the lines to print.
+///
+/// # Errors
+/// Where a stage fails; what earlier stages wrote stays.
+pub fn advance(context: &Context, round: u32, only: Option<Stage>) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let stages: [(Stage, fn(&Context, u32) -> Result<Outcome>); 4] = [
+        (Stage::Rollout, rollout::run),
+        (Stage::Rl, rl::run),
+        (Stage::Sft, sft::run),
+        (Stage::Answer, answer::run),
+    ];
+    for (stage, run) in stages {
+        if only.is_some_and(|only| only != stage) {
+            continue;
+        }
+        match run(context, round)? {
+            Outcome::Done(line) => {
+                println!("{line}");
+                lines.push(line);
+            }
+            Outcome::Already => {}
+            Outcome::Waiting(line) => {
+                println!("{line}");
+                lines.push(line);
+                return Ok(lines);
+            }
+        }
+    }
+    if lines.is_empty() {
+        let what = only.and_then(|stage| stage.to_possible_value());
+        let what = what.map_or_else(String::new, |stage| format!(", stage {}", stage.get_name()));
+        println!("round {round}{what}: nothing is due");
+    }
+    if only.is_none() {
+        let line = format!("round {round}: complete; next: train --round {}", round + 1);
+        println!("{line}");
+        lines.push(line);
+    }
+    Ok(lines)
+}

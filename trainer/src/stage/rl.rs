@@ -1,0 +1,363 @@
+//! Stage rl: learn from the scores of the round's rollouts, then say greedily what the new policy says.
+
+use super::context::{Context, Policy};
+use super::rollout::value_model;
+use super::{Outcome, decode};
+use crate::corpus::{Corpus, rationale_source};
+use crate::error::{Error, Result};
+use crate::metrics::MetricLog;
+use crate::resume::StepCheckpoint;
+use crate::rl::advantage::{gae, group_relative};
+use crate::rl::ppo::{self, Learner, ScoredRollout};
+use crate::rl::reward::token_rewards;
+use crate::student::checkpoint;
+use schemas::provenance::sha256_hex;
+use schemas::settings::Algorithm;
+use schemas::{Metric, Reject, Rollout, Score};
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Trains where scores allow, then decodes the train split.
+pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
+    let folder = context.checkpoint(round, "rl");
+    let mut line = None;
+    if !context.has(&folder) {
+        let policy = context.starting_policy(round)?;
+        let rollouts = match ready(context, round, &policy)? {
+            Ok(ready) => ready,
+            Err(waiting) => return Ok(Outcome::Waiting(waiting)),
+        };
+        line = Some(train(context, round, &policy, &rollouts)?);
+    }
+    let problems = context.dataset.problems()?;
+    let train: Vec<_> = problems.iter().filter(|problem| problem.split == "train").collect();
+    if !decode::is_done(context, round, "rl", "train", &train) {
+        let policy = context.read_policy(&folder)?;
+        let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
+        let written = decode::run(context, round, "rl", "train", &policy, &corpus)?;
+        let decoded = format!("{written} rationales decoded");
+        let text =
+            line.map_or_else(|| format!("round {round}: rl: {decoded}"), |line| format!("{line}; {decoded}"));
+        return Ok(Outcome::Done(text));
+    }
+    Ok(line.map_or(Outcome::Already, Outcome::Done))
+}
+
+/// Rollouts with the scores of their sentences.
+struct Scored {
+    rollouts: Vec<(Rollout, Vec<f32>)>,
+    /// Remarks on what was left out.
+    left_out: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ScoreOf {
+    rollout_id: String,
+    sentence_index: u32,
+    score: f32,
+}
+
+#[derive(Deserialize)]
+struct RejectOf {
+    kind: String,
+    subject_id: String,
+}
+
+/// Joins rollouts and scores; the inner error is the line that says what the round waits for.
+fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored, String>> {
+    let dataset = &context.dataset;
+    let rollouts: Vec<Rollout> = dataset.read(round)?;
+    let all = rollouts.len();
+    let own: Vec<Rollout> = rollouts.into_iter().filter(|rollout| !rollout.token_ids.is_empty()).collect();
+    let imported = all - own.len();
+    if own.is_empty() {
+        return Err(Error::input(
+            format!("round {round}: expected rollouts with tokens to learn from, found {imported} without"),
+            format!("next: train --round {round} --stage rollout --data {}", dataset.root().display()),
+        ));
+    }
+    if let Some(stale) = own.iter().find(|rollout| rollout.policy != policy.fingerprint) {
+        return Err(Error::input(
+            format!(
+                "round {round}: rollout {} was sampled by policy {}, but {} is {}",
+                stale.rollout_id,
+                short(&stale.policy),
+                policy.folder.display(),
+                short(&policy.fingerprint)
+            ),
+            "put the policy back that sampled, or remove this round's rollouts and scores to sample anew",
+        ));
+    }
+    let scores = scores_by_rollout(context, round, &own)?;
+    let rejected: HashSet<String> = dataset
+        .project::<Reject, RejectOf>(round, &["kind", "subject_id"])?
+        .into_iter()
+        .filter(|reject| reject.kind == "scores")
+        .map(|reject| reject.subject_id)
+        .collect();
+    let with_sentences = own.iter().filter(|rollout| !rollout.sentences.is_empty()).count();
+    let (mut waiting, mut lost, mut empty) = (0, 0, 0);
+    let mut scored = Vec::new();
+    for rollout in own {
+        if rollout.sentences.is_empty() {
+            empty += 1;
+        } else if let Some(sentences) = scores.get(&rollout.rollout_id) {
+            let count = rollout.sentences.len();
+            let complete: Option<Vec<f32>> =
+                (0..count as u32).map(|index| sentences.get(&index).copied()).collect();
+            match complete {
+                Some(sentence_scores) if sentences.len() == count => scored.push((rollout, sentence_scores)),
+                _ => {
+                    return Err(Error::BadInput {
+                        message: format!(
+                            "scores, round {round}: rollout {}: expected a score for each of {count} sentences, \
+                             found {}",
+                            rollout.rollout_id,
+                            sentences.len()
+                        ),
+                        hint: None,
+                    });
+                }
+            }
+        } else if rejected.contains(&rollout.rollout_id) {
+            lost += 1;
+        } else {
+            waiting += 1;
+        }
+    }
+    let coverage = scored.len() as f64 / with_sentences.max(1) as f64;
+    let least = context.settings.rl.min_coverage;
+    if with_sentences > 0 && coverage < least {
+        if waiting == 0 {
+            return Err(Error::input(
+                format!(
+                    "round {round}: rl.min_coverage: expected {:.1} % of {with_sentences} rollouts scored, found \
+                     {:.1} % ({lost} rejected)",
+                    least * 100.0,
+                    coverage * 100.0
+                ),
+                "look at the rejects table, or lower --min-coverage",
+            ));
+        }
+        return Ok(Err(format!(
+            "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}",
+            grouped(waiting)
+        )));
+    }
+    if scored.is_empty() {
+        let message =
+            format!("round {round}: expected scored rollouts to learn from, found none ({empty} are empty)");
+        return Err(Error::BadInput { message, hint: None });
+    }
+    let left_out = [(empty, "empty"), (lost, "rejected"), (waiting, "not scored"), (imported, "imported")];
+    let left_out = left_out
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    Ok(Ok(Scored { rollouts: scored, left_out }))
+}
+
+type SentenceScores = HashMap<u32, f32>;
+
+fn scores_by_rollout(
+    context: &Context,
+    round: u32,
+    rollouts: &[Rollout],
+) -> Result<HashMap<String, SentenceScores>> {
+    let known: HashMap<&str, usize> =
+        rollouts.iter().map(|rollout| (rollout.rollout_id.as_str(), rollout.sentences.len())).collect();
+    let mut scores: HashMap<String, SentenceScores> = HashMap::new();
+    let columns = ["rollout_id", "sentence_index", "score"];
+    for row in context.dataset.project::<Score, ScoreOf>(round, &columns)? {
+        let Some(&count) = known.get(row.rollout_id.as_str()) else {
+            continue; // scores of imported rollouts
+        };
+        let wrong = |expected: String| Error::BadInput {
+            message: format!(
+                "scores, round {round}: rollout {}, sentence {}: expected {expected}",
+                row.rollout_id, row.sentence_index
+            ),
+            hint: None,
+        };
+        if row.sentence_index as usize >= count {
+            return Err(wrong(format!("a sentence below {count}")));
+        }
+        let of_rollout = scores.entry(row.rollout_id.clone()).or_default();
+        if of_rollout.insert(row.sentence_index, row.score).is_some() {
+            return Err(wrong("one score, found two".into()));
+        }
+    }
+    Ok(scores)
+}
+
+fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Result<String> {
+    let settings = &context.settings;
+    let config = &policy.student.config;
+    let corpus = Corpus::open(&context.dataset, &settings.student, config)?;
+    let rollouts = with_advantages(context, &corpus, policy, &scored.rollouts)?;
+    let uses_value = settings.rl.algorithm == Algorithm::Ppo;
+    let value = uses_value.then(|| value_model(policy, settings.rollout.seed, round));
+    policy.weights.train_only(|_| true);
+    if let Some((_, weights)) = &value {
+        weights.train_only(|name| name != "lm_head.weight");
+    }
+    let learner = Learner {
+        policy: &policy.student,
+        policy_weights: &policy.weights,
+        value: value.as_ref().map(|(model, weights)| (model, weights)),
+    };
+    let folder = context.checkpoint(round, "rl");
+    let identity = sha256_hex(
+        format!(
+            "{} {:?} {} {}",
+            policy.fingerprint,
+            settings.rl,
+            settings.rollout.seed,
+            digest(&scored.rollouts)
+        )
+        .as_bytes(),
+    );
+    let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval());
+    let mut log = MetricLog::new(round, "rl");
+    let sentence_scores: Vec<f32> =
+        scored.rollouts.iter().flat_map(|(_, scores)| scores.iter().copied()).collect();
+    let mean = f64::from(sentence_scores.iter().sum::<f32>()) / sentence_scores.len().max(1) as f64;
+    let at_start = [("mean_sentence_score", mean), ("rollouts", rollouts.len() as f64)];
+    log.push(0, 0.0, at_start);
+    let seed = settings.rollout.seed ^ u64::from(round);
+    ppo::train(
+        &learner,
+        &rollouts,
+        &corpus.features,
+        &settings.rl,
+        seed,
+        context.kind(),
+        &mut saved,
+        &mut log,
+    )?;
+    checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)?;
+    context.dataset.write_part::<Metric>(round, "rl", log.into_rows(), &context.provenance)?;
+    saved.remove();
+    let left_out = match scored.left_out.as_slice() {
+        [] => String::new(),
+        remarks => format!(" (left out: {})", remarks.join(", ")),
+    };
+    Ok(format!(
+        "round {round}: rl: {} on {} rollouts, mean sentence score {mean:.3}{left_out}",
+        settings.rl.algorithm,
+        grouped(rollouts.len())
+    ))
+}
+
+/// Rewards, then advantages and returns, of all scored rollouts.
+fn with_advantages(
+    context: &Context,
+    corpus: &Corpus,
+    policy: &Policy,
+    scored: &[(Rollout, Vec<f32>)],
+) -> Result<Vec<ScoredRollout>> {
+    let rl = &context.settings.rl;
+    let mut rollouts = Vec::with_capacity(scored.len());
+    let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut ends = Vec::with_capacity(scored.len());
+    for (rollout, scores) in scored {
+        let wrong = |what: String| Error::BadInput {
+            message: format!("rollouts: {}: {what}", rollout.rollout_id),
+            hint: None,
+        };
+        let tokens = rollout.token_ids.len();
+        for (column, found) in [("logprobs", rollout.logprobs.len()), ("values", rollout.values.len())] {
+            if found != tokens {
+                return Err(wrong(format!("expected {tokens} {column}, found {found}")));
+            }
+        }
+        let numbers = rollout.logprobs.iter().chain(&rollout.ref_logprobs).chain(&rollout.values);
+        if let Some(number) = numbers.copied().find(|number| !number.is_finite()) {
+            return Err(wrong(format!("expected finite numbers, found {number}")));
+        }
+        let vocabulary = policy.student.config.vocab_size;
+        if let Some(id) = rollout.token_ids.iter().find(|&&id| !(0..vocabulary).contains(&i64::from(id))) {
+            return Err(wrong(format!("expected tokens below {vocabulary}, found {id}")));
+        }
+        let sentence_ends: Vec<(u32, f32)> = rollout
+            .sentences
+            .iter()
+            .zip(scores)
+            .map(|(sentence, &score)| (sentence.token_end, score))
+            .collect();
+        let rewards = token_rewards(
+            &rollout.logprobs,
+            &rollout.ref_logprobs,
+            &sentence_ends,
+            rl.kl_coefficient,
+            rl.neutral_score,
+        )
+        .map_err(wrong)?;
+        let (advantages, returns) = match rl.algorithm {
+            Algorithm::Ppo => gae(&rewards, &rollout.values, rl.gamma, rl.lambda),
+            Algorithm::Grpo => (Vec::new(), Vec::new()),
+        };
+        groups.entry(&rollout.problem_id).or_default().push(rollouts.len());
+        ends.push(sentence_ends);
+        let problem = corpus.get(&rollout.problem_id, "rollouts")?;
+        rollouts.push(ScoredRollout {
+            problem_id: rollout.problem_id.clone(),
+            source: rationale_source(&policy.tokenizer, problem, &context.settings.student)?,
+            tokens: rollout.token_ids.iter().map(|&id| i64::from(id)).collect(),
+            old_logprobs: rollout.logprobs.clone(),
+            advantages,
+            returns,
+        });
+    }
+    if rl.algorithm == Algorithm::Grpo {
+        for members in groups.values() {
+            let centred: Vec<Vec<(u32, f32)>> = members
+                .iter()
+                .map(|&member| {
+                    let centre =
+                        |&(token, score): &(u32, f32)| (token, (f64::from(score) - rl.neutral_score) as f32);
+                    ends[member].iter().map(centre).collect()
+                })
+                .collect();
+            let lengths: Vec<usize> = members.iter().map(|&member| rollouts[member].tokens.len()).collect();
+            for (&member, advantages) in members.iter().zip(group_relative(&centred, &lengths)) {
+                rollouts[member].advantages = advantages;
+            }
+        }
+    }
+    Ok(rollouts)
+}
+
+fn digest(scored: &[(Rollout, Vec<f32>)]) -> String {
+    let text: Vec<String> =
+        scored.iter().map(|(rollout, scores)| format!("{}{scores:?}", rollout.rollout_id)).collect();
+    sha256_hex(text.join("\n").as_bytes())
+}
+
+fn short(fingerprint: &str) -> &str {
+    fingerprint.get(..12).unwrap_or(fingerprint)
+}
+
+/// 12726 → `12,726`.
+pub(super) fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        assert_eq!(super::grouped(7), "7");
+        assert_eq!(super::grouped(1234), "1,234");
+        assert_eq!(super::grouped(50_904_000), "50,904,000");
+    }
+}

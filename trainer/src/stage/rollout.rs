@@ -1,0 +1,233 @@
+//! Stage rollout: k sampled rationales for each train problem, with log-probabilities and values of every token.
+
+use super::Outcome;
+use super::context::{Context, Policy};
+use crate::batch;
+use crate::corpus::{Corpus, rationale_source};
+use crate::error::{Error, Result};
+use crate::progress::{Progress, check_interrupt};
+use crate::rollout::logprobs::{ValueModel, token_logprobs};
+use crate::rollout::{Generated, Sampling, generate};
+use crate::seed;
+use crate::sentences;
+use crate::student::value_head::ValueHead;
+use crate::student::{Mode, Source, Student, Weights};
+use crate::vision::ImageFeatures;
+use schemas::{Problem, Rollout};
+use tch::{Tensor, no_grad};
+
+/// Problems in one Parquet part, the unit that a killed run repeats.
+const PROBLEMS_A_PART: usize = 256;
+
+/// Samples what is missing of the round.
+pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
+    let problems = context.dataset.problems()?;
+    let train: Vec<&Problem> = problems.iter().filter(|problem| problem.split == "train").collect();
+    if train.is_empty() {
+        return Err(Error::BadInput {
+            message: format!(
+                "{}: expected problems of split train, found none",
+                context.dataset.root().display()
+            ),
+            hint: None,
+        });
+    }
+    let parts: Vec<(String, &[&Problem])> =
+        train.chunks(PROBLEMS_A_PART).enumerate().map(|(i, chunk)| (part_name(i), chunk)).collect();
+    let due: Vec<&(String, &[&Problem])> = parts
+        .iter()
+        .filter(|(name, _)| !context.dataset.part_path::<Rollout>(round, name).is_file())
+        .collect();
+    if due.is_empty() {
+        return Ok(Outcome::Already);
+    }
+    let policy = context.starting_policy(round)?;
+    let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
+    let sampler = Sampler::new(context, round, &policy)?;
+    let total: usize = due.iter().map(|(_, chunk)| chunk.len()).sum();
+    let mut progress = Progress::new(&format!("round {round}: rollout"), total as u64);
+    let mut rows = 0;
+    let mut problems_done = 0;
+    for (name, chunk) in due {
+        let rollouts = sampler.part(chunk, &corpus.features, &mut |done| {
+            progress.set((problems_done + done) as u64, "problems");
+            check_interrupt()
+        })?;
+        problems_done += chunk.len();
+        rows += rollouts.len();
+        context.dataset.write_part(round, name, rollouts, &context.provenance)?;
+    }
+    Ok(Outcome::Done(format!("round {round}: {rows} rationales sampled for {total} problems")))
+}
+
+/// Name of a part of sampled rollouts; imported ones have other names.
+fn part_name(index: usize) -> String {
+    format!("sampled-{index:05}")
+}
+
+struct Sampler<'a> {
+    context: &'a Context,
+    round: u32,
+    policy: &'a Policy,
+    /// The reference policy where it is not the sampling policy.
+    reference: Option<Student>,
+    value: ValueModel,
+    mode: Mode,
+}
+
+impl<'a> Sampler<'a> {
+    fn new(context: &'a Context, round: u32, policy: &'a Policy) -> Result<Self> {
+        let base = context.base();
+        // In the first round the reference is the policy itself.
+        let reference = if policy.folder == base { None } else { Some(context.read_policy(&base)?.student) };
+        let (value, _) = value_model(policy, context.settings.rollout.seed, round);
+        Ok(Self {
+            context,
+            round,
+            policy,
+            reference,
+            value,
+            mode: Mode { train: false, kind: context.kind() },
+        })
+    }
+
+    /// Rollouts of some problems, in the order of the problems and samples.
+    fn part(
+        &self,
+        problems: &[&Problem],
+        features: &ImageFeatures,
+        tick: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<Rollout>> {
+        let settings = &self.context.settings;
+        let config = &self.policy.student.config;
+        let samples = settings.rollout.samples as usize;
+        let mut sources = Vec::with_capacity(problems.len());
+        for problem in problems {
+            sources.push(rationale_source(&self.policy.tokenizer, problem, &settings.student)?);
+        }
+        // Alike lengths share a batch, so that little is spent on padding.
+        let mut order: Vec<usize> = (0..problems.len()).collect();
+        order.sort_by_key(|&index| (sources[index].len(), index));
+        let mut rows: Vec<Option<Vec<Rollout>>> = vec![None; problems.len()];
+        let together = (settings.student.decode_batch as usize / samples).max(1);
+        for (batch_index, indices) in order.chunks(together).enumerate() {
+            tick(batch_index * together)?;
+            let batch_rows: Vec<(&[i64], &str)> = indices
+                .iter()
+                .map(|&index| (sources[index].as_slice(), problems[index].problem_id.as_str()))
+                .collect();
+            let source = batch::source(&batch_rows, features, config.pad_token_id, self.context.device);
+            let seeds: Vec<u64> = indices
+                .iter()
+                .flat_map(|&index| (0..samples).map(move |sample| (index, sample)))
+                .map(|(index, sample)| {
+                    let place = format!("{}/{}/{sample}", self.round, problems[index].problem_id);
+                    seed::derive(settings.rollout.seed, "rollout", &place)
+                })
+                .collect();
+            let sampling = Sampling::Random {
+                top_k: settings.rollout.top_k,
+                top_p: settings.rollout.top_p,
+                temperature: settings.rollout.temperature,
+            };
+            let generated = generate(
+                &self.policy.student,
+                &source,
+                sampling,
+                &seeds,
+                settings.rollout.max_new_tokens,
+                self.mode,
+            );
+            let (reference, values) = self.judge(&source, &generated, samples as i64);
+            for (place, &index) in indices.iter().enumerate() {
+                let first = place * samples;
+                let mut rollouts = Vec::with_capacity(samples);
+                for row in first..first + samples {
+                    let problem = &problems[index].problem_id;
+                    let numbers = (reference[row].clone(), values[row].clone());
+                    rollouts.push(self.rollout(
+                        problem,
+                        (row - first) as u32,
+                        &generated[row],
+                        numbers,
+                        seeds[row],
+                    )?);
+                }
+                rows[index] = Some(rollouts);
+            }
+        }
+        tick(problems.len())?;
+        Ok(rows.into_iter().flatten().flatten().collect())
+    }
+
+    fn rollout(
+        &self,
+        problem_id: &str,
+        sample: u32,
+        generated: &Generated,
+        (ref_logprobs, values): (Vec<f32>, Vec<f32>),
+        seed: u64,
+    ) -> Result<Rollout> {
+        let token_ids: Vec<i32> =
+            generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
+        let decoded = sentences::decode(self.policy.tokenizer.inner(), &token_ids)?;
+        Ok(Rollout {
+            rollout_id: Rollout::id(problem_id, self.round, sample),
+            problem_id: problem_id.to_owned(),
+            round: self.round,
+            sample,
+            rationale: decoded.text,
+            token_ids,
+            logprobs: generated.logprobs.clone(),
+            ref_logprobs: if self.reference.is_some() { ref_logprobs } else { generated.logprobs.clone() },
+            values,
+            sentences: decoded.sentences,
+            truncated: generated.truncated,
+            policy: self.policy.fingerprint.clone(),
+            seed,
+        })
+    }
+
+    /// Reference log-probabilities and values of every token, in one teacher-forced pass each.
+    fn judge(
+        &self,
+        source: &Source,
+        generated: &[Generated],
+        samples: i64,
+    ) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+        let config = &self.policy.student.config;
+        let device = self.context.device;
+        let tokens: Vec<&[i64]> = generated.iter().map(|generated| generated.tokens.as_slice()).collect();
+        let inputs =
+            batch::decoder_inputs(&tokens, config.decoder_start_token_id, config.pad_token_id, device);
+        let labels = batch::pad(&tokens, config.pad_token_id, device);
+        let rows = |tensor: &Tensor| -> Vec<Vec<f32>> {
+            (0i64..).zip(&tokens).map(|(row, tokens)| batch::row_numbers(tensor, row, tokens.len())).collect()
+        };
+        no_grad(|| {
+            // The encoder runs once a problem; its states are repeated for the samples.
+            let hidden = |student: &Student| {
+                let encoded = student.encode(source, self.mode).repeat_interleave_self_int(samples, 0, None);
+                let mask = source.mask.repeat_interleave_self_int(samples, 0, None);
+                student.decoder.forward(&inputs, &encoded, &mask, self.mode)
+            };
+            let values = rows(&self.value.values(&hidden(&self.value.student), self.mode));
+            let reference = match &self.reference {
+                Some(student) => rows(&token_logprobs(student, &hidden(student), &labels, self.mode)),
+                None => vec![Vec::new(); tokens.len()],
+            };
+            (reference, values)
+        })
+    }
+}
+
+/// The value model that a round starts with: a copy of the policy with a head made from the seed.
+pub(super) fn value_model(policy: &Policy, run_seed: u64, round: u32) -> (ValueModel, Weights) {
+    let config = &policy.student.config;
+    let mut weights = policy.weights.copy_to(tch::Device::Cpu);
+    let head_seed = (seed::derive(run_seed, "value head", &round.to_string()) >> 1) as i64;
+    weights.add_random(config, config.value_head_shapes(), head_seed);
+    let weights = weights.copy_to(policy.student.encoder.device());
+    let model = ValueModel { student: Student::new(&weights, config), head: ValueHead::new(&weights) };
+    (model, weights)
+}

@@ -1,0 +1,89 @@
+//! The student: a multimodal T5 as MM-CoT builds it (encoder, gated fusion with a picture, decoder, head).
+
+pub mod attention;
+pub mod checkpoint;
+pub mod config;
+pub mod decoder;
+pub mod encoder;
+pub mod fusion;
+pub mod layers;
+pub mod lora;
+pub mod value_head;
+pub mod weights;
+
+pub use config::StudentConfig;
+pub use layers::Mode;
+pub use weights::Weights;
+
+use decoder::Decoder;
+use encoder::Encoder;
+use layers::Linear;
+use tch::{Kind, Tensor};
+
+/// A student ready to run. It shares its tensors with the [`Weights`] it was made of: an optimizer step on those
+/// is seen here.
+#[derive(Debug)]
+pub struct Student {
+    /// Shape and constants.
+    pub config: StudentConfig,
+    /// Encoder and fusion.
+    pub encoder: Encoder,
+    /// Decoder.
+    pub decoder: Decoder,
+    head: Head,
+}
+
+#[derive(Debug)]
+enum Head {
+    Tied(Tensor),
+    Own(Linear),
+}
+
+/// Source side of a batch.
+#[derive(Debug)]
+pub struct Source {
+    /// Tokens [batch, source], padded at the end.
+    pub ids: Tensor,
+    /// 1 for tokens, 0 for padding [batch, source].
+    pub mask: Tensor,
+    /// Image features [batch, patches, p], float32; zeros where there is no picture.
+    pub image: Tensor,
+}
+
+impl Student {
+    /// The student of these weights, which must have the names and shapes of `config`.
+    pub fn new(weights: &Weights, config: &StudentConfig) -> Self {
+        let head = match weights.find("lm_head.weight") {
+            Some(_) => Head::Own(Linear::new(weights, "lm_head")),
+            None => Head::Tied(weights.get("shared.weight")),
+        };
+        Self {
+            encoder: Encoder::new(weights, config),
+            decoder: Decoder::new(weights, config),
+            head,
+            config: config.clone(),
+        }
+    }
+
+    /// Fused encoder states [batch, source, d].
+    pub fn encode(&self, source: &Source, mode: Mode) -> Tensor {
+        self.encoder.forward(&source.ids, &source.mask, &source.image, mode)
+    }
+
+    /// Logits [.., vocab] of decoder states [.., d].
+    pub fn logits(&self, hidden: &Tensor, mode: Mode) -> Tensor {
+        let scaled = self.config.head_scale().map(|scale| hidden * scale);
+        let hidden = scaled.as_ref().unwrap_or(hidden);
+        let logits = match &self.head {
+            Head::Own(linear) => linear.forward(hidden, mode),
+            Head::Tied(weight) => mode.cast(hidden).linear(&mode.cast(weight), None::<&Tensor>),
+        };
+        logits.to_kind(Kind::Float)
+    }
+
+    /// Decoder states [batch, target, d] for decoder inputs `ids` [batch, target], which begin with the start token.
+    pub fn hidden(&self, source: &Source, ids: &Tensor, mode: Mode) -> Tensor {
+        let encoded = self.encode(source, mode);
+        self.decoder.forward(ids, &encoded, &source.mask, mode)
+    }
+}

@@ -1,0 +1,138 @@
+//! Named weights: made at random by seed, copied, hashed; the leaves of every gradient.
+
+use super::config::StudentConfig;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor};
+
+/// Weights by name, float32. Sorted by name, so that everything that walks over them has one order.
+#[derive(Debug, Default)]
+pub struct Weights {
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Weights {
+    /// Weights of these tensors.
+    pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
+        Self { tensors }
+    }
+
+    /// Random weights as Hugging Face initialises a T5 (normal with a scale by fan-in), and the fusion layers
+    /// as PyTorch does (uniform within ±1/√fan-in; Xavier for the attention's input projection).
+    pub fn random(config: &StudentConfig, seed: i64) -> Self {
+        tch::manual_seed(seed);
+        let mut weights = Self::default();
+        for (name, shape) in config.shapes() {
+            let tensor = initial(config, &name, &shape);
+            weights.tensors.insert(name, tensor);
+        }
+        weights
+    }
+
+    /// Adds random weights for the names that are not there yet.
+    pub fn add_random(&mut self, config: &StudentConfig, shapes: Vec<(String, Vec<i64>)>, seed: i64) {
+        tch::manual_seed(seed);
+        for (name, shape) in shapes {
+            let tensor = initial(config, &name, &shape);
+            self.tensors.entry(name).or_insert(tensor);
+        }
+    }
+
+    /// The weight of this name.
+    ///
+    /// # Panics
+    /// Where there is none: every set of weights is checked against its configuration when it is read.
+    pub fn get(&self, name: &str) -> Tensor {
+        match self.tensors.get(name) {
+            Some(tensor) => tensor.shallow_clone(),
+            None => unreachable!("weights were checked when they were read, but `{name}` is missing"),
+        }
+    }
+
+    /// The weight of this name, where there is one.
+    pub fn find(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// Adds or replaces a weight.
+    pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
+        self.tensors.insert(name.into(), tensor);
+    }
+
+    /// Removes a weight.
+    pub fn remove(&mut self, name: &str) -> Option<Tensor> {
+        self.tensors.remove(name)
+    }
+
+    /// All names and weights, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Number of parameters.
+    pub fn count(&self) -> i64 {
+        self.tensors.values().map(|tensor| tensor.numel() as i64).sum()
+    }
+
+    /// A deep copy on `device`, without gradients.
+    pub fn copy_to(&self, device: Device) -> Self {
+        let copy = |tensor: &Tensor| tensor.detach().to_device(device).copy();
+        Self { tensors: self.tensors.iter().map(|(name, tensor)| (name.clone(), copy(tensor))).collect() }
+    }
+
+    /// Lets gradients flow to the weights whose names `trainable` accepts, and stops them for all others.
+    pub fn train_only(&self, trainable: impl Fn(&str) -> bool) {
+        for (name, tensor) in &self.tensors {
+            let _ = tensor.set_requires_grad(trainable(name));
+        }
+    }
+
+    /// sha256 over names, shapes and float32 bytes: the fingerprint that stands in the `policy` column.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for (name, tensor) in &self.tensors {
+            hash.update(name.as_bytes());
+            hash.update(format!("{:?}", tensor.size()));
+            hash.update(bytes_of(tensor));
+        }
+        schemas::provenance::hex(&hash.finalize())
+    }
+}
+
+/// Little-endian float32 bytes of a tensor.
+pub(crate) fn bytes_of(tensor: &Tensor) -> Vec<u8> {
+    let flat = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Float).contiguous().view(-1);
+    let mut numbers = vec![0f32; flat.numel()];
+    let length = numbers.len();
+    flat.copy_data(&mut numbers, length);
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+fn initial(config: &StudentConfig, name: &str, shape: &[i64]) -> Tensor {
+    let options = (Kind::Float, Device::Cpu);
+    let normal = |deviation: f64| Tensor::randn(shape, options) * deviation;
+    let uniform = |bound: f64| Tensor::rand(shape, options) * (2.0 * bound) - bound;
+    let (d, ff) = (config.d_model as f64, config.d_ff as f64);
+    let inner = (config.num_heads * config.d_kv) as f64;
+    let last = name.trim_end_matches(".weight").rsplit('.').next().unwrap_or_default();
+    match (last, name.ends_with(".weight")) {
+        ("layer_norm" | "final_layer_norm", _) => Tensor::ones(shape, options),
+        ("shared", _) => normal(1.0),
+        ("lm_head", _) => normal(d.powf(-0.5)),
+        ("q", _) => normal((d * config.d_kv as f64).powf(-0.5)),
+        ("k" | "v", _) => normal(d.powf(-0.5)),
+        ("o", _) => normal(inner.powf(-0.5)),
+        ("relative_attention_bias", _) => normal(d.powf(-0.5)),
+        ("wi" | "wi_0" | "wi_1", _) => normal(d.powf(-0.5)),
+        ("wo", _) => normal(ff.powf(-0.5)),
+        ("in_proj_weight", _) => uniform((6.0 / (d + 3.0 * d)).sqrt()),
+        ("in_proj_bias", _) => Tensor::zeros(shape, options),
+        (_, true) => uniform((*shape.last().unwrap_or(&1) as f64).powf(-0.5)),
+        _ if name.starts_with("encoder.mha_layer") => Tensor::zeros(shape, options),
+        _ if name.starts_with("encoder.image_dense") => {
+            uniform((config.image_feature_width as f64).powf(-0.5))
+        }
+        _ if name.starts_with("encoder.gate_dense") => uniform((2.0 * d).powf(-0.5)),
+        _ => Tensor::zeros(shape, options),
+    }
+}

@@ -1,0 +1,72 @@
+//! The student's tokenizer: a Hugging Face `tokenizer.json`, checked against the checkpoint it stands beside.
+
+use crate::error::{Error, Result};
+use crate::student::StudentConfig;
+use std::path::Path;
+
+/// A tokenizer with the student's special tokens.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    eos: i64,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a checkpoint folder.
+    ///
+    /// # Errors
+    /// Where it is missing, broken, or not the tokenizer of this student.
+    pub fn read(folder: &Path, config: &StudentConfig) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        let wrong = |message: String| Error::Tokenizer { path: path.clone(), message };
+        if !path.is_file() {
+            return Err(wrong("expected the student's tokenizer, found no such file".into()));
+        }
+        let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| wrong(e.to_string()))?;
+        let size = inner.get_vocab_size(true) as i64;
+        if size > config.vocab_size {
+            let expected = config.vocab_size;
+            return Err(wrong(format!(
+                "expected at most {expected} tokens, as the checkpoint has, found {size}"
+            )));
+        }
+        for (text, expected) in [("<pad>", config.pad_token_id), ("</s>", config.eos_token_id)] {
+            let found = inner.token_to_id(text).map(i64::from);
+            if found != Some(expected) {
+                let found = found.map_or("none".to_owned(), |id| id.to_string());
+                return Err(wrong(format!("token {text}: expected id {expected}, found {found}")));
+            }
+        }
+        Ok(Self { inner, eos: config.eos_token_id })
+    }
+
+    /// Number of tokens, added ones included, of a tokenizer file without a student.
+    ///
+    /// # Errors
+    /// Where the file is missing or broken.
+    pub fn vocabulary_size(folder: &Path) -> Result<i64> {
+        let path = folder.join("tokenizer.json");
+        let inner = tokenizers::Tokenizer::from_file(&path)
+            .map_err(|e| Error::Tokenizer { path, message: e.to_string() })?;
+        Ok(inner.get_vocab_size(true) as i64)
+    }
+
+    /// Tokens of a text with eos at the end, at most `limit` of them.
+    ///
+    /// # Errors
+    /// Where the tokenizer fails on the text.
+    pub fn encode(&self, text: &str, limit: u32) -> Result<Vec<i64>> {
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|e| Error::Tokenizer { path: "tokenizer.json".into(), message: e.to_string() })?;
+        let room = (limit as usize).saturating_sub(1);
+        let ids = encoding.get_ids().iter().take(room).map(|&id| i64::from(id));
+        Ok(ids.chain([self.eos]).collect())
+    }
+
+    /// The Hugging Face tokenizer itself.
+    pub fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+}

@@ -1,0 +1,240 @@
+//! A vision transformer (Dosovitskiy et al., 2021) in Hugging Face's `vit` layout: picture → hidden states of patches.
+
+use crate::error::{Error, Result};
+use crate::student::checkpoint::read_safetensors;
+use image::imageops::FilterType;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// The part of `config.json` that shapes the network.
+#[derive(Debug, Clone, Deserialize)]
+pub struct VitConfig {
+    /// Width of the hidden states.
+    pub hidden_size: i64,
+    /// Blocks.
+    pub num_hidden_layers: i64,
+    /// Attention heads.
+    pub num_attention_heads: i64,
+    /// Inner width of the feed-forward layers.
+    pub intermediate_size: i64,
+    /// Pictures are resized to this many pixels on each side.
+    pub image_size: i64,
+    /// Pixels of a patch on each side.
+    pub patch_size: i64,
+    /// ε of the layer norms.
+    #[serde(default = "default_epsilon")]
+    pub layer_norm_eps: f64,
+    /// Mean of each colour, from `preprocessor_config.json`.
+    #[serde(skip, default = "half")]
+    pub image_mean: [f64; 3],
+    /// Deviation of each colour.
+    #[serde(skip, default = "half")]
+    pub image_std: [f64; 3],
+}
+
+fn default_epsilon() -> f64 {
+    1e-12
+}
+fn half() -> [f64; 3] {
+    [0.5; 3]
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct Vit {
+    config: VitConfig,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Vit {
+    /// A small network made from a seed: 128 pixels, patches of 16, width 128. Its features are a random but fixed
+    /// view of the patches, enough for trials; for real pictures take a trained one.
+    pub fn seeded(seed: i64) -> Self {
+        let config = VitConfig {
+            hidden_size: 128,
+            num_hidden_layers: 1,
+            num_attention_heads: 4,
+            intermediate_size: 256,
+            image_size: 128,
+            patch_size: 16,
+            layer_norm_eps: default_epsilon(),
+            image_mean: half(),
+            image_std: half(),
+        };
+        tch::manual_seed(seed);
+        let options = (Kind::Float, Device::Cpu);
+        let tensors = shapes(&config).into_iter().map(|(name, shape)| {
+            let tensor = if name.contains("layernorm") && name.ends_with("weight") {
+                Tensor::ones(&shape, options)
+            } else if name.ends_with("bias") {
+                Tensor::zeros(&shape, options)
+            } else if name.contains("projection") {
+                // Wide enough for a patch's colour to weigh as much as its place.
+                Tensor::randn(&shape, options) * (shape[1..].iter().product::<i64>() as f64).powf(-0.5)
+            } else if name.contains("position") {
+                Tensor::randn(&shape, options)
+            } else {
+                Tensor::randn(&shape, options) * 0.02
+            };
+            (name, tensor)
+        });
+        Self { tensors: tensors.collect(), config }
+    }
+
+    /// Reads a Hugging Face `vit` folder; weights of a classifier around it are ignored.
+    ///
+    /// # Errors
+    /// Where a file is missing or broken, or weights are missing or of another shape; all are listed.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let wrong = |message: String| Error::Checkpoint { path: path.clone(), message };
+        let mut config: VitConfig = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let sizes = [config.hidden_size, config.num_attention_heads, config.image_size, config.patch_size];
+        if sizes.iter().any(|&size| size <= 0 || size > 1 << 16)
+            || config.hidden_size % config.num_attention_heads != 0
+            || config.image_size % config.patch_size != 0
+        {
+            return Err(wrong(format!("expected sizes that divide each other, found {config:?}")));
+        }
+        read_preprocessor(&folder.join("preprocessor_config.json"), &mut config)?;
+        let file = folder.join("model.safetensors");
+        let mut found = read_safetensors(&file)?;
+        let mut tensors = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (name, shape) in shapes(&config) {
+            let tensor = found.remove(&name).or_else(|| found.remove(&format!("vit.{name}")));
+            match tensor {
+                None => problems.push(format!("{name}: expected shape {shape:?}, found no such weight")),
+                Some(tensor) if tensor.size() != shape => {
+                    problems.push(format!("{name}: expected shape {shape:?}, found {:?}", tensor.size()));
+                }
+                Some(tensor) => {
+                    tensors.insert(name, tensor);
+                }
+            }
+        }
+        if problems.is_empty() {
+            Ok(Self { config, tensors })
+        } else {
+            Err(Error::Weights { path: file, problems })
+        }
+    }
+
+    /// Width of the features.
+    pub fn width(&self) -> i64 {
+        self.config.hidden_size
+    }
+
+    /// Moves the weights.
+    #[must_use]
+    pub fn to_device(self, device: Device) -> Self {
+        let tensors =
+            self.tensors.into_iter().map(|(name, tensor)| (name, tensor.to_device(device))).collect();
+        Self { config: self.config, tensors }
+    }
+
+    /// Reads a picture as the network wants it: [3, size, size], normalised.
+    ///
+    /// # Errors
+    /// Where the file is missing or no picture.
+    pub fn read_image(&self, path: &Path) -> Result<Tensor> {
+        let wrong = |message: String| Error::Features { path: path.to_path_buf(), message };
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let picture = image::load_from_memory(&bytes).map_err(|e| wrong(format!("no picture: {e}")))?;
+        let size = self.config.image_size as u32;
+        let pixels = image::imageops::resize(&picture.to_rgb8(), size, size, FilterType::Triangle);
+        let side = self.config.image_size;
+        let tensor = Tensor::from_slice(pixels.as_raw()).view([side, side, 3]).permute([2, 0, 1]);
+        let colour = |numbers: [f64; 3]| Tensor::from_slice(&numbers).to_kind(Kind::Float).view([3, 1, 1]);
+        Ok((tensor.to_kind(Kind::Float) / 255.0 - colour(self.config.image_mean))
+            / colour(self.config.image_std))
+    }
+
+    /// Last hidden states, after the final norm: `pixels` [batch, 3, size, size] → [batch, 1 + patches, width]; the
+    /// first is the class token's.
+    pub fn forward(&self, pixels: &Tensor) -> Tensor {
+        let weight = |name: &str| &self.tensors[name];
+        let linear = |x: &Tensor, name: &str| {
+            x.linear(weight(&format!("{name}.weight")), Some(weight(&format!("{name}.bias"))))
+        };
+        let d = self.config.hidden_size;
+        let norm = |x: &Tensor, name: &str| {
+            let (weight, bias) = (weight(&format!("{name}.weight")), weight(&format!("{name}.bias")));
+            x.layer_norm([d], Some(weight), Some(bias), self.config.layer_norm_eps, false)
+        };
+        let batch = pixels.size()[0];
+        let patch = "embeddings.patch_embeddings.projection";
+        let stride = [self.config.patch_size; 2];
+        let bias = Some(weight("embeddings.patch_embeddings.projection.bias"));
+        let patches = pixels.conv2d(weight(&format!("{patch}.weight")), bias, stride, [0, 0], [1, 1], 1);
+        let patches = patches.flatten(2, 3).transpose(1, 2);
+        let class = weight("embeddings.cls_token").expand([batch, 1, d], false);
+        let mut x = Tensor::cat(&[class, patches], 1) + weight("embeddings.position_embeddings");
+        let heads = self.config.num_attention_heads;
+        for layer in 0..self.config.num_hidden_layers {
+            let name = |part: &str| format!("encoder.layer.{layer}.{part}");
+            let normed = norm(&x, &name("layernorm_before"));
+            let split = |part: &str| {
+                let projected = linear(&normed, &name(&format!("attention.attention.{part}")));
+                projected.view([batch, -1, heads, d / heads]).transpose(1, 2)
+            };
+            let scale = ((d / heads) as f64).powf(-0.5);
+            let scores = split("query").matmul(&split("key").transpose(2, 3)) * scale;
+            let mixed = scores.softmax(-1, Kind::Float).matmul(&split("value")).transpose(1, 2).contiguous();
+            x = x + linear(&mixed.view([batch, -1, d]), &name("attention.output.dense"));
+            let inner = linear(&norm(&x, &name("layernorm_after")), &name("intermediate.dense")).gelu("none");
+            x = x + linear(&inner, &name("output.dense"));
+        }
+        norm(&x, "layernorm")
+    }
+}
+
+fn read_preprocessor(path: &Path, config: &mut VitConfig) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Preprocessor {
+        image_mean: Option<[f64; 3]>,
+        image_std: Option<[f64; 3]>,
+    }
+    if path.is_file() {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let preprocessor: Preprocessor = serde_json::from_str(&text)
+            .map_err(|e| Error::Checkpoint { path: path.to_path_buf(), message: e.to_string() })?;
+        config.image_mean = preprocessor.image_mean.unwrap_or_else(half);
+        config.image_std = preprocessor.image_std.unwrap_or_else(half);
+    }
+    Ok(())
+}
+
+fn shapes(config: &VitConfig) -> Vec<(String, Vec<i64>)> {
+    let (d, ff, patch) = (config.hidden_size, config.intermediate_size, config.patch_size);
+    let positions = 1 + (config.image_size / patch).pow(2);
+    let mut shapes: Vec<(String, Vec<i64>)> = vec![
+        ("embeddings.cls_token".into(), vec![1, 1, d]),
+        ("embeddings.position_embeddings".into(), vec![1, positions, d]),
+        ("embeddings.patch_embeddings.projection.weight".into(), vec![d, 3, patch, patch]),
+        ("embeddings.patch_embeddings.projection.bias".into(), vec![d]),
+        ("layernorm.weight".into(), vec![d]),
+        ("layernorm.bias".into(), vec![d]),
+    ];
+    for layer in 0..config.num_hidden_layers {
+        for (part, outputs, inputs) in [
+            ("attention.attention.query", d, d),
+            ("attention.attention.key", d, d),
+            ("attention.attention.value", d, d),
+            ("attention.output.dense", d, d),
+            ("intermediate.dense", ff, d),
+            ("output.dense", d, ff),
+        ] {
+            shapes.push((format!("encoder.layer.{layer}.{part}.weight"), vec![outputs, inputs]));
+            shapes.push((format!("encoder.layer.{layer}.{part}.bias"), vec![outputs]));
+        }
+        for part in ["layernorm_before", "layernorm_after"] {
+            shapes.push((format!("encoder.layer.{layer}.{part}.weight"), vec![d]));
+            shapes.push((format!("encoder.layer.{layer}.{part}.bias"), vec![d]));
+        }
+    }
+    shapes
+}
