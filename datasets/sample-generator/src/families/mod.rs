@@ -1,0 +1,114 @@
+//! The kinds of problems, a file each, and what they share.
+
+mod dictionary;
+mod food_web;
+mod magnets;
+mod map;
+mod matter;
+mod shapes;
+mod thermometer;
+
+use crate::canvas::{Canvas, Colour};
+use crate::rng::Rng;
+
+/// A kind of problems: how many of them, what they have in common, and how one is made.
+pub(crate) struct Family {
+    /// Begins the identifiers of its problems.
+    pub(crate) name: &'static str,
+    /// Problems in train, val and test.
+    pub(crate) counts: [usize; 3],
+    pub(crate) subject: &'static str,
+    pub(crate) topic: &'static str,
+    pub(crate) category: &'static str,
+    pub(crate) skill: &'static str,
+    pub(crate) grade: &'static str,
+    pub(crate) hint: &'static str,
+    /// Says what kind of picture there is, never what it shows in detail.
+    pub(crate) caption: &'static str,
+    pub(crate) lecture: &'static str,
+    pub(crate) draw: fn(&mut Rng, &Turn) -> Draft,
+}
+
+/// One problem of a family.
+pub(crate) struct Draft {
+    pub(crate) question: String,
+    pub(crate) options: Options,
+    /// Sentences from the starting point to the conclusion.
+    pub(crate) solution: Vec<String>,
+    pub(crate) picture: Option<Canvas>,
+}
+
+/// All families, in the order in which their problems are numbered.
+pub(crate) const FAMILIES: [&Family; 8] = [
+    &map::FAMILY,
+    &magnets::FAMILY,
+    &thermometer::FAMILY,
+    &shapes::COUNTING,
+    &shapes::COMPARING,
+    &food_web::FAMILY,
+    &dictionary::FAMILY,
+    &matter::FAMILY,
+];
+
+/// Says in which place the right option is due, so that every place comes up equally often.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Turn {
+    /// Problems so far, by their number of options.
+    given: [usize; 5],
+}
+
+impl Turn {
+    fn place(&self, options: usize) -> usize {
+        self.given[options] % options
+    }
+
+    /// Counts a problem that was taken into the set.
+    pub(crate) fn advance(&mut self, options: usize) {
+        self.given[options] += 1;
+    }
+}
+
+/// Options in the order in which they are shown.
+pub(crate) struct Options {
+    pub(crate) choices: Vec<String>,
+    pub(crate) answer: usize,
+}
+
+impl Options {
+    /// The right option in the place that is due, the others around it in a random order.
+    fn arrange(rng: &mut Rng, turn: &Turn, right: String, mut wrong: Vec<String>) -> Self {
+        rng.shuffle(&mut wrong);
+        let answer = turn.place(wrong.len() + 1);
+        wrong.insert(answer, right);
+        Self { choices: wrong, answer }
+    }
+
+    /// Places of the wrong options.
+    fn wrong(&self) -> impl Iterator<Item = &String> {
+        self.choices.iter().enumerate().filter(|&(at, _)| at != self.answer).map(|(_, choice)| choice)
+    }
+
+    /// The last sentence of a solution: `So {finding}, and the answer is (B).`
+    fn conclusion(&self, finding: &str) -> String {
+        format!("So {finding}, and the answer is ({}).", char::from(b'A' + self.answer as u8))
+    }
+}
+
+/// `a`, `a and b`, `a, b and c`.
+fn listed<T: AsRef<str>>(things: &[T], last: &str) -> String {
+    match things {
+        [] => String::new(),
+        [one] => one.as_ref().to_owned(),
+        [first @ .., end] => {
+            let first: Vec<&str> = first.iter().map(AsRef::as_ref).collect();
+            format!("{} {last} {}", first.join(", "), end.as_ref())
+        }
+    }
+}
+
+/// The four colours of towns and shapes, which the student meets again and again.
+const COLOURS: [(&str, Colour); 4] =
+    [("red", Colour::Red), ("blue", Colour::Blue), ("green", Colour::Green), ("yellow", Colour::Yellow)];
+
+/// Pale colours behind what matters.
+const BACKGROUNDS: [Colour; 4] = [Colour::White, Colour::Paper, Colour::Meadow, Colour::Water];

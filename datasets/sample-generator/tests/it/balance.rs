@@ -1,0 +1,86 @@
+//! No answer is to be had by habit: neither a place among the options, nor a wording, nor a rank wins much
+//! more often than chance.
+
+use crate::{answer, family, problems};
+use schemas::Problem;
+use std::collections::BTreeMap;
+
+fn by_family() -> BTreeMap<String, Vec<Problem>> {
+    let mut families: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
+    for problem in problems() {
+        families.entry(family(&problem).to_owned()).or_default().push(problem);
+    }
+    families
+}
+
+/// Share of problems that are right by chance.
+fn chance(problems: &[&Problem]) -> f64 {
+    problems.iter().map(|problem| 1.0 / problem.choices.len() as f64).sum::<f64>() / problems.len() as f64
+}
+
+/// Share of problems that `guess` gets right.
+fn hits(problems: &[&Problem], guess: impl Fn(&Problem) -> usize) -> f64 {
+    problems.iter().filter(|problem| guess(problem) == answer(problem)).count() as f64 / problems.len() as f64
+}
+
+#[test]
+fn no_place_wins() {
+    for split in ["train", "val", "test"] {
+        let all = problems();
+        let all: Vec<&Problem> = all.iter().filter(|problem| problem.split == split).collect();
+        for place in 0..4 {
+            let hits = hits(&all, |_| place);
+            assert!(hits < chance(&all) + 0.06, "{split}: place {place} wins {hits:.3}");
+        }
+    }
+    for (family, problems) in by_family() {
+        let problems: Vec<&Problem> = problems.iter().collect();
+        for place in 0..4 {
+            let hits = hits(&problems, |_| place);
+            assert!(hits < chance(&problems) + 0.08, "{family}: place {place} wins {hits:.3}");
+        }
+    }
+}
+
+#[test]
+fn no_wording_wins() {
+    for (family, problems) in by_family() {
+        let problems: Vec<&Problem> = problems.iter().collect();
+        let mut right: BTreeMap<&str, f64> = BTreeMap::new();
+        for problem in &problems {
+            *right.entry(&problem.choices[answer(problem)]).or_default() += 1.0;
+        }
+        // Always the option that is right most often in the whole family.
+        let favourite = |problem: &Problem| {
+            let weight = |choice: &String| right.get(choice.as_str()).copied().unwrap_or_default();
+            (0..problem.choices.len())
+                .max_by(|&a, &b| weight(&problem.choices[a]).total_cmp(&weight(&problem.choices[b])))
+                .unwrap()
+        };
+        // A word in the middle of the alphabet lies between two guide words more often; that is the matter of
+        // dictionary order. Things of a state are asked for by the question.
+        let room = if matches!(family.as_str(), "dictionary" | "matter") { 0.30 } else { 0.12 };
+        let hits = hits(&problems, favourite);
+        assert!(hits < chance(&problems) + room, "{family}: the favourite wins {hits:.3}");
+    }
+}
+
+#[test]
+fn no_rank_of_a_number_wins() {
+    for (family, problems) in by_family() {
+        if !matches!(family.as_str(), "count" | "thermometer") {
+            continue;
+        }
+        let problems: Vec<&Problem> = problems.iter().collect();
+        let number = |choice: &String| choice.split(' ').next().unwrap().parse::<u32>().unwrap();
+        for rank in 0..4 {
+            let guess = |problem: &Problem| {
+                let mut order: Vec<usize> = (0..problem.choices.len()).collect();
+                order.sort_by_key(|&at| number(&problem.choices[at]));
+                order.get(rank).copied().unwrap_or(usize::MAX)
+            };
+            let hits = hits(&problems, guess);
+            assert!(hits < chance(&problems) + 0.12, "{family}: rank {rank} wins {hits:.3}");
+        }
+    }
+}
