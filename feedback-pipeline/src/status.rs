@@ -12,7 +12,10 @@ pub use query::Spending;
 
 use crate::error::{Error, Result};
 use layout::{Align, Grid, grouped};
-use schemas::{Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout, Score, Table};
+use schemas::{
+    Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout, Score,
+    Table,
+};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -61,7 +64,8 @@ pub fn run(dataset: &Dataset) -> Result<()> {
 /// # Errors
 /// Where a table cannot be read.
 pub fn run_json(dataset: &Dataset) -> Result<()> {
-    let json = serde_json::to_string_pretty(&report(dataset)?).map_err(|error| Error::Failed(error.to_string()))?;
+    let json =
+        serde_json::to_string_pretty(&report(dataset)?).map_err(|error| Error::Failed(error.to_string()))?;
     println!("{json}");
     Ok(())
 }
@@ -88,7 +92,10 @@ pub fn report(dataset: &Dataset) -> Result<Report> {
 }
 
 fn rows(dataset: &Dataset) -> Result<BTreeMap<u32, BTreeMap<&'static str, u64>>> {
-    fn count<T: Table>(dataset: &Dataset, rows: &mut BTreeMap<u32, BTreeMap<&'static str, u64>>) -> Result<()> {
+    fn count<T: Table>(
+        dataset: &Dataset,
+        rows: &mut BTreeMap<u32, BTreeMap<&'static str, u64>>,
+    ) -> Result<()> {
         for round in dataset.rounds::<T>()? {
             rows.entry(round).or_default().insert(T::NAME, dataset.count::<T>(round)?);
         }
@@ -111,16 +118,25 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total: usize = self.problems.values().sum();
         write!(f, "{}: {} {}", self.dataset, grouped(total as u64), Problem::NAME)?;
-        let splits: BTreeSet<_> = self.problems.iter().map(|(split, count)| format!("{split} {}", grouped(*count as u64))).collect();
+        let splits: BTreeSet<_> = self
+            .problems
+            .iter()
+            .map(|(split, count)| format!("{split} {}", grouped(*count as u64)))
+            .collect();
         writeln!(f, " ({})", splits.into_iter().collect::<Vec<_>>().join(", "))?;
         if self.rows.is_empty() {
             return writeln!(f, "no round yet");
         }
-        let shown: Vec<_> =
-            TABLES.into_iter().filter(|table| self.rows.values().any(|tables| tables.contains_key(table))).collect();
-        let mut grid = Grid::new(std::iter::once("round").chain(shown.iter().copied()).map(|name| (name, Align::Right)));
+        let shown: Vec<_> = TABLES
+            .into_iter()
+            .filter(|table| self.rows.values().any(|tables| tables.contains_key(table)))
+            .collect();
+        let mut grid =
+            Grid::new(std::iter::once("round").chain(shown.iter().copied()).map(|name| (name, Align::Right)));
         for (round, tables) in &self.rows {
-            let counts = shown.iter().map(|table| tables.get(table).map_or_else(|| "-".to_owned(), |rows| grouped(*rows)));
+            let counts = shown
+                .iter()
+                .map(|table| tables.get(table).map_or_else(|| "-".to_owned(), |rows| grouped(*rows)));
             grid.row(std::iter::once(round.to_string()).chain(counts));
         }
         write!(f, "\n{grid}")?;
@@ -134,7 +150,11 @@ impl fmt::Display for Report {
             write!(f, "\n{}", spending_grid(&self.spending))?;
         }
         if !self.accounts.is_empty() {
-            writeln!(f, "\n{}", if self.balanced { "The books balance." } else { "The books do not balance, see above." })?;
+            writeln!(
+                f,
+                "\n{}",
+                if self.balanced { "The books balance." } else { "The books do not balance, see above." }
+            )?;
         }
         Ok(())
     }

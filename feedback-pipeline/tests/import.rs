@@ -48,7 +48,12 @@ impl Folder {
     }
 
     fn scienceqa(&self, from: &str) -> Result<(), String> {
-        self.run(Command::Scienceqa { from: self.path(from), data: self.path("data"), captions: None, images: None })
+        self.run(Command::Scienceqa {
+            from: self.path(from),
+            data: self.path("data"),
+            captions: None,
+            images: None,
+        })
     }
 
     fn aokvqa(&self, from: &str, images: Option<&str>) -> Result<(), String> {
@@ -58,12 +63,23 @@ impl Folder {
 
     fn jsonl(&self, from: &str) -> Result<(), String> {
         let licence = "CC0-1.0".to_owned();
-        self.run(Command::Jsonl { from: self.path(from), data: Some(self.path("data")), images: None, licence })
+        self.run(Command::Jsonl {
+            from: self.path(from),
+            data: Some(self.path("data")),
+            images: None,
+            licence,
+        })
     }
 
     fn rationales(&self, from: &str, split: Option<&str>, skip_unknown: bool) -> Result<(), String> {
         let split = split.map(str::to_owned);
-        self.run(Command::Rationales { from: self.path(from), data: self.path("data"), round: 1, split, skip_unknown })
+        self.run(Command::Rationales {
+            from: self.path(from),
+            data: self.path("data"),
+            round: 1,
+            split,
+            skip_unknown,
+        })
     }
 
     /// Runs an import; a refusal must be bad input (exit status 2). Paths in messages are shortened to `@/`.
@@ -122,7 +138,8 @@ fn scienceqa_becomes_problems_in_the_order_of_the_splits() {
     let folder = published();
     folder.scienceqa("from").unwrap();
     let problems = folder.problems();
-    let ids: Vec<_> = problems.iter().map(|problem| (problem.problem_id.as_str(), problem.split.as_str())).collect();
+    let ids: Vec<_> =
+        problems.iter().map(|problem| (problem.problem_id.as_str(), problem.split.as_str())).collect();
     assert_eq!(ids, [("8", "train"), ("7", "train"), ("9", "test")]);
     let map = &problems[1];
     assert_eq!(map.lecture, "Maps have directions.\nNorth is up.");
@@ -198,12 +215,16 @@ fn scienceqa_refusals_name_the_place() {
             ("split", r#""train""#),
         ]);
         fields.insert(field, value);
-        let fields: Vec<_> = fields.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("\"{k}\": {v}")).collect();
+        let fields: Vec<_> =
+            fields.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("\"{k}\": {v}")).collect();
         format!("{{\"3\": {{{}}}}}", fields.join(", "))
     };
     let many = format!("[{}]", vec![r#""x""#; 27].join(", "));
     let cases: Vec<(String, &str)> = vec![
-        ("{\"1\": {\"question\": \"Q\",\n  oops}}".into(), "@/p.json: line 2, column 3: key must be a string"),
+        (
+            "{\"1\": {\"question\": \"Q\",\n  oops}}".into(),
+            "@/p.json: line 2, column 3: key must be a string",
+        ),
         ("{\"1\": ".into(), "@/p.json: line 1, column 6: EOF while parsing a value"),
         ("[]".into(), "@/p.json: expected a JSON object, found a list of 0"),
         ("{}".into(), "@/p.json: expected problems, found none"),
@@ -213,18 +234,39 @@ fn scienceqa_refusals_name_the_place() {
         (problem("question", "null"), "@/p.json, problem `3`: `question`: expected a text, found null"),
         (problem("question", "12"), "@/p.json, problem `3`: `question`: expected a text, found 12"),
         (problem("hint", "[]"), "@/p.json, problem `3`: `hint`: expected a text, found a list of 0"),
-        (problem("choices", "[]"), "@/p.json, problem `3`: `choices`: expected 1 to 26 choices, (A) to (Z), found 0"),
-        (problem("choices", &many), "@/p.json, problem `3`: `choices`: expected 1 to 26 choices, (A) to (Z), found 27"),
-        (problem("choices", "\"a\""), "@/p.json, problem `3`: `choices`: expected a list of texts, found the text `a`"),
+        (
+            problem("choices", "[]"),
+            "@/p.json, problem `3`: `choices`: expected 1 to 26 choices, (A) to (Z), found 0",
+        ),
+        (
+            problem("choices", &many),
+            "@/p.json, problem `3`: `choices`: expected 1 to 26 choices, (A) to (Z), found 27",
+        ),
+        (
+            problem("choices", "\"a\""),
+            "@/p.json, problem `3`: `choices`: expected a list of texts, found the text `a`",
+        ),
         (problem("choices", "[\"a\", 1]"), "@/p.json, problem `3`: `choices[1]`: expected a text, found 1"),
         (
             problem("answer", "2"),
             "@/p.json, problem `3`: `answer`: expected an index below 2, the number of choices, found 2",
         ),
-        (problem("answer", "-1"), "@/p.json, problem `3`: `answer`: expected a whole number from 0, found -1"),
-        (problem("answer", "\"A\""), "@/p.json, problem `3`: `answer`: expected a whole number from 0, found the text `A`"),
-        (problem("answer", "null"), "@/p.json, problem `3`: `answer`: expected the index of the right choice, found none"),
-        (problem("split", "\"minitrain\""), "@/p.json, problem `3`: `split`: expected train, val or test, found `minitrain`"),
+        (
+            problem("answer", "-1"),
+            "@/p.json, problem `3`: `answer`: expected a whole number from 0, found -1",
+        ),
+        (
+            problem("answer", "\"A\""),
+            "@/p.json, problem `3`: `answer`: expected a whole number from 0, found the text `A`",
+        ),
+        (
+            problem("answer", "null"),
+            "@/p.json, problem `3`: `answer`: expected the index of the right choice, found none",
+        ),
+        (
+            problem("split", "\"minitrain\""),
+            "@/p.json, problem `3`: `split`: expected train, val or test, found `minitrain`",
+        ),
         (problem("split", "null"), "@/p.json: expected problems, found none; 1 belong to no split"),
         (problem("image", "true"), "@/p.json, problem `3`: `image`: expected a text, found true"),
         (
@@ -243,7 +285,10 @@ fn scienceqa_refusals_name_the_place() {
 #[test]
 fn scienceqa_refuses_missing_and_foreign_files() {
     let folder = Folder::new();
-    assert_eq!(folder.scienceqa("gone").unwrap_err(), "cannot read @/gone: No such file or directory (os error 2)");
+    assert_eq!(
+        folder.scienceqa("gone").unwrap_err(),
+        "cannot read @/gone: No such file or directory (os error 2)"
+    );
     folder.write("from/problems.json", PROBLEMS);
     assert_eq!(
         folder.scienceqa("from").unwrap_err(),
@@ -271,7 +316,10 @@ fn scienceqa_refuses_missing_and_foreign_files() {
         "@/from/captions.json: `captions`: expected an object from problem id to text, found none"
     );
     folder.write("from/captions.json", r#"{"captions": {"7": 1}}"#);
-    assert_eq!(folder.scienceqa("from").unwrap_err(), "@/from/captions.json: `captions.7`: expected a text, found 1");
+    assert_eq!(
+        folder.scienceqa("from").unwrap_err(),
+        "@/from/captions.json: `captions.7`: expected a text, found 1"
+    );
     folder.write("latin1.json", b"{\n\"1\": \"caf\xe9\"}");
     assert_eq!(
         folder.scienceqa("latin1.json").unwrap_err(),
@@ -291,7 +339,8 @@ const QUESTION: &str = r#"{"split": "val", "image_id": 461751, "question_id": "2
 fn aokvqa_joins_rationales_and_hides_test_answers() {
     let folder = Folder::new();
     folder.write("from/aokvqa_v1p0_val.json", format!("[{QUESTION}]"));
-    let hidden = r#"[{"split": "test", "image_id": 7, "question_id": "x", "question": "Q?", "choices": ["a", "b"]}]"#;
+    let hidden =
+        r#"[{"split": "test", "image_id": 7, "question_id": "x", "question": "Q?", "choices": ["a", "b"]}]"#;
     folder.write("from/aokvqa_v1p0_test.json", hidden);
     folder.write("coco/val2017/000000461751.jpg", JPEG);
     folder.aokvqa("from", Some("coco")).unwrap();
@@ -310,7 +359,10 @@ fn aokvqa_joins_rationales_and_hides_test_answers() {
 fn aokvqa_refusals_name_the_place() {
     let cases = [
         ("{}".to_owned(), "@/from/aokvqa_v1p0_val.json: expected a list of questions, found an object"),
-        ("[{}]".to_owned(), "@/from/aokvqa_v1p0_val.json, question 1: `question_id`: expected a text, found none"),
+        (
+            "[{}]".to_owned(),
+            "@/from/aokvqa_v1p0_val.json, question 1: `question_id`: expected a text, found none",
+        ),
         (
             format!("[{}]", QUESTION.replace("461751", "\"x\"")),
             "@/from/aokvqa_v1p0_val.json, question `22jb`: `image_id`: expected a whole number from 0, found the text `x`",
@@ -339,12 +391,15 @@ fn aokvqa_refusals_name_the_place() {
     );
 }
 
-const LINE: &str = r#"{"problem_id": "a1", "split": "train", "question": "Q?", "choices": ["x", "y"], "answer_index": 1}"#;
+const LINE: &str =
+    r#"{"problem_id": "a1", "split": "train", "question": "Q?", "choices": ["x", "y"], "answer_index": 1}"#;
 
 #[test]
 fn jsonl_takes_columns_as_fields() {
     let folder = Folder::new();
-    let second = LINE.replace("a1", "a2").replace("1}", "0, \"image\": \"pictures/cat.png\", \"solution\": \"Because.\"}");
+    let second = LINE
+        .replace("a1", "a2")
+        .replace("1}", "0, \"image\": \"pictures/cat.png\", \"solution\": \"Because.\"}");
     folder.write("own.jsonl", format!("{LINE}\n\n{second}\n"));
     folder.write("pictures/cat.png", JPEG);
     folder.jsonl("own.jsonl").unwrap();
@@ -367,10 +422,19 @@ fn jsonl_refusals_name_line_and_field() {
             format!("{LINE}\n{LINE}"),
             "@/own.jsonl, line 2: problem_id `a1` stands there twice, before at @/own.jsonl, line 1",
         ),
-        (LINE.replace("split", "spilt"), "@/own.jsonl, line 1: unknown field `spilt`; known: problem_id, split, question, \
-            choices, answer_index, hint, caption, lecture, solution, image, subject, topic, category, skill, grade, source"),
-        (LINE.replace("\"train\"", "null"), "@/own.jsonl, line 1: `split`: expected train, val or test, found none"),
-        (LINE.replace("1}", "1.5}"), "@/own.jsonl, line 1: `answer_index`: expected a whole number from 0, found 1.5"),
+        (
+            LINE.replace("split", "spilt"),
+            "@/own.jsonl, line 1: unknown field `spilt`; known: problem_id, split, question, \
+            choices, answer_index, hint, caption, lecture, solution, image, subject, topic, category, skill, grade, source",
+        ),
+        (
+            LINE.replace("\"train\"", "null"),
+            "@/own.jsonl, line 1: `split`: expected train, val or test, found none",
+        ),
+        (
+            LINE.replace("1}", "1.5}"),
+            "@/own.jsonl, line 1: `answer_index`: expected a whole number from 0, found 1.5",
+        ),
         (String::new(), "@/own.jsonl: expected problems, found none"),
     ];
     for (text, expected) in cases {
@@ -389,11 +453,13 @@ fn rollouts(folder: &Folder) -> Vec<Rollout> {
 fn rationales_become_rollouts_without_tokens() {
     let folder = published();
     folder.scienceqa("from").unwrap();
-    folder.write("r.json", r#"{"7": "Solution: Look at the map.nMaine is farthest north.", "9": "Solution:"}"#);
+    folder
+        .write("r.json", r#"{"7": "Solution: Look at the map.nMaine is farthest north.", "9": "Solution:"}"#);
     folder.rationales("r.json", None, false).unwrap();
     let rows = rollouts(&folder);
     assert_eq!(rows[0].rollout_id, "7-r1-s0");
-    let texts: Vec<_> = rows[0].sentences.iter().map(|sentence| (sentence.text.as_str(), sentence.token_end)).collect();
+    let texts: Vec<_> =
+        rows[0].sentences.iter().map(|sentence| (sentence.text.as_str(), sentence.token_end)).collect();
     assert_eq!(texts, [("Look at the map.", 0), ("Maine is farthest north.", 0)]);
     assert!(rows[0].token_ids.is_empty() && rows[0].logprobs.is_empty() && !rows[0].truncated);
     assert!(rows[0].policy.starts_with("import:") && rows[0].policy.len() == 23);
@@ -426,7 +492,10 @@ fn predictions_follow_the_splits_order() {
     let folder = published();
     folder.scienceqa("from").unwrap();
     let labels = r#""labels": ["Solution: Dog does not rhyme.", "Solution: Look at the map.nMaine is farthest north."]"#;
-    folder.write("predictions_ans_test.json", format!("{{\"num_fail\": 2, \"preds\": [\"Dog.\", \"Maine.\"], {labels}}}"));
+    folder.write(
+        "predictions_ans_test.json",
+        format!("{{\"num_fail\": 2, \"preds\": [\"Dog.\", \"Maine.\"], {labels}}}"),
+    );
     folder.rationales("predictions_ans_test.json", Some("train"), false).unwrap();
     let rows: Vec<_> = rollouts(&folder).into_iter().map(|row| (row.problem_id, row.rationale)).collect();
     assert_eq!(rows, [("8".into(), "Dog.".into()), ("7".into(), "Maine.".into())]);
@@ -521,7 +590,8 @@ fn the_published_files_have_their_numbers() {
 
     let from = real.join("scienceqa/mm_cot_rationales_test_half.json");
     let data = folder.path("half");
-    run(Command::Rationales { from, data: data.clone(), round: 1, split: None, skip_unknown: false }).unwrap();
+    run(Command::Rationales { from, data: data.clone(), round: 1, split: None, skip_unknown: false })
+        .unwrap();
     let rollouts: Vec<Rollout> = Dataset::open(&data).unwrap().read(1).unwrap();
     assert_eq!(rollouts.len(), 2121);
     assert!(rollouts.iter().any(|rollout| rollout.sentences.is_empty()));

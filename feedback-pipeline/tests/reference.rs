@@ -86,9 +86,17 @@ fn contradictions_are_wrong() {
         (ports(), "Plymouth is not farthest south.", "a negation"),
         (magnets(), "So, these magnets will attract each other.", "the opposite option"),
         (magnets(), "So, these magnets will not repel each other.", "a negation"),
-        (magnets(), "The north pole of one magnet is closest to the south pole of the other.", "the opposite pole"),
+        (
+            magnets(),
+            "The north pole of one magnet is closest to the south pole of the other.",
+            "the opposite pole",
+        ),
         (pairs(), "So, the force is stronger in Pair 2 than in Pair 1.", "numbers exchanged"),
-        (pairs(), "There is a longer distance between the magnets in Pair 1 than in Pair 2.", "a comparative"),
+        (
+            pairs(),
+            "There is a longer distance between the magnets in Pair 1 than in Pair 2.",
+            "a comparative",
+        ),
         (pairs(), "It is 5.5 newtons.", "another number"),
     ];
     for (problem, sentence, what) in cases {
@@ -107,7 +115,12 @@ fn letters_and_options_stated_as_the_answer() {
 
 #[test]
 fn another_identity_and_another_label_are_wrong() {
-    let animal = problem("Which is a reptile?", &["chameleon", "trout"], 0, "A chameleon is a reptile. It has scaly skin.");
+    let animal = problem(
+        "Which is a reptile?",
+        &["chameleon", "trout"],
+        0,
+        "A chameleon is a reptile. It has scaly skin.",
+    );
     assert!(one(&animal, "A chameleon is an amphibian.") <= 0.2);
     let samples = problem(
         "Which sample is hotter?",
@@ -115,7 +128,12 @@ fn another_identity_and_another_label_are_wrong() {
         0,
         "The particles in sample A have a higher average speed than the particles in sample B.",
     );
-    assert!(one(&samples, "The particles in sample B have a higher average speed than the particles in sample A.") <= 0.2);
+    assert!(
+        one(
+            &samples,
+            "The particles in sample B have a higher average speed than the particles in sample A."
+        ) <= 0.2
+    );
 }
 
 #[test]
@@ -127,9 +145,15 @@ fn what_is_true_but_no_step_is_neutral() {
 
 #[test]
 fn what_was_said_before_earns_nothing() {
-    let said = score(&magnets(), &["Like poles repel.", "Like poles repel.", "LIKE POLES REPEL!", "Like poles repel"]);
+    let said = score(
+        &magnets(),
+        &["Like poles repel.", "Like poles repel.", "LIKE POLES REPEL!", "Like poles repel"],
+    );
     assert_eq!(said, [1.0, 0.0, 0.0, 0.0]);
-    let again = score(&magnets(), &["So, these magnets will repel each other.", "These magnets will repel each other."]);
+    let again = score(
+        &magnets(),
+        &["So, these magnets will repel each other.", "These magnets will repel each other."],
+    );
     assert_eq!(again[0], 1.0);
     assert!(again[1] <= 0.3, "{again:?}");
 }
@@ -155,8 +179,15 @@ fn garbage_earns_little() {
 
 #[test]
 fn filler_never_earns_a_reward() {
-    let filler = ["Look at the magnets.", "Think about the poles.", "Consider the magnets first.", "This is a question.",
-        "Magnets are interesting.", "To find the answer, look at the magnets.", "We need to compare the poles of the magnets."];
+    let filler = [
+        "Look at the magnets.",
+        "Think about the poles.",
+        "Consider the magnets first.",
+        "This is a question.",
+        "Magnets are interesting.",
+        "To find the answer, look at the magnets.",
+        "We need to compare the poles of the magnets.",
+    ];
     for (sentence, said) in filler.iter().zip(score(&magnets(), &filler)) {
         assert!(said <= 0.5, "{said} for {sentence}");
     }
@@ -164,7 +195,12 @@ fn filler_never_earns_a_reward() {
 
 #[test]
 fn without_a_solution_the_answer_decides() {
-    let facts = problem("Which is true?", &["Charge can be positive or negative.", "Every particle has a charge."], 0, "");
+    let facts = problem(
+        "Which is true?",
+        &["Charge can be positive or negative.", "Every particle has a charge."],
+        0,
+        "",
+    );
     assert_eq!(one(&facts, "Charge can be positive or negative."), 1.0);
     assert!(one(&facts, "Every particle has a charge.") <= 0.2);
     assert_eq!(correct(&facts, "Every particle has a charge."), "Charge can be positive or negative.");
@@ -181,7 +217,10 @@ fn corrections_keep_what_is_right() {
     let ports = ports();
     assert_eq!(correct(&ports, &format!("Solution: {}", ports.solution)), ports.solution);
     let magnets = magnets();
-    assert_eq!(correct(&magnets, &format!("Solution: {}", magnets.solution.replace('\n', "n"))), magnets.solution);
+    assert_eq!(
+        correct(&magnets, &format!("Solution: {}", magnets.solution.replace('\n', "n"))),
+        magnets.solution
+    );
 }
 
 #[test]
@@ -191,7 +230,10 @@ fn corrections_replace_complete_and_drop() {
                  farthest south.";
     assert_eq!(correct(&ports, wrong), ports.solution, "a wrong sentence");
     assert_eq!(
-        correct(&ports, "Look at which way the south arrow is pointing. Look at which way the south arrow is pointing."),
+        correct(
+            &ports,
+            "Look at which way the south arrow is pointing. Look at which way the south arrow is pointing."
+        ),
         "Look at which way the south arrow is pointing. Plymouth is farthest south.",
         "a repeat and a missing conclusion"
     );
@@ -298,9 +340,15 @@ fn real_rationales_are_ordered() {
     let (problems, rationales) = (read("problems_test_half.json"), read("mm_cot_rationales_test_half.json"));
     let (mut equal, mut states_right, mut states_wrong) = (Vec::new(), Vec::new(), Vec::new());
     for (id, entry) in &problems {
-        let choices: Vec<&str> = entry["choices"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
+        let choices: Vec<&str> =
+            entry["choices"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
         let answer = u8::try_from(entry["answer"].as_u64().unwrap()).unwrap();
-        let mut problem = problem(entry["question"].as_str().unwrap(), &choices, answer, entry["solution"].as_str().unwrap());
+        let mut problem = problem(
+            entry["question"].as_str().unwrap(),
+            &choices,
+            answer,
+            entry["solution"].as_str().unwrap(),
+        );
         problem.hint = entry["hint"].as_str().unwrap_or_default().to_owned();
         problem.lecture = entry.get("lecture").and_then(|text| text.as_str()).unwrap_or_default().to_owned();
         let rationale = rationales[id].as_str().unwrap();
@@ -312,15 +360,18 @@ fn real_rationales_are_ordered() {
         }
         let scores = score(&problem, &said);
         let mean = scores.iter().sum::<f32>() / scores.len() as f32;
-        let keys = |text: &str| sentences::sentences(text).into_iter().map(sentences::repeat_key).collect::<Vec<_>>();
+        let keys = |text: &str| {
+            sentences::sentences(text).into_iter().map(sentences::repeat_key).collect::<Vec<_>>()
+        };
         if keys(rationale) == keys(&problem.solution) {
             equal.push(mean);
             continue;
         }
         // The one option that the last two sentences name.
         let tail = said[said.len().saturating_sub(2)..].join(" ").to_lowercase();
-        let named: Vec<usize> =
-            (0..choices.len()).filter(|&i| tail.contains(choices[i].to_lowercase().trim_end_matches('.'))).collect();
+        let named: Vec<usize> = (0..choices.len())
+            .filter(|&i| tail.contains(choices[i].to_lowercase().trim_end_matches('.')))
+            .collect();
         if let [only] = named[..] {
             if only == usize::from(answer) { states_right.push(mean) } else { states_wrong.push(mean) }
         }

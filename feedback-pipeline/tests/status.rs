@@ -2,7 +2,8 @@
 
 use feedback_pipeline::status::report;
 use schemas::{
-    Correction, Dataset, Problem, Provenance, Rationale, Reject, Request, Rollout, Score, Sentence, TimestampMs, table,
+    Correction, Dataset, Problem, Provenance, Rationale, Reject, Request, Rollout, Score, Sentence,
+    TimestampMs, table,
 };
 use tempfile::TempDir;
 
@@ -45,7 +46,9 @@ fn rollout(sample: u32, sentences: usize) -> Rollout {
         logprobs: Vec::new(),
         ref_logprobs: Vec::new(),
         values: Vec::new(),
-        sentences: (0..sentences).map(|index| Sentence { text: format!("S{index}."), token_end: 0 }).collect(),
+        sentences: (0..sentences)
+            .map(|index| Sentence { text: format!("S{index}."), token_end: 0 })
+            .collect(),
         truncated: false,
         policy: "p".to_owned(),
         seed: 0,
@@ -172,7 +175,10 @@ fn every_item_is_accounted_for() {
     assert_eq!(books, [("scores", 5, 2, 1, 1, 1, Some(5), 0), ("corrections", 3, 1, 0, 1, 1, None, 0)]);
     assert!(report.balanced);
     let spent = &report.spending[1];
-    assert_eq!((spent.kind.as_str(), spent.items, spent.shared, spent.failed, spent.attempts), ("scores", 3, 1, 1, 4));
+    assert_eq!(
+        (spent.kind.as_str(), spent.items, spent.shared, spent.failed, spent.attempts),
+        ("scores", 3, 1, 1, 4)
+    );
     assert_eq!((spent.input_tokens, spent.cached_input_tokens, spent.output_tokens), (2000, 30, 300));
     assert_eq!((spent.cost_usd, spent.unpriced), (0.75, 0));
     assert_eq!((report.spending[0].cost_usd, report.spending[0].unpriced), (0.0, 1));
@@ -182,7 +188,10 @@ fn every_item_is_accounted_for() {
 fn the_tables_as_printed() {
     let folder = TempDir::new().unwrap();
     let dataset = filled(&folder);
-    let printed = report(&dataset).unwrap().to_string().replace(&dataset.root().display().to_string(), "datasets/ports");
+    let printed = report(&dataset)
+        .unwrap()
+        .to_string()
+        .replace(&dataset.root().display().to_string(), "datasets/ports");
     let expected = "\
 datasets/ports: 2 problems (test 1, train 1)
 
@@ -209,7 +218,8 @@ fn faults_are_named() {
     dataset.write_part(1, "00002", scores(9, 1).chain(scores(3, 3)), &provenance()).unwrap();
     let report = report(&dataset).unwrap();
     assert!(!report.balanced);
-    let expected = ["`a-r1-s3` has 3 rows of 4", "1 belong to no item", "the requests table has 3 items, not 4"];
+    let expected =
+        ["`a-r1-s3` has 3 rows of 4", "1 belong to no item", "the requests table has 3 items, not 4"];
     assert_eq!(report.accounts[0].faults, expected);
     assert!(report.to_string().ends_with("The books do not balance, see above.\n"));
 }
@@ -219,5 +229,8 @@ fn a_dataset_without_rounds() {
     let folder = TempDir::new().unwrap();
     let dataset = dataset(&folder);
     let printed = report(&dataset).unwrap().to_string();
-    assert_eq!(printed, format!("{}: 2 problems (test 1, train 1)\nno round yet\n", dataset.root().display()));
+    assert_eq!(
+        printed,
+        format!("{}: 2 problems (test 1, train 1)\nno round yet\n", dataset.root().display())
+    );
 }

@@ -16,7 +16,8 @@ pub(super) fn read(from: &Path, images: Option<&Path>) -> Result<Incoming> {
         vec![from.to_path_buf()]
     };
     if files.is_empty() {
-        let message = "expected aokvqa_v1p0_train.json, aokvqa_v1p0_val.json or aokvqa_v1p0_test.json, found none";
+        let message =
+            "expected aokvqa_v1p0_train.json, aokvqa_v1p0_val.json or aokvqa_v1p0_test.json, found none";
         return Err(Error::bad_input(from.display().to_string(), message));
     }
     let mut incoming = Incoming::new(DatasetCard {

@@ -113,7 +113,10 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();
             let line = error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count() + 1;
-            Err(Error::bad_input(path.display().to_string(), format!("line {line}: expected UTF-8 text, found another encoding")))
+            Err(Error::bad_input(
+                path.display().to_string(),
+                format!("line {line}: expected UTF-8 text, found another encoding"),
+            ))
         }
     }
 }
@@ -133,7 +136,10 @@ pub(super) fn parse_line(line: &str, place: &str) -> Result<Node> {
     serde_json::from_str(line).map_err(|error| {
         let message = error.to_string();
         let at = format!(" at line {} column {}", error.line(), error.column());
-        Error::bad_input(place, format!("column {}: {}", error.column(), message.strip_suffix(&at).unwrap_or(&message)))
+        Error::bad_input(
+            place,
+            format!("column {}: {}", error.column(), message.strip_suffix(&at).unwrap_or(&message)),
+        )
     })
 }
 

@@ -28,7 +28,9 @@ pub(super) fn read(from: &Path, images: Option<&Path>, licence: &str) -> Result<
             return Err(Error::bad_input(record.place(), message));
         }
         let (problem, picture) = problem(&record, &name, images)?;
-        incoming.pictures.extend(picture.map(|picture| Picture { problem: incoming.problems.len(), ..picture }));
+        incoming
+            .pictures
+            .extend(picture.map(|picture| Picture { problem: incoming.problems.len(), ..picture }));
         incoming.problems.push(problem);
         incoming.places.push(record.place().to_owned());
     }

@@ -99,9 +99,12 @@ pub enum Command {
 pub fn run(command: Command) -> Result<()> {
     let summary = match command {
         Command::Scienceqa { from, data, captions, images } => {
-            publish::publish(&data, scienceqa::read(&from, captions.as_deref(), images.as_deref())?)?.to_string()
+            publish::publish(&data, scienceqa::read(&from, captions.as_deref(), images.as_deref())?)?
+                .to_string()
         }
-        Command::Aokvqa { from, data, images } => publish::publish(&data, aokvqa::read(&from, images.as_deref())?)?.to_string(),
+        Command::Aokvqa { from, data, images } => {
+            publish::publish(&data, aokvqa::read(&from, images.as_deref())?)?.to_string()
+        }
         Command::Jsonl { from, data, images, licence } => {
             let stem = from.file_stem().map_or_else(|| "problems".into(), |stem| stem.to_string_lossy());
             let data = data.unwrap_or_else(|| PathBuf::from("datasets").join(stem.as_ref()));

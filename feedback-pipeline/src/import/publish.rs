@@ -38,7 +38,10 @@ impl Incoming {
                 0 => String::new(),
                 count => format!("; {} belong to no split", grouped(count)),
             };
-            return Err(Error::bad_input(from.display().to_string(), format!("expected problems, found none{left_out}")));
+            return Err(Error::bad_input(
+                from.display().to_string(),
+                format!("expected problems, found none{left_out}"),
+            ));
         }
         Ok(self)
     }
@@ -49,7 +52,10 @@ impl Incoming {
         for (index, problem) in self.problems.iter().enumerate() {
             let id = problem.problem_id.as_str();
             let place = |index: usize| self.places.get(index).cloned().unwrap_or_default();
-            if id.is_empty() || id.starts_with('.') || id.chars().any(|c| matches!(c, '/' | '\\') || c.is_control()) {
+            if id.is_empty()
+                || id.starts_with('.')
+                || id.chars().any(|c| matches!(c, '/' | '\\') || c.is_control())
+            {
                 let message = format!("`problem_id`: expected a name that can stand in a path, found `{id}`");
                 return Err(Error::bad_input(place(index), message));
             }
@@ -132,7 +138,8 @@ fn keep_copied_pictures(dataset: &Dataset, incoming: &mut Incoming) {
 
 /// Existing and incoming problems as one list, and how many of them are new.
 fn merge(existing: &[Problem], incoming: &Incoming, data: &Path) -> Result<(Vec<Problem>, usize)> {
-    let old: HashMap<&str, &Problem> = existing.iter().map(|problem| (problem.problem_id.as_str(), problem)).collect();
+    let old: HashMap<&str, &Problem> =
+        existing.iter().map(|problem| (problem.problem_id.as_str(), problem)).collect();
     let mut merged = HashMap::with_capacity(incoming.problems.len());
     for problem in &incoming.problems {
         let both = match old.get(problem.problem_id.as_str()) {
@@ -158,7 +165,8 @@ fn merge(existing: &[Problem], incoming: &Incoming, data: &Path) -> Result<(Vec<
     } else if added == 0 {
         problems.extend(existing.iter().filter_map(|problem| merged.remove(problem.problem_id.as_str())));
     }
-    problems.extend(incoming.problems.iter().filter_map(|problem| merged.remove(problem.problem_id.as_str())));
+    problems
+        .extend(incoming.problems.iter().filter_map(|problem| merged.remove(problem.problem_id.as_str())));
     Ok((problems, added))
 }
 
@@ -237,7 +245,12 @@ impl fmt::Display for Summary {
         if !self.changed {
             writeln!(f, "{data}: nothing changed, these problems are there already")?;
         } else if self.added < self.problems.len() {
-            writeln!(f, "{data}: {} problems, {} of them new", grouped(self.problems.len()), grouped(self.added))?;
+            writeln!(
+                f,
+                "{data}: {} problems, {} of them new",
+                grouped(self.problems.len()),
+                grouped(self.added)
+            )?;
         } else {
             writeln!(f, "{data}: {} problems", grouped(self.problems.len()))?;
         }
@@ -249,7 +262,12 @@ impl fmt::Display for Summary {
             let image = of_split().filter(|problem| problem.image.is_some()).count();
             let unsolved = of_split().filter(|problem| problem.solution.is_empty()).count();
             let hidden = of_split().filter(|problem| problem.answer_index.is_none()).count();
-            write!(f, "  {split:<5} {:>7} problems, {} with a picture", grouped(of_split().count()), grouped(image))?;
+            write!(
+                f,
+                "  {split:<5} {:>7} problems, {} with a picture",
+                grouped(of_split().count()),
+                grouped(image)
+            )?;
             for (count, what) in [(unsolved, "without a solution"), (hidden, "with a hidden answer")] {
                 if count > 0 {
                     write!(f, ", {} {what}", grouped(count))?;

@@ -42,7 +42,8 @@ pub(super) fn import(
     let digest = &digest[..16];
     let mut entries = read(&text, from, &problems, split)?;
 
-    let known: HashMap<&str, &str> = problems.iter().map(|p| (p.problem_id.as_str(), p.split.as_str())).collect();
+    let known: HashMap<&str, &str> =
+        problems.iter().map(|p| (p.problem_id.as_str(), p.split.as_str())).collect();
     let unknown: Vec<&str> =
         entries.iter().map(|e| e.problem_id.as_str()).filter(|id| !known.contains_key(id)).collect();
     if !unknown.is_empty() && !skip_unknown {
@@ -61,7 +62,10 @@ pub(super) fn import(
     let before = entries.len();
     entries.retain(|entry| split.is_none() || known.get(entry.problem_id.as_str()).copied() == split);
     if entries.is_empty() {
-        return Err(Error::bad_input(from.display().to_string(), "expected rationales of the dataset's problems, found none"));
+        return Err(Error::bad_input(
+            from.display().to_string(),
+            "expected rationales of the dataset's problems, found none",
+        ));
     }
 
     let _lock = dataset.lock(PROGRAM)?;
@@ -83,16 +87,27 @@ pub(super) fn import(
 }
 
 /// Writes the entries as a part of their own; false where that part is there with the same rationales.
-fn write(dataset: &Dataset, round: u32, name: &str, policy: &str, entries: &[Entry], from: &Path) -> Result<bool> {
+fn write(
+    dataset: &Dataset,
+    round: u32,
+    name: &str,
+    policy: &str,
+    entries: &[Entry],
+    from: &Path,
+) -> Result<bool> {
     let part = dataset.part_path::<Rollout>(round, name);
     if part.is_file() {
         let there: Vec<Rollout> = schemas::table::read(&part)?;
         let same = there.len() == entries.len()
-            && there.iter().zip(entries).all(|(a, b)| a.problem_id == b.problem_id && a.rationale == b.rationale);
+            && there
+                .iter()
+                .zip(entries)
+                .all(|(a, b)| a.problem_id == b.problem_id && a.rationale == b.rationale);
         if same {
             return Ok(false);
         }
-        let message = format!("was imported into round {round} before, with other problems; use another round");
+        let message =
+            format!("was imported into round {round} before, with other problems; use another round");
         return Err(Error::bad_input(from.display().to_string(), message));
     }
     // Further rationales of a problem that has some are its next samples.
@@ -140,7 +155,9 @@ fn read(text: &str, from: &Path, problems: &[Problem], split: Option<&str>) -> R
     }
     let place = from.display().to_string();
     match json::parse(text, &place)? {
-        Node::Object(entries) if entries.iter().any(|(key, node)| key == "preds" && matches!(node, Node::List(_))) => {
+        Node::Object(entries)
+            if entries.iter().any(|(key, node)| key == "preds" && matches!(node, Node::List(_))) =>
+        {
             read_predictions(&Record::new(place, &Node::Object(entries))?, problems, split)
         }
         Node::Object(entries) => {
@@ -150,7 +167,9 @@ fn read(text: &str, from: &Path, problems: &[Problem], split: Option<&str>) -> R
             });
             entries.collect()
         }
-        other => Err(json::mismatch(&place, "an object from problem id to rationale, or with `preds`", &other)),
+        other => {
+            Err(json::mismatch(&place, "an object from problem id to rationale, or with `preds`", &other))
+        }
     }
 }
 
@@ -177,7 +196,8 @@ fn read_jsonl(text: &str, from: &Path) -> Result<Vec<Entry>> {
 /// MM-CoT's layout: texts in the order of a split, beside the targets in `labels`.
 fn read_predictions(record: &Record<'_>, problems: &[Problem], split: Option<&str>) -> Result<Vec<Entry>> {
     let Some(split) = split else {
-        let message = "predictions carry no problem ids: say with --split train, val or test whose order they follow";
+        let message =
+            "predictions carry no problem ids: say with --split train, val or test whose order they follow";
         return Err(Error::bad_input(record.place(), message));
     };
     let predictions = record.texts("preds")?.unwrap_or_default();
@@ -186,20 +206,28 @@ fn read_predictions(record: &Record<'_>, problems: &[Problem], split: Option<&st
         let expected = format!("{} texts, the problems of split `{split}`", grouped(of_split.len()));
         return Err(record.wrong("preds", &expected, grouped(predictions.len())));
     }
-    if !predictions.is_empty() && predictions.iter().all(|text| text.trim_start().starts_with("The answer is (")) {
+    if !predictions.is_empty()
+        && predictions.iter().all(|text| text.trim_start().starts_with("The answer is ("))
+    {
         return Err(record.wrong("preds", "rationales", "answers; take the file of the rationale stage"));
     }
     if let Some(labels) = record.texts("labels")? {
         check_labels(record, &labels, &of_split)?;
     }
     let entries = of_split.into_iter().zip(predictions);
-    Ok(entries.map(|(problem, rationale)| Entry { problem_id: problem.problem_id.clone(), rationale }).collect())
+    Ok(entries
+        .map(|(problem, rationale)| Entry { problem_id: problem.problem_id.clone(), rationale })
+        .collect())
 }
 
 /// The targets must be the problems' own solutions: that shows that the order is the same.
 fn check_labels(record: &Record<'_>, labels: &[String], problems: &[&Problem]) -> Result<()> {
     if labels.len() != problems.len() {
-        return Err(record.wrong("labels", &format!("{} texts, as many as `preds`", problems.len()), labels.len()));
+        return Err(record.wrong(
+            "labels",
+            &format!("{} texts, as many as `preds`", problems.len()),
+            labels.len(),
+        ));
     }
     // Decoded targets lost newlines, spaces and rare characters, and begin with the lecture in some runs.
     let words = |text: &str| -> HashSet<String> {
@@ -221,7 +249,11 @@ fn check_labels(record: &Record<'_>, labels: &[String], problems: &[&Problem]) -
         Some(first) if wrong.len() * 4 > checked => Err(record.wrong(
             "labels",
             "the dataset's solutions in the same order",
-            format_args!("other texts for {} of {} problems, first `{first}`", grouped(wrong.len()), grouped(checked)),
+            format_args!(
+                "other texts for {} of {} problems, first `{first}`",
+                grouped(wrong.len()),
+                grouped(checked)
+            ),
         )),
         _ => Ok(()),
     }
@@ -231,16 +263,28 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (data, round) = (self.dataset.display(), self.round);
         if self.changed {
-            writeln!(f, "{data}, round {round}: {} rationales imported as rollouts", grouped(self.rationales))?;
+            writeln!(
+                f,
+                "{data}, round {round}: {} rationales imported as rollouts",
+                grouped(self.rationales)
+            )?;
         } else {
             writeln!(f, "{data}, round {round}: nothing changed, these rationales are there already")?;
         }
         writeln!(f, "  sentences: {}; empty rationales: {}", grouped(self.sentences), grouped(self.empty))?;
         if self.unknown > 0 {
-            writeln!(f, "  rationales left out, since the dataset lacks their problems: {}", grouped(self.unknown))?;
+            writeln!(
+                f,
+                "  rationales left out, since the dataset lacks their problems: {}",
+                grouped(self.unknown)
+            )?;
         }
         if self.other_splits > 0 {
-            writeln!(f, "  rationales left out, since their problems are in other splits: {}", grouped(self.other_splits))?;
+            writeln!(
+                f,
+                "  rationales left out, since their problems are in other splits: {}",
+                grouped(self.other_splits)
+            )?;
         }
         write!(f, "next: collect-feedback --round {round} --stage scores --data {data}")
     }

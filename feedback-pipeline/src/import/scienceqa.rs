@@ -16,7 +16,8 @@ pub(super) fn read(from: &Path, captions: Option<&Path>, images: Option<&Path>) 
         (from.parent().unwrap_or(Path::new(".")), from.to_path_buf())
     };
     let entries = json::read_object(&file)?;
-    let splits = if from.is_dir() { Some(Splits::read(&folder.join("pid_splits.json"), &entries)?) } else { None };
+    let splits =
+        if from.is_dir() { Some(Splits::read(&folder.join("pid_splits.json"), &entries)?) } else { None };
     let captions = match captions {
         Some(path) => read_captions(path)?,
         None if folder.join("captions.json").is_file() => read_captions(&folder.join("captions.json"))?,
@@ -40,7 +41,9 @@ pub(super) fn read(from: &Path, captions: Option<&Path>, images: Option<&Path>) 
         rows.push((place, problem, picture));
     }
     // MM-CoT's predictions follow the order of pid_splits.json.
-    rows.sort_by_key(|(place, problem, _)| (super::SPLITS.iter().position(|split| *split == problem.split), *place));
+    rows.sort_by_key(|(place, problem, _)| {
+        (super::SPLITS.iter().position(|split| *split == problem.split), *place)
+    });
     let mut incoming = Incoming::new(DatasetCard {
         name: String::new(),
         source: "ScienceQA, https://scienceqa.github.io".to_owned(),
@@ -49,7 +52,9 @@ pub(super) fn read(from: &Path, captions: Option<&Path>, images: Option<&Path>) 
     });
     incoming.left_out = left_out;
     for (_, problem, picture) in rows {
-        incoming.pictures.extend(picture.map(|picture| Picture { problem: incoming.problems.len(), ..picture }));
+        incoming
+            .pictures
+            .extend(picture.map(|picture| Picture { problem: incoming.problems.len(), ..picture }));
         incoming.places.push(format!("{}, problem `{}`", file.display(), problem.problem_id));
         incoming.problems.push(problem);
     }
@@ -71,7 +76,8 @@ fn problem(
     let (image, picture) = match record.optional_text("image")? {
         None => (None, None),
         Some(name) => {
-            let file = picture::first_file([images.join(&split).join(id).join(&name), images.join(id).join(&name)]);
+            let file =
+                picture::first_file([images.join(&split).join(id).join(&name), images.join(id).join(&name)]);
             let extension = match &file {
                 Some(file) => picture::extension(file)?,
                 None => picture::own_extension(Path::new(&name)),
@@ -107,7 +113,8 @@ struct Splits<'a> {
 
 impl<'a> Splits<'a> {
     fn read(path: &Path, problems: &'a [(String, Node)]) -> Result<Self> {
-        let known: HashMap<&str, &'a str> = problems.iter().map(|(id, _)| (id.as_str(), id.as_str())).collect();
+        let known: HashMap<&str, &'a str> =
+            problems.iter().map(|(id, _)| (id.as_str(), id.as_str())).collect();
         let node = json::read(path)?;
         let record = Record::new(path.display().to_string(), &node)?;
         let mut of = HashMap::with_capacity(known.len());

@@ -139,7 +139,8 @@ pub(super) fn corrections(dataset: &Dataset, round: u32, spending: &[Spending]) 
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (items, done) = if self.kind == "scores" { ("rollouts", "scored") } else { ("rationales", "corrected") };
+        let (items, done) =
+            if self.kind == "scores" { ("rollouts", "scored") } else { ("rationales", "corrected") };
         write!(
             f,
             "round {}, {}: {} {items} = {} {done} + {} rejected + {} waiting + {} empty",

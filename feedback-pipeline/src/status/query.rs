@@ -43,7 +43,8 @@ fn scan<T: Table>(dataset: &Dataset, round: u32) -> Result<Option<LazyFrame>> {
     if parts.is_empty() {
         return Ok(None);
     }
-    let paths: PolarsResult<Vec<PlRefPath>> = parts.iter().map(|part| PlRefPath::try_from_path(part)).collect();
+    let paths: PolarsResult<Vec<PlRefPath>> =
+        parts.iter().map(|part| PlRefPath::try_from_path(part)).collect();
     let paths = paths.map_err(failed::<T>)?;
     let options = ScanArgsParquet {
         glob: false,
@@ -79,7 +80,8 @@ pub(super) fn spending(dataset: &Dataset, round: u32) -> Result<Vec<Spending>> {
         .collect()
         .map_err(failed::<Request>)?;
     let read = || -> PolarsResult<Vec<Spending>> {
-        let (kind, provider, model) = (texts(&frame, "kind")?, texts(&frame, "provider")?, texts(&frame, "model")?);
+        let (kind, provider, model) =
+            (texts(&frame, "kind")?, texts(&frame, "provider")?, texts(&frame, "model")?);
         let costs = frame.column("cost_usd")?.f64()?;
         (0..frame.height())
             .map(|row| {
@@ -120,7 +122,12 @@ pub(super) fn rejected(dataset: &Dataset, round: u32, kind: &str) -> Result<Hash
     Ok(counts::<Reject>(dataset, round, "subject_id", Some(kind))?.into_keys().collect())
 }
 
-fn counts<T: Table>(dataset: &Dataset, round: u32, id: &str, kind: Option<&str>) -> Result<HashMap<String, u64>> {
+fn counts<T: Table>(
+    dataset: &Dataset,
+    round: u32,
+    id: &str,
+    kind: Option<&str>,
+) -> Result<HashMap<String, u64>> {
     let Some(mut table) = scan::<T>(dataset, round)? else { return Ok(HashMap::new()) };
     if let Some(kind) = kind {
         table = table.filter(col("kind").eq(lit(kind)));

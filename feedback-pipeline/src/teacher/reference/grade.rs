@@ -97,7 +97,10 @@ fn grade(key: &Key, sentence: &str, words: &[Word]) -> Grade {
     let mut grade = match against_gold(key, words) {
         Some(grade) if grade.contradicts || grade.tenths >= 5 => grade,
         // Too loosely like a gold sentence; it may still be a fair start or true.
-        Some(grade) => [grade, without_counterpart(key, words)].into_iter().max_by_key(|grade| grade.tenths).unwrap_or(grade),
+        Some(grade) => [grade, without_counterpart(key, words)]
+            .into_iter()
+            .max_by_key(|grade| grade.tenths)
+            .unwrap_or(grade),
         None => without_counterpart(key, words),
     };
     if !finished {
@@ -119,14 +122,22 @@ fn against_gold(key: &Key, words: &[Word]) -> Option<Grade> {
             continue;
         }
         // Where one gold sentence contradicts and one nearly as like does not, the latter is meant.
-        let rank = |similarity: f32, conflict: Option<Conflict>| similarity - if conflict.is_some() { 0.1 } else { 0.0 };
+        let rank = |similarity: f32, conflict: Option<Conflict>| {
+            similarity - if conflict.is_some() { 0.1 } else { 0.0 }
+        };
         if best.is_none_or(|(other, _, conflicts, _)| rank(similarity, conflict) > rank(other, conflicts)) {
             best = Some((similarity, index, conflict, replaced));
         }
     }
     let (similarity, index, conflict, replaced) = best?;
     if conflict.is_some() {
-        let tenths = if key.conclusion == Some(index) || similarity >= 0.8 { 0 } else if similarity >= 0.65 { 1 } else { 2 };
+        let tenths = if key.conclusion == Some(index) || similarity >= 0.8 {
+            0
+        } else if similarity >= 0.65 {
+            1
+        } else {
+            2
+        };
         return Some(Grade::wrong(tenths, Some(index)));
     }
     // A word of this problem in the place of another claims something else; a new word may be a paraphrase.

@@ -75,17 +75,26 @@ impl Key {
         let said: HashSet<&str> = sentence.iter().map(|word| word.text.as_str()).collect();
         let named: Vec<usize> = (0..self.choices.len())
             .filter(|&index| {
-                let mut heavy = self.choices[index].words.iter().filter(|word| word.kind != WordKind::Function).peekable();
+                let mut heavy = self.choices[index]
+                    .words
+                    .iter()
+                    .filter(|word| word.kind != WordKind::Function)
+                    .peekable();
                 heavy.peek().is_some() && heavy.all(|word| said.contains(word.text.as_str()))
             })
             .collect();
         // `New York City` also holds the words of an option `New York`: the longer one is meant.
         let contains = |long: usize, short: usize| {
-            let long: HashSet<&str> = self.choices[long].words.iter().map(|word| word.text.as_str()).collect();
+            let long: HashSet<&str> =
+                self.choices[long].words.iter().map(|word| word.text.as_str()).collect();
             let short = &self.choices[short].words;
             long.len() > short.len() && short.iter().all(|word| long.contains(word.text.as_str()))
         };
-        named.iter().copied().filter(|&short| !named.iter().any(|&long| long != short && contains(long, short))).collect()
+        named
+            .iter()
+            .copied()
+            .filter(|&short| !named.iter().any(|&long| long != short && contains(long, short)))
+            .collect()
     }
 
     /// Share of a sentence's heavier words that the dataset uses for this problem.
@@ -97,12 +106,15 @@ impl Key {
     /// Share of neighbouring words that stand beside each other in the dataset's texts for this problem, too.
     pub(super) fn fluent(&self, sentence: &[Word]) -> f32 {
         let pairs = sentence.windows(2);
-        let known = pairs.clone().filter(|pair| self.pairs.contains(&(pair[0].text.clone(), pair[1].text.clone())));
+        let known =
+            pairs.clone().filter(|pair| self.pairs.contains(&(pair[0].text.clone(), pair[1].text.clone())));
         share(known.count(), pairs.count())
     }
 
     fn find_conclusion(&self) -> Option<usize> {
-        let naming = |index: &usize| self.answer.is_some_and(|answer| self.named(&self.gold[*index].words) == [answer]);
+        let naming = |index: &usize| {
+            self.answer.is_some_and(|answer| self.named(&self.gold[*index].words) == [answer])
+        };
         (0..self.gold.len()).rev().find(naming).or_else(|| self.gold.len().checked_sub(1))
     }
 }
@@ -154,14 +166,37 @@ fn telling_words(choices: &[Known]) -> HashMap<String, u32> {
 /// True where a sentence only says how to begin.
 pub(super) fn is_starting_point(sentence: &[Word]) -> bool {
     const OPENINGS: &[&str] = &[
-        "look at", "think about", "to find", "to decide", "to answer", "to determine", "to figure", "to see", "to solve",
-        "to identify", "step 1", "step 2", "step 3", "first", "consider", "compare", "read the", "use the", "recall",
-        "remember", "start with", "begin with", "let us", "we need", "you need",
+        "look at",
+        "think about",
+        "to find",
+        "to decide",
+        "to answer",
+        "to determine",
+        "to figure",
+        "to see",
+        "to solve",
+        "to identify",
+        "step 1",
+        "step 2",
+        "step 3",
+        "first",
+        "consider",
+        "compare",
+        "read the",
+        "use the",
+        "recall",
+        "remember",
+        "start with",
+        "begin with",
+        "let us",
+        "we need",
+        "you need",
     ];
     let opening = |opening: &&str| {
         let mut expected = opening.split(' ');
         let mut said = sentence.iter();
-        expected.all(|expected| said.next().is_some_and(|word| words::stem(expected) == words::stem(&word.text)))
+        expected
+            .all(|expected| said.next().is_some_and(|word| words::stem(expected) == words::stem(&word.text)))
     };
     sentence.len() >= 3 && OPENINGS.iter().any(|text| opening(&text))
 }

@@ -155,6 +155,7 @@ pub(super) fn another_identity(sentence: &[Word], aligned: &Alignment<'_>) -> Op
     }
     let before = &sentence[..sentence.len() - said.len()];
     let skipped = |word: &&Word| !matches!(word.text.as_str(), "a" | "an" | "the");
-    let copula = before.iter().rev().find(skipped).is_some_and(|word| is_listed("is are was were", &word.text));
+    let copula =
+        before.iter().rev().find(skipped).is_some_and(|word| is_listed("is are was were", &word.text));
     copula.then_some(Conflict::Identity)
 }

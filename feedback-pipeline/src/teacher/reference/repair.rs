@@ -47,7 +47,9 @@ fn pass(key: &Key, texts: &[&str]) -> Vec<String> {
     }
     let mut present = vec![false; key.gold.len()];
     for grade in &grades {
-        if grade.keeps() && let Some(gold) = grade.gold {
+        if grade.keeps()
+            && let Some(gold) = grade.gold
+        {
             present[gold] = true;
         }
     }
@@ -76,7 +78,8 @@ fn pass(key: &Key, texts: &[&str]) -> Vec<String> {
 
 /// Puts the inserted sentences, among themselves, into the solution's order.
 fn in_solution_order(key: &Key, lines: &mut [Line]) {
-    let mut inserted: Vec<usize> = lines.iter().filter(|line| line.inserted).filter_map(|line| line.gold).collect();
+    let mut inserted: Vec<usize> =
+        lines.iter().filter(|line| line.inserted).filter_map(|line| line.gold).collect();
     inserted.sort_unstable();
     for (line, gold) in lines.iter_mut().filter(|line| line.inserted).zip(inserted) {
         line.text.clone_from(&key.gold[gold].text);
@@ -86,7 +89,11 @@ fn in_solution_order(key: &Key, lines: &mut [Line]) {
 
 /// Nothing right was said: the solution, after the starting point if that was fair.
 fn from_gold(key: &Key, texts: &[&str], grades: &[Grade]) -> Vec<String> {
-    let start = texts.first().zip(grades.first()).filter(|(_, grade)| grade.keeps()).map(|(text, _)| (*text).to_owned());
+    let start = texts
+        .first()
+        .zip(grades.first())
+        .filter(|(_, grade)| grade.keeps())
+        .map(|(text, _)| (*text).to_owned());
     start.into_iter().chain(key.gold.iter().map(|gold| gold.text.clone())).collect()
 }
 
@@ -99,10 +106,11 @@ fn replacement(key: &Key, text: &str, grade: Grade, present: &[bool]) -> Option<
     let said = words(text);
     let similarity = |index: usize| align(&said, &key.gold[index].words).similarity;
     // The first of the most similar, so that gold sentences come in their order.
-    (0..key.gold.len()).filter(free).map(|index| (similarity(index), index)).reduce(|best, next| {
-        if next.0 > best.0 { next } else { best }
-    })
-    .map(|(_, index)| index)
+    (0..key.gold.len())
+        .filter(free)
+        .map(|index| (similarity(index), index))
+        .reduce(|best, next| if next.0 > best.0 { next } else { best })
+        .map(|(_, index)| index)
 }
 
 /// The sentences with the solution's own line breaks, or one a line where they would run together.

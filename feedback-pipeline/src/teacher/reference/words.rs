@@ -45,9 +45,7 @@ pub(super) fn words(sentence: &str) -> Vec<Word> {
         let inside = match (start, char) {
             (_, c) if c.is_alphanumeric() || c == '°' => true,
             // 1.5, 10,000, don't, well-known: a mark between two letters or digits belongs to the word.
-            (Some(_), '.' | ',') => {
-                neighbours(sentence, at, char, |c| c.is_ascii_digit())
-            }
+            (Some(_), '.' | ',') => neighbours(sentence, at, char, |c| c.is_ascii_digit()),
             (Some(_), '\'' | '’' | '-') => neighbours(sentence, at, char, char::is_alphanumeric),
             _ => false,
         };
@@ -105,18 +103,28 @@ pub(super) fn stem(lower: &str) -> String {
     if word.len() > 4 && word.ends_with("ies") {
         return format!("{}y", &word[..word.len() - 3]);
     }
-    if word.len() > 4 && (word.ends_with("ches") || word.ends_with("shes") || word.ends_with("sses") || word.ends_with("xes")) {
+    if word.len() > 4
+        && (word.ends_with("ches")
+            || word.ends_with("shes")
+            || word.ends_with("sses")
+            || word.ends_with("xes"))
+    {
         return word[..word.len() - 2].to_owned();
     }
     let keeps = ["ss", "us", "is", "os"].iter().any(|end| word.ends_with(end));
-    if word.len() > 3 && word.ends_with('s') && !keeps { word[..word.len() - 1].to_owned() } else { word.to_owned() }
+    if word.len() > 3 && word.ends_with('s') && !keeps {
+        word[..word.len() - 1].to_owned()
+    } else {
+        word.to_owned()
+    }
 }
 
 /// `swirl and twirl` says the same as `twirl and swirl`.
 fn sort_pairs(words: &mut [Word]) {
     for middle in 1..words.len().saturating_sub(1) {
         let joins = matches!(words[middle].text.as_str(), "and" | "or");
-        let alone = words[middle - 1].kind == WordKind::Content && words[middle + 1].kind == WordKind::Content;
+        let alone =
+            words[middle - 1].kind == WordKind::Content && words[middle + 1].kind == WordKind::Content;
         if joins && alone && words[middle - 1].text > words[middle + 1].text {
             words.swap(middle - 1, middle + 1);
         }
@@ -151,7 +159,8 @@ pub(super) fn align<'a>(a: &'a [Word], b: &'a [Word]) -> Alignment<'a> {
     for i in (0..a.len()).rev() {
         for j in (0..b.len()).rev() {
             let skip = best[at(i + 1, j)].max(best[at(i, j + 1)]);
-            best[at(i, j)] = if a[i].text == b[j].text { skip.max(best[at(i + 1, j + 1)] + weight(&a[i])) } else { skip };
+            best[at(i, j)] =
+                if a[i].text == b[j].text { skip.max(best[at(i + 1, j + 1)] + weight(&a[i])) } else { skip };
         }
     }
     let (mut i, mut j) = (0, 0);
