@@ -55,13 +55,12 @@ pub fn generate(seed: u64) -> Result<SampleSet, Error> {
     Ok(SampleSet { problems: splits.into_iter().flatten().collect(), pictures })
 }
 
+/// A problem and its encoded picture, where it has one.
+type Drawn = (Draft, Option<Vec<u8>>);
+
 /// A family's problems with their encoded pictures. No two share question, picture and options, in whatever
 /// order the options stand.
-fn distinct_drafts(
-    family: &Family,
-    rng: &mut Rng,
-    turn: &mut Turn,
-) -> Result<Vec<(Draft, Option<Vec<u8>>)>, Error> {
+fn distinct_drafts(family: &Family, rng: &mut Rng, turn: &mut Turn) -> Result<Vec<Drawn>, Error> {
     let wanted = family.counts.iter().sum();
     let mut drafts = Vec::with_capacity(wanted);
     let mut seen = HashSet::with_capacity(wanted);

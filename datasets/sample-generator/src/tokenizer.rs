@@ -8,7 +8,7 @@
 use crate::Error;
 use schemas::Problem;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::models::unigram::Unigram;
@@ -93,9 +93,8 @@ fn build(problems: &[Problem]) -> Result<Tokenizer, Error> {
 fn vocabulary(problems: &[Problem]) -> Vec<(String, f64)> {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     for problem in problems {
-        let labels = [&problem.subject, &problem.topic, &problem.category, &problem.skill];
         let texts = [&problem.question, &problem.hint, &problem.caption, &problem.lecture, &problem.solution];
-        for text in texts.into_iter().chain(&problem.choices).chain(labels.into_iter().flatten()) {
+        for text in texts.into_iter().chain(&problem.choices) {
             count_pieces(text, &mut counts);
         }
     }
@@ -112,7 +111,7 @@ fn vocabulary(problems: &[Problem]) -> Vec<(String, f64)> {
     // Whatever the words are, a word is better than its characters.
     let characters = (' '..='~').filter(|character| *character != ' ').chain("▁°–—’‘“”…×é".chars());
     let mut pieces: Vec<(String, f64)> = SPECIAL.map(|token| (token.to_owned(), 0.0)).to_vec();
-    let known: std::collections::HashSet<String> = words.iter().map(|(word, _)| word.clone()).collect();
+    let known: HashSet<String> = words.iter().map(|(word, _)| word.clone()).collect();
     pieces.extend(words.into_iter().map(|(word, count)| (word, (count as f64 / total as f64).ln())));
     pieces.extend(
         characters.map(String::from).filter(|piece| !known.contains(piece)).map(|piece| (piece, -20.0)),
@@ -127,7 +126,8 @@ fn count_pieces(text: &str, counts: &mut BTreeMap<String, u64>) {
         for character in word.chars() {
             let follows_letter = piece.chars().last().is_some_and(char::is_alphabetic);
             let starts = piece.chars().eq([SPACE]);
-            if !starts && !(follows_letter && character.is_alphabetic()) {
+            let goes_on = follows_letter && character.is_alphabetic();
+            if !(starts || goes_on) {
                 *counts.entry(std::mem::take(&mut piece)).or_default() += 1;
             }
             piece.push(character);
