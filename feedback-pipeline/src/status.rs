@@ -1,7 +1,7 @@
 //! `collect-feedback status`: what a dataset holds, what each round still lacks, and what it cost.
 //!
-//! [`books`] accounts for every rollout and every rationale exactly once; [`query`] sums the tables, which may be large, by
-//! lazy scans that read only the columns they need.
+//! [`books`] accounts for every rollout and every rationale exactly once; [`query`] sums the tables, which
+//! may be large, by lazy scans that read only the columns they need.
 
 mod books;
 mod layout;
@@ -17,7 +17,7 @@ use schemas::{
     Table,
 };
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The state of a dataset.
@@ -118,12 +118,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total: usize = self.problems.values().sum();
         write!(f, "{}: {} {}", self.dataset, grouped(total as u64), Problem::NAME)?;
-        let splits: BTreeSet<_> = self
-            .problems
-            .iter()
-            .map(|(split, count)| format!("{split} {}", grouped(*count as u64)))
-            .collect();
-        writeln!(f, " ({})", splits.into_iter().collect::<Vec<_>>().join(", "))?;
+        let of_split = |split: &&str| {
+            self.problems.get(*split).map(|count| format!("{split} {}", grouped(*count as u64)))
+        };
+        let splits: Vec<_> = ["train", "val", "test"].iter().filter_map(of_split).collect();
+        writeln!(f, " ({})", splits.join(", "))?;
         if self.rows.is_empty() {
             return writeln!(f, "no round yet");
         }

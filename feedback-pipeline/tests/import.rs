@@ -1,4 +1,5 @@
-//! Import: what each format becomes, that a second import changes nothing, and the exact message of every refusal.
+//! Import: what each format becomes, that a second import changes nothing, and the exact message of every
+//! refusal.
 
 use feedback_pipeline::import::{Command, run};
 use schemas::{Dataset, Problem, Rollout};

@@ -1,4 +1,5 @@
-//! The reference Teacher: every rule of its grades on hand-written examples, and properties of corrections and judgements.
+//! The reference Teacher: every rule of its grades on hand-written examples, and properties of corrections
+//! and judgements.
 
 use crate::import::real_data;
 use feedback_pipeline::teacher::reference::{Preference, correct, judge, score};

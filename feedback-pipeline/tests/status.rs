@@ -193,7 +193,7 @@ fn the_tables_as_printed() {
         .to_string()
         .replace(&dataset.root().display().to_string(), "datasets/ports");
     let expected = "\
-datasets/ports: 2 problems (test 1, train 1)
+datasets/ports: 2 problems (train 1, test 1)
 
 round  rollouts  scores  rationales  corrections  requests  rejects
     1         5       5           4            1         4        1
@@ -231,6 +231,6 @@ fn a_dataset_without_rounds() {
     let printed = report(&dataset).unwrap().to_string();
     assert_eq!(
         printed,
-        format!("{}: 2 problems (test 1, train 1)\nno round yet\n", dataset.root().display())
+        format!("{}: 2 problems (train 1, test 1)\nno round yet\n", dataset.root().display())
     );
 }

@@ -1,7 +1,7 @@
 //! JSON from other people: read whole, every fault named with its place.
 //!
-//! Unlike `serde_json::Value`, a [`Node`] keeps the order of keys and refuses a key that stands twice, and a [`Record`]
-//! says which field of which record was expected to hold what.
+//! Unlike `serde_json::Value`, a [`Node`] keeps the order of keys and refuses a key that stands twice, and a
+//! [`Record`] says which field of which record was expected to hold what.
 
 use crate::error::{Error, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};

@@ -1,7 +1,8 @@
 //! Import: published problem sets and other models' rationales become tables of a dataset.
 //!
-//! Each format has a file of its own that turns its source into rows; [`publish`] merges them into the dataset. Nothing is
-//! written before the whole source has been read and checked, and importing the same source again changes nothing.
+//! Each format has a file of its own that turns its source into rows; [`publish`] merges them into the
+//! dataset. Nothing is written before the whole source has been read and checked, and importing the same
+//! source again changes nothing.
 
 mod aokvqa;
 mod json;
@@ -22,8 +23,8 @@ const SPLITS: [&str; 3] = ["train", "val", "test"];
 pub enum Command {
     /// ScienceQA as published: problems.json, pid_splits.json, captions and an images folder.
     ///
-    /// Problems that pid_splits.json does not name are left out and counted. With a file instead of a folder, each
-    /// problem's own `split` field decides.
+    /// Problems that pid_splits.json does not name are left out and counted. With a file instead of a folder,
+    /// each problem's own `split` field decides.
     Scienceqa {
         /// Folder with problems.json and pid_splits.json, or one file laid out like problems.json.
         #[arg(long, value_name = "DIR")]
@@ -54,7 +55,8 @@ pub enum Command {
     },
     /// One problem a line, as a JSON object whose fields are the columns of the problems table.
     ///
-    /// Needed: problem_id, split, question, choices. The rest may be missing. `image` is a path, relative to --images.
+    /// Needed: problem_id, split, question, choices. The rest may be missing. `image` is a path, relative to
+    /// --images.
     Jsonl {
         /// The file.
         #[arg(long, value_name = "FILE")]
@@ -71,8 +73,9 @@ pub enum Command {
     },
     /// Rationales that some model wrote, as rollouts to be scored.
     ///
-    /// Three layouts: a JSON object from problem id to text; MM-CoT's predictions_ans_*.json (with --split, whose order it
-    /// follows); JSONL with problem_id and rationale, where a repeated problem becomes its next sample.
+    /// Three layouts: a JSON object from problem id to text; MM-CoT's predictions_ans_*.json (with --split,
+    /// whose order it follows); JSONL with problem_id and rationale, where a repeated problem becomes its
+    /// next sample.
     Rationales {
         /// The file.
         #[arg(long, value_name = "FILE")]

@@ -1,7 +1,9 @@
-//! Merging imported problems into a dataset: pictures first, `problems.parquet` last, each whole or not at all.
+//! Merging imported problems into a dataset: pictures first, `problems.parquet` last, each whole or not at
+//! all.
 //!
-//! Problems that the dataset lacks are added; one that it has must be the same, but for columns that one side leaves empty
-//! (a later import may bring captions, pictures or grades). Anything else is refused before a file is touched.
+//! Problems that the dataset lacks are added; one that it has must be the same, but for columns that one side
+//! leaves empty (a later import may bring captions, pictures or grades). Anything else is refused before a
+//! file is touched.
 
 use super::grouped;
 use super::picture::{self, Picture};
@@ -122,7 +124,8 @@ pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
     })
 }
 
-/// A picture that an earlier import found keeps its path, also where its type gave it another ending than the source's.
+/// A picture that an earlier import found keeps its path, also where its type gave it another ending than the
+/// source's.
 fn keep_copied_pictures(dataset: &Dataset, incoming: &mut Incoming) {
     for picture in incoming.pictures.iter().filter(|picture| picture.file.is_none()) {
         let problem = &mut incoming.problems[picture.problem];

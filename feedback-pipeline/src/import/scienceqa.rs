@@ -1,4 +1,5 @@
-//! ScienceQA: `problems.json` (id → problem), `pid_splits.json` (split → ids), `captions.json`, `images/<split>/<id>/image.png`.
+//! ScienceQA: `problems.json` (id → problem), `pid_splits.json` (split → ids), `captions.json`,
+//! `images/<split>/<id>/image.png`.
 
 use super::json::{self, Node, Record};
 use super::picture::{self, Picture};

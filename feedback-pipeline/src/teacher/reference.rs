@@ -1,8 +1,9 @@
-//! The embedded Teacher: grades, corrects and judges by the dataset's own solution and answer, without network or key.
+//! The embedded Teacher: grades, corrects and judges by the dataset's own solution and answer, without
+//! network or key.
 //!
-//! It is a Teacher for trials, tests and the demo. It compares words, it does not understand: a right thought that the
-//! solution does not have earns little. It is deterministic, and its grades are right, neutral, wrong or repeated in steps of
-//! a tenth, the way a large model is asked to give them.
+//! It is a Teacher for trials, tests and the demo. It compares words, it does not understand: a right thought
+//! that the solution does not have earns little. It is deterministic, and its grades are right, neutral,
+//! wrong or repeated in steps of a tenth, the way a large model is asked to give them.
 
 mod compare;
 mod grade;
@@ -31,14 +32,15 @@ pub fn score(problem: &Problem, sentences: &[&str]) -> Vec<f32> {
 
 /// The repaired rationale, without `Solution:` before it.
 ///
-/// Right and neutral sentences stay in their order, repeats go, wrong ones become the gold sentence that fits, and the
-/// conclusion is added where it is missing. Every sentence of the result scores 0.5 or more, and repairing it again
-/// changes nothing.
+/// Right and neutral sentences stay in their order, repeats go, wrong ones become the gold sentence that
+/// fits, and the conclusion is added where it is missing. Every sentence of the result scores 0.5 or more,
+/// and repairing it again changes nothing.
 pub fn correct(problem: &Problem, rationale: &str) -> String {
     repair::repair(problem, rationale)
 }
 
-/// The better of two rationales, by their sentences, how much of the solution they cover and the answer they reach.
+/// The better of two rationales, by their sentences, how much of the solution they cover and the answer they
+/// reach.
 pub fn judge(problem: &Problem, a: &str, b: &str) -> Preference {
     compare::compare(problem, a, b)
 }

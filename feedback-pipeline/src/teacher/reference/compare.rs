@@ -21,7 +21,8 @@ pub(super) fn compare(problem: &Problem, a: &str, b: &str) -> Preference {
     }
 }
 
-/// 0 to 1: right sentences, how much of the solution they cover, whether the answer is the right one, no repeats.
+/// 0 to 1: right sentences, how much of the solution they cover, whether the answer is the right one, no
+/// repeats.
 fn quality(key: &Key, rationale: &str) -> f32 {
     let sentences = sentences::sentences(rationale);
     let grades = grades(key, &sentences);

@@ -1,8 +1,9 @@
 //! Grades of sentences: right, neutral, wrong, repeated.
 //!
-//! A sentence is held against the gold sentence that it is most like. The same words earn 1.0, a paraphrase less, by how
-//! much it shares; another number, name, option or an opposite in the same frame makes it wrong. What has no counterpart in
-//! the solution earns at most 0.5, so that talking around the problem earns nothing.
+//! A sentence is held against the gold sentence that it is most like. The same words earn 1.0, a paraphrase
+//! less, by how much it shares; another number, name, option or an opposite in the same frame makes it wrong.
+//! What has no counterpart in the solution earns at most 0.5, so that talking around the problem earns
+//! nothing.
 
 use super::key::{Key, Known, is_starting_point};
 use super::opposites::{self, Conflict};

@@ -104,8 +104,8 @@ pub(super) enum Conflict {
     Identity,
 }
 
-/// The first contradiction between two aligned sentences; `choices_of` says which options a word belongs to, as bits, and
-/// nothing for words that tell no options apart.
+/// The first contradiction between two aligned sentences; `choices_of` says which options a word belongs to,
+/// as bits, and nothing for words that tell no options apart.
 pub(super) fn conflict(aligned: &Alignment<'_>, choices_of: impl Fn(&Word) -> u32) -> Option<Conflict> {
     let negations = |words: &[Word]| words.iter().filter(|word| word.kind == WordKind::Negation).count();
     let (mut denied, mut stated) = (0, 0);

@@ -1,4 +1,5 @@
-//! Corrected rationales: what is right stays, what is wrong becomes the gold sentence that fits, the conclusion is there.
+//! Corrected rationales: what is right stays, what is wrong becomes the gold sentence that fits, the
+//! conclusion is there.
 
 use super::grade::{Grade, grades};
 use super::key::Key;

@@ -25,17 +25,18 @@ pub(super) enum WordKind {
 }
 
 const FUNCTION: &str = "\
-    a an the of to in on at by for from with as is are was were be been being am it its this that these those and or but so \
-    then than which who whom whose what when where while there here has have had having do does did doing done can could will \
-    would may might must should shall also each other some any i you he she we they them him her his their our your my me us \
-    if because since though although however therefore thus very too just such into onto about over through during between \
-    against one ones own itself themselves himself herself how why s t let up out off again once like called";
+    a an the of to in on at by for from with as is are was were be been being am it its this that these \
+    those and or but so then than which who whom whose what when where while there here has have had having \
+    do does did doing done can could will would may might must should shall also each other some any i you \
+    he she we they them him her his their our your my me us if because since though although however \
+    therefore thus very too just such into onto about over through during between against one ones own \
+    itself themselves himself herself how why s t let up out off again once like called";
 
 const NEGATIONS: &str = "not no never cannot none nothing nobody neither nor without hardly";
 
 const NUMBERS: &str = "\
-    zero two three four five six seven eight nine ten eleven twelve hundred thousand million billion first second third fourth \
-    fifth sixth seventh eighth ninth tenth half double triple";
+    zero two three four five six seven eight nine ten eleven twelve hundred thousand million billion first \
+    second third fourth fifth sixth seventh eighth ninth tenth half double triple";
 
 /// The words of a sentence, in order.
 pub(super) fn words(sentence: &str) -> Vec<Word> {
