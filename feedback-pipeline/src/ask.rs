@@ -6,8 +6,9 @@
 use crate::cache::{Ask, Cache, Reply};
 use crate::due::{Item, Job};
 use crate::error::{Error, Result};
+use crate::headers;
 use crate::image::{Images, Prepared};
-use crate::money::{Price, Purse};
+use crate::money::{Price, Purse, SetAside};
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::prompt::{self, SystemPrompt};
@@ -16,9 +17,8 @@ use crate::stop::Stop;
 use crate::teacher::{self, FollowUp, Key, Template, Usage};
 use crate::transport::{Raw, Transport};
 use crate::verdict::{self, Verdict};
-use crate::headers;
-use schemas::TimestampMs;
 use schemas::settings::{Provider, TeacherSettings};
+use schemas::{Problem, TimestampMs};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -160,7 +160,9 @@ impl Asker {
     fn question(&self, item: Item) -> Result<Question> {
         let mut text = prompt::user_text(&item);
         if self.teacher.provider == Provider::Reference {
-            text.push_str(&format!("\n<solution>\n{}\n</solution>", item.problem.solution));
+            // It also reads what no other Teacher is shown, so that belongs to the request.
+            let Problem { solution, lecture, caption, .. } = item.problem.as_ref();
+            text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
         }
         let (image, unsent) = match item.problem.image.as_deref().map(|path| self.images.get(path)) {
             None => (None, None),
@@ -266,8 +268,8 @@ impl Asker {
                 () = self.stop.wait() => return None,
                 aside = self.purse.set_aside(self.most_dollars(text_bytes, image_tokens)) => aside,
             };
-            let aside = match aside {
-                Ok(aside) => aside,
+            let mut aside = match aside {
+                Ok(aside) => Some(aside),
                 Err(error) => {
                     self.stop.because(error);
                     return None;
@@ -289,7 +291,7 @@ impl Asker {
                 }
                 Err((raw, failure)) => {
                     self.pace.give_back(reservation);
-                    self.purse.settle(aside, 0.0);
+                    self.settle_dollars(&mut aside, 0.0);
                     match self.after(&failure, &mut effort).await {
                         After::Again => continue,
                         After::End => return None,
@@ -311,7 +313,11 @@ impl Asker {
                 headers,
                 body: body_read,
                 usage,
-                cost_usd: if rejected.is_some() { Some(0.0) } else { self.price.map(|price| price.cost(&usage)) },
+                cost_usd: if rejected.is_some() {
+                    Some(0.0)
+                } else {
+                    self.price.map(|price| price.cost(&usage))
+                },
                 started_at_ms,
                 replied_at_ms: TimestampMs::now().0,
                 latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
@@ -320,13 +326,19 @@ impl Asker {
             let kept = self.cache.writer().reply(ask, question.key, reply.clone()).await;
             if rejected.is_none() {
                 self.progress.used(&usage, reply.cost_usd);
-                self.purse.settle(aside, reply.cost_usd.unwrap_or(0.0));
+                self.settle_dollars(&mut aside, reply.cost_usd.unwrap_or(0.0));
             }
             if let Err(error) = kept {
                 self.stop.because(error);
                 return None;
             }
             return Some(reply);
+        }
+    }
+
+    fn settle_dollars(&self, aside: &mut Option<SetAside>, cost: f64) {
+        if let Some(aside) = aside.take() {
+            self.purse.settle(aside, cost);
         }
     }
 
@@ -373,9 +385,13 @@ impl Asker {
             Decision::Again { after } => after,
             Decision::Reject { reason } if any_success => return After::Keep(reason),
             // The first requests of all are refused: their fault, or that of the settings? Others will tell.
-            Decision::Reject { .. } if effort.attempts < BAD_REQUESTS_BEFORE_ANY_SUCCESS => Duration::from_secs(1),
+            Decision::Reject { .. } if effort.attempts < BAD_REQUESTS_BEFORE_ANY_SUCCESS => {
+                Duration::from_secs(1)
+            }
             Decision::Reject { reason } => {
-                let hint = Some("every request so far was refused: check --model, --base-url and the settings of [teacher]");
+                let hint = Some(
+                    "every request so far was refused: check --model, --base-url and the settings of [teacher]",
+                );
                 self.stop.because(Error::Service { why: reason, hint });
                 return After::End;
             }
@@ -387,7 +403,8 @@ impl Asker {
                 return After::Keep(format!("no answer: {why}"));
             }
             Decision::GiveUp { why } => {
-                let hint = Some("run the same command again when the service answers; nothing is bought twice");
+                let hint =
+                    Some("run the same command again when the service answers; nothing is bought twice");
                 self.stop.because(Error::Service { why, hint });
                 return After::End;
             }

@@ -56,7 +56,7 @@ impl Done {
     pub fn find(dataset: &Dataset, job: &Job, model: &str, prompt_version: &str) -> Result<Self> {
         let mut done = Self::default();
         let round = job.round;
-        let mut add = |done: &mut Self, id: &str, teacher: &str, version: &str, first: bool| {
+        let add = |done: &mut Self, id: &str, teacher: &str, version: &str, first: bool| {
             if teacher == model && version != prompt_version {
                 done.stale.insert(id);
                 return;
@@ -112,7 +112,10 @@ impl Done {
                 if job.kind == Kind::Judgements && keys.is_empty() {
                     continue; // another baseline's
                 }
-                let key = keys.iter().find(|key| schemas::provenance::hex(&key[..]) == row.request_key).or(keys.first());
+                let key = keys
+                    .iter()
+                    .find(|key| schemas::provenance::hex(&key[..]) == row.request_key)
+                    .or(keys.first());
                 if let Some(ask) = key.map(|key| cache.ask(key)).transpose()?.flatten() {
                     stale = ask.model == model && ask.prompt_version != prompt_version;
                 }

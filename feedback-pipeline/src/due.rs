@@ -144,8 +144,8 @@ impl Problems {
     pub fn load(dataset: &Dataset, provider: Provider) -> Result<Self> {
         let slim = provider != Provider::Reference;
         let by_id = dataset.problems()?.into_iter().map(|mut problem| {
-            problem.caption = String::new();
             if slim {
+                problem.caption = String::new();
                 problem.solution = String::new();
                 problem.lecture = String::new();
             }
@@ -291,7 +291,9 @@ fn judgement_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problem
         let baseline = baselines.get(&row.problem_id)?.clone();
         Some(problems.get("rationales", &row.rationale_id, &row.problem_id).map(|problem| {
             // A coin that falls the same way each time, whatever the order of the rows.
-            let coin = provenance::sha256_hex(format!("{} {} {}", row.problem_id, job.round, job.against).as_bytes());
+            let coin = provenance::sha256_hex(
+                format!("{} {} {}", row.problem_id, job.round, job.against).as_bytes(),
+            );
             Item {
                 subject_id: row.rationale_id,
                 problem,
@@ -307,7 +309,10 @@ fn judgement_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problem
     })))
 }
 
-fn rationales(dataset: &Dataset, round: u32) -> Result<impl Iterator<Item = Result<RationaleText>> + Send + use<>> {
+fn rationales(
+    dataset: &Dataset,
+    round: u32,
+) -> Result<impl Iterator<Item = Result<RationaleText>> + Send + use<>> {
     let names = &["rationale_id", "problem_id", "split", "stage", "deduplicated"];
     Ok(rows::<Rationale, RationaleText>(dataset.parts::<Rationale>(round)?, names))
 }

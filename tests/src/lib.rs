@@ -1,0 +1,5 @@
+//! What the workspace-level tests share: the simulated Teacher service, small datasets, and running the real binaries.
+
+pub mod command;
+pub mod small_dataset;
+pub mod teacher_service;

@@ -1,0 +1,160 @@
+//! A Teacher on loopback: speaks both wire formats over real HTTP, answers by the reference Teacher's brain, counts tokens,
+//! and has faults that can be switched on.
+//!
+//! [`answer`] finds the problem of a request and answers it, [`fault`] decides what goes wrong, [`limit`] keeps the
+//! account's allowance, [`wire`] is the two formats. Everything depends on the seed and the request, not on the clock,
+//! so that a run can be repeated.
+
+pub mod answer;
+pub mod fault;
+pub mod limit;
+mod serve;
+mod wire;
+
+pub use fault::{Fault, Faults};
+pub use limit::Allowance;
+
+use schemas::Dataset;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What the service does.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Datasets whose problems it knows.
+    pub data: Vec<PathBuf>,
+    /// Port on loopback; 0 takes any free one.
+    pub port: u16,
+    /// Time until a reply.
+    pub latency: Duration,
+    /// What goes wrong, and how often.
+    pub faults: Faults,
+    /// What the account may use.
+    pub allowance: Allowance,
+    /// Whether reply headers tell the limits.
+    pub tell_limits: bool,
+    /// The key that requests must carry; any where none is given.
+    pub key: Option<String>,
+}
+
+/// Counts since the start.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// Requests that arrived.
+    pub requests: u64,
+    /// Requests with a good reply.
+    pub good: u64,
+    /// Replies of status 429 by the allowance.
+    pub limited: u64,
+    /// Faults shown, by name.
+    pub faults: HashMap<&'static str, u64>,
+    /// Requests by kind.
+    pub kinds: HashMap<&'static str, u64>,
+    /// How often each distinct request arrived.
+    pub seen: HashMap<[u8; 32], u32>,
+    /// How often each distinct request got a good reply.
+    pub answered: HashMap<[u8; 32], u32>,
+    /// Requests with a picture.
+    pub images: u64,
+    /// Requests being answered now.
+    pub in_flight: u64,
+    /// Most of them at once.
+    pub peak_in_flight: u64,
+    /// Tokens counted.
+    pub input_tokens: u64,
+    /// Tokens counted.
+    pub output_tokens: u64,
+}
+
+impl Stats {
+    /// Good replies to requests that had one already.
+    pub fn bought_again(&self) -> u64 {
+        self.answered.values().map(|count| u64::from(count - 1)).sum()
+    }
+
+    /// As JSON, for `GET /stats`.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "requests": self.requests, "good": self.good, "limited": self.limited, "faults": self.faults,
+            "kinds": self.kinds, "distinct": self.seen.len(), "bought_again": self.bought_again(),
+            "images": self.images, "in_flight": self.in_flight, "peak_in_flight": self.peak_in_flight,
+            "input_tokens": self.input_tokens, "output_tokens": self.output_tokens,
+        })
+    }
+}
+
+/// Shared by all connections.
+struct Shared {
+    options: Options,
+    brain: answer::Brain,
+    stats: Mutex<Stats>,
+    limiter: Mutex<limit::Limiter>,
+}
+
+/// A running service; it ends when dropped.
+pub struct TeacherService {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl TeacherService {
+    /// Starts the service on its own thread.
+    ///
+    /// # Errors
+    /// Where a dataset cannot be read, or the port is taken.
+    pub fn start(options: Options) -> Result<Self, String> {
+        let datasets = options.data.iter().map(|path| Dataset::open(path).map_err(|e| e.to_string()));
+        let brain = answer::Brain::new(datasets.collect::<Result<Vec<_>, _>>()?)?;
+        let limiter = limit::Limiter::new(options.allowance);
+        let shared = Arc::new(Shared { options, brain, stats: Mutex::default(), limiter: limiter.into() });
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("simulated-teacher")
+            .enable_all()
+            .build()
+            .map_err(|e| e.to_string())?;
+        let port = shared.options.port;
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind(("127.0.0.1", port)))
+            .map_err(|e| format!("port {port}: {e}"))?;
+        let address = listener.local_addr().map_err(|e| e.to_string())?;
+        runtime.spawn(serve::accept(listener, Arc::clone(&shared)));
+        Ok(Self { address, shared, runtime: Some(runtime) })
+    }
+
+    /// `http://127.0.0.1:PORT`, for `--base-url`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Counts so far.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets all counts to zero.
+    pub fn reset(&self) {
+        let mut stats = self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        *stats = Stats { in_flight: stats.in_flight, ..Stats::default() };
+    }
+
+    /// Serves until the process ends.
+    pub fn wait(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.block_on(std::future::pending::<()>());
+        }
+    }
+}
+
+impl Drop for TeacherService {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The two wire formats: reading requests, writing replies.
+
+use super::answer::tokens;
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+/// Which API a request speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Api {
+    Anthropic,
+    OpenAi,
+}
+
+/// A request, read.
+pub(super) struct Asked {
+    pub model: Value,
+    /// The first user message's text.
+    pub text: String,
+    /// Everything that counts as input.
+    pub input_tokens: u64,
+    pub images: u64,
+}
+
+/// Reads a request.
+pub(super) fn read(api: Api, body: &Value) -> Result<Asked, String> {
+    let messages = body["messages"].as_array().ok_or("messages: expected a list")?;
+    let mut asked = Asked { model: body["model"].clone(), text: String::new(), input_tokens: 3, images: 0 };
+    if !body["model"].is_string() {
+        return Err("model: expected a text".to_owned());
+    }
+    match api {
+        Api::Anthropic => {
+            if !body["max_tokens"].is_u64() {
+                return Err("max_tokens: expected a number".to_owned());
+            }
+            for block in body["system"].as_array().into_iter().flatten() {
+                asked.input_tokens += tokens(block["text"].as_str().unwrap_or_default());
+            }
+        }
+        Api::OpenAi if messages.first().is_none_or(|message| message["role"] != "system") => {
+            return Err("messages: expected the system message first".to_owned());
+        }
+        Api::OpenAi => {}
+    }
+    for message in messages {
+        let text = match &message["content"] {
+            Value::String(text) => text.clone(),
+            Value::Array(blocks) => read_blocks(api, blocks, &mut asked)?,
+            _ => return Err("content: expected a text or a list".to_owned()),
+        };
+        asked.input_tokens += tokens(&text) + 4;
+        if message["role"] == "user" && asked.text.is_empty() {
+            asked.text = text;
+        }
+    }
+    Ok(asked)
+}
+
+fn read_blocks(api: Api, blocks: &[Value], asked: &mut Asked) -> Result<String, String> {
+    let mut texts = String::new();
+    for block in blocks {
+        let data = match (block["type"].as_str(), api) {
+            (Some("text"), _) => {
+                texts.push_str(block["text"].as_str().ok_or("text: expected a text")?);
+                continue;
+            }
+            (Some("image"), Api::Anthropic) => {
+                let media = block["source"]["media_type"].as_str().ok_or("image: no media_type")?;
+                (media.to_owned(), block["source"]["data"].as_str().ok_or("image: no data")?)
+            }
+            (Some("image_url"), Api::OpenAi) => {
+                let url = block["image_url"]["url"].as_str().ok_or("image_url: no url")?;
+                let (media, data) = url
+                    .strip_prefix("data:")
+                    .and_then(|url| url.split_once(";base64,"))
+                    .ok_or("image_url: no data URL")?;
+                (media.to_owned(), data)
+            }
+            (other, _) => return Err(format!("content: unknown block {other:?}")),
+        };
+        if !texts.is_empty() {
+            return Err("content: expected the image before the text".to_owned());
+        }
+        let bytes =
+            base64::engine::general_purpose::STANDARD.decode(data.1).map_err(|e| format!("image: {e}"))?;
+        let png = bytes.starts_with(b"\x89PNG");
+        if png != (data.0 == "image/png") {
+            return Err(format!("image: bytes are not {}", data.0));
+        }
+        asked.images += 1;
+        asked.input_tokens += 200;
+    }
+    Ok(texts)
+}
+
+/// A reply's body.
+pub(super) fn reply(api: Api, number: u64, asked: &Asked, said: &str, ended: &str) -> Value {
+    let output = tokens(said) + 1;
+    match api {
+        Api::Anthropic => json!({
+            "id": format!("msg_{number}"), "type": "message", "role": "assistant", "model": asked.model,
+            "content": [{"type": "text", "text": said}],
+            "stop_reason": match ended { "length" => "max_tokens", "refusal" => "refusal", _ => "end_turn" },
+            "stop_sequence": null,
+            "usage": {"input_tokens": asked.input_tokens, "output_tokens": output,
+                "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0},
+        }),
+        Api::OpenAi => {
+            let (content, refusal) =
+                if ended == "refusal" { (Value::Null, json!(said)) } else { (json!(said), Value::Null) };
+            let finish = if ended == "refusal" { "stop" } else { ended };
+            json!({
+                "id": format!("chatcmpl-{number}"), "object": "chat.completion", "created": 1_760_000_000, "model": asked.model,
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": content, "refusal": refusal},
+                    "finish_reason": finish}],
+                "usage": {"prompt_tokens": asked.input_tokens, "completion_tokens": output,
+                    "total_tokens": asked.input_tokens + output, "prompt_tokens_details": {"cached_tokens": 0}},
+            })
+        }
+    }
+}
+
+/// An error's body.
+pub(super) fn error(kind: &str, code: &str, message: &str) -> Value {
+    json!({"type": "error", "error": {"type": kind, "code": code, "message": message}})
+}
+
+/// Headers that tell the limits.
+pub(super) fn limit_headers(api: Api, requests: f64, tokens: f64) -> Vec<(&'static str, String)> {
+    let (request_name, token_name) = match api {
+        Api::Anthropic => ("anthropic-ratelimit-requests-limit", "anthropic-ratelimit-input-tokens-limit"),
+        Api::OpenAi => ("x-ratelimit-limit-requests", "x-ratelimit-limit-tokens"),
+    };
+    let told = [(request_name, requests), (token_name, tokens)];
+    told.into_iter()
+        .filter(|(_, limit)| *limit > 0.0)
+        .map(|(name, limit)| (name, (limit as u64).to_string()))
+        .collect()
+}

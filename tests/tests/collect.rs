@@ -1,0 +1,12 @@
+//! The feedback pipeline as a whole: the real `collect-feedback` against the simulated Teacher service.
+
+#[path = "collect/faults.rs"]
+mod faults;
+#[path = "collect/kill.rs"]
+mod kill;
+#[path = "collect/money.rs"]
+mod money;
+#[path = "collect/road.rs"]
+mod road;
+#[path = "collect/shared.rs"]
+mod shared;

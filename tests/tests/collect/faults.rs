@@ -1,0 +1,101 @@
+//! The fault matrix: each fault alone, and all at random together.
+
+use crate::shared::{Place, fast};
+use workspace_tests::teacher_service::{Fault, Faults, Options};
+
+#[test]
+fn each_passing_fault_alone_ends_in_the_same_tables() {
+    let calm = Place::new(25, 4);
+    let service = calm.service(fast());
+    assert_eq!(calm.collect(&service, &[]).status, Some(0));
+    let expected = calm.tables().without_effort();
+    std::thread::scope(|scope| {
+        for fault in Fault::PASSING {
+            let expected = &expected;
+            scope.spawn(move || {
+                let place = Place::new(25, 4);
+                let service = place.service(Options { faults: Faults::only(*fault, 0.2), ..fast() });
+                let ran = place.collect(&service, &[]);
+                assert_eq!(ran.status, Some(0), "{fault:?}: {}", ran.stderr);
+                assert_eq!(&place.tables().without_effort(), expected, "{fault:?}");
+                let stats = service.stats();
+                assert!(stats.faults.contains_key(fault.name()), "{fault:?}");
+                assert_eq!(stats.in_flight, 0);
+            });
+        }
+    });
+}
+
+#[test]
+fn all_faults_at_random_lose_nothing_and_buy_nothing_twice() {
+    let calm = Place::new(500, 4);
+    let service = calm.service(fast());
+    assert_eq!(calm.collect(&service, &["--stage", "scores"]).status, Some(0));
+    let expected = calm.tables().without_effort();
+    let place = Place::new(500, 4);
+    let faults = Faults { seed: 7, share: 0.15, kinds: Fault::PASSING.to_vec(), after: 0 };
+    let service = place.service(Options { faults, ..fast() });
+    let ran = place.collect(&service, &["--stage", "scores"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert_eq!(place.tables().without_effort(), expected);
+    assert_eq!(service.stats().bought_again(), 0);
+    assert!(service.stats().faults.len() >= 8, "{:?}", service.stats().faults);
+}
+
+#[test]
+fn lasting_faults_are_rejects_told_apart() {
+    let kinds = vec![Fault::Refusal, Fault::Truncated, Fault::BadRequest];
+    let place = Place::new(50, 4);
+    let service = place.service(Options { faults: Faults { seed: 3, share: 0.2, kinds, after: 5 }, ..fast() });
+    let ran = place.collect(&service, &["--stage", "scores"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let tables = place.tables();
+    let count = |reason: &str| tables.rejects.iter().filter(|row| row.reason.starts_with(reason)).count();
+    assert!(count("refusal") > 0 && count("truncated") > 0 && count("bad request: invalid_request_error: a field is wrong") > 0);
+    assert_eq!(count("refusal") + count("truncated") + count("bad request"), tables.rejects.len());
+    assert_eq!(tables.scores.len() / 3 + tables.rejects.len(), 200, "the books balance");
+    assert_eq!(tables.requests.len(), 200);
+    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing due"));
+}
+
+#[test]
+fn malformed_for_ever_is_rejected_after_two_follow_ups() {
+    let place = Place::new(4, 1);
+    let service = place.service(Options { faults: Faults::only(Fault::WrongJson, 1.0), ..fast() });
+    let ran = place.collect(&service, &["--stage", "scores"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let tables = place.tables();
+    assert_eq!(tables.rejects.len(), 4);
+    assert_eq!(tables.rejects[0].reason, "malformed: `scores` is missing");
+    assert_eq!(tables.rejects[0].attempts, 3);
+    assert_eq!(service.stats().requests, 12);
+}
+
+#[test]
+fn final_errors_stop_the_run_with_everything_saved() {
+    for (fault, words) in [(Fault::NoMoney, "insufficient_quota"), (Fault::BadKey, "authentication_error")] {
+        let place = Place::new(50, 4);
+        let service = place.service(Options { faults: Faults { seed: 1, share: 1.0, kinds: vec![fault], after: 60 }, ..fast() });
+        let ran = place.collect(&service, &["--stage", "scores", "--concurrency", "4"]);
+        assert_eq!(ran.status, Some(1), "{}", ran.stdout);
+        assert!(ran.stderr.contains(words) && ran.stderr.contains("hint: "), "{}", ran.stderr);
+        let saved = place.tables().scores.len() / 3;
+        assert!(saved >= 60, "{saved}");
+        let good = service.stats().good;
+        drop(service);
+        let service = place.service(fast());
+        assert_eq!(place.collect(&service, &["--stage", "scores"]).status, Some(0));
+        assert_eq!(good + service.stats().good, 190, "nothing is bought twice");
+        assert_eq!(place.tables().scores.len(), 600);
+    }
+}
+
+#[test]
+fn service_that_is_not_there() {
+    let place = Place::new(3, 1);
+    let arguments = ["--round", "1", "--teacher", "openai", "--base-url", "http://127.0.0.1:9", "--timeout-secs", "1"];
+    let ran = place.reference(&arguments);
+    assert_eq!(ran.status, Some(1), "{}", ran.stdout);
+    assert!(ran.stderr.contains("the service does not go on"), "{}", ran.stderr);
+    assert_eq!(place.tables().scores.len(), 0);
+}

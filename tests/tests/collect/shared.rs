@@ -1,0 +1,114 @@
+//! What these tests share.
+
+use schemas::{Correction, Dataset, Judgement, Reject, Request, Score, TimestampMs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use workspace_tests::command::{Ran, collect_feedback, run};
+use workspace_tests::small_dataset::{Size, make};
+use workspace_tests::teacher_service::{Options, TeacherService};
+
+/// A dataset in a folder that goes away.
+pub struct Place {
+    pub folder: tempfile::TempDir,
+    pub dataset: Dataset,
+}
+
+impl Place {
+    pub fn new(problems: usize, samples: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = make(&folder.path().join("small"), Size { problems, samples }).unwrap();
+        Self { folder, dataset }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dataset.root()
+    }
+
+    pub fn service(&self, options: Options) -> TeacherService {
+        TeacherService::start(Options { data: vec![self.path().into()], ..options }).unwrap()
+    }
+
+    /// `collect-feedback --round 1` over HTTP.
+    pub fn collect(&self, service: &TeacherService, more: &[&str]) -> Ran {
+        let url = service.url();
+        let mut arguments = vec!["--round", "1", "--teacher", "openai", "--base-url", &url];
+        arguments.extend(more);
+        run(collect_feedback(self.path(), &arguments)).unwrap()
+    }
+
+    /// `collect-feedback` with the embedded Teacher.
+    pub fn reference(&self, arguments: &[&str]) -> Ran {
+        run(collect_feedback(self.path(), arguments)).unwrap()
+    }
+
+    pub fn tables(&self) -> Tables {
+        Tables::read(&self.dataset)
+    }
+}
+
+/// All feedback tables of round 1, without moments and durations.
+#[derive(Debug, PartialEq)]
+pub struct Tables {
+    pub scores: Vec<Score>,
+    pub corrections: Vec<Correction>,
+    pub judgements: Vec<Judgement>,
+    pub rejects: Vec<Reject>,
+    pub requests: Vec<Request>,
+}
+
+impl Tables {
+    pub fn read(dataset: &Dataset) -> Self {
+        let zero = TimestampMs(0);
+        let mut tables = Self {
+            scores: dataset.read(1).unwrap(),
+            corrections: dataset.read(1).unwrap(),
+            judgements: dataset.read(1).unwrap(),
+            rejects: dataset.read(1).unwrap(),
+            requests: dataset.read(1).unwrap(),
+        };
+        tables.scores.iter_mut().for_each(|row| row.scored_at = zero);
+        tables.corrections.iter_mut().for_each(|row| row.corrected_at = zero);
+        tables.judgements.iter_mut().for_each(|row| row.judged_at = zero);
+        for row in &mut tables.requests {
+            (row.started_at, row.latency_ms) = (zero, 0);
+        }
+        // Several runs write several parts; the rows are what counts.
+        tables.scores.sort_by_key(|row| (row.rollout_id.clone(), row.sentence_index));
+        tables.corrections.sort_by_key(|row| row.rationale_id.clone());
+        tables.requests.sort_by_key(|row| (row.kind.clone(), row.subject_id.clone()));
+        tables.rejects.sort_by_key(|row| (row.kind.clone(), row.subject_id.clone()));
+        tables
+    }
+
+    /// The same without what depends on how often a request was tried.
+    pub fn without_effort(mut self) -> Self {
+        for row in &mut self.requests {
+            (row.attempts, row.input_tokens, row.output_tokens, row.cost_usd) = (0, 0, 0, None);
+        }
+        self
+    }
+}
+
+/// A service that answers fast.
+pub fn fast() -> Options {
+    Options { latency: Duration::from_millis(2), ..Options::default() }
+}
+
+/// Every file below a folder with its content's length and its time of change.
+pub fn files(folder: &Path) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let about = entry.metadata().unwrap();
+            if about.is_dir() {
+                open.push(entry.path());
+            } else {
+                found.push((entry.path(), about.len(), about.modified().unwrap()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
