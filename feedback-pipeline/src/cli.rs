@@ -123,7 +123,9 @@ fn jobs(round: u32, stage: Option<Kind>) -> Vec<Job> {
 /// Does the jobs in turn and says what came of each, and what comes next.
 fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
     if context.settings.teacher.provider == Provider::Reference {
-        eprintln!("note: the embedded Teacher (reference) grades against the dataset's own solutions; it is for trials and tests");
+        eprintln!(
+            "note: the embedded Teacher (reference) grades against the dataset's own solutions; it is for trials and tests"
+        );
     }
     let mut said = false;
     for (place, job) in jobs.iter().enumerate() {
@@ -137,7 +139,12 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
             }
             Outcome::NothingDue { done } => {
                 said = true;
-                println!("round {}: {done} {} have {}; nothing due", job.round, job.items(), job.kind.as_str());
+                println!(
+                    "round {}: {done} {} have {}; nothing due",
+                    job.round,
+                    job.items(),
+                    job.kind.as_str()
+                );
             }
             Outcome::Settled { counts, left, sent, dollars, stopped } => {
                 said = true;
@@ -146,7 +153,8 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                     Kind::Corrections => "corrected",
                     Kind::Judgements => "judged",
                 };
-                let cost = dollars.map_or_else(|| "cost not known".to_owned(), |dollars| format!("${dollars:.4}"));
+                let cost =
+                    dollars.map_or_else(|| "cost not known".to_owned(), |dollars| format!("${dollars:.4}"));
                 println!(
                     "round {}: {} {} {verb}, {} rejected, {} shared a reply; {sent} requests, {cost}{}",
                     job.round,
@@ -184,7 +192,10 @@ fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {
         match price {
             Some(price) => {
                 let dollars = estimate.dollars(&price);
-                println!("  dollars         {dollars:>12.4}  (in batch mode {:.4})", dollars * price.batch_factor);
+                println!(
+                    "  dollars         {dollars:>12.4}  (in batch mode {:.4})",
+                    dollars * price.batch_factor
+                );
             }
             None => println!("  dollars         {:>12}", "not known"),
         }

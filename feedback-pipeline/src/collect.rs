@@ -72,7 +72,10 @@ impl Context {
         }
         let price = Prices::load(&self.settings.budget.prices)?.of(&self.model);
         if price.is_none() && self.settings.budget.max_usd.is_some() {
-            let message = format!("expected a model with a known price, found `{}`: add it to a copy of prices.toml and name that with --prices", self.model);
+            let message = format!(
+                "expected a model with a known price, found `{}`: add it to a copy of prices.toml and name that with --prices",
+                self.model
+            );
             return Err(Error::bad_input("--max-usd", message));
         }
         Ok(price)
@@ -134,7 +137,11 @@ impl Context {
         let price = self.price()?;
         let transport = match teacher.provider {
             Provider::Reference => None,
-            _ => Some(Transport::new(teacher, Secret::from_environment(teacher)?.as_ref(), limits.concurrency)?),
+            _ => Some(Transport::new(
+                teacher,
+                Secret::from_environment(teacher)?.as_ref(),
+                limits.concurrency,
+            )?),
         };
         let cache = Cache::open(&self.dataset.feedback_path())?;
         let spent = cache.spent_usd()?;
@@ -198,11 +205,16 @@ impl Context {
                 format!("round {round}: no rollouts yet; next: train --round {round}")
             }
             Kind::Scores => format!("round {round}: no rollout has a sentence; nothing to score"),
-            Kind::Corrections => format!("round {round}: no rationales after RL yet; next: train --round {round}"),
+            Kind::Corrections => {
+                format!("round {round}: no rationales after RL yet; next: train --round {round}")
+            }
             Kind::Judgements => {
                 let stages = self.dataset.parts::<Rationale>(round)?.is_empty();
                 let what = if stages { "no rationales" } else { "no test rationales of both sides" };
-                format!("round {round}: {what} to compare with {} yet; next: train --round {round}", job.against)
+                format!(
+                    "round {round}: {what} to compare with {} yet; next: train --round {round}",
+                    job.against
+                )
             }
         })
     }
@@ -210,7 +222,8 @@ impl Context {
 
 /// The latest request of an item that amounts to something. With `now`, only requests of this run's model and prompt count.
 pub fn settled(cache: &Cache, job: &Job, item: &Item, now: Option<&Asker>) -> Result<Option<Settled>> {
-    let mine = |ask: &Ask| now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt.version);
+    let mine =
+        |ask: &Ask| now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt.version);
     for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)? {
         if let Some(settled) = settle(cache, &key, item, mine)? {
             return Ok(Some(settled));

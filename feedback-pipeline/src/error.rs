@@ -27,7 +27,9 @@ pub enum Error {
     #[error("{variable} is not set, and {provider} needs a key")]
     MissingKey { variable: &'static str, provider: &'static str },
 
-    #[error("the budget of ${max_usd:.2} is reached: ${spent_usd:.4} spent, the next request may cost ${next_usd:.4}")]
+    #[error(
+        "the budget of ${max_usd:.2} is reached: ${spent_usd:.4} spent, the next request may cost ${next_usd:.4}"
+    )]
     Budget { max_usd: f64, spent_usd: f64, next_usd: f64 },
 
     #[error("the service does not go on: {why}")]
@@ -73,7 +75,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Dataset(schemas::Error::NotADataset { .. }) => {
-                "make a dataset first: collect-feedback import scienceqa --from DIR --data datasets/NAME".to_owned()
+                "make a dataset first: collect-feedback import scienceqa --from DIR --data datasets/NAME"
+                    .to_owned()
             }
             Self::Dataset(schemas::Error::Locked { .. }) => {
                 "wait until the other process ends, or end it; nothing was changed".to_owned()

@@ -85,7 +85,8 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     // Four bytes of English a token, unless this model's own replies tell better.
     let (mut per_byte, mut per_reply_byte) = (0.25, 0.33);
     if let Some(cache) = &cache
-        && let Some((input, output)) = cache.tokens_per_byte(&job.scope(), &context.model, template.head_len())?
+        && let Some((input, output)) =
+            cache.tokens_per_byte(&job.scope(), &context.model, template.head_len())?
     {
         (per_byte, per_reply_byte) = (input, output);
         estimate.measured = true;

@@ -74,8 +74,12 @@ mod tests {
             ("anthropic-ratelimit-input-tokens-limit", "400000"),
             ("anthropic-ratelimit-output-tokens-limit", "80000"),
         ]);
-        assert_eq!((anthropic.requests, anthropic.input_tokens, anthropic.output_tokens), (Some(4_000), Some(400_000), Some(80_000)));
-        let openai = limits([("x-ratelimit-limit-requests", "500"), ("x-ratelimit-limit-tokens", "nonsense")]);
+        assert_eq!(
+            (anthropic.requests, anthropic.input_tokens, anthropic.output_tokens),
+            (Some(4_000), Some(400_000), Some(80_000))
+        );
+        let openai =
+            limits([("x-ratelimit-limit-requests", "500"), ("x-ratelimit-limit-tokens", "nonsense")]);
         assert_eq!((openai.requests, openai.tokens), (Some(500), None));
         assert_eq!(limits([("x-ratelimit-limit-requests", "0")]), Limits::default());
     }

@@ -67,7 +67,8 @@ impl Images {
             std::io::ErrorKind::NotFound => format!("missing image: {path}"),
             _ => format!("missing image: {path}: {error}"),
         })?;
-        let image = Arc::new(prepare(bytes).map_err(|message| format!("unreadable image: {path}: {message}"))?);
+        let image =
+            Arc::new(prepare(bytes).map_err(|message| format!("unreadable image: {path}: {message}"))?);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() >= KEPT {
             recent.pop_front();
@@ -81,7 +82,8 @@ impl Images {
 pub fn prepare(bytes: Vec<u8>) -> Result<Prepared, String> {
     let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|e| e.to_string())?;
     let format = reader.format().ok_or("expected png, jpeg, gif or webp, found something else")?;
-    let media_type = media_type(format).ok_or_else(|| format!("expected png, jpeg, gif or webp, found {format:?}"))?;
+    let media_type =
+        media_type(format).ok_or_else(|| format!("expected png, jpeg, gif or webp, found {format:?}"))?;
     let size = reader.into_dimensions().map_err(|e| e.to_string())?;
     if size.0.max(size.1) <= MAX_EDGE && bytes.len() <= MAX_BYTES {
         return Ok(finish(media_type, &bytes, size));

@@ -31,7 +31,8 @@ fn one() -> f64 {
 
 impl Price {
     /// What the embedded Teacher costs.
-    pub const FREE: Self = Self { input: 0.0, output: 0.0, cache_write: 0.0, cache_read: 0.0, batch_factor: 1.0 };
+    pub const FREE: Self =
+        Self { input: 0.0, output: 0.0, cache_write: 0.0, cache_read: 0.0, batch_factor: 1.0 };
 
     /// Dollars for the tokens of a reply.
     pub fn cost(&self, usage: &Usage) -> f64 {
@@ -62,7 +63,8 @@ impl Prices {
         let location = if path.is_empty() { "prices.toml" } else { path };
         let prices: Self = toml::from_str(&text).map_err(|e| Error::bad_input(location, e.to_string()))?;
         for (model, price) in &prices.models {
-            let numbers = [price.input, price.output, price.cache_write, price.cache_read, price.batch_factor];
+            let numbers =
+                [price.input, price.output, price.cache_write, price.cache_read, price.batch_factor];
             if numbers.iter().any(|number| !number.is_finite() || *number < 0.0) {
                 let message = format!("{model}: expected prices of at least 0, found {numbers:?}");
                 return Err(Error::bad_input(location, message));
@@ -75,7 +77,9 @@ impl Prices {
     pub fn of(&self, model: &str) -> Option<Price> {
         let dated = |known: &str| match model.strip_prefix(known) {
             Some("") => true,
-            Some(rest) => rest.strip_prefix(['-', '@']).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())),
+            Some(rest) => rest
+                .strip_prefix(['-', '@'])
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())),
             None => false,
         };
         let fitting = self.models.iter().filter(|(known, _)| dated(known));
@@ -170,7 +174,8 @@ mod tests {
     #[test]
     fn cached_tokens_are_charged_as_such() {
         let price = Prices::load("").unwrap().of("claude-haiku-4-5").unwrap();
-        let usage = Usage { input: 1_000_000, cache_write: 1_000_000, cache_read: 1_000_000, output: 1_000_000 };
+        let usage =
+            Usage { input: 1_000_000, cache_write: 1_000_000, cache_read: 1_000_000, output: 1_000_000 };
         assert!((price.cost(&usage) - (1.0 + 1.25 + 0.1 + 5.0)).abs() < 1e-9);
     }
 

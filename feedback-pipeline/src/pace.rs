@@ -85,7 +85,12 @@ struct Bucket {
 
 impl Bucket {
     fn new(per_minute: Option<u64>) -> Self {
-        Self { configured: per_minute.map(|limit| limit as f64 / 60.0), learned: None, level: 0.0, filled_at: 0.0 }
+        Self {
+            configured: per_minute.map(|limit| limit as f64 / 60.0),
+            learned: None,
+            level: 0.0,
+            filled_at: 0.0,
+        }
     }
 
     /// Allowance a second; infinite where no limit is known.
@@ -182,7 +187,11 @@ impl Pace {
 impl<C: Clock> Pace<C> {
     /// A pace by another clock.
     pub fn with_clock(limits: &LimitSettings, max_output_tokens: u32, clock: C) -> Self {
-        let guess = Lengths { input_tokens_per_byte: 0.25, output_tokens: f64::from(max_output_tokens.min(150)), seen: 0 };
+        let guess = Lengths {
+            input_tokens_per_byte: 0.25,
+            output_tokens: f64::from(max_output_tokens.min(150)),
+            seen: 0,
+        };
         let state = State {
             requests: Bucket::new(limits.requests_per_minute),
             input: Bucket::new(limits.input_tokens_per_minute),
@@ -217,17 +226,24 @@ impl<C: Clock> Pace<C> {
     }
 
     /// Takes the allowance of an attempt, or says how long to wait for it.
-    pub fn try_take(&self, kind: Kind, text_bytes: usize, image_tokens: u64) -> Result<Reservation, Duration> {
+    pub fn try_take(
+        &self,
+        kind: Kind,
+        text_bytes: usize,
+        image_tokens: u64,
+    ) -> Result<Reservation, Duration> {
         let now = self.now();
         let state = &mut *self.state();
         let lengths = state.lengths[kind.index()];
         let text_bytes = text_bytes as f64;
         let image_tokens = image_tokens as f64;
         let input = lengths.input_tokens_per_byte * text_bytes + image_tokens;
-        let reservation = Reservation { kind, text_bytes, image_tokens, input, output: lengths.output_tokens };
+        let reservation =
+            Reservation { kind, text_bytes, image_tokens, input, output: lengths.output_tokens };
         state.throttle.grow(now, state.requests.rate());
         let request_rate = state.requests.rate().min(state.throttle.rate);
-        let (input_rate, output_rate, token_rate) = (state.input.rate(), state.output.rate(), state.tokens.rate());
+        let (input_rate, output_rate, token_rate) =
+            (state.input.rate(), state.output.rate(), state.tokens.rate());
         state.requests.fill(now, request_rate);
         state.input.fill(now, input_rate);
         state.output.fill(now, output_rate);

@@ -41,13 +41,21 @@ impl Service {
             self.level -= 1.0;
             self.token_level -= tokens;
         }
-        if ok { self.ok.push(since) } else { self.refused.push(since) }
+        if ok {
+            self.ok.push(since)
+        } else {
+            self.refused.push(since)
+        }
         ok
     }
 }
 
 fn limits(requests: Option<u64>, input: Option<u64>) -> LimitSettings {
-    LimitSettings { requests_per_minute: requests, input_tokens_per_minute: input, ..LimitSettings::default() }
+    LimitSettings {
+        requests_per_minute: requests,
+        input_tokens_per_minute: input,
+        ..LimitSettings::default()
+    }
 }
 
 /// Sends as fast as the pace allows for some seconds.
@@ -92,7 +100,14 @@ async fn whole_token_allowance_whatever_the_first_guess() {
     // 2,000 bytes are first taken for 500 tokens.
     for (latency, tokens) in [(0.05, 500), (8.0, 500), (8.0, 450), (8.0, 520)] {
         let service = Service::new(1e9, 1e6 / 60.0);
-        drive(Pace::new(&limits(Some(3_000), Some(1_000_000)), 1_024), service.clone(), 60.0, latency, tokens).await;
+        drive(
+            Pace::new(&limits(Some(3_000), Some(1_000_000)), 1_024),
+            service.clone(),
+            60.0,
+            latency,
+            tokens,
+        )
+        .await;
         let service = service.borrow();
         let used = service.ok.len() as f64 * tokens as f64 / 1e6;
         assert!(used >= 0.97, "latency {latency}, {tokens} tokens: {used}");

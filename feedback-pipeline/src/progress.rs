@@ -36,9 +36,11 @@ impl Progress {
     /// Progress of a job with `total` items.
     pub fn new(job: &Job, total: u64) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let target = if terminal { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
+        let target =
+            if terminal { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}  {msg}  {eta} left") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}  {msg}  {eta} left")
+        {
             bar.set_style(style);
         }
         let label = format!("round {} {}", job.round, job.kind.as_str());
@@ -133,7 +135,13 @@ impl Progress {
         if last.elapsed() >= LINE_EVERY {
             *last = Instant::now();
             let done = self.answered.load(Relaxed) + self.shared.load(Relaxed) + self.rejected.load(Relaxed);
-            eprintln!("{}: {done}/{} done, {}{}", self.label, self.total, self.message(), self.time_left(done));
+            eprintln!(
+                "{}: {done}/{} done, {}{}",
+                self.label,
+                self.total,
+                self.message(),
+                self.time_left(done)
+            );
         }
     }
 

@@ -2,8 +2,8 @@
 
 use crate::due::{Content, Item, Kind};
 use crate::error::{Error, Result};
-use schemas::provenance::sha256_hex;
 use schemas::Problem;
+use schemas::provenance::sha256_hex;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -32,7 +32,10 @@ impl SystemPrompt {
         };
         let text = text.trim().to_owned();
         if text.is_empty() {
-            return Err(Error::bad_input(format!("{folder}/{}.md", kind.as_str()), "expected a prompt, found no text"));
+            return Err(Error::bad_input(
+                format!("{folder}/{}.md", kind.as_str()),
+                "expected a prompt, found no text",
+            ));
         }
         let version = sha256_hex(text.as_bytes()).chars().take(12).collect();
         Ok(Self { text, version })
@@ -122,7 +125,8 @@ fn untagged(text: &str) -> std::borrow::Cow<'_, str> {
         return text.into();
     }
     let spaced = TAGS.iter().fold(text.to_owned(), |text, tag| {
-        text.replace(&format!("<{tag}"), &format!("< {tag}")).replace(&format!("</{tag}"), &format!("< /{tag}"))
+        text.replace(&format!("<{tag}"), &format!("< {tag}"))
+            .replace(&format!("</{tag}"), &format!("< /{tag}"))
     });
     spaced.into()
 }

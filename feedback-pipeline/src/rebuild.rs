@@ -6,7 +6,9 @@ use crate::due::{self, Job, Kind, Problems};
 use crate::error::Result;
 use crate::tables::{self, PartSet};
 use crate::verdict::Verdict;
-use schemas::{Correction, Dataset, Judgement, Rationale, Reject, Rollout, Score, provenance, table::Batches};
+use schemas::{
+    Correction, Dataset, Judgement, Rationale, Reject, Rollout, Score, provenance, table::Batches,
+};
 use std::collections::BTreeSet;
 
 /// Makes all scores, corrections, judgements, rejects and requests anew; returns the number of rows of the ledger.
@@ -70,7 +72,13 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
 }
 
 /// Adds the outcome of every item of a job that the cache can tell.
-pub fn all_outcomes(dataset: &Dataset, job: &Job, problems: &Problems, cache: &Cache, set: &mut PartSet) -> Result<()> {
+pub fn all_outcomes(
+    dataset: &Dataset,
+    job: &Job,
+    problems: &Problems,
+    cache: &Cache,
+    set: &mut PartSet,
+) -> Result<()> {
     for item in due::all_items(dataset, job, problems)? {
         let item = item?;
         if let Some(settled) = settled(cache, job, &item, None)? {

@@ -103,7 +103,10 @@ fn decide_status(status: u16, hints: Hints, error: &ServiceError, effort: Effort
     match hints.should_retry.unwrap_or(retryable) {
         true => again(hints.retry_after, effort, &why),
         false if retryable => Decision::GiveUp { why },
-        false => Decision::Stop { why, hint: Some("check --base-url: this is no reply of the API that was expected") },
+        false => Decision::Stop {
+            why,
+            hint: Some("check --base-url: this is no reply of the API that was expected"),
+        },
     }
 }
 
@@ -121,8 +124,13 @@ fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
         "spend_limit_exceeded",
         "quota_exceeded",
     ];
-    const MONEY_WORDS: [&str; 5] =
-        ["credit balance", "spend limit", "spending limit", "api usage limits", "enforced_spend_limit_reached"];
+    const MONEY_WORDS: [&str; 5] = [
+        "credit balance",
+        "spend limit",
+        "spending limit",
+        "api usage limits",
+        "enforced_spend_limit_reached",
+    ];
     let code = |known: &str| error.code == known || error.kind == known;
     let message = error.message.to_ascii_lowercase();
     if status == 402
@@ -146,7 +154,9 @@ pub fn final_for_item(status: u16, error: &ServiceError) -> Option<String> {
     let too_large = status == 413
         || error.code == "context_length_exceeded"
         || error.kind == "request_too_large"
-        || ["prompt is too long", "maximum context length", "context window"].iter().any(|words| message.contains(words));
+        || ["prompt is too long", "maximum context length", "context window"]
+            .iter()
+            .any(|words| message.contains(words));
     match status {
         400 | 413 | 422 if too_large => Some("request too large".to_owned()),
         400 | 422 => Some(format!("bad request: {error}")),
@@ -156,7 +166,8 @@ pub fn final_for_item(status: u16, error: &ServiceError) -> Option<String> {
 
 fn again(asked: Option<Duration>, effort: Effort, why: &str) -> Decision {
     let doublings = effort.attempts.saturating_sub(1).min(16);
-    let backoff = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).mul_f64(0.5 + 0.5 * effort.jitter);
+    let backoff =
+        FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).mul_f64(0.5 + 0.5 * effort.jitter);
     // A service that names a time is believed; a few per cent on top spread those that were told the same.
     let after = asked.map_or(backoff, |asked| asked + asked.min(FIRST_WAIT).mul_f64(0.2 * effort.jitter));
     if effort.attempts >= MOST_ATTEMPTS || effort.waited + after > effort.patience {
@@ -216,8 +227,26 @@ mod tests {
             (status(429, none, "insufficient_quota", "", ""), "stop"),
             (status(429, none, "rate_limit_error", "enforced_spend_limit_reached", ""), "stop"),
             (status(429, none, "rate_limit_error", "", "enforced_spend_limit_reached"), "stop"),
-            (status(400, none, "invalid_request_error", "", "Your credit balance is too low to access the API"), "stop"),
-            (status(400, none, "invalid_request_error", "", "You have reached your specified API usage limits."), "stop"),
+            (
+                status(
+                    400,
+                    none,
+                    "invalid_request_error",
+                    "",
+                    "Your credit balance is too low to access the API",
+                ),
+                "stop",
+            ),
+            (
+                status(
+                    400,
+                    none,
+                    "invalid_request_error",
+                    "",
+                    "You have reached your specified API usage limits.",
+                ),
+                "stop",
+            ),
             (status(400, none, "", "model_not_found", ""), "stop"),
             (status(400, none, "invalid_request_error", "", "messages: bad"), "reject"),
             (status(400, none, "", "context_length_exceeded", ""), "reject"),

@@ -45,9 +45,9 @@ impl Transport {
     /// Prepares connections to the settings' service.
     pub fn new(settings: &TeacherSettings, key: Option<&Secret>, connections: u32) -> Result<Self> {
         let address = crate::teacher::url(settings);
-        let url: reqwest::Url = address
-            .parse()
-            .map_err(|e| Error::bad_input("--base-url", format!("expected an address, found `{address}`: {e}")))?;
+        let url: reqwest::Url = address.parse().map_err(|e| {
+            Error::bad_input("--base-url", format!("expected an address, found `{address}`: {e}"))
+        })?;
         // A second process-wide provider is refused, and that is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
@@ -89,7 +89,10 @@ fn headers(provider: Provider, key: Option<&Secret>) -> Result<HeaderMap> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     match (provider, key) {
         (Provider::Anthropic, key) => {
-            headers.insert(HeaderName::from_static("anthropic-version"), HeaderValue::from_static(anthropic::API_VERSION));
+            headers.insert(
+                HeaderName::from_static("anthropic-version"),
+                HeaderValue::from_static(anthropic::API_VERSION),
+            );
             if let Some(key) = key {
                 headers.insert(HeaderName::from_static("x-api-key"), secret(key.expose().to_owned())?);
             }

@@ -39,7 +39,10 @@ pub fn judge<'a>(
     let mut follow_ups: Vec<FollowUp> = Vec::new();
     for (status, body) in replies {
         if status == NOT_SENT {
-            return Verdict::Reject { reason: String::from_utf8_lossy(body).into_owned(), reply: String::new() };
+            return Verdict::Reject {
+                reason: String::from_utf8_lossy(body).into_owned(),
+                reply: String::new(),
+            };
         }
         if status != 200 {
             let error = ServiceError::read(body);
@@ -56,7 +59,9 @@ pub fn judge<'a>(
         };
         match envelope.ended {
             Ended::Refused => return Verdict::Reject { reason: "refusal".to_owned(), reply: envelope.text },
-            Ended::Truncated => return Verdict::Reject { reason: "truncated".to_owned(), reply: envelope.text },
+            Ended::Truncated => {
+                return Verdict::Reject { reason: "truncated".to_owned(), reply: envelope.text };
+            }
             Ended::Complete => {}
         }
         match reply::read(content, &envelope.text) {
@@ -82,7 +87,9 @@ mod tests {
     use super::*;
 
     fn said(text: &str, finish: &str) -> Vec<u8> {
-        serde_json::json!({"choices": [{"message": {"content": text}, "finish_reason": finish}]}).to_string().into_bytes()
+        serde_json::json!({"choices": [{"message": {"content": text}, "finish_reason": finish}]})
+            .to_string()
+            .into_bytes()
     }
 
     fn of(replies: &[(u16, Vec<u8>)]) -> Verdict {

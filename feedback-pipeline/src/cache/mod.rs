@@ -113,9 +113,12 @@ impl Cache {
     pub fn open(path: &Path) -> Result<Self> {
         let connection = Connection::open(path).map_err(error(path))?;
         prepare(&connection).map_err(error(path))?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(error(path))?;
+        let version: i64 =
+            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(error(path))?;
         if version > VERSION {
-            let message = format!("written with version {version}, this program reads up to {VERSION}: use a newer version of it");
+            let message = format!(
+                "written with version {version}, this program reads up to {VERSION}: use a newer version of it"
+            );
             return Err(Error::bad_input(path.display().to_string(), message));
         }
         if version < VERSION {
@@ -220,7 +223,8 @@ impl Cache {
     /// Scopes that a round has items in.
     pub fn scopes(&self, round: u32) -> Result<Vec<String>> {
         self.read(|connection| {
-            let mut statement = connection.prepare("SELECT DISTINCT scope FROM subjects WHERE round = ?1 ORDER BY scope")?;
+            let mut statement =
+                connection.prepare("SELECT DISTINCT scope FROM subjects WHERE round = ?1 ORDER BY scope")?;
             let rows = statement.query_map([round], |row| row.get(0))?;
             rows.collect()
         })
@@ -228,7 +232,9 @@ impl Cache {
 
     /// Dollars of all replies ever.
     pub fn spent_usd(&self) -> Result<f64> {
-        self.read(|connection| connection.query_row("SELECT coalesce(sum(cost_usd), 0.0) FROM replies", [], |row| row.get(0)))
+        self.read(|connection| {
+            connection.query_row("SELECT coalesce(sum(cost_usd), 0.0) FROM replies", [], |row| row.get(0))
+        })
     }
 
     /// Input tokens by byte of a text request and output tokens by byte of a reply, measured over the latest replies of a

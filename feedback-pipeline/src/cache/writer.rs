@@ -91,7 +91,9 @@ fn run(mut connection: Connection, receiver: &mpsc::Receiver<Write>, path: &Path
         }
         let outcome = || match (&committed, &failed) {
             (Err(source), _) => Err(error(path)(copy(source))),
-            (Ok(()), Some(message)) => Err(Error::Cache { path: path.to_path_buf(), message: message.clone() }),
+            (Ok(()), Some(message)) => {
+                Err(Error::Cache { path: path.to_path_buf(), message: message.clone() })
+            }
             (Ok(()), None) => Ok(()),
         };
         for write in batch.drain(..) {
@@ -144,7 +146,8 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
             statement.execute(params![scope.as_ref(), round, subject_id, key.as_slice()])?;
         }
         Write::Prompt { hash, text } => {
-            let mut statement = transaction.prepare_cached("INSERT OR IGNORE INTO prompts VALUES (?1, ?2)")?;
+            let mut statement =
+                transaction.prepare_cached("INSERT OR IGNORE INTO prompts VALUES (?1, ?2)")?;
             statement.execute(params![hash, text])?;
         }
         Write::Flush(_) => {}
@@ -153,8 +156,8 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
 }
 
 fn insert_ask(transaction: &Transaction<'_>, ask: &Ask) -> rusqlite::Result<()> {
-    let mut statement =
-        transaction.prepare_cached("INSERT OR IGNORE INTO asks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?;
+    let mut statement = transaction
+        .prepare_cached("INSERT OR IGNORE INTO asks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?;
     statement.execute(params![
         ask.key.as_slice(),
         ask.scope,

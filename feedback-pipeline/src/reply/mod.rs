@@ -52,7 +52,8 @@ fn objects(text: &str) -> impl Iterator<Item = Map<String, Value>> + '_ {
         while tries < MOST_TRIES {
             let start = from + text.get(from..)?.find('{')?;
             tries += 1;
-            let mut stream = serde_json::Deserializer::from_str(text.get(start..)?).into_iter::<Map<String, Value>>();
+            let mut stream =
+                serde_json::Deserializer::from_str(text.get(start..)?).into_iter::<Map<String, Value>>();
             if let Some(Ok(object)) = stream.next() {
                 from = start + stream.byte_offset();
                 return Some(object);
@@ -86,9 +87,18 @@ mod tests {
             ("{\"score\":1}", "`scores` is missing"),
             ("{\"scores\":{}}", "`scores` is no list"),
             ("{\"scores\":[{\"sentence\":1,\"score\":0.1}]}", "sentence 2 has no score"),
-            ("{\"scores\":[{\"sentence\":1,\"score\":1.5},{\"sentence\":2,\"score\":1}]}", "the score of sentence 1 is 1.5, not within 0.0 and 1.0"),
-            ("{\"scores\":[{\"sentence\":1,\"score\":\"high\"},{\"sentence\":2,\"score\":1}]}", "the score of sentence 1 is \"high\", not a number"),
-            ("{\"scores\":[{\"sentence\":1,\"score\":0.1},{\"sentence\":1,\"score\":0.1}]}", "sentence 1 is scored twice"),
+            (
+                "{\"scores\":[{\"sentence\":1,\"score\":1.5},{\"sentence\":2,\"score\":1}]}",
+                "the score of sentence 1 is 1.5, not within 0.0 and 1.0",
+            ),
+            (
+                "{\"scores\":[{\"sentence\":1,\"score\":\"high\"},{\"sentence\":2,\"score\":1}]}",
+                "the score of sentence 1 is \"high\", not a number",
+            ),
+            (
+                "{\"scores\":[{\"sentence\":1,\"score\":0.1},{\"sentence\":1,\"score\":0.1}]}",
+                "sentence 1 is scored twice",
+            ),
             ("{\"scores\":[{\"sentence\":3,\"score\":0.1}]}", "there is no sentence 3, only 1 to 2"),
             ("{\"scores\":[{\"sentence\":-1,\"score\":0.1}]}", "-1 is no sentence number"),
             ("{\"scores\":[{\"score\":0.1}]}", "an entry has no `sentence`"),
@@ -112,7 +122,10 @@ mod tests {
             baseline: "b".into(),
             candidate_shown_first: true,
         };
-        assert_eq!(read(&judgement, "{\"better\":\"C\"}"), Err("`better` is \"C\", not \"A\", \"B\" or \"tie\"".to_owned()));
+        assert_eq!(
+            read(&judgement, "{\"better\":\"C\"}"),
+            Err("`better` is \"C\", not \"A\", \"B\" or \"tie\"".to_owned())
+        );
         assert_eq!(read(&judgement, "{\"better\":\"tie\"}"), Ok(Answer::Judgement(Better::Tie)));
     }
 
@@ -124,8 +137,8 @@ mod tests {
 
         #[test]
         fn scores_come_back(values in proptest::collection::vec(0.0_f32..=1.0, 1..12), before in "[^{]{0,20}") {
-            let list: Vec<_> = values.iter().zip(1..).rev()
-                .map(|(score, number)| serde_json::json!({"sentence": number, "score": score})).collect();
+            let list: Vec<_> = values.iter().enumerate().rev()
+                .map(|(index, score)| serde_json::json!({"sentence": index + 1, "score": score})).collect();
             let text = format!("{before}{}", serde_json::json!({"scores": list}));
             proptest::prop_assert_eq!(read(&scores(values.len()), &text), Ok(Answer::Scores(values)));
         }

@@ -23,6 +23,7 @@ pub(super) fn read(object: &Map<String, Value>, count: usize) -> Result<Vec<f32>
             return Err(format!("sentence {index} is scored twice"));
         }
     }
-    let scores = scores.iter().zip(1..).map(|(score, number)| score.ok_or(format!("sentence {number} has no score")));
+    let scores =
+        scores.iter().zip(1..).map(|(score, number)| score.ok_or(format!("sentence {number} has no score")));
     scores.collect()
 }

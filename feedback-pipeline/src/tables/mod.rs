@@ -54,7 +54,14 @@ pub struct Settled {
 
 impl PartSet {
     /// Starts the set with a number, with or without rows for the ledger. Nothing is visible before [`PartSet::finish`].
-    pub fn create(dataset: &Dataset, kind: Kind, round: u32, number: u32, ledger: bool, provenance: &Provenance) -> Result<Self> {
+    pub fn create(
+        dataset: &Dataset,
+        kind: Kind,
+        round: u32,
+        number: u32,
+        ledger: bool,
+        provenance: &Provenance,
+    ) -> Result<Self> {
         let shared = format!("{}-{number:05}", kind.as_str());
         let own = format!("{number:05}");
         let requests = match ledger {
@@ -63,13 +70,17 @@ impl PartSet {
         };
         let rejects = TableWriter::create(&dataset.part_path::<Reject>(round, &shared), provenance)?;
         let marker = match kind {
-            Kind::Scores => Marker::Scores(TableWriter::create(&dataset.part_path::<Score>(round, &own), provenance)?),
-            Kind::Corrections => {
-                Marker::Corrections(TableWriter::create(&dataset.part_path::<Correction>(round, &own), provenance)?)
+            Kind::Scores => {
+                Marker::Scores(TableWriter::create(&dataset.part_path::<Score>(round, &own), provenance)?)
             }
-            Kind::Judgements => {
-                Marker::Judgements(TableWriter::create(&dataset.part_path::<Judgement>(round, &own), provenance)?)
-            }
+            Kind::Corrections => Marker::Corrections(TableWriter::create(
+                &dataset.part_path::<Correction>(round, &own),
+                provenance,
+            )?),
+            Kind::Judgements => Marker::Judgements(TableWriter::create(
+                &dataset.part_path::<Judgement>(round, &own),
+                provenance,
+            )?),
         };
         Ok(Self { requests, rejects, marker, counts: Counts::default() })
     }
@@ -130,7 +141,11 @@ impl PartSet {
                     })?;
                 }
             }
-            (Marker::Corrections(table), Content::Correction { rationale }, Answer::Correction(corrected)) => {
+            (
+                Marker::Corrections(table),
+                Content::Correction { rationale },
+                Answer::Correction(corrected),
+            ) => {
                 let changed = !rationale.split_whitespace().eq(corrected.split_whitespace());
                 table.push(Correction {
                     rationale_id: item.subject_id.clone(),

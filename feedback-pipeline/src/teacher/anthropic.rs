@@ -13,7 +13,8 @@ pub const API_VERSION: &str = "2023-06-01";
 pub(super) fn head(settings: &TeacherSettings, model: &str, kind: Kind, system: &str) -> Vec<u8> {
     let mut out = br#"{"model":"#.to_vec();
     json_text(&mut out, model);
-    let limits = format!(r#","max_tokens":{},"temperature":{}"#, settings.max_output_tokens, settings.temperature);
+    let limits =
+        format!(r#","max_tokens":{},"temperature":{}"#, settings.max_output_tokens, settings.temperature);
     out.extend_from_slice(limits.as_bytes());
     out.extend_from_slice(br#","system":[{"type":"text","text":"#);
     json_text(&mut out, system);
@@ -29,7 +30,15 @@ pub(super) fn head(settings: &TeacherSettings, model: &str, kind: Kind, system: 
 
 /// Models before structured output are asked by the prompt alone.
 fn takes_schema(model: &str) -> bool {
-    let before = ["claude-2", "claude-3", "claude-instant", "claude-sonnet-4-0", "claude-opus-4-0", "claude-sonnet-4-2025", "claude-opus-4-2025"];
+    let before = [
+        "claude-2",
+        "claude-3",
+        "claude-instant",
+        "claude-sonnet-4-0",
+        "claude-opus-4-0",
+        "claude-sonnet-4-2025",
+        "claude-opus-4-2025",
+    ];
     !before.iter().any(|old| model.starts_with(old))
 }
 

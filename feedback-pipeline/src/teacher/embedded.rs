@@ -36,7 +36,9 @@ pub fn answer(item: &Item) -> Vec<u8> {
             });
             json!({"scores": scores.collect::<Vec<_>>()})
         }
-        Content::Correction { rationale } => json!({"rationale": reference::correct(&item.problem, rationale)}),
+        Content::Correction { rationale } => {
+            json!({"rationale": reference::correct(&item.problem, rationale)})
+        }
         Content::Judgement { candidate, baseline, candidate_shown_first, .. } => {
             let (a, b) = if *candidate_shown_first { (candidate, baseline) } else { (baseline, candidate) };
             let better = match reference::judge(&item.problem, a, b) {

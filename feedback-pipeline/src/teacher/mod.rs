@@ -249,7 +249,9 @@ impl ServiceError {
                     .unwrap_or_default(),
                 message: text(error.get("message")),
             },
-            Err(_) => Self { message: String::from_utf8_lossy(body).chars().take(300).collect(), ..Self::default() },
+            Err(_) => {
+                Self { message: String::from_utf8_lossy(body).chars().take(300).collect(), ..Self::default() }
+            }
         }
     }
 }

@@ -15,7 +15,9 @@ pub(super) fn head(settings: &TeacherSettings, model: &str, kind: Kind, system: 
         out.extend_from_slice(format!(r#","temperature":{}"#, settings.temperature).as_bytes());
     }
     let name = kind.as_str();
-    let format = format!(r#","response_format":{{"type":"json_schema","json_schema":{{"name":"{name}","strict":true,"schema":"#);
+    let format = format!(
+        r#","response_format":{{"type":"json_schema","json_schema":{{"name":"{name}","strict":true,"schema":"#
+    );
     out.extend_from_slice(format.as_bytes());
     out.extend_from_slice(prompt::schema(kind).as_bytes());
     out.extend_from_slice(br#"}},"messages":[{"role":"system","content":"#);
@@ -77,7 +79,8 @@ struct PromptTokens {
 
 /// Opens a reply.
 pub(super) fn open(body: &[u8]) -> Result<Envelope, String> {
-    let completion: Completion = serde_json::from_slice(body).map_err(|e| format!("no chat completion: {e}"))?;
+    let completion: Completion =
+        serde_json::from_slice(body).map_err(|e| format!("no chat completion: {e}"))?;
     let Some(choice) = completion.choices.into_iter().next() else {
         return Err("no chat completion: choices are empty".to_owned());
     };
@@ -89,7 +92,8 @@ pub(super) fn open(body: &[u8]) -> Result<Envelope, String> {
     };
     let usage = completion.usage.unwrap_or_default();
     let prompt = usage.prompt_tokens.unwrap_or(0);
-    let cached = usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0).min(prompt);
+    let cached =
+        usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0).min(prompt);
     Ok(Envelope {
         text: refusal.or(choice.message.content).unwrap_or_default(),
         ended,
