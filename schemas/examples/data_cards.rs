@@ -67,8 +67,10 @@ pub(crate) fn card(columns: &[Column]) -> String {
             Some((low, high)) => format!("{low} to {high}"),
             None => column.one_of.join(", "),
         };
+        // Markdown would take the angle brackets of a list for HTML.
+        let data_type = format!("`{}`", type_name(&column.data_type));
         let null = if column.nullable { "yes" } else { "no" };
-        let cells = [column.name, &type_name(&column.data_type), column.meaning, column.unit, &allowed, null];
+        let cells = [column.name, &data_type, column.meaning, column.unit, &allowed, null];
         for cell in cells {
             let space = if cell.is_empty() { "" } else { " " };
             // Writing to a String cannot fail.

@@ -1,0 +1,77 @@
+//! The dataset folder: its lock, its card, its rounds and parts.
+
+use crate::support::{message, names};
+use crate::write_golden::{Golden, provenance};
+use schemas::{Dataset, DatasetCard, Score};
+use std::fs;
+
+#[test]
+fn a_second_lock_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("new");
+    let dataset = Dataset::at(&root);
+    let lock = dataset.lock("collect-feedback").unwrap();
+    let error = dataset.lock("collect-feedback").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{0} is in use by another collect-feedback (its lock file is {0}/.collect-feedback.lock)",
+            root.display()
+        )
+    );
+    assert!(error.is_bad_input());
+    let _other_program = dataset.lock("train").unwrap();
+    drop(lock);
+    let _again = dataset.lock("collect-feedback").unwrap();
+}
+
+#[test]
+fn rounds_and_parts_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::at(folder.path());
+    for round in [10, 2] {
+        dataset.write_part(round, "00007", Score::golden(), &provenance()).unwrap();
+    }
+    fs::create_dir_all(dataset.round_dir::<Score>(3)).unwrap();
+    fs::create_dir_all(folder.path().join("scores/round=x")).unwrap();
+    fs::write(folder.path().join("scores/.DS_Store"), "").unwrap();
+    assert_eq!(dataset.rounds::<Score>().unwrap(), [2, 10]);
+
+    let mut writer = dataset.next_part::<Score>(2, &provenance()).unwrap();
+    writer.push(Score::golden().swap_remove(0)).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(names(&dataset.round_dir::<Score>(2)), ["part-00007.parquet", "part-00008.parquet"]);
+    assert_eq!(dataset.count::<Score>(2).unwrap(), 4);
+    assert_eq!(dataset.read::<Score>(2).unwrap().len(), 4);
+    assert_eq!(dataset.count::<Score>(1).unwrap(), 0);
+}
+
+#[test]
+fn card() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::at(folder.path().join("mine"));
+    let card = DatasetCard {
+        name: "mine".into(),
+        source: "a \"quoted\" source".into(),
+        licence: "CC BY 4.0".into(),
+        created_by: "a test".into(),
+    };
+    dataset.write_card(&card).unwrap();
+    assert_eq!(dataset.card().unwrap(), card);
+    assert_eq!(dataset.name(), "mine");
+
+    fs::write(dataset.card_path(), "name = \"mine\"\n").unwrap();
+    let message = message(dataset.card());
+    let path = dataset.card_path().display().to_string();
+    assert!(message.starts_with(&path) && message.contains("missing field `source`"), "{message}");
+}
+
+#[test]
+fn a_dataset_is_chosen_by_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("absent");
+    assert_eq!(
+        message(Dataset::choose(Some(root.clone()))),
+        format!("{} is no dataset folder: problems.parquet is missing", root.display())
+    );
+}

@@ -1,0 +1,247 @@
+//! Settings: what wins, what is refused, and what is shown.
+
+use crate::support::message;
+use clap::{Args, Command, FromArgMatches};
+use schemas::settings::{Origin, Provider, Resolved, SettingFlags};
+use schemas::{Result, Settings};
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+type FeedbackFlags = SettingFlags<0>;
+type TrainerFlags = SettingFlags<1>;
+
+fn resolve(file: &str, flags: &[(&str, &str)]) -> Result<Resolved> {
+    let flags = flags.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
+    Resolved::from_parts(Some((Path::new("ares.toml"), file)), &flags)
+}
+
+fn in_file(file: &str) -> String {
+    message(resolve(file, &[]))
+}
+
+fn in_flag(key: &str, text: &str) -> String {
+    message(resolve("", &[(key, text)]))
+}
+
+#[test]
+fn unknown_keys_name_the_nearest() {
+    assert_eq!(
+        in_file("[rollout]\ntopk = 5\n"),
+        "ares.toml: unknown key `rollout.topk`; did you mean `top_k`?"
+    );
+    assert_eq!(
+        in_file("[limits]\nrequest_per_minute = 5\n"),
+        "ares.toml: unknown key `limits.request_per_minute`; did you mean `requests_per_minute`?"
+    );
+    assert_eq!(
+        in_file("[teachers]\nmodel = \"m\"\n"),
+        "ares.toml: unknown section `[teachers]`; did you mean `[teacher]`?"
+    );
+    assert_eq!(in_flag("rl.pases", "3"), "flags: unknown key `rl.pases`; did you mean `passes`?");
+}
+
+#[test]
+fn keys_in_the_wrong_place_name_the_right_one() {
+    assert_eq!(in_file("[rl]\ntop_k = 5\n"), "ares.toml: unknown key `rl.top_k`; it belongs to `[rollout]`");
+    assert_eq!(
+        in_file("max_usd = 5\n"),
+        "ares.toml: `max_usd` stands outside a section; it belongs to `[budget]`"
+    );
+    assert_eq!(in_file("colour = 5\n"), "ares.toml: `colour` stands outside a section");
+}
+
+#[test]
+fn wrong_types() {
+    assert_eq!(
+        in_file("[rollout]\nsamples = \"four\"\n"),
+        "ares.toml: rollout.samples: expected a whole number of at least 0, found \"four\""
+    );
+    assert_eq!(
+        in_file("[rollout]\nsamples = -1\n"),
+        "ares.toml: rollout.samples: expected a whole number of at least 0, found -1"
+    );
+    assert_eq!(
+        in_file("[rl]\npasses = 5_000_000_000\n"),
+        "ares.toml: rl.passes: invalid value: integer `5000000000`, expected u32"
+    );
+    assert_eq!(in_file("[rl]\nclip = true\n"), "ares.toml: rl.clip: expected a number, found true");
+    assert_eq!(in_file("[rl]\nwhiten = 1\n"), "ares.toml: rl.whiten: expected true or false, found 1");
+    assert_eq!(in_file("[teacher]\nmodel = 4\n"), "ares.toml: teacher.model: expected a text, found 4");
+    assert_eq!(
+        in_file("[student]\ndevice = \"tpu\"\n"),
+        "ares.toml: student.device: unknown variant `tpu`, expected one of `auto`, `cpu`, `cuda`"
+    );
+
+    assert_eq!(
+        in_flag("rollout.samples", "four"),
+        "--samples: rollout.samples: expected a whole number of at least 0, found `four`"
+    );
+    assert_eq!(
+        in_flag("rollout.samples", "-1"),
+        "--samples: rollout.samples: expected a whole number of at least 0, found -1"
+    );
+    assert_eq!(in_flag("rl.clip", "0,2"), "--clip: rl.clip: expected a number, found `0,2`");
+    assert_eq!(in_flag("rl.whiten", "yes"), "--whiten: rl.whiten: expected true or false, found `yes`");
+    assert_eq!(
+        in_flag("teacher.provider", "anthropics"),
+        "--teacher: teacher.provider: unknown variant `anthropics`, expected one of `anthropic`, `openai`, \
+         `reference`"
+    );
+}
+
+#[test]
+fn broken_files() {
+    let message = in_file("[rl]\nclip = = 2\n");
+    assert!(message.starts_with("ares.toml: TOML parse error at line 2, column 8\n"), "{message}");
+    assert_eq!(
+        crate::support::message(Resolved::load(Some(Path::new("/no/such/ares.toml")), &BTreeMap::new())),
+        "cannot read /no/such/ares.toml: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn values_out_of_range() {
+    assert_eq!(
+        in_file("[rollout]\ntop_p = 1.5\n"),
+        "ares.toml: rollout.top_p: expected a number above 0, at most 1, found 1.5"
+    );
+    assert_eq!(
+        in_flag("rollout.temperature", "0"),
+        "--rollout-temperature: rollout.temperature: expected a number above 0, found 0"
+    );
+    assert_eq!(
+        in_flag("teacher.temperature", "2.5"),
+        "--teacher-temperature: teacher.temperature: expected a number from 0 to 2, found 2.5"
+    );
+    assert_eq!(
+        in_flag("budget.max_usd", "-1"),
+        "--max-usd: budget.max_usd: expected a number of at least 0, found -1"
+    );
+    assert_eq!(
+        in_flag("budget.max_usd", "nan"),
+        "--max-usd: budget.max_usd: expected a number of at least 0, found NaN"
+    );
+    assert_eq!(
+        in_flag("limits.concurrency", "0"),
+        "--concurrency: limits.concurrency: expected at least 1, found 0"
+    );
+    assert_eq!(in_file("[rl]\nminibatch = 0\n"), "ares.toml: rl.minibatch: expected at least 1, found 0");
+}
+
+#[test]
+fn flags_beat_the_file_and_the_file_beats_defaults() {
+    let file = "[rollout]\nsamples = 6\ntop_k = 7\n[budget]\nmax_usd = 3\n";
+    let resolved =
+        resolve(file, &[("rollout.samples", "8"), ("limits.requests_per_minute", "1_000")]).unwrap();
+    let settings = &resolved.settings;
+    assert_eq!(settings.rollout.samples, 8);
+    assert_eq!(settings.rollout.top_k, 7);
+    assert_eq!(settings.rollout.seed, 42);
+    assert_eq!(settings.budget.max_usd, Some(3.0));
+    assert_eq!(settings.limits.requests_per_minute, Some(1000));
+
+    assert_eq!(resolved.origin("rollout.samples"), &Origin::Flag("--samples".into()));
+    assert_eq!(resolved.origin("rollout.top_k"), &Origin::File("ares.toml".into()));
+    assert_eq!(resolved.origin("rollout.seed"), &Origin::Default);
+
+    let defaults = Resolved::from_parts(None, &BTreeMap::new()).unwrap();
+    assert_eq!(defaults.settings, Settings::default());
+    assert_eq!(resolve("", &[]).unwrap().settings, Settings::default());
+}
+
+#[test]
+fn a_file_is_read_from_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.toml");
+    std::fs::write(&path, "[teacher]\nprovider = \"openai\"\n").unwrap();
+    let resolved = Resolved::load(Some(&path), &BTreeMap::new()).unwrap();
+    assert_eq!(resolved.settings.teacher.provider, Provider::OpenAi);
+    assert_eq!(resolved.origin("teacher.provider"), &Origin::File(path));
+}
+
+#[test]
+fn show_gives_every_value_and_its_origin() {
+    let file = "[budget]\nmax_usd = 3\n";
+    let shown = resolve(file, &[("limits.requests_per_minute", "50")]).unwrap().show();
+    let start = shown.find("[limits]").unwrap();
+    let end = shown.find("[student]").unwrap();
+    assert_eq!(
+        &shown[start..end],
+        "\
+[limits]
+requests_per_minute = 50                     # --requests-per-minute
+input_tokens_per_minute = (unset)            # default
+output_tokens_per_minute = (unset)           # default
+concurrency = 256                            # default
+
+[budget]
+max_usd = 3.0                                # ares.toml
+prices = \"\"                                  # default
+
+"
+    );
+    for key in Settings::keys() {
+        assert!(shown.lines().any(|line| line.starts_with(&format!("{} = ", key.name))), "{}", key.path());
+    }
+}
+
+#[test]
+fn every_key_has_a_flag_of_its_own() {
+    let mut flags = HashSet::new();
+    let mut paths = HashSet::new();
+    for key in Settings::keys() {
+        assert!(flags.insert(key.flag()), "two settings are --{}", key.flag());
+        assert!(paths.insert(key.path()), "two settings are {}", key.path());
+        assert!(!key.meaning.is_empty());
+    }
+    for key in Settings::keys() {
+        let qualified = key.qualified_flag();
+        assert!(qualified == key.flag() || flags.insert(qualified.clone()), "two settings are --{qualified}");
+    }
+}
+
+#[test]
+fn flags_others_rely_on() {
+    let flags: HashSet<String> = Settings::keys().iter().map(|key| key.flag()).collect();
+    for flag in [
+        "teacher",
+        "model",
+        "base-url",
+        "requests-per-minute",
+        "input-tokens-per-minute",
+        "output-tokens-per-minute",
+        "concurrency",
+        "max-usd",
+    ] {
+        assert!(flags.contains(flag), "--{flag}");
+    }
+}
+
+#[test]
+fn flags_are_read_from_the_command_line() {
+    let command = || TrainerFlags::augment_args(FeedbackFlags::augment_args(Command::new("ares")));
+    let matches = command()
+        .try_get_matches_from([
+            "ares",
+            "--teacher",
+            "anthropic",
+            "--samples=2",
+            "--rl-learning-rate",
+            "1e-3",
+            "--rollout-seed",
+            "7",
+            "--max-usd",
+            "-1",
+        ])
+        .unwrap();
+    let feedback = FeedbackFlags::from_arg_matches(&matches).unwrap();
+    let trainer = TrainerFlags::from_arg_matches(&matches).unwrap();
+    let pairs = |values: &BTreeMap<String, String>| {
+        values.iter().map(|(key, text)| format!("{key}={text}")).collect::<Vec<_>>()
+    };
+    assert_eq!(pairs(feedback.values()), ["budget.max_usd=-1", "teacher.provider=anthropic"]);
+    assert_eq!(pairs(trainer.values()), ["rl.learning_rate=1e-3", "rollout.samples=2", "rollout.seed=7"]);
+
+    let error = command().try_get_matches_from(["ares", "--sample", "2"]).unwrap_err();
+    assert!(error.to_string().contains("a similar argument exists: '--samples'"), "{error}");
+}
