@@ -1,4 +1,6 @@
 //! Integration tests of the trainer, one binary.
 #![allow(missing_docs)]
 
+mod checkpoints;
 mod reference;
+mod vit;

@@ -1,0 +1,411 @@
+//! Checkpoints that transformers and PEFT wrote: the same logits; there and back; what is refused and how.
+#![allow(clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+use tempfile::TempDir;
+use trainer::student::checkpoint::{
+    Loaded, WEIGHTS_FILE, read_adapter, read_safetensors, read_student, read_t5, write_adapter,
+    write_safetensors, write_student,
+};
+use trainer::student::{Mode, Source, Student, StudentConfig, Weights};
+use trainer::tokenizer::Tokenizer;
+
+const PLAIN: [&str; 3] = ["t5_relu_tied", "t5_gated_untied", TIED_UNSCALED];
+const TIED_UNSCALED: &str = "t5_gated_tied_shards";
+const STUDENTS: [&str; 2] = ["student_relu_tied", "student_gated_untied"];
+
+/// A folder of the reference values, which `tests/reference` makes.
+pub(crate) fn values(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/values").join(name)
+}
+
+/// A copy of such a folder to break.
+pub(crate) fn copy_folder(name: &str) -> (TempDir, PathBuf) {
+    let kept = TempDir::new().expect("folder");
+    let folder = kept.path().join(name);
+    fs::create_dir(&folder).expect("folder");
+    for entry in fs::read_dir(values(name)).expect("values") {
+        let entry = entry.expect("entry");
+        fs::copy(entry.path(), folder.join(entry.file_name())).expect("copied");
+    }
+    (kept, folder)
+}
+
+pub(crate) fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
+    assert_eq!(found.size(), expected.size(), "{what}");
+    let difference = (found.to_kind(Kind::Double) - expected.to_kind(Kind::Double)).abs().max();
+    let difference = difference.double_value(&[]);
+    println!("{what}: off by {difference:e}");
+    assert!(difference <= tolerance, "{what}: off by {difference:e}, allowed {tolerance:e}");
+}
+
+fn expected(name: &str) -> BTreeMap<String, Tensor> {
+    read_safetensors(&values(name).join("expected.safetensors")).expect("values")
+}
+
+fn fused_logits(student: &Student, given: &BTreeMap<String, Tensor>) -> Tensor {
+    let take = |name: &str| given[name].shallow_clone();
+    let source =
+        Source { ids: take("input_ids"), mask: take("attention_mask"), image: take("image_features") };
+    let hidden = student.hidden(&source, &given["decoder_input_ids"], Mode::EVAL);
+    student.logits(&hidden, Mode::EVAL)
+}
+
+#[test]
+fn plain_t5s_give_the_logits_of_transformers() {
+    for name in PLAIN {
+        let Loaded { config, mut weights } = read_t5(&values(name)).expect("t5");
+        assert!(weights.find("encoder.image_dense.weight").is_none());
+        // Fusion layers have to be there, but the text alone goes to the decoder.
+        weights.add_random(&config, config.fusion_shapes(), 1);
+        let student = Student::new(&weights, &config);
+        let given = expected(name);
+        let mask = &given["attention_mask"];
+        let text = student.encoder.text(&given["input_ids"], mask, Mode::EVAL);
+        let hidden = student.decoder.forward(&given["decoder_input_ids"], &text, mask, Mode::EVAL);
+        // Unscaled products with an embedding of deviation 1 are some ten times larger.
+        let tolerance = if name == TIED_UNSCALED { 1e-4 } else { 1e-5 };
+        assert_close(name, &student.logits(&hidden, Mode::EVAL), &given["logits"], tolerance);
+    }
+}
+
+#[test]
+fn the_head_is_tied_and_scaled_as_the_folders_mean_it() {
+    let head = |name: &str| {
+        let config = read_t5(&values(name)).expect("t5").config;
+        (config.tie_word_embeddings, config.head_scale().is_some())
+    };
+    assert_eq!(head("t5_relu_tied"), (true, true));
+    // Saved with `tie_word_embeddings: true` beside a head of its own.
+    assert_eq!(head("t5_gated_untied"), (false, false));
+    // Tied, but not scaled.
+    assert_eq!(head(TIED_UNSCALED), (true, false));
+}
+
+#[test]
+fn students_give_the_logits_of_pytorch() {
+    for name in STUDENTS {
+        let Loaded { config, weights } = read_student(&values(name)).expect("student");
+        assert_eq!(config.image_feature_width, 16, "taken from the weights");
+        let given = expected(name);
+        let student = Student::new(&weights, &config);
+        assert_close(name, &fused_logits(&student, &given), &given["logits"], 1e-5);
+    }
+}
+
+#[test]
+fn steps_with_a_cache_give_the_same_logits() {
+    for name in STUDENTS {
+        let Loaded { config, weights } = read_student(&values(name)).expect("student");
+        let student = Student::new(&weights, &config);
+        let given = expected(name);
+        let take = |name: &str| given[name].shallow_clone();
+        let source =
+            Source { ids: take("input_ids"), mask: take("attention_mask"), image: take("image_features") };
+        let encoded = student.encode(&source, Mode::EVAL);
+        let mut cache = student.decoder.start(&encoded, &source.mask, 1, Mode::EVAL);
+        let steps: Vec<Tensor> = (0..given["decoder_input_ids"].size()[1])
+            .map(|position| {
+                let ids = given["decoder_input_ids"].select(1, position);
+                student.logits(&student.decoder.step(&ids, &mut cache, Mode::EVAL), Mode::EVAL)
+            })
+            .collect();
+        assert_close(name, &Tensor::stack(&steps, 1), &given["logits"], 1e-5);
+    }
+}
+
+#[test]
+fn a_lora_of_peft_gives_the_same_logits_there_and_back() {
+    let Loaded { config, mut weights } = read_student(&values("student_gated_untied")).expect("student");
+    let folder = values("adapter_gated_untied");
+    let lora = read_adapter(&folder, &config, &mut weights, Device::Cpu).expect("adapter");
+    let given = expected("adapter_gated_untied");
+    let student = Student::new(&weights, &config);
+    assert_close("adapted", &fused_logits(&student, &given), &given["logits"], 1e-5);
+
+    let kept = TempDir::new().expect("folder");
+    let copy = kept.path().join("answer");
+    write_adapter(&copy, &lora, &config, &weights, &values("student_gated_untied")).expect("written");
+    let file = "adapter_model.safetensors";
+    let (old, new) = (read_safetensors(&folder.join(file)), read_safetensors(&copy.join(file)));
+    assert_same_tensors(&new.expect("copy"), &old.expect("adapter"));
+    let Loaded { weights: mut again, .. } = read_student(&values("student_gated_untied")).expect("student");
+    assert_eq!(read_adapter(&copy, &config, &mut again, Device::Cpu).expect("copy"), lora);
+    assert_eq!(again.fingerprint(), weights.fingerprint());
+}
+
+fn assert_same_tensors(found: &BTreeMap<String, Tensor>, expected: &BTreeMap<String, Tensor>) {
+    assert!(found.keys().eq(expected.keys()), "{:?}, expected {:?}", found.keys(), expected.keys());
+    for (name, tensor) in expected {
+        assert!(found[name].equal(tensor), "{name}");
+    }
+}
+
+#[test]
+fn checkpoints_come_back_as_they_were_written() {
+    for (name, count) in [("student_gated_untied", 60), ("student_relu_tied", 55)] {
+        let loaded = read_student(&values(name)).expect("student");
+        let kept = TempDir::new().expect("folder");
+        let folder = kept.path().join("copy");
+        write_student(&folder, &loaded.config, &loaded.weights, &values(name)).expect("written");
+        let again = read_student(&folder).expect("copy");
+        assert_eq!(again.config, loaded.config);
+        assert_eq!(again.weights.fingerprint(), loaded.weights.fingerprint());
+
+        // Every weight once: neither copies of the embedding nor a head that is the embedding.
+        let found = read_safetensors(&folder.join(WEIGHTS_FILE)).expect("weights");
+        assert_eq!(found.len(), count);
+        assert_same_tensors(&found, &read_safetensors(&values(name).join(WEIGHTS_FILE)).expect("weights"));
+        assert!(folder.join("generation_config.json").is_file());
+        assert_eq!(fs::read_dir(kept.path()).expect("folder").count(), 1, "nothing is left beside it");
+    }
+}
+
+#[test]
+fn what_a_folder_means_outlives_being_written() {
+    // Of a folder that says it wrongly, the copy says it rightly.
+    for name in PLAIN {
+        let loaded = read_t5(&values(name)).expect("t5");
+        let kept = TempDir::new().expect("folder");
+        let folder = kept.path().join("copy");
+        write_student(&folder, &loaded.config, &loaded.weights, &values(name)).expect("written");
+        let again = read_t5(&folder).expect("copy");
+        assert_eq!(again.config, loaded.config);
+        assert_eq!(again.weights.fingerprint(), loaded.weights.fingerprint());
+        let has_head = loaded.weights.find("lm_head.weight").is_some();
+        let config = StudentConfig::read(&folder.join("config.json")).expect("config");
+        assert_eq!(config.tie_word_embeddings, !has_head);
+    }
+}
+
+/// A copy of a good student, changed by `change`, and the message that it is refused with.
+fn refused(change: impl FnOnce(&Path)) -> String {
+    let (_kept, folder) = copy_folder("student_gated_untied");
+    change(&folder);
+    let message = read_student(&folder).expect_err("broken").to_string();
+    // A T5 may lack its fusion layers, but nothing else.
+    assert_eq!(read_t5(&folder).expect_err("broken").to_string(), message);
+    message
+}
+
+fn assert_contains(message: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(message.contains(line), "expected `{line}` in:\n{message}");
+    }
+}
+
+fn change_weights(folder: &Path, change: impl FnOnce(&mut Weights)) {
+    let file = folder.join(WEIGHTS_FILE);
+    let mut weights = Weights::new(read_safetensors(&file).expect("weights"));
+    change(&mut weights);
+    let tensors = weights.iter().map(|(name, tensor)| (name.to_owned(), tensor));
+    write_safetensors(&file, tensors, &[]).expect("written");
+}
+
+fn change_config(folder: &Path, from: &str, to: &str) {
+    let file = folder.join("config.json");
+    let text = fs::read_to_string(&file).expect("config");
+    assert!(text.contains(from), "{text}");
+    fs::write(&file, text.replace(from, to)).expect("written");
+}
+
+#[test]
+fn everything_wrong_with_the_weights_is_listed_at_once() {
+    let message = refused(|folder| {
+        change_weights(folder, |weights| {
+            weights.remove("decoder.block.1.layer.2.DenseReluDense.wi_1.weight");
+            weights.remove("encoder.gate_dense.bias");
+            let short = weights.get("encoder.final_layer_norm.weight").narrow(0, 0, 31);
+            weights.insert("encoder.final_layer_norm.weight", short);
+            let other = weights.get("shared.weight") + 1.0;
+            weights.insert("decoder.embed_tokens.weight", other);
+            let layer_norm = weights.get("decoder.final_layer_norm.weight");
+            weights.insert("decoder.block.2.layer.0.layer_norm.weight", layer_norm);
+        });
+    });
+    assert_contains(
+        &message,
+        &[
+            "model.safetensors: weights do not fit the student:",
+            "decoder.block.1.layer.2.DenseReluDense.wi_1.weight: expected shape [48, 32], found no such weight",
+            "encoder.gate_dense.bias: expected shape [32], found no such weight",
+            "encoder.final_layer_norm.weight: expected shape [32], found [31]",
+            "decoder.embed_tokens.weight: expected a copy of shared.weight, found other numbers",
+            "decoder.block.2.layer.0.layer_norm.weight: expected no such weight, found shape [32]",
+        ],
+    );
+    assert_eq!(message.lines().count(), 6, "{message}");
+}
+
+#[test]
+fn copies_of_the_embedding_are_dropped() {
+    let (_kept, folder) = copy_folder("student_gated_untied");
+    let before = read_student(&folder).expect("student").weights.fingerprint();
+    change_weights(&folder, |weights| {
+        weights.insert("encoder.embed_tokens.weight", weights.get("shared.weight"));
+        weights.insert("decoder.embed_tokens.weight", weights.get("shared.weight"));
+    });
+    assert_eq!(read_student(&folder).expect("student").weights.fingerprint(), before);
+}
+
+#[test]
+fn a_config_of_another_shape_is_refused() {
+    let message = refused(|folder| change_config(folder, "\"num_heads\": 2", "\"num_heads\": 3"));
+    assert_contains(
+        &message,
+        &[
+            "encoder.block.0.layer.0.SelfAttention.q.weight: expected shape [24, 32], found [16, 32]",
+            "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight: expected shape [8, 3], \
+             found [8, 2]",
+        ],
+    );
+    let message = refused(|folder| change_config(folder, "\"gated-gelu\"", "\"gated-silu\""));
+    assert_contains(&message, &["feed_forward_proj: expected `relu` or `gated-gelu`, found `gated-silu`"]);
+    let message = refused(|folder| change_config(folder, "\"d_ff\": 48", "\"d_ff\": -48"));
+    assert_contains(&message, &["d_ff: expected a number from 1 to 1048576, found -48"]);
+    let message = refused(|folder| change_config(folder, "\"eos_token_id\": 1", "\"eos_token_id\": 128"));
+    assert_contains(&message, &["eos_token_id: expected a token below 128, found 128"]);
+    let message = refused(|folder| change_config(folder, "\"t5\"", "\"bart\""));
+    assert_contains(&message, &["config.json: model_type: expected `t5`, found `bart`"]);
+    let message = refused(|folder| change_config(folder, "\"d_model\": 32,", ""));
+    assert_contains(&message, &["config.json: missing field `d_model`"]);
+    let message = refused(|folder| fs::remove_file(folder.join("config.json")).expect("removed"));
+    assert_contains(&message, &["cannot read", "config.json"]);
+}
+
+#[test]
+fn broken_weight_files_are_refused() {
+    let message = refused(|folder| fs::write(folder.join(WEIGHTS_FILE), b"PK\x03\x04 zip").expect("written"));
+    assert_contains(&message, &["model.safetensors: no safetensors file"]);
+    let message = refused(|folder| fs::write(folder.join(WEIGHTS_FILE), b"").expect("written"));
+    assert_contains(&message, &["model.safetensors"]);
+    for kept in [4usize, 1000, 100_000] {
+        let message = refused(|folder| {
+            let file = folder.join(WEIGHTS_FILE);
+            let bytes = fs::read(&file).expect("weights");
+            fs::write(&file, &bytes[..kept]).expect("written");
+        });
+        assert_contains(&message, &["model.safetensors: no safetensors file"]);
+    }
+}
+
+#[test]
+fn folders_without_safetensors_say_what_to_do() {
+    let message = refused(|folder| fs::remove_file(folder.join(WEIGHTS_FILE)).expect("removed"));
+    assert_contains(&message, &["expected a checkpoint with model.safetensors"]);
+    let message = refused(|folder| {
+        fs::rename(folder.join(WEIGHTS_FILE), folder.join("pytorch_model.bin")).expect("renamed");
+    });
+    assert_contains(
+        &message,
+        &["pytorch_model.bin: is a Python pickle", "convert it once with: python -c", "weights_only=True"],
+    );
+}
+
+#[test]
+fn shards_stay_within_their_folder() {
+    for outside in
+        ["../model.safetensors", "/etc/passwd", "below/model.safetensors", "..\\\\model.safetensors"]
+    {
+        let message = refused(|folder| {
+            fs::rename(folder.join(WEIGHTS_FILE), folder.join("../model.safetensors")).expect("moved");
+            let index = format!(r#"{{"weight_map": {{"shared.weight": "{outside}"}}}}"#);
+            fs::write(folder.join("model.safetensors.index.json"), index).expect("written");
+        });
+        assert_contains(
+            &message,
+            &["model.safetensors.index.json: expected file names in this folder, found"],
+        );
+    }
+    let message = refused(|folder| {
+        fs::remove_file(folder.join(WEIGHTS_FILE)).expect("removed");
+        let index = r#"{"weight_map": {"shared.weight": "model-00001-of-00002.safetensors"}}"#;
+        fs::write(folder.join("model.safetensors.index.json"), index).expect("written");
+    });
+    assert_contains(&message, &["cannot open", "model-00001-of-00002.safetensors"]);
+    let message = refused(|folder| {
+        fs::remove_file(folder.join(WEIGHTS_FILE)).expect("removed");
+        fs::write(folder.join("model.safetensors.index.json"), "[]").expect("written");
+    });
+    assert_contains(&message, &["model.safetensors.index.json: "]);
+}
+
+#[test]
+fn a_missing_shard_leaves_weights_missing() {
+    let (_kept, folder) = copy_folder(TIED_UNSCALED);
+    let index = folder.join("model.safetensors.index.json");
+    let text = fs::read_to_string(&index).expect("index");
+    fs::write(&index, text.replace("model-00002-of-00002", "model-00001-of-00002")).expect("written");
+    let message = read_t5(&folder).expect_err("half").to_string();
+    assert_contains(&message, &["found no such weight"]);
+}
+
+/// A tokenizer of these special tokens and `words` others.
+fn tokenizer(folder: &Path, special: &[&str], words: usize) {
+    let others = (0..words).map(|word| format!("word{word}"));
+    let names: Vec<String> = special.iter().map(|&name| name.to_owned()).chain(others).collect();
+    let vocabulary: serde_json::Map<String, serde_json::Value> =
+        names.iter().enumerate().map(|(id, name)| (name.clone(), id.into())).collect();
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+    });
+    fs::write(folder.join("tokenizer.json"), json.to_string()).expect("written");
+}
+
+#[test]
+fn only_the_students_own_tokenizer_is_taken() {
+    let (_kept, folder) = copy_folder("student_gated_untied");
+    let config = read_student(&folder).expect("student").config;
+    let refused = || Tokenizer::read(&folder, &config).expect_err("another tokenizer").to_string();
+    assert_contains(&refused(), &["tokenizer.json: expected the student's tokenizer, found no such file"]);
+
+    fs::write(folder.join("tokenizer.json"), "{}").expect("written");
+    assert_contains(&refused(), &["tokenizer.json: "]);
+
+    tokenizer(&folder, &["<pad>", "</s>", "<unk>"], 126);
+    assert_contains(&refused(), &["expected at most 128 tokens, as the checkpoint has, found 129"]);
+
+    tokenizer(&folder, &["</s>", "<pad>", "<unk>"], 125);
+    assert_contains(&refused(), &["token <pad>: expected id 0, found 1"]);
+
+    tokenizer(&folder, &["<pad>", "<unk>", "</s>"], 125);
+    assert_contains(&refused(), &["token </s>: expected id 1, found 2"]);
+
+    tokenizer(&folder, &["<pad>", "<eos>", "<unk>"], 125);
+    assert_contains(&refused(), &["token </s>: expected id 1, found none"]);
+
+    tokenizer(&folder, &["<pad>", "</s>", "<unk>"], 125);
+    let read = Tokenizer::read(&folder, &config).expect("the student's own");
+    assert_eq!(read.encode("word0 word1 word2", 3).expect("tokens"), [3, 4, 1]);
+}
+
+#[test]
+fn an_adapter_that_does_not_fit_is_refused() {
+    let Loaded { config, weights } = read_student(&values("student_gated_untied")).expect("student");
+    let (_kept, folder) = copy_folder("adapter_gated_untied");
+    let file = folder.join("adapter_model.safetensors");
+    let mut found = read_safetensors(&file).expect("adapter");
+    let layer = |name: &str| format!("base_model.model.{name}.weight");
+    assert!(found.remove(&layer("lm_head.lora_A")).is_some());
+    found.insert(layer("encoder.gate_dense.lora_B"), Tensor::zeros([32, 3], (Kind::Float, Device::Cpu)));
+    found.insert(layer("shared.lora_A"), Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)));
+    write_safetensors(&file, found.iter().map(|(name, tensor)| (name.clone(), tensor)), &[])
+        .expect("written");
+    let mut changed = weights.copy_to(Device::Cpu);
+    let message = read_adapter(&folder, &config, &mut changed, Device::Cpu).expect_err("broken").to_string();
+    assert_contains(
+        &message,
+        &[
+            "adapter_model.safetensors: weights do not fit the student:",
+            "base_model.model.lm_head.lora_A.weight: expected shape [2, 32], found no such weight",
+            "base_model.model.encoder.gate_dense.lora_B.weight: expected shape [32, 2], found [32, 3]",
+            "base_model.model.shared.lora_A.weight: expected no such weight, found shape [2, 2]",
+        ],
+    );
+    assert_eq!(changed.fingerprint(), weights.fingerprint(), "nothing was added");
+}
