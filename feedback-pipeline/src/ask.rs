@@ -266,7 +266,7 @@ impl Asker {
             let aside = tokio::select! {
                 biased;
                 () = self.stop.wait() => return None,
-                aside = self.purse.set_aside(self.most_dollars(text_bytes, image_tokens)) => aside,
+                aside = self.purse.set_aside(|| self.most_dollars(text_bytes, image_tokens)) => aside,
             };
             let mut aside = match aside {
                 Ok(aside) => Some(aside),

@@ -112,16 +112,18 @@ impl Purse {
         Self { max_usd, state: Mutex::new(State { spent, ..State::default() }), settled: Notify::new() }
     }
 
-    /// Sets dollars aside for an attempt. Where those in flight leave too little, waits until they cost what they cost.
+    /// Sets dollars aside for an attempt. Where those in flight leave too little, waits until they cost what they cost;
+    /// `most` is asked anew then, as it follows what replies cost.
     ///
     /// # Errors
     /// [`Error::Budget`] where nothing is in flight and still too little is left.
-    pub async fn set_aside(&self, most: f64) -> Result<SetAside> {
+    pub async fn set_aside(&self, most: impl Fn() -> f64) -> Result<SetAside> {
         loop {
             let settled = self.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
             {
+                let most = most();
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 let fits = self.max_usd.is_none_or(|max| state.spent + state.reserved + most <= max);
                 if fits {
@@ -182,17 +184,17 @@ mod tests {
     #[tokio::test]
     async fn purse_waits_for_those_in_flight_and_then_ends() {
         let purse = std::sync::Arc::new(Purse::new(Some(1.0), 0.2));
-        let first = purse.set_aside(0.5).await.unwrap();
+        let first = purse.set_aside(|| 0.5).await.unwrap();
         let waiting = tokio::spawn({
             let purse = purse.clone();
-            async move { purse.set_aside(0.5).await }
+            async move { purse.set_aside(|| 0.5).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         purse.settle(first, 0.1);
         let second = waiting.await.unwrap().unwrap();
         purse.settle(second, 0.5);
-        let error = purse.set_aside(0.5).await.unwrap_err();
+        let error = purse.set_aside(|| 0.5).await.unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!((purse.spent() - 0.8).abs() < 1e-9);
     }

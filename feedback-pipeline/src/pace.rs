@@ -17,12 +17,14 @@ use std::time::Duration;
 
 /// Seconds of allowance that a bucket holds.
 const BUCKET_SECS: f64 = 0.8;
-/// Seconds over which the accepted rate is measured.
-const WINDOW_SECS: f64 = 2.0;
-/// Refusals within this many seconds of each other are one event.
+/// Seconds over which refusals are watched before they are judged.
 const EVENT_SECS: f64 = 1.0;
-/// Quiet seconds before the rate grows again.
+/// Seconds for which a share of refusals that no rate prevents is believed.
+const NOISE_SECS: f64 = 60.0;
+/// Seconds without a refusal before a shrunk rate grows again.
 const QUIET_SECS: f64 = 10.0;
+/// Growth of a shrunk rate: 18 % a minute.
+const GROWTH_A_SEC: f64 = 0.003;
 
 /// governor's clock over tokio's time, so that tests can pause it.
 #[derive(Debug, Clone)]
@@ -70,8 +72,6 @@ struct State {
     tokens: Bucket,
     throttle: Throttle,
     lengths: [Lengths; 3],
-    accepted: VecDeque<f64>,
-    refused: u64,
 }
 
 /// One allowance. Levels below zero are debts.
@@ -123,38 +123,112 @@ impl Bucket {
 }
 
 /// What refusals taught about the rate.
+///
+/// A refusal counts from when it was sent: what was sent and not refused was accepted, however long its reply takes. A
+/// single refusal only makes a short pause. Several within a second are an event: their share says by how much to shrink.
+/// Where the share stays the same although the rate was shrunk, the rate is not the cause; then it goes back to what it
+/// was, and that share is taken as given for a while.
 #[derive(Debug)]
 struct Throttle {
     rate: f64,
-    growth: f64,
-    refused_at: f64,
+    sent: VecDeque<f64>,
+    refused: VecDeque<f64>,
+    /// First refusal of the event that is being watched.
+    event_at: Option<f64>,
+    shrunk_at: f64,
+    held_at: f64,
     grown_at: f64,
+    /// Rate and share of refusals at the last shrinking.
+    before: (f64, f64),
+    /// Share of refusals that no rate prevents, and until when that is believed.
+    noise: (f64, f64),
+    total: u64,
+}
+
+/// What a refusal leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Watched,
+    Pause,
 }
 
 impl Throttle {
-    fn refuse(&mut self, now: f64, current: f64, accepted: Option<f64>) {
-        self.refused_at = now;
-        self.grown_at = now;
-        // Whoever was refused has been sending as fast as the service takes: what it took is its rate.
-        let (rate, growth) = match accepted {
-            Some(accepted) => (accepted.clamp(current.min(1e9) * 0.2, current) * 0.975, 0.003),
-            None if current.is_finite() => (current * 0.5, 0.03),
-            None => (1.0, 0.10),
+    fn new() -> Self {
+        Self {
+            rate: f64::INFINITY,
+            sent: VecDeque::new(),
+            refused: VecDeque::new(),
+            event_at: None,
+            shrunk_at: f64::MIN,
+            held_at: f64::MIN,
+            grown_at: 0.0,
+            before: (f64::INFINITY, f64::INFINITY),
+            noise: (0.0, f64::MIN),
+            total: 0,
+        }
+    }
+
+    fn send(&mut self, now: f64) {
+        self.sent.push_back(now);
+        drop_before(&mut self.sent, now - 3.0 * EVENT_SECS);
+    }
+
+    fn refuse(&mut self, now: f64, current: f64) -> Refusal {
+        self.total += 1;
+        self.held_at = now;
+        let event_at = match self.event_at {
+            Some(at) if now - at <= 3.0 * EVENT_SECS => at,
+            _ => {
+                self.refused.clear();
+                *self.event_at.insert(now)
+            }
         };
-        self.rate = rate.max(0.05);
-        self.growth = growth;
+        self.refused.push_back(now);
+        if now - event_at < EVENT_SECS {
+            return Refusal::Watched;
+        }
+        self.event_at = None;
+        let refused = self.refused.len() as f64;
+        let sent = (self.sent.iter().filter(|at| **at >= event_at).count() as f64).max(refused);
+        let share = refused / sent;
+        if refused < 3.0 && share < 0.45 {
+            return Refusal::Pause;
+        }
+        let noise = if now < self.noise.1 { self.noise.0 } else { 0.0 };
+        let (before_rate, before_share) = self.before;
+        if now - self.shrunk_at < QUIET_SECS && share > 0.6 * before_share {
+            self.noise = (share.min(0.9), now + NOISE_SECS);
+            self.rate = before_rate;
+            self.before = (f64::INFINITY, f64::INFINITY);
+            return Refusal::Watched;
+        }
+        if share <= 2.0 * noise {
+            return Refusal::Watched;
+        }
+        self.before = (current, share);
+        let accepted = sent / (now - event_at) * (1.0 - share + noise) * 0.975;
+        self.rate = accepted.min(current).max(0.05);
+        self.shrunk_at = now;
+        self.grown_at = now;
+        Refusal::Pause
     }
 
     fn grow(&mut self, now: f64, limit: f64) {
-        if !self.rate.is_finite() || now - self.refused_at < QUIET_SECS {
+        if !self.rate.is_finite() || now - self.held_at < QUIET_SECS {
             self.grown_at = now;
             return;
         }
-        self.rate *= (self.growth * (now - self.grown_at)).exp();
+        self.rate *= (GROWTH_A_SEC * (now - self.grown_at)).exp();
         self.grown_at = now;
         if self.rate >= limit {
             self.rate = f64::INFINITY;
         }
+    }
+}
+
+fn drop_before(times: &mut VecDeque<f64>, since: f64) {
+    while times.front().is_some_and(|at| *at < since) {
+        times.pop_front();
     }
 }
 
@@ -197,10 +271,8 @@ impl<C: Clock> Pace<C> {
             input: Bucket::new(limits.input_tokens_per_minute),
             output: Bucket::new(limits.output_tokens_per_minute),
             tokens: Bucket::new(None),
-            throttle: Throttle { rate: f64::INFINITY, growth: 0.0, refused_at: f64::MIN, grown_at: 0.0 },
+            throttle: Throttle::new(),
             lengths: [guess; 3],
-            accepted: VecDeque::new(),
-            refused: 0,
         };
         let start = clock.now();
         Self { clock, start, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()) }
@@ -262,6 +334,7 @@ impl<C: Clock> Pace<C> {
         if request_rate.is_finite() {
             state.requests.level -= 1.0;
         }
+        state.throttle.send(now);
         state.input.take(input);
         state.output.take(reservation.output);
         state.tokens.take(both);
@@ -270,7 +343,6 @@ impl<C: Clock> Pace<C> {
 
     /// Corrects a reservation by what the reply used.
     pub fn used(&self, reservation: Reservation, usage: &Usage) {
-        let now = self.now();
         let state = &mut *self.state();
         // Tokens read from the provider's cache do not count against the input allowance.
         let input = (usage.input + usage.cache_write) as f64;
@@ -279,10 +351,6 @@ impl<C: Clock> Pace<C> {
         state.output.take(output - reservation.output);
         state.tokens.take(input + usage.cache_read as f64 + output - reservation.input - reservation.output);
         state.lengths[reservation.kind.index()].learn(&reservation, usage);
-        state.accepted.push_back(now);
-        while state.accepted.front().is_some_and(|at| now - at > WINDOW_SECS) {
-            state.accepted.pop_front();
-        }
     }
 
     /// Gives the tokens of a failed attempt back; its request stays spent.
@@ -293,26 +361,22 @@ impl<C: Clock> Pace<C> {
         state.tokens.take(-reservation.input - reservation.output);
     }
 
-    /// Shrinks the rate after a 429.
+    /// Shrinks the rate after a 429, where the rate was its cause.
     pub fn refused(&self, retry_after: Option<Duration>) {
         let now = self.now();
         let state = &mut *self.state();
-        state.refused += 1;
-        if now - state.throttle.refused_at < EVENT_SECS {
-            return; // sent before the last refusal was known
-        }
-        while state.accepted.front().is_some_and(|at| now - at > WINDOW_SECS) {
-            state.accepted.pop_front();
-        }
-        let span = now.clamp(0.5, WINDOW_SECS);
-        let accepted = (state.accepted.len() >= 4).then(|| state.accepted.len() as f64 / span);
         let current = state.requests.rate().min(state.throttle.rate);
-        state.throttle.refuse(now, current, accepted);
+        if state.throttle.refuse(now, current) == Refusal::Watched {
+            return;
+        }
         // The service's bucket is empty: let it fill a little. Only this item waits the whole retry-after.
-        let pause = retry_after.map_or(0.25, |wait| wait.as_secs_f64().min(0.5));
-        state.requests.fill(now, state.throttle.rate);
-        state.requests.level = state.requests.level.min(0.0) - state.throttle.rate * pause;
-        tracing::debug!(rate_per_minute = state.throttle.rate * 60.0, "rate shrunk after a 429");
+        let rate = state.requests.rate().min(state.throttle.rate);
+        if rate.is_finite() {
+            let pause = retry_after.map_or(0.25, |wait| wait.as_secs_f64().min(0.25));
+            state.requests.fill(now, rate);
+            state.requests.level = state.requests.level.min(0.0) - rate * pause;
+        }
+        tracing::debug!(rate_per_minute = rate * 60.0, "429: pace");
     }
 
     /// Takes over the limits that a reply's headers told.
@@ -349,7 +413,7 @@ impl<C: Clock> Pace<C> {
 
     /// Number of 429s so far.
     pub fn refusals(&self) -> u64 {
-        self.state().refused
+        self.state().throttle.total
     }
 }
 

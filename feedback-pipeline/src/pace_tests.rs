@@ -14,6 +14,9 @@ struct Service {
     at: Instant,
     ok: Vec<f64>,
     refused: Vec<f64>,
+    /// Share refused for no reason.
+    random: f64,
+    state: u64,
 }
 
 impl Service {
@@ -27,6 +30,8 @@ impl Service {
             at,
             ok: Vec::new(),
             refused: Vec::new(),
+            random: 0.0,
+            state: 1,
         };
         Rc::new(RefCell::new(service))
     }
@@ -36,7 +41,10 @@ impl Service {
         self.at = Instant::now();
         self.level = (self.level + elapsed * self.per_sec).min(self.per_sec);
         self.token_level = (self.token_level + elapsed * self.tokens_per_sec).min(self.tokens_per_sec);
-        let ok = self.level >= 1.0 && self.token_level >= tokens;
+        self.state =
+            self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let unlucky = ((self.state >> 33) as f64 / f64::from(1_u32 << 31)) < self.random;
+        let ok = !unlucky && self.level >= 1.0 && self.token_level >= tokens;
         if ok {
             self.level -= 1.0;
             self.token_level -= tokens;
@@ -125,6 +133,21 @@ async fn service_that_allows_half_of_what_was_configured() {
         let (ok, refused) = (after(&service.ok), after(&service.refused));
         assert!(ok >= 0.95 * 25.0 * 110.0, "latency {latency}: {ok} accepted, {refused} refused");
         assert!(refused <= 0.01 * (ok + refused), "latency {latency}: {ok} accepted, {refused} refused");
+    }
+}
+
+/// A service whose 429s have nothing to do with the rate must not make the pace fall for ever.
+#[tokio::test(start_paused = true)]
+async fn random_refusals_do_not_end_in_a_standstill() {
+    for (per_minute, latency, least) in
+        [(3_000, 0.05, 0.9), (3_000, 8.0, 0.9), (60_000, 0.05, 0.95), (600, 0.05, 0.5)]
+    {
+        let service = Service::new(1e9, f64::MAX);
+        service.borrow_mut().random = 0.05;
+        drive(Pace::new(&limits(Some(per_minute), None), 1_024), service.clone(), 120.0, latency, 500).await;
+        let service = service.borrow();
+        let share = service.ok.len() as f64 / (per_minute as f64 * 2.0 * 0.95);
+        assert!(share > least, "{per_minute} a minute, latency {latency}: {share} of what was possible");
     }
 }
 

@@ -8,7 +8,11 @@ pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap_or_default();
     let folder = test.ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default();
     let path = folder.join(name);
-    assert!(path.is_file(), "{} is not built: run cargo test --workspace, or cargo build first", path.display());
+    assert!(
+        path.is_file(),
+        "{} is not built: run cargo test --workspace, or cargo build first",
+        path.display()
+    );
     path
 }
 

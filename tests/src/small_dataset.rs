@@ -112,7 +112,7 @@ fn sentences(number: usize, sample: u32) -> Vec<String> {
     let (a, b) = (number % 7 + 2, number % 5 + 3);
     let sample = if number % 5 == 0 && sample == 2 { 1 } else { sample };
     vec![
-        format!("The box holds {} red marbles.", a + sample as usize % 2),
+        format!("The box holds {} red marbles.", a + sample as usize),
         format!("The box holds {b} blue marbles."),
         format!("So most are {}.", if sample % 3 == 2 { "green" } else { more(a, b) }),
     ]

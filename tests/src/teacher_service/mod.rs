@@ -58,6 +58,8 @@ pub struct Stats {
     pub seen: HashMap<[u8; 32], u32>,
     /// How often each distinct request got a good reply.
     pub answered: HashMap<[u8; 32], u32>,
+    /// How often each distinct text was asked, follow-ups included.
+    pub asked: HashMap<[u8; 32], u32>,
     /// Requests with a picture.
     pub images: u64,
     /// Requests being answered now.

@@ -95,7 +95,7 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
     };
     let body = request.into_body().collect().await?.to_bytes();
     let digest: [u8; 32] = Sha256::digest(&body).into();
-    let (times, good, number) = {
+    let (good, number) = {
         let mut stats = shared.stats();
         stats.requests += 1;
         stats.in_flight += 1;
@@ -103,7 +103,7 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
         let (good, number) = (stats.good, stats.requests);
         let seen = stats.seen.entry(digest).or_default();
         *seen += 1;
-        (*seen - 1, good, number)
+        (good, number)
     };
     let _in_flight = InFlight(Arc::clone(&shared));
     if shared.options.key.is_some() && shared.options.key != key {
@@ -124,11 +124,16 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
         Ok(answer) => answer,
         Err(message) => return Ok(bad_request(&message)),
     };
-    {
+    let text: [u8; 32] = Sha256::digest(asked.text.as_bytes()).into();
+    let times = {
         let mut stats = shared.stats();
+        let times = stats.asked.entry(text).or_default();
+        *times += 1;
+        let times = *times - 1;
         *stats.kinds.entry(kind.name()).or_default() += 1;
         stats.images += asked.images;
-    }
+        times
+    };
     let allowance = shared.options.allowance;
     let mut headers = vec![("request-id", format!("req_{number}"))];
     if shared.options.tell_limits {
@@ -147,7 +152,7 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
             &wire::error("rate_limit_error", "rate_limit_exceeded", "too many"),
         ));
     }
-    let fault = shared.options.faults.pick(&digest, times, good);
+    let fault = shared.options.faults.pick(&text, times, good);
     if let Some(fault) = fault {
         *shared.stats().faults.entry(fault.name()).or_default() += 1;
         if let Some(reply) = refuse(fault, &headers) {

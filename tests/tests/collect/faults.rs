@@ -46,12 +46,17 @@ fn all_faults_at_random_lose_nothing_and_buy_nothing_twice() {
 fn lasting_faults_are_rejects_told_apart() {
     let kinds = vec![Fault::Refusal, Fault::Truncated, Fault::BadRequest];
     let place = Place::new(50, 4);
-    let service = place.service(Options { faults: Faults { seed: 3, share: 0.2, kinds, after: 5 }, ..fast() });
+    let service =
+        place.service(Options { faults: Faults { seed: 3, share: 0.2, kinds, after: 5 }, ..fast() });
     let ran = place.collect(&service, &["--stage", "scores"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let tables = place.tables();
     let count = |reason: &str| tables.rejects.iter().filter(|row| row.reason.starts_with(reason)).count();
-    assert!(count("refusal") > 0 && count("truncated") > 0 && count("bad request: invalid_request_error: a field is wrong") > 0);
+    assert!(
+        count("refusal") > 0
+            && count("truncated") > 0
+            && count("bad request: invalid_request_error: a field is wrong") > 0
+    );
     assert_eq!(count("refusal") + count("truncated") + count("bad request"), tables.rejects.len());
     assert_eq!(tables.scores.len() / 3 + tables.rejects.len(), 200, "the books balance");
     assert_eq!(tables.requests.len(), 200);
@@ -75,7 +80,10 @@ fn malformed_for_ever_is_rejected_after_two_follow_ups() {
 fn final_errors_stop_the_run_with_everything_saved() {
     for (fault, words) in [(Fault::NoMoney, "insufficient_quota"), (Fault::BadKey, "authentication_error")] {
         let place = Place::new(50, 4);
-        let service = place.service(Options { faults: Faults { seed: 1, share: 1.0, kinds: vec![fault], after: 60 }, ..fast() });
+        let service = place.service(Options {
+            faults: Faults { seed: 1, share: 1.0, kinds: vec![fault], after: 60 },
+            ..fast()
+        });
         let ran = place.collect(&service, &["--stage", "scores", "--concurrency", "4"]);
         assert_eq!(ran.status, Some(1), "{}", ran.stdout);
         assert!(ran.stderr.contains(words) && ran.stderr.contains("hint: "), "{}", ran.stderr);
@@ -93,7 +101,8 @@ fn final_errors_stop_the_run_with_everything_saved() {
 #[test]
 fn service_that_is_not_there() {
     let place = Place::new(3, 1);
-    let arguments = ["--round", "1", "--teacher", "openai", "--base-url", "http://127.0.0.1:9", "--timeout-secs", "1"];
+    let arguments =
+        ["--round", "1", "--teacher", "openai", "--base-url", "http://127.0.0.1:9", "--timeout-secs", "1"];
     let ran = place.reference(&arguments);
     assert_eq!(ran.status, Some(1), "{}", ran.stdout);
     assert!(ran.stderr.contains("the service does not go on"), "{}", ran.stderr);

@@ -20,13 +20,24 @@ fn kill_nine_at_random_moments_loses_at_most_what_was_in_flight() {
     let service = place.service(options);
     let url = service.url();
     let concurrency = CONCURRENCY.to_string();
-    let arguments = ["--round", "1", "--stage", "scores", "--teacher", "openai", "--base-url", &url, "--concurrency", &concurrency];
+    let arguments = [
+        "--round",
+        "1",
+        "--stage",
+        "scores",
+        "--teacher",
+        "openai",
+        "--base-url",
+        &url,
+        "--concurrency",
+        &concurrency,
+    ];
     let mut kills = 0;
     let mut moment = 17_u64;
     for _ in 0..200 {
         let mut child = start(collect_feedback(place.path(), &arguments)).unwrap();
-        moment = (moment * 6_364_136_223_846_793_005 % 1_000_003) % 300;
-        std::thread::sleep(Duration::from_millis(10 + moment));
+        moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis(10 + (moment >> 33) % 300));
         if child.try_wait().unwrap().is_some() {
             break;
         }
@@ -46,7 +57,18 @@ fn interrupt_keeps_every_paid_reply() {
     let place = Place::new(100, 4);
     let service = place.service(Options { latency: Duration::from_millis(100), ..fast() });
     let url = service.url();
-    let arguments = ["--round", "1", "--stage", "scores", "--teacher", "openai", "--base-url", &url, "--concurrency", "8"];
+    let arguments = [
+        "--round",
+        "1",
+        "--stage",
+        "scores",
+        "--teacher",
+        "openai",
+        "--base-url",
+        &url,
+        "--concurrency",
+        "8",
+    ];
     let mut child = start(collect_feedback(place.path(), &arguments)).unwrap();
     std::thread::sleep(Duration::from_millis(1_000));
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());

@@ -19,13 +19,17 @@ fn cap_stops_within_one_request_and_a_higher_one_goes_on() {
     let place = Place::new(60, 4);
     let service = place.service(Options { latency: Duration::from_millis(10), ..fast() });
     let cap = whole / 2.0;
-    let ran = place.collect(&service, &["--stage", "scores", "--model", "gpt-4o", "--max-usd", &cap.to_string()]);
+    let ran =
+        place.collect(&service, &["--stage", "scores", "--model", "gpt-4o", "--max-usd", &cap.to_string()]);
     assert_eq!(ran.status, Some(3), "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stderr.contains("higher --max-usd"), "{}", ran.stderr);
     let spent = dollars(&place);
     assert!(spent <= cap && cap - spent <= 1.6 * most, "cap {cap}, spent {spent}, one request {most}");
     let before = service.stats().good;
-    let ran = place.collect(&service, &["--stage", "scores", "--model", "gpt-4o", "--max-usd", &(whole * 1.1).to_string()]);
+    let ran = place.collect(
+        &service,
+        &["--stage", "scores", "--model", "gpt-4o", "--max-usd", &(whole * 1.1).to_string()],
+    );
     assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
     assert_eq!(service.stats().good, 228);
     assert!(before < 228 && service.stats().bought_again() == 0);
@@ -43,9 +47,11 @@ fn unknown_price_and_a_cap_do_not_go_together() {
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert!(place.tables().requests.iter().all(|row| row.cost_usd.is_none()));
     let prices = place.folder.path().join("prices.toml");
-    let table = "as_of = \"2026-01-01\"\n[models.my-llama]\ninput = 1\noutput = 2\ncache_write = 1\ncache_read = 1\n";
+    let table =
+        "as_of = \"2026-01-01\"\n[models.my-llama]\ninput = 1\noutput = 2\ncache_write = 1\ncache_read = 1\n";
     std::fs::write(&prices, table).unwrap();
-    let ran = place.collect(&service, &["--model", "my-llama", "--max-usd", "1", "--prices", prices.to_str().unwrap()]);
+    let ran = place
+        .collect(&service, &["--model", "my-llama", "--max-usd", "1", "--prices", prices.to_str().unwrap()]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
 }
 
@@ -54,7 +60,19 @@ fn estimate_sends_nothing_and_is_near_the_ledger() {
     let place = Place::new(60, 4);
     let service = place.service(fast());
     let url = service.url();
-    let ran = place.reference(&["estimate", "--round", "1", "--stage", "scores", "--teacher", "openai", "--base-url", &url, "--model", "gpt-4o"]);
+    let ran = place.reference(&[
+        "estimate",
+        "--round",
+        "1",
+        "--stage",
+        "scores",
+        "--teacher",
+        "openai",
+        "--base-url",
+        &url,
+        "--model",
+        "gpt-4o",
+    ]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert_eq!(service.stats().requests, 0);
     assert!(ran.stdout.contains("requests                 228"), "{}", ran.stdout);

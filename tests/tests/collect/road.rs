@@ -11,7 +11,11 @@ fn scores_and_corrections_over_both_wires_and_embedded() {
     let service = place.service(fast());
     let ran = place.collect(&service, &[]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert!(ran.stdout.contains("round 1: 80 rollouts scored, 0 rejected, 4 shared a reply; 76 requests"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("round 1: 80 rollouts scored, 0 rejected, 4 shared a reply; 76 requests"),
+        "{}",
+        ran.stdout
+    );
     assert!(ran.stdout.contains("round 1: 20 rationales corrected"), "{}", ran.stdout);
     assert!(ran.stdout.ends_with("round 1: next: train --round 1\n"), "{}", ran.stdout);
     let openai = place.tables();
@@ -19,13 +23,18 @@ fn scores_and_corrections_over_both_wires_and_embedded() {
     assert_eq!(openai.scores.iter().filter(|row| row.cached).count(), 12);
     let stats = service.stats();
     assert_eq!((stats.requests, stats.good, stats.bought_again()), (96, 96, 0));
-    assert_eq!(stats.images, 27 + 7, "7 problems have a picture, of which 2 share a request: 28 - 2 + 7");
-    let (input, output) = openai.requests.iter().fold((0, 0), |sum, row| (sum.0 + row.input_tokens, sum.1 + row.output_tokens));
+    assert_eq!(stats.images, 26 + 7, "7 problems have a picture, of which 2 share a request: 28 - 2 + 7");
+    let (input, output) =
+        openai.requests.iter().fold((0, 0), |sum, row| (sum.0 + row.input_tokens, sum.1 + row.output_tokens));
     assert_eq!((input, output), (stats.input_tokens, stats.output_tokens));
 
     let other = Place::new(20, 4);
     let service = other.service(fast());
-    let ran = run(collect_feedback(other.path(), &["--round", "1", "--teacher", "anthropic", "--base-url", &service.url()])).unwrap();
+    let ran = run(collect_feedback(
+        other.path(),
+        &["--round", "1", "--teacher", "anthropic", "--base-url", &service.url()],
+    ))
+    .unwrap();
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let anthropic = other.tables();
     let said = |tables: &crate::shared::Tables| {
@@ -39,7 +48,9 @@ fn scores_and_corrections_over_both_wires_and_embedded() {
     let ran = embedded.reference(&["--round", "1"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert_eq!(said(&openai), said(&embedded.tables()));
-    assert!(embedded.tables().requests.iter().all(|row| row.cost_usd == Some(0.0) && row.model == "reference-v1"));
+    assert!(
+        embedded.tables().requests.iter().all(|row| row.cost_usd == Some(0.0) && row.model == "reference-v1")
+    );
 }
 
 #[test]
@@ -78,7 +89,8 @@ fn changed_prompt_asks_all_again_and_changed_pace_asks_none() {
     assert_eq!(place.collect(&service, &["--stage", "scores"]).status, Some(0));
     let first = place.tables();
     service.reset();
-    let ran = place.collect(&service, &["--stage", "scores", "--requests-per-minute", "77", "--concurrency", "3"]);
+    let ran =
+        place.collect(&service, &["--stage", "scores", "--requests-per-minute", "77", "--concurrency", "3"]);
     assert!(ran.stdout.contains("nothing due"), "{}", ran.stdout);
     assert_eq!(service.stats().requests, 0);
 
@@ -91,7 +103,9 @@ fn changed_prompt_asks_all_again_and_changed_pace_asks_none() {
     assert_eq!(service.stats().requests, 76, "{}", ran.stdout);
     let second = place.tables();
     assert_eq!(second.scores.len(), first.scores.len(), "new rows take the place of the old ones");
-    assert!(second.scores.iter().zip(&first.scores).all(|(new, old)| new.prompt_version != old.prompt_version));
+    assert!(
+        second.scores.iter().zip(&first.scores).all(|(new, old)| new.prompt_version != old.prompt_version)
+    );
     assert_eq!(second.requests.len(), 160, "the ledger keeps what was paid");
 
     // Tables lost, settings as before: everything is in the cache.
@@ -99,7 +113,8 @@ fn changed_prompt_asks_all_again_and_changed_pace_asks_none() {
         std::fs::remove_dir_all(place.path().join(table)).unwrap();
     }
     service.reset();
-    let ran = place.collect(&service, &["--stage", "scores", "--prompts", prompts, "--requests-per-minute", "600"]);
+    let ran =
+        place.collect(&service, &["--stage", "scores", "--prompts", prompts, "--requests-per-minute", "600"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert_eq!(service.stats().requests, 0);
     assert_eq!(place.tables().scores, second.scores);
@@ -122,7 +137,10 @@ fn judge_compares_with_the_base_student() {
     let place = Place::new(12, 1);
     let write = |dataset: &Dataset, round: u32, stage: &str| {
         let rows: Vec<Rationale> = (0..12)
-            .map(|number| Rationale { sentences: vec![], ..rationale(number, round, stage, if number % 2 == 0 { "test" } else { "train" }) })
+            .map(|number| Rationale {
+                sentences: vec![],
+                ..rationale(number, round, stage, if number % 2 == 0 { "test" } else { "train" })
+            })
             .collect();
         dataset.write_part(round, stage, rows, &Provenance::new("test", "")).unwrap();
     };
@@ -138,7 +156,9 @@ fn judge_compares_with_the_base_student() {
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let rows = place.tables().judgements;
     assert_eq!(rows.len(), 6, "{}", ran.stdout);
-    assert!(rows.iter().any(|row| row.candidate_shown_first) && rows.iter().any(|row| !row.candidate_shown_first));
+    assert!(
+        rows.iter().any(|row| row.candidate_shown_first) && rows.iter().any(|row| !row.candidate_shown_first)
+    );
     let ran = place.reference(&judge);
     assert!(ran.stdout.contains("nothing due"), "{}", ran.stdout);
     assert_eq!(place.reference(&["judge", "--round", "1", "--against", "nobody"]).status, Some(2));
@@ -175,8 +195,12 @@ fn keys_are_nowhere() {
     let key = "sk-very-secret-0123456789";
     for (teacher, variable) in [("anthropic", "ANTHROPIC_API_KEY"), ("openai", "OPENAI_API_KEY")] {
         let place = Place::new(6, 2);
-        let service = place.service(workspace_tests::teacher_service::Options { key: Some(key.into()), ..fast() });
-        let mut command = collect_feedback(place.path(), &["--round", "1", "--teacher", teacher, "--base-url", &service.url(), "--log-json"]);
+        let service =
+            place.service(workspace_tests::teacher_service::Options { key: Some(key.into()), ..fast() });
+        let mut command = collect_feedback(
+            place.path(),
+            &["--round", "1", "--teacher", teacher, "--base-url", &service.url(), "--log-json"],
+        );
         command.env(variable, key).env("RUST_LOG", "trace");
         let ran = run(command).unwrap();
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
@@ -188,6 +212,10 @@ fn keys_are_nowhere() {
             assert!(!bytes.windows(key.len()).any(|window| window == key.as_bytes()), "{}", path.display());
         }
         let ran = run(collect_feedback(place.path(), &["--round", "1", "--teacher", teacher])).unwrap();
-        assert_eq!((ran.status, ran.stderr.contains(variable)), (Some(0), false), "nothing is due, so no key is needed");
+        assert_eq!(
+            (ran.status, ran.stderr.contains(variable)),
+            (Some(0), false),
+            "nothing is due, so no key is needed"
+        );
     }
 }

@@ -8,28 +8,28 @@ use workspace_tests::small_dataset::{Size, make};
 use workspace_tests::teacher_service::{Options, TeacherService};
 
 /// A dataset in a folder that goes away.
-pub struct Place {
-    pub folder: tempfile::TempDir,
-    pub dataset: Dataset,
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) dataset: Dataset,
 }
 
 impl Place {
-    pub fn new(problems: usize, samples: u32) -> Self {
+    pub(crate) fn new(problems: usize, samples: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dataset = make(&folder.path().join("small"), Size { problems, samples }).unwrap();
         Self { folder, dataset }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dataset.root()
     }
 
-    pub fn service(&self, options: Options) -> TeacherService {
+    pub(crate) fn service(&self, options: Options) -> TeacherService {
         TeacherService::start(Options { data: vec![self.path().into()], ..options }).unwrap()
     }
 
     /// `collect-feedback --round 1` over HTTP.
-    pub fn collect(&self, service: &TeacherService, more: &[&str]) -> Ran {
+    pub(crate) fn collect(&self, service: &TeacherService, more: &[&str]) -> Ran {
         let url = service.url();
         let mut arguments = vec!["--round", "1", "--teacher", "openai", "--base-url", &url];
         arguments.extend(more);
@@ -37,27 +37,27 @@ impl Place {
     }
 
     /// `collect-feedback` with the embedded Teacher.
-    pub fn reference(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn reference(&self, arguments: &[&str]) -> Ran {
         run(collect_feedback(self.path(), arguments)).unwrap()
     }
 
-    pub fn tables(&self) -> Tables {
+    pub(crate) fn tables(&self) -> Tables {
         Tables::read(&self.dataset)
     }
 }
 
 /// All feedback tables of round 1, without moments and durations.
 #[derive(Debug, PartialEq)]
-pub struct Tables {
-    pub scores: Vec<Score>,
-    pub corrections: Vec<Correction>,
-    pub judgements: Vec<Judgement>,
-    pub rejects: Vec<Reject>,
-    pub requests: Vec<Request>,
+pub(crate) struct Tables {
+    pub(crate) scores: Vec<Score>,
+    pub(crate) corrections: Vec<Correction>,
+    pub(crate) judgements: Vec<Judgement>,
+    pub(crate) rejects: Vec<Reject>,
+    pub(crate) requests: Vec<Request>,
 }
 
 impl Tables {
-    pub fn read(dataset: &Dataset) -> Self {
+    pub(crate) fn read(dataset: &Dataset) -> Self {
         let zero = TimestampMs(0);
         let mut tables = Self {
             scores: dataset.read(1).unwrap(),
@@ -81,7 +81,7 @@ impl Tables {
     }
 
     /// The same without what depends on how often a request was tried.
-    pub fn without_effort(mut self) -> Self {
+    pub(crate) fn without_effort(mut self) -> Self {
         for row in &mut self.requests {
             (row.attempts, row.input_tokens, row.output_tokens, row.cost_usd) = (0, 0, 0, None);
         }
@@ -90,12 +90,12 @@ impl Tables {
 }
 
 /// A service that answers fast.
-pub fn fast() -> Options {
+pub(crate) fn fast() -> Options {
     Options { latency: Duration::from_millis(2), ..Options::default() }
 }
 
 /// Every file below a folder with its content's length and its time of change.
-pub fn files(folder: &Path) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
+pub(crate) fn files(folder: &Path) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];
     while let Some(folder) = open.pop() {
