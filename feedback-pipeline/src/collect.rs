@@ -103,7 +103,10 @@ impl Context {
         let items = self.due(job, &problems, &done)?;
         run(&asker, items)?;
         asker.cache.writer().flush()?;
-        let counts = self.write(job, &problems, &done, &asker)?;
+        let counts = {
+            let _snapshot = asker.cache.snapshot()?;
+            self.write(job, &problems, &done, &asker)?
+        };
         let sent = asker.progress.attempts();
         let dollars = asker.price.map(|_| asker.progress.dollars());
         let left = due - (counts.answered + counts.rejected).min(due);

@@ -16,6 +16,7 @@ pub fn all(context: &Context) -> Result<usize> {
     let dataset = &context.dataset;
     let _lock = dataset.lock(crate::PROGRAM)?;
     let cache = Cache::open(&dataset.feedback_path())?;
+    let _snapshot = cache.snapshot()?;
     let problems = Problems::load(dataset, schemas::settings::Provider::Anthropic)?;
     let mut rounds: BTreeSet<u32> = dataset.rounds::<Rollout>()?.into_iter().collect();
     rounds.extend(dataset.rounds::<Rationale>()?);

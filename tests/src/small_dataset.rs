@@ -51,7 +51,7 @@ pub fn make(root: &Path, size: Size) -> Result<Dataset> {
 /// # Errors
 /// Where the disk refuses.
 pub fn write_problems(dataset: &Dataset, numbers: std::ops::Range<usize>) -> Result<()> {
-    for number in numbers.clone().filter(|number| number % 3 == 0) {
+    for number in numbers.clone().filter(|number| number.is_multiple_of(3)) {
         table::write_bytes(&dataset.images_dir().join(format!("p{number}.png")), PICTURE)?;
     }
     table::write(&dataset.problems_path(), numbers.map(problem), &provenance())?;
@@ -94,7 +94,7 @@ pub fn problem(number: usize) -> Problem {
             "The box holds {a} red marbles. The box holds {b} blue marbles. So most are {}.",
             more(a, b)
         ),
-        image: (number % 3 == 0).then(|| format!("images/p{number}.png")),
+        image: number.is_multiple_of(3).then(|| format!("images/p{number}.png")),
         subject: Some("natural science".into()),
         topic: None,
         category: None,
@@ -110,7 +110,7 @@ fn more(a: usize, b: usize) -> &'static str {
 
 fn sentences(number: usize, sample: u32) -> Vec<String> {
     let (a, b) = (number % 7 + 2, number % 5 + 3);
-    let sample = if number % 5 == 0 && sample == 2 { 1 } else { sample };
+    let sample = if number.is_multiple_of(5) && sample == 2 { 1 } else { sample };
     vec![
         format!("The box holds {} red marbles.", a + sample as usize),
         format!("The box holds {b} blue marbles."),

@@ -1,5 +1,7 @@
 //! The feedback pipeline as a whole: the real `collect-feedback` against the simulated Teacher service.
 
+#![allow(clippy::unwrap_used)] // in tests a panic is the report
+
 #[path = "collect/faults.rs"]
 mod faults;
 #[path = "collect/kill.rs"]

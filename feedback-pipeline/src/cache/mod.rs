@@ -101,6 +101,16 @@ pub struct Reply {
     pub latency_ms: u32,
 }
 
+/// See [`Cache::snapshot`].
+#[must_use]
+pub struct Snapshot<'a>(&'a Cache);
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.read(|connection| connection.execute_batch("COMMIT")); // it only read
+    }
+}
+
 /// The cache of one dataset.
 pub struct Cache {
     path: PathBuf,
@@ -150,6 +160,12 @@ impl Cache {
     fn read<R>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> Result<R> {
         let reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         query(&reader).map_err(error(&self.path))
+    }
+
+    /// Reads the same state of the file until the guard is dropped; spares a lock for each of many questions.
+    pub fn snapshot(&self) -> Result<Snapshot<'_>> {
+        self.read(|connection| connection.execute_batch("BEGIN"))?;
+        Ok(Snapshot(self))
     }
 
     /// All replies to a request, in order of their turns.
@@ -283,6 +299,13 @@ pub(crate) fn error(path: &Path) -> impl Fn(rusqlite::Error) -> Error + use<> {
             Some(DatabaseCorrupt | NotADatabase) => Error::CacheDamaged { path: path.clone(), message },
             _ => Error::Cache { path: path.clone(), message },
         }
+    }
+}
+
+impl Write {
+    /// True where someone waits until it is durable.
+    fn is_awaited(&self) -> bool {
+        matches!(self, Self::Reply(..) | Self::Flush(_))
     }
 }
 

@@ -5,15 +5,19 @@ use crate::error::{Error, Result};
 use crate::teacher::Key;
 use rusqlite::{Connection, Transaction, params};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-/// Most changes in one commit.
+/// Changes after which a commit takes no more in.
 const BATCH: usize = 2_048;
+/// Changes that nobody waits for, held back at most.
+const PENDING: usize = 1_024;
 
 /// Hands changes to the thread.
 pub struct Writer {
-    sender: Option<mpsc::Sender<Write>>,
+    sender: Option<mpsc::Sender<Vec<Write>>>,
+    /// Changes that nobody waits for; they travel with the next that someone does, so that the thread is not woken for each.
+    pending: Mutex<Vec<Write>>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
 }
@@ -26,11 +30,22 @@ impl Writer {
             .name("feedback-sqlite".to_owned())
             .spawn(move || run(connection, &receiver, &owned))
             .map_err(Error::io("start a thread for", path))?;
-        Ok(Self { sender: Some(sender), thread: Some(thread), path: path.to_path_buf() })
+        Ok(Self {
+            sender: Some(sender),
+            pending: Mutex::default(),
+            thread: Some(thread),
+            path: path.to_path_buf(),
+        })
     }
 
     fn send(&self, write: Write) -> Result<()> {
-        let sent = self.sender.as_ref().map(|sender| sender.send(write));
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let awaited = write.is_awaited();
+        pending.push(write);
+        if !awaited && pending.len() < PENDING {
+            return Ok(());
+        }
+        let sent = self.sender.as_ref().map(|sender| sender.send(std::mem::take(&mut *pending)));
         match sent {
             Some(Ok(())) => Ok(()),
             _ => Err(self.gone()),
@@ -68,22 +83,25 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.sender = None; // ends the thread's loop
+        let pending = std::mem::take(self.pending.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.send(pending); // the thread's loop ends when the sender goes
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn run(mut connection: Connection, receiver: &mpsc::Receiver<Write>, path: &Path) {
+fn run(mut connection: Connection, receiver: &mpsc::Receiver<Vec<Write>>, path: &Path) {
     let mut batch = Vec::new();
     let mut failed: Option<String> = None; // changes that nobody waits for must not fail unheard
     while let Ok(first) = receiver.recv() {
-        batch.push(first);
+        batch.extend(first);
         while batch.len() < BATCH
             && let Ok(next) = receiver.try_recv()
         {
-            batch.push(next);
+            batch.extend(next);
         }
         let committed = commit(&mut connection, &batch);
         if let Err(source) = &committed {
