@@ -164,7 +164,9 @@ impl Asker {
             let Problem { solution, lecture, caption, .. } = item.problem.as_ref();
             text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
         }
-        let (image, unsent) = match item.problem.image.as_deref().map(|path| self.images.get(path)) {
+        // The embedded Teacher looks at no picture, so it misses none.
+        let shown = item.problem.image.as_deref().filter(|_| self.teacher.provider != Provider::Reference);
+        let (image, unsent) = match shown.map(|path| self.images.get(path)) {
             None => (None, None),
             Some(Ok(image)) => (Some(image), None),
             Some(Err(reason)) => (None, Some(reason)),
