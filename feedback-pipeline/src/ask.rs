@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::prompt::{self, SystemPrompt};
 use crate::retry::{self, Decision, Effort, Failure};
 use crate::stop::Stop;
-use crate::teacher::{self, FollowUp, Key, Template, Usage};
+use crate::teacher::{self, FollowUp, Key, Template, Usage, anthropic};
 use crate::transport::{Raw, Transport};
 use crate::verdict::{self, Verdict};
 use schemas::settings::{Provider, TeacherSettings};
@@ -152,9 +152,33 @@ impl Asker {
         }
     }
 
-    /// A prompt below every provider's minimum is cached by none.
+    /// A prompt below the model's minimum is not cached by the provider; then there is nothing to warm.
     fn template_is_worth_warming(&self) -> bool {
-        self.teacher.provider == Provider::Anthropic && self.template.head_len() / 4 >= 1_024
+        self.teacher.provider == Provider::Anthropic
+            && self.prompt_tokens() >= anthropic::prompt_cache_minimum(&self.model)
+    }
+
+    /// About as many tokens as the system prompt has.
+    fn prompt_tokens(&self) -> u64 {
+        self.prompt.text.len() as u64 / 4
+    }
+
+    /// What is to be said about the provider's prompt cache after a run.
+    pub fn prompt_cache_note(&self) -> Option<String> {
+        if self.teacher.provider != Provider::Anthropic || self.progress.attempts() < 2 {
+            return None;
+        }
+        let (input, read, _) = self.progress.input_tokens();
+        let (tokens, minimum) = (self.prompt_tokens(), anthropic::prompt_cache_minimum(&self.model));
+        if tokens < minimum {
+            let model = &self.model;
+            return Some(format!(
+                "the instructions have about {tokens} tokens; {model} caches prompts from {minimum} on, so every request pays for them in full"
+            ));
+        }
+        (read == 0).then(|| {
+            format!("no reply reported tokens read from the prompt cache, out of {input} input tokens")
+        })
     }
 
     fn question(&self, item: Item) -> Result<Question> {

@@ -107,6 +107,9 @@ impl Context {
             let _snapshot = asker.cache.snapshot()?;
             self.write(job, &problems, &done, &asker)?
         };
+        if let Some(note) = asker.prompt_cache_note() {
+            eprintln!("note: {note}");
+        }
         let sent = asker.progress.attempts();
         let dollars = asker.price.map(|_| asker.progress.dollars());
         let left = due - (counts.answered + counts.rejected).min(due);

@@ -42,6 +42,16 @@ fn takes_schema(model: &str) -> bool {
     !before.iter().any(|old| model.starts_with(old))
 }
 
+/// Tokens that a prompt needs before the service caches it; shorter ones it silently does not.
+pub fn prompt_cache_minimum(model: &str) -> u64 {
+    let four_thousand = ["claude-haiku-4-5", "claude-opus-4-5", "claude-opus-4-6"];
+    match model {
+        model if four_thousand.iter().any(|known| model.starts_with(known)) => 4_096,
+        model if model.contains("haiku") => 2_048,
+        _ => 1_024,
+    }
+}
+
 /// The user's message: picture first, then the text.
 pub(super) fn user(out: &mut Vec<u8>, image: Option<(&str, &str)>, text: &str) {
     out.extend_from_slice(br#"{"role":"user","content":["#);

@@ -219,3 +219,38 @@ fn keys_are_nowhere() {
         );
     }
 }
+
+#[test]
+fn damaged_cache_is_said_so_and_changes_nothing() {
+    let place = Place::new(4, 2);
+    assert_eq!(place.reference(&["--round", "1", "--stage", "scores"]).status, Some(0));
+    let cache = place.dataset.feedback_path();
+    let whole = std::fs::read(&cache).unwrap();
+    std::fs::write(&cache, vec![b'x'; whole.len()]).unwrap();
+    let before = files(place.path());
+    let ran = place.reference(&["--round", "1", "--stage", "corrections"]);
+    assert_eq!(ran.status, Some(1));
+    assert!(ran.stderr.contains("is damaged: ") && ran.stderr.contains("hint: restore"), "{}", ran.stderr);
+    assert_eq!(before, files(place.path()));
+    std::fs::write(&cache, whole).unwrap();
+    assert_eq!(place.reference(&["--round", "1"]).status, Some(0));
+    assert_eq!(place.tables().corrections.len(), 4);
+}
+
+#[test]
+fn sets_of_files_that_a_kill_cut_off_are_written_anew() {
+    let place = Place::new(6, 2);
+    assert_eq!(place.reference(&["--round", "1"]).status, Some(0));
+    let expected = place.tables();
+    // As if the run had ended after the ledger and before the scores.
+    std::fs::remove_file(place.path().join("scores/round=1/part-00000.parquet")).unwrap();
+    let ran = place.reference(&["--round", "1"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert_eq!(place.tables(), expected);
+    // As if a replacement had ended before the older files were removed.
+    let scores = place.path().join("scores/round=1");
+    std::fs::copy(scores.join("part-00000.parquet"), scores.join("part-00001.parquet")).unwrap();
+    std::fs::write(scores.join(".replacing"), "1").unwrap();
+    assert!(place.reference(&["--round", "1"]).stdout.contains("nothing due"));
+    assert_eq!(place.tables(), expected);
+}
