@@ -126,6 +126,7 @@ settings! {
         checkpoints: String = "checkpoints/<name>".to_owned(), "Folder of the checkpoints; <name> stands for the dataset's folder name.";
         device: Device = Device::Auto, "auto, cpu or cuda.";
         dtype: Dtype = Dtype::Float32, "float32 or bfloat16.";
+        threads: u32 = 0, "CPU threads of a stage; 0 takes 1 for students below 10 million parameters, else all cores.";
         max_source_tokens: u32 = 512, "Source texts are cut at this many tokens.";
         use_caption: bool = true, "Whether the picture's caption joins the context.";
         vision: String = "vit".to_owned(), "Image features to use: the name of a file in the dataset's vision folder, or none.";

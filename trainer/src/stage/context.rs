@@ -116,11 +116,22 @@ impl Context {
     /// Where it is not there, or broken.
     pub fn read_policy(&self, folder: &Path) -> Result<Policy> {
         let Loaded { config, weights } = checkpoint::read_student(folder)?;
+        self.choose_threads(&weights);
         let fingerprint = weights.fingerprint();
         let tokenizer = Tokenizer::read(folder, &config)?;
         let weights = weights.copy_to(self.device);
         let student = Student::new(&weights, &config);
         Ok(Policy { student, weights, tokenizer, fingerprint, folder: folder.to_path_buf() })
+    }
+
+    /// Small matrices are done before a second thread has woken up; on a busy machine waiting for it costs tenfold.
+    fn choose_threads(&self, weights: &Weights) {
+        let threads = match self.settings.student.threads {
+            0 if weights.count() < 10_000_000 => 1,
+            0 => return,
+            threads => i32::try_from(threads).unwrap_or(i32::MAX),
+        };
+        tch::set_num_threads(threads);
     }
 
     /// Whether a checkpoint folder is there; it appears by renaming, so it is whole.

@@ -61,7 +61,10 @@ fn student(folder: &Path, name: &str) -> (Student, Weights) {
 
 /// Weights in a folder of the reference that has no config of its own.
 fn weights(folder: &Path, file: &str) -> (StudentConfig, Weights) {
-    let config = StudentConfig { image_feature_width: 16, ..StudentConfig::read(&folder.join("model/config.json")).expect("config") };
+    let config = StudentConfig {
+        image_feature_width: 16,
+        ..StudentConfig::read(&folder.join("model/config.json")).expect("config")
+    };
     let mut found = tensors(folder, file);
     found.retain(|name, _| !name.ends_with("embed_tokens.weight"));
     (config, Weights::new(found))
@@ -86,7 +89,12 @@ fn assert_weights_close(weights: &Weights, expected: &Tensors, tolerance: f64) {
             // Softmax does not feel a key bias: its gradient is rounding noise, which Adam blows up to steps.
             let d = expected.size()[0] / 3;
             for part in [0, 2] {
-                assert_close(name, &found.narrow(0, part * d, d), &expected.narrow(0, part * d, d), tolerance);
+                assert_close(
+                    name,
+                    &found.narrow(0, part * d, d),
+                    &expected.narrow(0, part * d, d),
+                    tolerance,
+                );
             }
             assert_close(name, &found.narrow(0, d, d), &expected.narrow(0, d, d), 3.0 * 8e-5);
             continue;
@@ -107,7 +115,10 @@ fn assert_gradients_close(weights: &Weights, expected: &Tensors, tolerance: f64)
 
 fn shifted(labels: &Tensor) -> Tensor {
     let length = labels.size()[1];
-    Tensor::cat(&[Tensor::zeros([labels.size()[0], 1], (Kind::Int64, Device::Cpu)), labels.narrow(1, 0, length - 1)], 1)
+    Tensor::cat(
+        &[Tensor::zeros([labels.size()[0], 1], (Kind::Int64, Device::Cpu)), labels.narrow(1, 0, length - 1)],
+        1,
+    )
 }
 
 #[test]
@@ -241,7 +252,10 @@ fn a_text_only_t5_loads() {
     let loaded = read_t5(&folder.join("text_only")).expect("t5");
     assert_eq!(loaded.weights.iter().count(), 52);
     let error = read_student(&folder.join("text_only")).expect_err("no fusion");
-    assert!(error.to_string().contains("encoder.gate_dense.bias: expected shape [32], found no such weight"), "{error}");
+    assert!(
+        error.to_string().contains("encoder.gate_dense.bias: expected shape [32], found no such weight"),
+        "{error}"
+    );
 }
 
 /// Everything of one PPO step; padding enters whitening and the KL is masked as the public code does, so that the
@@ -264,7 +278,8 @@ fn a_ppo_step_agrees() {
     let (_, ref_weights) = weights(&folder, "ref_model/model.safetensors");
     let reference_policy = Student::new(&ref_weights, &config);
     let (_, value_weights) = weights(&folder, "value_model/model.safetensors");
-    let value = ValueModel { student: Student::new(&value_weights, &config), head: ValueHead::new(&value_weights) };
+    let value =
+        ValueModel { student: Student::new(&value_weights, &config), head: ValueHead::new(&value_weights) };
 
     let logprobs = |student: &Student| {
         token_logprobs(student, &student.hidden(&batch.source, &inputs, Mode::EVAL), &labels, Mode::EVAL)
@@ -288,7 +303,8 @@ fn a_ppo_step_agrees() {
         let scores = at(&meta["scores"]).into_iter().map(|score| score.as_f64().expect("score") as f32);
         let ends: Vec<(u32, f32)> = ends.zip(scores).collect();
         let mask = Vec::<f32>::try_from(kl_mask.get(index)).expect("mask");
-        let masked = |numbers: Vec<f32>| -> Vec<f32> { numbers.iter().zip(&mask).map(|(n, m)| n * m).collect() };
+        let masked =
+            |numbers: Vec<f32>| -> Vec<f32> { numbers.iter().zip(&mask).map(|(n, m)| n * m).collect() };
         let (old, refs) = (masked(row("rollout_logprobs", index)), masked(row("ref_logprobs", index)));
         let expected = row("rewards", index);
         let off = |shift: u32| {
