@@ -95,6 +95,7 @@ impl Learner<'_> {
 ///
 /// # Errors
 /// Where the loss is not finite, the run is interrupted, or the disk refuses.
+#[allow(clippy::too_many_arguments)] // each is a thing of its own; one caller
 pub fn train(
     learner: &Learner<'_>,
     rollouts: &[ScoredRollout],

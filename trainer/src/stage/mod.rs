@@ -48,7 +48,8 @@ pub enum Outcome {
 /// Where a stage fails; what earlier stages wrote stays.
 pub fn advance(context: &Context, round: u32, only: Option<Stage>) -> Result<Vec<String>> {
     let mut lines = Vec::new();
-    let stages: [(Stage, fn(&Context, u32) -> Result<Outcome>); 4] = [
+    type Run = fn(&Context, u32) -> Result<Outcome>;
+    let stages: [(Stage, Run); 4] = [
         (Stage::Rollout, rollout::run),
         (Stage::Rl, rl::run),
         (Stage::Sft, sft::run),

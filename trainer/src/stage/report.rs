@@ -23,7 +23,7 @@ fn grade(problem: &Problem) -> Option<u32> {
 
 /// Share of right answers and number of answers by class; classes without answers are left out, and so are answers
 /// to problems whose right option is hidden.
-pub fn accuracy<'a>(
+pub(super) fn accuracy<'a>(
     answers: impl Iterator<Item = &'a Answer>,
     problems: &HashMap<&str, &Problem>,
 ) -> Vec<(&'static str, f64, usize)> {

@@ -184,9 +184,9 @@ impl Vit {
             let scale = ((d / heads) as f64).powf(-0.5);
             let scores = split("query").matmul(&split("key").transpose(2, 3)) * scale;
             let mixed = scores.softmax(-1, Kind::Float).matmul(&split("value")).transpose(1, 2).contiguous();
-            x = x + linear(&mixed.view([batch, -1, d]), &name("attention.output.dense"));
+            x += linear(&mixed.view([batch, -1, d]), &name("attention.output.dense"));
             let inner = linear(&norm(&x, &name("layernorm_after")), &name("intermediate.dense")).gelu("none");
-            x = x + linear(&inner, &name("output.dense"));
+            x += linear(&inner, &name("output.dense"));
         }
         norm(&x, "layernorm")
     }
