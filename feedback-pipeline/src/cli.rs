@@ -59,7 +59,11 @@ enum Command {
         stage: Option<Kind>,
     },
     /// Show rounds and tables, rows, coverage and dollars.
-    Status,
+    Status {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a dataset of published problems, or add rationales to one.
     #[command(subcommand)]
     Import(import::Command),
@@ -93,8 +97,8 @@ pub fn run(cli: Cli) -> Result<()> {
         return Ok(());
     }
     let dataset = Dataset::choose(cli.place.data)?;
-    if matches!(cli.command, Some(Command::Status)) {
-        return status::run(&dataset);
+    if let Some(Command::Status { json }) = cli.command {
+        return if json { status::run_json(&dataset) } else { status::run(&dataset) };
     }
     let context = Context::new(dataset, resolved);
     if matches!(cli.command, Some(Command::Rebuild)) {
@@ -171,7 +175,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
         }
     }
     if said && jobs.first().is_some_and(|job| job.kind != Kind::Judgements) {
-        println!("round {0}: next: train --round {0}", jobs[0].round);
+        println!("round {0}: next: train --round {0}{1}", jobs[0].round, context.dataset.flag());
     }
     Ok(())
 }

@@ -206,21 +206,19 @@ impl Context {
     /// What is missing before a job has anything to ask about.
     pub fn waits_for(&self, job: &Job) -> Result<String> {
         let round = job.round;
+        let next = format!("next: train --round {round}{}", self.dataset.flag());
         Ok(match job.kind {
             Kind::Scores if self.dataset.parts::<Rollout>(round)?.is_empty() => {
-                format!("round {round}: no rollouts yet; next: train --round {round}")
+                format!("round {round}: no rollouts yet; {next}")
             }
             Kind::Scores => format!("round {round}: no rollout has a sentence; nothing to score"),
             Kind::Corrections => {
-                format!("round {round}: no rationales after RL yet; next: train --round {round}")
+                format!("round {round}: no rationales after RL yet; {next}")
             }
             Kind::Judgements => {
                 let stages = self.dataset.parts::<Rationale>(round)?.is_empty();
                 let what = if stages { "no rationales" } else { "no test rationales of both sides" };
-                format!(
-                    "round {round}: {what} to compare with {} yet; next: train --round {round}",
-                    job.against
-                )
+                format!("round {round}: {what} to compare with {} yet; {next}", job.against)
             }
         })
     }

@@ -83,6 +83,14 @@ impl Dataset {
         }
     }
 
+    /// ` --data FOLDER`, for a command that a user is told to type; nothing where the command finds the dataset by itself.
+    pub fn flag(&self) -> String {
+        match Self::choose(None) {
+            Ok(only) if only.root == self.root => String::new(),
+            _ => format!(" --data {}", self.root.display()),
+        }
+    }
+
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.root

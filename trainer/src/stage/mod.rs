@@ -78,7 +78,8 @@ pub fn advance(context: &Context, round: u32, only: Option<Stage>) -> Result<Vec
         println!("round {round}{what}: nothing is due");
     }
     if only.is_none() {
-        let line = format!("round {round}: complete; next: train --round {}", round + 1);
+        let line =
+            format!("round {round}: complete; next: train --round {}{}", round + 1, context.dataset.flag());
         println!("{line}");
         lines.push(line);
     }

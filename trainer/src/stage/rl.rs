@@ -140,8 +140,9 @@ fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored
             ));
         }
         return Ok(Err(format!(
-            "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}",
-            grouped(waiting)
+            "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}{}",
+            grouped(waiting),
+            dataset.flag()
         )));
     }
     if scored.is_empty() {

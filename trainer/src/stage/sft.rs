@@ -108,8 +108,9 @@ fn ready(context: &Context, round: u32) -> Result<Result<Vec<Correction>, String
     let waiting = due.len().saturating_sub(corrections.len() + rejected);
     if waiting > 0 {
         return Ok(Err(format!(
-            "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}",
-            grouped(waiting)
+            "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}{}",
+            grouped(waiting),
+            dataset.flag()
         )));
     }
     // The order of parts depends on interruptions of the collector; the order of learning must not.
