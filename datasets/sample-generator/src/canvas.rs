@@ -1,4 +1,4 @@
-//! Pictures of 128×128 dots in fifteen colours, without blending: the same bytes on every machine.
+//! Pictures of 128×128 dots in fifteen colours, without blending: the same pixels on every machine.
 //!
 //! Shapes are large and colours far apart, so that a vision model that looks at patches of 16 or 32 dots sees
 //! what a question asks for.
