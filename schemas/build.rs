@@ -3,9 +3,10 @@
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=../.git/logs/HEAD");
+    // Set while developing, it spares building every crate again after each commit.
     println!("cargo::rerun-if-env-changed=ARES_GIT_REVISION");
     let revision = std::env::var("ARES_GIT_REVISION").ok().or_else(|| {
+        println!("cargo::rerun-if-changed=../.git/logs/HEAD");
         let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     });
