@@ -17,7 +17,8 @@ fn scores_and_corrections_over_both_wires_and_embedded() {
         ran.stdout
     );
     assert!(ran.stdout.contains("round 1: 20 rationales corrected"), "{}", ran.stdout);
-    assert!(ran.stdout.ends_with("round 1: next: train --round 1\n"), "{}", ran.stdout);
+    let next = format!("round 1: next: train --round 1 --data {}\n", place.path().display());
+    assert!(ran.stdout.ends_with(&next), "{}", ran.stdout);
     let openai = place.tables();
     assert_eq!((openai.scores.len(), openai.corrections.len(), openai.requests.len()), (240, 20, 100));
     assert_eq!(openai.scores.iter().filter(|row| row.cached).count(), 12);
@@ -64,7 +65,9 @@ fn nothing_due_changes_no_file() {
     assert_eq!(before, files(place.path()));
     let ran = place.reference(&["--round", "2"]);
     assert_eq!(ran.status, Some(0));
-    assert_eq!(ran.stdout, "round 2: no rollouts yet; next: train --round 2\n");
+    let waits =
+        format!("round 2: no rollouts yet; next: train --round 2 --data {}\n", place.path().display());
+    assert_eq!(ran.stdout, waits);
 }
 
 #[test]
