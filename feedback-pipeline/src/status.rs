@@ -1,6 +1,6 @@
 //! `collect-feedback status`: what a dataset holds, what each round still lacks, and what it cost.
 //!
-//! [`books`] accounts for every rollout and every rationale exactly once; [`query`] sums the tables, which
+//! `books` accounts for every rollout and every rationale exactly once; `query` sums the tables, which
 //! may be large, by lazy scans that read only the columns they need.
 
 mod books;

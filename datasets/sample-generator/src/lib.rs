@@ -7,7 +7,7 @@
 //!                                                                              └─► tokenizer/
 //! ```
 //!
-//! The same seed gives the same bytes on every machine. To make the set again:
+//! The same seed gives the same problems and pixels on every machine. To make the set again:
 //! `cargo run --release -p sample-generator -- --out datasets/sample`.
 
 mod canvas;

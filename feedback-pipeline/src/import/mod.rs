@@ -1,6 +1,6 @@
 //! Import: published problem sets and other models' rationales become tables of a dataset.
 //!
-//! Each format has a file of its own that turns its source into rows; [`publish`] merges them into the
+//! Each format has a file of its own that turns its source into rows; `publish` merges them into the
 //! dataset. Nothing is written before the whole source has been read and checked, and importing the same
 //! source again changes nothing.
 
@@ -35,7 +35,7 @@ pub enum Command {
         /// captions.json [default: the one beside problems.json, where there is one].
         #[arg(long, value_name = "FILE")]
         captions: Option<PathBuf>,
-        /// Folder with <split>/<id>/image.png [default: images beside problems.json].
+        /// Folder with `<split>/<id>/image.png` [default: images beside problems.json].
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
     },
@@ -49,7 +49,7 @@ pub enum Command {
         /// Dataset folder to write.
         #[arg(long, value_name = "datasets/NAME", default_value = "datasets/aokvqa")]
         data: PathBuf,
-        /// COCO 2017 pictures: <split>2017/<12 digits>.jpg or <12 digits>.jpg.
+        /// COCO 2017 pictures: `<split>2017/<12 digits>.jpg` or `<12 digits>.jpg`.
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
     },

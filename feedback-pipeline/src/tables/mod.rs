@@ -217,9 +217,8 @@ impl PartSet {
         if let Some(requests) = self.requests {
             requests.finish()?;
         }
-        if !self.rejects.is_empty() {
-            self.rejects.finish()?;
-        }
+        // Without a reject too: a table that is there and empty answers the question, a missing one does not.
+        self.rejects.finish()?;
         match self.marker {
             Marker::Scores(table) => table.finish()?,
             Marker::Corrections(table) => table.finish()?,

@@ -123,7 +123,7 @@ settings! {
     }
     /// The student and where it runs.
     student: StudentSettings {
-        checkpoints: String = "checkpoints/<name>".to_owned(), "Folder of the checkpoints; <name> stands for the dataset's folder name.";
+        checkpoints: String = "checkpoints/<name>".to_owned(), "Folder of the checkpoints; `<name>` stands for the dataset's folder name.";
         device: Device = Device::Auto, "auto, cpu or cuda.";
         dtype: Dtype = Dtype::Float32, "float32 or bfloat16.";
         threads: u32 = 0, "CPU threads of a stage; 0 takes 1 for students below 10 million parameters, else all cores.";

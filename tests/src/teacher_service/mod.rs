@@ -2,7 +2,7 @@
 //! and has faults that can be switched on.
 //!
 //! [`answer`] finds the problem of a request and answers it, [`fault`] decides what goes wrong, [`limit`] keeps the
-//! account's allowance, [`wire`] is the two formats. Everything depends on the seed and the request, not on the clock,
+//! account's allowance, `wire` is the two formats. Everything depends on the seed and the request, not on the clock,
 //! so that a run can be repeated.
 
 pub mod answer;

@@ -104,7 +104,7 @@ impl Decoder {
         }
     }
 
-    /// One step for all rows: `ids` [rows] at the cache's position → hidden states [rows, d].
+    /// One step for all rows: `ids` of shape `[rows]` at the cache's position → hidden states `[rows, d]`.
     pub fn step(&self, ids: &Tensor, cache: &mut DecoderCache, mode: Mode) -> Tensor {
         let position = cache.position;
         for key_value in &mut cache.own {

@@ -1,4 +1,4 @@
-//! The shipped sample set: made again to the same bytes, every answer read off its picture by other means than
+//! The shipped sample set: made again to the same pixels, every answer read off its picture by other means than
 //! the generator's, no answer to be had by habit, and a tokenizer that loses nothing.
 
 #![allow(clippy::unwrap_used)] // a panic is the report

@@ -198,5 +198,5 @@ pub(super) fn is_starting_point(sentence: &[Word]) -> bool {
         expected
             .all(|expected| said.next().is_some_and(|word| words::stem(expected) == words::stem(&word.text)))
     };
-    sentence.len() >= 3 && OPENINGS.iter().any(|text| opening(&text))
+    sentence.len() >= 3 && OPENINGS.iter().any(opening)
 }
