@@ -73,6 +73,9 @@ pub enum Command {
         /// Passes over them.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
         epochs: u32,
+        /// Orders of the options in which each problem is seen: the given one, and others by the seed.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        option_orders: u32,
     },
     /// Make image features of all pictures of a dataset.
     Features {

@@ -10,6 +10,7 @@ pub mod init;
 pub mod libtorch;
 pub mod metrics;
 pub mod optimizer;
+pub mod option_order;
 pub mod pretrain;
 pub mod progress;
 pub mod prompt;
@@ -68,8 +69,8 @@ pub fn run(cli: Cli) -> Result<()> {
             stage::advance(&context, round, cli.stage)?;
         }
         Some(Command::Init { .. }) => {}
-        Some(Command::Pretrain { from, out, share, epochs }) => {
-            println!("{}", pretrain::pretrain(&context, &from, &out, share, epochs)?);
+        Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
+            println!("{}", pretrain::pretrain(&context, &from, &out, share, epochs, option_orders)?);
         }
         Some(Command::Features { vit }) => {
             let vit = match vit {

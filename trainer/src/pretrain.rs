@@ -3,6 +3,7 @@
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::metrics::MetricLog;
+use crate::option_order::reordered;
 use crate::prompt;
 use crate::resume::StepCheckpoint;
 use crate::seed;
@@ -13,11 +14,18 @@ use schemas::provenance::sha256_hex;
 use std::path::Path;
 
 /// Trains the student of `from` on the first `share` of the train problems with a solution (in an order by seed) for
-/// `epochs`, and writes it to `out`.
+/// `epochs`, and writes it to `out`. With `option_orders` above 1 each problem is also seen with its options in other orders.
 ///
 /// # Errors
 /// Where a folder is missing or taken, or training fails.
-pub fn pretrain(context: &Context, from: &Path, out: &Path, share: f64, epochs: u32) -> Result<String> {
+pub fn pretrain(
+    context: &Context,
+    from: &Path,
+    out: &Path,
+    share: f64,
+    epochs: u32,
+    option_orders: u32,
+) -> Result<String> {
     if context.has(out) {
         return Ok(format!("{} is already there: nothing to do", out.display()));
     }
@@ -34,13 +42,18 @@ pub fn pretrain(context: &Context, from: &Path, out: &Path, share: f64, epochs: 
     let count = ((problems.len() as f64 * share).ceil() as usize).min(problems.len());
     let mut examples = Vec::with_capacity(count);
     for &index in &order[..count] {
-        let problem = problems[index];
-        let target = prompt::rationale_target(&problem.solution);
-        examples.push(Example {
-            problem_id: problem.problem_id.clone(),
-            source: rationale_source(&policy.tokenizer, problem, &settings.student)?,
-            target: policy.tokenizer.encode(&target, settings.sft.max_target_tokens)?,
-        });
+        let options = problems[index].choices.len();
+        for copy in 0..option_orders {
+            let stage = format!("option order of {}", problems[index].problem_id);
+            let order = seed::order(options, copy > 0, settings.rollout.seed, &stage, copy.into());
+            let problem = reordered(problems[index], &order);
+            let target = prompt::rationale_target(&problem.solution);
+            examples.push(Example {
+                problem_id: problem.problem_id.clone(),
+                source: rationale_source(&policy.tokenizer, &problem, &settings.student)?,
+                target: policy.tokenizer.encode(&target, settings.sft.max_target_tokens)?,
+            });
+        }
     }
     let plan = Plan {
         stage: "pretrain",
@@ -53,7 +66,8 @@ pub fn pretrain(context: &Context, from: &Path, out: &Path, share: f64, epochs: 
         kind: context.kind(),
     };
     let ids: Vec<&str> = examples.iter().map(|example| example.problem_id.as_str()).collect();
-    let identity = sha256_hex(format!("{} {plan:?} {}", policy.fingerprint, ids.join("\n")).as_bytes());
+    let seen = format!("{} {plan:?} {option_orders} {}", policy.fingerprint, ids.join("\n"));
+    let identity = sha256_hex(seen.as_bytes());
     let mut saved = StepCheckpoint::new(out, identity, context.save_interval());
     let mut log = MetricLog::new(0, "pretrain");
     policy.weights.train_only(|_| true);

@@ -64,10 +64,10 @@ fn fold(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn problem() -> Problem {
+    pub(crate) fn problem() -> Problem {
         Problem {
             problem_id: "1".into(),
             split: "train".into(),

@@ -49,16 +49,16 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// A small network made from a seed: 128 pixels, patches of 16, width 128. Its features are a random but fixed
-    /// view of the patches, enough for trials; for real pictures take a trained one.
+    /// A small network made from a seed: 128 pixels, patches of 32, width 128. Its features are a random but fixed view
+    /// of the patches, enough for trials; for real pictures take a trained one.
     pub fn seeded(seed: i64) -> Self {
         let config = VitConfig {
             hidden_size: 128,
             num_hidden_layers: 1,
             num_attention_heads: 4,
-            intermediate_size: 256,
+            intermediate_size: 512,
             image_size: 128,
-            patch_size: 16,
+            patch_size: 32,
             layer_norm_eps: default_epsilon(),
             image_mean: half(),
             image_std: half(),
@@ -71,10 +71,12 @@ impl Vit {
             } else if name.ends_with("bias") {
                 Tensor::zeros(&shape, options)
             } else if name.contains("projection") {
-                // Wide enough for a patch's colour to weigh as much as its place.
-                Tensor::randn(&shape, options) * (shape[1..].iter().product::<i64>() as f64).powf(-0.5)
+                colours_and_blocks(&shape)
             } else if name.contains("position") {
                 Tensor::randn(&shape, options)
+            } else if name.contains("dense") && !name.contains("attention") {
+                // Wide enough that what stands where can be read off, not only what and where apart.
+                Tensor::randn(&shape, options) * (shape[1] as f64).powf(-0.5)
             } else {
                 Tensor::randn(&shape, options) * 0.02
             };
@@ -190,6 +192,19 @@ impl Vit {
         }
         norm(&x, "layernorm")
     }
+}
+
+/// Patch projection that sees a patch's mean colour and, half as strongly, those of its blocks of 8 pixels: pure noise over
+/// the pixels would see the same shape anew wherever it stands. A patch of one colour weighs about as much as its place.
+fn colours_and_blocks(shape: &[i64]) -> Tensor {
+    const BLOCK: i64 = 8;
+    let options = (Kind::Float, Device::Cpu);
+    let (width, colours, side) = (shape[0], shape[1], shape[2]);
+    let blocks = side / BLOCK;
+    let whole = Tensor::randn([width, colours, 1, 1], options);
+    let parts = Tensor::randn([width, colours, blocks, blocks], options) * (blocks as f64 / 2.0);
+    let parts = parts.repeat_interleave_self_int(BLOCK, 2, None).repeat_interleave_self_int(BLOCK, 3, None);
+    (whole + parts) * (2.0 / (side * side) as f64)
 }
 
 fn read_preprocessor(path: &Path, config: &mut VitConfig) -> Result<()> {
