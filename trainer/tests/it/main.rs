@@ -3,4 +3,7 @@
 
 mod checkpoints;
 mod reference;
+mod reference_lora;
+mod reference_ppo;
+mod rl_values;
 mod vit;
