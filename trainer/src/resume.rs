@@ -34,9 +34,7 @@ pub struct StepCheckpoint {
 impl StepCheckpoint {
     /// The step checkpoint for the stage that writes `folder`. `identity` tells starting weights, data and settings.
     pub fn new(folder: &Path, identity: String, interval: Duration) -> Self {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let path = folder.with_file_name(format!(".{name}-step.safetensors"));
-        Self { path, identity, interval, last: Instant::now() }
+        Self { path: path_beside(folder), identity, interval, last: Instant::now() }
     }
 
     /// Brings weights, optimizer and metrics to the last saved step; returns the number of steps done, 0 for a fresh
@@ -108,8 +106,13 @@ impl StepCheckpoint {
         Ok(())
     }
 
-    /// Removes the file once the stage's checkpoint is there.
-    pub fn remove(&self) {
-        let _ = std::fs::remove_file(&self.path); // it may never have been written
+    /// Removes the file beside `folder`, whose checkpoint is there; a killed run may have left it.
+    pub fn forget(folder: &Path) {
+        let _ = std::fs::remove_file(path_beside(folder)); // it may never have been written
     }
+}
+
+fn path_beside(folder: &Path) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!(".{name}-step.safetensors"))
 }

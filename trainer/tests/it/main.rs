@@ -1,9 +1,15 @@
 //! Integration tests of the trainer, one binary.
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
+mod adapters;
+mod bad_input;
 mod checkpoints;
+mod features;
+mod kill;
+mod pickles;
 mod reference;
 mod reference_lora;
 mod reference_ppo;
 mod rl_values;
+mod small;
 mod vit;

@@ -8,7 +8,8 @@ use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use trainer::rollout::logprobs::token_logprobs;
 use trainer::rollout::{Sampling, generate};
-use trainer::student::checkpoint::{Loaded, read_adapter, read_student};
+use trainer::student::adapter::read_adapter;
+use trainer::student::checkpoint::{Loaded, read_student};
 use trainer::student::{Mode, Source, Student, StudentConfig, Weights};
 
 /// The adapter under the file name that PEFT gives it.
