@@ -26,24 +26,24 @@ max_source_tokens = 64
 save_every_secs = 0
 [rollout]
 samples = 2
-max_new_tokens = 8
+max_new_tokens = 6
 [rl]
 passes = 2
-minibatch = 16
+minibatch = 32
 accumulation = 2
 learning_rate = 1e-3
 [sft]
-epochs = 3
-batch = 16
+epochs = 2
+batch = 32
 learning_rate = 1e-3
 max_target_tokens = 16
 "#;
 
-/// Problem `number`; every fifth is of split val, every sixth of test.
+/// Problem `number`; nearly all are of split train.
 pub(crate) fn problem(number: usize) -> Problem {
     let split = match number {
-        _ if number % 5 == 4 => "val",
-        _ if number % 6 == 5 => "test",
+        _ if number % 50 == 14 => "val",
+        _ if number % 50 == 15 => "test",
         _ => "train",
     };
     let (a, b) = (number % 7 + 2, number % 5 + 3);
