@@ -13,3 +13,4 @@ mod reference_ppo;
 mod rl_values;
 mod small;
 mod vit;
+mod weight_files;
