@@ -97,10 +97,29 @@ def main():
     # The last one with a LoRA that PEFT made and saved.
     torch.manual_seed(6)
     targets = ["q", "k", "v", "o", "wi_0", "wi_1", "wo", "image_dense", "gate_dense", "lm_head"]
-    lora = LoraConfig(r=2, lora_alpha=4, lora_dropout=0.05, target_modules=targets, init_lora_weights=False)
+    by_peft("adapter_gated_untied", model, targets, save_embedding_layers=False)
+    rank_stabilized()
+
+
+def rank_stabilized():
+    """Scaled by alpha / √r, and with a copy of the head's weight, which PEFT stores by default."""
+    model = build(5, GATED, tied=False, fusion=True)
+    torch.manual_seed(8)
+    by_peft("adapter_rslora", model, ["SelfAttention.q", "gate_dense", "lm_head"], use_rslora=True)
+
+
+def by_peft(name, model, targets, use_rslora=False, **saving):
+    lora = LoraConfig(
+        r=2,
+        lora_alpha=4,
+        lora_dropout=0.05,
+        target_modules=targets,
+        init_lora_weights=False,
+        use_rslora=use_rslora,
+    )
     adapted = get_peft_model(model, lora).eval()
-    folder = fresh("adapter_gated_untied")
-    adapted.save_pretrained(folder, save_embedding_layers=False)
+    folder = fresh(name)
+    adapted.save_pretrained(folder, **saving)
     (folder / "README.md").unlink(missing_ok=True)
     file = folder / "adapter_config.json"
     told = json.loads(file.read_text())

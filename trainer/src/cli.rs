@@ -52,9 +52,10 @@ pub enum Command {
         /// Shape of a random student: tiny, small, base or large.
         #[arg(long, default_value = "tiny", conflicts_with = "from")]
         shape: String,
-        /// Width of one patch's image features.
-        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(i64).range(1..65536))]
-        image_feature_width: i64,
+        /// Width of one patch's image features; else that of the dataset's features where there are any (see --data),
+        /// else 1024, that of vit-large.
+        #[arg(long, value_parser = clap::value_parser!(i64).range(1..65536))]
+        image_feature_width: Option<i64>,
         /// Folder of the new checkpoint.
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
@@ -77,11 +78,17 @@ pub enum Command {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         option_orders: u32,
     },
-    /// Make image features of all pictures of a dataset.
+    /// Make image features of all pictures of a dataset, or take over those that others made.
     Features {
         /// Hugging Face vit folder; without it, a small network made from the seed, for trials.
         #[arg(long, value_name = "FOLDER")]
         vit: Option<PathBuf>,
+        /// Features in NumPy's format, as MM-CoT publishes them: pictures × patches × width.
+        #[arg(long, value_name = "FILE", conflicts_with = "vit", requires = "name_map")]
+        from_npy: Option<PathBuf>,
+        /// The JSON object beside them: problem id to row.
+        #[arg(long, value_name = "FILE", requires = "from_npy")]
+        name_map: Option<PathBuf>,
     },
     /// Decode and answer with one checkpoint.
     Eval {

@@ -29,7 +29,7 @@ impl Corpus {
             problems.iter().enumerate().map(|(row, problem)| (problem.problem_id.clone(), row)).collect();
         let pictures = problems.iter().filter(|problem| problem.image.is_some()).count();
         let path = dataset.vision_path(&settings.vision);
-        let features = if settings.vision == "none" || pictures == 0 {
+        let features = if settings.vision == "none" {
             ImageFeatures::none(config.image_feature_width)
         } else if path.is_file() {
             let features = ImageFeatures::open(&path, config.image_feature_width)?;
@@ -44,6 +44,8 @@ impl Corpus {
                 );
             }
             features
+        } else if pictures == 0 {
+            ImageFeatures::none(config.image_feature_width)
         } else {
             eprintln!(
                 "warning: {} does not exist: the student sees none of the {pictures} pictures (make it with: train \

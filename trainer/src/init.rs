@@ -4,31 +4,28 @@ use crate::error::{Error, Result};
 use crate::student::checkpoint::{self, Loaded};
 use crate::student::{StudentConfig, Weights};
 use crate::tokenizer::Tokenizer;
-use std::path::Path;
+use crate::vision::ImageFeatures;
+use crate::vision::features::wrong_width;
+use schemas::Dataset;
+use std::path::{Path, PathBuf};
 
 /// Makes a random student of a named shape for a tokenizer.
 ///
 /// # Errors
 /// Where the tokenizer is missing or not in T5's layout, the shape is unknown, or `out` is taken.
-pub fn random(
-    tokenizer: &Path,
-    shape: &str,
-    image_feature_width: i64,
-    seed: u64,
-    out: &Path,
-) -> Result<String> {
+pub fn random(tokenizer: &Path, shape: &str, width: &FeatureWidth, seed: u64, out: &Path) -> Result<String> {
     refuse_taken(out)?;
     let tokens = Tokenizer::vocabulary_size(tokenizer)?;
     // T5 rounds its embedding up to a multiple of 128: 32,100 pieces, 32,128 rows.
     let rows = (tokens + 127) / 128 * 128;
-    let config = StudentConfig::named(shape, rows, image_feature_width).ok_or_else(|| Error::BadInput {
+    let config = StudentConfig::named(shape, rows, width.or_usual()).ok_or_else(|| Error::BadInput {
         message: format!("--shape: expected tiny, small, base or large, found `{shape}`"),
         hint: None,
     })?;
     Tokenizer::read(tokenizer, &config)?;
     let weights = Weights::random(&config, (seed >> 1) as i64);
     checkpoint::write_student(out, &config, &weights, tokenizer)?;
-    Ok(made(out, &weights))
+    Ok(made(out, &config, &weights))
 }
 
 /// Takes a Hugging Face T5 folder; fusion layers that it lacks are made from the seed.
@@ -38,21 +35,23 @@ pub fn random(
 pub fn from_folder(
     from: &Path,
     tokenizer: Option<&Path>,
-    image_feature_width: i64,
+    width: &FeatureWidth,
     seed: u64,
     out: &Path,
 ) -> Result<String> {
     refuse_taken(out)?;
     let Loaded { mut config, mut weights } = checkpoint::read_t5(from)?;
-    if weights.find("encoder.image_dense.weight").is_none() {
-        config.image_feature_width = image_feature_width;
+    if weights.find("encoder.image_dense.weight").is_some() {
+        width.check(config.image_feature_width, from)?;
+    } else {
+        config.image_feature_width = width.or_usual();
         weights.add_random(&config, config.fusion_shapes(), (seed >> 1) as i64);
     }
     config.architectures = vec!["T5ForMultimodalGeneration".into()];
     let tokenizer = tokenizer.unwrap_or(from);
     Tokenizer::read(tokenizer, &config)?;
     checkpoint::write_student(out, &config, &weights, tokenizer)?;
-    Ok(made(out, &weights))
+    Ok(made(out, &config, &weights))
 }
 
 fn refuse_taken(out: &Path) -> Result<()> {
@@ -63,6 +62,78 @@ fn refuse_taken(out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn made(out: &Path, weights: &Weights) -> String {
-    format!("{}: a student of {:.1} million parameters", out.display(), weights.count() as f64 / 1e6)
+fn made(out: &Path, config: &StudentConfig, weights: &Weights) -> String {
+    format!(
+        "{}: a student of {:.1} million parameters, for image features {} wide",
+        out.display(),
+        weights.count() as f64 / 1e6,
+        config.image_feature_width
+    )
+}
+
+/// Width of the image features that a new student is for, with where it comes from.
+#[derive(Debug)]
+pub enum FeatureWidth {
+    /// Asked for by flag.
+    Asked(i64),
+    /// That of the features of a dataset that the user named.
+    Of(i64, PathBuf),
+    /// That of the features of the only dataset there is: nobody asked for it.
+    Found(i64),
+    /// Nobody says.
+    Unknown,
+}
+
+impl FeatureWidth {
+    /// The width by flag, else that of the features `vision` of the dataset `data`, else of the only dataset.
+    ///
+    /// # Errors
+    /// Where `data` is no dataset, its features are broken, or the flag says something else.
+    pub fn choose(flag: Option<i64>, data: Option<&Path>, vision: &str) -> Result<Self> {
+        let dataset = match data {
+            Some(data) => Some(Dataset::open(data)?),
+            None => Dataset::choose(None).ok(),
+        };
+        let path = dataset.map(|dataset| dataset.vision_path(vision)).filter(|path| path.is_file());
+        Ok(match (flag, path) {
+            (Some(asked), Some(path)) if data.is_some() => {
+                let found = ImageFeatures::width_of(&path)?;
+                if asked != found {
+                    let path = path.display();
+                    return Err(Error::input(
+                        format!("--image-feature-width: expected {found}, as {path} is wide, found {asked}"),
+                        "leave the flag out, and the width is taken from the features",
+                    ));
+                }
+                Self::Asked(asked)
+            }
+            (Some(asked), _) => Self::Asked(asked),
+            (None, Some(path)) if data.is_some() => Self::Of(ImageFeatures::width_of(&path)?, path),
+            (None, Some(path)) => ImageFeatures::width_of(&path).map_or(Self::Unknown, Self::Found),
+            (None, None) => Self::Unknown,
+        })
+    }
+
+    /// The width, or that of vit-large.
+    fn or_usual(&self) -> i64 {
+        match self {
+            Self::Asked(width) | Self::Of(width, _) | Self::Found(width) => *width,
+            Self::Unknown => 1024,
+        }
+    }
+
+    /// Refuses a checkpoint whose own fusion layers are for another width than was asked for.
+    fn check(&self, own: i64, folder: &Path) -> Result<()> {
+        match self {
+            Self::Of(width, path) if *width != own => Err(wrong_width(path, own, *width)),
+            Self::Asked(width) if *width != own => Err(Error::input(
+                format!(
+                    "--image-feature-width: expected {own}, as the fusion layers of {} are wide, found {width}",
+                    folder.display()
+                ),
+                "leave the flag out, or take a plain T5",
+            )),
+            _ => Ok(()),
+        }
+    }
 }

@@ -27,6 +27,7 @@ pub mod vision;
 
 use cli::{Cli, Command};
 use error::{Error, Result};
+use init::FeatureWidth;
 use schemas::Dataset;
 use schemas::settings::Resolved;
 use stage::{Context, Outcome};
@@ -44,11 +45,11 @@ pub fn run(cli: Cli) -> Result<()> {
     progress::catch_interrupts();
     if let Some(Command::Init { from, tokenizer, shape, image_feature_width, out }) = &cli.command {
         let seed = resolved.settings.rollout.seed;
+        let vision = &resolved.settings.student.vision;
+        let width = FeatureWidth::choose(*image_feature_width, cli.data.as_deref(), vision)?;
         let line = match (from, tokenizer) {
-            (Some(from), _) => {
-                init::from_folder(from, tokenizer.as_deref(), *image_feature_width, seed, out)?
-            }
-            (None, Some(tokenizer)) => init::random(tokenizer, shape, *image_feature_width, seed, out)?,
+            (Some(from), _) => init::from_folder(from, tokenizer.as_deref(), &width, seed, out)?,
+            (None, Some(tokenizer)) => init::random(tokenizer, shape, &width, seed, out)?,
             (None, None) => {
                 return Err(Error::input(
                     "expected --from or --tokenizer, found neither",
@@ -72,7 +73,11 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
             println!("{}", pretrain::pretrain(&context, &from, &out, share, epochs, option_orders)?);
         }
-        Some(Command::Features { vit }) => {
+        Some(Command::Features { from_npy: Some(array), name_map: Some(name_map), .. }) => {
+            let name = &context.settings.student.vision;
+            println!("{}", vision::npy::import(&context.dataset, &array, &name_map, name)?);
+        }
+        Some(Command::Features { vit, .. }) => {
             let vit = match vit {
                 Some(folder) => vision::vit::Vit::read(&folder)?,
                 None => vision::vit::Vit::seeded((context.settings.rollout.seed >> 1) as i64),

@@ -27,6 +27,7 @@ pub fn pretrain(
     option_orders: u32,
 ) -> Result<String> {
     if context.has(out) {
+        StepCheckpoint::forget(out);
         return Ok(format!("{} is already there: nothing to do", out.display()));
     }
     if !(share > 0.0 && share <= 1.0) {
@@ -73,9 +74,10 @@ pub fn pretrain(
     policy.weights.train_only(|_| true);
     fit(&policy.student, &policy.weights, &examples, &corpus.features, &plan, &mut saved, &mut log)?;
     let last = log.rows().iter().rev().find(|row| row.name == "loss").map_or(f64::NAN, |row| row.value);
-    checkpoint::write_student(out, &policy.student.config, &policy.weights, from)?;
+    // The checkpoint comes last: where it is, nothing is left to do.
     context.dataset.write_part::<schemas::Metric>(0, "pretrain", log.into_rows(), &context.provenance)?;
-    saved.remove();
+    checkpoint::write_student(out, &policy.student.config, &policy.weights, from)?;
+    StepCheckpoint::forget(out);
     Ok(format!(
         "{}: trained on {count} gold solutions for {epochs} epochs, last loss {last:.3}",
         out.display()

@@ -19,7 +19,28 @@ struct Place {
     identity: String,
     /// Optimizer steps done.
     steps: u64,
+    /// Rows of the metrics table, their numbers left out.
     metrics: Vec<Metric>,
+    /// Bits of each row's epoch and value: as decimals they would come back in other last digits, or not at all (NaN).
+    numbers: Vec<[u64; 2]>,
+}
+
+impl Place {
+    fn new(identity: &str, steps: u64, metrics: &[Metric]) -> Self {
+        let bare = |row: &Metric| Metric { epoch: 0.0, value: 0.0, ..row.clone() };
+        Self {
+            identity: identity.to_owned(),
+            steps,
+            metrics: metrics.iter().map(bare).collect(),
+            numbers: metrics.iter().map(|row| [row.epoch.to_bits(), row.value.to_bits()]).collect(),
+        }
+    }
+
+    fn metrics(self) -> Vec<Metric> {
+        let numbers = self.numbers.into_iter().map(|numbers| numbers.map(f64::from_bits));
+        let rows = self.metrics.into_iter().zip(numbers);
+        rows.map(|(row, [epoch, value])| Metric { epoch, value, ..row }).collect()
+    }
 }
 
 /// The step checkpoint of one stage, in a hidden file beside the checkpoint that the stage will write.
@@ -34,9 +55,7 @@ pub struct StepCheckpoint {
 impl StepCheckpoint {
     /// The step checkpoint for the stage that writes `folder`. `identity` tells starting weights, data and settings.
     pub fn new(folder: &Path, identity: String, interval: Duration) -> Self {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let path = folder.with_file_name(format!(".{name}-step.safetensors"));
-        Self { path, identity, interval, last: Instant::now() }
+        Self { path: path_beside(folder), identity, interval, last: Instant::now() }
     }
 
     /// Brings weights, optimizer and metrics to the last saved step; returns the number of steps done, 0 for a fresh
@@ -76,9 +95,10 @@ impl StepCheckpoint {
         let device =
             weights.iter().flat_map(|(_, weights)| weights.iter()).map(|(_, weight)| weight.device()).next();
         optimizer.restore(&mut tensors, place.steps, device.unwrap_or(Device::Cpu));
-        log.restore(place.metrics);
-        eprintln!("going on after step {}", place.steps);
-        Ok(place.steps)
+        let steps = place.steps;
+        log.restore(place.metrics());
+        eprintln!("going on after step {steps}");
+        Ok(steps)
     }
 
     /// Saves where the interval has passed, or where `now`.
@@ -95,8 +115,7 @@ impl StepCheckpoint {
         if !now && self.last.elapsed() < self.interval {
             return Ok(());
         }
-        let place =
-            Place { identity: self.identity.clone(), steps: optimizer.steps(), metrics: log.rows().to_vec() };
+        let place = Place::new(&self.identity, optimizer.steps(), log.rows());
         let place = serde_json::to_string(&place)
             .map_err(|e| Error::Checkpoint { path: self.path.clone(), message: e.to_string() })?;
         let trained = weights.iter().flat_map(|(set, weights)| {
@@ -108,8 +127,40 @@ impl StepCheckpoint {
         Ok(())
     }
 
-    /// Removes the file once the stage's checkpoint is there.
-    pub fn remove(&self) {
-        let _ = std::fs::remove_file(&self.path); // it may never have been written
+    /// Removes the file beside `folder`, whose checkpoint is there; a killed run may have left it.
+    pub fn forget(folder: &Path) {
+        let _ = std::fs::remove_file(path_beside(folder)); // it may never have been written
+    }
+}
+
+fn path_beside(folder: &Path) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!(".{name}-step.safetensors"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Place;
+    use schemas::{Metric, TimestampMs};
+
+    #[test]
+    fn numbers_come_back_to_the_last_bit() {
+        let row = |value: f64| Metric {
+            round: 1,
+            stage: "rl".into(),
+            step: 1,
+            epoch: 1.0 / 13.0,
+            name: "loss".into(),
+            value,
+            at: TimestampMs(5),
+        };
+        let rows: Vec<Metric> = [0.1 + 0.2, f64::NAN, -0.0, 1e-320, f64::INFINITY].map(row).into();
+        let place = serde_json::to_string(&Place::new("x", 3, &rows)).expect("json");
+        let again = serde_json::from_str::<Place>(&place).expect("json").metrics();
+        let bits = |rows: &[Metric]| -> Vec<[u64; 2]> {
+            rows.iter().map(|row| [row.epoch.to_bits(), row.value.to_bits()]).collect()
+        };
+        assert_eq!(bits(&again), bits(&rows));
+        assert_eq!(again[0], rows[0]);
     }
 }

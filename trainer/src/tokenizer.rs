@@ -4,6 +4,9 @@ use crate::error::{Error, Result};
 use crate::student::StudentConfig;
 use std::path::Path;
 
+/// Rows of an embedding that may have no token: sizes are rounded up, by some libraries to multiples of 1024.
+const SPARE_ROWS: i64 = 1023;
+
 /// A tokenizer with the student's special tokens.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -24,10 +27,10 @@ impl Tokenizer {
         }
         let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| wrong(e.to_string()))?;
         let size = inner.get_vocab_size(true) as i64;
-        if size > config.vocab_size {
-            let expected = config.vocab_size;
+        let (least, most) = ((config.vocab_size - SPARE_ROWS).max(1), config.vocab_size);
+        if !(least..=most).contains(&size) {
             return Err(wrong(format!(
-                "expected at most {expected} tokens, as the checkpoint has, found {size}"
+                "expected {least} to {most} tokens, for the checkpoint's {most} rows, found {size}"
             )));
         }
         for (text, expected) in [("<pad>", config.pad_token_id), ("</s>", config.eos_token_id)] {
@@ -51,7 +54,7 @@ impl Tokenizer {
         Ok(inner.get_vocab_size(true) as i64)
     }
 
-    /// Tokens of a text with eos at the end, at most `limit` of them.
+    /// Tokens of a text with eos at the end, at most `limit` of them: of a longer text the first ones, as in MM-CoT.
     ///
     /// # Errors
     /// Where the tokenizer fails on the text.

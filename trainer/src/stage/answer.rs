@@ -14,7 +14,7 @@ use crate::resume::StepCheckpoint;
 use crate::rollout::{Sampling, generate};
 use crate::sentences;
 use crate::sft::{Example, Plan, fit};
-use crate::student::checkpoint::{read_adapter, write_adapter};
+use crate::student::adapter::{read_adapter, write_adapter};
 use crate::student::lora::{LoraConfig, is_lora};
 use crate::student::{Mode, Student};
 use schemas::settings::RationaleSource;
@@ -54,12 +54,13 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
         decode::run(context, round, stage, split, &policy, &corpus)?;
     }
     let rationales = rationales(context, round, stage)?;
-    let mut log = MetricLog::new(round, if stage == "sft" { "answer" } else { "eval" });
+    let new_log = || MetricLog::new(round, if stage == "sft" { "answer" } else { "eval" });
+    let mut log = new_log();
     let student = if adapter_folder.join("adapter_config.json").is_file() {
         read_adapter(&adapter_folder, &policy.student.config, &mut policy.weights, context.device)?;
         Student::new(&policy.weights, &policy.student.config)
     } else {
-        train(context, &mut policy, &corpus, &rationales, &adapter_folder, &mut log)?
+        train(context, round, &mut policy, &corpus, &rationales, &adapter_folder, new_log())?
     };
     let mut answers = Vec::new();
     for split in ANSWERED {
@@ -94,6 +95,7 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
         log.into_rows(),
         &context.provenance,
     )?;
+    StepCheckpoint::forget(&adapter_folder);
     // The answers come last: where they are, the stage is done.
     context.dataset.write_part::<Answer>(round, stage, answers, &context.provenance)?;
     Ok(Outcome::Done(line))
@@ -140,11 +142,12 @@ fn source(context: &Context, policy: &Policy, problem: &Problem, rationale: &str
 
 fn train(
     context: &Context,
+    round: u32,
     policy: &mut Policy,
     corpus: &Corpus,
     rationales: &HashMap<String, String>,
     folder: &Path,
-    log: &mut MetricLog,
+    mut log: MetricLog,
 ) -> Result<Student> {
     let settings = &context.settings.answer;
     let mut examples = Vec::new();
@@ -184,9 +187,11 @@ fn train(
     };
     let identity = identity(&policy.fingerprint, &plan, &examples);
     let mut saved = StepCheckpoint::new(folder, identity, context.save_interval());
-    fit(&student, &policy.weights, &examples, &corpus.features, &plan, &mut saved, log)?;
+    fit(&student, &policy.weights, &examples, &corpus.features, &plan, &mut saved, &mut log)?;
+    // The adapter comes last: where it is, its training is done.
+    let part = format!("{}-training", folder.file_name().unwrap_or_default().to_string_lossy());
+    context.dataset.write_part::<Metric>(round, &part, log.into_rows(), &context.provenance)?;
     write_adapter(folder, &lora, &config, &policy.weights, &policy.folder)?;
-    saved.remove();
     Ok(student)
 }
 

@@ -29,6 +29,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         };
         line = Some(train(context, round, &policy, &rollouts)?);
     }
+    StepCheckpoint::forget(&folder);
     let problems = context.dataset.problems()?;
     let train: Vec<_> = problems.iter().filter(|problem| problem.split == "train").collect();
     if !decode::is_done(context, round, "rl", "train", &train) {
@@ -54,6 +55,7 @@ struct Scored {
 struct ScoreOf {
     rollout_id: String,
     sentence_index: u32,
+    sentence: String,
     score: f32,
 }
 
@@ -67,9 +69,9 @@ struct RejectOf {
 fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored, String>> {
     let dataset = &context.dataset;
     let rollouts: Vec<Rollout> = dataset.read(round)?;
-    let all = rollouts.len();
-    let own: Vec<Rollout> = rollouts.into_iter().filter(|rollout| !rollout.token_ids.is_empty()).collect();
-    let imported = all - own.len();
+    let (own, others): (Vec<Rollout>, Vec<Rollout>) =
+        rollouts.into_iter().partition(|rollout| !rollout.token_ids.is_empty());
+    let imported = others.len();
     if own.is_empty() {
         return Err(Error::input(
             format!("round {round}: expected rollouts with tokens to learn from, found {imported} without"),
@@ -88,7 +90,7 @@ fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored
             "put the policy back that sampled, or remove this round's rollouts and scores to sample anew",
         ));
     }
-    let scores = scores_by_rollout(context, round, &own)?;
+    let scores = scores_by_rollout(context, round, &own, &others)?;
     let rejected: HashSet<String> = dataset
         .project::<Reject, RejectOf>(round, &["kind", "subject_id"])?
         .into_iter()
@@ -165,24 +167,31 @@ fn scores_by_rollout(
     context: &Context,
     round: u32,
     rollouts: &[Rollout],
+    imported: &[Rollout],
 ) -> Result<HashMap<String, SentenceScores>> {
-    let known: HashMap<&str, usize> =
-        rollouts.iter().map(|rollout| (rollout.rollout_id.as_str(), rollout.sentences.len())).collect();
+    let known: HashMap<&str, &Rollout> =
+        rollouts.iter().chain(imported).map(|rollout| (rollout.rollout_id.as_str(), rollout)).collect();
     let mut scores: HashMap<String, SentenceScores> = HashMap::new();
-    let columns = ["rollout_id", "sentence_index", "score"];
+    let columns = ["rollout_id", "sentence_index", "sentence", "score"];
     for row in context.dataset.project::<Score, ScoreOf>(round, &columns)? {
-        let Some(&count) = known.get(row.rollout_id.as_str()) else {
-            continue; // scores of imported rollouts
+        let wrong = |expected: String| {
+            let place =
+                format!("scores, round {round}: rollout {}, sentence {}", row.rollout_id, row.sentence_index);
+            Error::input(
+                format!("{place}: expected {expected}"),
+                "remove the scores that belong to other rollouts, or put those rollouts back",
+            )
         };
-        let wrong = |expected: String| Error::BadInput {
-            message: format!(
-                "scores, round {round}: rollout {}, sentence {}: expected {expected}",
-                row.rollout_id, row.sentence_index
-            ),
-            hint: None,
-        };
-        if row.sentence_index as usize >= count {
-            return Err(wrong(format!("a sentence below {count}")));
+        let rollout = known.get(row.rollout_id.as_str());
+        let rollout = rollout.ok_or_else(|| wrong("a rollout of this round, found none".into()))?;
+        if rollout.token_ids.is_empty() {
+            continue; // imported, nothing to learn from
+        }
+        let count = rollout.sentences.len();
+        let sentence = rollout.sentences.get(row.sentence_index as usize);
+        let sentence = sentence.ok_or_else(|| wrong(format!("a sentence below {count}")))?;
+        if sentence.text != row.sentence {
+            return Err(wrong(format!("`{}`, found `{}`", sentence.text, row.sentence)));
         }
         let of_rollout = scores.entry(row.rollout_id.clone()).or_default();
         if of_rollout.insert(row.sentence_index, row.score).is_some() {
@@ -237,9 +246,9 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         &mut saved,
         &mut log,
     )?;
-    checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)?;
+    // The checkpoint comes last: where it is, the stage is done.
     context.dataset.write_part::<Metric>(round, "rl", log.into_rows(), &context.provenance)?;
-    saved.remove();
+    checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)?;
     let left_out = match scored.left_out.as_slice() {
         [] => String::new(),
         remarks => format!(" (left out: {})", remarks.join(", ")),

@@ -29,6 +29,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         };
         lines.push(train(context, round, &corrections)?);
     }
+    StepCheckpoint::forget(&folder);
     let problems = context.dataset.problems()?;
     let mut written = 0;
     for split in SPLITS {
@@ -98,6 +99,12 @@ fn ready(context: &Context, round: u32) -> Result<Result<Vec<Correction>, String
             );
             return Err(Error::BadInput { message, hint: None });
         }
+        if correction.corrected.trim().is_empty() {
+            let id = &correction.rationale_id;
+            let message =
+                format!("corrections, round {round}: rationale {id}: expected a text, found an empty one");
+            return Err(Error::BadInput { message, hint: None });
+        }
         corrections.push(correction);
     }
     let rejected = dataset
@@ -150,9 +157,9 @@ fn train(context: &Context, round: u32, corrections: &[Correction]) -> Result<St
     let mut log = MetricLog::new(round, "sft");
     policy.weights.train_only(|_| true);
     fit(&policy.student, &policy.weights, &examples, &corpus.features, &plan, &mut saved, &mut log)?;
-    checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)?;
+    // The checkpoint comes last: where it is, the stage is done.
     context.dataset.write_part::<Metric>(round, "sft", log.into_rows(), &context.provenance)?;
-    saved.remove();
+    checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)?;
     let changed = corrections.iter().filter(|correction| correction.changed).count();
     Ok(format!("{} corrections learned, {} of them changed", grouped(corrections.len()), grouped(changed)))
 }

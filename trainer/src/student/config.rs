@@ -168,9 +168,28 @@ impl StudentConfig {
                 return Err(format!("{name}: expected a number from 1 to {most}, found {found}"));
             }
         }
-        if self.relative_attention_num_buckets < 4 {
-            let found = self.relative_attention_num_buckets;
-            return Err(format!("relative_attention_num_buckets: expected at least 4, found {found}"));
+        let (buckets, distance) = (self.relative_attention_num_buckets, self.relative_attention_max_distance);
+        if !(4..=1 << 16).contains(&buckets) {
+            return Err(format!(
+                "relative_attention_num_buckets: expected a number from 4 to 65536, found {buckets}"
+            ));
+        }
+        // The decoder's first half of buckets holds one distance each; the others must have room to grow beyond.
+        if distance <= buckets / 2 {
+            return Err(format!(
+                "relative_attention_max_distance: expected more than {}, half of the buckets, found {distance}",
+                buckets / 2
+            ));
+        }
+        if !(0.0..1.0).contains(&self.dropout_rate) {
+            return Err(format!(
+                "dropout_rate: expected at least 0 and below 1, found {}",
+                self.dropout_rate
+            ));
+        }
+        if !(self.layer_norm_epsilon > 0.0 && self.layer_norm_epsilon <= 0.1) {
+            let found = self.layer_norm_epsilon;
+            return Err(format!("layer_norm_epsilon: expected a number above 0, at most 0.1, found {found}"));
         }
         for (name, id) in [
             ("pad_token_id", self.pad_token_id),

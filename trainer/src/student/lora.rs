@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 /// Marks LoRA weights among a student's weights: `lora.<layer>.A` and `lora.<layer>.B`.
 const PREFIX: &str = "lora.";
-/// Holds the factor and dropout of all pairs: [alpha / rank, dropout].
+/// Holds the factor and dropout of all pairs: [scale, dropout].
 const SCALE: &str = "lora.scale";
 
 /// The two matrices beside one linear layer: Δy = scale · dropout(x)·Aᵀ·Bᵀ, A [r, in], B [out, r].
@@ -49,11 +49,14 @@ pub struct LoraConfig {
     pub peft_type: String,
     /// Rank.
     pub r: i64,
-    /// Scale: alpha / rank.
+    /// Scale: alpha / rank, or alpha / √rank.
     pub lora_alpha: f64,
+    /// Whether the scale is alpha / √rank (Kalajdzievski, 2023).
+    #[serde(default)]
+    pub use_rslora: bool,
     /// Dropout before A in training.
     pub lora_dropout: f64,
-    /// Last parts of the names of the layers with LoRA.
+    /// Names of the layers with LoRA, or their last parts.
     pub target_modules: Vec<String>,
     /// Kind of model.
     #[serde(default)]
@@ -88,6 +91,7 @@ impl LoraConfig {
             peft_type: "LORA".into(),
             r: i64::from(rank),
             lora_alpha: alpha,
+            use_rslora: false,
             lora_dropout: dropout,
             target_modules: names.into_iter().map(ToOwned::to_owned).collect(),
             task_type: None,
@@ -97,13 +101,36 @@ impl LoraConfig {
         }
     }
 
+    /// Factor of the pairs.
+    pub fn scale(&self) -> f64 {
+        let rank = self.r as f64;
+        self.lora_alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+
+    /// Says what is out of range.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !(1..=1 << 16).contains(&self.r) {
+            return Err(format!("r: expected a rank from 1 to 65536, found {}", self.r));
+        }
+        if !self.lora_alpha.is_finite() {
+            return Err(format!("lora_alpha: expected a finite number, found {}", self.lora_alpha));
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return Err(format!(
+                "lora_dropout: expected at least 0 and below 1, found {}",
+                self.lora_dropout
+            ));
+        }
+        Ok(())
+    }
+
     /// The linear layers with LoRA: name, inputs, outputs.
     pub fn layers(&self, config: &StudentConfig) -> Vec<(String, i64, i64)> {
         let is_target = |layer: &str| {
-            layer
-                .rsplit('.')
-                .next()
-                .is_some_and(|last| self.target_modules.iter().any(|target| target == last))
+            let names = |target: &String| {
+                layer.strip_suffix(target.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            };
+            self.target_modules.iter().any(names)
         };
         config
             .shapes()
@@ -137,7 +164,7 @@ impl LoraConfig {
 
     /// Adds the common factor; needed once after the pairs.
     pub fn insert_scale(&self, weights: &mut Weights) {
-        weights.insert(SCALE, Tensor::from_slice(&[self.lora_alpha / self.r as f64, self.lora_dropout]));
+        weights.insert(SCALE, Tensor::from_slice(&[self.scale(), self.lora_dropout]));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The student: a multimodal T5 as MM-CoT builds it (encoder, gated fusion with a picture, decoder, head).
 
+pub mod adapter;
 pub mod attention;
 pub mod checkpoint;
 pub mod config;
@@ -9,6 +10,7 @@ pub mod fusion;
 pub mod layers;
 pub mod lora;
 pub mod value_head;
+pub mod weight_files;
 pub mod weights;
 
 pub use config::StudentConfig;

@@ -3,8 +3,10 @@
 use crate::error::{Error, Result};
 use crate::student::checkpoint::map_file;
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -27,33 +29,56 @@ impl ImageFeatures {
     /// Opens a features file for a student that expects `width` numbers a patch.
     ///
     /// # Errors
-    /// Where the file is missing or broken, or its tensors are not float16 [patches, width], all alike.
+    /// Where the file is missing or broken, its tensors are not float16 [patches, width], all alike, or they are of
+    /// another width.
     pub fn open(path: &Path, width: i64) -> Result<Self> {
         let map = map_file(path)?;
         let wrong = |message: String| Error::Features { path: path.to_path_buf(), message };
         let mut index = BTreeMap::new();
-        let mut patches = None;
+        let mut shape: Option<[usize; 2]> = None;
         {
             let file =
                 SafeTensors::deserialize(&map).map_err(|e| wrong(format!("no safetensors file: {e}")))?;
             for (id, view) in file.tensors() {
-                let expected = patches.unwrap_or_else(|| view.shape().first().copied().unwrap_or_default());
-                let fits =
-                    view.dtype() == Dtype::F16 && view.shape() == [expected, width as usize] && expected > 0;
-                if !fits {
-                    let found = format!("{:?} {:?}", view.dtype(), view.shape());
+                let found = || format!("{:?} {:?}", view.dtype(), view.shape());
+                let (Dtype::F16, &[patches, found_width]) = (view.dtype(), view.shape()) else {
                     return Err(wrong(format!(
-                        "problem `{id}`: expected F16 [{expected}, {width}], found {found}"
+                        "problem `{id}`: expected F16 [patches, width], found {}",
+                        found()
+                    )));
+                };
+                let expected = *shape.get_or_insert([patches, found_width]);
+                if expected != [patches, found_width] || patches == 0 {
+                    return Err(wrong(format!(
+                        "problem `{id}`: expected F16 {expected:?}, found {}",
+                        found()
                     )));
                 }
-                patches = Some(expected);
                 let offset = view.data().as_ptr() as usize - map.as_ptr() as usize;
                 index.insert(id, (offset, view.data().len()));
             }
         }
-        let patches =
-            patches.ok_or_else(|| wrong("expected features of at least one problem, found none".into()))?;
+        let [patches, found] =
+            shape.ok_or_else(|| wrong("expected features of at least one problem, found none".into()))?;
+        if found as i64 != width {
+            return Err(wrong_width(path, width, found as i64));
+        }
         Ok(Self { map: Some(map), index, patches: patches as i64, width })
+    }
+
+    /// Width of a features file, from its header alone.
+    ///
+    /// # Errors
+    /// Where the file is missing or broken.
+    pub fn width_of(path: &Path) -> Result<i64> {
+        let map = map_file(path)?;
+        let wrong = |message: String| Error::Features { path: path.to_path_buf(), message };
+        let (_, header) =
+            SafeTensors::read_metadata(&map).map_err(|e| wrong(format!("no safetensors file: {e}")))?;
+        let width = header.tensors().values().next().and_then(|tensor| tensor.shape.last().copied());
+        width
+            .map(|width| width as i64)
+            .ok_or_else(|| wrong("expected features of at least one problem, found none".into()))
     }
 
     /// Whether the problem's picture is there.
@@ -88,30 +113,141 @@ impl ImageFeatures {
     }
 }
 
-/// Writes a features file: problem id → [patches, width].
+/// Features of another width than the student's.
+pub(crate) fn wrong_width(path: &Path, expected: i64, found: i64) -> Error {
+    Error::input(
+        format!(
+            "{}: expected features {expected} wide, as the student takes them, found {found}",
+            path.display()
+        ),
+        format!(
+            "make a student for these features (train init --image-feature-width {found}), or other features"
+        ),
+    )
+}
+
+/// Writes a features file: problem id → [patches, width], all alike.
 ///
 /// # Errors
 /// Where the disk refuses.
 pub fn write(path: &Path, features: &BTreeMap<String, Tensor>, encoder: &str) -> Result<()> {
-    let data: Vec<(&str, Vec<usize>, Vec<u8>)> = features
-        .iter()
-        .map(|(id, tensor)| {
-            let half = tensor.to_device(Device::Cpu).to_kind(Kind::Half).contiguous();
-            let mut bytes = vec![0u8; half.numel() * 2];
-            half.copy_data_u8(&mut bytes, half.numel());
-            (id.as_str(), half.size().iter().map(|&size| size as usize).collect(), bytes)
-        })
-        .collect();
-    let wrong = |e: safetensors::SafeTensorError| Error::Features {
-        path: PathBuf::from(path),
-        message: e.to_string(),
+    let Some([patches, width]) = features.values().next().map(|first| first.size()).as_deref().map(sizes)
+    else {
+        let message = "expected features of at least one problem, found none".into();
+        return Err(Error::Features { path: path.to_path_buf(), message });
     };
-    let views: Vec<(&str, TensorView<'_>)> = data
-        .iter()
-        .map(|(id, shape, bytes)| TensorView::new(Dtype::F16, shape.clone(), bytes).map(|view| (*id, view)))
-        .collect::<Result<_, _>>()
-        .map_err(wrong)?;
-    let metadata = [("ares.encoder".to_owned(), encoder.to_owned())].into();
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
-    Ok(schemas::table::write_bytes(path, &bytes)?)
+    let ids = features.keys().map(String::as_str);
+    let mut writer = FeatureWriter::create(path, ids, patches, width, encoder)?;
+    features.values().try_for_each(|row| writer.push(row))?;
+    writer.finish()
+}
+
+fn sizes(shape: &[i64]) -> [usize; 2] {
+    match shape {
+        [patches, width] => [*patches as usize, *width as usize],
+        _ => [0, 0],
+    }
+}
+
+/// Writes a features file picture by picture, beside its place; it appears when it is finished.
+#[derive(Debug)]
+pub struct FeatureWriter {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: Option<BufWriter<File>>,
+    shape: [i64; 2],
+    waiting: usize,
+}
+
+impl FeatureWriter {
+    /// Starts a file for these problems, whose features must come in the same order.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn create<'a>(
+        path: &Path,
+        ids: impl IntoIterator<Item = &'a str>,
+        patches: usize,
+        width: usize,
+        encoder: &str,
+    ) -> Result<Self> {
+        let bytes = patches * width * 2;
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".into(), serde_json::json!({ "ares.encoder": encoder }));
+        let mut waiting = 0;
+        for id in ids {
+            let offsets = [waiting * bytes, (waiting + 1) * bytes];
+            let tensor =
+                serde_json::json!({ "dtype": "F16", "shape": [patches, width], "data_offsets": offsets });
+            header.insert(id.to_owned(), tensor);
+            waiting += 1;
+        }
+        let mut header = serde_json::Value::Object(header).to_string();
+        // The format wants the numbers to begin at a multiple of 8.
+        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // The same name each time: what a killed process left behind is overwritten.
+        let temporary = folder.join(format!(".writing-{name}"));
+        let file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
+        let mut file = BufWriter::new(file);
+        file.write_all(&(header.len() as u64).to_le_bytes())
+            .and_then(|()| file.write_all(header.as_bytes()))
+            .map_err(Error::io("write", &temporary))?;
+        let shape = [patches as i64, width as i64];
+        Ok(Self { path: path.to_path_buf(), temporary, file: Some(file), shape, waiting })
+    }
+
+    /// Adds the next problem's features [patches, width].
+    ///
+    /// # Errors
+    /// Where they have another shape, or the disk refuses.
+    pub fn push(&mut self, features: &Tensor) -> Result<()> {
+        let wrong = |message: String| Error::Features { path: self.path.clone(), message };
+        if features.size() != self.shape || self.waiting == 0 {
+            let (expected, found) = (self.shape, features.size());
+            let waiting = self.waiting;
+            return Err(wrong(format!(
+                "expected {waiting} more of shape {expected:?}, found one of {found:?}"
+            )));
+        }
+        let half = features.to_device(Device::Cpu).to_kind(Kind::Half).contiguous();
+        let mut bytes = vec![0u8; half.numel() * 2];
+        half.copy_data_u8(&mut bytes, half.numel());
+        self.waiting -= 1;
+        match &mut self.file {
+            Some(file) => file.write_all(&bytes).map_err(Error::io("write", &self.temporary)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the file appear, synced to disk.
+    ///
+    /// # Errors
+    /// Where features are missing, or the disk refuses; then nothing appears.
+    pub fn finish(mut self) -> Result<()> {
+        if self.waiting > 0 {
+            let message = format!("expected features of {} more problems, found none", self.waiting);
+            return Err(Error::Features { path: self.path.clone(), message });
+        }
+        if let Some(file) = &mut self.file {
+            let written = file.flush().and_then(|()| file.get_ref().sync_all());
+            written.map_err(Error::io("write", &self.temporary))?;
+        }
+        std::fs::rename(&self.temporary, &self.path).map_err(Error::io("rename", &self.path))?;
+        self.file = None;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
+    }
+}
+
+impl Drop for FeatureWriter {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            let _ = std::fs::remove_file(&self.temporary); // the error that led here matters more
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod extract;
 pub mod features;
+pub mod npy;
 pub mod vit;
 
 pub use features::ImageFeatures;

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::student::checkpoint::read_safetensors;
+use crate::student::weight_files::check_numbers;
 use image::imageops::FilterType;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -23,6 +24,15 @@ pub struct VitConfig {
     pub image_size: i64,
     /// Pixels of a patch on each side.
     pub patch_size: i64,
+    /// Activation of the feed-forward layers: always `gelu`.
+    #[serde(default = "default_activation")]
+    pub hidden_act: String,
+    /// Colours of a pixel: always 3.
+    #[serde(default = "default_channels")]
+    pub num_channels: i64,
+    /// Always `vit`.
+    #[serde(default = "default_model_type")]
+    pub model_type: String,
     /// ε of the layer norms.
     #[serde(default = "default_epsilon")]
     pub layer_norm_eps: f64,
@@ -32,10 +42,22 @@ pub struct VitConfig {
     /// Deviation of each colour.
     #[serde(skip, default = "half")]
     pub image_std: [f64; 3],
+    /// How pictures are resized: true for bicubic, else bilinear.
+    #[serde(skip)]
+    pub bicubic: bool,
 }
 
 fn default_epsilon() -> f64 {
     1e-12
+}
+fn default_activation() -> String {
+    "gelu".into()
+}
+fn default_channels() -> i64 {
+    3
+}
+fn default_model_type() -> String {
+    "vit".into()
 }
 fn half() -> [f64; 3] {
     [0.5; 3]
@@ -59,9 +81,13 @@ impl Vit {
             intermediate_size: 512,
             image_size: 128,
             patch_size: 32,
+            hidden_act: default_activation(),
+            num_channels: default_channels(),
+            model_type: default_model_type(),
             layer_norm_eps: default_epsilon(),
             image_mean: half(),
             image_std: half(),
+            bicubic: false,
         };
         tch::manual_seed(seed);
         let options = (Kind::Float, Device::Cpu);
@@ -94,18 +120,12 @@ impl Vit {
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         let wrong = |message: String| Error::Checkpoint { path: path.clone(), message };
         let mut config: VitConfig = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-        let sizes = [config.hidden_size, config.num_attention_heads, config.image_size, config.patch_size];
-        if sizes.iter().any(|&size| size <= 0 || size > 1 << 16)
-            || config.hidden_size % config.num_attention_heads != 0
-            || config.image_size % config.patch_size != 0
-        {
-            return Err(wrong(format!("expected sizes that divide each other, found {config:?}")));
-        }
+        config.check().map_err(wrong)?;
         read_preprocessor(&folder.join("preprocessor_config.json"), &mut config)?;
         let file = folder.join("model.safetensors");
         let mut found = read_safetensors(&file)?;
         let mut tensors = BTreeMap::new();
-        let mut problems = Vec::new();
+        let mut problems = check_numbers(&mut found);
         for (name, shape) in shapes(&config) {
             let tensor = found.remove(&name).or_else(|| found.remove(&format!("vit.{name}")));
             match tensor {
@@ -130,6 +150,11 @@ impl Vit {
         self.config.hidden_size
     }
 
+    /// Rows of features of a picture: one for each patch, and the class token's.
+    pub fn rows(&self) -> usize {
+        1 + (self.config.image_size / self.config.patch_size).pow(2) as usize
+    }
+
     /// Moves the weights.
     #[must_use]
     pub fn to_device(self, device: Device) -> Self {
@@ -147,7 +172,9 @@ impl Vit {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let picture = image::load_from_memory(&bytes).map_err(|e| wrong(format!("no picture: {e}")))?;
         let size = self.config.image_size as u32;
-        let pixels = image::imageops::resize(&picture.to_rgb8(), size, size, FilterType::Triangle);
+        // Catmull and Rom's curve is what Pillow calls bicubic.
+        let filter = if self.config.bicubic { FilterType::CatmullRom } else { FilterType::Triangle };
+        let pixels = image::imageops::resize(&picture.to_rgb8(), size, size, filter);
         let side = self.config.image_size;
         let tensor = Tensor::from_slice(pixels.as_raw()).view([side, side, 3]).permute([2, 0, 1]);
         let colour = |numbers: [f64; 3]| Tensor::from_slice(&numbers).to_kind(Kind::Float).view([3, 1, 1]);
@@ -207,18 +234,96 @@ fn colours_and_blocks(shape: &[i64]) -> Tensor {
     (whole + parts) * (2.0 / (side * side) as f64)
 }
 
-fn read_preprocessor(path: &Path, config: &mut VitConfig) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Preprocessor {
-        image_mean: Option<[f64; 3]>,
-        image_std: Option<[f64; 3]>,
+impl VitConfig {
+    fn check(&self) -> Result<(), String> {
+        for (name, expected, found) in
+            [("model_type", "vit", &self.model_type), ("hidden_act", "gelu", &self.hidden_act)]
+        {
+            if found != expected {
+                return Err(format!("{name}: expected `{expected}`, found `{found}`"));
+            }
+        }
+        for (name, found, most) in [
+            ("hidden_size", self.hidden_size, 1 << 16),
+            ("num_hidden_layers", self.num_hidden_layers, 1024),
+            ("num_attention_heads", self.num_attention_heads, 1024),
+            ("intermediate_size", self.intermediate_size, 1 << 20),
+            ("image_size", self.image_size, 1 << 14),
+            ("patch_size", self.patch_size, 1 << 14),
+        ] {
+            if !(1..=most).contains(&found) {
+                return Err(format!("{name}: expected a number from 1 to {most}, found {found}"));
+            }
+        }
+        if self.num_channels != 3 {
+            return Err(format!("num_channels: expected 3, found {}", self.num_channels));
+        }
+        for (name, whole, part, of) in [
+            ("num_attention_heads", self.hidden_size, self.num_attention_heads, "hidden_size"),
+            ("patch_size", self.image_size, self.patch_size, "image_size"),
+        ] {
+            if whole % part != 0 {
+                return Err(format!("{name}: expected a divisor of {of} {whole}, found {part}"));
+            }
+        }
+        if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps <= 0.1) {
+            let found = self.layer_norm_eps;
+            return Err(format!("layer_norm_eps: expected a number above 0, at most 0.1, found {found}"));
+        }
+        Ok(())
     }
-    if path.is_file() {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let preprocessor: Preprocessor = serde_json::from_str(&text)
-            .map_err(|e| Error::Checkpoint { path: path.to_path_buf(), message: e.to_string() })?;
-        config.image_mean = preprocessor.image_mean.unwrap_or_else(half);
-        config.image_std = preprocessor.image_std.unwrap_or_else(half);
+}
+
+/// `preprocessor_config.json`, the part that says what pictures must look like.
+#[derive(Deserialize)]
+struct Preprocessor {
+    image_mean: Option<[f64; 3]>,
+    image_std: Option<[f64; 3]>,
+    do_normalize: Option<bool>,
+    do_rescale: Option<bool>,
+    do_resize: Option<bool>,
+    rescale_factor: Option<f64>,
+    /// Pillow's number of the filter.
+    resample: Option<i64>,
+    size: Option<serde_json::Value>,
+}
+
+fn read_preprocessor(path: &Path, config: &mut VitConfig) -> Result<()> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let told: Preprocessor = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    for (name, found) in [("do_resize", told.do_resize), ("do_rescale", told.do_rescale)] {
+        if found == Some(false) {
+            return Err(wrong(format!("{name}: expected true, found false")));
+        }
+    }
+    if let Some(found) = told.rescale_factor.filter(|found| (found * 255.0 - 1.0).abs() > 1e-6) {
+        return Err(wrong(format!("rescale_factor: expected 1/255, found {found}")));
+    }
+    let expected = config.image_size;
+    let sides = match &told.size {
+        Some(size @ serde_json::Value::Object(_)) => vec![&size["height"], &size["width"]],
+        Some(size) => vec![size],
+        None => Vec::new(),
+    };
+    if let Some(found) = sides.iter().find(|side| side.as_i64() != Some(expected)) {
+        return Err(wrong(format!("size: expected {expected}, the model's image_size, found {found}")));
+    }
+    config.bicubic = match told.resample {
+        None | Some(2) => false,
+        Some(3) => true,
+        Some(found) => {
+            return Err(wrong(format!("resample: expected 2 (bilinear) or 3 (bicubic), found {found}")));
+        }
+    };
+    let is_normal = told.do_normalize != Some(false);
+    config.image_mean = if is_normal { told.image_mean.unwrap_or_else(half) } else { [0.0; 3] };
+    config.image_std = if is_normal { told.image_std.unwrap_or_else(half) } else { [1.0; 3] };
+    if config.image_std.iter().any(|&deviation| deviation <= 0.0) {
+        return Err(wrong(format!("image_std: expected numbers above 0, found {:?}", config.image_std)));
     }
     Ok(())
 }

@@ -1,6 +1,16 @@
 //! Integration tests of the trainer, one binary.
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
+mod adapters;
+mod bad_input;
 mod checkpoints;
+mod features;
+mod kill;
+mod pickles;
 mod reference;
+mod reference_lora;
+mod reference_ppo;
+mod rl_values;
+mod small;
 mod vit;
+mod weight_files;

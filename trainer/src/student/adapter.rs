@@ -1,0 +1,148 @@
+//! LoRA adapters in PEFT's folders: `adapter_config.json` and `adapter_model.safetensors`.
+
+use super::checkpoint::{copy_companions, to_json, write_folder, write_safetensors};
+use super::config::StudentConfig;
+use super::lora::{LoraConfig, is_lora, peft_name};
+use super::weight_files::{check_numbers, compare, read_pickle, read_safetensors};
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use tch::{Device, Tensor};
+
+/// Settings of PEFT that change what an adapter computes, and that this program does not know.
+const UNKNOWN: [&str; 15] = [
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "layer_replication",
+    "layers_to_transform",
+    "lora_bias",
+    "modules_to_save",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "velora_config",
+    "monteclora_config",
+];
+
+/// Writes the LoRA matrices of `weights` in PEFT's layout, beside the base model's `config.json` and tokenizer.
+///
+/// # Errors
+/// Where the disk refuses; then the folder does not appear.
+pub fn write_adapter(
+    folder: &Path,
+    lora: &LoraConfig,
+    config: &StudentConfig,
+    weights: &Weights,
+    companions: &Path,
+) -> Result<()> {
+    write_folder(folder, |temporary| {
+        schemas::table::write_bytes(&temporary.join("adapter_config.json"), to_json(lora)?.as_bytes())?;
+        schemas::table::write_bytes(&temporary.join("config.json"), to_json(config)?.as_bytes())?;
+        let matrices = weights.iter().filter(|(name, _)| is_lora(name));
+        let tensors = matrices.filter_map(|(name, tensor)| Some((peft_name(name)?, tensor)));
+        write_safetensors(&temporary.join("adapter_model.safetensors"), tensors, &[("format", "pt".into())])?;
+        copy_companions(companions, temporary)
+    })
+}
+
+/// Adds the LoRA matrices of a PEFT folder to a student's weights.
+///
+/// # Errors
+/// Where a file is missing or broken, the adapter is of another kind, or a matrix does not fit the student; all are
+/// listed.
+pub fn read_adapter(
+    folder: &Path,
+    config: &StudentConfig,
+    weights: &mut Weights,
+    device: Device,
+) -> Result<LoraConfig> {
+    let config_path = folder.join("adapter_config.json");
+    let text = fs::read_to_string(&config_path).map_err(Error::io("read", &config_path))?;
+    let wrong = |message: String| Error::Checkpoint { path: config_path.clone(), message };
+    let told: Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    check_config(&told).map_err(wrong)?;
+    let lora: LoraConfig = serde_json::from_value(told).map_err(|e| wrong(e.to_string()))?;
+    lora.check().map_err(wrong)?;
+
+    let (path, pickled) = (folder.join("adapter_model.safetensors"), folder.join("adapter_model.bin"));
+    let is_pickle = !path.is_file() && pickled.is_file();
+    let path = if is_pickle { pickled } else { path };
+    let mut found = if is_pickle { read_pickle(&path)? } else { read_safetensors(&path)? };
+    let mut problems = check_numbers(&mut found);
+    problems.extend(drop_copies(&mut found, weights));
+    // PyTorch's attention never calls this layer, so a pair beside it has no effect there either.
+    found.retain(|name, _| !name.contains("mha_layer.out_proj.lora_"));
+    let layers = lora.layers(config);
+    let name = |layer: &str, side: &str| format!("base_model.model.{layer}.lora_{side}.weight");
+    let mut expected = BTreeMap::new();
+    for (layer, inputs, outputs) in &layers {
+        expected.insert(name(layer, "A"), vec![lora.r, *inputs]);
+        expected.insert(name(layer, "B"), vec![*outputs, lora.r]);
+    }
+    problems.extend(compare(&expected, &found));
+    if !problems.is_empty() {
+        return Err(Error::Weights { path, problems });
+    }
+    for (layer, ..) in &layers {
+        if let (Some(a), Some(b)) = (found.remove(&name(layer, "A")), found.remove(&name(layer, "B"))) {
+            lora.insert(weights, layer, a.to_device(device), b.to_device(device));
+        }
+    }
+    lora.insert_scale(weights);
+    Ok(lora)
+}
+
+fn check_config(told: &Value) -> Result<(), String> {
+    let text = |key: &str| told.get(key).and_then(Value::as_str);
+    if let Some(kind) = text("peft_type").filter(|kind| *kind != "LORA") {
+        return Err(format!("peft_type: expected `LORA`, found `{kind}`"));
+    }
+    if let Some(bias) = text("bias").filter(|bias| *bias != "none") {
+        return Err(format!("bias: expected `none`, found `{bias}`"));
+    }
+    for key in UNKNOWN {
+        let found = &told[key];
+        let unset = match found {
+            Value::Null | Value::Bool(false) => true,
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        if !unset {
+            return Err(format!(
+                "{key}: expected it unset, as this program has no such adapters, found {found}"
+            ));
+        }
+    }
+    match &told["target_modules"] {
+        Value::Array(_) => Ok(()),
+        found => Err(format!("target_modules: expected a list of layer names, found {found}")),
+    }
+}
+
+/// Drops the base model's own weights, which PEFT stores beside adapters of the head; reports those that differ.
+fn drop_copies(found: &mut BTreeMap<String, Tensor>, weights: &Weights) -> Vec<String> {
+    let mut problems = Vec::new();
+    found.retain(|name, tensor| {
+        let Some(layer) = name.strip_prefix("base_model.model.") else { return true };
+        let layer = layer.replace(".base_layer.", ".");
+        let base = match layer.as_str() {
+            "encoder.embed_tokens.weight" | "decoder.embed_tokens.weight" => weights.find("shared.weight"),
+            "lm_head.weight" => weights.find(&layer).or_else(|| weights.find("shared.weight")),
+            _ => weights.find(&layer),
+        };
+        let Some(base) = base else { return true };
+        if base.size() != tensor.size() || !base.equal(&tensor.to_device(base.device())) {
+            problems.push(format!("{name}: expected a copy of the student's {layer}, found other numbers"));
+        }
+        false
+    });
+    problems
+}

@@ -1,0 +1,202 @@
+//! The files that hold a checkpoint's weights: safetensors or PyTorch's pickles, alone or in shards.
+
+use crate::error::{Error, Result};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use tch::{Kind, Tensor};
+
+/// File of the weights within a checkpoint.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+const PICKLE_FILE: &str = "pytorch_model.bin";
+
+/// Weights of a folder, with what is wrong about them.
+pub(super) struct Found {
+    /// File to name in errors.
+    pub(super) path: PathBuf,
+    pub(super) tensors: BTreeMap<String, Tensor>,
+    pub(super) problems: Vec<String>,
+}
+
+/// Reads all weights of a folder as float32.
+pub(super) fn read_folder(folder: &Path) -> Result<Found> {
+    let files = weight_files(folder)?;
+    let path = match files.as_slice() {
+        [single] => single.clone(),
+        _ => folder.join(WEIGHTS_FILE),
+    };
+    let mut found = Found { path, tensors: BTreeMap::new(), problems: Vec::new() };
+    let mut origins: BTreeMap<String, String> = BTreeMap::new();
+    for file in files {
+        let is_pickle = file.extension().is_some_and(|extension| extension == "bin");
+        let tensors = if is_pickle { read_pickle(&file)? } else { read_safetensors(&file)? };
+        let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for (name, tensor) in tensors {
+            if let Some(other) = origins.insert(name.clone(), file.clone()) {
+                found.problems.push(format!("{name}: expected in one file, found in {other} and {file}"));
+            }
+            found.tensors.insert(name, tensor);
+        }
+    }
+    found.problems.extend(check_numbers(&mut found.tensors));
+    Ok(found)
+}
+
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    for name in [WEIGHTS_FILE, PICKLE_FILE] {
+        let (single, index) = (folder.join(name), folder.join(format!("{name}.index.json")));
+        if single.is_file() {
+            return Ok(vec![single]);
+        }
+        if index.is_file() {
+            return shards(folder, index);
+        }
+    }
+    let message =
+        "expected a checkpoint with model.safetensors (or pytorch_model.bin, alone or in shards), found none";
+    Err(Error::Checkpoint { path: folder.to_path_buf(), message: message.into() })
+}
+
+fn shards(folder: &Path, index: PathBuf) -> Result<Vec<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = fs::read_to_string(&index).map_err(Error::io("read", &index))?;
+    let Index { weight_map } = serde_json::from_str(&text)
+        .map_err(|e| Error::Checkpoint { path: index.clone(), message: e.to_string() })?;
+    let mut names: Vec<String> = weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    if let Some(name) = names.iter().find(|name| name.contains(['/', '\\'])) {
+        let message = format!("expected file names in this folder, found `{name}`");
+        return Err(Error::Checkpoint { path: index, message });
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// Reads all tensors of a file, floats as float32 on the CPU.
+///
+/// # Errors
+/// Where the file is missing, is no safetensors file, or holds numbers of another kind.
+pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let mapped = map_file(path)?;
+    let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
+    let file = SafeTensors::deserialize(&mapped).map_err(|e| wrong(format!("no safetensors file: {e}")))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        tensors.insert(
+            name.clone(),
+            to_tensor(&view).map_err(|found| {
+                wrong(format!("tensor `{name}`: expected F32, F16, BF16, F64 or I64, found {found}"))
+            })?,
+        );
+    }
+    Ok(tensors)
+}
+
+/// Reads the state dict of a `torch.save` file, floats as float32 on the CPU.
+///
+/// libtorch's own reader does it, which builds tensors and lists but never runs Python's code.
+///
+/// # Errors
+/// Where the file is missing, or libtorch cannot read it; the message says how to convert it.
+pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let convert = |found: &str| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let target = name.strip_suffix(".bin").unwrap_or(&name).replace("pytorch_model", "model");
+        let message = format!(
+            "expected a dict of tensors in a zip, as save_pretrained writes it, found {found}; convert it \
+             once with: python -c \"import torch, safetensors.torch as s; w = torch.load('{name}', \
+             map_location='cpu', weights_only=True); s.save_file({{k: v.clone().contiguous() for k, v in \
+             w.items()}}, '{target}.safetensors')\""
+        );
+        Error::Checkpoint { path: path.to_path_buf(), message }
+    };
+    let bytes = map_file(path)?;
+    if !bytes.starts_with(b"PK\x03\x04") {
+        return Err(convert("no zip"));
+    }
+    // A zip ends in the record of its table of contents. libtorch's reader crashes on one that is cut off.
+    let end = bytes.len().checked_sub(22).and_then(|start| bytes.get(start..start + 4));
+    if end != Some(b"PK\x05\x06") {
+        let message = "expected a whole zip, found one that is cut off; copy or download it again".into();
+        return Err(Error::Checkpoint { path: path.to_path_buf(), message });
+    }
+    let named = Tensor::loadz_multi(path).map_err(|error| {
+        // libtorch's message goes on with its stack.
+        let message = error.to_string();
+        convert(&format!("something else (libtorch: {})", message.lines().next().unwrap_or_default()))
+    })?;
+    let owned = |tensor: Tensor| {
+        let tensor = tensor.detach();
+        let tensor = if tensor.is_floating_point() { tensor.to_kind(Kind::Float) } else { tensor };
+        // Tensors of one storage become tensors of their own.
+        tensor.contiguous().copy()
+    };
+    Ok(named.into_iter().map(|(name, tensor)| (name, owned(tensor))).collect())
+}
+
+/// A tensor of a safetensors view; floats become float32, integers stay.
+fn to_tensor(view: &TensorView<'_>) -> Result<Tensor, String> {
+    let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+    let kind = match view.dtype() {
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::F64 => Kind::Double,
+        Dtype::I64 => Kind::Int64,
+        other => return Err(format!("{other:?}")),
+    };
+    let tensor = Tensor::from_data_size(view.data(), &shape, kind);
+    Ok(if kind == Kind::Int64 { tensor } else { tensor.to_kind(Kind::Float) })
+}
+
+/// Maps a file into memory.
+///
+/// # Errors
+/// Where it cannot be opened.
+#[allow(unsafe_code)]
+pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    // SAFETY: checkpoints and features are written beside and renamed, never changed in place.
+    unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))
+}
+
+/// What is wrong with the numbers; afterwards all are float32, so that comparing them cannot fail.
+pub(crate) fn check_numbers(tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, tensor) in tensors {
+        if tensor.kind() != Kind::Float {
+            problems.push(format!("{name}: expected floating-point numbers, found {:?}", tensor.kind()));
+            *tensor = tensor.to_kind(Kind::Float);
+        } else if !tensor.sum(Kind::Double).double_value(&[]).is_finite() {
+            problems.push(format!("{name}: expected finite numbers, found NaN or infinity"));
+        }
+    }
+    problems
+}
+
+/// What is missing, too much or of another shape.
+pub(crate) fn compare(
+    expected: &BTreeMap<String, Vec<i64>>,
+    found: &BTreeMap<String, Tensor>,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, shape) in expected {
+        match found.get(name) {
+            None => problems.push(format!("{name}: expected shape {shape:?}, found no such weight")),
+            Some(tensor) if &tensor.size() != shape => {
+                problems.push(format!("{name}: expected shape {shape:?}, found {:?}", tensor.size()));
+            }
+            Some(_) => {}
+        }
+    }
+    for name in found.keys().filter(|name| !expected.contains_key(*name)) {
+        problems.push(format!("{name}: expected no such weight, found shape {:?}", found[name].size()));
+    }
+    problems
+}

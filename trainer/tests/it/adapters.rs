@@ -1,0 +1,141 @@
+//! LoRA adapters that PEFT wrote: the same logits there and back; what is refused and how.
+
+use crate::checkpoints::{
+    assert_close, assert_contains, assert_same_tensors, copy_folder, expected, fused_logits, values,
+};
+use std::fs;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+use tempfile::TempDir;
+use trainer::student::adapter::{read_adapter, write_adapter};
+use trainer::student::checkpoint::{Loaded, read_safetensors, read_student, write_safetensors};
+use trainer::student::{Student, StudentConfig, Weights};
+
+fn base() -> (StudentConfig, Weights) {
+    let Loaded { config, weights } = read_student(&values("student_gated_untied")).expect("student");
+    (config, weights)
+}
+
+#[test]
+fn a_lora_of_peft_gives_the_same_logits_there_and_back() {
+    let (config, mut weights) = base();
+    let folder = values("adapter_gated_untied");
+    let lora = read_adapter(&folder, &config, &mut weights, Device::Cpu).expect("adapter");
+    let given = expected("adapter_gated_untied");
+    let student = Student::new(&weights, &config);
+    assert_close("adapted", &fused_logits(&student, &given), &given["logits"], 1e-5);
+
+    let kept = TempDir::new().expect("folder");
+    let copy = kept.path().join("answer");
+    write_adapter(&copy, &lora, &config, &weights, &values("student_gated_untied")).expect("written");
+    let file = "adapter_model.safetensors";
+    let (old, new) = (read_safetensors(&folder.join(file)), read_safetensors(&copy.join(file)));
+    assert_same_tensors(&new.expect("copy"), &old.expect("adapter"));
+    let (_, mut again) = base();
+    assert_eq!(read_adapter(&copy, &config, &mut again, Device::Cpu).expect("copy"), lora);
+    assert_eq!(again.fingerprint(), weights.fingerprint());
+}
+
+#[test]
+fn a_rank_stabilized_one_with_a_copy_of_the_head_gives_the_same_logits() {
+    let (config, mut weights) = base();
+    let folder = values("adapter_rslora");
+    let found = read_safetensors(&folder.join("adapter_model.safetensors")).expect("adapter");
+    assert!(found.contains_key("base_model.model.lm_head.base_layer.weight"));
+    let lora = read_adapter(&folder, &config, &mut weights, Device::Cpu).expect("adapter");
+    assert!(lora.use_rslora);
+    assert!((lora.scale() - 4.0 / 2f64.sqrt()).abs() < 1e-12);
+    let given = expected("adapter_rslora");
+    let student = Student::new(&weights, &config);
+    assert_close("adapted", &fused_logits(&student, &given), &given["logits"], 1e-5);
+}
+
+#[test]
+fn an_adapter_that_does_not_fit_is_refused() {
+    let (config, weights) = base();
+    let (_kept, folder) = copy_folder("adapter_gated_untied");
+    let file = folder.join("adapter_model.safetensors");
+    let mut found = read_safetensors(&file).expect("adapter");
+    let layer = |name: &str| format!("base_model.model.{name}.weight");
+    assert!(found.remove(&layer("lm_head.lora_A")).is_some());
+    found.insert(layer("encoder.gate_dense.lora_B"), Tensor::zeros([32, 3], (Kind::Float, Device::Cpu)));
+    found.insert(layer("shared.lora_A"), Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)));
+    write_safetensors(&file, found.iter().map(|(name, tensor)| (name.clone(), tensor)), &[])
+        .expect("written");
+    let mut changed = weights.copy_to(Device::Cpu);
+    let message = read_adapter(&folder, &config, &mut changed, Device::Cpu).expect_err("broken").to_string();
+    assert_contains(
+        &message,
+        &[
+            "adapter_model.safetensors: weights do not fit the student:",
+            "base_model.model.lm_head.lora_A.weight: expected shape [2, 32], found no such weight",
+            "base_model.model.encoder.gate_dense.lora_B.weight: expected shape [32, 2], found [32, 3]",
+            "base_model.model.shared.lora_A.weight: expected no such weight, found shape [2, 2]",
+        ],
+    );
+    assert_eq!(changed.fingerprint(), weights.fingerprint(), "nothing was added");
+}
+
+#[test]
+fn an_adapter_of_another_base_is_refused() {
+    let (_kept, folder) = copy_folder("adapter_rslora");
+    let (config, mut weights) = base();
+    let other = weights.get("lm_head.weight") + 1.0;
+    weights.insert("lm_head.weight", other);
+    let message = read_adapter(&folder, &config, &mut weights, Device::Cpu).expect_err("other").to_string();
+    assert_contains(
+        &message,
+        &[
+            "base_model.model.lm_head.base_layer.weight: expected a copy of the student's lm_head.weight, found other \
+           numbers",
+        ],
+    );
+    assert_eq!(message.lines().count(), 2, "{message}");
+}
+
+fn refused(change: impl FnOnce(&mut serde_json::Value)) -> String {
+    let (_kept, folder) = copy_folder("adapter_rslora");
+    let file = folder.join("adapter_config.json");
+    let mut told: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&file).expect("config")).expect("json");
+    change(&mut told);
+    fs::write(&file, told.to_string()).expect("written");
+    let (config, mut weights) = base();
+    let message = read_adapter(&folder, &config, &mut weights, Device::Cpu).expect_err("other").to_string();
+    let name = Path::new(&file).display().to_string();
+    message.strip_prefix(&format!("{name}: ")).unwrap_or_else(|| panic!("{message}")).to_owned()
+}
+
+#[test]
+fn adapters_of_another_kind_are_refused() {
+    for (key, value, expected) in [
+        ("peft_type", "\"LOHA\"", "peft_type: expected `LORA`, found `LOHA`"),
+        ("bias", "\"all\"", "bias: expected `none`, found `all`"),
+        (
+            "rank_pattern",
+            "{\"q\":8}",
+            "rank_pattern: expected it unset, as this program has no such adapters, found {\"q\":8}",
+        ),
+        (
+            "alpha_pattern",
+            "{\"q\":8}",
+            "alpha_pattern: expected it unset, as this program has no such adapters, found {\"q\":8}",
+        ),
+        ("use_dora", "true", "use_dora: expected it unset, as this program has no such adapters, found true"),
+        (
+            "modules_to_save",
+            "[\"lm_head\"]",
+            "modules_to_save: expected it unset, as this program has no such adapters, found [\"lm_head\"]",
+        ),
+        (
+            "target_modules",
+            "\"all-linear\"",
+            "target_modules: expected a list of layer names, found \"all-linear\"",
+        ),
+        ("r", "0", "r: expected a rank from 1 to 65536, found 0"),
+        ("lora_dropout", "1.0", "lora_dropout: expected at least 0 and below 1, found 1"),
+    ] {
+        let value = serde_json::from_str(value).expect("json");
+        assert_eq!(refused(|told| told[key] = value), expected);
+    }
+}

@@ -1,0 +1,358 @@
+//! Bad input through the real `train`: exit status 2, and what, where, what was expected and what was found.
+
+use crate::small::{Place, error_lines, provenance, tokenizer_folder};
+use arrow::array::{ArrayRef, Float32Array, RecordBatch};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::WriterProperties;
+use schemas::{Correction, Problem, Rationale, Reject, Rollout, Score, Sentence, table};
+use std::fs::{self, File};
+use std::sync::Arc;
+use tch::{Device, Kind, Tensor};
+use trainer::student::Weights;
+use trainer::student::checkpoint::{read_safetensors, read_student, write_safetensors};
+use trainer::vision::features;
+
+/// A place of a few problems; sampling is left out, rollouts are written by hand.
+fn place() -> Place {
+    Place::new(12)
+}
+
+/// Rollouts as the base student could have sampled them: two for each of three problems.
+fn rollouts(place: &Place) -> Vec<Rollout> {
+    let policy = read_student(&place.checkpoint("base")).expect("student").weights.fingerprint();
+    let rollout = |number: u32| {
+        let problem_id = format!("p{}", number / 2);
+        Rollout {
+            rollout_id: Rollout::id(&problem_id, 1, number % 2),
+            problem_id,
+            round: 1,
+            sample: number % 2,
+            rationale: "One. Two.".into(),
+            token_ids: vec![5, 6, 7, 1],
+            logprobs: vec![-1.0; 4],
+            ref_logprobs: vec![-1.0; 4],
+            values: vec![0.0; 4],
+            sentences: vec![
+                Sentence { text: "One.".into(), token_end: 0 },
+                Sentence { text: "Two.".into(), token_end: 2 },
+            ],
+            truncated: false,
+            policy: policy.clone(),
+            seed: 1,
+        }
+    };
+    (0..6).map(rollout).collect()
+}
+
+fn write_rollouts(place: &Place, rollouts: &[Rollout]) {
+    place.dataset().write_part(1, "test", rollouts.iter().cloned(), &provenance()).expect("written");
+}
+
+#[test]
+fn the_tokenizer_of_another_student() {
+    let place = place();
+    let file = place.checkpoint("base").join("tokenizer.json");
+    let text = fs::read_to_string(&file).expect("tokenizer");
+    let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
+    told["model"]["vocab"].as_array_mut().expect("pieces").push(serde_json::json!(["other", -9.0]));
+    fs::write(&file, told.to_string()).expect("written");
+    let expected = format!(
+        "error: {}: expected 1 to 624 tokens, for the checkpoint's 624 rows, found 625",
+        file.display()
+    );
+    assert_eq!(place.refused("rollout"), [expected]);
+}
+
+#[test]
+fn missing_and_extra_tensors() {
+    let place = place();
+    let file = place.checkpoint("base").join("model.safetensors");
+    let mut weights = Weights::new(read_safetensors(&file).expect("weights"));
+    let head = weights.remove("lm_head.weight").expect("head");
+    weights.insert("lm_head.bias", head.narrow(0, 0, 1));
+    weights.remove("encoder.gate_dense.bias");
+    let tensors = weights.iter().map(|(name, tensor)| (name.to_owned(), tensor));
+    write_safetensors(&file, tensors, &[]).expect("written");
+    let expected = [
+        format!("error: {}: weights do not fit the student:", file.display()),
+        "  encoder.gate_dense.bias: expected shape [32], found no such weight".into(),
+        "  lm_head.weight: expected shape [624, 32], found no such weight".into(),
+        "  lm_head.bias: expected no such weight, found shape [1, 32]".into(),
+    ];
+    assert_eq!(place.refused("rollout"), expected);
+}
+
+#[test]
+fn features_of_another_shape() {
+    let place = place();
+    let path = place.dataset().vision_path("vit");
+    let rows = [("p0".to_owned(), Tensor::zeros([3, 24], (Kind::Half, Device::Cpu)))].into();
+    features::write(&path, &rows, "vit").expect("written");
+    let expected = [
+        "error: data/vision/vit.safetensors: expected features 16 wide, as the student takes them, found 24",
+        "make a student for these features (train init --image-feature-width 24), or other features",
+    ];
+    assert_eq!(place.refused("rollout"), expected);
+}
+
+#[test]
+fn scores_of_rollouts_that_are_not_there() {
+    let place = place();
+    let rollouts = rollouts(&place);
+    write_rollouts(&place, &rollouts);
+    place.write_scores(&rollouts, |score| {
+        if score.rollout_id == "p1-r1-s0" {
+            score.rollout_id = "p9-r1-s0".into();
+        }
+    });
+    let expected = [
+        "error: scores, round 1: rollout p9-r1-s0, sentence 0: expected a rollout of this round, found none",
+        "remove the scores that belong to other rollouts, or put those rollouts back",
+    ];
+    assert_eq!(place.refused("rl"), expected);
+}
+
+#[test]
+fn scores_of_other_rollouts_under_the_same_names() {
+    let place = place();
+    let rollouts = rollouts(&place);
+    write_rollouts(&place, &rollouts);
+    place.write_scores(&rollouts, |score| {
+        if score.rollout_id == "p2-r1-s1" && score.sentence_index == 1 {
+            score.sentence = "Three.".into();
+        }
+    });
+    let expected = "error: scores, round 1: rollout p2-r1-s1, sentence 1: expected `Two.`, found `Three.`";
+    assert_eq!(place.refused("rl")[0], expected);
+}
+
+#[test]
+fn scores_of_some_sentences_only_or_of_too_many() {
+    let place = place();
+    let rollouts = rollouts(&place);
+    write_rollouts(&place, &rollouts);
+    let mut shortened = rollouts.clone();
+    shortened[3].sentences.pop();
+    place.write_scores(&shortened, |_| {});
+    assert_eq!(
+        place.refused("rl"),
+        ["error: scores, round 1: rollout p1-r1-s1: expected a score for each of 2 sentences, found 1"]
+    );
+    place.write_scores(&rollouts, |score| {
+        if score.rollout_id == "p0-r1-s0" {
+            score.sentence_index += 1;
+        }
+    });
+    let line = &place.refused("rl")[0];
+    assert_eq!(line, "error: scores, round 1: rollout p0-r1-s0, sentence 1: expected `Two.`, found `One.`");
+    place.write_scores(&rollouts, |score| {
+        if score.rollout_id == "p0-r1-s0" && score.sentence_index == 1 {
+            score.sentence_index = 2;
+        }
+    });
+    let line = &place.refused("rl")[0];
+    assert_eq!(line, "error: scores, round 1: rollout p0-r1-s0, sentence 2: expected a sentence below 2");
+}
+
+#[test]
+fn scores_that_are_no_numbers() {
+    let place = place();
+    let rollouts = rollouts(&place);
+    write_rollouts(&place, &rollouts);
+    place.write_scores(&rollouts, |_| {});
+    // Our own writer refuses NaN, so another program's file is needed.
+    let path = place.dataset().part_path::<Score>(1, "test");
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(File::open(&path).expect("file")).expect("parquet");
+    let metadata = builder.metadata().file_metadata().key_value_metadata().cloned();
+    let batches: Vec<RecordBatch> =
+        builder.build().expect("rows").map(|batch| batch.expect("rows")).collect();
+    let properties = WriterProperties::builder().set_key_value_metadata(metadata).build();
+    let file = File::create(&path).expect("file");
+    let mut writer = ArrowWriter::try_new(file, batches[0].schema(), Some(properties)).expect("writer");
+    for batch in batches {
+        let at = batch.schema().index_of("score").expect("column");
+        let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
+        let mut scores = vec![0.5f32; batch.num_rows()];
+        scores[4] = f32::NAN;
+        columns[at] = Arc::new(Float32Array::from(scores));
+        let batch = RecordBatch::try_new(batch.schema(), columns).expect("batch");
+        writer.write(&batch).expect("written");
+    }
+    writer.close().expect("written");
+    let expected = "error: data/scores/round=1/part-test.parquet: column `score`, row 4: expected a number from 0 to \
+                    1, found NaN";
+    assert_eq!(place.refused("rl"), [expected]);
+}
+
+#[test]
+fn rollouts_that_do_not_fit_together() {
+    let place = place();
+    let good = rollouts(&place);
+    let refused = |change: &dyn Fn(&mut Rollout)| {
+        let mut rollouts = good.clone();
+        change(&mut rollouts[2]);
+        write_rollouts(&place, &rollouts);
+        place.write_scores(&rollouts, |_| {});
+        place.refused("rl").remove(0)
+    };
+    for (line, change) in [
+        (
+            "error: rollouts: p1-r1-s0: expected finite numbers, found NaN",
+            &(|rollout: &mut Rollout| rollout.logprobs[1] = f32::NAN) as &dyn Fn(&mut Rollout),
+        ),
+        ("error: rollouts: p1-r1-s0: expected 4 values, found 3", &|rollout: &mut Rollout| {
+            rollout.values.truncate(3)
+        }),
+        ("error: rollouts: p1-r1-s0: expected 4 ref_logprobs, found 5", &|rollout: &mut Rollout| {
+            rollout.ref_logprobs.push(0.0)
+        }),
+        ("error: rollouts: p1-r1-s0: expected tokens below 624, found 624", &|rollout: &mut Rollout| {
+            rollout.token_ids[0] = 624
+        }),
+        ("error: rollouts: p1-r1-s0: expected a token_end below 4, found 4", &|rollout: &mut Rollout| {
+            rollout.sentences[1].token_end = 4
+        }),
+    ] {
+        assert_eq!(refused(change), line);
+    }
+    let line = refused(&|rollout: &mut Rollout| rollout.policy = "0123456789abcdef".into());
+    let begin = "error: round 1: rollout p1-r1-s0 was sampled by policy 0123456789ab, but ";
+    assert!(line.starts_with(begin), "{line}");
+}
+
+#[test]
+fn nothing_scored_waits_and_nothing_to_score_is_refused() {
+    let place = place();
+    let mut rollouts = rollouts(&place);
+    write_rollouts(&place, &rollouts);
+    let line = place.stage("rl");
+    assert!(
+        line.starts_with("round 1: 6 rationales wait for scores; next: collect-feedback --round 1"),
+        "{line}"
+    );
+    assert!(!place.checkpoint("round=1/rl").exists());
+
+    // All rejected.
+    let rejects = rollouts.iter().map(|rollout| Reject {
+        kind: "scores".into(),
+        subject_id: rollout.rollout_id.clone(),
+        problem_id: rollout.problem_id.clone(),
+        round: 1,
+        reason: "no JSON".into(),
+        reply: String::new(),
+        attempts: 3,
+        request_key: "k".into(),
+    });
+    place.dataset().write_part::<Reject>(1, "test", rejects, &provenance()).expect("written");
+    let expected = [
+        "error: round 1: rl.min_coverage: expected 95.0 % of 6 rollouts scored, found 0.0 % (6 rejected)",
+        "look at the rejects table, or lower --min-coverage",
+    ];
+    assert_eq!(place.refused("rl"), expected);
+
+    // All empty: a rationale without a sentence cannot be scored.
+    for rollout in &mut rollouts {
+        rollout.sentences.clear();
+        rollout.rationale.clear();
+    }
+    write_rollouts(&place, &rollouts);
+    let expected = "error: round 1: expected scored rollouts to learn from, found none (6 are empty)";
+    assert_eq!(place.refused("rl"), [expected]);
+}
+
+#[test]
+fn empty_rationales_are_left_out_and_counted() {
+    let place = place();
+    let mut rollouts = rollouts(&place);
+    rollouts[1].sentences.clear();
+    write_rollouts(&place, &rollouts);
+    place.write_scores(&rollouts, |_| {});
+    let line = place.stage("rl");
+    assert!(line.contains("ppo on 5 rollouts") && line.contains("(left out: 1 empty)"), "{line}");
+}
+
+#[test]
+fn corrections_that_are_empty_or_of_other_rationales() {
+    let place = place();
+    let rollouts = rollouts(&place);
+    write_rollouts(&place, &rollouts);
+    place.write_scores(&rollouts, |_| {});
+    place.stage("rl");
+    let first = place.dataset().read::<Rationale>(1).expect("rationales").remove(0).rationale_id;
+    let refused = |change: &dyn Fn(&mut Correction)| {
+        place.write_corrections(|correction| {
+            if correction.rationale_id == first {
+                change(correction);
+            }
+        });
+        place.refused("sft")
+    };
+    let expected =
+        format!("error: corrections, round 1: rationale {first}: expected a text, found an empty one");
+    assert_eq!(refused(&|correction| correction.corrected = " \n".into()), [expected]);
+    let expected = "error: corrections, round 1: expected a rationale of stage rl, found `p99-r1-rl`";
+    assert_eq!(refused(&|correction| correction.rationale_id = "p99-r1-rl".into()), [expected]);
+}
+
+#[test]
+fn a_problem_longer_than_the_model_is_cut_at_its_end() {
+    let place = place();
+    let long = |number: usize| Problem {
+        question: crate::small::problem(number).question.repeat(100),
+        ..crate::small::problem(number)
+    };
+    let path = place.dataset().problems_path();
+    table::write(&path, (0..4).map(long), &provenance()).expect("written");
+    place.stage("rollout");
+    let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
+    assert_eq!(rollouts.len(), 8);
+    assert!(rollouts.iter().all(|rollout| !rollout.token_ids.is_empty()));
+}
+
+#[test]
+fn features_then_init_make_a_student_that_fits() {
+    let place = place();
+    let dataset = place.dataset();
+    let picture = dataset.images_dir().join("p0.png");
+    table::write_bytes(&picture, crate::small::PICTURE).expect("written");
+    let rows = (0..12).map(|number| Problem {
+        image: (number == 0).then(|| "images/p0.png".into()),
+        ..crate::small::problem(number)
+    });
+    table::write(&dataset.problems_path(), rows, &provenance()).expect("written");
+    let run = |arguments: &[&str]| place.train(arguments).output().expect("train");
+    assert!(run(&["features"]).status.success());
+    let tokenizer = tokenizer_folder().display().to_string();
+    let output = run(&["init", "--tokenizer", &tokenizer, "--out", "checkpoints/new"]);
+    let line = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(line.ends_with("for image features 128 wide\n"), "{line}{:?}", output);
+    fs::remove_dir_all(place.checkpoint("base")).expect("removed");
+    fs::rename(place.checkpoint("new"), place.checkpoint("base")).expect("renamed");
+    place.stage("rollout");
+
+    let output = run(&[
+        "init",
+        "--tokenizer",
+        &tokenizer,
+        "--image-feature-width",
+        "1024",
+        "--out",
+        "checkpoints/other",
+    ]);
+    let expected = [
+        "error: --image-feature-width: expected 128, as data/vision/vit.safetensors is wide, found 1024",
+        "leave the flag out, and the width is taken from the features",
+    ];
+    assert_eq!(error_lines(&output), expected);
+
+    // A student for other features is refused where it would be made.
+    fs::remove_file(dataset.vision_path("vit")).expect("removed");
+    let rows = [("p0".to_owned(), Tensor::zeros([3, 24], (Kind::Half, Device::Cpu)))].into();
+    features::write(&dataset.vision_path("vit"), &rows, "vit").expect("written");
+    let output = run(&["init", "--from", "checkpoints/base", "--out", "checkpoints/other"]);
+    let expected =
+        "error: data/vision/vit.safetensors: expected features 128 wide, as the student takes them, found 24";
+    assert_eq!(error_lines(&output)[0], expected);
+}

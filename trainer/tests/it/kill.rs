@@ -1,0 +1,115 @@
+//! kill -9 at random moments of each stage: weights and tables end as in an undisturbed run.
+//!
+//! `ARES_KILLS` is the number of kills in each stage.
+
+use crate::small::Place;
+use schemas::provenance::sha256_hex;
+use schemas::{Metric, Rationale, Rollout, Table};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const KILLS: u32 = 3;
+
+/// Metrics of the clock, which no run repeats.
+const OF_THE_CLOCK: [&str; 4] = ["second", "tokens_per", "memory", "time"];
+
+/// What a run leaves: weights by folder, rows by table; and hidden files, of which there must be none.
+#[derive(Debug, PartialEq)]
+struct Left {
+    weights: BTreeMap<PathBuf, String>,
+    tables: BTreeMap<&'static str, Vec<String>>,
+    hidden: Vec<PathBuf>,
+}
+
+fn left(place: &Place) -> Left {
+    let mut weights = BTreeMap::new();
+    let mut hidden = Vec::new();
+    for path in files(place.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let relative = path.strip_prefix(place.path()).expect("inside").to_path_buf();
+        if name == "model.safetensors" {
+            weights.insert(relative, sha256_hex(&fs::read(&path).expect("weights")));
+        } else if name.starts_with('.') && !name.ends_with(".lock") {
+            hidden.push(relative);
+        }
+    }
+    let tables = [rows::<Rollout>(place), rows::<Rationale>(place), rows::<Metric>(place)];
+    Left { weights, tables: tables.into(), hidden }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+fn rows<T: Table + Serialize>(place: &Place) -> (&'static str, Vec<String>) {
+    let rows: Vec<T> = place.dataset().read(1).expect(T::NAME);
+    assert!(!rows.is_empty() || T::NAME != "rollouts");
+    let texts = rows.iter().filter_map(|row| {
+        let mut row = serde_json::to_value(row).expect("json");
+        let is_of_the_clock =
+            T::NAME == "metrics" && OF_THE_CLOCK.iter().any(|word| row["name"].to_string().contains(word));
+        row.as_object_mut().expect("row").remove("at");
+        (!is_of_the_clock).then(|| row.to_string())
+    });
+    (T::NAME, texts.collect())
+}
+
+/// Kills the stage at moments drawn between its start and the end of an undisturbed run, until `wanted` kills hit
+/// it; where it ended before, another one begins.
+fn disturb(prepared: &Place, stage: &str, calm: Duration, expected: &Left, wanted: u32, moment: &mut u64) {
+    let mut kills = 0;
+    for _ in 0..100 {
+        let place = prepared.copy();
+        while kills < wanted {
+            let mut command = place.train(&["--round", "1", "--stage", stage]);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("train");
+            *moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let share = (*moment >> 40) as f64 / (1u64 << 24) as f64;
+            std::thread::sleep(calm.mul_f64(share));
+            if let Some(status) = child.try_wait().expect("status") {
+                assert!(status.success());
+                break;
+            }
+            child.kill().expect("killed");
+            child.wait().expect("status");
+            kills += 1;
+        }
+        place.stage(stage);
+        assert_eq!(&left(&place), expected, "{stage} after {kills} kills");
+        if kills >= wanted {
+            println!("{stage}: {kills} kills within {calm:?}");
+            return;
+        }
+    }
+    panic!("{stage}: only {kills} kills hit");
+}
+
+#[test]
+fn a_killed_round_ends_as_an_undisturbed_one() {
+    let wanted = std::env::var("ARES_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let mut moment = 4242;
+    // More train problems than a part of rollouts holds.
+    let calm = Place::new(270);
+    for stage in ["rollout", "rl", "sft"] {
+        let prepared = calm.copy();
+        let start = Instant::now();
+        calm.stage(stage);
+        let took = start.elapsed();
+        let expected = left(&calm);
+        assert_eq!(expected.hidden, Vec::<PathBuf>::new());
+        disturb(&prepared, stage, took, &expected, wanted, &mut moment);
+        match stage {
+            "rollout" => calm.write_scores(&calm.dataset().read::<Rollout>(1).expect("rollouts"), |_| {}),
+            "rl" => calm.write_corrections(|_| {}),
+            _ => {}
+        }
+    }
+    let folders = left(&calm).weights;
+    assert_eq!(folders.len(), 3, "base, rl, sft: {folders:?}");
+    assert_eq!(folders.values().collect::<std::collections::BTreeSet<_>>().len(), 3, "{folders:?}");
+}
