@@ -55,6 +55,7 @@
   useful("answer", (card) => card.answers.some((answer) => answer.correct !== null));
   useful("rejected", (card) => card.rejects);
   useful("repeats", (card) => card.repeats);
+  if (!cards.some((card) => card.spread >= 0)) form.elements.sort.querySelector("[value=spread]").remove();
 
   const fits = (wanted) => (card) => {
     if (wanted.split && card.split !== wanted.split) return false;

@@ -173,6 +173,11 @@ fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     (scale > 0.0).then(|| product / scale)
 }
 
+/// With its sign; nothing is `+0.000`, never `-0.000`.
+fn signed(value: f64) -> String {
+    format!("{:+.3}", (value * 1000.0).round() / 1000.0 + 0.0)
+}
+
 impl fmt::Display for Agreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: Option<f64>| {
@@ -185,7 +190,7 @@ impl fmt::Display for Agreement {
         writeln!(f, "  rank correlation   {:>9}  (Spearman)", number(self.rank_correlation))?;
         writeln!(f, "  mean score before  {:>9}", number(self.mean_first))?;
         writeln!(f, "  mean score now     {:>9}", number(self.mean_again))?;
-        let drift = self.drift.map_or_else(|| "-".to_owned(), |drift| format!("{drift:+.3}"));
+        let drift = self.drift.map_or_else(|| "-".to_owned(), signed);
         writeln!(f, "  drift              {drift:>9}")?;
         if !self.places.is_empty() {
             writeln!(f, "\nsentence  number  before     now   drift   equal")?;
@@ -193,12 +198,12 @@ impl fmt::Display for Agreement {
         for place in &self.places {
             writeln!(
                 f,
-                "{:>8}  {:>6}  {:>6.3}  {:>6.3}  {:>+6.3}  {:>5.1} %",
+                "{:>8}  {:>6}  {:>6.3}  {:>6.3}  {:>6}  {:>5.1} %",
                 if place.position == POSITIONS { "10+".to_owned() } else { place.position.to_string() },
                 place.sentences,
                 place.mean_first,
                 place.mean_again,
-                place.mean_again - place.mean_first,
+                signed(place.mean_again - place.mean_first),
                 place.exact * 100.0
             )?;
         }

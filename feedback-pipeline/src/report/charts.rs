@@ -35,7 +35,10 @@ pub(super) fn distribution(figures: &Figures) -> Result<Chart> {
     let shares: Vec<f32> = figures.distribution.iter().map(|count| percent(share(*count, all))).collect();
     let names: Vec<String> = (0..=10).map(|tenths| format!("{:.1}", f64::from(tenths) / 10.0)).collect();
     let summary = summary(&names, &shares, " %");
-    let svg = bars(vec![("sentences", shares)], names, None)?;
+    // Room above the highest bar for its label.
+    let top = shares.iter().fold(0.0, |most: f32, share| most.max(*share));
+    let most = (top * 1.12 / 10.0).ceil() * 10.0;
+    let svg = bars(vec![("sentences", shares)], names, most)?;
     Ok(Chart { title: "Sentences by score, %".to_owned(), summary, svg })
 }
 
@@ -50,7 +53,7 @@ pub(super) fn positions(figures: &Figures) -> Result<Chart> {
         .map(|tally| (tally.mean().unwrap_or_default() * 100.0).round() as f32 / 100.0)
         .collect();
     let summary = summary(&names, &means, "");
-    let svg = bars(vec![("mean score", means)], names, Some(1.0))?;
+    let svg = bars(vec![("mean score", means)], names, 1.0)?;
     Ok(Chart { title: "Mean score by place of the sentence".to_owned(), summary, svg })
 }
 
@@ -65,7 +68,7 @@ pub(super) fn rounds(figures: &Figures) -> Result<Option<Chart>> {
     let whole: Vec<f32> = scored.iter().map(|round| percent(round.teacher.share_without_wrong())).collect();
     let summary = format!("{}; {}", summary(&names, &means, " %"), summary(&names, &whole, " %"));
     let series = vec![("mean score × 100", means), ("without a wrong sentence, %", whole)];
-    let svg = bars(series, names, Some(100.0))?;
+    let svg = bars(series, names, 100.0)?;
     Ok(Some(Chart { title: "Scores of the samples, round by round".to_owned(), summary, svg }))
 }
 
@@ -112,7 +115,7 @@ fn summary(names: &[String], values: &[f32], unit: &str) -> String {
     pairs.collect::<Vec<_>>().join(", ")
 }
 
-fn bars(series: Vec<(&str, Vec<f32>)>, names: Vec<String>, most: Option<f32>) -> Result<String> {
+fn bars(series: Vec<(&str, Vec<f32>)>, names: Vec<String>, most: f32) -> Result<String> {
     let several = series.len() > 1;
     let mut series: Vec<Series> = series.into_iter().map(Into::into).collect();
     for series in &mut series {
@@ -124,8 +127,8 @@ fn bars(series: Vec<(&str, Vec<f32>)>, names: Vec<String>, most: Option<f32>) ->
     chart.radius = Some(2.0);
     for axis in &mut chart.y_axis_configs {
         axis.min = Some(0.0);
-        axis.max = most;
-        axis.split_number = 4;
+        axis.max = Some(most);
+        axis.split_number = 5;
     }
     chart.svg().map_err(failed)
 }
@@ -190,7 +193,7 @@ mod tests {
     #[test]
     fn charts_are_drawn_in_marker_colours_alone() {
         let svg = curve(&[(0.0, 1.0), (10.0, 0.5), (20.0, 0.25)]).unwrap();
-        let svg = svg + &bars(vec![("a", vec![1.0, 2.0])], vec!["x".into(), "y".into()], None).unwrap();
+        let svg = svg + &bars(vec![("a", vec![1.0, 2.0])], vec!["x".into(), "y".into()], 10.0).unwrap();
         for colour in svg.split('#').skip(1).map(|rest| &rest[..6]) {
             assert!(["010101", "020202", "030303", "040404"].contains(&colour), "{colour}");
         }
