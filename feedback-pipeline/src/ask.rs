@@ -195,10 +195,15 @@ impl Asker {
             Some(Ok(image)) => (Some(image), None),
             Some(Err(reason)) => (None, Some(reason)),
         };
+        // An audit asks anew what was asked before, so its seed belongs to the request.
+        let keyed = match self.job.audit {
+            Some(seed) => format!("{text}\naudit {seed}"),
+            None => text.clone(),
+        };
         // Without its picture an item has a request of its own that is never sent.
         let key = match &unsent {
-            None => self.template.key(image.as_deref(), &text, &[]),
-            Some(reason) => self.template.key(None, &format!("{text}\n{}\n{reason}", item.subject_id), &[]),
+            None => self.template.key(image.as_deref(), &keyed, &[]),
+            Some(reason) => self.template.key(None, &format!("{keyed}\n{}\n{reason}", item.subject_id), &[]),
         };
         Ok(Question { item, key, text, image, unsent })
     }

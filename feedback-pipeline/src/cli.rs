@@ -1,9 +1,10 @@
 //! The command line: clap types, and which part of the pipeline each command runs.
 
 use crate::collect::{Context, Outcome};
-use crate::due::{Job, Kind};
+use crate::due::{Job, Kind, Order};
 use crate::error::{Error, Result};
-use crate::{estimate, import, rebuild, status};
+use crate::win_rate::WinRates;
+use crate::{audit, estimate, import, rebuild, report, status};
 use clap::{Args, Parser, Subcommand};
 use schemas::Dataset;
 use schemas::settings::{Provider, Resolved, SettingFlags};
@@ -72,6 +73,30 @@ enum Command {
         /// base, or the number of a round.
         #[arg(long, default_value = "base")]
         against: String,
+        /// Show each pair in both orders: twice the requests, and no preference for a place counts.
+        #[arg(long)]
+        both_orders: bool,
+        /// Seed of the order in which the two are shown.
+        #[arg(long, default_value_t = 0, conflicts_with = "both_orders")]
+        order_seed: u64,
+    },
+    /// Have a sample of scored rollouts scored again, by another Teacher or model, and say how far the scores agree.
+    Audit {
+        /// Number of rollouts.
+        #[arg(long, default_value_t = 200)]
+        sample: usize,
+        /// Seed of the sample; another one asks anew, even the same Teacher.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write an HTML report of a round that needs no network.
+    Report {
+        /// File to write; without it, report-round-N.html in the dataset folder.
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
     /// Make all tables anew from feedback.sqlite, without one request.
     Rebuild,
@@ -110,8 +135,34 @@ pub fn run(cli: Cli) -> Result<()> {
         return Err(Error::bad_input("--round", "expected the number of a round, found none"));
     };
     match cli.command {
+        Some(Command::Report { out }) => {
+            let written = report::run(&context.dataset, round, out.as_deref())?;
+            println!("{written}");
+            Ok(())
+        }
         Some(Command::Estimate { stage }) => show_estimate(&context, &jobs(round, stage)),
-        Some(Command::Judge { against }) => collect(&context, &[Job::judge(round, &against)]),
+        Some(Command::Judge { against, both_orders, order_seed }) => {
+            let orders = match both_orders {
+                true => vec![Order::CandidateFirst, Order::BaselineFirst],
+                false => vec![Order::Shuffled(order_seed)],
+            };
+            let job = |order| Job { order, ..Job::judge(round, &against) };
+            let collected = collect(&context, &orders.into_iter().map(job).collect::<Vec<_>>());
+            for rates in
+                WinRates::read(&context.dataset, round)?.iter().filter(|rates| rates.against == against)
+            {
+                print!("{rates}");
+            }
+            collected
+        }
+        Some(Command::Audit { sample, seed, json }) => {
+            let (audit, stopped) = audit::run(&context, round, audit::Choice { sample, seed })?;
+            match json {
+                true => println!("{}", audit.to_json()?),
+                false => print!("{audit}"),
+            }
+            stopped.map_or(Ok(()), Err)
+        }
         _ => collect(&context, &jobs(round, cli.stage)),
     }
 }

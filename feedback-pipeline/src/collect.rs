@@ -101,7 +101,7 @@ impl Context {
         }
         let asker = Arc::new(self.asker(job, prompt, due)?);
         let items = self.due(job, &problems, &done)?;
-        run(&asker, items)?;
+        ask(&asker, items)?;
         asker.cache.writer().flush()?;
         let counts = {
             let _snapshot = asker.cache.snapshot()?;
@@ -137,7 +137,8 @@ impl Context {
         Ok(items.filter(|item| item.as_ref().map_or(true, |item| !done.contains(item.id()))))
     }
 
-    fn asker(&self, job: &Job, prompt: SystemPrompt, due: usize) -> Result<Asker> {
+    /// What `due` items of a job are asked with.
+    pub(crate) fn asker(&self, job: &Job, prompt: SystemPrompt, due: usize) -> Result<Asker> {
         let teacher = &self.settings.teacher;
         let limits = &self.settings.limits;
         let price = self.price()?;
@@ -251,7 +252,7 @@ fn settle(cache: &Cache, key: &Key, item: &Item, wanted: impl Fn(&Ask) -> bool) 
 }
 
 /// Asks everything on a runtime of its own; returns when nothing is in flight any more.
-fn run(asker: &Arc<Asker>, items: impl Iterator<Item = Result<Item>>) -> Result<()> {
+pub(crate) fn ask(asker: &Arc<Asker>, items: impl Iterator<Item = Result<Item>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

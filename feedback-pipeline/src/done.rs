@@ -39,6 +39,7 @@ struct CorrectedBy {
 struct JudgedBy {
     problem_id: String,
     against: String,
+    candidate_shown_first: bool,
     teacher: String,
     prompt_version: String,
 }
@@ -82,9 +83,9 @@ impl Done {
                 }
             }
             Kind::Judgements => {
-                let names = ["problem_id", "against", "teacher", "prompt_version"];
+                let names = ["problem_id", "against", "candidate_shown_first", "teacher", "prompt_version"];
                 for row in dataset.project::<Judgement, JudgedBy>(round, &names)? {
-                    if row.against == job.against {
+                    if row.against == job.against && job.order.covers(row.candidate_shown_first) {
                         add(&mut done, &row.problem_id, &row.teacher, &row.prompt_version, true);
                     }
                 }

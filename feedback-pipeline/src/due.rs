@@ -42,6 +42,58 @@ impl Kind {
     }
 }
 
+/// In which order two rationales are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// By a coin that falls by this seed and the problem.
+    Shuffled(u64),
+    /// The candidate is A.
+    CandidateFirst,
+    /// The baseline is A.
+    BaselineFirst,
+}
+
+impl Order {
+    /// Whether the candidate of a problem is shown first.
+    fn candidate_first(self, problem_id: &str, round: u32, against: &str) -> bool {
+        // A coin that falls the same way each time, whatever the order of the rows.
+        let coin = match self {
+            Self::CandidateFirst => return true,
+            Self::BaselineFirst => return false,
+            Self::Shuffled(0) => format!("{problem_id} {round} {against}"),
+            Self::Shuffled(seed) => format!("{problem_id} {round} {against} {seed}"),
+        };
+        provenance::sha256_hex(coin.as_bytes()).as_bytes().first().is_some_and(|digit| digit % 2 == 0)
+    }
+
+    /// True where a judgement in which the candidate was shown so answers the question in this order.
+    pub fn covers(self, candidate_shown_first: bool) -> bool {
+        match self {
+            Self::Shuffled(_) => true,
+            Self::CandidateFirst => candidate_shown_first,
+            Self::BaselineFirst => !candidate_shown_first,
+        }
+    }
+
+    /// Its part of a scope; the usual order has none.
+    fn name(self) -> Option<String> {
+        match self {
+            Self::Shuffled(0) => None,
+            Self::Shuffled(seed) => Some(format!("seed-{seed}")),
+            Self::CandidateFirst => Some("candidate-first".to_owned()),
+            Self::BaselineFirst => Some("baseline-first".to_owned()),
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "candidate-first" => Some(Self::CandidateFirst),
+            "baseline-first" => Some(Self::BaselineFirst),
+            _ => name.strip_prefix("seed-")?.parse().ok().map(Self::Shuffled),
+        }
+    }
+}
+
 /// One kind of feedback for one round: the unit that a run works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
@@ -51,25 +103,54 @@ pub struct Job {
     pub round: u32,
     /// What candidates are compared with, `base` or a round; judgements only.
     pub against: String,
+    /// How pairs are shown; judgements only.
+    pub order: Order,
+    /// Seed of an audit: scores that are asked for anew and do not land in the table.
+    pub audit: Option<u64>,
 }
 
 impl Job {
     /// Scores or corrections of a round.
     pub fn new(kind: Kind, round: u32) -> Self {
-        Self { kind, round, against: String::new() }
+        Self { kind, round, against: String::new(), order: Order::Shuffled(0), audit: None }
     }
 
-    /// Judgements of a round's rationales against `base` or an earlier round.
+    /// Judgements of a round's rationales against `base` or a round.
     pub fn judge(round: u32, against: &str) -> Self {
-        Self { kind: Kind::Judgements, round, against: against.to_owned() }
+        Self { against: against.to_owned(), ..Self::new(Kind::Judgements, round) }
+    }
+
+    /// Scores of a round, asked for anew.
+    pub fn audit(round: u32, seed: u64) -> Self {
+        Self { audit: Some(seed), ..Self::new(Kind::Scores, round) }
+    }
+
+    /// The job of a scope that the tables hold; none for audits and unknown scopes.
+    pub fn of_scope(scope: &str, round: u32) -> Option<Self> {
+        match scope.split('/').collect::<Vec<_>>()[..] {
+            ["scores"] => Some(Self::new(Kind::Scores, round)),
+            ["corrections"] => Some(Self::new(Kind::Corrections, round)),
+            ["judgements", against] => Some(Self::judge(round, against)),
+            ["judgements", against, order] => {
+                Some(Self { order: Order::from_name(order)?, ..Self::judge(round, against) })
+            }
+            _ => None,
+        }
+    }
+
+    /// Kind in the ledger.
+    pub fn ledger_kind(&self) -> &'static str {
+        if self.audit.is_some() { "audit" } else { self.kind.as_str() }
     }
 
     /// Name under which the cache remembers which request an item has: judgements against different baselines are
     /// different items of the same rationale.
     pub fn scope(&self) -> String {
-        match self.kind {
-            Kind::Judgements => format!("judgements/{}", self.against),
-            kind => kind.as_str().to_owned(),
+        match (self.kind, self.order.name(), self.audit) {
+            (_, _, Some(seed)) => format!("audit/{seed}"),
+            (Kind::Judgements, None, None) => format!("judgements/{}", self.against),
+            (Kind::Judgements, Some(order), None) => format!("judgements/{}/{order}", self.against),
+            (kind, ..) => kind.as_str().to_owned(),
         }
     }
 
@@ -266,9 +347,9 @@ fn judgement_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problem
     let (stage, round) = match job.against.as_str() {
         "base" => ("base", 0),
         text => match text.parse::<u32>() {
-            Ok(round) if round >= 1 && round != job.round => ("sft", round),
+            Ok(round) if round >= 1 => ("sft", round),
             _ => {
-                let message = format!("expected base or another round, found `{text}`");
+                let message = format!("expected base or a round, found `{text}`");
                 return Err(Error::bad_input("--against", message));
             }
         },
@@ -290,10 +371,7 @@ fn judgement_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problem
         }
         let baseline = baselines.get(&row.problem_id)?.clone();
         Some(problems.get("rationales", &row.rationale_id, &row.problem_id).map(|problem| {
-            // A coin that falls the same way each time, whatever the order of the rows.
-            let coin = provenance::sha256_hex(
-                format!("{} {} {}", row.problem_id, job.round, job.against).as_bytes(),
-            );
+            let candidate_shown_first = job.order.candidate_first(&row.problem_id, job.round, &job.against);
             Item {
                 subject_id: row.rationale_id,
                 problem,
@@ -302,7 +380,7 @@ fn judgement_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problem
                     against: job.against.clone(),
                     candidate: row.deduplicated,
                     baseline,
-                    candidate_shown_first: coin.as_bytes().first().is_some_and(|digit| digit % 2 == 0),
+                    candidate_shown_first,
                 },
             }
         }))
@@ -334,4 +412,36 @@ fn rows<T: schemas::Table, R: serde::de::DeserializeOwned + Send + 'static>(
             }
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_name_their_jobs() {
+        let swapped = Job { order: Order::BaselineFirst, ..Job::judge(2, "base") };
+        let seeded = Job { order: Order::Shuffled(7), ..Job::judge(2, "1") };
+        for job in [
+            Job::new(Kind::Scores, 2),
+            Job::new(Kind::Corrections, 2),
+            Job::judge(2, "base"),
+            swapped,
+            seeded,
+        ] {
+            assert_eq!(Job::of_scope(&job.scope(), 2), Some(job));
+        }
+        assert_eq!((Job::audit(2, 3).scope(), Job::of_scope("audit/3", 2)), ("audit/3".to_owned(), None));
+    }
+
+    #[test]
+    fn the_coin_is_fair_and_falls_by_its_seed() {
+        let firsts = |seed: u64| -> Vec<bool> {
+            (0..1_000).map(|n| Order::Shuffled(seed).candidate_first(&n.to_string(), 1, "base")).collect()
+        };
+        let heads = firsts(0).into_iter().filter(|first| *first).count();
+        assert!((450..550).contains(&heads), "{heads}");
+        assert_eq!(firsts(7), firsts(7));
+        assert_ne!(firsts(0), firsts(7));
+    }
 }

@@ -9,6 +9,7 @@
 //! [`pace`] when, [`retry`] whether again, [`cache`] keeps every paid reply, [`reply`] reads it, [`tables`] writes it.
 
 pub mod ask;
+pub mod audit;
 pub mod cache;
 pub mod cli;
 pub mod collect;
@@ -25,6 +26,7 @@ pub mod progress;
 pub mod prompt;
 pub mod rebuild;
 pub mod reply;
+pub mod report;
 pub mod retry;
 pub mod status;
 pub mod stop;
@@ -32,6 +34,7 @@ pub mod tables;
 pub mod teacher;
 pub mod transport;
 pub mod verdict;
+pub mod win_rate;
 
 /// Name of the program in provenance and lock files.
 pub const PROGRAM: &str = "collect-feedback";

@@ -36,14 +36,7 @@ pub fn all(context: &Context) -> Result<usize> {
 /// The jobs of a kind and round that the cache has requests of.
 fn jobs(cache: &Cache, kind: Kind, round: u32) -> Result<Vec<Job>> {
     let scopes = cache.scopes(round)?;
-    Ok(scopes
-        .iter()
-        .filter_map(|scope| match (kind, scope.strip_prefix("judgements/")) {
-            (Kind::Judgements, Some(against)) => Some(Job::judge(round, against)),
-            (Kind::Scores | Kind::Corrections, None) if scope == kind.as_str() => Some(Job::new(kind, round)),
-            _ => None,
-        })
-        .collect())
+    Ok(scopes.iter().filter_map(|scope| Job::of_scope(scope, round)).filter(|job| job.kind == kind).collect())
 }
 
 fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> Result<usize> {
@@ -136,7 +129,9 @@ fn carry_over_foreign(
         }
         Kind::Judgements => {
             for row in dataset.read::<Judgement>(round)? {
-                if !jobs.iter().any(|job| job.against == row.against) {
+                let covered =
+                    |job: &Job| job.against == row.against && job.order.covers(row.candidate_shown_first);
+                if !jobs.iter().any(covered) {
                     set.keep_judgement(row)?;
                 }
             }

@@ -11,7 +11,8 @@ pub use books::Account;
 pub use query::Spending;
 
 use crate::error::{Error, Result};
-use layout::{Align, Grid, grouped};
+pub(crate) use layout::grouped;
+use layout::{Align, Grid};
 use schemas::{
     Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout, Score,
     Table,
@@ -85,6 +86,7 @@ pub fn report(dataset: &Dataset) -> Result<Report> {
         let spent = query::spending(dataset, round)?;
         accounts.extend(books::scores(dataset, round, &spent)?);
         accounts.extend(books::corrections(dataset, round, &spent)?);
+        accounts.extend(books::judgements(dataset, round, &spent)?);
         spending.extend(spent);
     }
     let balanced = accounts.iter().all(|account| account.faults.is_empty());

@@ -138,6 +138,33 @@ fn another_identity_and_another_label_are_wrong() {
 }
 
 #[test]
+fn another_colour_is_wrong() {
+    let towns = problem(
+        "Which town is farthest to the north?",
+        &["the green town", "the blue town", "the red town"],
+        2,
+        "North is at the top of the map. The green town is in row 4. The blue town is in row 2. The red town is in row 1. So the \
+         red town is farthest north, and the answer is (C).",
+    );
+    assert!(one(&towns, "The blue town is in row 4.") <= 0.2, "another town's row");
+    assert!(one(&towns, "So the blue town is farthest north, and the answer is (C).") <= 0.2, "another town");
+    assert!(one(&towns, "So the purple town is farthest north.") <= 0.2, "a town that is not there");
+    assert!(one(&towns, "There is something pink here.") <= 0.2, "a colour that is not there");
+    assert_eq!(one(&towns, "The answer is (C)."), 0.8);
+    let liquid = problem(
+        "What temperature does this thermometer show?",
+        &["10 °C", "25 °C"],
+        0,
+        "Find the top of the blue liquid. The top of the liquid is at the mark for 10. So the temperature is 10 °C, and the answer is (A).",
+    );
+    assert!(one(&liquid, "Find the top of the red liquid.") <= 0.2, "a colour of no option");
+    assert_eq!(one(&liquid, "Find the top of the blue liquid."), 1.0);
+    let corrected =
+        correct(&liquid, "Find the top of the red liquid. The top of the liquid is at the mark for 10.");
+    assert_eq!(corrected, liquid.solution);
+}
+
+#[test]
 fn what_is_true_but_no_step_is_neutral() {
     assert_eq!(one(&ports(), "A compass rose shows the directions north, south, east and west."), 0.5);
     assert_eq!(one(&ports(), "Which of these ports is farthest south?"), 0.5);
@@ -204,11 +231,17 @@ fn without_a_solution_the_answer_decides() {
     );
     assert_eq!(one(&facts, "Charge can be positive or negative."), 1.0);
     assert!(one(&facts, "Every particle has a charge.") <= 0.2);
-    assert_eq!(correct(&facts, "Every particle has a charge."), "Charge can be positive or negative.");
+    assert_eq!(
+        correct(&facts, "Every particle has a charge."),
+        "Charge can be positive or negative. So the answer is (A)."
+    );
     let short = problem("What is it for?", &["police", "air traffic"], 1, "");
     let corrected = correct(&short, "");
-    assert_eq!(corrected, "The right choice is air traffic.");
+    assert_eq!(corrected, "So the right choice is air traffic, and the answer is (B).");
     assert_eq!(score(&short, &[corrected.as_str()]), [1.0]);
+    assert!(one(&short, "So the right choice is police, and the answer is (B).") <= 0.2);
+    assert!(one(&short, "The answer is (B).") >= 0.7);
+    assert_eq!(one(&short, "So the right choice is air traffic, and the answer is (A)."), 0.0);
     let hidden = Problem { answer_index: None, ..short };
     assert_eq!(correct(&hidden, "Solution: It is big. It is big."), "It is big.");
 }

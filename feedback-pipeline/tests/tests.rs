@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the report
 
+mod fixture;
 mod import;
+mod judging;
 mod reference;
+mod report;
 mod status;

@@ -6,7 +6,7 @@ table! {
     /// One item's call: answered, shared with another item, or failed for good.
     Request, "requests", by_round true {
         request_key: String, "Hash of the whole request that left the machine.";
-        kind: String, "Kind of request.", one_of ["scores", "corrections", "judgements"];
+        kind: String, "Kind of request.", one_of ["scores", "corrections", "judgements", "audit"];
         subject_id: String, "rollout_id or rationale_id of the item.";
         round: u32, "ARES round.";
         provider: String, "anthropic, openai or reference.";

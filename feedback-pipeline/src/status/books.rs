@@ -4,9 +4,9 @@ use super::layout::grouped;
 use super::query::{self, Spending};
 use crate::due::Kind;
 use crate::error::Result;
-use schemas::{Dataset, Rationale, Rollout, Sentence};
+use schemas::{Dataset, Judgement, Rationale, Reject, Rollout, Sentence};
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 /// What became of the items of a kind in a round.
@@ -14,9 +14,9 @@ use std::fmt;
 pub struct Account {
     /// ARES round.
     pub round: u32,
-    /// scores or corrections.
+    /// scores, corrections or judgements.
     pub kind: &'static str,
-    /// Rollouts, or rationales of the rl stage.
+    /// Rollouts, rationales of the rl stage, or pairs of test rationales.
     pub items: u64,
     /// Items with feedback.
     pub done: u64,
@@ -26,6 +26,8 @@ pub struct Account {
     pub waiting: u64,
     /// Items without a sentence; they need no feedback.
     pub empty: u64,
+    /// What pairs are compared with; judgements only.
+    pub against: Option<String>,
     /// Sentences of the scored rollouts.
     pub sentences: Option<u64>,
     /// Where the tables disagree.
@@ -51,6 +53,7 @@ impl Ledger {
             rejected: 0,
             waiting: 0,
             empty: 0,
+            against: None,
             sentences: None,
             faults: Vec::new(),
         };
@@ -137,13 +140,87 @@ pub(super) fn corrections(dataset: &Dataset, round: u32, spending: &[Spending]) 
     Ok((account.items > 0 || !account.faults.is_empty()).then_some(account))
 }
 
+/// The accounts of the pairs that a round's judgements are about, one for each baseline.
+pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Vec<Account>> {
+    #[derive(Deserialize)]
+    struct Judged {
+        problem_id: String,
+        against: String,
+        candidate_shown_first: bool,
+    }
+    let names = ["problem_id", "against", "candidate_shown_first"];
+    let rows: Vec<Judged> = dataset.project::<Judgement, Judged>(round, &names)?;
+    let rejects = query::rejected(dataset, round, Kind::Judgements.as_str())?;
+    let mut baselines: BTreeMap<&str, HashMap<&str, Vec<bool>>> = BTreeMap::new();
+    for row in &rows {
+        let orders = baselines.entry(&row.against).or_default().entry(&row.problem_id).or_default();
+        orders.push(row.candidate_shown_first);
+    }
+    if baselines.is_empty() && !rejects.is_empty() {
+        baselines.insert("base", HashMap::new()); // nothing but rejects
+    }
+    let candidates = test_rationales(dataset, round, "sft")?;
+    let mut accounts = Vec::new();
+    for (against, judged) in &baselines {
+        let (stage, other) = against.parse().map_or(("base", 0), |round| ("sft", round));
+        let others = test_rationales(dataset, other, stage)?;
+        // Whether the requests table agrees can only be told over all baselines.
+        let mut ledger = Ledger::new(dataset, round, Kind::Judgements, &[])?;
+        ledger.account.against = Some((*against).to_owned());
+        for (problem_id, (id, text)) in &candidates {
+            let Some((_, other)) = others.get(problem_id) else { continue };
+            let orders = judged.get(problem_id.as_str());
+            let distinct = |orders: &Vec<bool>| orders.iter().collect::<HashSet<_>>().len() as u64;
+            let empty = text.trim().is_empty() || other.trim().is_empty();
+            ledger.enter(
+                id.clone(),
+                empty,
+                orders.map(|orders| orders.len() as u64),
+                orders.map_or(1, distinct),
+            );
+        }
+        ledger.asked = ledger.account.done + ledger.account.rejected;
+        accounts.push(ledger.close(judged.len() as u64));
+    }
+    let asked: u64 = spending.iter().filter(|l| l.kind == Kind::Judgements.as_str()).map(|l| l.items).sum();
+    let ended = rows.len() as u64
+        + dataset.read::<Reject>(round)?.iter().filter(|r| r.kind == "judgements").count() as u64;
+    if let Some(first) = accounts.first_mut()
+        && asked != ended
+    {
+        let (asked, ended) = (grouped(asked), grouped(ended));
+        first.faults.push(format!("the requests table has {asked} judgements, not {ended}"));
+    }
+    Ok(accounts)
+}
+
+/// Id and text of the test rationales of a stage, by problem.
+fn test_rationales(dataset: &Dataset, round: u32, stage: &str) -> Result<BTreeMap<String, (String, String)>> {
+    #[derive(Deserialize)]
+    struct Row {
+        rationale_id: String,
+        problem_id: String,
+        split: String,
+        stage: String,
+        deduplicated: String,
+    }
+    let names = ["rationale_id", "problem_id", "split", "stage", "deduplicated"];
+    let rows = dataset.project::<Rationale, Row>(round, &names)?;
+    let of_stage = rows.into_iter().filter(|row| row.stage == stage && row.split == "test");
+    Ok(of_stage.map(|row| (row.problem_id, (row.rationale_id, row.deduplicated))).collect())
+}
+
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (items, done) =
-            if self.kind == "scores" { ("rollouts", "scored") } else { ("rationales", "corrected") };
+        let (items, done) = match self.kind {
+            "scores" => ("rollouts", "scored"),
+            "corrections" => ("rationales", "corrected"),
+            _ => ("pairs", "judged"),
+        };
+        let against = self.against.as_ref().map_or_else(String::new, |against| format!(" against {against}"));
         write!(
             f,
-            "round {}, {}: {} {items} = {} {done} + {} rejected + {} waiting + {} empty",
+            "round {}, {}{against}: {} {items} = {} {done} + {} rejected + {} waiting + {} empty",
             self.round,
             self.kind,
             grouped(self.items),

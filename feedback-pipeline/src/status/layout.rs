@@ -53,7 +53,7 @@ impl fmt::Display for Grid {
 }
 
 /// 12726 as `12,726`.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {

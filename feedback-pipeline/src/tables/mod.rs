@@ -228,7 +228,8 @@ impl PartSet {
     }
 }
 
-fn request_row(job: &Job, item: &Item, settled: &Settled) -> Request {
+/// An item's row of the ledger.
+pub fn request_row(job: &Job, item: &Item, settled: &Settled) -> Request {
     let Settled { ask, replies, verdict } = settled;
     let cached = !ask.is_paid_by(job, item);
     let paid: &[Reply] = if cached { &[] } else { replies };
@@ -239,7 +240,7 @@ fn request_row(job: &Job, item: &Item, settled: &Settled) -> Request {
     };
     Request {
         request_key: key_text(ask, replies),
-        kind: job.kind.as_str().to_owned(),
+        kind: job.ledger_kind().to_owned(),
         subject_id: item.subject_id.clone(),
         round: item.round,
         provider: ask.provider.as_str().to_owned(),

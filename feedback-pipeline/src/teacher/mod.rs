@@ -63,7 +63,7 @@ pub fn model(settings: &TeacherSettings) -> String {
     match settings.provider {
         Provider::Anthropic => "claude-haiku-4-5",
         Provider::OpenAi => "gpt-4.1-mini",
-        Provider::Reference => "reference-v1",
+        Provider::Reference => "reference-v2",
     }
     .to_owned()
 }

@@ -50,7 +50,7 @@ fn scores_and_corrections_over_both_wires_and_embedded() {
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert_eq!(said(&openai), said(&embedded.tables()));
     assert!(
-        embedded.tables().requests.iter().all(|row| row.cost_usd == Some(0.0) && row.model == "reference-v1")
+        embedded.tables().requests.iter().all(|row| row.cost_usd == Some(0.0) && row.model == "reference-v2")
     );
 }
 

@@ -92,7 +92,15 @@ fn grade(key: &Key, sentence: &str, words: &[Word]) -> Grade {
         return Grade::new(0);
     }
     if let Some(stated) = stated_letter(key, sentence) {
-        return if key.answer == Some(stated) { Grade::new(8) } else { Grade::wrong(0, key.conclusion) };
+        if key.answer != Some(stated) {
+            return Grade::wrong(0, key.conclusion);
+        }
+        // The right letter does not save a sentence that contradicts the solution otherwise.
+        return match against_gold(key, words) {
+            Some(grade) if grade.contradicts => grade,
+            Some(grade) if grade.tenths > 8 => grade,
+            _ => Grade::new(8),
+        };
     }
     let finished = sentence.trim_end_matches(['"', '”', ')', ']', '\'']).ends_with(['.', '!', '?', ':', '…']);
     let mut grade = match against_gold(key, words) {
@@ -104,6 +112,9 @@ fn grade(key: &Key, sentence: &str, words: &[Word]) -> Grade {
             .unwrap_or(grade),
         None => without_counterpart(key, words),
     };
+    if !grade.contradicts && key.makes_up_colours(words) {
+        grade = Grade::wrong(grade.tenths.min(2), grade.gold);
+    }
     if !finished {
         grade.tenths = grade.tenths.min(4);
     }

@@ -1,5 +1,6 @@
 //! What the reference Teacher knows of a problem: the gold sentences and everything else the dataset says.
 
+use super::opposites;
 use super::words::{self, Word, WordKind, words};
 use schemas::{Problem, sentences};
 use std::collections::{HashMap, HashSet};
@@ -45,10 +46,9 @@ impl Key {
         let choices: Vec<Known> = problem.choices.iter().map(|choice| Known::of(choice, false)).collect();
         let answer = problem.answer_index.map(usize::from).filter(|index| *index < choices.len());
         let mut gold = known_sentences(&problem.solution);
-        if gold.is_empty()
-            && let Some(right) = answer.and_then(|index| choices.get(index))
-        {
-            gold = from_answer(&right.text);
+        let made_of_answer = gold.is_empty() && answer.is_some();
+        if let Some(index) = answer.filter(|_| made_of_answer) {
+            gold = from_answer(index, &choices[index].text);
         }
         let mut support = known_sentences(&problem.lecture);
         support.extend(known_sentences(&problem.hint));
@@ -61,7 +61,7 @@ impl Key {
         }
         let telling = telling_words(&choices);
         let mut key = Self { gold, conclusion: None, support, choices, answer, vocabulary, pairs, telling };
-        key.conclusion = key.find_conclusion();
+        key.conclusion = if made_of_answer { key.gold.len().checked_sub(1) } else { key.find_conclusion() };
         key
     }
 
@@ -111,6 +111,17 @@ impl Key {
         share(known.count(), pairs.count())
     }
 
+    /// True where a sentence names colours, the solution does too, and nothing said of the problem knows any of the
+    /// sentence's.
+    pub(super) fn makes_up_colours(&self, sentence: &[Word]) -> bool {
+        let colours = |words: &[Word]| words.iter().any(|word| opposites::is_colour(&word.text));
+        colours(sentence)
+            && self.gold.iter().any(|gold| colours(&gold.words))
+            && !sentence
+                .iter()
+                .any(|word| opposites::is_colour(&word.text) && self.vocabulary.contains(&word.text))
+    }
+
     fn find_conclusion(&self) -> Option<usize> {
         let naming = |index: &usize| {
             self.answer.is_some_and(|answer| self.named(&self.gold[*index].words) == [answer])
@@ -140,14 +151,17 @@ fn known_sentences(text: &str) -> Vec<Known> {
     known
 }
 
-/// The one thing that follows from an answer without a solution.
-fn from_answer(right: &str) -> Vec<Known> {
+/// What follows from an answer without a solution. It names the letter, as students are to state their answer.
+fn from_answer(index: usize, right: &str) -> Vec<Known> {
     let right = right.trim();
+    let letter = u8::try_from(index).ok().filter(|index| *index < 26).map(|index| char::from(b'A' + index));
     let sentences = known_sentences(right);
     if right.ends_with(['.', '!', '?']) && !sentences.is_empty() {
-        return sentences;
+        let stated = letter.map(|letter| Known::of(&format!("So the answer is ({letter})."), false));
+        return sentences.into_iter().chain(stated).collect();
     }
-    vec![Known::of(&format!("The right choice is {right}."), false)]
+    let stated = letter.map_or_else(String::new, |letter| format!(", and the answer is ({letter})"));
+    vec![Known::of(&format!("So the right choice is {right}{stated}."), false)]
 }
 
 /// Words that some options have and others lack.

@@ -2,8 +2,13 @@
 
 use super::words::{Alignment, Word, WordKind, is_listed};
 
+/// Colours; in the same place they exclude each other.
+const COLOURS: &str =
+    "red orange yellow green blue purple/violet pink brown black white grey/gray turquoise/cyan gold silver";
+
 /// Words that exclude each other, a group a line; words joined by `/` mean the same.
 const GROUPS: &[&str] = &[
+    COLOURS,
     "more/greater/larger/bigger/higher less/fewer/smaller/lower same/equal",
     "most/greatest/largest/biggest/highest least/fewest/smallest/lowest",
     "same/alike different",
@@ -73,6 +78,11 @@ const GROUPS: &[&str] = &[
     "early late",
     "earlier later",
 ];
+
+/// True where a word names a colour.
+pub(super) fn is_colour(word: &str) -> bool {
+    COLOURS.split([' ', '/']).any(|colour| colour == word)
+}
 
 /// The group of a word and the meaning within it.
 fn poles(word: &str) -> impl Iterator<Item = (usize, usize)> + '_ {

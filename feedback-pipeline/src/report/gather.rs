@@ -1,0 +1,101 @@
+//! What a report reads: the texts of its own round, put together by problem.
+
+use crate::error::Result;
+use schemas::{
+    Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Rollout, Score, Sentence,
+};
+use serde::Deserialize;
+use std::collections::{BTreeSet, HashMap};
+
+/// A rollout with its scores; columns of tokens stay on disk.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct RolloutText {
+    pub(super) rollout_id: String,
+    pub(super) problem_id: String,
+    pub(super) sample: u32,
+    pub(super) sentences: Vec<Sentence>,
+    pub(super) truncated: bool,
+    pub(super) policy: String,
+}
+
+/// Columns of [`RolloutText`].
+pub(super) const ROLLOUT_COLUMNS: [&str; 6] =
+    ["rollout_id", "problem_id", "sample", "sentences", "truncated", "policy"];
+
+#[derive(Deserialize)]
+struct ScoreOf {
+    rollout_id: String,
+    sentence_index: u32,
+    score: f32,
+    teacher: String,
+}
+
+/// Scores of a round by rollout, in the order of the sentences, and who gave them.
+#[derive(Debug, Default)]
+pub(super) struct Scores {
+    by_rollout: HashMap<String, Vec<(u32, f32)>>,
+    pub(super) teachers: BTreeSet<String>,
+}
+
+impl Scores {
+    pub(super) fn read(dataset: &Dataset, round: u32) -> Result<Self> {
+        let mut scores = Self::default();
+        let names = ["rollout_id", "sentence_index", "score", "teacher"];
+        for row in dataset.project::<Score, ScoreOf>(round, &names)? {
+            scores.by_rollout.entry(row.rollout_id).or_default().push((row.sentence_index, row.score));
+            if !scores.teachers.contains(&row.teacher) {
+                scores.teachers.insert(row.teacher);
+            }
+        }
+        for rows in scores.by_rollout.values_mut() {
+            rows.sort_by_key(|row| row.0);
+        }
+        Ok(scores)
+    }
+
+    /// Scores of a rollout; none where it has none, or not one for each of its sentences.
+    pub(super) fn of(&self, rollout: &RolloutText) -> Option<Vec<f32>> {
+        let rows = self.by_rollout.get(&rollout.rollout_id)?;
+        let whole =
+            rows.len() == rollout.sentences.len() && rows.iter().zip(0..).all(|(row, at)| row.0 == at);
+        whole.then(|| rows.iter().map(|row| row.1).collect())
+    }
+}
+
+/// The tables of the report's round.
+pub(super) struct Gathered {
+    pub(super) round: u32,
+    pub(super) problems: Vec<Problem>,
+    pub(super) rollouts: Vec<RolloutText>,
+    pub(super) scores: Scores,
+    pub(super) rationales: Vec<Rationale>,
+    pub(super) corrections: HashMap<String, Correction>,
+    pub(super) answers: Vec<Answer>,
+    pub(super) judgements: Vec<Judgement>,
+    pub(super) rejects: Vec<Reject>,
+    pub(super) metrics: Vec<Metric>,
+}
+
+impl Gathered {
+    pub(super) fn read(dataset: &Dataset, round: u32) -> Result<Self> {
+        let corrections = dataset.read::<Correction>(round)?;
+        Ok(Self {
+            round,
+            problems: dataset.problems()?,
+            rollouts: dataset.project::<Rollout, RolloutText>(round, &ROLLOUT_COLUMNS)?,
+            scores: Scores::read(dataset, round)?,
+            rationales: dataset.read(round)?,
+            corrections: corrections.into_iter().map(|row| (row.rationale_id.clone(), row)).collect(),
+            answers: dataset.read(round)?,
+            judgements: dataset.read(round)?,
+            rejects: dataset.read(round)?,
+            metrics: dataset.read(round)?,
+        })
+    }
+}
+
+/// Which sentences were said before in the same rationale.
+pub(super) fn repeats<'a>(sentences: impl IntoIterator<Item = &'a str>) -> Vec<bool> {
+    let mut seen = std::collections::HashSet::new();
+    sentences.into_iter().map(|sentence| !seen.insert(schemas::sentences::repeat_key(sentence))).collect()
+}

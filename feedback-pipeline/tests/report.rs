@@ -1,0 +1,157 @@
+//! The report: its numbers are those worked by hand, and no text of a dataset becomes part of the page.
+
+use crate::fixture::*;
+use feedback_pipeline::report;
+use schemas::Dataset;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const SOLUTION: &str = "Look at the map. Dover is farthest south.";
+const EVIL: &str = "</script><script>alert(1)</script><img src=x onerror=alert(2)> Dover is south.";
+
+fn made(dataset: &Dataset, round: u32) -> String {
+    let written = report::run(dataset, round, None).unwrap();
+    assert_eq!(written.path, dataset.root().join(format!("report-round-{round}.html")));
+    std::fs::read_to_string(written.path).unwrap()
+}
+
+/// The JSON in the script element with an id.
+fn data(html: &str, id: &str) -> Value {
+    let start = html.find(&format!("id=\"{id}\">")).unwrap() + id.len() + 6;
+    let end = start + html[start..].find("</script>").unwrap();
+    serde_json::from_str(&html[start..end]).unwrap()
+}
+
+/// Text of the table row that begins with a heading, tags taken out.
+fn row(html: &str, heading: &str) -> Vec<String> {
+    let start = html.find(&format!("<tr><th scope=\"row\">{heading}</th>")).unwrap();
+    let row = &html[start..start + html[start..].find("</tr>").unwrap()];
+    let cells = row.split("<t").skip(3).filter_map(|cell| cell.split_once('>'));
+    let plain = |text: &str| {
+        let mut inside = false;
+        let shown = |c: &char| {
+            inside = match c {
+                '<' => true,
+                '>' => false,
+                _ => return !inside,
+            };
+            false
+        };
+        text.chars().filter(shown).collect::<String>()
+    };
+    cells.map(|(_, text)| plain(text)).collect()
+}
+
+/// One round with everything, and the base student before it.
+fn whole(folder: &TempDir) -> Dataset {
+    let problems = vec![
+        problem("a", "train", "maps", SOLUTION),
+        problem("b", "train", "magnets", SOLUTION),
+        problem("c", "test", "maps", SOLUTION),
+    ];
+    let dataset = dataset(folder, problems);
+    let rollouts = [
+        rollout("a", 1, 0, "Look at the map. Dover is farthest south."),
+        rollout("a", 1, 1, "Look at the map. Hull is farthest south. Look at the map."),
+        rollout("b", 1, 0, "Bananas fly."),
+        rollout("b", 1, 1, "Not scored."),
+    ];
+    let scored = [
+        scores(&rollouts[0], &[0.5, 1.0]),
+        scores(&rollouts[1], &[0.5, 0.0, 0.0]),
+        scores(&rollouts[2], &[0.3]),
+    ];
+    let mut policies = rollouts.to_vec();
+    policies.iter_mut().for_each(|rollout| rollout.policy = "base0".to_owned());
+    dataset.write_part(1, "0", policies, &provenance()).unwrap();
+    dataset.write_part(1, "00000", scored.concat(), &provenance()).unwrap();
+    let base = [rationale("c", 0, "base", "test", "Look at the map. Hull is farthest south.")];
+    dataset.write_part(0, "base", base, &provenance()).unwrap();
+    let rl = [
+        rationale("a", 1, "rl", "train", "Look at the map. Look at the map. Hull is farthest south."),
+        rationale("b", 1, "rl", "train", SOLUTION),
+    ];
+    let corrections =
+        [correction(&rl[0], SOLUTION), correction(&rl[1], "Look at the map.\nDover is farthest south.")];
+    dataset.write_part(1, "rl", rl, &provenance()).unwrap();
+    dataset.write_part(1, "00000", corrections, &provenance()).unwrap();
+    dataset.write_part(1, "sft", [rationale("c", 1, "sft", "test", SOLUTION)], &provenance()).unwrap();
+    dataset.write_part(0, "base", [answer("c", 0, "base", "test", false)], &provenance()).unwrap();
+    dataset.write_part(1, "sft", [answer("c", 1, "sft", "test", true)], &provenance()).unwrap();
+    dataset.write_part(1, "00000", [judgement("c", "base", true, "win")], &provenance()).unwrap();
+    dataset.write_part(1, "rl", (0..5).map(|step| metric(step, 1.0)), &provenance()).unwrap();
+    dataset.write_part(1, "0", [reject("b", "malformed: no JSON", "<b>hm</b>")], &provenance()).unwrap();
+    dataset
+}
+
+#[test]
+fn numbers_are_those_worked_by_hand() {
+    let folder = TempDir::new().unwrap();
+    let html = made(&whole(&folder), 1);
+    // Sentences 0.5 1.0 0.5 0.0 0.0 0.3: mean 2.3 / 6; one of three rollouts has none below 0.5.
+    let base = row(&html, "base student");
+    assert_eq!(base, ["0.383", "33.3 %", "–", "0.500", "0.0 %", "0.0 %", "0.0 %", "–", "0.0 %"]);
+    // One sentence of five is said again.
+    assert_eq!(row(&html, "round 1, after RL")[5], "20.0 %");
+    let sft = row(&html, "round 1, after SFT");
+    assert_eq!((sft[3].as_str(), sft[4].as_str(), sft[8].as_str()), ("1.000", "100.0 %", "100.0 %"));
+    // Maps: 0.5 1.0 0.5 0.0 0.0, magnets: 0.3.
+    assert_eq!(row(&html, "maps skill"), ["0.400", "50.0 %", "2"]);
+    assert_eq!(row(&html, "magnets skill"), ["0.300", "0.0 %", "1"]);
+    assert_eq!(row(&html, "all"), ["100.0 %", "20.7 – 100.0 %", "1", "0", "0"]);
+    assert!(html.contains("1: 0.43, 2: 0.50, 3: 0.00"), "mean score by place");
+    assert!(html.contains("0.0: 33.33 %") || html.contains("0.0: 33.30 %"), "share by score");
+    assert!(html.contains("rl, by optimizer step") && html.contains("malformed"));
+    let cards = data(&html, "cards");
+    let cards = cards.as_array().unwrap();
+    assert_eq!(cards.len(), 3);
+    let a = &cards[0];
+    assert_eq!(a["mean"], 0.4);
+    assert_eq!(a["samples"][1]["lines"][2], serde_json::json!(["Look at the map.", 0.0, true]));
+    assert_eq!(a["samples"][1]["lines"][1], serde_json::json!(["Hull is farthest south.", 0.0, false]));
+    assert_eq!(a["said"][0]["lines"][1][2], true, "what was removed is marked");
+    let diff =
+        serde_json::json!([[0, "Look at the map. "], [-1, "Hull"], [1, "Dover"], [0, " is farthest south."]]);
+    assert_eq!((&a["said"][0]["correction"], &a["said"][0]["changed"]), (&diff, &Value::Bool(true)));
+    assert_eq!(cards[1]["rejects"][0][1], "malformed: no JSON");
+    assert_eq!(cards[2]["answers"][0]["correct"], true);
+}
+
+#[test]
+fn html_in_a_dataset_stays_text() {
+    let folder = TempDir::new().unwrap();
+    let mut evil = problem("a", "test", EVIL, EVIL);
+    evil.question = EVIL.to_owned();
+    evil.choices[0] = EVIL.to_owned();
+    let dataset = dataset(&folder, vec![evil]);
+    let rollout = rollout("a", 1, 0, EVIL);
+    dataset
+        .write_part(1, "00000", scores(&rollout, &vec![0.5; rollout.sentences.len()]), &provenance())
+        .unwrap();
+    dataset.write_part(1, "0", [rollout], &provenance()).unwrap();
+    dataset.write_part(1, "0", [reject("a", EVIL, EVIL)], &provenance()).unwrap();
+    let html = made(&dataset, 1);
+    assert!(!html.contains("<script>alert") && !html.contains("<img"), "a text became part of the page");
+    assert_eq!(html.matches("<script").count(), 3, "two of data, one of code");
+    assert!(html.contains("script-src &#x27;sha256-") || html.contains("script-src 'sha256-"));
+    assert_eq!(data(&html, "cards")[0]["question"], EVIL);
+}
+
+#[test]
+fn a_round_without_anything_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    let error = report::run(&whole(&folder), 7, None).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("expected a round with rollouts or rationales"), "{error}");
+}
+
+#[test]
+fn rollouts_alone_make_a_report() {
+    let folder = TempDir::new().unwrap();
+    let dataset = dataset(&folder, vec![problem("a", "test", "maps", "")]);
+    dataset.write_part(1, "0", [rollout("a", 1, 0, "Dover is south.")], &provenance()).unwrap();
+    let html = made(&dataset, 1);
+    assert!(
+        html.contains("rollouts, none scored yet") && html.contains("No rollout of this round has scores.")
+    );
+}

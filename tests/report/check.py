@@ -1,0 +1,166 @@
+"""Looks at a report in headless Chromium: console errors, network, width on a phone, filters, time, and texts that look like HTML.
+
+    python3 -m venv /tmp/report && /tmp/report/bin/pip install -r tests/report/requirements.txt
+    /tmp/report/bin/playwright install chromium-headless-shell      # or CHROMIUM=/usr/bin/chromium
+    /tmp/report/bin/python tests/report/check.py REPORT.html [--shots FOLDER]
+
+Exit status: 0 all checks hold, 1 one does not, 77 skipped because there is no browser.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+SKIPPED = 77
+WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--shots", type=Path, help="folder for screenshots")
+    parser.add_argument("--most-ms", type=float, default=400, help="longest time a filter may take")
+    return parser.parse_args()
+
+
+def check(failures, holds, what):
+    print(("ok    " if holds else "FAULT ") + what)
+    if not holds:
+        failures.append(what)
+
+
+def look(browser, path, name, theme, shots, most_ms, failures):
+    width, height = WIDTHS[name]
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
+    said, asked = [], []
+    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: said.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda request: asked.append(request.url))
+    start = time.monotonic()
+    page.goto(path.resolve().as_uri())
+    page.wait_for_selector("#list .card")
+    opened = (time.monotonic() - start) * 1000
+    label = f"{name}, {theme}"
+    check(failures, opened < 5000, f"{label}: opens in {opened:.0f} ms")
+    outside = [url for url in asked if not url.startswith(("file:", "data:"))]
+    check(failures, not outside, f"{label}: asks no network {outside[:2]}")
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    check(failures, wide <= 0, f"{label}: nothing is wider than the page ({wide} px)")
+    if shots:
+        shots.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=shots / f"{name}-{theme}-top.png")
+        page.evaluate("document.getElementById('scores').scrollIntoView()")
+        page.wait_for_timeout(700)
+        page.screenshot(path=shots / f"{name}-{theme}-scores.png")
+        page.evaluate("document.getElementById('rationales').scrollIntoView()")
+        page.wait_for_timeout(700)
+        page.screenshot(path=shots / f"{name}-{theme}-rationales.png")
+        page.screenshot(path=shots / f"{name}-{theme}-whole.png", full_page=True)
+    use(page, label, most_ms, failures)
+    check(failures, not said, f"{label}: console is silent {said[:3]}")
+    page.close()
+
+
+def use(page, label, most_ms, failures):
+    """Clicks every control and times what it does."""
+    cards = json.loads(page.text_content("#cards"))
+    count = lambda: int(re.match(r"([\d,]+)", page.text_content("#found"))[1].replace(",", ""))
+    check(failures, count() == len(cards), f"{label}: shows all {len(cards)} problems at first")
+    slowest = 0
+
+    def set_to(name, value):
+        nonlocal slowest
+        # The page's own clock, from the event to the drawn list.
+        took = page.evaluate(
+            """async ([name, value]) => {
+                const field = document.getElementById('filters').elements[name];
+                const start = performance.now();
+                if (field.type === 'checkbox') field.checked = value; else field.value = value;
+                field.dispatchEvent(new Event('input', {bubbles: true}));
+                await new Promise(requestAnimationFrame);
+                return performance.now() - start;
+            }""",
+            [name, value],
+        )
+        slowest = max(slowest, took)
+        return count()
+
+    def reset():
+        page.click("#filters button[type=reset]")
+        page.wait_for_function(f"document.getElementById('found').textContent.startsWith('{len(cards):,} of')")
+
+    for name in ["split", "subject", "skill"]:
+        values = sorted({card.get(name) for card in cards} - {None})
+        for value in values[:3]:
+            expected = sum(card.get(name) == value for card in cards)
+            check(failures, set_to(name, value) == expected, f"{label}: {name} {value} shows {expected}")
+        reset()
+    expected = sum("mean" in card and card["mean"] <= 0.5 + 1e-9 for card in cards)
+    check(failures, set_to("high", "0.5") == expected, f"{label}: mean score up to 0.5 shows {expected}")
+    reset()
+    changed = sum(any(said.get("changed") is True for said in card["said"]) for card in cards)
+    if changed:
+        check(failures, set_to("changed", "yes") == changed, f"{label}: changed corrections show {changed}")
+        reset()
+    rejected = sum("rejects" in card for card in cards)
+    if rejected:
+        check(failures, set_to("rejected", True) == rejected, f"{label}: rejected shows {rejected}")
+        reset()
+    wanted = cards[len(cards) // 2]["id"]
+    expected = set_to("text", wanted)
+    shown = page.eval_on_selector_all("#list .card > h3 b", "all => all.map(one => one.textContent)")
+    check(failures, expected >= 1 and any(wanted in text for text in shown), f"{label}: search finds {wanted}")
+    check(failures, set_to("text", "no such words anywhere") == 0, f"{label}: search for nothing shows nothing")
+    reset()
+    means = [card["mean"] for card in cards if "mean" in card]
+    if means:
+        for sort, end in [("worst", min(means)), ("best", max(means))]:
+            set_to("sort", sort)
+            first = page.text_content("#list .card > h3")
+            check(failures, f"mean score {end:.2f}" in first, f"{label}: {sort} first begins with {end:.2f}")
+        reset()
+    if len(cards) > 20:
+        page.click("#next")
+        check(failures, "page 2" in page.text_content("#place"), f"{label}: turns the page")
+        page.click("#previous")
+    pictures = [card for card in cards if "picture" in card]
+    if pictures:
+        set_to("text", pictures[0]["id"])
+        page.wait_for_timeout(100)
+        drawn = page.eval_on_selector_all("#list img", "all => all.every(one => one.complete && one.naturalWidth > 0)")
+        check(failures, drawn, f"{label}: pictures are drawn")
+        reset()
+    foreign = page.evaluate("document.querySelectorAll('#list script, #list iframe, #list [onerror], #list [onload], #list a').length")
+    check(failures, foreign == 0, f"{label}: no element comes out of a text")
+    check(failures, slowest < most_ms, f"{label}: slowest filter {slowest:.0f} ms")
+
+
+def main():
+    options = arguments()
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        print("SKIPPED: playwright is not installed, so the report was not looked at")
+        return SKIPPED
+    failures = []
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM"))
+        except Error as error:
+            print(f"SKIPPED: no Chromium, so the report was not looked at: {str(error).splitlines()[0]}")
+            return SKIPPED
+        for name in WIDTHS:
+            for theme in ["light", "dark"]:
+                look(browser, options.report, name, theme, options.shots, options.most_ms, failures)
+        browser.close()
+    print(f"{len(failures)} faults")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
