@@ -9,6 +9,7 @@
 //! [`pace`] when, [`retry`] whether again, [`cache`] keeps every paid reply, [`reply`] reads it, [`tables`] writes it.
 
 pub mod ask;
+pub mod batch;
 pub mod cache;
 pub mod cli;
 pub mod collect;
@@ -30,6 +31,7 @@ pub mod status;
 pub mod stop;
 pub mod tables;
 pub mod teacher;
+pub mod tokens;
 pub mod transport;
 pub mod verdict;
 
