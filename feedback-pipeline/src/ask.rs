@@ -7,7 +7,7 @@ use crate::cache::{Ask, Cache, Reply};
 use crate::due::{Item, Job};
 use crate::error::{Error, Result};
 use crate::headers;
-use crate::image::{Images, Prepared};
+use crate::image::{Images, Prepared, Shown};
 use crate::money::{Price, Purse, SetAside};
 use crate::pace::Pace;
 use crate::progress::Progress;
@@ -15,6 +15,7 @@ use crate::prompt::{self, SystemPrompt};
 use crate::retry::{self, Decision, Effort, Failure};
 use crate::stop::Stop;
 use crate::teacher::{self, FollowUp, Key, Template, Usage, anthropic};
+use crate::tokens;
 use crate::transport::{Raw, Transport};
 use crate::verdict::{self, Verdict};
 use schemas::settings::{Provider, TeacherSettings};
@@ -68,18 +69,18 @@ pub struct Asker {
 /// What this run has seen of the service.
 #[derive(Debug, Default)]
 pub struct Seen {
-    good_replies: AtomicU64,
-    longest_output: AtomicU64,
+    pub(crate) good_replies: AtomicU64,
+    pub(crate) longest_output: AtomicU64,
 }
 
 /// An item with everything that its request needs.
-struct Question {
-    item: Item,
-    key: Key,
-    text: String,
-    image: Option<Arc<Prepared>>,
+pub(crate) struct Question {
+    pub(crate) item: Item,
+    pub(crate) key: Key,
+    pub(crate) text: String,
+    pub(crate) image: Option<Arc<Prepared>>,
     /// Why it cannot be sent.
-    unsent: Option<String>,
+    pub(crate) unsent: Option<String>,
 }
 
 impl Asker {
@@ -98,6 +99,8 @@ impl Asker {
         let running = Arc::new(Mutex::new(HashSet::new()));
         let mut tasks = JoinSet::new();
         let mut warm = !self.template_is_worth_warming();
+        let in_batches = self.cache.keys_in_batches(self.teacher.provider)?;
+        let mut waiting = 0;
         for item in items {
             if self.stop.is_set() {
                 break;
@@ -106,6 +109,10 @@ impl Asker {
             self.cache.writer().subject(&scope, self.job.round, &question.item.subject_id, question.key)?;
             if let Some(reason) = &question.unsent {
                 self.keep_unsent(&question, reason).await?;
+                continue;
+            }
+            if in_batches.contains(&question.key) {
+                waiting += 1; // it is paid for already
                 continue;
             }
             if !lock(&running).insert(question.key) {
@@ -137,6 +144,10 @@ impl Asker {
             while tasks.try_join_next().is_some() {}
         }
         self.join(tasks).await;
+        if waiting > 0 {
+            eprintln!("note: {waiting} {} lie in a batch at the service and were left out", self.job.items());
+            eprintln!("note: to collect it: {} --batch", self.job.command());
+        }
         Ok(())
     }
 
@@ -181,20 +192,22 @@ impl Asker {
         })
     }
 
-    fn question(&self, item: Item) -> Result<Question> {
-        let mut text = prompt::user_text(&item);
+    pub(crate) fn question(&self, item: Item) -> Result<Question> {
+        // The embedded Teacher looks at no picture, so it misses none.
+        let (shown, unsent) = match self.teacher.provider {
+            Provider::Reference => (Shown::None, None),
+            _ => match self.images.shown(&item.problem) {
+                Ok(shown) => (shown, None),
+                Err(reason) => (Shown::None, Some(reason)),
+            },
+        };
+        let mut text = prompt::user_text(&item, &shown);
         if self.teacher.provider == Provider::Reference {
             // It also reads what no other Teacher is shown, so that belongs to the request.
             let Problem { solution, lecture, caption, .. } = item.problem.as_ref();
             text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
         }
-        // The embedded Teacher looks at no picture, so it misses none.
-        let shown = item.problem.image.as_deref().filter(|_| self.teacher.provider != Provider::Reference);
-        let (image, unsent) = match shown.map(|path| self.images.get(path)) {
-            None => (None, None),
-            Some(Ok(image)) => (Some(image), None),
-            Some(Err(reason)) => (None, Some(reason)),
-        };
+        let image = shown.picture().map(Arc::clone);
         // An audit asks anew what was asked before, so its seed belongs to the request.
         let keyed = match self.job.audit {
             Some(seed) => format!("{text}\naudit {seed}"),
@@ -208,7 +221,7 @@ impl Asker {
         Ok(Question { item, key, text, image, unsent })
     }
 
-    async fn keep_unsent(&self, question: &Question, reason: &str) -> Result<()> {
+    pub(crate) async fn keep_unsent(&self, question: &Question, reason: &str) -> Result<()> {
         let now = TimestampMs::now().0;
         let reply = Reply {
             turn: 0,
@@ -230,7 +243,7 @@ impl Asker {
         Ok(())
     }
 
-    fn ask_row(&self, question: &Question) -> Arc<Ask> {
+    pub(crate) fn ask_row(&self, question: &Question) -> Arc<Ask> {
         Arc::new(Ask {
             key: question.key,
             scope: self.job.scope(),
@@ -245,7 +258,7 @@ impl Asker {
         })
     }
 
-    fn judge(&self, item: &Item, replies: &[Reply]) -> Verdict {
+    pub(crate) fn judge(&self, item: &Item, replies: &[Reply]) -> Verdict {
         let replies = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
         verdict::judge(self.teacher.provider, &item.content, replies)
     }
@@ -275,11 +288,12 @@ impl Asker {
         let body = self.template.body(question.image.as_deref(), &question.text, follow_ups);
         let picture = question.image.as_ref().map_or(0, |image| image.base64.len());
         let text_bytes = body.len().saturating_sub(picture);
-        let image_tokens = question.image.as_ref().map_or(0, |image| image.tokens());
-        let sent_key = match follow_ups {
-            [] => question.key,
-            follow_ups => self.template.key(question.image.as_deref(), &question.text, follow_ups),
-        };
+        let image_tokens = question
+            .image
+            .as_ref()
+            .map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
+        let image = question.image.as_deref();
+        let sent_key = self.template.sent_key(&question.key, image, &question.text, follow_ups);
         let started_at_ms = TimestampMs::now().0;
         let patience = Duration::from_secs(self.teacher.timeout_secs);
         let mut effort = Effort { attempts: 0, waited: Duration::ZERO, patience, jitter: 0.0 };

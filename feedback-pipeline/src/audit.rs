@@ -86,7 +86,8 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
     let asker = Arc::new(context.asker(&job, prompt, chosen.len())?);
     let is_chosen =
         |item: &Result<Item>| item.as_ref().map_or(true, |item| chosen.contains(item.subject_id.as_str()));
-    collect::ask(&asker, due::all_items(dataset, &job, &problems)?.filter(is_chosen))?;
+    let items = due::all_items(dataset, &job, &problems)?.filter(is_chosen);
+    collect::run(&asker, false, asker.all(items))?;
     asker.cache.writer().flush()?;
 
     let (mut ledger, mut pairs) = (Vec::<Request>::new(), Vec::new());

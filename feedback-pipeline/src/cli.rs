@@ -28,6 +28,9 @@ pub struct Cli {
     /// Kind of feedback to collect; without it, whatever the round lacks.
     #[arg(long, value_enum)]
     stage: Option<Kind>,
+    /// Ask in batches at half the price, answered within a day; the same command again collects what was sent.
+    #[arg(long, global = true)]
+    batch: bool,
     /// Print the settings, each with where it came from, and end.
     #[arg(long, global = true)]
     show_settings: bool,
@@ -125,7 +128,7 @@ pub fn run(cli: Cli) -> Result<()> {
     if let Some(Command::Status { json }) = cli.command {
         return if json { status::run_json(&dataset) } else { status::run(&dataset) };
     }
-    let context = Context::new(dataset, resolved);
+    let context = Context { batch: cli.batch, ..Context::new(dataset, resolved) };
     if matches!(cli.command, Some(Command::Rebuild)) {
         let rows = rebuild::all(&context)?;
         println!("made anew from {}: {rows} rows in requests", context.dataset.feedback_path().display());
@@ -241,16 +244,21 @@ fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {
         if estimate.without_image > 0 {
             println!("  without image   {:>12}  (they will be rejected)", estimate.without_image);
         }
-        let how = if estimate.measured { "by earlier replies of this model" } else { "by length of text" };
-        println!("  input tokens    {:>12}  ({how})", estimate.input_tokens);
-        println!("  output tokens   {:>12}", estimate.output_tokens);
+        if estimate.never_there > 0 {
+            println!(
+                "  no picture      {:>12}  (the source never had it; they are asked without)",
+                estimate.never_there
+            );
+        }
+        println!("  input tokens    {:>12}  ({})", estimate.input_tokens(), estimate.how);
+        if estimate.usage.cache_read > 0 {
+            println!("  from cache      {:>12}  (the provider's prompt cache)", estimate.usage.cache_read);
+        }
+        println!("  output tokens   {:>12}", estimate.usage.output);
         match price {
             Some(price) => {
-                let dollars = estimate.dollars(&price);
-                println!(
-                    "  dollars         {dollars:>12.4}  (in batch mode {:.4})",
-                    dollars * price.batch_factor
-                );
+                let (dollars, batches) = (estimate.dollars(&price), estimate.dollars_in_batches(&price));
+                println!("  dollars         {dollars:>12.4}  (with --batch {batches:.4})");
             }
             None => println!("  dollars         {:>12}", "not known"),
         }

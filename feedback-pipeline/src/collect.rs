@@ -30,6 +30,8 @@ pub struct Context {
     pub provenance: Provenance,
     /// Model that is asked.
     pub model: String,
+    /// Whether requests go out in batches.
+    pub batch: bool,
 }
 
 /// What became of a job.
@@ -62,7 +64,7 @@ impl Context {
     pub fn new(dataset: Dataset, resolved: Resolved) -> Self {
         let provenance = Provenance::new(crate::PROGRAM, &resolved.show());
         let model = teacher::model(&resolved.settings.teacher);
-        Self { dataset, settings: resolved.settings, provenance, model }
+        Self { dataset, settings: resolved.settings, provenance, model, batch: false }
     }
 
     /// Price of the model; the embedded Teacher is free.
@@ -100,8 +102,12 @@ impl Context {
             return Ok(Outcome::NothingDue { done: all });
         }
         let asker = Arc::new(self.asker(job, prompt, due)?);
-        let items = self.due(job, &problems, &done)?;
-        ask(&asker, items)?;
+        self.warn_of_missing_pictures(job, &problems, &done, &asker)?;
+        if self.batch && asker.transport.is_some() {
+            run(&asker, true, crate::batch::all(&asker, || self.due(job, &problems, &done)))?;
+        } else {
+            run(&asker, false, asker.all(self.due(job, &problems, &done)?))?;
+        }
         asker.cache.writer().flush()?;
         let counts = {
             let _snapshot = asker.cache.snapshot()?;
@@ -114,6 +120,30 @@ impl Context {
         let dollars = asker.price.map(|_| asker.progress.dollars());
         let left = due - (counts.answered + counts.rejected).min(due);
         Ok(Outcome::Settled { counts, left, sent, dollars, stopped: asker.stop.take_reason() })
+    }
+
+    /// Says how many due items will be asked without a picture that the source never had.
+    fn warn_of_missing_pictures(
+        &self,
+        job: &Job,
+        problems: &Problems,
+        done: &Done,
+        asker: &Asker,
+    ) -> Result<()> {
+        if asker.teacher.provider == Provider::Reference || !asker.images.any_was_never_there() {
+            return Ok(());
+        }
+        let (mut without, mut all) = (0, 0);
+        for item in self.due(job, problems, done)? {
+            all += 1;
+            without += usize::from(asker.images.was_never_there(&item?.problem));
+        }
+        if without > 0 {
+            eprintln!(
+                "warning: {without} of {all} items have no picture in the source; they are asked without it"
+            );
+        }
+        Ok(())
     }
 
     /// Number of items, and of those that are due.
@@ -141,7 +171,7 @@ impl Context {
     pub(crate) fn asker(&self, job: &Job, prompt: SystemPrompt, due: usize) -> Result<Asker> {
         let teacher = &self.settings.teacher;
         let limits = &self.settings.limits;
-        let price = self.price()?;
+        let price = self.price()?.map(|price| if self.batch { price.in_batch() } else { price });
         let transport = match teacher.provider {
             Provider::Reference => None,
             _ => Some(Transport::new(
@@ -157,7 +187,7 @@ impl Context {
             model: self.model.clone(),
             template: Template::new(teacher, job.kind, &prompt),
             prompt,
-            images: Images::new(self.dataset.root()),
+            images: Images::new(&self.dataset)?,
             pace: Pace::new(limits, teacher.max_output_tokens),
             purse: Purse::new(self.settings.budget.max_usd, spent),
             price,
@@ -252,7 +282,7 @@ fn settle(cache: &Cache, key: &Key, item: &Item, wanted: impl Fn(&Ask) -> bool) 
 }
 
 /// Asks everything on a runtime of its own; returns when nothing is in flight any more.
-pub(crate) fn ask(asker: &Arc<Asker>, items: impl Iterator<Item = Result<Item>>) -> Result<()> {
+pub(crate) fn run(asker: &Arc<Asker>, batch: bool, work: impl Future<Output = ()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -260,7 +290,7 @@ pub(crate) fn ask(asker: &Arc<Asker>, items: impl Iterator<Item = Result<Item>>)
         .map_err(Error::io("start a runtime in", asker.cache.path()))?;
     runtime.block_on(async {
         let watch = Arc::clone(asker);
-        let signals = tokio::spawn(async move { watch_signals(&watch.stop).await });
+        let signals = tokio::spawn(async move { watch_signals(&watch.stop, batch).await });
         let watch = Arc::clone(asker);
         let progress = tokio::spawn(async move {
             loop {
@@ -269,7 +299,7 @@ pub(crate) fn ask(asker: &Arc<Asker>, items: impl Iterator<Item = Result<Item>>)
                 watch.progress.show();
             }
         });
-        asker.all(items).await;
+        work.await;
         signals.abort();
         progress.abort();
     });
@@ -279,11 +309,16 @@ pub(crate) fn ask(asker: &Arc<Asker>, items: impl Iterator<Item = Result<Item>>)
 }
 
 /// The first Ctrl-C (or SIGTERM) ends the run in order, the second ends the process.
-async fn watch_signals(stop: &Stop) {
+async fn watch_signals(stop: &Stop, batch: bool) {
     for first in [true, false] {
         wait_for_signal().await;
         if first {
-            eprintln!("ending: waiting for replies in flight, they are paid; Ctrl-C again ends at once");
+            let how = if batch {
+                "batches go on at the service"
+            } else {
+                "waiting for replies in flight, they are paid"
+            };
+            eprintln!("ending: {how}; Ctrl-C again ends at once");
             stop.because(Error::Interrupted);
         } else {
             std::process::exit(130);

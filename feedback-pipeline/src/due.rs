@@ -154,6 +154,15 @@ impl Job {
         }
     }
 
+    /// The command that does this job.
+    pub fn command(&self) -> String {
+        let round = self.round;
+        match self.kind {
+            Kind::Judgements => format!("collect-feedback judge --round {round} --against {}", self.against),
+            kind => format!("collect-feedback --round {round} --stage {}", kind.as_str()),
+        }
+    }
+
     /// What one item is called in messages.
     pub fn items(&self) -> &'static str {
         match self.kind {

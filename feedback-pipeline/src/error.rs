@@ -93,6 +93,10 @@ impl Error {
                  without it finished tables stay as they are, but unfinished replies are bought again",
                 path.display()
             ),
+            Self::Cache { path, .. } => format!(
+                "is there room on the disk, and may {} be written? Then run the same command again; nothing is bought twice",
+                path.display()
+            ),
             Self::Service { hint, .. } => (*hint)?.to_owned(),
             _ => return None,
         })

@@ -5,12 +5,17 @@ use crate::collect::Context;
 use crate::done::Done;
 use crate::due::{Job, Problems};
 use crate::error::Result;
-use crate::image::Images;
+use crate::image::{Images, Shown};
 use crate::money::Price;
 use crate::prompt::{self, SystemPrompt};
 use crate::teacher::{Template, Usage};
+use crate::tokens::{self, Counter};
 use schemas::settings::Provider;
 use std::collections::HashSet;
+
+/// So many requests are counted one by one; of those after them every [`STRIDE`]th, the others by their length.
+const COUNTED: u64 = 4_000;
+const STRIDE: u64 = 10;
 
 /// What a job would take.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,27 +26,38 @@ pub struct Estimate {
     pub requests: u64,
     /// Items whose picture is missing or unreadable.
     pub without_image: u64,
-    /// Input tokens.
-    pub input_tokens: u64,
-    /// Output tokens.
-    pub output_tokens: u64,
-    /// True where token counts come from earlier replies of this model.
-    pub measured: bool,
+    /// Items whose picture the source never had; they are asked without it.
+    pub never_there: u64,
+    /// Tokens, as they will be charged one by one.
+    pub usage: Usage,
+    /// How they were counted; empty where there are none.
+    pub how: String,
 }
 
 impl Estimate {
-    /// Dollars at a price.
-    pub fn dollars(&self, price: &Price) -> f64 {
-        price.cost(&Usage { input: self.input_tokens, output: self.output_tokens, ..Usage::default() })
+    /// All input tokens, however they are charged.
+    pub fn input_tokens(&self) -> u64 {
+        self.usage.input + self.usage.cache_write + self.usage.cache_read
     }
 
-    /// Minutes at an allowance; none where there is no limit.
+    /// Dollars at a price, each request for itself.
+    pub fn dollars(&self, price: &Price) -> f64 {
+        price.cost(&self.usage)
+    }
+
+    /// Dollars in batch mode, where the provider's prompt cache is not to be relied on.
+    pub fn dollars_in_batches(&self, price: &Price) -> f64 {
+        let usage = Usage { input: self.input_tokens(), output: self.usage.output, ..Usage::default() };
+        price.in_batch().cost(&usage)
+    }
+
+    /// Minutes at an allowance; none where there is no limit. Tokens read from a prompt cache count against none.
     pub fn minutes(&self, limits: &schemas::settings::LimitSettings) -> Option<f64> {
         let at = |count: u64, limit: Option<u64>| limit.map(|limit| count as f64 / limit as f64);
         [
             at(self.requests, limits.requests_per_minute),
-            at(self.input_tokens, limits.input_tokens_per_minute),
-            at(self.output_tokens, limits.output_tokens_per_minute),
+            at(self.usage.input + self.usage.cache_write, limits.input_tokens_per_minute),
+            at(self.usage.output, limits.output_tokens_per_minute),
         ]
         .into_iter()
         .flatten()
@@ -52,59 +68,86 @@ impl Estimate {
 /// Estimates a job.
 pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let teacher = &context.settings.teacher;
+    let (provider, model) = (teacher.provider, &context.model);
     let system = SystemPrompt::load(job.kind, &teacher.prompts)?;
     let template = Template::new(teacher, job.kind, &system);
-    let done = Done::find(&context.dataset, job, &context.model, &system.version)?;
-    let problems = Problems::load(&context.dataset, teacher.provider)?;
-    let images = Images::new(context.dataset.root());
+    let done = Done::find(&context.dataset, job, model, &system.version)?;
+    let problems = Problems::load(&context.dataset, provider)?;
+    let images = Images::new(&context.dataset)?;
     let path = context.dataset.feedback_path();
     let cache = if path.is_file() { Some(Cache::open(&path)?) } else { None };
+    let counter = Counter::new(provider, model, job.kind, &job.scope(), &system.text, cache.as_ref())?;
     let mut estimate = Estimate::default();
-    let (mut bytes, mut image_tokens, mut reply_bytes) = (0_u64, 0_u64, 0_u64);
+    let mut sum = Sum::default();
     let mut keys = HashSet::new();
     for item in context.due(job, &problems, &done)? {
         let item = item?;
         estimate.items += 1;
-        let image = match item.problem.image.as_deref().map(|path| images.get(path)).transpose() {
-            Ok(image) => image,
-            Err(_) => {
-                estimate.without_image += 1;
-                continue;
-            }
+        let shown = match provider {
+            Provider::Reference => Ok(Shown::None),
+            _ => images.shown(&item.problem),
         };
-        let text = prompt::user_text(&item);
-        let key = template.key(image.as_deref(), &text, &[]);
+        let Ok(shown) = shown else {
+            estimate.without_image += 1;
+            continue;
+        };
+        estimate.never_there += u64::from(matches!(shown, Shown::Remark));
+        let image = shown.picture();
+        let text = prompt::user_text(&item, &shown);
+        let key = template.key(image.map(|image| image.as_ref()), &text, &[]);
         if !keys.insert(key) || matches!(&cache, Some(cache) if !cache.replies(&key)?.is_empty()) {
             continue;
         }
         estimate.requests += 1;
-        bytes += (template.head_len() + text.len()) as u64;
-        image_tokens += image.as_ref().map_or(0, |image| image.tokens());
-        reply_bytes += reply_len(&item);
+        if provider == Provider::Reference {
+            continue;
+        }
+        sum.image_tokens += image.map_or(0, |image| tokens::of_image(provider, model, image.size));
+        sum.add(&counter, &text, estimate.requests);
     }
-    // Four bytes of English a token, unless this model's own replies tell better.
-    let (mut per_byte, mut per_reply_byte) = (0.25, 0.33);
-    if let Some(cache) = &cache
-        && let Some((input, output)) =
-            cache.tokens_per_byte(&job.scope(), &context.model, template.head_len())?
-    {
-        (per_byte, per_reply_byte) = (input, output);
-        estimate.measured = true;
-    }
-    if teacher.provider != Provider::Reference {
-        estimate.input_tokens = (bytes as f64 * per_byte) as u64 + image_tokens;
-        estimate.output_tokens = (reply_bytes as f64 * per_reply_byte) as u64;
+    if provider != Provider::Reference {
+        let (input, output) = sum.tokens(&counter, estimate.requests);
+        let (input, requests) = (input + sum.image_tokens as f64, estimate.requests as f64);
+        let kept = tokens::kept_in_prompt_cache(provider, model, counter.head());
+        let (written, read) = match provider {
+            _ if estimate.requests == 0 => (0.0, 0.0),
+            Provider::Anthropic => (kept, kept * (requests - 1.0)),
+            _ => (0.0, kept * (requests - 1.0)),
+        };
+        estimate.usage = Usage {
+            input: (input - written - read).max(0.0) as u64,
+            cache_write: written as u64,
+            cache_read: read as u64,
+            output: output as u64,
+        };
+        estimate.how = counter.how;
     }
     Ok(estimate)
 }
 
-/// Bytes that a usual reply to an item has.
-fn reply_len(item: &crate::due::Item) -> u64 {
-    use crate::due::Content;
-    let len = match &item.content {
-        Content::Scores { sentences, .. } => 14 + 29 * sentences.len(),
-        Content::Correction { rationale } => 16 + rationale.len(),
-        Content::Judgement { .. } => 14,
-    };
-    len as u64
+/// Counted tokens, and the lengths by which those of the others are told.
+#[derive(Default)]
+struct Sum {
+    bytes: u64,
+    counted_bytes: u64,
+    /// Tokens of the user's texts and of the replies, for those that were counted.
+    input: f64,
+    output: f64,
+    image_tokens: u64,
+}
+
+impl Sum {
+    fn add(&mut self, counter: &Counter, text: &str, number: u64) {
+        self.bytes += text.len() as u64;
+        if number <= COUNTED || number.is_multiple_of(STRIDE) {
+            self.counted_bytes += text.len() as u64;
+            self.input += counter.input(text) - counter.head();
+            self.output += counter.output(text);
+        }
+    }
+
+    fn tokens(&self, counter: &Counter, requests: u64) -> (f64, f64) {
+        let more = self.bytes as f64 / self.counted_bytes.max(1) as f64;
+        (counter.head() * requests as f64 + self.input * more, self.output * more)
+    }
 }

@@ -1,13 +1,16 @@
 //! Pictures as the Teacher gets them: type found by content, sized down to what providers accept, hashed.
 //!
-//! A picture that cannot be had is an error of its item, never a silent request without it.
+//! A picture that cannot be had is an error of its item, never a silent request without it. Pictures that the published
+//! source never had are known from the import; such items are asked with a remark in place of the picture.
 
+use crate::error::Error;
 use base64::Engine as _;
 use image::{GenericImageView, ImageFormat, ImageReader};
 use schemas::provenance::sha256_hex;
-use std::collections::VecDeque;
+use schemas::{Dataset, Problem};
+use std::collections::{BTreeSet, VecDeque};
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Largest picture in bytes, before base64 makes 5 MB of it.
@@ -32,26 +35,78 @@ pub struct Prepared {
     pub size: (u32, u32),
 }
 
-impl Prepared {
-    /// About as many tokens as providers count for the picture.
-    pub fn tokens(&self) -> u64 {
-        let (width, height) = (f64::from(self.size.0), f64::from(self.size.1));
-        let scale = (f64::from(TARGET_EDGE) / width.max(height)).min(1.0);
-        // Anthropic's rule; OpenAI's tiles come to about the same for pictures of this size.
-        ((width * scale * height * scale / 750.0).ceil() as u64).clamp(1, 1_600)
+/// Name of the list of problems whose picture the source never had, in the folder of the pictures: an id a line.
+pub const NEVER_THERE: &str = "missing.txt";
+
+/// Problems of a dataset whose picture the source never had; none where there is no list.
+pub fn never_there(dataset: &Dataset) -> Result<BTreeSet<String>, Error> {
+    let path = dataset.images_dir().join(NEVER_THERE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            Ok(text.lines().map(str::trim).filter(|id| !id.is_empty()).map(ToOwned::to_owned).collect())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(Error::io("read", &path)(error)),
+    }
+}
+
+/// What an item's request shows.
+#[derive(Debug, Clone)]
+pub enum Shown {
+    /// Its picture.
+    Picture(Arc<Prepared>),
+    /// No picture, as the problem has none.
+    None,
+    /// No picture, as the source never had it; the request says so.
+    Remark,
+}
+
+impl Shown {
+    /// The picture, where there is one.
+    pub fn picture(&self) -> Option<&Arc<Prepared>> {
+        match self {
+            Self::Picture(picture) => Some(picture),
+            Self::None | Self::Remark => None,
+        }
     }
 }
 
 /// Reads and prepares the pictures of a dataset.
 pub struct Images {
+    never_there: BTreeSet<String>,
     root: PathBuf,
     recent: Mutex<VecDeque<(String, Arc<Prepared>)>>,
 }
 
 impl Images {
     /// Pictures below a dataset folder.
-    pub fn new(root: &Path) -> Self {
-        Self { root: root.to_path_buf(), recent: Mutex::new(VecDeque::with_capacity(KEPT)) }
+    pub fn new(dataset: &Dataset) -> Result<Self, Error> {
+        Ok(Self {
+            never_there: never_there(dataset)?,
+            root: dataset.root().to_path_buf(),
+            recent: Mutex::new(VecDeque::with_capacity(KEPT)),
+        })
+    }
+
+    /// What a request about a problem shows, or why it cannot be sent.
+    pub fn shown(&self, problem: &Problem) -> Result<Shown, String> {
+        match &problem.image {
+            None => Ok(Shown::None),
+            Some(_) if self.was_never_there(problem) => Ok(Shown::Remark),
+            Some(path) => self.get(path).map(Shown::Picture),
+        }
+    }
+
+    /// True where a problem's picture is missing since the source never had it. One that was put there since is used.
+    pub fn was_never_there(&self, problem: &Problem) -> bool {
+        problem.image.as_ref().is_some_and(|path| {
+            self.never_there.contains(&problem.problem_id) && !self.root.join(path).exists()
+        })
+    }
+
+    /// True where the dataset has a list of such problems.
+    pub fn any_was_never_there(&self) -> bool {
+        !self.never_there.is_empty()
     }
 
     /// The picture at a path relative to the dataset folder, or why it cannot be sent.

@@ -10,6 +10,7 @@
 
 pub mod ask;
 pub mod audit;
+pub mod batch;
 pub mod cache;
 pub mod cli;
 pub mod collect;
@@ -32,6 +33,7 @@ pub mod status;
 pub mod stop;
 pub mod tables;
 pub mod teacher;
+pub mod tokens;
 pub mod transport;
 pub mod verdict;
 pub mod win_rate;

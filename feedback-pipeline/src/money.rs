@@ -34,6 +34,18 @@ impl Price {
     pub const FREE: Self =
         Self { input: 0.0, output: 0.0, cache_write: 0.0, cache_read: 0.0, batch_factor: 1.0 };
 
+    /// The same in batch mode.
+    pub fn in_batch(self) -> Self {
+        let factor = self.batch_factor;
+        Self {
+            input: self.input * factor,
+            output: self.output * factor,
+            cache_write: self.cache_write * factor,
+            cache_read: self.cache_read * factor,
+            batch_factor: 1.0,
+        }
+    }
+
     /// Dollars for the tokens of a reply.
     pub fn cost(&self, usage: &Usage) -> f64 {
         (usage.input as f64 * self.input
@@ -151,6 +163,22 @@ impl Purse {
         state.spent += cost;
         drop(state);
         self.settled.notify_waiters();
+    }
+
+    /// Dollars left below the cap; infinite where there is none.
+    pub fn room(&self) -> f64 {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.max_usd.map_or(f64::INFINITY, |max| max - state.spent - state.reserved)
+    }
+
+    /// Takes dollars that were spent without being set aside.
+    pub fn pay(&self, dollars: f64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).spent += dollars;
+    }
+
+    /// The error of a request that may cost more than is left.
+    pub fn too_little_for(&self, next_usd: f64) -> Error {
+        Error::Budget { max_usd: self.max_usd.unwrap_or_default(), spent_usd: self.spent(), next_usd }
     }
 
     /// Dollars spent, earlier runs included.

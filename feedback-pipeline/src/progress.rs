@@ -145,6 +145,11 @@ impl Progress {
         }
     }
 
+    /// Says a line of its own, without disturbing the bar.
+    pub fn say(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{}: {line}", self.label));
+    }
+
     fn time_left(&self, done: u64) -> String {
         if done == 0 || done >= self.total {
             return String::new();

@@ -2,6 +2,7 @@
 
 use crate::due::{Content, Item, Kind};
 use crate::error::{Error, Result};
+use crate::image::Shown;
 use schemas::Problem;
 use schemas::provenance::sha256_hex;
 use std::fmt::Write;
@@ -58,9 +59,9 @@ pub fn schema(kind: Kind) -> &'static str {
 }
 
 /// The text block of an item's request.
-pub fn user_text(item: &Item) -> String {
+pub fn user_text(item: &Item, shown: &Shown) -> String {
     let mut text = String::with_capacity(1024);
-    problem_block(&mut text, &item.problem);
+    problem_block(&mut text, &item.problem, shown);
     match &item.content {
         Content::Scores { sentences, .. } => {
             text.push_str("<sentences>\n");
@@ -80,7 +81,7 @@ pub fn user_text(item: &Item) -> String {
     text
 }
 
-fn problem_block(text: &mut String, problem: &Problem) {
+fn problem_block(text: &mut String, problem: &Problem, shown: &Shown) {
     let _ = write!(text, "<problem>\nQuestion: {}\nOptions:", untagged(problem.question.trim()));
     for (index, choice) in problem.choices.iter().enumerate() {
         let _ = write!(text, " ({}) {}", letter(index), one_line(choice));
@@ -94,6 +95,9 @@ fn problem_block(text: &mut String, problem: &Problem) {
             let _ = write!(text, "\nCorrect answer: ({}) {}", letter(index), one_line(choice));
         }
         None => text.push_str("\nCorrect answer: not known"),
+    }
+    if matches!(shown, Shown::Remark) {
+        text.push_str("\n(the picture is not available)");
     }
     text.push_str("\n</problem>\n");
 }

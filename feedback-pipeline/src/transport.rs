@@ -8,10 +8,17 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, Header
 use schemas::settings::{Provider, TeacherSettings};
 use std::time::Duration;
 
+/// Longest upload or download of a batch.
+const LONGEST_TRANSFER: Duration = Duration::from_secs(3_600);
+
+/// A reply whose body is still to come.
+pub type Reply = reqwest::Response;
+
 /// Sends requests to one address.
 pub struct Transport {
     client: reqwest::Client,
     url: reqwest::Url,
+    root: String,
 }
 
 /// A reply as it came.
@@ -64,7 +71,35 @@ impl Transport {
             builder = builder.http1_only().tls_certs_only([]); // spares reading the machine's certificates
         }
         let client = builder.build().map_err(|e| Error::Failed(format!("no HTTP client: {}", chain(&e))))?;
-        Ok(Self { client, url })
+        let root = ["/messages", "/chat/completions"].iter().find_map(|end| address.strip_suffix(end));
+        let root = root.unwrap_or(&address).to_owned();
+        Ok(Self { client, url, root })
+    }
+
+    /// Address below which all calls of the API lie; ends in `/v1`.
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// One attempt at another call of the API, `/batches` for instance. A body is JSON unless its type is named.
+    pub async fn call(&self, path: &str, body: Option<(Bytes, Option<String>)>) -> Result<Raw, Failure> {
+        let response = self.open(path, body).await?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.bytes().await.map_err(|e| Failure::Broken(describe(e)))?;
+        Ok(Raw { status, headers, body })
+    }
+
+    /// As [`Transport::call`], with the body still to come: GET without a body, else POST.
+    pub async fn open(&self, path: &str, body: Option<(Bytes, Option<String>)>) -> Result<Reply, Failure> {
+        let url = format!("{}{path}", self.root);
+        let request = match body {
+            None => self.client.get(url),
+            Some((body, None)) => self.client.post(url).body(body),
+            Some((body, Some(kind))) => self.client.post(url).header(CONTENT_TYPE, kind).body(body),
+        };
+        // Hundreds of megabytes go up and down here.
+        let sent = request.timeout(LONGEST_TRANSFER).send().await;
+        sent.map_err(|e| Failure::Unreachable(describe(e)))
     }
 
     /// One attempt.
@@ -105,7 +140,8 @@ fn headers(provider: Provider, key: Option<&Secret>) -> Result<HeaderMap> {
     Ok(headers)
 }
 
-fn describe(error: reqwest::Error) -> String {
+/// What went wrong, without the address.
+pub fn describe(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return "no reply in time".to_owned();
     }

@@ -451,6 +451,26 @@ fn rollouts(folder: &Folder) -> Vec<Rollout> {
 }
 
 #[test]
+fn pictures_that_the_source_never_had_are_listed_until_they_come() {
+    let folder = Folder::new();
+    let line = |id: &str| {
+        format!(
+            "{{\"problem_id\":\"{id}\",\"split\":\"train\",\"question\":\"q\",\"choices\":[\"a\",\"b\"],\"answer_index\":0,\"image\":\"{id}.png\"}}\n"
+        )
+    };
+    folder.write("own.jsonl", line("a") + &line("b"));
+    let list = || fs::read_to_string(folder.path("data/images/missing.txt")).unwrap();
+    folder.jsonl("own.jsonl").unwrap();
+    assert_eq!(list(), "a\nb\n");
+    let before = folder.contents();
+    folder.jsonl("own.jsonl").unwrap();
+    assert_eq!(folder.contents(), before);
+    folder.write("a.png", [0x89, b'P', b'N', b'G', 0, 0, 0, 0, 0, 0, 0, 0]);
+    folder.jsonl("own.jsonl").unwrap();
+    assert_eq!(list(), "b\n");
+}
+
+#[test]
 fn rationales_become_rollouts_without_tokens() {
     let folder = published();
     folder.scienceqa("from").unwrap();
@@ -458,7 +478,11 @@ fn rationales_become_rollouts_without_tokens() {
         .write("r.json", r#"{"7": "Solution: Look at the map.nMaine is farthest north.", "9": "Solution:"}"#);
     folder.rationales("r.json", None, false).unwrap();
     let rows = rollouts(&folder);
-    assert_eq!(rows[0].rollout_id, "7-r1-s0");
+    assert_eq!(
+        rows[0].rollout_id,
+        format!("import-{}-7-r1-s0", &rows[0].policy[7..15]),
+        "train's own is 7-r1-s0"
+    );
     let texts: Vec<_> =
         rows[0].sentences.iter().map(|sentence| (sentence.text.as_str(), sentence.token_end)).collect();
     assert_eq!(texts, [("Look at the map.", 0), ("Maine is farthest north.", 0)]);
@@ -583,7 +607,7 @@ fn the_published_files_have_their_numbers() {
     let half = scienceqa(real.join("scienceqa/problems_test_half.json"), "half");
     assert_eq!(half.len(), 2121);
     let copied = fs::read_dir(folder.path("half/images")).unwrap().count();
-    assert_eq!(copied, 68);
+    assert_eq!(copied, 69, "68 pictures and missing.txt");
 
     let data = folder.path("aokvqa");
     run(Command::Aokvqa { from: real.join("aokvqa"), data: data.clone(), images: None }).unwrap();

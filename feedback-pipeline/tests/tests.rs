@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a panic is the report
 
 mod fixture;
+mod fuzz;
 mod import;
 mod judging;
 mod reference;

@@ -2,12 +2,20 @@
 
 #![allow(clippy::unwrap_used)] // in tests a panic is the report
 
+#[path = "collect/batch.rs"]
+mod batch;
+#[path = "collect/disk.rs"]
+mod disk;
+#[path = "collect/estimate.rs"]
+mod estimate;
 #[path = "collect/faults.rs"]
 mod faults;
 #[path = "collect/kill.rs"]
 mod kill;
 #[path = "collect/money.rs"]
 mod money;
+#[path = "collect/pictures.rs"]
+mod pictures;
 #[path = "collect/road.rs"]
 mod road;
 #[path = "collect/shared.rs"]

@@ -10,20 +10,25 @@
 //! | `asks` | a distinct request: who paid for it, what was asked; the picture by its hash only |
 //! | `replies` | what came back: raw body, headers, usage, cost; turn 1 and 2 follow malformed replies |
 //! | `subjects` | which request an item has; several items may share one, the last row of an item counts |
+//! | `batches` | a batch that is about to be sent, runs at the service, or is done with |
+//! | `batch_requests` | which requests a batch holds |
+mod batches;
 mod writer;
 
+pub use batches::{Batch, Entry};
 pub use writer::Writer;
 
 use crate::due::{Item, Job};
 use crate::error::{Error, Result};
 use crate::teacher::{Key, Usage};
+use crate::tokens::Sample;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use schemas::settings::Provider;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Version of the file's tables; a newer one is refused.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS prompts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
@@ -133,6 +138,7 @@ impl Cache {
         }
         if version < VERSION {
             connection.execute_batch(SCHEMA).map_err(error(path))?;
+            connection.execute_batch(batches::SCHEMA).map_err(error(path))?;
             connection.pragma_update(None, "user_version", VERSION).map_err(error(path))?;
         }
         let reader = Self::read_connection(path)?;
@@ -253,22 +259,25 @@ impl Cache {
         })
     }
 
-    /// Input tokens by byte of a text request and output tokens by byte of a reply, measured over the latest replies of a
-    /// model to a scope; none where there are too few to tell.
-    pub fn tokens_per_byte(&self, scope: &str, model: &str, head: usize) -> Result<Option<(f64, f64)>> {
-        let (count, input, bytes, output, said): (u64, f64, f64, f64, f64) = self.read(|connection| {
-            connection.query_row(
-                "SELECT count(*), total(input), total(bytes), total(output), total(said) FROM (
-                   SELECT input_tokens + cache_write_tokens + cache_read_tokens AS input,
-                          length(CAST(user_text AS BLOB)) + ?3 AS bytes, output_tokens AS output, length(body) - 350 AS said
-                   FROM replies JOIN asks USING (request_key)
-                   WHERE scope = ?1 AND model = ?2 AND status = 200 AND turn = 0 AND image_sha256 IS NULL
-                   ORDER BY replies.rowid DESC LIMIT 1000)",
-                params![scope, model, head],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
-            )
-        })?;
-        Ok((count >= 20 && bytes > 0.0 && said > 0.0 && input > 0.0).then(|| (input / bytes, output / said)))
+    /// The latest requests of a model to a scope that carried no picture, with what they used.
+    pub fn samples(&self, scope: &str, model: &str, most: usize) -> Result<Vec<Sample>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT user_text, input_tokens + cache_write_tokens + cache_read_tokens, output_tokens, body
+                 FROM replies JOIN asks USING (request_key)
+                 WHERE scope = ?1 AND model = ?2 AND status = 200 AND turn = 0 AND image_sha256 IS NULL
+                 ORDER BY replies.rowid DESC LIMIT ?3",
+            )?;
+            let rows = statement.query_map(params![scope, model, most as u64], |row| {
+                Ok(Sample {
+                    user_text: row.get(0)?,
+                    input: row.get(1)?,
+                    output: row.get(2)?,
+                    body: row.get(3)?,
+                })
+            })?;
+            rows.collect()
+        })
     }
 }
 
@@ -317,6 +326,10 @@ pub(crate) enum Write {
     Subject { scope: Arc<str>, round: u32, subject_id: String, key: Key },
     /// A system prompt.
     Prompt { hash: String, text: String },
+    /// A reply that can be had again until its batch is done with.
+    Fetched(Key, Box<Reply>),
+    /// What happens to a batch.
+    Batch(batches::Change),
     /// Told when everything before is durable.
     Flush(std::sync::mpsc::Sender<Result<()>>),
 }

@@ -73,6 +73,17 @@ impl Writer {
         self.send(Write::Prompt { hash: hash.to_owned(), text: text.to_owned() })
     }
 
+    /// Stores a reply that can be had again until its batch is done with; durable after the next flush.
+    pub fn fetched(&self, key: Key, reply: Reply) -> Result<()> {
+        self.send(Write::Fetched(key, Box::new(reply)))
+    }
+
+    /// Stores what happens to a batch; durable on return. Blocks.
+    pub(super) fn batch(&self, change: super::batches::Change) -> Result<()> {
+        self.send(Write::Batch(change))?;
+        self.flush()
+    }
+
     /// Returns when everything before is durable. Blocks.
     pub fn flush(&self) -> Result<()> {
         let (told, wait) = mpsc::channel();
@@ -122,7 +133,7 @@ fn run(mut connection: Connection, receiver: &mpsc::Receiver<Vec<Write>>, path: 
                 Write::Flush(told) => {
                     let _ = told.send(outcome());
                 }
-                Write::Subject { .. } | Write::Prompt { .. } => {}
+                Write::Subject { .. } | Write::Prompt { .. } | Write::Fetched(..) | Write::Batch(_) => {}
             }
         }
     }
@@ -157,6 +168,8 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
             }
             insert_reply(transaction, key, reply)?;
         }
+        Write::Fetched(key, reply) => insert_reply(transaction, key, reply)?,
+        Write::Batch(change) => super::batches::apply(transaction, change)?,
         Write::Subject { scope, round, subject_id, key } => {
             let mut statement = transaction.prepare_cached(
                 "INSERT OR REPLACE INTO subjects (scope, round, subject_id, request_key) VALUES (?1, ?2, ?3, ?4)",
@@ -173,7 +186,7 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn insert_ask(transaction: &Transaction<'_>, ask: &Ask) -> rusqlite::Result<()> {
+pub(super) fn insert_ask(transaction: &Transaction<'_>, ask: &Ask) -> rusqlite::Result<()> {
     let mut statement = transaction
         .prepare_cached("INSERT OR IGNORE INTO asks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?;
     statement.execute(params![

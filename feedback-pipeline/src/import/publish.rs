@@ -9,8 +9,9 @@ use super::grouped;
 use super::picture::{self, Picture};
 use crate::PROGRAM;
 use crate::error::{Error, Result};
+use crate::image;
 use schemas::{Dataset, DatasetCard, Problem, Provenance, table};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -113,15 +114,34 @@ pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
         let image = incoming.problems[picture.problem].image.as_ref()?;
         (!data.join(image).is_file()).then(|| incoming.problems[picture.problem].problem_id.clone())
     });
+    let missing_pictures: Vec<String> = missing_pictures.collect();
+    changed |= list_missing(&dataset, &problems, &missing_pictures)?;
     Ok(Summary {
         dataset: data.to_path_buf(),
         added,
         changed,
         left_out: incoming.left_out,
-        missing_pictures: missing_pictures.collect(),
+        missing_pictures,
         rounds_started: !dataset.rounds::<schemas::Rollout>()?.is_empty(),
         problems,
     })
+}
+
+/// Brings the list of problems whose picture no source had up to date; true where that changed it.
+fn list_missing(dataset: &Dataset, problems: &[Problem], missing: &[String]) -> Result<bool> {
+    let before = image::never_there(dataset)?;
+    let has_come =
+        |problem: &Problem| problem.image.as_ref().is_some_and(|image| dataset.root().join(image).is_file());
+    let mut now: BTreeSet<String> = before.iter().chain(missing).cloned().collect();
+    for problem in problems.iter().filter(|problem| has_come(problem)) {
+        now.remove(&problem.problem_id);
+    }
+    if now == before {
+        return Ok(false);
+    }
+    let lines: String = now.iter().map(|id| format!("{id}\n")).collect();
+    schemas::table::write_bytes(&dataset.images_dir().join(image::NEVER_THERE), lines.as_bytes())?;
+    Ok(true)
 }
 
 /// A picture that an earlier import found keeps its path, also where its type gave it another ending than the
@@ -285,7 +305,7 @@ impl fmt::Display for Summary {
             writeln!(
                 f,
                 "  pictures missing: {}, the first of problem `{first}`; import again with --images, or put them at \
-                 their `image` paths",
+                 their `image` paths. Until then these problems are asked about without (images/missing.txt)",
                 grouped(self.missing_pictures.len()),
             )?;
         }

@@ -73,7 +73,8 @@ pub(super) fn import(
         Some(split) => format!("import-{digest}-{split}"),
         None => format!("import-{digest}"),
     };
-    let changed = write(&dataset, round, &name, &format!("import:{digest}"), &entries, from)?;
+    let policy = format!("import:{digest}");
+    let changed = write(&dataset, round, &name, &policy, &entries, from)?;
     Ok(Summary {
         dataset: data.to_path_buf(),
         round,
@@ -110,6 +111,8 @@ fn write(
             format!("was imported into round {round} before, with other problems; use another round");
         return Err(Error::bad_input(from.display().to_string(), message));
     }
+    let source = policy.replace(':', "-");
+    let source: String = source.chars().take("import-".len() + 8).collect();
     // Further rationales of a problem that has some are its next samples.
     let mut next_sample: HashMap<String, u32> = HashMap::new();
     #[derive(serde::Deserialize)]
@@ -127,7 +130,8 @@ fn write(
         *next += 1;
         let spans = sentences::split(&entry.rationale);
         Rollout {
-            rollout_id: Rollout::id(&entry.problem_id, round, sample),
+            // Rollouts that are sampled for the same round have ids of their own.
+            rollout_id: format!("{source}-{}", Rollout::id(&entry.problem_id, round, sample)),
             problem_id: entry.problem_id.clone(),
             round,
             sample,

@@ -159,6 +159,20 @@ impl Template {
         }
     }
 
+    /// Key of a request of any turn, whose first has the key `first`.
+    pub fn sent_key(
+        &self,
+        first: &Key,
+        image: Option<&Prepared>,
+        text: &str,
+        follow_ups: &[FollowUp],
+    ) -> Key {
+        match follow_ups {
+            [] => *first,
+            follow_ups => self.key(image, text, follow_ups),
+        }
+    }
+
     /// Bytes that every request carries before its messages, system prompt and schema included.
     pub fn head_len(&self) -> usize {
         self.head.len()

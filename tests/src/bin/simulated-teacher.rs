@@ -3,7 +3,7 @@
 use clap::Parser;
 use std::path::PathBuf;
 use std::time::Duration;
-use workspace_tests::teacher_service::{Allowance, Fault, Faults, Options, TeacherService};
+use workspace_tests::teacher_service::{Allowance, BatchOptions, Fault, Faults, Options, TeacherService};
 
 /// A Teacher on loopback that speaks the Anthropic Messages API and the OpenAI chat API.
 #[derive(Parser)]
@@ -17,6 +17,12 @@ struct Cli {
     /// Milliseconds until a reply.
     #[arg(long, default_value_t = 50)]
     latency_ms: u64,
+    /// Milliseconds until a batch ends.
+    #[arg(long, default_value_t = 5_000)]
+    batch_latency_ms: u64,
+    /// Count tokens by a tokenizer.
+    #[arg(long)]
+    real_tokens: bool,
     /// Requests a minute; 0 means no limit.
     #[arg(long, default_value_t = 0.0)]
     requests_per_minute: f64,
@@ -52,6 +58,11 @@ fn main() -> Result<(), String> {
         },
         tell_limits: cli.tell_limits,
         key: None,
+        real_tokens: cli.real_tokens,
+        batch: BatchOptions {
+            latency: Duration::from_millis(cli.batch_latency_ms),
+            ..BatchOptions::default()
+        },
     })?;
     println!("{}", service.url());
     service.wait();

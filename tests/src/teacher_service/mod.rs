@@ -2,15 +2,19 @@
 //! and has faults that can be switched on.
 //!
 //! [`answer`] finds the problem of a request and answers it, [`fault`] decides what goes wrong, [`limit`] keeps the
-//! account's allowance, `wire` is the two formats. Everything depends on the seed and the request, not on the clock,
+//! account's allowance, `wire` is the two formats, [`batch`] the two batch APIs, `count` the tokens.
+//! Everything depends on the seed and the request, not on the clock,
 //! so that a run can be repeated.
 
 pub mod answer;
+pub mod batch;
+mod count;
 pub mod fault;
 pub mod limit;
 mod serve;
 mod wire;
 
+pub use batch::BatchOptions;
 pub use fault::{Fault, Faults};
 pub use limit::Allowance;
 
@@ -39,13 +43,19 @@ pub struct Options {
     pub tell_limits: bool,
     /// The key that requests must carry; any where none is given.
     pub key: Option<String>,
+    /// What batches do.
+    pub batch: BatchOptions,
+    /// Whether tokens are counted by a tokenizer, schema, pictures and prompt cache included; else roughly.
+    pub real_tokens: bool,
 }
 
 /// Counts since the start.
 #[derive(Debug, Clone, Default)]
 pub struct Stats {
-    /// Requests that arrived.
+    /// Requests that arrived, those in batches included.
     pub requests: u64,
+    /// Batches that were taken.
+    pub batches: u64,
     /// Requests with a good reply.
     pub good: u64,
     /// Replies of status 429 by the allowance.
@@ -81,7 +91,7 @@ impl Stats {
     /// As JSON, for `GET /stats`.
     pub fn to_json(&self) -> Value {
         json!({
-            "requests": self.requests, "good": self.good, "limited": self.limited, "faults": self.faults,
+            "requests": self.requests, "batches": self.batches, "good": self.good, "limited": self.limited, "faults": self.faults,
             "kinds": self.kinds, "distinct": self.seen.len(), "bought_again": self.bought_again(),
             "images": self.images, "in_flight": self.in_flight, "peak_in_flight": self.peak_in_flight,
             "input_tokens": self.input_tokens, "output_tokens": self.output_tokens,
@@ -95,6 +105,8 @@ struct Shared {
     brain: answer::Brain,
     stats: Mutex<Stats>,
     limiter: Mutex<limit::Limiter>,
+    batches: Mutex<batch::Batches>,
+    prompt_cache: count::PromptCache,
 }
 
 /// A running service; it ends when dropped.
@@ -113,7 +125,14 @@ impl TeacherService {
         let datasets = options.data.iter().map(|path| Dataset::open(path).map_err(|e| e.to_string()));
         let brain = answer::Brain::new(datasets.collect::<Result<Vec<_>, _>>()?)?;
         let limiter = limit::Limiter::new(options.allowance);
-        let shared = Arc::new(Shared { options, brain, stats: Mutex::default(), limiter: limiter.into() });
+        let shared = Arc::new(Shared {
+            options,
+            brain,
+            stats: Mutex::default(),
+            limiter: limiter.into(),
+            batches: Mutex::default(),
+            prompt_cache: count::PromptCache::default(),
+        });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("simulated-teacher")

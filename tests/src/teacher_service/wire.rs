@@ -18,13 +18,24 @@ pub(super) struct Asked {
     pub text: String,
     /// Everything that counts as input.
     pub input_tokens: u64,
+    /// Of those, tokens written to the prompt cache and read from it.
+    pub cached: (u64, u64),
     pub images: u64,
+    /// Whether the reply's tokens are counted by a tokenizer.
+    pub real_tokens: bool,
 }
 
 /// Reads a request.
 pub(super) fn read(api: Api, body: &Value) -> Result<Asked, String> {
     let messages = body["messages"].as_array().ok_or("messages: expected a list")?;
-    let mut asked = Asked { model: body["model"].clone(), text: String::new(), input_tokens: 3, images: 0 };
+    let mut asked = Asked {
+        model: body["model"].clone(),
+        text: String::new(),
+        input_tokens: 3,
+        cached: (0, 0),
+        images: 0,
+        real_tokens: false,
+    };
     if !body["model"].is_string() {
         return Err("model: expected a text".to_owned());
     }
@@ -95,15 +106,16 @@ fn read_blocks(api: Api, blocks: &[Value], asked: &mut Asked) -> Result<String, 
 
 /// A reply's body.
 pub(super) fn reply(api: Api, number: u64, asked: &Asked, said: &str, ended: &str) -> Value {
-    let output = tokens(said) + 1;
+    let output = if asked.real_tokens { super::count::text(api, said) } else { tokens(said) + 1 };
+    let (written, read) = asked.cached;
     match api {
         Api::Anthropic => json!({
             "id": format!("msg_{number}"), "type": "message", "role": "assistant", "model": asked.model,
             "content": [{"type": "text", "text": said}],
             "stop_reason": match ended { "length" => "max_tokens", "refusal" => "refusal", _ => "end_turn" },
             "stop_sequence": null,
-            "usage": {"input_tokens": asked.input_tokens, "output_tokens": output,
-                "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0},
+            "usage": {"input_tokens": asked.input_tokens - written - read, "output_tokens": output,
+                "cache_creation_input_tokens": written, "cache_read_input_tokens": read},
         }),
         Api::OpenAi => {
             let (content, refusal) =
@@ -114,7 +126,7 @@ pub(super) fn reply(api: Api, number: u64, asked: &Asked, said: &str, ended: &st
                 "choices": [{"index": 0, "message": {"role": "assistant", "content": content, "refusal": refusal},
                     "finish_reason": finish}],
                 "usage": {"prompt_tokens": asked.input_tokens, "completion_tokens": output,
-                    "total_tokens": asked.input_tokens + output, "prompt_tokens_details": {"cached_tokens": 0}},
+                    "total_tokens": asked.input_tokens + output, "prompt_tokens_details": {"cached_tokens": read}},
             })
         }
     }

@@ -1,0 +1,416 @@
+//! Batch mode: requests go out by the thousand, at half the price, and are answered within a day.
+//!
+//! ```text
+//! open batches ─► wait ─► results ─► cache          until nothing is due
+//! due items ─► chunks ─► written down ─► sent ─► id written down ─┘
+//! ```
+//!
+//! A batch is written down with its requests before it is sent. After a kill in between, it is looked for at the service
+//! before anything is sent again, so that nothing is paid for twice. Keys and replies are those of single requests: a
+//! round that was begun in batches can be ended without, and the other way round.
+
+pub mod anthropic;
+mod chunk;
+pub mod line;
+pub mod openai;
+mod service;
+
+use crate::ask::{Asker, Question};
+use crate::cache::{Batch, Entry, Reply};
+use crate::due::Item;
+use crate::error::{Error, Result};
+use crate::retry::{self, Decision, Effort, Failure, Hints};
+use crate::teacher::{self, Key, Usage};
+use crate::tokens::{self, Counter};
+use crate::verdict::Verdict;
+use chunk::Chunk;
+use line::{Answered, Line};
+use schemas::TimestampMs;
+use service::Service;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A request without an answer is put into this many batches.
+const MOST_TRIES: u32 = 4;
+/// First wait between two looks at running batches; it grows by half each time.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+/// Longest wait between two looks.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// Asks all due items in batches; ends early where the asker's stop is set.
+pub async fn all<I>(asker: &Arc<Asker>, due: impl Fn() -> Result<I>)
+where
+    I: Iterator<Item = Result<Item>>,
+{
+    let Some(transport) = &asker.transport else { return };
+    let service = Service::new(asker, transport);
+    let mut run =
+        Run { asker, service, counter: None, tries: HashMap::new(), trouble: String::new(), first: true };
+    if let Err(error) = run.all(due).await {
+        asker.stop.because(error);
+        run.say_what_goes_on();
+    }
+}
+
+struct Run<'a> {
+    asker: &'a Asker,
+    service: Service<'a>,
+    /// Tells what a batch will cost; none where there is no cap.
+    counter: Option<Counter>,
+    /// Batches of this run in which a request had no answer.
+    tries: HashMap<Key, u32>,
+    /// Why the last of them had none.
+    trouble: String,
+    first: bool,
+}
+
+/// What a look through the due items led to.
+#[derive(Default)]
+struct Wave {
+    sent: usize,
+    given_up: usize,
+    /// Dollars of the first request that did not fit under the cap.
+    too_dear: Option<f64>,
+}
+
+impl Run<'_> {
+    async fn all<I>(&mut self, due: impl Fn() -> Result<I>) -> Result<()>
+    where
+        I: Iterator<Item = Result<Item>>,
+    {
+        self.asker.cache.writer().prompt(&self.asker.prompt.version, &self.asker.prompt.text)?;
+        self.find_unsure().await?;
+        loop {
+            self.collect().await?;
+            let wave = self.wave(due()?).await?;
+            self.first = false;
+            match wave {
+                Wave { sent: 1.., .. } => {}
+                Wave { too_dear: Some(dollars), .. } => return Err(self.asker.purse.too_little_for(dollars)),
+                Wave { given_up: given_up @ 1.., .. } => {
+                    let why = format!(
+                        "{given_up} requests had no answer in {MOST_TRIES} batches: {}",
+                        self.trouble
+                    );
+                    let hint = Some("run the same command again, or without --batch");
+                    return Err(Error::Service { why, hint });
+                }
+                Wave { .. } => return Ok(()),
+            }
+        }
+    }
+
+    /// Batches that were written down, but whose id was not: the service has them or not.
+    async fn find_unsure(&self) -> Result<()> {
+        let cache = &self.asker.cache;
+        for batch in cache.open_batches(self.asker.teacher.provider)? {
+            if batch.batch_id.is_some() {
+                continue;
+            }
+            match self.service.find(&batch).await? {
+                Some(id) => cache.batch_sent(&batch.plan, &id)?,
+                None => cache.batch_closed(&batch.plan, "never sent")?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is due and lies in no batch yet.
+    async fn wave(&mut self, items: impl Iterator<Item = Result<Item>>) -> Result<Wave> {
+        let asker = self.asker;
+        let scope: Arc<str> = asker.job.scope().into();
+        let mut wave = Wave::default();
+        let mut room = asker.purse.room();
+        if room.is_finite() {
+            let (provider, scope) = (asker.teacher.provider, asker.job.scope());
+            let system = &asker.prompt.text;
+            // Anew for each wave: earlier replies tell better.
+            let counter =
+                Counter::new(provider, &asker.model, asker.job.kind, &scope, system, Some(&asker.cache))?;
+            self.counter = Some(counter);
+        }
+        let mut keys = HashSet::new();
+        let mut chunk = Chunk::new(asker.teacher.provider);
+        for item in items {
+            self.service.check_stop()?;
+            let question = asker.question(item?)?;
+            if self.first {
+                asker.cache.writer().subject(
+                    &scope,
+                    asker.job.round,
+                    &question.item.subject_id,
+                    question.key,
+                )?;
+            }
+            if let Some(reason) = &question.unsent {
+                if self.first {
+                    asker.keep_unsent(&question, reason).await?;
+                }
+                continue;
+            }
+            let replies = asker.cache.replies(&question.key)?;
+            let verdict = asker.judge(&question.item, &replies);
+            let (true, Verdict::Ask(follow_ups)) = (keys.insert(question.key), verdict) else {
+                if self.first {
+                    asker.progress.shared();
+                }
+                continue;
+            };
+            let image = question.image.as_deref();
+            let sent_key = asker.template.sent_key(&question.key, image, &question.text, &follow_ups);
+            if self.tries.get(&sent_key).is_some_and(|tries| *tries >= MOST_TRIES) {
+                wave.given_up += 1;
+                continue;
+            }
+            let body = asker.template.body(image, &question.text, &follow_ups);
+            let dollars = self.likely_dollars(&question);
+            if dollars > room {
+                wave.too_dear = Some(dollars);
+                break;
+            }
+            room -= dollars;
+            if !chunk.has_room(&body) {
+                wave.sent +=
+                    self.send(std::mem::replace(&mut chunk, Chunk::new(asker.teacher.provider))).await?;
+            }
+            chunk.push(
+                &body,
+                Entry { sent_key, ask: asker.ask_row(&question), turn: follow_ups.len() as u32 },
+            );
+        }
+        if !chunk.is_empty() {
+            wave.sent += self.send(chunk).await?;
+        }
+        Ok(wave)
+    }
+
+    /// Dollars that a request will cost, with a tenth on top; 0 where there is no cap.
+    fn likely_dollars(&self, question: &Question) -> f64 {
+        let (Some(price), Some(counter)) = (self.asker.price, &self.counter) else { return 0.0 };
+        let (provider, model) = (self.asker.teacher.provider, &self.asker.model);
+        let image = question.image.as_ref().map_or(0, |image| tokens::of_image(provider, model, image.size));
+        let input = counter.input(&question.text) + image as f64;
+        let output = counter.output(&question.text);
+        1.1 * (input * price.input.max(price.cache_write) + output * price.output) / 1e6
+    }
+
+    /// Writes a batch down, sends it, and writes its id down.
+    async fn send(&self, chunk: Chunk) -> Result<usize> {
+        let asker = self.asker;
+        let (plan, body, entries) = chunk.finish();
+        let count = entries.len();
+        let mut batch = Batch {
+            plan,
+            provider: asker.teacher.provider,
+            model: asker.model.clone(),
+            address: self.service.address().to_owned(),
+            requests: count as u64,
+            planned_at_ms: TimestampMs::now().0,
+            file_id: None,
+            batch_id: None,
+        };
+        asker.cache.plan_batch(batch.clone(), entries)?;
+        let megabytes = body.len() as f64 / 1e6;
+        let id = self.service.submit(&mut batch, body).await?;
+        asker.cache.batch_sent(&batch.plan, &id)?;
+        (0..count).for_each(|_| asker.progress.sent());
+        asker.progress.say(&format!("batch {id} sent: {count} requests, {megabytes:.1} MB"));
+        Ok(count)
+    }
+
+    /// Waits for all open batches and keeps what came of them.
+    async fn collect(&mut self) -> Result<()> {
+        let cache = &self.asker.cache;
+        let mut open = cache.open_batches(self.asker.teacher.provider)?;
+        let mut wait = FIRST_LOOK;
+        while !open.is_empty() {
+            let mut running = Vec::new();
+            for batch in open {
+                let Some(id) = batch.batch_id.clone() else { continue };
+                match self.service.standing(&batch, &id).await? {
+                    line::Standing::Running { done, of } => {
+                        let next = wait.as_secs_f64();
+                        let line = format!("batch {id}: {done}/{of} done, next look in {next:.0} s");
+                        self.asker.progress.say(&line);
+                        running.push(batch);
+                    }
+                    line::Standing::Ended { paths } => self.keep(&batch, &id, &paths).await?,
+                    line::Standing::Failed(why) => {
+                        cache.batch_closed(&batch.plan, "failed")?;
+                        let hint =
+                            Some("nothing of it was charged; mend the cause and run the same command again");
+                        return Err(Error::Service { why: format!("batch {id} failed: {why}"), hint });
+                    }
+                    line::Standing::Gone if batch.address == self.service.address() => {
+                        cache.batch_closed(&batch.plan, "gone")?;
+                        self.asker.progress.say(&format!(
+                            "batch {id} is at {} no more: its {} requests are asked again",
+                            batch.address, batch.requests
+                        ));
+                    }
+                    line::Standing::Gone => {
+                        let why = format!("batch {id} was sent to {}, and is not here", batch.address);
+                        let hint = Some("give the --base-url that it was sent to");
+                        return Err(Error::Service { why, hint });
+                    }
+                }
+            }
+            open = running;
+            if !open.is_empty() {
+                self.service.pause(wait).await?;
+                wait = wait.mul_f64(1.5).min(LONGEST_LOOK);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the results of an ended batch; they can be had again until it is closed.
+    async fn keep(&mut self, batch: &Batch, id: &str, paths: &[String]) -> Result<()> {
+        let mut stop = None;
+        let mut answered = 0_u64;
+        let mut without = 0_u64;
+        let service = self.service;
+        for path in paths {
+            let mut lines = service.lines(path);
+            while let Some(line) = lines.next().await? {
+                let read = match batch.provider {
+                    schemas::settings::Provider::Anthropic => anthropic::line(&line),
+                    _ => openai::line(&line),
+                };
+                let Line { sent_key, answered: outcome } = match read {
+                    Ok(line) => line,
+                    Err(why) => {
+                        tracing::warn!(batch = id, why, "a line of results that cannot be read");
+                        continue;
+                    }
+                };
+                let Some((key, turn)) = self.asker.cache.batch_request(&batch.plan, &sent_key)? else {
+                    tracing::warn!(batch = id, "a result of a request that is not in the batch");
+                    continue;
+                };
+                match self.outcome(outcome, sent_key) {
+                    Ok((status, body, usage)) => {
+                        answered += 1;
+                        self.store(batch, id, (key, turn, sent_key), status, body, usage)?;
+                    }
+                    Err(error) => {
+                        without += 1;
+                        stop = stop.or(error);
+                    }
+                }
+            }
+        }
+        self.asker.cache.batch_closed(&batch.plan, "collected")?;
+        let without = if without > 0 {
+            format!(", {without} without an answer ({})", self.trouble)
+        } else {
+            String::new()
+        };
+        self.asker
+            .progress
+            .say(&format!("batch {id} ended: {answered} of {} answered{without}", batch.requests));
+        stop.map_or(Ok(()), Err)
+    }
+
+    /// What to store of a result; else an error where the run cannot go on.
+    fn outcome(
+        &mut self,
+        outcome: Answered,
+        sent_key: Key,
+    ) -> Result<(u16, bytes::Bytes, Usage), Option<Error>> {
+        let tries = self.tries.entry(sent_key).or_default();
+        *tries += 1;
+        let provider = self.asker.teacher.provider;
+        let failure = match outcome {
+            Answered::Reply(body) => match teacher::open(provider, &body) {
+                Ok(envelope) => return Ok((200, body, envelope.usage)),
+                Err(why) => Failure::Broken(why),
+            },
+            Answered::Error { status, body } => {
+                let error = teacher::ServiceError::read(&body);
+                let failure = Failure::Status { status, hints: Hints::default(), error };
+                let effort =
+                    Effort { attempts: *tries, waited: Duration::ZERO, patience: Duration::MAX, jitter: 0.0 };
+                match retry::decide(&failure, effort) {
+                    Decision::Reject { reason } => {
+                        self.asker.progress.rejected(&reason);
+                        return Ok((status, body, Usage::default()));
+                    }
+                    Decision::Stop { why, hint } => return Err(Some(Error::Service { why, hint })),
+                    Decision::Again { .. } | Decision::GiveUp { .. } => failure,
+                }
+            }
+            Answered::Not(why) => {
+                why.clone_into(&mut self.trouble);
+                return Err(None);
+            }
+        };
+        self.trouble = match failure {
+            Failure::Status { status, error, .. } => format!("HTTP {status}, {error}"),
+            Failure::Unreachable(why) | Failure::Broken(why) => why,
+        };
+        Err(None)
+    }
+
+    fn store(
+        &self,
+        batch: &Batch,
+        id: &str,
+        (key, turn, sent_key): (Key, u32, Key),
+        status: u16,
+        body: bytes::Bytes,
+        usage: Usage,
+    ) -> Result<()> {
+        let now = TimestampMs::now().0;
+        let cost_usd = match status {
+            200 => self.asker.price.map(|price| price.cost(&usage)),
+            _ => Some(0.0),
+        };
+        if status == 200 {
+            self.asker.seen(&usage);
+            self.asker.progress.used(&usage, cost_usd);
+            self.asker.purse.pay(cost_usd.unwrap_or(0.0));
+            if turn == 0 {
+                self.asker.progress.answered();
+            }
+        }
+        let reply = Reply {
+            turn,
+            sent_key,
+            attempts: 1,
+            status,
+            headers: serde_json::json!({ "batch": id }).to_string(),
+            body,
+            usage,
+            cost_usd,
+            started_at_ms: batch.planned_at_ms,
+            replied_at_ms: now,
+            latency_ms: u32::try_from(now.saturating_sub(batch.planned_at_ms)).unwrap_or(u32::MAX),
+        };
+        self.asker.cache.writer().fetched(key, reply)
+    }
+
+    fn say_what_goes_on(&self) {
+        let Ok(open) = self.asker.cache.open_batches(self.asker.teacher.provider) else { return };
+        if open.is_empty() {
+            return;
+        }
+        let requests: u64 = open.iter().map(|batch| batch.requests).sum();
+        let ids: Vec<&str> = open.iter().filter_map(|batch| batch.batch_id.as_deref()).collect();
+        let (batches, ids) = (open.len(), ids.join(", "));
+        let command = self.asker.job.command();
+        self.asker.progress.say(&format!(
+            "{batches} batches with {requests} requests go on at the service ({ids}); next: {command} --batch"
+        ));
+    }
+}
+
+impl Asker {
+    /// Counts a reply among those that this run has seen.
+    fn seen(&self, usage: &Usage) {
+        self.seen.good_replies.fetch_add(1, Ordering::Relaxed);
+        self.seen.longest_output.fetch_max(usage.output, Ordering::Relaxed);
+    }
+}

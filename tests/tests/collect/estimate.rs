@@ -1,0 +1,123 @@
+//! The estimate against the ledger, with a service that counts tokens by a tokenizer.
+
+use crate::shared::{Place, fast};
+use schemas::{Dataset, Request, Table};
+use std::path::{Path, PathBuf};
+use workspace_tests::command::{binary, collect_feedback, run};
+use workspace_tests::teacher_service::{Options, TeacherService};
+
+/// Dollars and input tokens that the estimate tells.
+fn estimate(data: &Path, url: &str, teacher: &str, model: &str, more: &[&str]) -> (f64, f64) {
+    let mut arguments = vec!["estimate", "--round", "1", "--stage", "scores"];
+    arguments.extend(["--teacher", teacher, "--model", model, "--base-url", url]);
+    arguments.extend(more);
+    let ran = run(collect_feedback(data, &arguments)).unwrap();
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let number = |name: &str| -> f64 {
+        let line = ran.stdout.lines().find(|line| line.trim_start().starts_with(name));
+        let Some(line) = line else { panic!("no {name} in {}", ran.stdout) };
+        line.trim_start()[name.len()..].split_whitespace().next().unwrap().parse().unwrap()
+    };
+    (number("dollars"), number("input tokens"))
+}
+
+fn collect(data: &Path, url: &str, teacher: &str, model: &str, more: &[&str]) {
+    let mut arguments = vec!["--round", "1", "--stage", "scores", "--teacher", teacher, "--model", model];
+    arguments.extend(["--base-url", url]);
+    arguments.extend(more);
+    let ran = run(collect_feedback(data, &arguments)).unwrap();
+    assert!(ran.status == Some(0) || ran.status == Some(3), "{}{}", ran.stdout, ran.stderr);
+}
+
+fn dollars(dataset: &Dataset) -> f64 {
+    dataset.read::<Request>(1).unwrap().iter().filter_map(|row| row.cost_usd).sum()
+}
+
+fn near(what: &str, estimated: f64, spent: f64, within: f64) {
+    let off = estimated / spent - 1.0;
+    println!("{what}: estimated ${estimated:.4}, spent ${spent:.4}, off by {:.2} %", off * 100.0);
+    assert!(off.abs() < within, "{what}: estimated {estimated}, spent {spent}");
+}
+
+/// Published data beside the workspace, where it is there; a line says so where it is not.
+fn real_data() -> Option<PathBuf> {
+    let folder = std::env::var_os("ARES_REAL_DATA").map(PathBuf::from).unwrap_or_else(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("..").join("shared").join("data")
+    });
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("skipped: no real data at {}; set ARES_REAL_DATA", folder.display());
+    None
+}
+
+fn import(arguments: &[&str]) {
+    let output =
+        std::process::Command::new(binary("collect-feedback")).arg("import").args(arguments).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn real_rationales_cost_what_was_estimated() {
+    let Some(real) = real_data() else { return };
+    for (teacher, model) in [("openai", "gpt-4o"), ("anthropic", "claude-haiku-4-5")] {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("half");
+        let path = |name: &str| real.join("scienceqa").join(name).display().to_string();
+        let data_text = data.display().to_string();
+        import(&["scienceqa", "--from", &path("problems_test_half.json"), "--data", &data_text]);
+        import(&[
+            "rationales",
+            "--from",
+            &path("mm_cot_rationales_test_half.json"),
+            "--data",
+            &data_text,
+            "--round",
+            "1",
+        ]);
+        let dataset = Dataset::open(&data).unwrap();
+        let options = Options { data: vec![data.clone()], real_tokens: true, ..fast() };
+        let service = TeacherService::start(options).unwrap();
+        let url = service.url();
+        let mut spent_before = 0.0;
+        if teacher == "anthropic" {
+            // Without a public tokenizer the first replies tell the factor.
+            collect(&data, &url, teacher, model, &["--max-usd", "0.1"]);
+            spent_before = dollars(&dataset);
+            assert!(spent_before > 0.0);
+        }
+        let sent = service.stats().requests;
+        let (estimated, _) = estimate(&data, &url, teacher, model, &[]);
+        assert_eq!(service.stats().requests, sent, "an estimate sends nothing");
+        collect(&data, &url, teacher, model, &[]);
+        near(teacher, estimated, dollars(&dataset) - spent_before, 0.05);
+        assert!(dataset.count::<Request>(1).unwrap() > 2_000, "{}", Request::NAME);
+    }
+}
+
+#[test]
+fn prompt_caching_is_in_the_dollars() {
+    let place = Place::new(60, 4);
+    let prompts = place.folder.path().join("prompts");
+    std::fs::create_dir(&prompts).unwrap();
+    let long = "Grade each sentence by whether it is true and helps with the question. ".repeat(400);
+    std::fs::write(prompts.join("scores.md"), format!("{long}\nReply with JSON.")).unwrap();
+    let prompts = prompts.to_str().unwrap();
+    for (teacher, model) in [("openai", "gpt-4o"), ("anthropic", "claude-sonnet-4")] {
+        let place = Place::new(60, 4);
+        let service = place.service(Options { real_tokens: true, ..fast() });
+        let url = service.url();
+        let more = ["--prompts", prompts];
+        if teacher == "anthropic" {
+            collect(place.path(), &url, teacher, model, &["--prompts", prompts, "--max-usd", "0.12"]);
+        }
+        let before = dollars(&place.dataset);
+        let (estimated, _) = estimate(place.path(), &url, teacher, model, &more);
+        // One after the other, as the service's cache is only sure after its first reply.
+        collect(place.path(), &url, teacher, model, &["--prompts", prompts, "--concurrency", "2"]);
+        near(teacher, estimated, dollars(&place.dataset) - before, 0.05);
+        let read: u64 = place.tables().requests.iter().map(|row| row.cached_input_tokens).sum();
+        assert!(read > 100_000, "{teacher}: {read} tokens from the prompt cache");
+    }
+}
