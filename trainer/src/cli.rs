@@ -80,6 +80,8 @@ pub enum Command {
         #[arg(long, value_name = "FOLDER")]
         vit: Option<PathBuf>,
     },
+    /// Measure speed and memory on random weights, with the arithmetic of the settings.
+    Bench(crate::bench::Options),
     /// Decode and answer with one checkpoint.
     Eval {
         /// Round of the checkpoint; 0 with --checkpoint base.

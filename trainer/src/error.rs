@@ -33,6 +33,9 @@ pub enum Error {
     #[error("{stage}, step {step}: the {what} is {value}; nothing was saved after the last checkpoint")]
     NotFinite { stage: &'static str, step: u64, what: &'static str, value: f64 },
 
+    #[error("cannot start threads: {0}")]
+    Threads(String),
+
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
 
@@ -66,7 +69,7 @@ impl Error {
         match self {
             Self::Data(error) => 1 + u8::from(error.is_bad_input()),
             Self::Io { source, .. } => 1 + u8::from(source.kind() == std::io::ErrorKind::NotFound),
-            Self::NotFinite { .. } | Self::Torch(_) => 1,
+            Self::NotFinite { .. } | Self::Torch(_) | Self::Threads(_) => 1,
             Self::Interrupted => 130,
             _ => 2,
         }

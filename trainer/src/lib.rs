@@ -3,6 +3,7 @@
 //! and never asks a Teacher itself; `stage` is the road.
 
 pub mod batch;
+pub mod bench;
 pub mod cli;
 pub mod corpus;
 pub mod error;
@@ -58,6 +59,9 @@ pub fn run(cli: Cli) -> Result<()> {
         println!("{line}");
         return Ok(());
     }
+    if let Some(Command::Bench(options)) = &cli.command {
+        return bench::run(options, &resolved.settings);
+    }
     let dataset = Dataset::choose(cli.data)?;
     let _lock = dataset.lock("train")?;
     let context = Context::new(dataset, &resolved)?;
@@ -67,7 +71,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 cli.round.ok_or_else(|| Error::input("expected --round, found none", "train --help"))?;
             stage::advance(&context, round, cli.stage)?;
         }
-        Some(Command::Init { .. }) => {}
+        Some(Command::Init { .. } | Command::Bench(_)) => {}
         Some(Command::Pretrain { from, out, share, epochs }) => {
             println!("{}", pretrain::pretrain(&context, &from, &out, share, epochs)?);
         }

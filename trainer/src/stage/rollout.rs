@@ -7,14 +7,14 @@ use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, check_interrupt};
 use crate::rollout::logprobs::{ValueModel, token_logprobs};
-use crate::rollout::{Generated, Sampling, generate};
+use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
 use crate::sentences;
 use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Source, Student, Weights};
 use crate::vision::ImageFeatures;
 use schemas::{Problem, Rollout};
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 /// Problems in one Parquet part, the unit that a killed run repeats.
 const PROBLEMS_A_PART: usize = 256;
@@ -69,6 +69,9 @@ struct Sampler<'a> {
     context: &'a Context,
     round: u32,
     policy: &'a Policy,
+    generator: Generator<'a>,
+    /// Whether log-probabilities come from a pass in the format of training, because sampling ran in another one.
+    own_pass: bool,
     /// The reference policy where it is not the sampling policy.
     reference: Option<Student>,
     value: ValueModel,
@@ -81,13 +84,16 @@ impl<'a> Sampler<'a> {
         // In the first round the reference is the policy itself.
         let reference = if policy.folder == base { None } else { Some(context.read_policy(&base)?.student) };
         let (value, _) = value_model(policy, context.settings.rollout.seed, round);
+        let (sampling, training) = (context.sampling_kind(), context.kind());
         Ok(Self {
             context,
             round,
             policy,
+            generator: Generator::new(&policy.student, &policy.weights, sampling)?,
+            own_pass: sampling != Kind::Float || training != Kind::Float,
             reference,
             value,
-            mode: Mode { train: false, kind: context.kind() },
+            mode: Mode { train: false, kind: training },
         })
     }
 
@@ -130,15 +136,12 @@ impl<'a> Sampler<'a> {
                 top_p: settings.rollout.top_p,
                 temperature: settings.rollout.temperature,
             };
-            let generated = generate(
-                &self.policy.student,
-                &source,
-                sampling,
-                &seeds,
-                settings.rollout.max_new_tokens,
-                self.mode,
-            );
-            let (reference, values) = self.judge(&source, &generated, samples as i64);
+            let limit = settings.rollout.max_new_tokens;
+            let mut generated = self.generator.generate(&source, sampling, &seeds, limit);
+            let (own, reference, values) = self.judge(&source, &generated, samples as i64);
+            for (generated, own) in generated.iter_mut().zip(own) {
+                generated.logprobs = own;
+            }
             for (place, &index) in indices.iter().enumerate() {
                 let first = place * samples;
                 let mut rollouts = Vec::with_capacity(samples);
@@ -188,13 +191,14 @@ impl<'a> Sampler<'a> {
         })
     }
 
-    /// Reference log-probabilities and values of every token, in one teacher-forced pass each.
+    /// The policy's own log-probabilities (none where those of sampling are exact), the reference's, and values of
+    /// every token, in one teacher-forced pass each.
     fn judge(
         &self,
         source: &Source,
         generated: &[Generated],
         samples: i64,
-    ) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    ) -> (Vec<Vec<f32>>, Vec<Vec<f32>>, Vec<Vec<f32>>) {
         let config = &self.policy.student.config;
         let device = self.context.device;
         let tokens: Vec<&[i64]> = generated.iter().map(|generated| generated.tokens.as_slice()).collect();
@@ -211,12 +215,15 @@ impl<'a> Sampler<'a> {
                 let mask = source.mask.repeat_interleave_self_int(samples, 0, None);
                 student.decoder.forward(&inputs, &encoded, &mask, self.mode)
             };
+            let logprobs =
+                |student: &Student| rows(&token_logprobs(student, &hidden(student), &labels, self.mode));
+            let own = if self.own_pass { logprobs(&self.policy.student) } else { Vec::new() };
             let values = rows(&self.value.values(&hidden(&self.value.student), self.mode));
             let reference = match &self.reference {
-                Some(student) => rows(&token_logprobs(student, &hidden(student), &labels, self.mode)),
+                Some(student) => logprobs(student),
                 None => vec![Vec::new(); tokens.len()],
             };
-            (reference, values)
+            (own, reference, values)
         })
     }
 }
