@@ -7,14 +7,14 @@ use crate::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::rl::ppo::{Learner, ScoredRollout};
 use crate::rollout::logprobs::ValueModel;
 use crate::rollout::{Generator, Sampling};
-use crate::sft::{Example, batch_loss};
+use crate::sft::{Example, backward};
 use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Student, StudentConfig, Weights};
 use crate::vision::ImageFeatures;
 use crate::vision::features;
 use clap::{Args, ValueEnum};
 use schemas::Settings;
-use schemas::settings::{Algorithm, Dtype};
+use schemas::settings::{Algorithm, Dtype, ValueTrunk};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -81,6 +81,8 @@ pub struct Measurement {
     pub seconds: f64,
     /// New tokens a second in sampling; source and target tokens a second in steps, padding not counted.
     pub tokens_per_s: f64,
+    /// Processor seconds of the same, of all threads: what a busy machine disturbs less.
+    pub cpu_seconds: f64,
     /// Most memory of the process while this was measured, in MB.
     pub peak_rss_mb: Option<f64>,
     /// Threads.
@@ -101,8 +103,8 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
     let lengths = options.lengths.as_deref().map(read_lengths).transpose()?;
     if !options.json {
         println!(
-            "{:<9} {:<6} {:<22} {:>14} {:>9} {:>9} {:>9}",
-            "work", "shape", "variant", "batch", "s", "tokens/s", "peak MB"
+            "{:<9} {:<6} {:<24} {:>14} {:>9} {:>9} {:>9} {:>9}",
+            "work", "shape", "variant", "batch", "s", "cpu s", "tokens/s", "peak MB"
         );
     }
     for shape in &options.shapes {
@@ -130,12 +132,13 @@ fn print(m: &Measurement, json: bool) {
     }
     let work = m.work.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
     println!(
-        "{:<9} {:<6} {:<22} {:>14} {:>9.2} {:>9.1} {:>9}",
+        "{:<9} {:<6} {:<24} {:>14} {:>9.2} {:>9.2} {:>9.1} {:>9}",
         work,
         m.shape,
         m.variant,
         format!("{}×{:.0}→{:.0}", m.batch, m.source, m.target),
         m.seconds,
+        m.cpu_seconds,
         m.tokens_per_s,
         m.peak_rss_mb.map_or_else(|| "?".to_owned(), |mb| format!("{mb:.0}"))
     );
@@ -145,7 +148,10 @@ fn print(m: &Measurement, json: bool) {
 fn config(shape: &str) -> Result<StudentConfig> {
     let named = if shape == "small" { "base" } else { shape };
     let mut config = StudentConfig::named(named, 32_128, 1024).ok_or_else(|| {
-        Error::input(format!("--shapes: expected tiny, small, base or large, found `{shape}`"), "train bench --help")
+        Error::input(
+            format!("--shapes: expected tiny, small, base or large, found `{shape}`"),
+            "train bench --help",
+        )
     })?;
     if shape == "small" {
         (config.d_model, config.num_heads, config.num_layers) = (512, 8, 6);
@@ -226,16 +232,17 @@ impl<'a> Bench<'a> {
         (0..count).map(|i| ((i * 7919 + salt * 104_729) % 32_000 + 3) as i64).collect()
     }
 
-    fn measurement(&self, work: Work, variant: String, times: &[f64], parameters: i64) -> Measurement {
+    fn measurement(&self, work: Work, variant: String, times: &[(f64, f64)], parameters: i64) -> Measurement {
         let measured = &self.batches[1..];
         let padded = |side: fn(&(usize, usize)) -> usize| {
             let longest = measured.iter().map(|batch| batch.iter().map(side).max().unwrap_or(0) as f64);
             longest.sum::<f64>() / measured.len() as f64
         };
-        let seconds = match self.options.lengths {
-            Some(_) => times.iter().sum::<f64>() / times.len() as f64,
-            None => times.iter().copied().fold(f64::INFINITY, f64::min),
+        let of = |time: fn(&(f64, f64)) -> f64| match self.options.lengths {
+            Some(_) if work != Work::Sampling => times.iter().map(time).sum::<f64>() / times.len() as f64,
+            _ => times.iter().map(time).fold(f64::INFINITY, f64::min),
         };
+        let (seconds, cpu_seconds) = (of(|time| time.0), of(|time| time.1));
         let tokens: usize = measured.iter().flatten().map(|(source, target)| source + target).sum();
         Measurement {
             work,
@@ -245,6 +252,7 @@ impl<'a> Bench<'a> {
             source: padded(|(source, _)| *source),
             target: padded(|(_, target)| *target),
             seconds,
+            cpu_seconds,
             tokens_per_s: tokens as f64 / measured.len() as f64 / seconds,
             peak_rss_mb: None,
             threads: tch::get_num_threads(),
@@ -259,7 +267,8 @@ impl<'a> Bench<'a> {
         let kind = if dtype == Dtype::Bfloat16 { Kind::BFloat16 } else { Kind::Float };
         let generator = Generator::new(&student, &weights, kind)?;
         let rows = self.options.batch as usize;
-        let ids: Vec<Vec<i64>> = (0..rows).map(|row| self.tokens(self.options.source as usize, row)).collect();
+        let ids: Vec<Vec<i64>> =
+            (0..rows).map(|row| self.tokens(self.options.source as usize, row)).collect();
         let names: Vec<String> = (0..rows).map(|row| row.to_string()).collect();
         let sources: Vec<(&[i64], &str)> =
             ids.iter().zip(&names).map(|(ids, name)| (ids.as_slice(), name.as_str())).collect();
@@ -268,14 +277,12 @@ impl<'a> Bench<'a> {
         let mut times = Vec::new();
         for iteration in 0..=self.options.iterations as usize {
             let seeds: Vec<u64> = (0..rows).map(|row| (iteration * rows + row) as u64).collect();
-            let start = Instant::now();
+            let start = Clock::start();
             let generated = generator.generate(&source, sampling, &seeds, self.options.target);
-            times.extend((iteration > 0).then(|| start.elapsed().as_secs_f64()));
+            times.extend((iteration > 0).then(|| start.elapsed()));
             debug_assert!(generated.iter().all(|row| row.tokens.len() == self.options.target as usize));
         }
-        let mut measured =
-            self.measurement(Work::Sampling, dtype.to_string(), &times, weights.count());
-        measured.seconds = times.iter().copied().fold(f64::INFINITY, f64::min);
+        let mut measured = self.measurement(Work::Sampling, dtype.to_string(), &times, weights.count());
         (measured.batch, measured.source) = (rows, f64::from(self.options.source));
         measured.target = f64::from(self.options.target);
         measured.tokens_per_s = (rows * self.options.target as usize) as f64 / measured.seconds;
@@ -288,6 +295,7 @@ impl<'a> Bench<'a> {
         let student = Student::new(&weights, &self.config);
         let sets = [("student", &weights)];
         let mut optimizer = AdamW::new(0.01);
+        let budget = self.settings.student.max_tokens_per_batch;
         let mode = Mode { train: true, kind: self.kind() };
         let mut times = Vec::new();
         for (index, lengths) in self.batches.iter().enumerate() {
@@ -301,12 +309,12 @@ impl<'a> Bench<'a> {
                 })
                 .collect();
             let examples: Vec<&Example> = examples.iter().collect();
-            let start = Instant::now();
-            batch_loss(&student, &examples, &self.features, mode).backward();
+            let start = Clock::start();
+            let _ = backward(&student, &examples, &self.features, mode, budget);
             let norm = gradient_norm(&sets);
             optimizer.step(&sets, 8e-5, clip_factor(norm, Some(1.0)));
             self.wait();
-            times.extend((index > 0).then(|| start.elapsed().as_secs_f64()));
+            times.extend((index > 0).then(|| start.elapsed()));
         }
         let variant = self.settings.student.dtype.to_string();
         Ok(self.measurement(Work::Sft, variant, &times, weights.count()))
@@ -317,16 +325,14 @@ impl<'a> Bench<'a> {
         let weights = self.weights();
         weights.train_only(|_| true);
         let student = Student::new(&weights, &self.config);
+        let shared = rl.value_model == ValueTrunk::Shared;
         let value = (rl.algorithm == Algorithm::Ppo).then(|| {
-            let mut weights = self.weights();
-            weights.add_random(&self.config, self.config.value_head_shapes(), 2);
-            let weights = weights.into_device(self.device);
-            weights.train_only(|name| name != "lm_head.weight");
-            let model = ValueModel {
-                student: Student::new(&weights, &self.config),
-                head: ValueHead::new(&weights),
-            };
-            (model, weights)
+            let mut own = if shared { Weights::default() } else { self.weights() };
+            own.add_random(&self.config, self.config.value_head_shapes(), 2);
+            let own = own.into_device(self.device);
+            own.train_only(|name| name != "lm_head.weight");
+            let trunk = Student::new(if shared { &weights } else { &own }, &self.config);
+            (ValueModel { student: trunk, head: ValueHead::new(&own) }, own)
         });
         let learner = Learner {
             policy: &student,
@@ -336,6 +342,7 @@ impl<'a> Bench<'a> {
         let mut sets = vec![("policy", &weights)];
         sets.extend(value.as_ref().map(|(_, weights)| ("value", weights)));
         let mut optimizer = AdamW::new(0.01);
+        let budget = self.settings.student.max_tokens_per_batch;
         let mode = Mode { train: false, kind: self.kind() };
         let mut times = Vec::new();
         for (index, lengths) in self.batches.iter().enumerate() {
@@ -355,14 +362,15 @@ impl<'a> Bench<'a> {
                 })
                 .collect();
             let rollouts: Vec<&ScoredRollout> = rollouts.iter().collect();
-            let start = Instant::now();
-            learner.loss(&rollouts, &self.features, rl, mode).total.backward();
+            let start = Clock::start();
+            learner.backward(&rollouts, &self.features, rl, mode, budget, 1.0).numbers(1.0);
             let norm = gradient_norm(&sets);
             optimizer.step(&sets, 2e-5, clip_factor(norm, rl.max_grad_norm));
             self.wait();
-            times.extend((index > 0).then(|| start.elapsed().as_secs_f64()));
+            times.extend((index > 0).then(|| start.elapsed()));
         }
-        let variant = format!("{} {}", rl.algorithm, self.settings.student.dtype);
+        let trunk = if value.is_some() { format!(" {}", rl.value_model) } else { String::new() };
+        let variant = format!("{}{trunk} {}", rl.algorithm, self.settings.student.dtype);
         let parameters = sets.iter().map(|(_, weights)| weights.count()).sum();
         Ok(self.measurement(Work::Ppo, variant, &times, parameters))
     }
@@ -373,6 +381,30 @@ impl<'a> Bench<'a> {
             tch::Cuda::synchronize(index as i64);
         }
     }
+}
+
+/// Wall-clock and processor seconds.
+struct Clock {
+    start: Instant,
+    cpu: f64,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { start: Instant::now(), cpu: cpu_seconds() }
+    }
+
+    fn elapsed(&self) -> (f64, f64) {
+        (self.start.elapsed().as_secs_f64(), cpu_seconds() - self.cpu)
+    }
+}
+
+/// Processor seconds of this process so far, in hundredths; 0 where the system does not say.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = |field: usize| after_name.split(' ').nth(field).and_then(|ticks| ticks.parse::<f64>().ok());
+    (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
 }
 
 /// Random pictures of the ViT's shape, from a file as in training.

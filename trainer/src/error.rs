@@ -30,8 +30,18 @@ pub enum Error {
     #[error("{message}")]
     BadInput { message: String, hint: Option<String> },
 
-    #[error("{stage}, step {step}: the {what} is {value}; nothing was saved after the last checkpoint")]
-    NotFinite { stage: &'static str, step: u64, what: &'static str, value: f64 },
+    #[error(
+        "{stage}, step {step}: the {what} is {value} on the problems {problems}; the batch was saved as {}",
+        batch.display()
+    )]
+    NotFinite {
+        stage: &'static str,
+        step: u64,
+        what: &'static str,
+        value: f64,
+        problems: String,
+        batch: PathBuf,
+    },
 
     #[error("cannot start threads: {0}")]
     Threads(String),
@@ -60,6 +70,9 @@ impl Error {
         match self {
             Self::BadInput { hint, .. } => hint.as_deref(),
             Self::Data(schemas::Error::NotADataset { .. }) => Some("next: collect-feedback import --help"),
+            Self::NotFinite { .. } => Some(
+                "no weights were changed by it; lower the learning rate, or leave these problems out, and run again",
+            ),
             _ => None,
         }
     }

@@ -9,6 +9,7 @@ pub mod corpus;
 pub mod error;
 pub mod init;
 pub mod libtorch;
+pub mod memory;
 pub mod metrics;
 pub mod optimizer;
 pub mod pretrain;

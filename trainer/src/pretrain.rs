@@ -51,6 +51,8 @@ pub fn pretrain(context: &Context, from: &Path, out: &Path, share: f64, epochs: 
         max_grad_norm: settings.sft.max_grad_norm,
         seed: settings.rollout.seed,
         kind: context.kind(),
+        warmup: settings.sft.warmup,
+        max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
     let ids: Vec<&str> = examples.iter().map(|example| example.problem_id.as_str()).collect();
     let identity = sha256_hex(format!("{} {plan:?} {}", policy.fingerprint, ids.join("\n")).as_bytes());

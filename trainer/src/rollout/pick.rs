@@ -119,7 +119,8 @@ mod tests {
     #[test]
     fn the_likeliest_are_those_of_a_full_sort() {
         let logits: Vec<f32> = (0..3000).map(|i: u32| ((i * 7919) % 1013) as f32).collect(); // with equals
-        let mut sorted: Vec<(f32, u32)> = logits.iter().zip(0..).map(|(&logit, index)| (logit, index)).collect();
+        let mut sorted: Vec<(f32, u32)> =
+            logits.iter().zip(0..).map(|(&logit, index)| (logit, index)).collect();
         sorted.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         for count in [1, 5, 50, 999, 3000] {
             assert_eq!(likeliest(&logits, count), sorted[..count], "{count}");

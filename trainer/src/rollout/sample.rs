@@ -281,3 +281,94 @@ fn integers(tensor: &Tensor) -> Vec<i64> {
     tensor.copy_data(&mut integers, length);
     integers
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::student::StudentConfig;
+    use crate::student::lora::LoraConfig;
+
+    fn source(config: &StudentConfig) -> Source {
+        let ids: Vec<Vec<i64>> =
+            [11, 4, 7].iter().map(|&count| (0..count).map(|i| (i * 13 + count) % 60 + 2).collect()).collect();
+        let rows: Vec<(&[i64], &str)> = ids.iter().map(|ids| (ids.as_slice(), "")).collect();
+        let features = crate::vision::ImageFeatures::none(config.image_feature_width);
+        crate::batch::source(&rows, &features, config.pad_token_id, Device::Cpu)
+    }
+
+    fn configs() -> Vec<StudentConfig> {
+        let gated = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let mut plain = gated.clone();
+        (plain.feed_forward_proj, plain.tie_word_embeddings) = ("relu".into(), true);
+        vec![gated, plain]
+    }
+
+    fn close(a: &[f32], b: &[f32], tolerance: f32) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < tolerance)
+    }
+
+    const RANDOM: Sampling = Sampling::Random { top_k: 20, top_p: 0.95, temperature: 1.1 };
+
+    #[test]
+    fn the_stepper_says_what_libtorch_says() {
+        for config in configs() {
+            let weights = Weights::random(&config, 5);
+            let student = Student::new(&weights, &config);
+            let source = source(&config);
+            let generator = Generator::new(&student, &weights, Kind::Float).expect("generator");
+            let seeds: Vec<u64> = (0..12).collect();
+            for sampling in [RANDOM, Sampling::Greedy] {
+                let ours = generator.generate(&source, sampling, &seeds, 60);
+                let theirs = generate(&student, &source, sampling, &seeds, 60, Mode::EVAL);
+                for (row, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                    assert_eq!(ours.tokens, theirs.tokens, "row {row}");
+                    assert_eq!(ours.truncated, theirs.truncated, "row {row}");
+                    assert!(close(&ours.logprobs, &theirs.logprobs, 1e-4), "row {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_batch() {
+        let config = configs().remove(0);
+        let weights = Weights::random(&config, 6);
+        let student = Student::new(&weights, &config);
+        let source = source(&config);
+        let generator = Generator::new(&student, &weights, Kind::Float).expect("generator");
+        let together = generator.generate(&source, RANDOM, &[1, 2, 3, 4, 5, 6], 80);
+        assert!(together.iter().any(|row| !row.truncated), "some rows must finish early");
+        let samples = |seeds: [u64; 3]| generator.generate(&source, RANDOM, &seeds, 80);
+        for (place, alone) in samples([1, 3, 5]).iter().enumerate() {
+            assert_eq!(alone.tokens, together[place * 2].tokens);
+            assert_eq!(alone.logprobs, together[place * 2].logprobs, "to the last bit");
+        }
+    }
+
+    #[test]
+    fn bfloat16_weights_and_lora_are_made_ready_once() {
+        let config = configs().remove(0);
+        let mut weights = Weights::random(&config, 7);
+        let lora = LoraConfig::new(&config, 4, 8.0, 0.0);
+        lora.add_to(&mut weights, &config, 8, Device::Cpu);
+        for (name, tensor) in weights.iter().filter(|(name, _)| name.ends_with(".B")) {
+            no_grad(|| tensor.shallow_clone().normal_(0.0, 0.05));
+            assert!(name.starts_with("lora."));
+        }
+        let student = Student::new(&weights, &config);
+        let source = source(&config);
+        let full = generate(&student, &source, RANDOM, &[1, 2, 3], 12, Mode::EVAL);
+        let merged = Generator::new(&student, &weights, Kind::Float).expect("generator");
+        for (merged, full) in merged.generate(&source, RANDOM, &[1, 2, 3], 12).iter().zip(&full) {
+            assert_eq!(merged.tokens, full.tokens);
+            assert!(close(&merged.logprobs, &full.logprobs, 1e-4));
+        }
+        let half = Generator::new(&student, &weights, Kind::BFloat16).expect("generator");
+        let half = half.generate(&source, RANDOM, &[1, 2, 3], 1);
+        for (half, full) in half.iter().zip(&full) {
+            if half.tokens[0] == full.tokens[0] {
+                assert!(close(&half.logprobs, &full.logprobs[..1], 0.1), "{half:?} {full:?}");
+            }
+        }
+    }
+}

@@ -14,9 +14,9 @@ use crate::resume::StepCheckpoint;
 use crate::rollout::{Generator, Sampling};
 use crate::sentences;
 use crate::sft::{Example, Plan, fit};
+use crate::student::Student;
 use crate::student::checkpoint::{read_adapter, write_adapter};
 use crate::student::lora::{LoraConfig, is_lora};
-use crate::student::Student;
 use schemas::settings::RationaleSource;
 use schemas::{Answer, Metric, Problem, Rationale};
 use serde::Deserialize;
@@ -182,6 +182,8 @@ fn train(
         max_grad_norm: None,
         seed,
         kind: context.kind(),
+        warmup: 0.0,
+        max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
     let identity = identity(&policy.fingerprint, &plan, &examples);
     let mut saved = StepCheckpoint::new(folder, identity, context.save_interval());

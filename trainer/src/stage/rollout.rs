@@ -13,6 +13,7 @@ use crate::sentences;
 use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Source, Student, Weights};
 use crate::vision::ImageFeatures;
+use schemas::settings::{Algorithm, ValueTrunk};
 use schemas::{Problem, Rollout};
 use tch::{Kind, Tensor, no_grad};
 
@@ -74,7 +75,8 @@ struct Sampler<'a> {
     own_pass: bool,
     /// The reference policy where it is not the sampling policy.
     reference: Option<Student>,
-    value: ValueModel,
+    /// None where the algorithm needs no values.
+    value: Option<ValueModel>,
     mode: Mode,
 }
 
@@ -83,7 +85,10 @@ impl<'a> Sampler<'a> {
         let base = context.base();
         // In the first round the reference is the policy itself.
         let reference = if policy.folder == base { None } else { Some(context.read_policy(&base)?.student) };
-        let (value, _) = value_model(policy, context.settings.rollout.seed, round);
+        let rl = &context.settings.rl;
+        let seed = context.settings.rollout.seed;
+        let value =
+            (rl.algorithm == Algorithm::Ppo).then(|| value_model(policy, rl.value_model, seed, round).0);
         let (sampling, training) = (context.sampling_kind(), context.kind());
         Ok(Self {
             context,
@@ -215,12 +220,23 @@ impl<'a> Sampler<'a> {
                 let mask = source.mask.repeat_interleave_self_int(samples, 0, None);
                 student.decoder.forward(&inputs, &encoded, &mask, self.mode)
             };
-            let logprobs =
-                |student: &Student| rows(&token_logprobs(student, &hidden(student), &labels, self.mode));
-            let own = if self.own_pass { logprobs(&self.policy.student) } else { Vec::new() };
-            let values = rows(&self.value.values(&hidden(&self.value.student), self.mode));
+            let logprobs = |student: &Student, hidden: &Tensor| {
+                rows(&token_logprobs(student, hidden, &labels, self.mode))
+            };
+            let policy = &self.policy.student;
+            let shared = self.value.as_ref().is_some_and(|value| value.student.reads_same_weights(policy));
+            let of_policy = (self.own_pass || shared).then(|| hidden(policy));
+            let own = match &of_policy {
+                Some(hidden) if self.own_pass => logprobs(policy, hidden),
+                _ => Vec::new(),
+            };
+            let values = match (&self.value, of_policy) {
+                (Some(value), Some(hidden)) if shared => rows(&value.values(&hidden, self.mode)),
+                (Some(value), _) => rows(&value.values(&hidden(&value.student), self.mode)),
+                (None, _) => vec![Vec::new(); tokens.len()],
+            };
             let reference = match &self.reference {
-                Some(student) => logprobs(student),
+                Some(student) => logprobs(student, &hidden(student)),
                 None => vec![Vec::new(); tokens.len()],
             };
             (own, reference, values)
@@ -228,13 +244,23 @@ impl<'a> Sampler<'a> {
     }
 }
 
-/// The value model that a round starts with: a copy of the policy with a head made from the seed.
-pub(super) fn value_model(policy: &Policy, run_seed: u64, round: u32) -> (ValueModel, Weights) {
+/// The value model that a round starts with: a copy of the policy, or the policy itself, with a head made from the
+/// seed; and the weights that are its own.
+pub(super) fn value_model(
+    policy: &Policy,
+    trunk: ValueTrunk,
+    run_seed: u64,
+    round: u32,
+) -> (ValueModel, Weights) {
     let config = &policy.student.config;
-    let mut weights = policy.weights.copy_to(tch::Device::Cpu);
+    let mut weights = match trunk {
+        ValueTrunk::Separate => policy.weights.copy_to(tch::Device::Cpu),
+        ValueTrunk::Shared => Weights::default(),
+    };
     let head_seed = (seed::derive(run_seed, "value head", &round.to_string()) >> 1) as i64;
     weights.add_random(config, config.value_head_shapes(), head_seed);
     let weights = weights.copy_to(policy.student.encoder.device());
-    let model = ValueModel { student: Student::new(&weights, config), head: ValueHead::new(&weights) };
+    let trunk = if trunk == ValueTrunk::Separate { &weights } else { &policy.weights };
+    let model = ValueModel { student: Student::new(trunk, config), head: ValueHead::new(&weights) };
     (model, weights)
 }

@@ -80,7 +80,8 @@ impl Cache {
         let row = self.width * self.room;
         for (keys, values) in &mut self.own {
             for numbers in [keys, values] {
-                *numbers = rows.iter().flat_map(|&index| numbers[index * row..][..row].iter().copied()).collect();
+                *numbers =
+                    rows.iter().flat_map(|&index| numbers[index * row..][..row].iter().copied()).collect();
             }
         }
         if problems.len() < self.lengths.len() {

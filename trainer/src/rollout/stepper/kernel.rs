@@ -81,7 +81,10 @@ impl Level {
         let outputs = w.len() / width;
         assert_eq!(w.len(), outputs * width, "a whole number of rows");
         assert_eq!(out.len(), x.count * outputs, "one number for each row and output");
-        assert!(x.count > 0 && x.numbers.len() >= (x.count - 1) * x.stride + width, "rows must hold the width");
+        assert!(
+            x.count > 0 && x.numbers.len() >= (x.count - 1) * x.stride + width,
+            "rows must hold the width"
+        );
         match (self, w) {
             // SAFETY: lengths were checked above; a level is only made where the processor has it.
             #[cfg(target_arch = "x86_64")]
@@ -451,7 +454,12 @@ mod tests {
             for (weights, exact) in [(Numbers::Float32(&w), &w), (Numbers::Bfloat16(&halves), &rounded)] {
                 for level in levels() {
                     let mut out = vec![0.0; rows * outputs];
-                    level.products(Rows { numbers: &x, stride: width, count: rows }, weights, width, &mut out);
+                    level.products(
+                        Rows { numbers: &x, stride: width, count: rows },
+                        weights,
+                        width,
+                        &mut out,
+                    );
                     for m in 0..rows {
                         for n in 0..outputs {
                             let pairs = x[m * width..].iter().zip(&exact[n * width..]).take(width);
@@ -471,15 +479,25 @@ mod tests {
             let (weights, values) = (numbers(rows * length, 3.0), numbers(length * width, 5.0));
             let halves = upper_halves(&values);
             let rounded: Vec<f32> = halves.iter().map(|&half| widen(half)).collect();
-            for (source, exact) in [(Numbers::Float32(&values), &values), (Numbers::Bfloat16(&halves), &rounded)] {
+            for (source, exact) in
+                [(Numbers::Float32(&values), &values), (Numbers::Bfloat16(&halves), &rounded)]
+            {
                 for level in levels() {
                     let mut out = vec![9.0; rows * width];
-                    level.mix(Rows { numbers: &weights, stride: length, count: rows }, source, width, &mut out);
+                    level.mix(
+                        Rows { numbers: &weights, stride: length, count: rows },
+                        source,
+                        width,
+                        &mut out,
+                    );
                     for m in 0..rows {
                         for d in 0..width {
                             let terms = (0..length).map(|t| weights[m * length + t] * exact[t * width + d]);
                             let expected: f32 = terms.sum();
-                            assert!((out[m * width + d] - expected).abs() < 1e-5, "{level:?} {rows}×{length}×{width}");
+                            assert!(
+                                (out[m * width + d] - expected).abs() < 1e-5,
+                                "{level:?} {rows}×{length}×{width}"
+                            );
                         }
                     }
                 }
@@ -492,7 +510,12 @@ mod tests {
         let (x, w) = (numbers(7 * 64, 1.0), numbers(10 * 64, 2.0));
         for level in levels() {
             let mut together = vec![0.0; 70];
-            level.products(Rows { numbers: &x, stride: 64, count: 7 }, Numbers::Float32(&w), 64, &mut together);
+            level.products(
+                Rows { numbers: &x, stride: 64, count: 7 },
+                Numbers::Float32(&w),
+                64,
+                &mut together,
+            );
             for m in 0..7 {
                 let mut alone = vec![0.0; 10];
                 let row = Rows { numbers: &x[m * 64..], stride: 64, count: 1 };

@@ -91,7 +91,8 @@ impl Stepper {
             (0..=distances).map(|back| table[(at(back) * heads + head) as usize]).collect()
         });
         let head = if weights.find("lm_head.weight").is_some() { "lm_head" } else { "shared" };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("decode {i}"));
+        let pool =
+            rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("decode {i}"));
         Ok(Self {
             level: Level::detect(),
             pool: pool.build().map_err(|e| Error::Threads(e.to_string()))?,
