@@ -263,7 +263,7 @@ impl<'a> Bench<'a> {
     fn sampling(&self) -> Result<Measurement> {
         let weights = self.weights();
         let student = Student::new(&weights, &self.config);
-        let dtype = self.settings.rollout.dtype.unwrap_or(self.settings.student.dtype);
+        let dtype = self.settings.rollout.sampling_dtype.unwrap_or(self.settings.student.dtype);
         let kind = if dtype == Dtype::Bfloat16 { Kind::BFloat16 } else { Kind::Float };
         let generator = Generator::new(&student, &weights, kind)?;
         let rows = self.options.batch as usize;

@@ -143,7 +143,7 @@ settings! {
         top_p: f64 = 1.0, "Sample from the most likely tokens that hold this probability.";
         temperature: f64 = 1.0, "Sampling temperature of the student.";
         max_new_tokens: u32 = 512, "Longest rationale, in tokens.";
-        dtype: Option<Dtype> = None, "Number format of the weights in decoding: float32 or bfloat16; unset takes student.dtype.";
+        sampling_dtype: Option<Dtype> = None, "Number format of the weights in decoding: float32 or bfloat16; unset takes student.dtype.";
         seed: u64 = 42, "Seed of sampling, shuffling and dropout.";
     }
     /// Reinforcement learning on the scores.

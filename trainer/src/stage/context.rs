@@ -63,7 +63,7 @@ impl Context {
 
     /// Number format of the weights in decoding.
     pub fn sampling_kind(&self) -> Kind {
-        kind_of(self.settings.rollout.dtype.unwrap_or(self.settings.student.dtype))
+        kind_of(self.settings.rollout.sampling_dtype.unwrap_or(self.settings.student.dtype))
     }
 
     /// Time between step checkpoints.
