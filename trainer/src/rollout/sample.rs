@@ -352,7 +352,7 @@ mod tests {
         let lora = LoraConfig::new(&config, 4, 8.0, 0.0);
         lora.add_to(&mut weights, &config, 8, Device::Cpu);
         for (name, tensor) in weights.iter().filter(|(name, _)| name.ends_with(".B")) {
-            no_grad(|| tensor.shallow_clone().normal_(0.0, 0.05));
+            let _ = no_grad(|| tensor.shallow_clone().normal_(0.0, 0.05));
             assert!(name.starts_with("lora."));
         }
         let student = Student::new(&weights, &config);
