@@ -211,12 +211,20 @@ mod tests {
         let rollouts: Vec<&ScoredRollout> = rollouts.iter().collect();
         let features = ImageFeatures::none(8);
         let settings = Settings::default().rl;
+        // Made once: libtorch's generator is common to all threads, so other tests would disturb a second making.
+        let start = Weights::random(&config, 1);
+        let mut own_start = Weights::random(&config, 2);
+        own_start.add_random(&config, config.value_head_shapes(), 3);
         for shared in [false, true] {
             let run = |whole: bool, budget: Option<u64>| {
-                let weights = Weights::random(&config, 1);
+                let weights = start.copy_to(Device::Cpu);
                 weights.train_only(|_| true);
-                let mut own = if shared { Weights::default() } else { Weights::random(&config, 2) };
-                own.add_random(&config, config.value_head_shapes(), 3);
+                let mut own = own_start.copy_to(Device::Cpu);
+                if shared {
+                    let others =
+                        own_start.iter().map(|(name, _)| name).filter(|name| !name.starts_with("v_head."));
+                    others.for_each(|name| drop(own.remove(name)));
+                }
                 own.train_only(|name| name != "lm_head.weight");
                 let policy = Student::new(&weights, &config);
                 let model = ValueModel {
