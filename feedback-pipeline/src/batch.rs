@@ -102,10 +102,17 @@ impl Run<'_> {
         }
     }
 
+    /// Batches that are not done with; those to other models have other prices and wait for runs of their own.
+    fn open(&self) -> Result<Vec<Batch>> {
+        let mut open = self.asker.cache.open_batches(self.asker.teacher.provider)?;
+        open.retain(|batch| batch.model == self.asker.model);
+        Ok(open)
+    }
+
     /// Batches that were written down, but whose id was not: the service has them or not.
     async fn find_unsure(&self) -> Result<()> {
         let cache = &self.asker.cache;
-        for batch in cache.open_batches(self.asker.teacher.provider)? {
+        for batch in self.open()? {
             if batch.batch_id.is_some() {
                 continue;
             }
@@ -223,7 +230,7 @@ impl Run<'_> {
     /// Waits for all open batches and keeps what came of them.
     async fn collect(&mut self) -> Result<()> {
         let cache = &self.asker.cache;
-        let mut open = cache.open_batches(self.asker.teacher.provider)?;
+        let mut open = self.open()?;
         let mut wait = FIRST_LOOK;
         while !open.is_empty() {
             let mut running = Vec::new();
@@ -232,7 +239,7 @@ impl Run<'_> {
                 match self.service.standing(&batch, &id).await? {
                     line::Standing::Running { done, of } => {
                         let next = wait.as_secs_f64();
-                        let line = format!("batch {id}: {done}/{of} done, next look in {next:.0} s");
+                        let line = format!("batch {id}: {done}/{of} done, next look in {next:.1} s");
                         self.asker.progress.say(&line);
                         running.push(batch);
                     }
@@ -393,7 +400,7 @@ impl Run<'_> {
     }
 
     fn say_what_goes_on(&self) {
-        let Ok(open) = self.asker.cache.open_batches(self.asker.teacher.provider) else { return };
+        let Ok(open) = self.open() else { return };
         if open.is_empty() {
             return;
         }
