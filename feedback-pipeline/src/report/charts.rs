@@ -72,9 +72,12 @@ pub(super) fn rounds(figures: &Figures) -> Result<Option<Chart>> {
     Ok(Some(Chart { title: "Scores of the samples, round by round".to_owned(), summary, svg }))
 }
 
+/// Steps and values.
+type Points = Vec<(f64, f64)>;
+
 /// Curves of a stage: one chart for each number that was measured more than once.
 pub(super) fn curves(metrics: &[Metric]) -> Result<Vec<(String, Vec<Chart>)>> {
-    let mut stages: BTreeMap<&str, BTreeMap<&str, Vec<(f64, f64)>>> = BTreeMap::new();
+    let mut stages: BTreeMap<&str, BTreeMap<&str, Points>> = BTreeMap::new();
     for metric in metrics.iter().filter(|metric| metric.value.is_finite()) {
         let curve = stages.entry(&metric.stage).or_default().entry(&metric.name).or_default();
         curve.push((metric.step as f64, metric.value));

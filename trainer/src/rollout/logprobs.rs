@@ -25,7 +25,7 @@ const POSITIONS_AT_ONCE: i64 = 512;
 /// Gradients of a loss that is a sum over tokens, without ever holding the logits of all of them: the head runs
 /// forward and backward on a few positions at a time, and what it asks of the states below goes down once.
 ///
-/// `hidden` [tokens, d] and `tokens` [tokens] hold only real tokens; `loss` takes log π of the tokens
+/// `hidden` `[tokens, d]` and `tokens` `[tokens]` hold only real tokens; `loss` takes log π of the tokens
 /// `start..start + length` and returns their share. `also` is a further loss of the same states. Returns the sum of
 /// the shares, `also` left out.
 pub fn backward_by_positions(

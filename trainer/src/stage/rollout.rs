@@ -66,6 +66,9 @@ fn part_name(index: usize) -> String {
     format!("sampled-{index:05}")
 }
 
+/// A number for each token of each rollout.
+type TokenNumbers = Vec<Vec<f32>>;
+
 struct Sampler<'a> {
     context: &'a Context,
     round: u32,
@@ -203,7 +206,7 @@ impl<'a> Sampler<'a> {
         source: &Source,
         generated: &[Generated],
         samples: i64,
-    ) -> (Vec<Vec<f32>>, Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    ) -> (TokenNumbers, TokenNumbers, TokenNumbers) {
         let config = &self.policy.student.config;
         let device = self.context.device;
         let tokens: Vec<&[i64]> = generated.iter().map(|generated| generated.tokens.as_slice()).collect();

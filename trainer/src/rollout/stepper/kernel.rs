@@ -88,19 +88,19 @@ impl Level {
         match (self, w) {
             // SAFETY: lengths were checked above; a level is only made where the processor has it.
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, Numbers::Float32(w)) if width % 16 == 0 => unsafe {
+            (Self::Avx512, Numbers::Float32(w)) if width.is_multiple_of(16) => unsafe {
                 avx512::products_f32(x, w, width, out);
             },
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, Numbers::Bfloat16(w)) if width % 16 == 0 => unsafe {
+            (Self::Avx512, Numbers::Bfloat16(w)) if width.is_multiple_of(16) => unsafe {
                 avx512::products_bf16(x, w, width, out);
             },
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, Numbers::Float32(w)) if width % 8 == 0 => unsafe {
+            (Self::Avx2, Numbers::Float32(w)) if width.is_multiple_of(8) => unsafe {
                 avx2::products_f32(x, w, width, out);
             },
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, Numbers::Bfloat16(w)) if width % 8 == 0 => unsafe {
+            (Self::Avx2, Numbers::Bfloat16(w)) if width.is_multiple_of(8) => unsafe {
                 avx2::products_bf16(x, w, width, out);
             },
             (_, Numbers::Float32(w)) => portable_products(x, w, |number| number, width, out),
@@ -118,19 +118,19 @@ impl Level {
         match (self, values) {
             // SAFETY: as in `products`.
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, Numbers::Float32(v)) if width % 16 == 0 => unsafe {
+            (Self::Avx512, Numbers::Float32(v)) if width.is_multiple_of(16) => unsafe {
                 avx512::mix_f32(weights, v, width, out);
             },
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, Numbers::Bfloat16(v)) if width % 16 == 0 => unsafe {
+            (Self::Avx512, Numbers::Bfloat16(v)) if width.is_multiple_of(16) => unsafe {
                 avx512::mix_bf16(weights, v, width, out);
             },
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, Numbers::Float32(v)) if width % 8 == 0 => unsafe {
+            (Self::Avx2, Numbers::Float32(v)) if width.is_multiple_of(8) => unsafe {
                 avx2::mix_f32(weights, v, width, out);
             },
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, Numbers::Bfloat16(v)) if width % 8 == 0 => unsafe {
+            (Self::Avx2, Numbers::Bfloat16(v)) if width.is_multiple_of(8) => unsafe {
                 avx2::mix_bf16(weights, v, width, out);
             },
             (_, Numbers::Float32(v)) => portable_mix(weights, v, |number| number, width, out),
