@@ -1,7 +1,7 @@
 //! `collect-feedback report`: one HTML file on a round that needs no network, for people who do not write code.
 //!
-//! [`gather`] reads the tables, [`figures`] makes the numbers, [`charts`] draws them, [`cards`] prepares the rationales
-//! for the browser part, [`pictures`] embeds their pictures, [`page`] puts it all into the template. Texts of a
+//! `gather` reads the tables, `figures` makes the numbers, `charts` draws them, `cards` prepares the rationales
+//! for the browser part, `pictures` embeds their pictures, `page` puts it all into the template. Texts of a
 //! rationale reach the page only as JSON, and the script inserts them as text, never as HTML.
 
 mod cards;
