@@ -5,7 +5,7 @@ PYTHON ?= python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build demo test bench lint experiments doc clean-libtorch
+.PHONY: help setup build demo test bench lint doc clean-libtorch
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,16 +25,13 @@ test: setup ## the whole test suite; the last line counts the tests
 		"$(CARGO) build --release --workspace" \
 		"$(CARGO) test --release --workspace --no-fail-fast"
 
-bench: build ## measure speed
+bench: build ## measure speed beside the peers in ARES_PEERS
 	scripts/bench.sh
 
 lint: setup ## formatting, clippy and documentation, warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
-
-experiments: build ## run the experiments that the README reports
-	scripts/experiments.sh
 
 doc: setup ## the crates' documentation, in the target folder's doc/
 	$(CARGO) doc --release --workspace --no-deps
