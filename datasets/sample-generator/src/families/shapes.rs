@@ -1,7 +1,7 @@
 //! Counting shapes of one colour, and comparing the numbers of two colours.
 
-use super::{COLOURS, Draft, Family, Options, Turn, listed};
-use crate::canvas::{Canvas, Colour, SIZE};
+use super::{CELL, COLOURS, Draft, Family, Options, Turn};
+use crate::canvas::{Canvas, Colour};
 use crate::rng::Rng;
 use std::cmp::Ordering;
 
@@ -30,104 +30,66 @@ pub(super) const COMPARING: Family = Family {
     ..COUNTING
 };
 
-const CELL: i32 = SIZE / 4;
-/// Cells in the top half of the picture.
-const TOP: usize = 8;
-
-type Ink = (&'static str, Colour);
+/// Most shapes of a colour that a question is about.
+const MOST: usize = 4;
 
 /// Cells of the picture, row by row; empty ones hold nothing.
 type Cells = [Option<Colour>; 16];
 
 fn count(rng: &mut Rng, turn: &Turn) -> Draft {
-    let kinds = rng.between(2, 3);
-    let inks = rng.sample(&COLOURS, kinds);
-    let (asked, others) = (inks[0], &inks[1..]);
-    // The numbers on offer come first and the right one is any of them: neither size nor rank gives it away.
-    let count = rng.between(3, 4);
-    let lowest = rng.between(1, 8 - count);
-    let number = rng.between(lowest, lowest + count - 1);
-    let mut groups = vec![(asked, number)];
-    for &other in others {
-        groups.push((other, rng.between(1, 4)));
+    let inks = rng.sample(&COLOURS, 3);
+    let (name, colour) = inks[0];
+    let answer = turn.place(MOST);
+    let number = answer + 1;
+    let mut groups = vec![(colour, number)];
+    for &(_, other) in &inks[1..] {
+        groups.push((other, rng.between(0, MOST)));
     }
     let cells = scatter(rng, &groups);
-
-    let wrong = (lowest..lowest + count).filter(|&other| other != number).map(|other| other.to_string());
-    let wrong = wrong.collect();
-    let options = Options::arrange(rng, turn, number.to_string(), wrong);
-
-    let (name, colour) = asked;
-    let in_cells = |cells: &[Option<Colour>]| cells.iter().filter(|&&cell| cell == Some(colour)).count();
-    let phrasing = rng.below(2);
-    let (question, start) = match phrasing {
-        0 => {
-            (format!("How many {name} shapes are in the picture?"), format!("Count only the {name} shapes."))
-        }
-        _ => (
-            format!("Count the {name} shapes. How many are there?"),
-            format!("Look at the colour of each shape, and count the {name} ones."),
-        ),
+    let options = Options::fixed(&[1, 2, 3, 4].map(|number: usize| number.to_string()), answer);
+    let question = match rng.below(2) {
+        0 => format!("How many {name} shapes are in the picture?"),
+        _ => format!("Count the {name} shapes. How many are there?"),
     };
-    let names: Vec<&str> = others.iter().map(|other| other.0).collect();
     let solution = vec![
-        start,
-        format!("The top half has {}.", shapes(in_cells(&cells[..TOP]), name)),
-        format!("The bottom half has {}.", shapes(in_cells(&cells[TOP..]), name)),
-        format!("The {} shapes do not count.", listed(&names, "and")),
-        options.conclusion(&format!("there {} {}", is_or_are(number), shapes(number, name))),
+        format!("Count only the {name} shapes."),
+        format!("There {} {} in the picture.", is_or_are(number), shapes(number, name)),
+        options.conclusion(&format!("the number is {number}")),
     ];
     Draft { question, options, solution, picture: Some(picture(rng, &cells)) }
 }
 
 fn compare(rng: &mut Rng, turn: &Turn) -> Draft {
-    let inks = rng.sample(&COLOURS, 2);
-    let (one, two) = (inks[0], inks[1]);
-    let low = rng.between(1, 6);
-    let high = rng.between(low + 1, 7);
-    let (first, second) = match rng.below(3) {
-        0 => (low, high),
-        1 => (high, low),
-        _ => (low, low),
+    let answer = turn.place(3);
+    let order = [Ordering::Greater, Ordering::Less, Ordering::Equal][answer];
+    let (first, second) = loop {
+        let (first, second) = (rng.between(1, MOST), rng.between(1, MOST));
+        if first.cmp(&second) == order {
+            break (first, second);
+        }
     };
-    let cells = scatter(rng, &[(one, first), (two, second)]);
-    let order = first.cmp(&second);
-    let choice = |order: Ordering| match order {
-        Ordering::Greater => format!("more {} shapes", one.0),
-        Ordering::Less => format!("more {} shapes", two.0),
-        Ordering::Equal => "the same number".to_owned(),
-    };
-    let wrong = [Ordering::Greater, Ordering::Less, Ordering::Equal];
-    let wrong = wrong.into_iter().filter(|&other| other != order).map(choice).collect();
-    let options = Options::arrange(rng, turn, choice(order), wrong);
-
+    let others = rng.between(0, MOST);
+    let other = rng.pick(&[Colour::Green, Colour::Yellow]);
+    let cells = scatter(rng, &[(Colour::Red, first), (Colour::Blue, second), (other, others)]);
+    let choices = ["more red shapes", "more blue shapes", "the same number"];
+    let options = Options::fixed(&choices, answer);
     let (comparison, finding) = match order {
-        Ordering::Greater => {
-            (format!("{first} is more than {second}."), format!("there are {}", choice(order)))
-        }
-        Ordering::Less => (format!("{second} is more than {first}."), format!("there are {}", choice(order))),
-        Ordering::Equal => {
-            ("The two numbers are equal.".to_owned(), "there is the same number of both".to_owned())
-        }
+        Ordering::Greater => (format!("{first} is more than {second}."), "there are more red shapes"),
+        Ordering::Less => (format!("{second} is more than {first}."), "there are more blue shapes"),
+        Ordering::Equal => ("The two numbers are equal.".to_owned(), "there is the same number of both"),
     };
-    let (question, start) = match rng.below(2) {
-        0 => (
-            format!("Are there more {} shapes or more {} shapes?", one.0, two.0),
-            "Count the shapes of each colour.".to_owned(),
-        ),
-        _ => (
-            format!("Compare the {} shapes and the {} shapes. Of which are there more?", one.0, two.0),
-            format!("First count the {} shapes, then the {} shapes.", one.0, two.0),
-        ),
+    let question = match rng.below(2) {
+        0 => "Are there more red shapes or more blue shapes?",
+        _ => "Compare the red shapes and the blue shapes. Of which are there more?",
     };
     let solution = vec![
-        start,
-        format!("There {} {}.", is_or_are(first), shapes(first, one.0)),
-        format!("There {} {}.", is_or_are(second), shapes(second, two.0)),
+        "Count the shapes of each colour.".to_owned(),
+        format!("There {} {}.", is_or_are(first), shapes(first, "red")),
+        format!("There {} {}.", is_or_are(second), shapes(second, "blue")),
         comparison,
-        options.conclusion(&finding),
+        options.conclusion(finding),
     ];
-    Draft { question, options, solution, picture: Some(picture(rng, &cells)) }
+    Draft { question: question.to_owned(), options, solution, picture: Some(picture(rng, &cells)) }
 }
 
 fn is_or_are(number: usize) -> &'static str {
@@ -138,9 +100,9 @@ fn shapes(number: usize, name: &str) -> String {
     format!("{number} {name} shape{}", if number == 1 { "" } else { "s" })
 }
 
-fn scatter(rng: &mut Rng, groups: &[(Ink, usize)]) -> Cells {
+fn scatter(rng: &mut Rng, groups: &[(Colour, usize)]) -> Cells {
     let mut cells: Cells = [None; 16];
-    let filled = groups.iter().flat_map(|&((_, colour), number)| std::iter::repeat_n(Some(colour), number));
+    let filled = groups.iter().flat_map(|&(colour, number)| std::iter::repeat_n(Some(colour), number));
     for (cell, colour) in cells.iter_mut().zip(filled) {
         *cell = colour;
     }
@@ -150,7 +112,6 @@ fn scatter(rng: &mut Rng, groups: &[(Ink, usize)]) -> Cells {
 
 fn picture(rng: &mut Rng, cells: &Cells) -> Canvas {
     let mut canvas = Canvas::new(Colour::White);
-    canvas.rectangle(0, SIZE / 2, SIZE, 1, Colour::Grey);
     for (at, colour) in (0..).zip(cells) {
         let Some(colour) = *colour else { continue };
         let (x, y) = (at % 4 * CELL + CELL / 2, at / 4 * CELL + CELL / 2);
