@@ -5,7 +5,7 @@ use crate::rng::Rng;
 
 pub(super) const FAMILY: Family = Family {
     name: "dictionary",
-    counts: [50, 8, 25],
+    counts: [36, 6, 18],
     subject: "language science",
     topic: "reference-skills",
     category: "Reference skills",
@@ -22,27 +22,24 @@ pub(super) const FAMILY: Family = Family {
 const OFFERED: [&str; 4] = ["door", "king", "pen", "tree"];
 
 /// Guide words before, between and after the words on offer.
-const GUIDES: [&[&str]; 5] = [
-    &["apple", "bear", "cake"],
-    &["egg", "fish", "game", "hat", "ice", "jam"],
-    &["lamp", "moon", "nest", "oak"],
-    &["queen", "rain", "snow"],
-    &["van", "wall", "yard", "zoo"],
+const GUIDES: [[&str; 4]; 5] = [
+    ["apple", "bear", "cake", "cow"],
+    ["egg", "fish", "hat", "jam"],
+    ["lamp", "moon", "nest", "oak"],
+    ["queen", "rain", "snow", "star"],
+    ["van", "wall", "yard", "zoo"],
 ];
 
 fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
     let answer = turn.place(OFFERED.len());
     let right = OFFERED[answer];
-    let (from, to) = (rng.pick(GUIDES[answer]), rng.pick(GUIDES[answer + 1]));
+    let (from, to) = (rng.pick(&GUIDES[answer]), rng.pick(&GUIDES[answer + 1]));
     let options = Options::fixed(&OFFERED, answer);
-    let question = match rng.below(2) {
-        0 => format!("Which word would be on a dictionary page with the guide words {from} and {to}?"),
-        _ => format!("The guide words on a dictionary page are {from} and {to}. Which word is on that page?"),
-    };
+    let question = format!("Which word stands between {from} and {to}?");
     let solution = vec![
-        "Guide words are the first and the last word on a page.".to_owned(),
-        format!("This page goes from {} to {}.", &from[..1], &to[..1]),
-        options.conclusion(&format!("{right} is on this page")),
+        "Put the words in alphabetical order.".to_owned(),
+        format!("The word {right} starts with {}.", &right[..1]),
+        options.conclusion(&format!("{right} is between them")),
     ];
     Draft { question, options, solution, picture: None }
 }

@@ -6,13 +6,13 @@ use crate::rng::Rng;
 
 pub(super) const FAMILY: Family = Family {
     name: "foodweb",
-    counts: [80, 13, 40],
+    counts: [100, 17, 50],
     subject: "natural science",
     topic: "biology",
     category: "Ecosystems",
     skill: "Interpret food webs",
     grade: "grade7",
-    hint: "Each arrow points from the food to the animal that eats it.",
+    hint: "",
     caption: "A food web with eight animals.",
     lecture: "A food web shows how living things get their food. An arrow begins at the living thing that is eaten, \
         and points to the animal that eats it.",
@@ -34,36 +34,16 @@ fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
     // What each hunter eats, by column; no two eat the same.
     let mut meals = [0, 1, 2, 3];
     rng.shuffle(&mut meals);
-    let asks_food = rng.below(2) == 0;
-    let hunter = if asks_food { meals.iter().position(|&meal| meal == answer).unwrap_or(0) } else { answer };
+    let hunter = meals.iter().position(|&meal| meal == answer).unwrap_or(0);
     let (name, colour, _) = HUNTERS[hunter];
-    let food = FOODS[meals[hunter]];
-    let with_the = |name: &str| format!("the {name}");
-    let options = if asks_food {
-        Options::fixed(&FOODS.map(with_the), answer)
-    } else {
-        Options::fixed(&HUNTERS.map(|hunter| with_the(hunter.0)), answer)
-    };
-    let finding = options.conclusion(&format!("the {name} eats the {food}"));
-    let (question, solution) = if asks_food {
-        (
-            format!("What does the {name} eat in this food web?"),
-            vec![
-                format!("The arrow to the {name} is {colour}."),
-                format!("The {colour} arrow comes from the {food}."),
-                finding,
-            ],
-        )
-    } else {
-        (
-            format!("Look at the food web. Which animal eats the {food}?"),
-            vec![
-                format!("The arrow from the {food} is {colour}."),
-                format!("The {colour} arrow points to the {name}."),
-                finding,
-            ],
-        )
-    };
+    let food = FOODS[answer];
+    let options = Options::fixed(&FOODS.map(|food| format!("the {food}")), answer);
+    let question = format!("What does the {name} eat?");
+    let solution = vec![
+        format!("The arrow to the {name} is {colour}."),
+        format!("The {colour} arrow comes from the {food}."),
+        options.conclusion(&format!("the {name} eats the {food}")),
+    ];
     let background = rng.pick(&BACKGROUNDS);
     Draft { question, options, solution, picture: Some(picture(&meals, background)) }
 }
@@ -71,8 +51,8 @@ fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
 fn picture(meals: &[usize; 4], background: Colour) -> Canvas {
     let mut canvas = Canvas::new(background);
     let middle = |column: usize| column as i32 * CELL + CELL / 2;
-    for (column, &(name, _, colour)) in HUNTERS.iter().enumerate() {
-        canvas.rectangle(middle(column) - 15, 2, 30, 18, colour);
+    for (column, &(name, _, _)) in HUNTERS.iter().enumerate() {
+        canvas.rectangle(middle(column) - 15, 2, 30, 18, Colour::Grey);
         canvas.text_around(middle(column), 11, name, Colour::White);
     }
     for (column, name) in FOODS.iter().enumerate() {
@@ -84,7 +64,7 @@ fn picture(meals: &[usize; 4], background: Colour) -> Canvas {
         let (foot, tip) = (middle(food), middle(hunter));
         // The foot of an arrow is broad and fills the cell above the food.
         canvas.rectangle(foot - 13, 68, 26, 30, colour);
-        canvas.line((foot, 68), (tip, 30), 4, colour);
+        canvas.line((foot, 68), (tip, 30), 3, colour);
         canvas.triangle([(tip, 21), (tip - 8, 31), (tip + 8, 31)], colour);
     }
     canvas

@@ -6,7 +6,7 @@ use crate::rng::Rng;
 
 pub(super) const FAMILY: Family = Family {
     name: "map",
-    counts: [110, 18, 55],
+    counts: [120, 20, 60],
     subject: "social science",
     topic: "geography",
     category: "Geography",
@@ -52,12 +52,9 @@ fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
     let (name, side) = (direction.name, direction.edge);
     let label = format!("the {} town", COLOURS[answer].0);
     let options = Options::fixed(&COLOURS.map(|(colour, _)| format!("the {colour} town")), answer);
-    let question = match rng.below(2) {
-        0 => format!("Which of these towns is farthest {name}?"),
-        _ => format!("Look at the map. Which town is farthest to the {name}?"),
-    };
+    let question = format!("Which town is farthest {name}?");
     let solution = vec![
-        format!("The compass rose shows that {name} is {side}."),
+        format!("On this map, {name} is {side}."),
         format!("The town in the {} is {}.", direction.line, COLOURS[answer].0),
         options.conclusion(&format!("{label} is farthest {name}")),
     ];

@@ -5,7 +5,7 @@ use crate::rng::Rng;
 
 pub(super) const FAMILY: Family = Family {
     name: "matter",
-    counts: [60, 10, 30],
+    counts: [40, 7, 20],
     subject: "natural science",
     topic: "chemistry",
     category: "States of matter",
@@ -45,10 +45,9 @@ fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
     let (state, sign, things) = STATES[answer];
     let thing = rng.pick(things);
     let options = Options::fixed(&STATES.map(|state| state.0), answer);
-    let question = match rng.below(4) {
-        0 => format!("Is {thing} a solid, a liquid, or a gas?"),
-        1 => format!("Which state of matter is {thing}?"),
-        2 => format!("Think of {thing}. What is it?"),
+    let question = match rng.below(3) {
+        0 => format!("What is {thing}?"),
+        1 => format!("Which state has {thing}?"),
         _ => format!("Select the state of {thing}."),
     };
     let solution = vec![sign.to_owned(), options.conclusion(&format!("it is {state}"))];

@@ -1,11 +1,11 @@
 //! The kinds of problems, a file each, and what they share.
 
+mod count;
 mod dictionary;
 mod food_web;
 mod magnets;
 mod map;
 mod matter;
-mod shapes;
 mod thermometer;
 
 use crate::canvas::{Canvas, Colour, SIZE};
@@ -39,12 +39,11 @@ pub(crate) struct Draft {
 }
 
 /// All families, in the order in which their problems are numbered.
-pub(crate) const FAMILIES: [&Family; 8] = [
+pub(crate) const FAMILIES: [&Family; 7] = [
     &map::FAMILY,
     &magnets::FAMILY,
     &thermometer::FAMILY,
-    &shapes::COUNTING,
-    &shapes::COMPARING,
+    &count::FAMILY,
     &food_web::FAMILY,
     &dictionary::FAMILY,
     &matter::FAMILY,

@@ -6,7 +6,7 @@ use crate::rng::Rng;
 
 pub(super) const FAMILY: Family = Family {
     name: "thermometer",
-    counts: [80, 14, 40],
+    counts: [100, 17, 50],
     subject: "natural science",
     topic: "science-and-engineering-practices",
     category: "Units and measurement",
@@ -46,15 +46,12 @@ fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
         flag_cell: (rng.below(2) as i32, rng.below(4) as i32),
     };
     let options = Options::fixed(&[0, 1, 2, 3].map(|mark| format!("{} °C", mark * 10)), mark);
-    let question = match rng.below(2) {
-        0 => "What temperature does this thermometer show?",
-        _ => "Select the temperature shown by this thermometer.",
-    };
+    let question = "Which temperature is shown?";
     let degrees = mark * 10;
     let solution = vec![
         format!("Find the top of the {name} liquid."),
-        format!("The liquid reaches up to the mark for {degrees}."),
-        options.conclusion(&format!("the temperature is {degrees} °C")),
+        format!("It is at the mark for {degrees}."),
+        options.conclusion(&format!("it is {degrees} °C")),
     ];
     Draft { question: question.to_owned(), options, solution, picture: Some(picture(mark, &look)) }
 }
