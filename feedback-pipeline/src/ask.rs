@@ -326,7 +326,6 @@ impl Asker {
             let start = Instant::now();
             let outcome = self.attempt(&question.item, body.clone()).await;
             let latency = start.elapsed();
-            drop(slot);
             let (status, headers, body_read, usage, rejected) = match outcome {
                 Ok((raw, usage)) => {
                     self.pace.used(reservation, &usage);
@@ -335,6 +334,8 @@ impl Asker {
                     (200, raw.headers_json(), raw.body, usage, None)
                 }
                 Err((raw, failure)) => {
+                    // A paid reply holds its slot until it is durable, so that no more than the slots can be lost.
+                    drop(slot);
                     self.pace.give_back(reservation);
                     self.settle_dollars(&mut aside, 0.0);
                     match self.after(&failure, &mut effort).await {

@@ -13,23 +13,21 @@ pub mod anthropic;
 mod chunk;
 pub mod line;
 pub mod openai;
+mod results;
 mod service;
 
 use crate::ask::{Asker, Question};
-use crate::cache::{Batch, Entry, Reply};
+use crate::cache::{Batch, Entry};
 use crate::due::Item;
 use crate::error::{Error, Result};
-use crate::retry::{self, Decision, Effort, Failure, Hints};
-use crate::teacher::{self, Key, Usage};
+use crate::teacher::Key;
 use crate::tokens::{self, Counter};
 use crate::verdict::Verdict;
 use chunk::Chunk;
-use line::{Answered, Line};
 use schemas::TimestampMs;
 use service::Service;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A request without an answer is put into this many batches.
@@ -102,10 +100,17 @@ impl Run<'_> {
         }
     }
 
+    /// Batches that are not done with; those to other models have other prices and wait for runs of their own.
+    fn open(&self) -> Result<Vec<Batch>> {
+        let mut open = self.asker.cache.open_batches(self.asker.teacher.provider)?;
+        open.retain(|batch| batch.model == self.asker.model);
+        Ok(open)
+    }
+
     /// Batches that were written down, but whose id was not: the service has them or not.
     async fn find_unsure(&self) -> Result<()> {
         let cache = &self.asker.cache;
-        for batch in cache.open_batches(self.asker.teacher.provider)? {
+        for batch in self.open()? {
             if batch.batch_id.is_some() {
                 continue;
             }
@@ -223,7 +228,7 @@ impl Run<'_> {
     /// Waits for all open batches and keeps what came of them.
     async fn collect(&mut self) -> Result<()> {
         let cache = &self.asker.cache;
-        let mut open = cache.open_batches(self.asker.teacher.provider)?;
+        let mut open = self.open()?;
         let mut wait = FIRST_LOOK;
         while !open.is_empty() {
             let mut running = Vec::new();
@@ -232,7 +237,7 @@ impl Run<'_> {
                 match self.service.standing(&batch, &id).await? {
                     line::Standing::Running { done, of } => {
                         let next = wait.as_secs_f64();
-                        let line = format!("batch {id}: {done}/{of} done, next look in {next:.0} s");
+                        let line = format!("batch {id}: {done}/{of} done, next look in {next:.1} s");
                         self.asker.progress.say(&line);
                         running.push(batch);
                     }
@@ -266,134 +271,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Keeps the results of an ended batch; they can be had again until it is closed.
-    async fn keep(&mut self, batch: &Batch, id: &str, paths: &[String]) -> Result<()> {
-        let mut stop = None;
-        let mut answered = 0_u64;
-        let mut without = 0_u64;
-        let service = self.service;
-        for path in paths {
-            let mut lines = service.lines(path);
-            while let Some(line) = lines.next().await? {
-                let read = match batch.provider {
-                    schemas::settings::Provider::Anthropic => anthropic::line(&line),
-                    _ => openai::line(&line),
-                };
-                let Line { sent_key, answered: outcome } = match read {
-                    Ok(line) => line,
-                    Err(why) => {
-                        tracing::warn!(batch = id, why, "a line of results that cannot be read");
-                        continue;
-                    }
-                };
-                let Some((key, turn)) = self.asker.cache.batch_request(&batch.plan, &sent_key)? else {
-                    tracing::warn!(batch = id, "a result of a request that is not in the batch");
-                    continue;
-                };
-                match self.outcome(outcome, sent_key) {
-                    Ok((status, body, usage)) => {
-                        answered += 1;
-                        self.store(batch, id, (key, turn, sent_key), status, body, usage)?;
-                    }
-                    Err(error) => {
-                        without += 1;
-                        stop = stop.or(error);
-                    }
-                }
-            }
-        }
-        self.asker.cache.batch_closed(&batch.plan, "collected")?;
-        let without = if without > 0 {
-            format!(", {without} without an answer ({})", self.trouble)
-        } else {
-            String::new()
-        };
-        self.asker
-            .progress
-            .say(&format!("batch {id} ended: {answered} of {} answered{without}", batch.requests));
-        stop.map_or(Ok(()), Err)
-    }
-
-    /// What to store of a result; else an error where the run cannot go on.
-    fn outcome(
-        &mut self,
-        outcome: Answered,
-        sent_key: Key,
-    ) -> Result<(u16, bytes::Bytes, Usage), Option<Error>> {
-        let tries = self.tries.entry(sent_key).or_default();
-        *tries += 1;
-        let provider = self.asker.teacher.provider;
-        let failure = match outcome {
-            Answered::Reply(body) => match teacher::open(provider, &body) {
-                Ok(envelope) => return Ok((200, body, envelope.usage)),
-                Err(why) => Failure::Broken(why),
-            },
-            Answered::Error { status, body } => {
-                let error = teacher::ServiceError::read(&body);
-                let failure = Failure::Status { status, hints: Hints::default(), error };
-                let effort =
-                    Effort { attempts: *tries, waited: Duration::ZERO, patience: Duration::MAX, jitter: 0.0 };
-                match retry::decide(&failure, effort) {
-                    Decision::Reject { reason } => {
-                        self.asker.progress.rejected(&reason);
-                        return Ok((status, body, Usage::default()));
-                    }
-                    Decision::Stop { why, hint } => return Err(Some(Error::Service { why, hint })),
-                    Decision::Again { .. } | Decision::GiveUp { .. } => failure,
-                }
-            }
-            Answered::Not(why) => {
-                why.clone_into(&mut self.trouble);
-                return Err(None);
-            }
-        };
-        self.trouble = match failure {
-            Failure::Status { status, error, .. } => format!("HTTP {status}, {error}"),
-            Failure::Unreachable(why) | Failure::Broken(why) => why,
-        };
-        Err(None)
-    }
-
-    fn store(
-        &self,
-        batch: &Batch,
-        id: &str,
-        (key, turn, sent_key): (Key, u32, Key),
-        status: u16,
-        body: bytes::Bytes,
-        usage: Usage,
-    ) -> Result<()> {
-        let now = TimestampMs::now().0;
-        let cost_usd = match status {
-            200 => self.asker.price.map(|price| price.cost(&usage)),
-            _ => Some(0.0),
-        };
-        if status == 200 {
-            self.asker.seen(&usage);
-            self.asker.progress.used(&usage, cost_usd);
-            self.asker.purse.pay(cost_usd.unwrap_or(0.0));
-            if turn == 0 {
-                self.asker.progress.answered();
-            }
-        }
-        let reply = Reply {
-            turn,
-            sent_key,
-            attempts: 1,
-            status,
-            headers: serde_json::json!({ "batch": id }).to_string(),
-            body,
-            usage,
-            cost_usd,
-            started_at_ms: batch.planned_at_ms,
-            replied_at_ms: now,
-            latency_ms: u32::try_from(now.saturating_sub(batch.planned_at_ms)).unwrap_or(u32::MAX),
-        };
-        self.asker.cache.writer().fetched(key, reply)
-    }
-
     fn say_what_goes_on(&self) {
-        let Ok(open) = self.asker.cache.open_batches(self.asker.teacher.provider) else { return };
+        let Ok(open) = self.open() else { return };
         if open.is_empty() {
             return;
         }
@@ -404,13 +283,5 @@ impl Run<'_> {
         self.asker.progress.say(&format!(
             "{batches} batches with {requests} requests go on at the service ({ids}); next: {command} --batch"
         ));
-    }
-}
-
-impl Asker {
-    /// Counts a reply among those that this run has seen.
-    fn seen(&self, usage: &Usage) {
-        self.seen.good_replies.fetch_add(1, Ordering::Relaxed);
-        self.seen.longest_output.fetch_max(usage.output, Ordering::Relaxed);
     }
 }

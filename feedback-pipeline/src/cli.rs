@@ -158,6 +158,9 @@ pub fn run(cli: Cli) -> Result<()> {
             }
             collected
         }
+        Some(Command::Audit { .. }) if context.batch => {
+            Err(Error::bad_input("--batch", "expected none with audit, which does not run in batches"))
+        }
         Some(Command::Audit { sample, seed, json }) => {
             let (audit, stopped) = audit::run(&context, round, audit::Choice { sample, seed })?;
             match json {

@@ -79,7 +79,11 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let counter = Counter::new(provider, model, job.kind, &job.scope(), &system.text, cache.as_ref())?;
     let mut estimate = Estimate::default();
     let mut sum = Sum::default();
-    let mut keys = HashSet::new();
+    // What lies in a batch is paid for already.
+    let mut keys = match &cache {
+        Some(cache) => cache.keys_in_batches(provider)?,
+        None => HashSet::new(),
+    };
     for item in context.due(job, &problems, &done)? {
         let item = item?;
         estimate.items += 1;

@@ -1,7 +1,7 @@
 //! `collect-feedback report`: one HTML file on a round that needs no network, for people who do not write code.
 //!
-//! [`gather`] reads the tables, [`figures`] makes the numbers, [`charts`] draws them, [`cards`] prepares the rationales
-//! for the browser part, [`pictures`] embeds their pictures, [`page`] puts it all into the template. Texts of a
+//! `gather` reads the tables, `figures` makes the numbers, `charts` draws them, `cards` prepares the rationales
+//! for the browser part, `pictures` embeds their pictures, `page` puts it all into the template. Texts of a
 //! rationale reach the page only as JSON, and the script inserts them as text, never as HTML.
 
 mod cards;
@@ -31,6 +31,8 @@ pub struct Written {
     pub problems: usize,
     /// Pictures in it.
     pub pictures: usize,
+    /// The stages' numbers and what the feedback took, as plain text.
+    pub summary: String,
 }
 
 impl std::fmt::Display for Written {
@@ -39,7 +41,8 @@ impl std::fmt::Display for Written {
         let (path, problems) = (self.path.display(), status::grouped(self.problems as u64));
         write!(
             f,
-            "{path}: {problems} problems, {} pictures, {megabytes:.1} MB",
+            "{}{path}: {problems} problems, {} pictures, {megabytes:.1} MB",
+            self.summary,
             status::grouped(self.pictures as u64)
         )
     }
@@ -63,5 +66,11 @@ pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>) -> Result<Written>
     let (deck, pictures) = cards::deck(dataset, &gathered)?;
     let html = page::render(dataset, &gathered, &state, &figures, &deck, &pictures)?;
     table::write_bytes(&path, html.as_bytes())?;
-    Ok(Written { path, bytes: html.len(), problems: deck.cards.len(), pictures: pictures.uris.len() })
+    Ok(Written {
+        path,
+        bytes: html.len(),
+        problems: deck.cards.len(),
+        pictures: pictures.uris.len(),
+        summary: page::summary(&figures, &state.spending),
+    })
 }

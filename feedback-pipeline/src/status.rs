@@ -4,7 +4,7 @@
 //! may be large, by lazy scans that read only the columns they need.
 
 mod books;
-mod layout;
+pub(crate) mod layout;
 mod query;
 
 pub use books::Account;

@@ -42,8 +42,22 @@ impl Random {
 /// Bends bytes: flips, cuts, doubles, puts in pieces that readers find hard.
 fn bend(random: &mut Random, seed: &[u8], other: &[u8]) -> Vec<u8> {
     const HARD: [&str; 16] = [
-        "null", "-1", "1e999", "18446744073709551616", "\"\"", "{", "]", "\\u0000", "\\ud800", "\u{feff}", "NaN", "0.1e-400",
-        "[[[[[[[[", "../", "\u{1F600}", "\r\n",
+        "null",
+        "-1",
+        "1e999",
+        "18446744073709551616",
+        "\"\"",
+        "{",
+        "]",
+        "\\u0000",
+        "\\ud800",
+        "\u{feff}",
+        "NaN",
+        "0.1e-400",
+        "[[[[[[[[",
+        "../",
+        "\u{1F600}",
+        "\r\n",
     ];
     let mut bytes = seed.to_vec();
     for _ in 0..=random.below(6) {

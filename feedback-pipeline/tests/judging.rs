@@ -47,7 +47,7 @@ fn judged(dataset: &Dataset, job: &Job) -> WinRates {
 fn a_set_against_itself_is_even() {
     let folder = TempDir::new().unwrap();
     // Each side is good in half of the problems, and both are in a quarter of them: as two draws of one set would be.
-    let good = |n: usize, candidate: bool| if candidate { n % 4 < 2 } else { n % 2 == 0 };
+    let good = |n: usize, candidate: bool| if candidate { n % 4 < 2 } else { n.is_multiple_of(2) };
     let dataset = pairs(&folder, 200, |n, side| if good(n, side) { SOLUTION } else { WRONG });
     let rates = judged(&dataset, &Job::judge(1, "base"));
     let rate = rates.all.win_rate();

@@ -296,6 +296,37 @@ fn judgements_prefer_the_better_rationale() {
     assert_eq!(judge(&ports, &ports.solution, &repeats), Preference::A);
 }
 
+#[test]
+fn gold_beats_its_own_sentences_in_another_order_and_mixed_ones() {
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../datasets/sample");
+    let problems = schemas::Dataset::open(sample).unwrap().problems().unwrap();
+    let solved: Vec<&Problem> = problems.iter().filter(|problem| !problem.solution.is_empty()).collect();
+    let (mut shuffled, mut mixed) = ([0; 3], [0; 3]);
+    for (at, problem) in solved.iter().enumerate() {
+        let gold = sentences::sentences(&problem.solution);
+        // By hash, so that the order is another for each problem and the same each time.
+        let mut other: Vec<&str> = gold.clone();
+        other.sort_by_key(|text| {
+            schemas::provenance::sha256_hex(format!("{} {text}", problem.problem_id).as_bytes())
+        });
+        if other != gold {
+            shuffled[judge(problem, &problem.solution, &other.join(" ")) as usize] += 1;
+        }
+        // Every second sentence comes from another problem.
+        let foreign = sentences::sentences(&solved[(at + 400) % solved.len()].solution);
+        let halves: Vec<&str> = gold
+            .iter()
+            .enumerate()
+            .map(|(at, text)| if at % 2 == 1 { foreign[at % foreign.len()] } else { text })
+            .collect();
+        mixed[judge(problem, &halves.join(" "), &problem.solution) as usize] += 1;
+    }
+    let [wins, losses, _] = shuffled;
+    assert!(wins > 500 && wins * 10 > (wins + losses) * 9, "shuffled {shuffled:?}");
+    let [losses, wins, _] = mixed;
+    assert!(wins > 500 && wins * 10 > (wins + losses) * 9, "mixed {mixed:?}");
+}
+
 /// Rationales made of gold sentences, wrong sentences, fillers, stray words and separators.
 fn rationale() -> impl Strategy<Value = String> {
     let piece = prop_oneof![

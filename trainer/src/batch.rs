@@ -68,3 +68,51 @@ pub fn row_numbers(tensor: &Tensor, row: i64, length: usize) -> Vec<f32> {
     row.copy_data(&mut numbers, length);
     numbers
 }
+
+/// Splits a minibatch so that no part holds more than `budget` tokens, padding included: rows of like length share a
+/// part, each part has at least one row. `lengths` holds source and target tokens; without a budget all rows stay
+/// together in their order.
+pub fn parts(lengths: &[(usize, usize)], budget: Option<u64>) -> Vec<Vec<usize>> {
+    let Some(budget) = budget else { return vec![(0..lengths.len()).collect()] };
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&row| (lengths[row].0 + lengths[row].1, row));
+    let mut parts: Vec<Vec<usize>> = Vec::new();
+    let mut longest = (0, 0);
+    for row in order {
+        let (source, target) = lengths[row];
+        let grown = (longest.0.max(source), longest.1.max(target));
+        match parts.last_mut() {
+            Some(part) if ((part.len() + 1) * (grown.0 + grown.1)) as u64 <= budget => {
+                part.push(row);
+                longest = grown;
+            }
+            _ => {
+                parts.push(vec![row]);
+                longest = (source, target);
+            }
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parts;
+
+    #[test]
+    fn parts_hold_all_rows_within_the_budget() {
+        let lengths = [(10, 5), (100, 50), (12, 5), (11, 90), (9, 4)];
+        assert_eq!(parts(&lengths, None), [[0, 1, 2, 3, 4]]);
+        let split = parts(&lengths, Some(60));
+        let mut rows: Vec<usize> = split.concat();
+        rows.sort_unstable();
+        assert_eq!(rows, [0, 1, 2, 3, 4]);
+        for part in &split {
+            let longest =
+                |side: fn(&(usize, usize)) -> usize| part.iter().map(|&row| side(&lengths[row])).max();
+            let tokens = part.len() * (longest(|l| l.0).unwrap_or(0) + longest(|l| l.1).unwrap_or(0));
+            assert!(part.len() == 1 || tokens <= 60, "{part:?}");
+        }
+        assert_eq!(split[0], [4, 0, 2]);
+    }
+}

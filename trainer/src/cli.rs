@@ -90,6 +90,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE", requires = "from_npy")]
         name_map: Option<PathBuf>,
     },
+    /// Measure speed and memory on random weights, with the arithmetic of the settings.
+    Bench(crate::bench::Options),
     /// Decode and answer with one checkpoint.
     Eval {
         /// Round of the checkpoint; 0 with --checkpoint base.

@@ -30,8 +30,21 @@ pub enum Error {
     #[error("{message}")]
     BadInput { message: String, hint: Option<String> },
 
-    #[error("{stage}, step {step}: the {what} is {value}; nothing was saved after the last checkpoint")]
-    NotFinite { stage: &'static str, step: u64, what: &'static str, value: f64 },
+    #[error(
+        "{stage}, step {step}: the {what} is {value} on the problems {problems}; the batch was saved as {}",
+        batch.display()
+    )]
+    NotFinite {
+        stage: &'static str,
+        step: u64,
+        what: &'static str,
+        value: f64,
+        problems: String,
+        batch: PathBuf,
+    },
+
+    #[error("cannot start threads: {0}")]
+    Threads(String),
 
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
@@ -57,6 +70,9 @@ impl Error {
         match self {
             Self::BadInput { hint, .. } => hint.as_deref(),
             Self::Data(schemas::Error::NotADataset { .. }) => Some("next: collect-feedback import --help"),
+            Self::NotFinite { .. } => Some(
+                "no weights were changed by it; lower the learning rate, or leave these problems out, and run again",
+            ),
             _ => None,
         }
     }
@@ -66,7 +82,7 @@ impl Error {
         match self {
             Self::Data(error) => 1 + u8::from(error.is_bad_input()),
             Self::Io { source, .. } => 1 + u8::from(source.kind() == std::io::ErrorKind::NotFound),
-            Self::NotFinite { .. } | Self::Torch(_) => 1,
+            Self::NotFinite { .. } | Self::Torch(_) | Self::Threads(_) => 1,
             Self::Interrupted => 130,
             _ => 2,
         }

@@ -3,11 +3,13 @@
 //! and never asks a Teacher itself; `stage` is the road.
 
 pub mod batch;
+pub mod bench;
 pub mod cli;
 pub mod corpus;
 pub mod error;
 pub mod init;
 pub mod libtorch;
+pub mod memory;
 pub mod metrics;
 pub mod optimizer;
 pub mod option_order;
@@ -60,6 +62,9 @@ pub fn run(cli: Cli) -> Result<()> {
         println!("{line}");
         return Ok(());
     }
+    if let Some(Command::Bench(options)) = &cli.command {
+        return bench::run(options, &resolved.settings);
+    }
     let dataset = Dataset::choose(cli.data)?;
     let _lock = dataset.lock("train")?;
     let context = Context::new(dataset, &resolved)?;
@@ -69,7 +74,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 cli.round.ok_or_else(|| Error::input("expected --round, found none", "train --help"))?;
             stage::advance(&context, round, cli.stage)?;
         }
-        Some(Command::Init { .. }) => {}
+        Some(Command::Init { .. } | Command::Bench(_)) => {}
         Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
             println!("{}", pretrain::pretrain(&context, &from, &out, share, epochs, option_orders)?);
         }

@@ -99,7 +99,8 @@ fn gradients<'a>(sets: &'a [(&str, &Weights)]) -> impl Iterator<Item = (String, 
     })
 }
 
-fn zero_gradients(sets: &[(&str, &Weights)]) {
+/// Forgets all gradients.
+pub fn zero_gradients(sets: &[(&str, &Weights)]) {
     for (_, mut gradient) in gradients(sets).map(|(name, _, gradient)| (name, gradient)) {
         let _ = gradient.zero_();
     }

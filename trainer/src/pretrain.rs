@@ -65,6 +65,8 @@ pub fn pretrain(
         max_grad_norm: settings.sft.max_grad_norm,
         seed: settings.rollout.seed,
         kind: context.kind(),
+        warmup: settings.sft.warmup,
+        max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
     let ids: Vec<&str> = examples.iter().map(|example| example.problem_id.as_str()).collect();
     let seen = format!("{} {plan:?} {option_orders} {}", policy.fingerprint, ids.join("\n"));

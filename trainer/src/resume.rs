@@ -127,6 +127,30 @@ impl StepCheckpoint {
         Ok(())
     }
 
+    /// Saves a batch whose loss is not finite beside the step checkpoint, and returns the error that names it.
+    ///
+    /// `rows` holds each problem's id, source tokens and target tokens.
+    pub fn not_finite(
+        &self,
+        (stage, step): (&'static str, u64),
+        (what, value): (&'static str, f64),
+        rows: &[(&str, &[i64], &[i64])],
+    ) -> Error {
+        let batch = self.path.with_extension("batch.json");
+        let text: Vec<_> = rows
+            .iter()
+            .map(|(id, source, target)| {
+                serde_json::json!({"problem_id": id, "source": source, "target": target, "step": step})
+            })
+            .collect();
+        let text = serde_json::Value::from(text).to_string();
+        if let Err(error) = schemas::table::write_bytes(&batch, text.as_bytes()) {
+            return error.into();
+        }
+        let problems: Vec<&str> = rows.iter().map(|(id, ..)| *id).collect();
+        Error::NotFinite { stage, step, what, value, problems: problems.join(", "), batch }
+    }
+
     /// Removes the file beside `folder`, whose checkpoint is there; a killed run may have left it.
     pub fn forget(folder: &Path) {
         let _ = std::fs::remove_file(path_beside(folder)); // it may never have been written

@@ -2,11 +2,13 @@
 
 use crate::batch;
 use crate::error::{Error, Result};
+use crate::memory::unless_out_of_memory;
 use crate::metrics::MetricLog;
-use crate::optimizer::{AdamW, clip_factor, gradient_norm};
+use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
 use crate::progress::{Progress, check_interrupt, interrupted};
 use crate::resume::StepCheckpoint;
-use crate::rollout::logprobs::masked_logprobs;
+use crate::rl::passes::halved;
+use crate::rollout::logprobs::{backward_by_positions, masked_logprobs};
 use crate::seed;
 use crate::student::{Mode, Student, Weights};
 use crate::vision::ImageFeatures;
@@ -42,6 +44,22 @@ pub struct Plan {
     pub seed: u64,
     /// Number format.
     pub kind: Kind,
+    /// Share of the steps in which the learning rate rises to its peak.
+    pub warmup: f64,
+    /// Most tokens in one part of a batch.
+    pub max_tokens_per_batch: Option<u64>,
+}
+
+impl Plan {
+    /// Learning rate of a step: a linear rise over the warm-up, then a linear fall to 0 at the end.
+    fn rate(&self, step: u64, total: u64) -> f64 {
+        let rising = (self.warmup * total as f64).ceil();
+        let step = step as f64;
+        if step < rising {
+            return self.learning_rate * (step + 1.0) / rising;
+        }
+        self.learning_rate * (total as f64 - step) / (total as f64 - rising).max(1.0)
+    }
 }
 
 /// Mean −log π(target token) over the real tokens of a batch; a scalar with gradient.
@@ -57,6 +75,40 @@ pub fn batch_loss(student: &Student, examples: &[&Example], features: &ImageFeat
     let labels = batch::pad(&targets, config.pad_token_id, device);
     let hidden = student.hidden(&source, &inputs, mode);
     -masked_logprobs(student, &hidden, &labels, &batch::mask(&lengths, device), mode).mean(Kind::Float)
+}
+
+/// Adds the gradients of [`batch_loss`], worked on in parts of at most `budget` tokens and a few head positions at a
+/// time, and returns the loss: the same numbers in less memory.
+pub fn backward(
+    student: &Student,
+    examples: &[&Example],
+    features: &ImageFeatures,
+    mode: Mode,
+    budget: Option<u64>,
+) -> Tensor {
+    let config = &student.config;
+    let device = student.encoder.device();
+    let lengths: Vec<(usize, usize)> =
+        examples.iter().map(|example| (example.source.len(), example.target.len())).collect();
+    let all: usize = lengths.iter().map(|(_, target)| target).sum();
+    let mut loss = Tensor::zeros([], (Kind::Float, device));
+    for part in batch::parts(&lengths, budget) {
+        let examples: Vec<&Example> = part.iter().map(|&row| examples[row]).collect();
+        let sources: Vec<(&[i64], &str)> =
+            examples.iter().map(|example| (example.source.as_slice(), example.problem_id.as_str())).collect();
+        let targets: Vec<&[i64]> = examples.iter().map(|example| example.target.as_slice()).collect();
+        let lengths: Vec<usize> = targets.iter().map(|target| target.len()).collect();
+        let source = batch::source(&sources, features, config.pad_token_id, device);
+        let start = config.decoder_start_token_id;
+        let inputs = batch::decoder_inputs(&targets, start, config.pad_token_id, device);
+        let kept = batch::mask(&lengths, device).view(-1).nonzero().squeeze_dim(-1);
+        let labels = batch::pad(&targets, config.pad_token_id, device).view(-1).index_select(0, &kept);
+        let hidden = student.hidden(&source, &inputs, mode);
+        let hidden = hidden.contiguous().view([-1, config.d_model]).index_select(0, &kept);
+        let share = |logprobs: &Tensor, _, _| logprobs.sum(Kind::Float) * (-1.0 / all as f64);
+        loss += backward_by_positions(student, &hidden, &labels, mode, share, None);
+    }
+    loss
 }
 
 /// Fine-tunes the weights that require gradients; goes on from `saved` where it was stopped.
@@ -85,6 +137,7 @@ pub fn fit(
     let mut progress = Progress::new(plan.stage, total);
     let mode = Mode { train: true, kind: plan.kind };
     let mut order = (u64::MAX, Vec::new());
+    let mut budget = plan.max_tokens_per_batch;
     for step in first..total {
         let epoch = step / steps_per_epoch;
         if order.0 != epoch {
@@ -95,19 +148,31 @@ pub fn fit(
             .iter()
             .map(|&index| &examples[index])
             .collect();
-        // Dropout is seeded by step, so that a continued run draws what an undisturbed one would.
-        seed::seed_torch(plan.seed, plan.stage, &format!("step {step}"));
-        let loss = batch_loss(student, &chosen, features, mode);
+        let loss = loop {
+            // Dropout is seeded by step, so that a continued run draws what an undisturbed one would.
+            seed::seed_torch(plan.seed, plan.stage, &format!("step {step}"));
+            match unless_out_of_memory(|| backward(student, &chosen, features, mode, budget)) {
+                Some(loss) => break loss,
+                None => {
+                    zero_gradients(&sets);
+                    let lengths = chosen.iter().map(|row| (row.source.len() + row.target.len()) as u64);
+                    let longest = lengths.clone().max().unwrap_or(1);
+                    budget = Some(halved(budget.unwrap_or_else(|| lengths.sum()), longest, plan.stage)?);
+                }
+            }
+        };
         let value = loss.double_value(&[]);
-        if !value.is_finite() {
-            return Err(Error::NotFinite { stage: plan.stage, step, what: "loss", value });
-        }
-        loss.backward();
         let norm = gradient_norm(&sets);
-        if !norm.is_finite() {
-            return Err(Error::NotFinite { stage: plan.stage, step, what: "gradient norm", value: norm });
+        if let Some(wrong) =
+            [("loss", value), ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
+        {
+            let rows: Vec<(&str, &[i64], &[i64])> = chosen
+                .iter()
+                .map(|row| (row.problem_id.as_str(), &row.source[..], &row.target[..]))
+                .collect();
+            return Err(saved.not_finite((plan.stage, step), wrong, &rows));
         }
-        let rate = plan.learning_rate * (1.0 - step as f64 / total as f64);
+        let rate = plan.rate(step, total);
         optimizer.step(&sets, rate, clip_factor(norm, plan.max_grad_norm));
         let passes = (step + 1) as f64 / steps_per_epoch as f64;
         log.push(step + 1, passes, [("loss", value), ("gradient_norm", norm), ("learning_rate", rate)]);
@@ -116,4 +181,29 @@ pub fn fit(
         check_interrupt()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_rises_and_falls() {
+        let plan = |warmup: f64| Plan {
+            stage: "sft",
+            epochs: 1,
+            batch: 1,
+            learning_rate: 1.0,
+            weight_decay: 0.0,
+            max_grad_norm: None,
+            seed: 0,
+            kind: Kind::Float,
+            warmup,
+            max_tokens_per_batch: None,
+        };
+        let rates = |warmup: f64| (0..4).map(|step| plan(warmup).rate(step, 4)).collect::<Vec<_>>();
+        assert_eq!(rates(0.0), [1.0, 0.75, 0.5, 0.25]);
+        assert_eq!(rates(0.5), [0.5, 1.0, 1.0, 0.5]);
+        assert_eq!(rates(1.0), [0.25, 0.5, 0.75, 1.0]);
+    }
 }

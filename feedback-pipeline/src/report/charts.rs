@@ -67,14 +67,17 @@ pub(super) fn rounds(figures: &Figures) -> Result<Option<Chart>> {
     let means: Vec<f32> = scored.iter().map(|round| percent(round.teacher.mean())).collect();
     let whole: Vec<f32> = scored.iter().map(|round| percent(round.teacher.share_without_wrong())).collect();
     let summary = format!("{}; {}", summary(&names, &means, " %"), summary(&names, &whole, " %"));
-    let series = vec![("mean score × 100", means), ("without a wrong sentence, %", whole)];
+    let series = vec![("score × 100", means), ("no wrong sentence, %", whole)];
     let svg = bars(series, names, 100.0)?;
     Ok(Some(Chart { title: "Scores of the samples, round by round".to_owned(), summary, svg }))
 }
 
+/// Steps and values.
+type Points = Vec<(f64, f64)>;
+
 /// Curves of a stage: one chart for each number that was measured more than once.
 pub(super) fn curves(metrics: &[Metric]) -> Result<Vec<(String, Vec<Chart>)>> {
-    let mut stages: BTreeMap<&str, BTreeMap<&str, Vec<(f64, f64)>>> = BTreeMap::new();
+    let mut stages: BTreeMap<&str, BTreeMap<&str, Points>> = BTreeMap::new();
     for metric in metrics.iter().filter(|metric| metric.value.is_finite()) {
         let curve = stages.entry(&metric.stage).or_default().entry(&metric.name).or_default();
         curve.push((metric.step as f64, metric.value));
@@ -88,7 +91,10 @@ pub(super) fn curves(metrics: &[Metric]) -> Result<Vec<(String, Vec<Chart>)>> {
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             let (first, last) = (points[0].1, points[points.len() - 1].1);
             let summary = format!("from {first:.4} to {last:.4} in {} measurements", points.len());
-            charts.push(Chart { title: name.replace('_', " "), summary, svg: curve(&thinned(&points))? });
+            let (factor, points) = legible(thinned(&points));
+            let name = name.replace('_', " ");
+            let title = if factor == 1.0 { name } else { format!("{name} × {factor}") };
+            charts.push(Chart { title, summary, svg: curve(&points)? });
         }
         if !charts.is_empty() {
             drawn.push((stage.to_owned(), charts));
@@ -104,6 +110,16 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         chunk.iter().map(of).sum::<f64>() / chunk.len() as f64
     };
     points.chunks(size).map(|chunk| (mean(chunk, |p| p.0), mean(chunk, |p| p.1))).collect()
+}
+
+/// The axis writes one digit after the point: small values are drawn ten, a hundred or more times as large.
+fn legible(points: Vec<(f64, f64)>) -> (f64, Vec<(f64, f64)>) {
+    let most = points.iter().fold(0.0, |most: f64, point| most.max(point.1.abs()));
+    let factor = (1..=9).map(|power| 10_f64.powi(power)).find(|factor| most * factor >= 2.0);
+    match factor {
+        Some(factor) if most < 2.0 => (factor, points.into_iter().map(|(x, y)| (x, y * factor)).collect()),
+        _ => (1.0, points),
+    }
 }
 
 fn percent(share: Option<f64>) -> f32 {
@@ -154,6 +170,7 @@ fn dress(base: &mut ChartBase, axes: &mut Vec<YAxisConfig>) {
     (base.width, base.height) = SIZE;
     base.background_color = Color::transparent();
     base.compact = true;
+    base.margin.top = 12.0; // or the highest label of the axis is cut
     base.series.colors = vec![FIRST.into(), SECOND.into()];
     base.series.stroke_width = 2.0;
     base.grid.stroke_color = LINE.into();
@@ -188,6 +205,13 @@ mod tests {
         let thin = thinned(&points);
         assert!(thin.len() <= MOST_POINTS && thin.len() > MOST_POINTS / 2);
         assert_eq!(thin[0], (3.0, (0..7).map(f64::from).sum::<f64>() / 7.0));
+    }
+
+    #[test]
+    fn small_values_are_drawn_larger() {
+        assert_eq!(legible(vec![(0.0, 0.004), (1.0, -0.001)]), (1000.0, vec![(0.0, 4.0), (1.0, -1.0)]));
+        assert_eq!(legible(vec![(0.0, 3.0)]), (1.0, vec![(0.0, 3.0)]));
+        assert_eq!(legible(vec![(0.0, 0.0)]).0, 1.0);
     }
 
     #[test]

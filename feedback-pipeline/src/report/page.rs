@@ -6,6 +6,7 @@ use super::figures::{Figures, Stage, Tally, share};
 use super::gather::Gathered;
 use super::pictures::{MOST_PICTURE_BYTES, Pictures};
 use crate::error::{Error, Result};
+use crate::status::layout::{Align, Grid};
 use crate::status::{self, Spending};
 use crate::win_rate::{Results, WinRates};
 use base64::Engine as _;
@@ -211,6 +212,36 @@ fn stage_row(stage: &Stage) -> Vec<String> {
         val,
         last,
     ]
+}
+
+/// The stages' numbers as a plain table, and what all feedback took. A wrong sentence is one below 0.5.
+pub(super) fn summary(figures: &Figures, spending: &[Spending]) -> String {
+    let headings = [
+        "policy",
+        "samples: score",
+        "none wrong",
+        "greedy: train",
+        "test",
+        "none wrong",
+        "repeated",
+        "cut off",
+        "answers: val",
+        "test",
+    ];
+    let side = |place: usize| if place == 0 { Align::Left } else { Align::Right };
+    let mut grid = Grid::new(headings.into_iter().enumerate().map(|(place, name)| (name, side(place))));
+    for stage in &figures.stages {
+        grid.row(stage_row(stage));
+    }
+    let sum = |count: fn(&Spending) -> u64| status::grouped(spending.iter().map(count).sum());
+    let dollars: f64 = spending.iter().map(|row| row.cost_usd).sum();
+    format!(
+        "{grid}samples are scored by the Teacher, greedy rationales by the embedded one\n\
+         {} requests, {} input and {} output tokens, ${dollars:.2}\n",
+        sum(|row| row.attempts),
+        sum(|row| row.input_tokens + row.cached_input_tokens),
+        sum(|row| row.output_tokens),
+    )
 }
 
 fn round_row(round: &super::figures::Round) -> Vec<String> {

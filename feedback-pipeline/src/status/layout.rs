@@ -4,28 +4,28 @@ use std::fmt;
 
 /// Side on which a column's cells stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Align {
+pub(crate) enum Align {
     Left,
     Right,
 }
 
 /// Rows of cells under headings.
 #[derive(Debug)]
-pub(super) struct Grid {
+pub(crate) struct Grid {
     columns: Vec<Align>,
     rows: Vec<Vec<String>>,
 }
 
 impl Grid {
     /// A table with these headings.
-    pub(super) fn new<'a>(headings: impl IntoIterator<Item = (&'a str, Align)>) -> Self {
+    pub(crate) fn new<'a>(headings: impl IntoIterator<Item = (&'a str, Align)>) -> Self {
         let (names, columns): (Vec<String>, Vec<Align>) =
             headings.into_iter().map(|(name, align)| (name.to_owned(), align)).unzip();
         Self { columns, rows: vec![names] }
     }
 
     /// Adds a row with a cell for each heading.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 }

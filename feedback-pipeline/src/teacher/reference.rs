@@ -39,8 +39,8 @@ pub fn correct(problem: &Problem, rationale: &str) -> String {
     repair::repair(problem, rationale)
 }
 
-/// The better of two rationales, by their sentences, how much of the solution they cover and the answer they
-/// reach.
+/// The better of two rationales, by their sentences, how much of the solution they cover, in which order, and the
+/// answer they reach.
 pub fn judge(problem: &Problem, a: &str, b: &str) -> Preference {
     compare::compare(problem, a, b)
 }

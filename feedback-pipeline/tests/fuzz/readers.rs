@@ -42,7 +42,12 @@ pub(crate) fn reply(bytes: &[u8]) {
             assert!(scores.len() == 2 && scores.iter().all(|score| (0.0..=1.0).contains(score)));
         }
     }
-    let _ = (anthropic::created(bytes), anthropic::standing(bytes), anthropic::page(bytes), anthropic::line(bytes));
+    let _ = (
+        anthropic::created(bytes),
+        anthropic::standing(bytes),
+        anthropic::page(bytes),
+        anthropic::line(bytes),
+    );
     let _ = (openai::created(bytes), openai::standing(bytes), openai::page(bytes), openai::line(bytes));
 }
 

@@ -19,6 +19,7 @@ macro_rules! setting_types {
 setting_types! {
     String => Text, bool => Bool, u32 => Integer, u64 => Integer, f64 => Float,
     Provider => Text, Device => Text, Dtype => Text, Algorithm => Text, PromptFormat => Text, RationaleSource => Text,
+    ValueTrunk => Text, CorrectionFilter => Text,
 }
 
 impl<T: SettingType> SettingType for Option<T> {
@@ -78,6 +79,20 @@ choices! {
         Ppo = "ppo",
         /// Advantages relative to the other samples of the problem; no value model.
         Grpo = "grpo",
+    }
+    /// What the value head stands on.
+    ValueTrunk {
+        /// A second student of its own, as in the paper.
+        Separate = "separate",
+        /// The policy itself: half the memory and nearly half the time.
+        Shared = "shared",
+    }
+    /// Which corrections are learned from.
+    CorrectionFilter {
+        /// All.
+        All = "all",
+        /// Only those that changed the rationale.
+        Changed = "changed",
     }
     /// What stands in the answer model's source text.
     PromptFormat {

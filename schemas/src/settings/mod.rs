@@ -7,7 +7,9 @@ mod choice;
 mod flags;
 mod resolve;
 
-pub use choice::{Algorithm, Device, Dtype, PromptFormat, Provider, RationaleSource};
+pub use choice::{
+    Algorithm, CorrectionFilter, Device, Dtype, PromptFormat, Provider, RationaleSource, ValueTrunk,
+};
 pub use flags::SettingFlags;
 pub use resolve::{Origin, Resolved};
 
@@ -131,6 +133,7 @@ settings! {
         use_caption: bool = true, "Whether the picture's caption joins the context.";
         vision: String = "vit".to_owned(), "Image features to use: the name of a file in the dataset's vision folder, or none.";
         decode_batch: u32 = 32, "Rationales decoded at once.";
+        max_tokens_per_batch: Option<u64> = None, "Most source and target tokens, padding included, in one pass of training; larger minibatches are split, with the same gradient. Unset does not split.";
         save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
     }
     /// Sampling rationales.
@@ -140,6 +143,7 @@ settings! {
         top_p: f64 = 1.0, "Sample from the most likely tokens that hold this probability.";
         temperature: f64 = 1.0, "Sampling temperature of the student.";
         max_new_tokens: u32 = 512, "Longest rationale, in tokens.";
+        sampling_dtype: Option<Dtype> = None, "Number format of the weights in decoding: float32 or bfloat16; unset takes student.dtype.";
         seed: u64 = 42, "Seed of sampling, shuffling and dropout.";
     }
     /// Reinforcement learning on the scores.
@@ -160,6 +164,9 @@ settings! {
         shuffle: bool = true, "Whether each pass takes the rollouts in a new order.";
         min_coverage: f64 = 0.95, "Least share of rollouts with sentences that must be scored.";
         max_grad_norm: Option<f64> = None, "Clip of the gradient's norm; unset does not clip.";
+        value_model: ValueTrunk = ValueTrunk::Separate, "separate (a second student) or shared (the policy with a value head).";
+        value_clip: Option<f64> = None, "How far values may move from those of sampling before their loss stops pulling; unset does not clip.";
+        max_kl: Option<f64> = None, "A pass ends after a step whose KL to the sampling policy is above this, in nats a token; unset never ends one.";
     }
     /// Supervised fine-tuning on the corrections.
     sft: SftSettings {
@@ -168,6 +175,9 @@ settings! {
         learning_rate: f64 = 8e-5, "Peak learning rate; it falls linearly to 0.";
         weight_decay: f64 = 0.01, "Weight decay, not on norms and biases.";
         max_target_tokens: u32 = 512, "Targets are cut at this many tokens.";
+        warmup: f64 = 0.0, "Share of the steps in which the learning rate rises to its peak.";
+        filter: CorrectionFilter = CorrectionFilter::All, "Corrections to learn from: all, or changed (only those that changed the rationale).";
+        padded_loss: bool = false, "Whether padding up to max_target_tokens counts as a target, as in the public code.";
         max_grad_norm: Option<f64> = Some(1.0), "Clip of the gradient's norm; unset does not clip.";
     }
     /// The answer model.

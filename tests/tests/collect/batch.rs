@@ -68,7 +68,7 @@ fn everything_that_passes_passes() {
     for (teacher, model) in TEACHERS {
         let place = Place::new(40, 4);
         let batch = BatchOptions {
-            expire: 2,
+            expire: 1,
             cut_submissions: 1,
             cut_results: 2,
             failing_looks: 2,

@@ -92,7 +92,8 @@ fn real_rationales_cost_what_was_estimated() {
         assert_eq!(service.stats().requests, sent, "an estimate sends nothing");
         collect(&data, &url, teacher, model, &[]);
         near(teacher, estimated, dollars(&dataset) - spent_before, 0.05);
-        assert!(dataset.count::<Request>(1).unwrap() > 2_000, "{}", Request::NAME);
+        let rows = dataset.count::<Request>(1).unwrap();
+        assert!(rows > 1_500, "{rows} {}", Request::NAME);
     }
 }
 

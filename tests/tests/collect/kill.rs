@@ -36,10 +36,18 @@ fn kill_nine_at_random_moments_loses_at_most_what_was_in_flight() {
     let mut kills = 0;
     let mut moment = 17_u64;
     while kills < wanted {
+        let before = service.stats().requests;
         let mut child = start(collect_feedback(place.path(), &arguments)).unwrap();
         moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_millis(10 + (moment >> 33) % 250));
-        if child.try_wait().unwrap().is_some() {
+        // Every fifth is killed before it could ask anything, the others amid requests, however slow the machine is.
+        let amid = !kills.is_multiple_of(5);
+        let mut ended = false;
+        while amid && !ended && service.stats().requests == before {
+            std::thread::sleep(Duration::from_millis(2));
+            ended = child.try_wait().unwrap().is_some();
+        }
+        std::thread::sleep(Duration::from_millis((moment >> 33) % 60));
+        if ended || child.try_wait().unwrap().is_some() {
             break;
         }
         child.kill().unwrap();

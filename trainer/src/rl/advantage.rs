@@ -55,6 +55,17 @@ pub fn group_relative(sentence_ends: &[Vec<(u32, f32)>], lengths: &[usize]) -> V
         .collect()
 }
 
+/// Charges each token what drifting from the reference costs from there on: A_t −= β · Σ_{s ≥ t} (log π − log π_ref)(a_s),
+/// so that the group-relative variant knows the same KL penalty as the rewards of PPO.
+pub fn charge_kl(advantages: &mut [f32], logprobs: &[f32], ref_logprobs: &[f32], kl_coefficient: f64) {
+    let mut cost = 0f64;
+    let pairs = logprobs.iter().zip(ref_logprobs);
+    for (advantage, (policy, reference)) in advantages.iter_mut().zip(pairs).rev() {
+        cost += kl_coefficient * f64::from(policy - reference);
+        *advantage -= cost as f32;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +90,13 @@ mod tests {
         assert!(a.equal(&b));
         let a: Vec<f32> = Vec::try_from(a.view(-1)).expect("numbers");
         assert!(close(&a, &[-1.0, 0.0, 1.0, 0.0]), "{a:?}");
+    }
+
+    #[test]
+    fn drifting_costs_all_tokens_before_it() {
+        let mut advantages = [1.0f32, 1.0, 1.0];
+        charge_kl(&mut advantages, &[-1.0, -1.0, -1.0], &[-1.0, -3.0, -1.0], 0.1);
+        assert!(close(&advantages, &[0.8, 0.8, 1.0]), "{advantages:?}");
     }
 
     #[test]

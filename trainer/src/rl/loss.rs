@@ -52,3 +52,37 @@ pub fn ppo_loss(inputs: &PpoInputs, clip: f64, value_coefficient: f64) -> PpoLos
         value,
     }
 }
+
+/// Mean of (V − R)²; with `clip`, of max((V − R)², (V_old ± clip − R)²), which stops pulling values far from those of
+/// sampling.
+pub fn value_loss(values: &Tensor, returns: &Tensor, clip: Option<(f64, &Tensor)>) -> Tensor {
+    let plain = (values - returns).square();
+    match clip {
+        None => plain.mean(Kind::Float),
+        Some((clip, old)) => {
+            let clipped = (old + (values - old).clamp(-clip, clip) - returns).square();
+            plain.maximum(&clipped).mean(Kind::Float)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::value_loss;
+    use tch::Tensor;
+
+    #[test]
+    fn clipped_values_are_not_pulled_further() {
+        let values = Tensor::from_slice(&[0.5f32, 0.1]).set_requires_grad(true);
+        let (old, returns) = (Tensor::from_slice(&[0.0f32, 0.0]), Tensor::from_slice(&[1.0f32, 1.0]));
+        let loss = value_loss(&values, &returns, Some((0.2, &old)));
+        // max(0.25, 0.64) and max(0.81, 0.81)
+        assert!((loss.double_value(&[]) - (0.64 + 0.81) / 2.0).abs() < 1e-6);
+        loss.backward();
+        let gradient = Vec::<f32>::try_from(values.grad()).expect("numbers");
+        assert_eq!(gradient[0], 0.0, "beyond the clip");
+        assert!((gradient[1] + 0.9).abs() < 1e-6, "{gradient:?}");
+        let plain = value_loss(&values, &returns, None).double_value(&[]);
+        assert!((plain - (0.25 + 0.81) / 2.0).abs() < 1e-6);
+    }
+}

@@ -1,6 +1,9 @@
 //! Reinforcement learning on sentence scores: rewards, advantages, losses and the passes over the rollouts.
 
 pub mod advantage;
+pub mod advice;
 pub mod loss;
+pub mod passes;
 pub mod ppo;
 pub mod reward;
+pub mod statistics;

@@ -1,20 +1,14 @@
-//! Passes over the round's scored rollouts: minibatches, accumulation, optimizer steps.
+//! Minibatches of scored rollouts: their loss, and its gradients in pieces that fit the memory.
 
-use super::loss::{PpoInputs, ppo_loss};
+use super::loss::{PpoInputs, ppo_loss, value_loss};
+use super::statistics::Statistics;
 use crate::batch;
-use crate::error::{Error, Result};
-use crate::metrics::MetricLog;
-use crate::optimizer::{AdamW, clip_factor, gradient_norm};
-use crate::progress::{Progress, check_interrupt, interrupted};
-use crate::resume::StepCheckpoint;
 use crate::rl::advantage::whiten;
-use crate::rollout::logprobs::{ValueModel, masked_logprobs};
-use crate::seed;
+use crate::rollout::logprobs::{ValueModel, backward_by_positions, masked_logprobs};
 use crate::student::{Mode, Student, Weights};
 use crate::vision::ImageFeatures;
 use schemas::settings::RlSettings;
-use std::collections::BTreeMap;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// A scored rollout, ready to learn from.
 #[derive(Debug, Clone)]
@@ -89,77 +83,180 @@ impl Learner<'_> {
         };
         ppo_loss(&inputs, settings.clip, settings.value_coefficient)
     }
+
+    /// Whether the value head stands on the policy itself.
+    fn shares_trunk(&self) -> bool {
+        self.value.is_some_and(|(model, _)| model.student.reads_same_weights(self.policy))
+    }
+
+    /// Adds the gradients of `scale` times the loss of one minibatch, worked on in parts of at most `budget` tokens and
+    /// a few head positions at a time: the same gradients as those of [`Learner::loss`], in less memory. Whitening and
+    /// the mean are over the whole minibatch.
+    pub fn backward(
+        &self,
+        rollouts: &[&ScoredRollout],
+        features: &ImageFeatures,
+        settings: &RlSettings,
+        mode: Mode,
+        budget: Option<u64>,
+        scale: f64,
+    ) -> Statistics {
+        let config = &self.policy.config;
+        let device = self.policy.encoder.device();
+        let lengths: Vec<(usize, usize)> =
+            rollouts.iter().map(|rollout| (rollout.source.len(), rollout.tokens.len())).collect();
+        let all: usize = lengths.iter().map(|(_, tokens)| tokens).sum();
+        let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| rollout.advantages.as_slice()).collect();
+        let mut advantages = batch::pad_numbers(&rows, device);
+        if settings.whiten {
+            let tokens: Vec<usize> = lengths.iter().map(|(_, tokens)| *tokens).collect();
+            advantages = whiten(&advantages, &batch::mask(&tokens, device));
+        }
+        let mut statistics = Statistics::new(device);
+        for part in batch::parts(&lengths, budget) {
+            let chosen: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
+            let sources: Vec<(&[i64], &str)> = chosen
+                .iter()
+                .map(|rollout| (rollout.source.as_slice(), rollout.problem_id.as_str()))
+                .collect();
+            let tokens: Vec<&[i64]> = chosen.iter().map(|rollout| rollout.tokens.as_slice()).collect();
+            let source = batch::source(&sources, features, config.pad_token_id, device);
+            let start = config.decoder_start_token_id;
+            let inputs = batch::decoder_inputs(&tokens, start, config.pad_token_id, device);
+            let labels = batch::pad(&tokens, config.pad_token_id, device);
+            let kept = {
+                let lengths: Vec<usize> = tokens.iter().map(|tokens| tokens.len()).collect();
+                batch::mask(&lengths, device).view(-1).nonzero().squeeze_dim(-1)
+            };
+            let real = |tensor: &Tensor| tensor.contiguous().view(-1).index_select(0, &kept);
+            let states =
+                |hidden: &Tensor| hidden.contiguous().view([-1, config.d_model]).index_select(0, &kept);
+            let column = |numbers: fn(&ScoredRollout) -> &[f32]| {
+                let rows: Vec<&[f32]> = chosen.iter().map(|rollout| numbers(rollout)).collect();
+                real(&batch::pad_numbers(&rows, device))
+            };
+            let part: Vec<i64> = part.iter().map(|&row| row as i64).collect();
+            let longest = labels.size()[1];
+            let part_advantages = real(
+                &advantages
+                    .index_select(0, &Tensor::from_slice(&part).to_device(device))
+                    .narrow(1, 0, longest),
+            );
+            let old_logprobs = column(|rollout| &rollout.old_logprobs);
+            // The loss is a mean over the minibatch's tokens, so each piece counts by its share of them.
+            let share = |tokens: i64| tokens as f64 / all as f64 * scale;
+
+            let hidden = states(&self.policy.hidden(&source, &inputs, mode));
+            let value = self.value.map(|(model, _)| {
+                let own =
+                    (!self.shares_trunk()).then(|| states(&model.student.hidden(&source, &inputs, mode)));
+                let values = model.values(own.as_ref().unwrap_or(&hidden), mode);
+                let returns = column(|rollout| &rollout.returns);
+                // Returns are advantages + values of sampling.
+                let old = &returns - column(|rollout| &rollout.advantages);
+                let loss = value_loss(&values, &returns, settings.value_clip.map(|clip| (clip, &old)));
+                statistics.add_values(&values, &returns, &loss);
+                loss * (settings.value_coefficient * share(kept.size()[0]))
+            });
+            let policy_loss = |logprobs: &Tensor, start: i64, length: i64| {
+                let inputs = PpoInputs {
+                    logprobs: logprobs.shallow_clone(),
+                    old_logprobs: old_logprobs.narrow(0, start, length),
+                    advantages: part_advantages.narrow(0, start, length),
+                    values: None,
+                };
+                let loss = ppo_loss(&inputs, settings.clip, 0.0);
+                statistics.add_policy(&inputs, &loss);
+                loss.policy * share(length)
+            };
+            let _ = backward_by_positions(self.policy, &hidden, &real(&labels), mode, policy_loss, value);
+        }
+        statistics
+    }
 }
 
-/// Runs all passes; goes on from `saved` where it was stopped. Dropout is off, as in the public code.
-///
-/// # Errors
-/// Where the loss is not finite, the run is interrupted, or the disk refuses.
-#[allow(clippy::too_many_arguments)] // each is a thing of its own; one caller
-pub fn train(
-    learner: &Learner<'_>,
-    rollouts: &[ScoredRollout],
-    features: &ImageFeatures,
-    settings: &RlSettings,
-    seed: u64,
-    kind: Kind,
-    saved: &mut StepCheckpoint,
-    log: &mut MetricLog,
-) -> Result<()> {
-    let minibatch = settings.minibatch as usize;
-    let per_step = minibatch * settings.accumulation as usize;
-    let steps_per_pass = rollouts.len().div_ceil(per_step) as u64;
-    let total = steps_per_pass * u64::from(settings.passes);
-    let mut sets = vec![("policy", learner.policy_weights)];
-    sets.extend(learner.value.map(|(_, weights)| ("value", weights)));
-    let mut optimizer = AdamW::new(settings.weight_decay);
-    let first = saved.restore(&sets, &mut optimizer, log)?;
-    let mut progress = Progress::new("rl", total);
-    let mode = Mode { train: false, kind };
-    let mut order = (u64::MAX, Vec::new());
-    for step in first..total {
-        let pass = step / steps_per_pass;
-        if order.0 != pass {
-            order = (pass, seed::order(rollouts.len(), settings.shuffle, seed, "rl", pass));
-        }
-        let start = (step % steps_per_pass) as usize * per_step;
-        let chosen = &order.1[start..(start + per_step).min(rollouts.len())];
-        let minibatches = chosen.chunks(minibatch);
-        let count = minibatches.len() as f64;
-        let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
-        for indices in minibatches {
-            let rollouts: Vec<&ScoredRollout> = indices.iter().map(|&index| &rollouts[index]).collect();
-            let loss = learner.loss(&rollouts, features, settings, mode);
-            (&loss.total / count).backward();
-            for (name, value) in [
-                ("loss", &loss.total),
-                ("policy_loss", &loss.policy),
-                ("value_loss", &loss.value),
-                ("clip_fraction", &loss.clip_fraction),
-                ("kl_to_sampler", &loss.kl),
-                ("ratio", &loss.ratio),
-            ] {
-                *sums.entry(name).or_default() += value.double_value(&[]) / count;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::student::value_head::ValueHead;
+    use crate::student::{Student, StudentConfig};
+    use schemas::Settings;
+    use tch::Device;
+
+    fn rollouts() -> Vec<ScoredRollout> {
+        let numbers = |count: usize, salt: usize| -> Vec<f32> {
+            (0..count).map(|i| (((i + salt) * 31) as f32).sin()).collect()
+        };
+        let lengths = [(9, 4), (3, 11), (12, 7), (5, 1), (8, 9)];
+        let rollout = |(row, &(source, target)): (usize, &(usize, usize))| ScoredRollout {
+            problem_id: row.to_string(),
+            source: (0..source).map(|i| (i * 7 + row) as i64 % 60 + 2).collect(),
+            tokens: (0..target).map(|i| (i * 5 + row) as i64 % 60 + 2).collect(),
+            old_logprobs: vec![-4.2; target],
+            advantages: numbers(target, row),
+            returns: numbers(target, row + 7),
+        };
+        lengths.iter().enumerate().map(rollout).collect()
+    }
+
+    fn gradients(weights: &Weights) -> Vec<(String, Tensor)> {
+        let with = weights.iter().filter(|(_, weight)| weight.grad().defined());
+        with.map(|(name, weight)| (name.to_owned(), weight.grad().copy())).collect()
+    }
+
+    #[test]
+    fn pieces_give_the_gradient_of_the_whole() {
+        let config = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let rollouts = rollouts();
+        let rollouts: Vec<&ScoredRollout> = rollouts.iter().collect();
+        let features = ImageFeatures::none(8);
+        let settings = Settings::default().rl;
+        // Made once: libtorch's generator is common to all threads, so other tests would disturb a second making.
+        let start = Weights::random(&config, 1);
+        let mut own_start = Weights::random(&config, 2);
+        own_start.add_random(&config, config.value_head_shapes(), 3);
+        for shared in [false, true] {
+            let run = |whole: bool, budget: Option<u64>| {
+                let weights = start.copy_to(Device::Cpu);
+                weights.train_only(|_| true);
+                let mut own = own_start.copy_to(Device::Cpu);
+                if shared {
+                    let others =
+                        own_start.iter().map(|(name, _)| name).filter(|name| !name.starts_with("v_head."));
+                    others.for_each(|name| drop(own.remove(name)));
+                }
+                own.train_only(|name| name != "lm_head.weight");
+                let policy = Student::new(&weights, &config);
+                let model = ValueModel {
+                    student: Student::new(if shared { &weights } else { &own }, &config),
+                    head: ValueHead::new(&own),
+                };
+                let learner =
+                    Learner { policy: &policy, policy_weights: &weights, value: Some((&model, &own)) };
+                assert_eq!(learner.shares_trunk(), shared);
+                let loss = if whole {
+                    let loss = learner.loss(&rollouts, &features, &settings, Mode::EVAL).total;
+                    (&loss * 0.5).backward();
+                    loss.double_value(&[])
+                } else {
+                    let found = learner.backward(&rollouts, &features, &settings, Mode::EVAL, budget, 0.5);
+                    found.numbers(settings.value_coefficient)[0].1
+                };
+                (loss, gradients(&weights), gradients(&own))
+            };
+            let whole = run(true, None);
+            for budget in [None, Some(40), Some(1)] {
+                let pieces = run(false, budget);
+                assert!((whole.0 - pieces.0).abs() < 1e-5, "{shared} {budget:?}: {} {}", whole.0, pieces.0);
+                for (expected, found) in [(&whole.1, &pieces.1), (&whole.2, &pieces.2)] {
+                    assert_eq!(expected.len(), found.len());
+                    for ((name, expected), (_, found)) in expected.iter().zip(found) {
+                        let off = (expected - found).abs().max().double_value(&[]);
+                        assert!(off < 1e-5, "{shared} {budget:?} {name}: off by {off:e}");
+                    }
+                }
             }
         }
-        let value = sums["loss"];
-        if !value.is_finite() {
-            return Err(Error::NotFinite { stage: "rl", step, what: "loss", value });
-        }
-        let norm = gradient_norm(&sets);
-        if !norm.is_finite() {
-            return Err(Error::NotFinite { stage: "rl", step, what: "gradient norm", value: norm });
-        }
-        optimizer.step(&sets, settings.learning_rate, clip_factor(norm, settings.max_grad_norm));
-        let passes = (step + 1) as f64 / steps_per_pass as f64;
-        log.push(
-            step + 1,
-            passes,
-            sums.iter().map(|(name, value)| (*name, *value)).chain([("gradient_norm", norm)]),
-        );
-        progress.set(step + 1, format!("loss {value:.3}, kl {:.4}", sums["kl_to_sampler"]));
-        saved.save(&sets, &optimizer, log, interrupted())?;
-        check_interrupt()?;
+        assert_eq!(features.batch(&["0"], Device::Cpu).size(), [1, 1, 8]);
     }
-    Ok(())
 }

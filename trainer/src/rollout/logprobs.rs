@@ -7,8 +7,55 @@ use tch::{Kind, Tensor};
 /// log π(token) for `hidden` [batch, target, d] and `tokens` [batch, target]: [batch, target]. The state at
 /// position t scores token t of `tokens`, because the decoder's input is shifted by the start token.
 pub fn token_logprobs(student: &Student, hidden: &Tensor, tokens: &Tensor, mode: Mode) -> Tensor {
-    let logits = student.logits(hidden, mode);
-    logits.gather(-1, &tokens.unsqueeze(-1), false).squeeze_dim(-1) - logits.logsumexp(-1, false)
+    let of = |hidden: &Tensor, tokens: &Tensor| {
+        let logits = student.logits(hidden, mode);
+        logits.gather(-1, &tokens.unsqueeze(-1), false).squeeze_dim(-1) - logits.logsumexp(-1, false)
+    };
+    if hidden.requires_grad() || hidden.size()[0] < 2 {
+        return of(hidden, tokens);
+    }
+    // Without gradients nothing needs all logits at once.
+    let rows = (0..hidden.size()[0]).map(|row| of(&hidden.narrow(0, row, 1), &tokens.narrow(0, row, 1)));
+    Tensor::cat(&rows.collect::<Vec<_>>(), 0)
+}
+
+/// Positions whose logits are held at once in training: 512 × 32,128 float32 logits are 66 MB.
+const POSITIONS_AT_ONCE: i64 = 512;
+
+/// Gradients of a loss that is a sum over tokens, without ever holding the logits of all of them: the head runs
+/// forward and backward on a few positions at a time, and what it asks of the states below goes down once.
+///
+/// `hidden` `[tokens, d]` and `tokens` `[tokens]` hold only real tokens; `loss` takes log π of the tokens
+/// `start..start + length` and returns their share. `also` is a further loss of the same states. Returns the sum of
+/// the shares, `also` left out.
+pub fn backward_by_positions(
+    student: &Student,
+    hidden: &Tensor,
+    tokens: &Tensor,
+    mode: Mode,
+    mut loss: impl FnMut(&Tensor, i64, i64) -> Tensor,
+    also: Option<Tensor>,
+) -> Tensor {
+    let leaf = hidden.detach().set_requires_grad(true);
+    let total = tokens.size()[0];
+    let mut sum = Tensor::zeros([], (Kind::Float, hidden.device()));
+    for start in (0..total).step_by(POSITIONS_AT_ONCE as usize) {
+        let length = POSITIONS_AT_ONCE.min(total - start);
+        let tokens = tokens.narrow(0, start, length);
+        let logprobs = token_logprobs(student, &leaf.narrow(0, start, length), &tokens, mode);
+        let share = loss(&logprobs, start, length);
+        share.backward();
+        sum += share.detach();
+    }
+    // Σ hidden · ∂L/∂hidden has the gradient of L with respect to everything below `hidden`.
+    let mut below = (hidden * leaf.grad()).sum(Kind::Float);
+    if let Some(also) = also {
+        below += also;
+    }
+    if below.requires_grad() {
+        below.backward();
+    }
+    sum
 }
 
 /// As [`token_logprobs`], only for the positions where `mask` is 1: a vector in row order. The head, the widest
@@ -27,7 +74,8 @@ pub fn masked_logprobs(
     token_logprobs(student, &hidden, &tokens, mode)
 }
 
-/// A value model: a second student with a value head, its own head unused.
+/// A value model: a student with a value head, its own head unused. Its student may read the policy's own weights;
+/// then one pass serves both.
 #[derive(Debug)]
 pub struct ValueModel {
     /// The second student.

@@ -1,6 +1,8 @@
 //! Decoding: sampled rollouts with their log-probabilities, greedy rationales and answers.
 
 pub mod logprobs;
+mod pick;
 pub mod sample;
+mod stepper;
 
-pub use sample::{Generated, Sampling, generate};
+pub use sample::{Generated, Generator, Sampling, generate};

@@ -1,8 +1,12 @@
 //! Token by token decoding with cached keys and values; the encoder runs once a problem for all its samples.
 
-use crate::student::{Mode, Source, Student};
+use super::pick;
+use super::stepper::{Cache, Stepper};
+use crate::error::Result;
+use crate::student::{Mode, Source, Student, Weights};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use tch::{Device, Kind, Tensor, no_grad};
 
 /// How the next token is chosen.
@@ -32,8 +36,61 @@ pub struct Generated {
     pub truncated: bool,
 }
 
-/// Decodes `seeds.len()` sequences: row i belongs to problem i / samples of `source`. Each row draws from its own
-/// random stream, so that a sequence does not depend on its neighbours.
+/// A student made ready for decoding: weights in the sampling format, cast once, and on the CPU the decoder on
+/// kernels of its own. It does not see later changes of the student's weights where it had to copy them.
+#[derive(Debug)]
+pub struct Generator<'a> {
+    student: &'a Student,
+    /// Where the sampling format or LoRA ask for weights of their own.
+    copy: Option<Student>,
+    stepper: Option<Stepper>,
+    mode: Mode,
+}
+
+impl<'a> Generator<'a> {
+    /// Decodes with `student`, made of `weights`, in the number format `kind`.
+    ///
+    /// # Errors
+    /// Where the system refuses threads.
+    pub fn new(student: &'a Student, weights: &Weights, kind: Kind) -> Result<Self> {
+        let copied = weights.for_decoding(kind);
+        let stepper = if student.encoder.device() == Device::Cpu {
+            let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
+            Some(Stepper::new(copied.as_ref().unwrap_or(weights), &student.config, kind, threads)?)
+        } else {
+            None
+        };
+        let copy = copied.map(|weights| Student::new(&weights, &student.config));
+        Ok(Self { student, copy, stepper, mode: Mode { train: false, kind } })
+    }
+
+    /// Decodes `seeds.len()` sequences: row i belongs to problem i / samples of `source`. Each row draws from its own
+    /// random stream, so that a sequence does not depend on its neighbours.
+    pub fn generate(
+        &self,
+        source: &Source,
+        sampling: Sampling,
+        seeds: &[u64],
+        max_new_tokens: u32,
+    ) -> Vec<Generated> {
+        let student = self.copy.as_ref().unwrap_or(self.student);
+        no_grad(|| match &self.stepper {
+            Some(stepper) => {
+                let encoded = student.encode(source, self.mode);
+                let keys = student.decoder.encoder_keys(&encoded, self.mode);
+                let lengths: Vec<i64> = integers(&source.mask.sum_dim_intlist(1, false, Kind::Int64));
+                let lengths = lengths.into_iter().map(|length| length as usize).collect();
+                let samples = samples(source, seeds);
+                let cache = Cache::new(&keys, lengths, samples, self.mode.kind);
+                by_steps(stepper, cache, student, sampling, seeds, max_new_tokens)
+            }
+            None => decode(student, source, sampling, seeds, max_new_tokens, self.mode),
+        })
+    }
+}
+
+/// As [`Generator::generate`], with libtorch's operations alone: what a GPU runs, and what the CPU's own decoder is
+/// tested against.
 pub fn generate(
     student: &Student,
     source: &Source,
@@ -43,6 +100,93 @@ pub fn generate(
     mode: Mode,
 ) -> Vec<Generated> {
     no_grad(|| decode(student, source, sampling, seeds, max_new_tokens, mode))
+}
+
+fn samples(source: &Source, seeds: &[u64]) -> usize {
+    (seeds.len() / (source.ids.size()[0] as usize).max(1)).max(1)
+}
+
+fn unfinished(seeds: &[u64]) -> Vec<Generated> {
+    seeds.iter().map(|_| Generated { tokens: Vec::new(), logprobs: Vec::new(), truncated: true }).collect()
+}
+
+/// Decoding on the stepper. Rows stand in a grid of problems × samples, so that samples share what belongs to their
+/// problem; a place whose row has finished is `None` and runs along until the grid can shrink.
+fn by_steps(
+    stepper: &Stepper,
+    mut cache: Cache,
+    student: &Student,
+    sampling: Sampling,
+    seeds: &[u64],
+    max_new_tokens: u32,
+) -> Vec<Generated> {
+    let config = &student.config;
+    let mut streams: Vec<ChaCha8Rng> = seeds.iter().map(|&seed| ChaCha8Rng::seed_from_u64(seed)).collect();
+    let mut done = unfinished(seeds);
+    let mut width = cache.samples();
+    let mut grid: Vec<Option<usize>> = (0..seeds.len()).map(Some).collect();
+    let mut inputs = vec![config.decoder_start_token_id; grid.len()];
+    for _ in 0..max_new_tokens {
+        let logits = stepper.step(&inputs, &mut cache);
+        let running: Vec<(usize, usize, f64)> = grid
+            .iter()
+            .enumerate()
+            .filter_map(|(place, row)| row.map(|row| (place, row)))
+            .map(|(place, row)| {
+                (place, row, if sampling.is_random() { streams[row].random::<f64>() } else { 0.0 })
+            })
+            .collect();
+        let vocabulary = stepper.vocabulary();
+        let chosen: Vec<(i64, Option<f32>)> = stepper.on_threads(|| {
+            let choose = |&(place, _, uniform): &(usize, usize, f64)| {
+                let logits = &logits[place * vocabulary..(place + 1) * vocabulary];
+                match sampling {
+                    Sampling::Greedy => (pick::greedy(logits) as i64, None),
+                    Sampling::Random { top_k, top_p, temperature } => {
+                        let normalizer = stepper.log_sum_exp(logits);
+                        let (token, logprob) =
+                            pick::random(logits, normalizer, top_k, top_p, temperature, uniform);
+                        (token, Some(logprob))
+                    }
+                }
+            };
+            running.par_iter().map(choose).collect()
+        });
+        for (&(place, row, _), (token, logprob)) in running.iter().zip(chosen) {
+            let generated = &mut done[row];
+            generated.tokens.push(token);
+            generated.logprobs.extend(logprob);
+            inputs[place] = token;
+            if token == config.eos_token_id {
+                generated.truncated = false;
+                grid[place] = None;
+            }
+        }
+        let alive: Vec<(usize, Vec<usize>)> = grid
+            .chunks(width)
+            .enumerate()
+            .map(|(problem, rows)| {
+                let places = (0..rows.len()).filter(|&sample| rows[sample].is_some());
+                (problem, places.map(|sample| problem * width + sample).collect::<Vec<_>>())
+            })
+            .filter(|(_, places)| !places.is_empty())
+            .collect();
+        let Some(most) = alive.iter().map(|(_, places)| places.len()).max() else { break };
+        // Shrinking copies the cache, so it waits until a quarter of the grid is gone.
+        if alive.len() * most * 4 <= grid.len() * 3 {
+            let problems: Vec<usize> = alive.iter().map(|(problem, _)| *problem).collect();
+            let filled = |places: &[usize]| -> Vec<(usize, bool)> {
+                (0..most).map(|i| (places[i.min(places.len() - 1)], i < places.len())).collect()
+            };
+            let kept: Vec<(usize, bool)> = alive.iter().flat_map(|(_, places)| filled(places)).collect();
+            let places: Vec<usize> = kept.iter().map(|(place, _)| *place).collect();
+            cache.select(&problems, &places, most);
+            inputs = places.iter().map(|&place| inputs[place]).collect();
+            grid = kept.iter().map(|&(place, real)| if real { grid[place] } else { None }).collect();
+            width = most;
+        }
+    }
+    done
 }
 
 fn decode(
@@ -55,13 +199,11 @@ fn decode(
 ) -> Vec<Generated> {
     let config = &student.config;
     let device = source.ids.device();
-    let problems = source.ids.size()[0];
-    let samples = (seeds.len() as i64 / problems.max(1)).max(1);
     let encoded = student.encode(source, mode);
+    let samples = samples(source, seeds) as i64;
     let mut cache = student.decoder.start(&encoded, &source.mask, samples, mode);
     let mut streams: Vec<ChaCha8Rng> = seeds.iter().map(|&seed| ChaCha8Rng::seed_from_u64(seed)).collect();
-    let empty = || Generated { tokens: Vec::new(), logprobs: Vec::new(), truncated: true };
-    let mut done: Vec<Generated> = seeds.iter().map(|_| empty()).collect();
+    let mut done = unfinished(seeds);
     // Rows of the running batch, as indices into `done`.
     let mut running: Vec<usize> = (0..seeds.len()).collect();
     let mut inputs: Vec<i64> = vec![config.decoder_start_token_id; running.len()];
@@ -117,40 +259,11 @@ fn choose(
     let mut logprobs = Vec::with_capacity(rows.len());
     for (place, &row) in rows.iter().enumerate() {
         let values = &values[place * kept..(place + 1) * kept];
-        let choice = draw(values, top_p, temperature, streams[row].random::<f64>());
+        let choice = pick::draw(values, top_p, temperature, streams[row].random::<f64>());
         tokens.push(indices[place * kept + choice]);
         logprobs.push(values[choice] - normalizer[place]);
     }
     (tokens, logprobs)
-}
-
-/// Index of the value that `uniform` in [0, 1) falls on, for `values` in descending order.
-fn draw(values: &[f32], top_p: f64, temperature: f64, uniform: f64) -> usize {
-    let highest = f64::from(values.first().copied().unwrap_or_default());
-    let weights: Vec<f64> =
-        values.iter().map(|&value| ((f64::from(value) - highest) / temperature).exp()).collect();
-    let mut total: f64 = weights.iter().sum();
-    let mut kept = weights.len();
-    if top_p < 1.0 {
-        // The smallest set whose probability reaches top_p, at least one token.
-        let mut sum = 0.0;
-        for (index, weight) in weights.iter().enumerate() {
-            sum += weight;
-            if sum >= top_p * total {
-                kept = index + 1;
-                break;
-            }
-        }
-        total = weights[..kept].iter().sum();
-    }
-    let mut rest = uniform * total;
-    for (index, weight) in weights[..kept].iter().enumerate() {
-        rest -= weight;
-        if rest < 0.0 {
-            return index;
-        }
-    }
-    kept - 1
 }
 
 fn numbers(tensor: &Tensor) -> Vec<f32> {
@@ -171,29 +284,91 @@ fn integers(tensor: &Tensor) -> Vec<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::draw;
+    use super::*;
+    use crate::student::StudentConfig;
+    use crate::student::lora::LoraConfig;
+
+    fn source(config: &StudentConfig) -> Source {
+        let ids: Vec<Vec<i64>> =
+            [11, 4, 7].iter().map(|&count| (0..count).map(|i| (i * 13 + count) % 60 + 2).collect()).collect();
+        let rows: Vec<(&[i64], &str)> = ids.iter().map(|ids| (ids.as_slice(), "")).collect();
+        let features = crate::vision::ImageFeatures::none(config.image_feature_width);
+        crate::batch::source(&rows, &features, config.pad_token_id, Device::Cpu)
+    }
+
+    fn configs() -> Vec<StudentConfig> {
+        let gated = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let mut plain = gated.clone();
+        (plain.feed_forward_proj, plain.tie_word_embeddings) = ("relu".into(), true);
+        vec![gated, plain]
+    }
+
+    fn close(a: &[f32], b: &[f32], tolerance: f32) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < tolerance)
+    }
+
+    const RANDOM: Sampling = Sampling::Random { top_k: 20, top_p: 0.95, temperature: 1.1 };
 
     #[test]
-    fn draws_follow_the_distribution() {
-        let values = [2.0f32, 1.0, 0.0];
-        let total: f64 = values.iter().map(|&value| f64::from(value).exp()).sum();
-        let first = 2f64.exp() / total;
-        assert_eq!(draw(&values, 1.0, 1.0, first - 1e-9), 0);
-        assert_eq!(draw(&values, 1.0, 1.0, first + 1e-9), 1);
-        assert_eq!(draw(&values, 1.0, 1.0, 1.0 - 1e-12), 2);
+    fn the_stepper_says_what_libtorch_says() {
+        for config in configs() {
+            let weights = Weights::random(&config, 5);
+            let student = Student::new(&weights, &config);
+            let source = source(&config);
+            let generator = Generator::new(&student, &weights, Kind::Float).expect("generator");
+            let seeds: Vec<u64> = (0..12).collect();
+            for sampling in [RANDOM, Sampling::Greedy] {
+                let ours = generator.generate(&source, sampling, &seeds, 60);
+                let theirs = generate(&student, &source, sampling, &seeds, 60, Mode::EVAL);
+                for (row, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                    assert_eq!(ours.tokens, theirs.tokens, "row {row}");
+                    assert_eq!(ours.truncated, theirs.truncated, "row {row}");
+                    assert!(close(&ours.logprobs, &theirs.logprobs, 1e-4), "row {row}");
+                }
+            }
+        }
     }
 
     #[test]
-    fn top_p_keeps_the_smallest_set_that_reaches_it() {
-        let values = [2.0f32, 1.0, 0.0]; // probabilities 0.665, 0.245, 0.090
-        assert_eq!(draw(&values, 0.6, 1.0, 0.999_999), 0);
-        assert_eq!(draw(&values, 0.7, 1.0, 0.999_999), 1);
-        assert_eq!(draw(&values, 0.7, 1.0, 0.72), 0); // 0.665 / 0.910 = 0.731
-        assert_eq!(draw(&values, 0.7, 1.0, 0.74), 1);
+    fn a_row_does_not_depend_on_its_batch() {
+        let config = configs().remove(0);
+        let weights = Weights::random(&config, 6);
+        let student = Student::new(&weights, &config);
+        let source = source(&config);
+        let generator = Generator::new(&student, &weights, Kind::Float).expect("generator");
+        let together = generator.generate(&source, RANDOM, &[1, 2, 3, 4, 5, 6], 80);
+        assert!(together.iter().any(|row| !row.truncated), "some rows must finish early");
+        let samples = |seeds: [u64; 3]| generator.generate(&source, RANDOM, &seeds, 80);
+        for (place, alone) in samples([1, 3, 5]).iter().enumerate() {
+            assert_eq!(alone.tokens, together[place * 2].tokens);
+            assert_eq!(alone.logprobs, together[place * 2].logprobs, "to the last bit");
+        }
     }
 
     #[test]
-    fn low_temperature_is_nearly_greedy() {
-        assert_eq!(draw(&[1.0, 0.5], 1.0, 0.01, 0.999_999), 0);
+    fn bfloat16_weights_and_lora_are_made_ready_once() {
+        let config = configs().remove(0);
+        let mut weights = Weights::random(&config, 7);
+        let lora = LoraConfig::new(&config, 4, 8.0, 0.0);
+        lora.add_to(&mut weights, &config, 8, Device::Cpu);
+        for (name, tensor) in weights.iter().filter(|(name, _)| name.ends_with(".B")) {
+            let _ = no_grad(|| tensor.shallow_clone().normal_(0.0, 0.05));
+            assert!(name.starts_with("lora."));
+        }
+        let student = Student::new(&weights, &config);
+        let source = source(&config);
+        let full = generate(&student, &source, RANDOM, &[1, 2, 3], 12, Mode::EVAL);
+        let merged = Generator::new(&student, &weights, Kind::Float).expect("generator");
+        for (merged, full) in merged.generate(&source, RANDOM, &[1, 2, 3], 12).iter().zip(&full) {
+            assert_eq!(merged.tokens, full.tokens);
+            assert!(close(&merged.logprobs, &full.logprobs, 1e-4));
+        }
+        let half = Generator::new(&student, &weights, Kind::BFloat16).expect("generator");
+        let half = half.generate(&source, RANDOM, &[1, 2, 3], 1);
+        for (half, full) in half.iter().zip(&full) {
+            if half.tokens[0] == full.tokens[0] {
+                assert!(close(&half.logprobs, &full.logprobs[..1], 0.1), "{half:?} {full:?}");
+            }
+        }
     }
 }

@@ -11,12 +11,12 @@ use crate::metrics::MetricLog;
 use crate::progress::{Progress, check_interrupt};
 use crate::prompt;
 use crate::resume::StepCheckpoint;
-use crate::rollout::{Sampling, generate};
+use crate::rollout::{Generator, Sampling};
 use crate::sentences;
 use crate::sft::{Example, Plan, fit};
+use crate::student::Student;
 use crate::student::adapter::{read_adapter, write_adapter};
 use crate::student::lora::{LoraConfig, is_lora};
-use crate::student::{Mode, Student};
 use schemas::settings::RationaleSource;
 use schemas::{Answer, Metric, Problem, Rationale};
 use serde::Deserialize;
@@ -62,9 +62,10 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
     } else {
         train(context, round, &mut policy, &corpus, &rationales, &adapter_folder, new_log())?
     };
+    let generator = Generator::new(&student, &policy.weights, context.sampling_kind())?;
     let mut answers = Vec::new();
     for split in ANSWERED {
-        answers.extend(answer(context, round, stage, split, &student, &policy, &corpus, &rationales)?);
+        answers.extend(answer(context, round, stage, split, &generator, &policy, &corpus, &rationales)?);
     }
     let problems: HashMap<&str, &Problem> = SPLITS
         .iter()
@@ -184,6 +185,8 @@ fn train(
         max_grad_norm: None,
         seed,
         kind: context.kind(),
+        warmup: 0.0,
+        max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
     let identity = identity(&policy.fingerprint, &plan, &examples);
     let mut saved = StepCheckpoint::new(folder, identity, context.save_interval());
@@ -201,7 +204,7 @@ fn answer(
     round: u32,
     stage: &str,
     split: &str,
-    student: &Student,
+    generator: &Generator<'_>,
     policy: &Policy,
     corpus: &Corpus,
     rationales: &HashMap<String, String>,
@@ -217,17 +220,16 @@ fn answer(
     let mut progress =
         Progress::new(&format!("round {round}: answers to {split} after {stage}"), order.len() as u64);
     let mut rows: Vec<Option<Answer>> = vec![None; problems.len()];
-    let mode = Mode { train: false, kind: context.kind() };
     let mut done = 0;
     for indices in order.chunks(context.settings.student.decode_batch as usize) {
         check_interrupt()?;
         let batch_rows: Vec<(&[i64], &str)> =
             indices.iter().map(|&i| (sources[i].as_slice(), problems[i].problem_id.as_str())).collect();
-        let config = &student.config;
+        let config = &policy.student.config;
         let source = batch::source(&batch_rows, &corpus.features, config.pad_token_id, context.device);
         let seeds = vec![0; indices.len()];
         let limit = context.settings.answer.max_new_tokens;
-        let generated = generate(student, &source, Sampling::Greedy, &seeds, limit, mode);
+        let generated = generator.generate(&source, Sampling::Greedy, &seeds, limit);
         for (&index, generated) in indices.iter().zip(generated) {
             let problem = problems[index];
             let ids: Vec<i32> =

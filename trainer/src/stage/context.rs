@@ -56,12 +56,14 @@ impl Context {
         })
     }
 
-    /// Number format of matrix products.
+    /// Number format of matrix products in training.
     pub fn kind(&self) -> Kind {
-        match self.settings.student.dtype {
-            Dtype::Float32 => Kind::Float,
-            Dtype::Bfloat16 => Kind::BFloat16,
-        }
+        kind_of(self.settings.student.dtype)
+    }
+
+    /// Number format of the weights in decoding.
+    pub fn sampling_kind(&self) -> Kind {
+        kind_of(self.settings.rollout.sampling_dtype.unwrap_or(self.settings.student.dtype))
     }
 
     /// Time between step checkpoints.
@@ -137,5 +139,12 @@ impl Context {
     /// Whether a checkpoint folder is there; it appears by renaming, so it is whole.
     pub fn has(&self, folder: &Path) -> bool {
         folder.join(WEIGHTS_FILE).is_file()
+    }
+}
+
+fn kind_of(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::Float32 => Kind::Float,
+        Dtype::Bfloat16 => Kind::BFloat16,
     }
 }

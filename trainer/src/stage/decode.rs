@@ -5,9 +5,8 @@ use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::Result;
 use crate::progress::{Progress, check_interrupt};
-use crate::rollout::{Sampling, generate};
+use crate::rollout::{Generator, Sampling};
 use crate::sentences;
-use crate::student::Mode;
 use schemas::{Problem, Rationale};
 
 /// Problems in one Parquet part, the unit that a killed run repeats.
@@ -50,8 +49,12 @@ pub(super) fn run(
     let mut progress =
         Progress::new(&format!("round {round}: rationales of {split} after {stage}"), total as u64);
     let mut written = 0;
+    if due.is_empty() {
+        return Ok(0);
+    }
+    let generator = Generator::new(&policy.student, &policy.weights, context.sampling_kind())?;
     for (name, chunk) in due {
-        let rows = part(context, round, stage, policy, corpus, chunk, &mut |done| {
+        let rows = part(context, round, stage, (policy, &generator), corpus, chunk, &mut |done| {
             progress.set((written + done) as u64, "problems");
             check_interrupt()
         })?;
@@ -64,7 +67,7 @@ fn part(
     context: &Context,
     round: u32,
     stage: &str,
-    policy: &Policy,
+    (policy, generator): (&Policy, &Generator<'_>),
     corpus: &Corpus,
     problems: &[&Problem],
     tick: &mut dyn FnMut(usize) -> Result<()>,
@@ -78,7 +81,6 @@ fn part(
     let mut order: Vec<usize> = (0..problems.len()).collect();
     order.sort_by_key(|&index| (sources[index].len(), index));
     let mut rows: Vec<Option<Rationale>> = vec![None; problems.len()];
-    let mode = Mode { train: false, kind: context.kind() };
     let together = settings.student.decode_batch as usize;
     for (batch_index, indices) in order.chunks(together).enumerate() {
         tick(batch_index * together)?;
@@ -87,7 +89,7 @@ fn part(
         let source = batch::source(&batch_rows, &corpus.features, config.pad_token_id, context.device);
         let seeds = vec![0; indices.len()];
         let limit = settings.rollout.max_new_tokens;
-        let generated = generate(&policy.student, &source, Sampling::Greedy, &seeds, limit, mode);
+        let generated = generator.generate(&source, Sampling::Greedy, &seeds, limit);
         for (&index, generated) in indices.iter().zip(generated) {
             let problem = problems[index];
             let ids: Vec<i32> =

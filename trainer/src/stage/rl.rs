@@ -7,8 +7,9 @@ use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::metrics::MetricLog;
 use crate::resume::StepCheckpoint;
-use crate::rl::advantage::{gae, group_relative};
-use crate::rl::ppo::{self, Learner, ScoredRollout};
+use crate::rl::advantage::{charge_kl, gae, group_relative};
+use crate::rl::passes::{self, Plan};
+use crate::rl::ppo::{Learner, ScoredRollout};
 use crate::rl::reward::token_rewards;
 use crate::student::checkpoint;
 use schemas::provenance::sha256_hex;
@@ -207,7 +208,8 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let corpus = Corpus::open(&context.dataset, &settings.student, config)?;
     let rollouts = with_advantages(context, &corpus, policy, &scored.rollouts)?;
     let uses_value = settings.rl.algorithm == Algorithm::Ppo;
-    let value = uses_value.then(|| value_model(policy, settings.rollout.seed, round));
+    let trunk = settings.rl.value_model;
+    let value = uses_value.then(|| value_model(policy, trunk, settings.rollout.seed, round));
     policy.weights.train_only(|_| true);
     if let Some((_, weights)) = &value {
         weights.train_only(|name| name != "lm_head.weight");
@@ -236,16 +238,13 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let at_start = [("mean_sentence_score", mean), ("rollouts", rollouts.len() as f64)];
     log.push(0, 0.0, at_start);
     let seed = settings.rollout.seed ^ u64::from(round);
-    ppo::train(
-        &learner,
-        &rollouts,
-        &corpus.features,
-        &settings.rl,
+    let plan = Plan {
+        settings: &settings.rl,
         seed,
-        context.kind(),
-        &mut saved,
-        &mut log,
-    )?;
+        kind: context.kind(),
+        max_tokens_per_batch: settings.student.max_tokens_per_batch,
+    };
+    passes::train(&learner, &rollouts, &corpus.features, &plan, &mut saved, &mut log)?;
     // The checkpoint comes last: where it is, the stage is done.
     context.dataset.write_part::<Metric>(round, "rl", log.into_rows(), &context.provenance)?;
     checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)?;
@@ -277,7 +276,9 @@ fn with_advantages(
             hint: None,
         };
         let tokens = rollout.token_ids.len();
-        for (column, found) in [("logprobs", rollout.logprobs.len()), ("values", rollout.values.len())] {
+        // Rollouts sampled for grpo hold no values.
+        let values = if rl.algorithm == Algorithm::Ppo { rollout.values.len() } else { tokens };
+        for (column, found) in [("logprobs", rollout.logprobs.len()), ("values", values)] {
             if found != tokens {
                 return Err(wrong(format!("expected {tokens} {column}, found {found}")));
             }
@@ -333,6 +334,9 @@ fn with_advantages(
             let lengths: Vec<usize> = members.iter().map(|&member| rollouts[member].tokens.len()).collect();
             for (&member, advantages) in members.iter().zip(group_relative(&centred, &lengths)) {
                 rollouts[member].advantages = advantages;
+                let (rollout, _) = &scored[member];
+                let advantages = &mut rollouts[member].advantages;
+                charge_kl(advantages, &rollout.logprobs, &rollout.ref_logprobs, rl.kl_coefficient);
             }
         }
     }

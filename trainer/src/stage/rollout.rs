@@ -7,14 +7,15 @@ use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, check_interrupt};
 use crate::rollout::logprobs::{ValueModel, token_logprobs};
-use crate::rollout::{Generated, Sampling, generate};
+use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
 use crate::sentences;
 use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Source, Student, Weights};
 use crate::vision::ImageFeatures;
+use schemas::settings::{Algorithm, ValueTrunk};
 use schemas::{Problem, Rollout};
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 /// Problems in one Parquet part, the unit that a killed run repeats.
 const PROBLEMS_A_PART: usize = 256;
@@ -65,13 +66,20 @@ fn part_name(index: usize) -> String {
     format!("sampled-{index:05}")
 }
 
+/// A number for each token of each rollout.
+type TokenNumbers = Vec<Vec<f32>>;
+
 struct Sampler<'a> {
     context: &'a Context,
     round: u32,
     policy: &'a Policy,
+    generator: Generator<'a>,
+    /// Whether log-probabilities come from a pass in the format of training, because sampling ran in another one.
+    own_pass: bool,
     /// The reference policy where it is not the sampling policy.
     reference: Option<Student>,
-    value: ValueModel,
+    /// None where the algorithm needs no values.
+    value: Option<ValueModel>,
     mode: Mode,
 }
 
@@ -80,14 +88,20 @@ impl<'a> Sampler<'a> {
         let base = context.base();
         // In the first round the reference is the policy itself.
         let reference = if policy.folder == base { None } else { Some(context.read_policy(&base)?.student) };
-        let (value, _) = value_model(policy, context.settings.rollout.seed, round);
+        let rl = &context.settings.rl;
+        let seed = context.settings.rollout.seed;
+        let value =
+            (rl.algorithm == Algorithm::Ppo).then(|| value_model(policy, rl.value_model, seed, round).0);
+        let (sampling, training) = (context.sampling_kind(), context.kind());
         Ok(Self {
             context,
             round,
             policy,
+            generator: Generator::new(&policy.student, &policy.weights, sampling)?,
+            own_pass: sampling != Kind::Float || training != Kind::Float,
             reference,
             value,
-            mode: Mode { train: false, kind: context.kind() },
+            mode: Mode { train: false, kind: training },
         })
     }
 
@@ -130,15 +144,12 @@ impl<'a> Sampler<'a> {
                 top_p: settings.rollout.top_p,
                 temperature: settings.rollout.temperature,
             };
-            let generated = generate(
-                &self.policy.student,
-                &source,
-                sampling,
-                &seeds,
-                settings.rollout.max_new_tokens,
-                self.mode,
-            );
-            let (reference, values) = self.judge(&source, &generated, samples as i64);
+            let limit = settings.rollout.max_new_tokens;
+            let mut generated = self.generator.generate(&source, sampling, &seeds, limit);
+            let (own, reference, values) = self.judge(&source, &generated, samples as i64);
+            for (generated, own) in generated.iter_mut().zip(own) {
+                generated.logprobs = own;
+            }
             for (place, &index) in indices.iter().enumerate() {
                 let first = place * samples;
                 let mut rollouts = Vec::with_capacity(samples);
@@ -188,13 +199,14 @@ impl<'a> Sampler<'a> {
         })
     }
 
-    /// Reference log-probabilities and values of every token, in one teacher-forced pass each.
+    /// The policy's own log-probabilities (none where those of sampling are exact), the reference's, and values of
+    /// every token, in one teacher-forced pass each.
     fn judge(
         &self,
         source: &Source,
         generated: &[Generated],
         samples: i64,
-    ) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    ) -> (TokenNumbers, TokenNumbers, TokenNumbers) {
         let config = &self.policy.student.config;
         let device = self.context.device;
         let tokens: Vec<&[i64]> = generated.iter().map(|generated| generated.tokens.as_slice()).collect();
@@ -211,23 +223,47 @@ impl<'a> Sampler<'a> {
                 let mask = source.mask.repeat_interleave_self_int(samples, 0, None);
                 student.decoder.forward(&inputs, &encoded, &mask, self.mode)
             };
-            let values = rows(&self.value.values(&hidden(&self.value.student), self.mode));
+            let logprobs = |student: &Student, hidden: &Tensor| {
+                rows(&token_logprobs(student, hidden, &labels, self.mode))
+            };
+            let policy = &self.policy.student;
+            let shared = self.value.as_ref().is_some_and(|value| value.student.reads_same_weights(policy));
+            let of_policy = (self.own_pass || shared).then(|| hidden(policy));
+            let own = match &of_policy {
+                Some(hidden) if self.own_pass => logprobs(policy, hidden),
+                _ => Vec::new(),
+            };
+            let values = match (&self.value, of_policy) {
+                (Some(value), Some(hidden)) if shared => rows(&value.values(&hidden, self.mode)),
+                (Some(value), _) => rows(&value.values(&hidden(&value.student), self.mode)),
+                (None, _) => vec![Vec::new(); tokens.len()],
+            };
             let reference = match &self.reference {
-                Some(student) => rows(&token_logprobs(student, &hidden(student), &labels, self.mode)),
+                Some(student) => logprobs(student, &hidden(student)),
                 None => vec![Vec::new(); tokens.len()],
             };
-            (reference, values)
+            (own, reference, values)
         })
     }
 }
 
-/// The value model that a round starts with: a copy of the policy with a head made from the seed.
-pub(super) fn value_model(policy: &Policy, run_seed: u64, round: u32) -> (ValueModel, Weights) {
+/// The value model that a round starts with: a copy of the policy, or the policy itself, with a head made from the
+/// seed; and the weights that are its own.
+pub(super) fn value_model(
+    policy: &Policy,
+    trunk: ValueTrunk,
+    run_seed: u64,
+    round: u32,
+) -> (ValueModel, Weights) {
     let config = &policy.student.config;
-    let mut weights = policy.weights.copy_to(tch::Device::Cpu);
+    let mut weights = match trunk {
+        ValueTrunk::Separate => policy.weights.copy_to(tch::Device::Cpu),
+        ValueTrunk::Shared => Weights::default(),
+    };
     let head_seed = (seed::derive(run_seed, "value head", &round.to_string()) >> 1) as i64;
     weights.add_random(config, config.value_head_shapes(), head_seed);
     let weights = weights.copy_to(policy.student.encoder.device());
-    let model = ValueModel { student: Student::new(&weights, config), head: ValueHead::new(&weights) };
+    let trunk = if trunk == ValueTrunk::Separate { &weights } else { &policy.weights };
+    let model = ValueModel { student: Student::new(trunk, config), head: ValueHead::new(&weights) };
     (model, weights)
 }

@@ -11,6 +11,7 @@ use crate::resume::StepCheckpoint;
 use crate::sft::{Example, Plan, fit};
 use crate::student::checkpoint;
 use schemas::provenance::sha256_hex;
+use schemas::settings::CorrectionFilter;
 use schemas::{Correction, Metric, Rationale, Reject};
 use serde::Deserialize;
 use std::collections::HashSet;
@@ -131,14 +132,20 @@ fn train(context: &Context, round: u32, corrections: &[Correction]) -> Result<St
     let config = &policy.student.config;
     let corpus = Corpus::open(&context.dataset, &settings.student, config)?;
     let mut examples = Vec::with_capacity(corrections.len());
-    for correction in corrections {
+    let only_changed = settings.sft.filter == CorrectionFilter::Changed;
+    let corrections: Vec<&Correction> =
+        corrections.iter().filter(|correction| correction.changed || !only_changed).collect();
+    for correction in &corrections {
         let problem = corpus.get(&correction.problem_id, "corrections")?;
+        let limit = settings.sft.max_target_tokens;
+        let mut target = policy.tokenizer.encode(&prompt::rationale_target(&correction.corrected), limit)?;
+        if settings.sft.padded_loss {
+            target.resize(limit as usize, config.pad_token_id);
+        }
         examples.push(Example {
             problem_id: problem.problem_id.clone(),
             source: rationale_source(&policy.tokenizer, problem, &settings.student)?,
-            target: policy
-                .tokenizer
-                .encode(&prompt::rationale_target(&correction.corrected), settings.sft.max_target_tokens)?,
+            target,
         });
     }
     let plan = Plan {
@@ -150,6 +157,8 @@ fn train(context: &Context, round: u32, corrections: &[Correction]) -> Result<St
         max_grad_norm: settings.sft.max_grad_norm,
         seed: settings.rollout.seed ^ u64::from(round),
         kind: context.kind(),
+        warmup: settings.sft.warmup,
+        max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
     let folder = context.checkpoint(round, "sft");
     let identity = identity(&policy.fingerprint, &plan, &examples);

@@ -122,13 +122,18 @@ impl RelativeBias {
     /// Bias of queries at `first_query..first_query + queries` to keys at `0..keys`: [1, heads, queries, keys].
     pub fn forward(&self, first_query: i64, queries: i64, keys: i64) -> Tensor {
         let count = self.weight.size()[0];
-        let buckets: Vec<i64> = (first_query..first_query + queries)
-            .flat_map(|query| (0..keys).map(move |key| key - query))
+        // One bucket a distance, then every query takes its window of distances: no work for each pair on the host.
+        let first_distance = -(first_query + queries - 1);
+        let buckets: Vec<i64> = (first_distance..keys - first_query)
             .map(|relative| relative_bucket(relative, self.bidirectional, count, self.max_distance))
             .collect();
-        let buckets = Tensor::from_slice(&buckets).to_device(self.weight.device());
-        let bias = self.weight.index_select(0, &buckets);
-        bias.view([queries, keys, -1]).permute([2, 0, 1]).unsqueeze(0)
+        let device = self.weight.device();
+        let by_distance = self.weight.index_select(0, &Tensor::from_slice(&buckets).to_device(device));
+        let options = (Kind::Int64, device);
+        let rows = Tensor::arange(queries, options).unsqueeze(1);
+        let columns = Tensor::arange(keys, options).unsqueeze(0);
+        let windows = (columns - rows + (queries - 1)).view(-1);
+        by_distance.index_select(0, &windows).view([queries, keys, -1]).permute([2, 0, 1]).unsqueeze(0)
     }
 }
 

@@ -24,6 +24,8 @@ pub struct DecoderCache {
     own: Vec<KeyValue>,
     cross: Vec<KeyValue>,
     cross_bias: Tensor,
+    /// Bias by distance back for as many positions as there is room: [1, heads, 1, room], the nearest last.
+    bias: Tensor,
     position: i64,
 }
 
@@ -81,6 +83,12 @@ impl Decoder {
         self.norm.forward(&hidden).dropout(self.dropout, mode.train)
     }
 
+    /// Keys and values that each block makes of `encoded` [problems, source, d]: [problems, heads, source, d_kv].
+    pub fn encoder_keys(&self, encoded: &Tensor, mode: Mode) -> Vec<KeyValue> {
+        let blocks = self.blocks.iter().map(|(_, cross, _)| cross.key_value(encoded, mode));
+        blocks.map(|kv| KeyValue { keys: kv.keys.contiguous(), values: kv.values.contiguous() }).collect()
+    }
+
     /// A cache for `samples` rows a problem, `encoded` [problems, source, d]: rows of a problem stand together.
     pub fn start(&self, encoded: &Tensor, source_mask: &Tensor, samples: i64, mode: Mode) -> DecoderCache {
         let repeat = |tensor: &Tensor| match samples {
@@ -89,17 +97,13 @@ impl Decoder {
         };
         let rows = encoded.size()[0] * samples;
         let empty = || Tensor::zeros([rows, self.heads, 32, self.d_kv], (mode.kind, encoded.device()));
-        let cross = self.blocks.iter().map(|(_, cross, _)| {
-            let key_value = cross.key_value(encoded, mode);
-            KeyValue {
-                keys: repeat(&key_value.keys.contiguous()),
-                values: repeat(&key_value.values.contiguous()),
-            }
-        });
+        let cross = self.encoder_keys(encoded, mode).into_iter();
+        let cross = cross.map(|kv| KeyValue { keys: repeat(&kv.keys), values: repeat(&kv.values) });
         DecoderCache {
             cross: cross.collect(),
             own: self.blocks.iter().map(|_| KeyValue { keys: empty(), values: empty() }).collect(),
             cross_bias: repeat(&padding_bias(source_mask)),
+            bias: self.bias.forward(31, 1, 32),
             position: 0,
         }
     }
@@ -115,7 +119,11 @@ impl Decoder {
                 *key_value = KeyValue { keys: grow(&key_value.keys), values: grow(&key_value.values) };
             }
         }
-        let bias = self.bias.forward(position, 1, position + 1);
+        let room = cache.own.first().map_or(0, |key_value| key_value.keys.size()[2]);
+        if cache.bias.size()[3] < room {
+            cache.bias = self.bias.forward(room - 1, 1, room);
+        }
+        let bias = cache.bias.narrow(3, cache.bias.size()[3] - 1 - position, position + 1);
         let mut x = Tensor::embedding(&self.embedding, &ids.unsqueeze(1), -1, false, false);
         for ((own, cross, feed), (own_cache, cross_cache)) in
             self.blocks.iter().zip(cache.own.iter_mut().zip(&cache.cross))

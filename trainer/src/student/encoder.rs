@@ -51,6 +51,11 @@ impl Encoder {
         self.norm.forward(&hidden).dropout(self.dropout, mode.train)
     }
 
+    /// Whether both read the same embedding.
+    pub fn reads_same_weights(&self, other: &Self) -> bool {
+        self.embedding.data_ptr() == other.embedding.data_ptr()
+    }
+
     /// Where the weights lie.
     pub fn device(&self) -> Device {
         self.embedding.device()

@@ -67,6 +67,11 @@ impl Student {
         }
     }
 
+    /// Whether both students read the same memory, so that one pass serves both.
+    pub fn reads_same_weights(&self, other: &Self) -> bool {
+        self.encoder.reads_same_weights(&other.encoder)
+    }
+
     /// Fused encoder states [batch, source, d].
     pub fn encode(&self, source: &Source, mode: Mode) -> Tensor {
         self.encoder.forward(&source.ids, &source.mask, &source.image, mode)

@@ -198,7 +198,7 @@ fn a_new_students_width_is_that_of_the_features() {
     extract::extract(&dataset, &Vit::seeded(7), "vit", Device::Cpu).expect("features");
     let path = dataset.vision_path("vit");
     let features = ImageFeatures::open(&path, 128).expect("features");
-    assert_eq!(features.batch(&["p0"], Device::Cpu).size(), [1, 65, 128]);
+    assert_eq!(features.batch(&["p0"], Device::Cpu).size(), [1, 17, 128]);
 
     assert!(matches!(FeatureWidth::choose(None, data, "vit").expect("width"), FeatureWidth::Of(128, _)));
     assert!(matches!(FeatureWidth::choose(Some(128), data, "vit").expect("width"), FeatureWidth::Asked(128)));

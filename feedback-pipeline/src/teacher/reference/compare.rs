@@ -21,13 +21,13 @@ pub(super) fn compare(problem: &Problem, a: &str, b: &str) -> Preference {
     }
 }
 
-/// 0 to 1: right sentences, how much of the solution they cover, whether the answer is the right one, no
-/// repeats.
+/// 0 to 1: right sentences, how much of the solution they cover and whether in its order, whether the answer is
+/// the right one, no repeats.
 fn quality(key: &Key, rationale: &str) -> f32 {
     let sentences = sentences::sentences(rationale);
     let grades = grades(key, &sentences);
     if grades.is_empty() {
-        return 0.25 * conclusion(key, &grades);
+        return 0.2 * conclusion(key, &grades);
     }
     let count = grades.len() as f32;
     let mean = grades.iter().map(|grade| grade.score()).sum::<f32>() / count;
@@ -37,7 +37,23 @@ fn quality(key: &Key, rationale: &str) -> f32 {
         all => (0..all).filter(|gold| covered(*gold)).count() as f32 / all as f32,
     };
     let repeated = grades.iter().filter(|grade| grade.repeated).count() as f32 / count;
-    (0.45 * mean + 0.3 * coverage + 0.25 * conclusion(key, &grades) - 0.1 * repeated).max(0.0)
+    (0.4 * mean + 0.2 * coverage + 0.2 * order(&grades) + 0.2 * conclusion(key, &grades) - 0.1 * repeated)
+        .max(0.0)
+}
+
+/// Share of neighbours among the steps of the solution that stand in its order: a thought that is all there but
+/// scrambled is worse.
+fn order(grades: &[Grade]) -> f32 {
+    let steps: Vec<usize> = grades
+        .iter()
+        .filter(|grade| grade.covers_gold() && !grade.repeated)
+        .filter_map(|grade| grade.gold)
+        .collect();
+    match steps.len() {
+        0 => 0.0,
+        1 => 1.0,
+        count => steps.windows(2).filter(|pair| pair[0] < pair[1]).count() as f32 / (count - 1) as f32,
+    }
 }
 
 /// 1 where the right answer is said, 0 where another one is, between them where none is.

@@ -1,0 +1,67 @@
+//! One line of advice when a number leaves its healthy range.
+
+use std::collections::BTreeSet;
+
+/// Says each piece of advice once.
+#[derive(Debug, Default)]
+pub struct Adviser {
+    said: BTreeSet<&'static str>,
+}
+
+/// A number's name, what is unhealthy about a value, and what to do.
+type Rule = (&'static str, fn(f64, f64) -> bool, &'static str);
+
+const RULES: [Rule; 5] = [
+    (
+        "kl_to_sampler",
+        |kl, bound| kl > bound,
+        "the policy leaves the one that sampled; lower rl.learning_rate or rl.passes, or set rl.max_kl",
+    ),
+    ("clip_fraction", |share, _| share > 0.3, "most of the gradient is cut off; lower rl.learning_rate"),
+    (
+        "explained_variance",
+        |share, _| share < 0.0,
+        "values predict returns worse than their mean; the value model learns too little, or too fast",
+    ),
+    (
+        "effective_sample_share",
+        |share, _| share < 0.5,
+        "a few tokens carry most of the ratio's weight; the rollouts are stale for this policy: sample anew",
+    ),
+    ("ratio_max", |ratio, _| ratio > 20.0, "single tokens have become far likelier; lower rl.learning_rate"),
+];
+
+impl Adviser {
+    /// Advice for the numbers of a step: a line for each that is unhealthy and was not spoken of before. `kl_bound` is
+    /// the KL, in nats a token, that counts as too much.
+    pub fn lines<'a>(
+        &mut self,
+        numbers: impl IntoIterator<Item = (&'a str, f64)>,
+        kl_bound: f64,
+    ) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (name, value) in numbers {
+            for (of, unhealthy, text) in RULES {
+                if of == name && unhealthy(value, kl_bound) && self.said.insert(of) {
+                    lines.push(format!("{name} is {value:.3}: {text}"));
+                }
+            }
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Adviser;
+
+    #[test]
+    fn each_line_is_said_once() {
+        let mut adviser = Adviser::default();
+        assert!(adviser.lines([("clip_fraction", 0.1), ("explained_variance", 0.5)], 0.1).is_empty());
+        let lines = adviser.lines([("clip_fraction", 0.4), ("kl_to_sampler", 0.2)], 0.1);
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].starts_with("clip_fraction is 0.400: "), "{lines:?}");
+        assert!(adviser.lines([("clip_fraction", 0.5)], 0.1).is_empty());
+    }
+}

@@ -1,0 +1,199 @@
+//! Passes over the round's scored rollouts: order, accumulation, optimizer steps, what ends a pass.
+
+use super::advice::Adviser;
+use super::ppo::{Learner, ScoredRollout};
+use super::statistics::Statistics;
+use crate::error::{Error, Result};
+use crate::memory::unless_out_of_memory;
+use crate::metrics::MetricLog;
+use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
+use crate::progress::{Progress, check_interrupt, interrupted};
+use crate::resume::StepCheckpoint;
+use crate::seed;
+use crate::student::Mode;
+use crate::vision::ImageFeatures;
+use schemas::Metric;
+use schemas::settings::RlSettings;
+use std::time::Instant;
+use tch::Kind;
+
+/// KL to the sampling policy, in nats a token, above which advice is given where `rl.max_kl` names no bound.
+const USUAL_KL_BOUND: f64 = 0.1;
+
+/// How to run the passes.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// Settings.
+    pub settings: &'a RlSettings,
+    /// Seed of the order.
+    pub seed: u64,
+    /// Number format of matrix products.
+    pub kind: Kind,
+    /// Most tokens in one part of a minibatch.
+    pub max_tokens_per_batch: Option<u64>,
+}
+
+/// Runs all passes; goes on from `saved` where it was stopped. Dropout is off, as in the public code.
+///
+/// # Errors
+/// Where the loss is not finite, the run is interrupted, or the disk refuses.
+pub fn train(
+    learner: &Learner<'_>,
+    rollouts: &[ScoredRollout],
+    features: &ImageFeatures,
+    plan: &Plan<'_>,
+    saved: &mut StepCheckpoint,
+    log: &mut MetricLog,
+) -> Result<()> {
+    let settings = plan.settings;
+    let minibatch = settings.minibatch as usize;
+    let per_step = minibatch * settings.accumulation as usize;
+    let steps_per_pass = rollouts.len().div_ceil(per_step) as u64;
+    let total = steps_per_pass * u64::from(settings.passes);
+    let mut sets = vec![("policy", learner.policy_weights)];
+    sets.extend(learner.value.map(|(_, weights)| ("value", weights)));
+    let mut optimizer = AdamW::new(settings.weight_decay);
+    saved.restore(&sets, &mut optimizer, log)?;
+    let mut place = place_after(log.rows(), steps_per_pass, settings.max_kl);
+    let mut progress = Progress::new("rl", total);
+    let mode = Mode { train: false, kind: plan.kind };
+    let mut order = (u64::MAX, Vec::new());
+    let mut adviser = Adviser::default();
+    let mut budget = plan.max_tokens_per_batch;
+    while place < total {
+        let started = Instant::now();
+        let step = optimizer.steps();
+        let pass = place / steps_per_pass;
+        if order.0 != pass {
+            order = (pass, seed::order(rollouts.len(), settings.shuffle, plan.seed, "rl", pass));
+        }
+        let start = (place % steps_per_pass) as usize * per_step;
+        let chosen: Vec<&ScoredRollout> = order.1[start..(start + per_step).min(rollouts.len())]
+            .iter()
+            .map(|&index| &rollouts[index])
+            .collect();
+        let count = chosen.len().div_ceil(minibatch) as f64;
+        let statistics = loop {
+            let device = learner.policy.encoder.device();
+            let gradients = || {
+                let mut statistics = Statistics::new(device);
+                for rollouts in chosen.chunks(minibatch) {
+                    statistics.add(&learner.backward(
+                        rollouts,
+                        features,
+                        settings,
+                        mode,
+                        budget,
+                        1.0 / count,
+                    ));
+                }
+                statistics
+            };
+            match unless_out_of_memory(gradients) {
+                Some(statistics) => break statistics,
+                None => {
+                    zero_gradients(&sets);
+                    budget = Some(smaller_budget(budget, &chosen)?);
+                }
+            }
+        };
+        let mut numbers = statistics.numbers(settings.value_coefficient);
+        let norm = gradient_norm(&sets);
+        let loss = numbers[0].1;
+        if let Some(wrong) =
+            [("loss", loss), ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
+        {
+            let rows: Vec<(&str, &[i64], &[i64])> = chosen
+                .iter()
+                .map(|rollout| (rollout.problem_id.as_str(), &rollout.source[..], &rollout.tokens[..]))
+                .collect();
+            return Err(saved.not_finite(("rl", step), wrong, &rows));
+        }
+        optimizer.step(&sets, settings.learning_rate, clip_factor(norm, settings.max_grad_norm));
+        let tokens: usize = chosen.iter().map(|rollout| rollout.source.len() + rollout.tokens.len()).sum();
+        let response: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
+        numbers.extend([
+            ("gradient_norm", norm),
+            ("learning_rate", settings.learning_rate),
+            ("length", response as f64 / chosen.len() as f64),
+            ("tokens_per_s", tokens as f64 / started.elapsed().as_secs_f64()),
+        ]);
+        for line in adviser.lines(numbers.iter().copied(), settings.max_kl.unwrap_or(USUAL_KL_BOUND)) {
+            eprintln!("rl, step {}: {line}", step + 1);
+        }
+        log.push(step + 1, (place + 1) as f64 / steps_per_pass as f64, numbers.iter().copied());
+        let kl = numbers.iter().find(|(name, _)| *name == "kl_to_sampler").map_or(0.0, |(_, kl)| *kl);
+        place = next_place(place, kl, steps_per_pass, settings.max_kl);
+        progress.set(place, format!("loss {loss:.3}, kl {kl:.4}"));
+        saved.save(&sets, &optimizer, log, interrupted())?;
+        check_interrupt()?;
+    }
+    Ok(())
+}
+
+/// The place after a step at `place`: the next one, or the beginning of the next pass where the KL passed its bound.
+fn next_place(place: u64, kl: f64, steps_per_pass: u64, max_kl: Option<f64>) -> u64 {
+    if max_kl.is_some_and(|bound| kl > bound) {
+        (place / steps_per_pass + 1) * steps_per_pass
+    } else {
+        place + 1
+    }
+}
+
+/// Where a continued run stands: the passes that ended early are seen again in the saved metrics.
+fn place_after(rows: &[Metric], steps_per_pass: u64, max_kl: Option<f64>) -> u64 {
+    let kls = rows.iter().filter(|row| row.name == "kl_to_sampler");
+    kls.fold(0, |place, row| next_place(place, row.value, steps_per_pass, max_kl))
+}
+
+/// Half the budget that did not fit, where there is still something to halve.
+fn smaller_budget(budget: Option<u64>, chosen: &[&ScoredRollout]) -> Result<u64> {
+    let lengths = chosen.iter().map(|rollout| (rollout.source.len() + rollout.tokens.len()) as u64);
+    let longest = lengths.clone().max().unwrap_or(1);
+    let now = budget.unwrap_or_else(|| lengths.sum());
+    halved(now, longest, "rl")
+}
+
+/// Half of `budget`, as long as it was above the longest single row.
+///
+/// # Errors
+/// Where not even one row fits.
+pub fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
+    if budget <= longest {
+        return Err(Error::input(
+            format!("{stage}: out of memory on a single row of {longest} tokens"),
+            "a smaller student, --dtype bfloat16, or smaller student.max_source_tokens would fit",
+        ));
+    }
+    let half = (budget / 2).max(longest);
+    eprintln!(
+        "{stage}: out of memory; going on with at most {half} tokens at once (student.max_tokens_per_batch)"
+    );
+    Ok(half)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_ends_where_the_kl_passes_its_bound() {
+        assert_eq!(next_place(3, 0.5, 10, None), 4);
+        assert_eq!(next_place(3, 0.5, 10, Some(0.4)), 10);
+        assert_eq!(next_place(9, 0.5, 10, Some(0.4)), 10);
+        assert_eq!(next_place(10, 0.1, 10, Some(0.4)), 11);
+        let mut log = MetricLog::new(1, "rl");
+        for kl in [0.1, 0.5, 0.1] {
+            log.push(0, 0.0, [("kl_to_sampler", kl), ("loss", 9.0)]);
+        }
+        assert_eq!(place_after(log.rows(), 10, Some(0.4)), 11);
+        assert_eq!(place_after(log.rows(), 10, None), 3);
+    }
+
+    #[test]
+    fn the_budget_is_halved_down_to_one_row() {
+        assert_eq!(halved(1000, 100, "rl").expect("half"), 500);
+        assert_eq!(halved(150, 100, "rl").expect("half"), 100);
+        assert!(halved(100, 100, "rl").is_err());
+    }
+}

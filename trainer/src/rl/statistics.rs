@@ -1,0 +1,130 @@
+//! What a step measures, summed on the device and read back once.
+
+use super::loss::{PpoInputs, PpoLoss};
+use tch::{Device, Kind, Tensor};
+
+/// Sums over the real tokens of the minibatches of one step; scalars on the device.
+#[derive(Debug)]
+pub struct Statistics {
+    /// Tokens, policy loss, clipped, KL, ρ, ρ², value loss, R, R², R − V, (R − V)².
+    sums: Tensor,
+    largest_ratio: Tensor,
+    has_values: bool,
+}
+
+const SUMS: i64 = 11;
+
+impl Statistics {
+    /// No tokens yet.
+    pub fn new(device: Device) -> Self {
+        let options = (Kind::Float, device);
+        Self {
+            sums: Tensor::zeros([SUMS], options),
+            largest_ratio: Tensor::zeros([], options),
+            has_values: false,
+        }
+    }
+
+    /// Adds a piece of the policy's loss.
+    pub fn add_policy(&mut self, inputs: &PpoInputs, loss: &PpoLoss) {
+        let tokens = inputs.logprobs.size()[0] as f64;
+        let ratio = (inputs.logprobs.detach() - &inputs.old_logprobs).exp();
+        let device = self.sums.device();
+        let means =
+            [&loss.policy, &loss.clip_fraction, &loss.kl, &loss.ratio].map(|mean| mean.detach() * tokens);
+        let count = Tensor::full([], tokens, (Kind::Float, device));
+        let [policy, clipped, kl, mean_ratio] = means;
+        let added = [count, policy, clipped, kl, mean_ratio, ratio.square().sum(Kind::Float)];
+        let _ = self.sums.narrow(0, 0, 6).g_add_(&Tensor::stack(&added, 0));
+        self.largest_ratio = self.largest_ratio.maximum(&ratio.max());
+    }
+
+    /// Adds a piece of the value loss.
+    pub fn add_values(&mut self, values: &Tensor, returns: &Tensor, loss: &Tensor) {
+        self.has_values = true;
+        let error = returns - values.detach();
+        let added = [
+            loss.detach() * returns.size()[0] as f64,
+            returns.sum(Kind::Float),
+            returns.square().sum(Kind::Float),
+            error.sum(Kind::Float),
+            error.square().sum(Kind::Float),
+        ];
+        let _ = self.sums.narrow(0, 6, 5).g_add_(&Tensor::stack(&added, 0));
+    }
+
+    /// Adds another minibatch of the step.
+    pub fn add(&mut self, other: &Self) {
+        self.sums += &other.sums;
+        self.largest_ratio = self.largest_ratio.maximum(&other.largest_ratio);
+        self.has_values |= other.has_values;
+    }
+
+    /// Named numbers, means over all tokens; the one place where the device is waited for.
+    pub fn numbers(&self, value_coefficient: f64) -> Vec<(&'static str, f64)> {
+        let all = Tensor::cat(&[self.sums.shallow_clone(), self.largest_ratio.view(1)], 0);
+        let all = all.to_device(Device::Cpu).to_kind(Kind::Double).contiguous();
+        let mut sums = [0f64; SUMS as usize + 1];
+        all.copy_data(&mut sums, SUMS as usize + 1);
+        let tokens = sums[0].max(1.0);
+        let mean = |index: usize| sums[index] / tokens;
+        let mut numbers = vec![
+            ("loss", mean(1) + value_coefficient * mean(6)),
+            ("policy_loss", mean(1)),
+            ("clip_fraction", mean(2)),
+            ("kl_to_sampler", mean(3)),
+            ("ratio", mean(4)),
+            ("ratio_max", sums[11]),
+            // (Σρ)² / (n·Σρ²): 1 where all tokens weigh alike.
+            ("effective_sample_share", sums[4].powi(2) / (tokens * sums[5]).max(f64::MIN_POSITIVE)),
+            ("tokens", sums[0]),
+        ];
+        if self.has_values {
+            let variance = |sum: usize, squares: usize| mean(squares) - mean(sum).powi(2);
+            let of_returns = variance(7, 8);
+            numbers.push(("value_loss", mean(6)));
+            if of_returns > 1e-12 {
+                numbers.push(("explained_variance", 1.0 - variance(9, 10) / of_returns));
+            }
+        }
+        numbers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rl::loss::{ppo_loss, value_loss};
+
+    #[test]
+    fn numbers_are_means_over_all_pieces() {
+        let mut statistics = Statistics::new(Device::Cpu);
+        // Ratios 1, 1 and e.
+        for (logprobs, old) in [(&[-1.0f32, -1.0][..], &[-1.0f32, -1.0][..]), (&[-1.0], &[-2.0])] {
+            let inputs = PpoInputs {
+                logprobs: Tensor::from_slice(logprobs),
+                old_logprobs: Tensor::from_slice(old),
+                advantages: Tensor::from_slice(&vec![1f32; old.len()]),
+                values: None,
+            };
+            statistics.add_policy(&inputs, &ppo_loss(&inputs, 0.2, 0.0));
+        }
+        let (values, returns) =
+            (Tensor::from_slice(&[0.0f32, 1.0, 1.0]), Tensor::from_slice(&[0.0f32, 1.0, 2.0]));
+        statistics.add_values(&values, &returns, &value_loss(&values, &returns, None));
+        let numbers: std::collections::BTreeMap<_, _> = statistics.numbers(0.5).into_iter().collect();
+        let e = 1f64.exp();
+        let close = |name: &str, expected: f64| {
+            assert!((numbers[name] - expected).abs() < 1e-5, "{name}: {} for {expected}", numbers[name]);
+        };
+        close("policy_loss", -(1.0 + 1.0 + 1.2) / 3.0);
+        close("value_loss", 1.0 / 3.0);
+        close("loss", -(1.0 + 1.0 + 1.2) / 3.0 + 0.5 / 3.0);
+        close("clip_fraction", 1.0 / 3.0);
+        close("ratio", (2.0 + e) / 3.0);
+        close("ratio_max", e);
+        close("effective_sample_share", (2.0 + e).powi(2) / (3.0 * (2.0 + e * e)));
+        // Errors 0, 0, 1 have variance 2/9, returns 0, 1, 2 have 2/3.
+        close("explained_variance", 1.0 - (2.0 / 9.0) / (2.0 / 3.0));
+    }
+}

@@ -1,0 +1,295 @@
+//! Decoding on the CPU, token by token. libtorch's products are made for many rows and leave most of the memory's
+//! speed unused on the few rows of a decoding step, so this runs the decoder on kernels of its own: each step reads
+//! every weight once, from libtorch's own memory, and all samples of a problem share its encoder keys and values.
+
+mod cache;
+mod kernel;
+mod math;
+mod matrix;
+
+pub(super) use cache::Cache;
+
+use crate::error::{Error, Result};
+use crate::student::attention::relative_bucket;
+use crate::student::{StudentConfig, Weights};
+use kernel::{Level, Rows};
+use matrix::Matrix;
+use rayon::prelude::*;
+use tch::Kind;
+
+/// Outputs of one matrix in one task: small enough to share a product fairly, large enough to be worth the handing over.
+const OUTPUTS_A_TASK: usize = 64;
+
+/// The decoder of a student, for single steps.
+#[derive(Debug)]
+pub(super) struct Stepper {
+    level: Level,
+    pool: rayon::ThreadPool,
+    embedding: Matrix,
+    /// Bias of each distance back, by head: [heads][distances].
+    bias: Vec<Vec<f32>>,
+    blocks: Vec<Block>,
+    norm: Vec<f32>,
+    head: Matrix,
+    head_scale: Option<f32>,
+    epsilon: f32,
+    heads: usize,
+    d_kv: usize,
+}
+
+#[derive(Debug)]
+struct Block {
+    own_norm: Vec<f32>,
+    own: [Matrix; 3],
+    own_out: Matrix,
+    cross_norm: Vec<f32>,
+    cross_query: Matrix,
+    cross_out: Matrix,
+    feed_norm: Vec<f32>,
+    feed_gate: Option<Matrix>,
+    feed_inner: Matrix,
+    feed_outer: Matrix,
+}
+
+impl Stepper {
+    /// The decoder of these weights (without LoRA pairs, which must have been added to their layers), its matrices in
+    /// `kind`, run by `threads` threads.
+    ///
+    /// # Errors
+    /// Where the system refuses threads.
+    pub(super) fn new(weights: &Weights, config: &StudentConfig, kind: Kind, threads: usize) -> Result<Self> {
+        let matrix = |name: String| Matrix::new(&weights.get(&format!("{name}.weight")), kind);
+        let vector = |name: String| {
+            let vector = Matrix::new(&weights.get(&format!("{name}.weight")), Kind::Float);
+            let mut numbers = vec![0.0; vector.numbers().len()];
+            vector.numbers().copy_to(&mut numbers);
+            numbers
+        };
+        let block = |index: i64| {
+            let prefix = format!("decoder.block.{index}.layer");
+            let own = |part: &str| matrix(format!("{prefix}.0.SelfAttention.{part}"));
+            let feed = |part: &str| matrix(format!("{prefix}.2.DenseReluDense.{part}"));
+            let gated = config.is_gated();
+            Block {
+                own_norm: vector(format!("{prefix}.0.layer_norm")),
+                own: [own("q"), own("k"), own("v")],
+                own_out: own("o"),
+                cross_norm: vector(format!("{prefix}.1.layer_norm")),
+                cross_query: matrix(format!("{prefix}.1.EncDecAttention.q")),
+                cross_out: matrix(format!("{prefix}.1.EncDecAttention.o")),
+                feed_norm: vector(format!("{prefix}.2.layer_norm")),
+                feed_gate: gated.then(|| feed("wi_0")),
+                feed_inner: feed(if gated { "wi_1" } else { "wi" }),
+                feed_outer: feed("wo"),
+            }
+        };
+        let table = vector("decoder.block.0.layer.0.SelfAttention.relative_attention_bias".to_owned());
+        let (heads, buckets) = (config.num_heads, config.relative_attention_num_buckets);
+        let distances = config.relative_attention_max_distance;
+        let bias = (0..heads).map(|head| {
+            let at = |back: i64| relative_bucket(-back, false, buckets, distances);
+            (0..=distances).map(|back| table[(at(back) * heads + head) as usize]).collect()
+        });
+        let head = if weights.find("lm_head.weight").is_some() { "lm_head" } else { "shared" };
+        let pool =
+            rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("decode {i}"));
+        Ok(Self {
+            level: Level::detect(),
+            pool: pool.build().map_err(|e| Error::Threads(e.to_string()))?,
+            embedding: Matrix::new(&weights.get("shared.weight"), Kind::Float),
+            bias: bias.collect(),
+            blocks: (0..config.decoder_layers()).map(block).collect(),
+            norm: vector("decoder.final_layer_norm".to_owned()),
+            head: matrix(head.to_owned()),
+            head_scale: config.head_scale().map(|scale| scale as f32),
+            epsilon: config.layer_norm_epsilon as f32,
+            heads: config.num_heads as usize,
+            d_kv: config.d_kv as usize,
+        })
+    }
+
+    /// Number of logits a row.
+    pub(super) fn vocabulary(&self) -> usize {
+        self.head.rows()
+    }
+
+    /// Runs `work` on the stepper's threads.
+    pub(super) fn on_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(work)
+    }
+
+    /// ln Σ e^logit.
+    pub(super) fn log_sum_exp(&self, logits: &[f32]) -> f32 {
+        self.level.log_sum_exp(logits)
+    }
+
+    /// One step for all rows of the cache: the tokens at its position → logits [rows, vocabulary], row by row.
+    pub(super) fn step(&self, ids: &[i64], cache: &mut Cache) -> Vec<f32> {
+        self.on_threads(|| self.step_here(ids, cache))
+    }
+
+    fn step_here(&self, ids: &[i64], cache: &mut Cache) -> Vec<f32> {
+        cache.make_room();
+        let d = self.embedding.width;
+        let mut x = vec![0f32; ids.len() * d];
+        for (x, &id) in x.chunks_exact_mut(d).zip(ids) {
+            self.embedding.numbers().part(id as usize * d, d).copy_to(x);
+        }
+        let rows = ids.len();
+        for (index, block) in self.blocks.iter().enumerate() {
+            let normed = self.normed(&x, &block.own_norm);
+            let [q, k, v] = &block.own;
+            let projected = self.products(&normed, rows, &[q, k, v]);
+            let mixed = self.attend_own(&projected, cache, index);
+            self.add_products(&mut x, &mixed, &block.own_out);
+
+            let normed = self.normed(&x, &block.cross_norm);
+            let queries = self.products(&normed, rows, &[&block.cross_query]);
+            let mixed = self.attend_cross(&queries[0], cache, index);
+            self.add_products(&mut x, &mixed, &block.cross_out);
+
+            let normed = self.normed(&x, &block.feed_norm);
+            let hidden = self.feed(&normed, rows, block);
+            self.add_products(&mut x, &hidden, &block.feed_outer);
+        }
+        cache.position += 1;
+        let mut hidden = self.normed(&x, &self.norm);
+        if let Some(scale) = self.head_scale {
+            hidden.iter_mut().for_each(|number| *number *= scale);
+        }
+        self.products(&hidden, rows, &[&self.head]).swap_remove(0)
+    }
+
+    fn normed(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
+        let mut normed = vec![0f32; x.len()];
+        let d = weight.len();
+        for (x, normed) in x.chunks_exact(d).zip(normed.chunks_exact_mut(d)) {
+            self.level.rms_norm(x, weight, self.epsilon, normed);
+        }
+        normed
+    }
+
+    /// `x` [rows, width] times each matrix: [rows, outputs] each.
+    fn products(&self, x: &[f32], rows: usize, matrices: &[&Matrix]) -> Vec<Vec<f32>> {
+        let mut chunked: Vec<Vec<f32>> =
+            matrices.iter().map(|matrix| vec![0f32; rows * matrix.rows()]).collect();
+        let tasks: Vec<(&Matrix, usize, &mut [f32])> = matrices
+            .iter()
+            .zip(&mut chunked)
+            .flat_map(|(&matrix, out)| {
+                let chunks = out.chunks_mut(OUTPUTS_A_TASK * rows).enumerate();
+                chunks.map(move |(chunk, out)| (matrix, chunk * OUTPUTS_A_TASK, out))
+            })
+            .collect();
+        tasks.into_par_iter().for_each(|(matrix, first, out)| self.chunk(x, rows, matrix, first, out));
+        chunked.iter().map(|out| in_rows(out, rows)).collect()
+    }
+
+    /// Outputs `first`… of one matrix, as many as `out` has room for: [rows, outputs of the chunk].
+    fn chunk(&self, x: &[f32], rows: usize, matrix: &Matrix, first: usize, out: &mut [f32]) {
+        let width = matrix.width;
+        let weights = matrix.numbers().part(first * width, out.len() / rows * width);
+        self.level.products(Rows { numbers: x, stride: width, count: rows }, weights, width, out);
+    }
+
+    fn add_products(&self, x: &mut [f32], input: &[f32], matrix: &Matrix) {
+        let rows = input.len() / matrix.width;
+        let out = self.products(input, rows, &[matrix]);
+        x.iter_mut().zip(&out[0]).for_each(|(x, out)| *x += out);
+    }
+
+    /// gelu(x·Wi₀) ⊙ (x·Wi₁), or relu(x·Wi): [rows, d_ff].
+    fn feed(&self, x: &[f32], rows: usize, block: &Block) -> Vec<f32> {
+        let mut hidden = vec![0f32; rows * block.feed_inner.rows()];
+        hidden.par_chunks_mut(OUTPUTS_A_TASK * rows).enumerate().for_each(|(chunk, out)| {
+            let first = chunk * OUTPUTS_A_TASK;
+            match &block.feed_gate {
+                Some(gate) => {
+                    let mut inner = vec![0f32; out.len()];
+                    self.chunk(x, rows, gate, first, out);
+                    self.chunk(x, rows, &block.feed_inner, first, &mut inner);
+                    self.level.gelu_gate(out, &inner);
+                }
+                None => {
+                    self.chunk(x, rows, &block.feed_inner, first, out);
+                    out.iter_mut().for_each(|number| *number = number.max(0.0));
+                }
+            }
+        });
+        in_rows(&hidden, rows)
+    }
+
+    /// Adds this position's keys and values to the cache, then attends to all of them: [rows, heads · d_kv].
+    fn attend_own(&self, projected: &[Vec<f32>], cache: &mut Cache, block: usize) -> Vec<f32> {
+        let (d_kv, heads, position, room) = (self.d_kv, self.heads, cache.position, cache.room);
+        let (queries, new_keys, new_values) = (&projected[0], &projected[1], &projected[2]);
+        let mut mixed = vec![0f32; queries.len()];
+        let (keys, values) = &mut cache.own[block];
+        let cached = keys.par_chunks_mut(room * d_kv).zip(values.par_chunks_mut(room * d_kv));
+        cached.zip(mixed.par_chunks_mut(d_kv)).enumerate().with_min_len(8).for_each(
+            |(index, ((keys, values), out))| {
+                let here = position * d_kv..(position + 1) * d_kv;
+                let projected = index * d_kv..(index + 1) * d_kv; // rows of heads: the same order as the cache
+                keys[here.clone()].copy_from_slice(&new_keys[projected.clone()]);
+                values[here].copy_from_slice(&new_values[projected.clone()]);
+                let seen = position + 1;
+                let mut scores = vec![0f32; seen];
+                let query = Rows { numbers: &queries[projected], stride: d_kv, count: 1 };
+                let keys = kernel::Numbers::Float32(&keys[..seen * d_kv]);
+                self.level.products(query, keys, d_kv, &mut scores);
+                let bias = &self.bias[index % heads];
+                for (key, score) in scores.iter_mut().enumerate() {
+                    *score += bias[(position - key).min(bias.len() - 1)];
+                }
+                self.level.softmax(&mut scores);
+                let weights = Rows { numbers: &scores, stride: seen, count: 1 };
+                self.level.mix(weights, kernel::Numbers::Float32(&values[..seen * d_kv]), d_kv, out);
+            },
+        );
+        mixed
+    }
+
+    /// Attends to the encoder's keys and values, which all samples of a problem share: [rows, heads · d_kv].
+    fn attend_cross(&self, queries: &[f32], cache: &Cache, block: usize) -> Vec<f32> {
+        let (d_kv, heads, samples) = (self.d_kv, self.heads, cache.samples);
+        let (keys, values) = &cache.cross[block];
+        let mut grouped = vec![0f32; queries.len()];
+        grouped.par_chunks_mut(samples * d_kv).enumerate().with_min_len(4).for_each(|(index, out)| {
+            let (problem, head) = (index / heads, index % heads);
+            let length = cache.lengths[problem];
+            let first = index * cache.source * d_kv;
+            let mut scores = vec![0f32; samples * length];
+            let start = problem * samples * heads * d_kv + head * d_kv;
+            let queries = Rows { numbers: &queries[start..], stride: heads * d_kv, count: samples };
+            self.level.products(queries, keys.numbers().part(first, length * d_kv), d_kv, &mut scores);
+            scores.chunks_exact_mut(length).for_each(|scores| self.level.softmax(scores));
+            let weights = Rows { numbers: &scores, stride: length, count: samples };
+            self.level.mix(weights, values.numbers().part(first, length * d_kv), d_kv, out);
+        });
+        // [problems, heads, samples, d_kv] → [problems, samples, heads, d_kv]
+        let mut mixed = vec![0f32; queries.len()];
+        for (index, group) in grouped.chunks_exact(samples * d_kv).enumerate() {
+            let (problem, head) = (index / heads, index % heads);
+            for (sample, part) in group.chunks_exact(d_kv).enumerate() {
+                let start = ((problem * samples + sample) * heads + head) * d_kv;
+                mixed[start..start + d_kv].copy_from_slice(part);
+            }
+        }
+        mixed
+    }
+}
+
+/// Chunks of [rows, outputs of the chunk] → [rows, outputs].
+fn in_rows(chunked: &[f32], rows: usize) -> Vec<f32> {
+    let outputs = chunked.len() / rows;
+    let mut out = vec![0f32; chunked.len()];
+    let mut first = 0;
+    for chunk in chunked.chunks(OUTPUTS_A_TASK * rows) {
+        let length = chunk.len() / rows;
+        for (row, part) in chunk.chunks_exact(length).enumerate() {
+            out[row * outputs + first..row * outputs + first + length].copy_from_slice(part);
+        }
+        first += length;
+    }
+    out
+}
