@@ -53,9 +53,10 @@ for round in 1 2; do
     "$train" --round "$round" "${common[@]}"
     "$collect" --round "$round" "${common[@]}"
     "$train" --round "$round" "${common[@]}"
-    "$train" eval "${common[@]}" --round "$round" --checkpoint rl
     "$collect" --round "$round" "${common[@]}"
     "$train" --round "$round" "${common[@]}"
+    # Only now, so that no rationale of a test problem is there when the Teacher corrects.
+    "$train" eval "${common[@]}" --round "$round" --checkpoint rl
     echo "after round $round: $((SECONDS - began)) s"
 done
 "$collect" judge "${common[@]}" --round 2 --against base
