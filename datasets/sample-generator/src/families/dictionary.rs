@@ -5,7 +5,7 @@ use crate::rng::Rng;
 
 pub(super) const FAMILY: Family = Family {
     name: "dictionary",
-    counts: [40, 6, 20],
+    counts: [36, 6, 18],
     subject: "language science",
     topic: "reference-skills",
     category: "Reference skills",
@@ -18,39 +18,28 @@ pub(super) const FAMILY: Family = Family {
     draw,
 };
 
-/// Words in alphabetical order, no two with the same first letter.
-const WORDS: [&str; 22] = [
-    "apple", "bear", "cake", "door", "egg", "fish", "game", "hat", "ice", "jam", "king", "lamp", "moon",
-    "nest", "oak", "pen", "queen", "rain", "snow", "tree", "van", "wall",
+/// The words on offer, in alphabetical order.
+const OFFERED: [&str; 4] = ["door", "king", "pen", "tree"];
+
+/// Guide words before, between and after the words on offer.
+const GUIDES: [[&str; 4]; 5] = [
+    ["apple", "bear", "cake", "cow"],
+    ["egg", "fish", "hat", "jam"],
+    ["lamp", "moon", "nest", "oak"],
+    ["queen", "rain", "snow", "star"],
+    ["van", "wall", "yard", "zoo"],
 ];
 
 fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
-    let width = rng.between(4, 9);
-    let first = rng.below(WORDS.len() - width);
-    let last = first + width;
-    let right = rng.between(first + 1, last - 1);
-    let outside: Vec<usize> = (0..WORDS.len()).filter(|at| !(first..=last).contains(at)).collect();
-    let count = rng.between(1, 2);
-    let wrong = rng.sample(&outside, count);
-    let wrong = wrong.into_iter().map(|at| WORDS[at].to_owned()).collect();
-    let options = Options::arrange(rng, turn, WORDS[right].to_owned(), wrong);
-
-    let (from, to) = (WORDS[first], WORDS[last]);
-    let (question, start) = match rng.below(2) {
-        0 => (
-            format!("Which word would be on a dictionary page with the guide words {from} and {to}?"),
-            "Guide words are the first and the last word on a page.",
-        ),
-        _ => (
-            format!("The guide words on a dictionary page are {from} and {to}. Which word is on that page?"),
-            "Put the words in alphabetical order.",
-        ),
-    };
-    let mut solution = vec![start.to_owned(), format!("This page goes from {} to {}.", &from[..1], &to[..1])];
-    for choice in options.wrong() {
-        let place = if choice.as_str() < from { format!("before {from}") } else { format!("after {to}") };
-        solution.push(format!("The word {choice} starts with {}, so it comes {place}.", &choice[..1]));
-    }
-    solution.push(options.conclusion(&format!("{} is between {from} and {to}", WORDS[right])));
+    let answer = turn.place(OFFERED.len());
+    let right = OFFERED[answer];
+    let (from, to) = (rng.pick(&GUIDES[answer]), rng.pick(&GUIDES[answer + 1]));
+    let options = Options::fixed(&OFFERED, answer);
+    let question = format!("Which word stands between {from} and {to}?");
+    let solution = vec![
+        "Put the words in alphabetical order.".to_owned(),
+        format!("The word {right} starts with {}.", &right[..1]),
+        options.conclusion(&format!("{right} is between them")),
+    ];
     Draft { question, options, solution, picture: None }
 }

@@ -1,6 +1,6 @@
 //! Farthest north, south, east or west among the towns on a map with a compass rose.
 
-use super::{COLOURS, Draft, Family, Options, Turn, listed};
+use super::{CELL, COLOURS, Draft, Family, Options, Turn};
 use crate::canvas::{Canvas, Colour, SIZE};
 use crate::rng::Rng;
 
@@ -12,117 +12,78 @@ pub(super) const FAMILY: Family = Family {
     category: "Geography",
     skill: "Read a map: cardinal directions",
     grade: "grade2",
-    hint: "Rows are counted from the top of the map, columns from the left.",
+    hint: "",
     caption: "A map with four towns and a compass rose.",
     lecture: "Maps have four main directions: north, south, east, and west. A compass rose shows where they point. \
         On most maps, north is at the top and east is on the right.",
     draw,
 };
 
-/// Towns stand in the middle of cells, four rows by four columns; the compass rose has the upper right one.
-const CELL: i32 = SIZE / 4;
-
 struct Direction {
     name: &'static str,
-    side: &'static str,
+    edge: &'static str,
+    line: &'static str,
     /// Rows matter for north and south, columns for east and west.
     by_row: bool,
-    smallest: bool,
+    /// The row or column at that edge of the map.
+    at: usize,
 }
 
 const DIRECTIONS: [Direction; 4] = [
-    Direction { name: "north", side: "North is at the top of the map.", by_row: true, smallest: true },
-    Direction { name: "south", side: "South is at the bottom of the map.", by_row: true, smallest: false },
-    Direction { name: "west", side: "West is on the left of the map.", by_row: false, smallest: true },
-    Direction { name: "east", side: "East is on the right of the map.", by_row: false, smallest: false },
+    Direction { name: "north", edge: "at the top", line: "top row", by_row: true, at: 0 },
+    Direction { name: "south", edge: "at the bottom", line: "bottom row", by_row: true, at: 3 },
+    Direction { name: "west", edge: "on the left", line: "left column", by_row: false, at: 0 },
+    Direction { name: "east", edge: "on the right", line: "right column", by_row: false, at: 3 },
 ];
 
-#[derive(Clone, Copy)]
-struct Town {
-    name: &'static str,
-    colour: Colour,
-    row: usize,
-    column: usize,
-}
-
-impl Town {
-    fn place(&self, direction: &Direction) -> usize {
-        if direction.by_row { self.row } else { self.column }
-    }
-
-    fn label(&self) -> String {
-        format!("the {} town", self.name)
-    }
-
-    fn observation(&self, direction: &Direction) -> String {
-        let line = if direction.by_row { "row" } else { "column" };
-        format!("The {} town is in {line} {}.", self.name, self.place(direction) + 1)
-    }
-}
+/// Row and column of each town, in the order of [`COLOURS`]: no two in one row or one column.
+type Towns = [(usize, usize); 4];
 
 fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
     let direction = &DIRECTIONS[rng.below(DIRECTIONS.len())];
-    let (towns, asked, farthest) = loop {
-        let towns = found_towns(rng);
-        let count = rng.between(3, 4);
-        let asked = rng.sample(&towns, count);
-        let places = asked.iter().map(|town| town.place(direction));
-        let best = if direction.smallest { places.min() } else { places.max() };
-        let mut ahead = asked.iter().filter(|town| Some(town.place(direction)) == best);
-        if let (Some(&farthest), None) = (ahead.next(), ahead.next()) {
-            break (towns, asked, farthest);
+    let answer = turn.place(COLOURS.len());
+    let towns = loop {
+        let towns = place_towns(rng);
+        let (row, column) = towns[answer];
+        if if direction.by_row { row } else { column } == direction.at {
+            break towns;
         }
     };
-    let wrong = asked.iter().map(Town::label).filter(|label| *label != farthest.label()).collect();
-    let options = Options::arrange(rng, turn, farthest.label(), wrong);
-
-    let phrasing = rng.below(2);
-    let mut solution = vec![match phrasing {
-        0 => "To find the answer, look at the compass rose.".to_owned(),
-        _ => direction.side.to_owned(),
-    }];
-    for choice in &options.choices {
-        solution.extend(
-            asked.iter().filter(|town| town.label() == *choice).map(|town| town.observation(direction)),
-        );
-    }
-    if options.choices.len() == 3 {
-        let others: Vec<&String> = options.wrong().collect();
-        let others = listed(&others, "and").replacen("the", "The", 1);
-        solution.push(format!("{others} are not as far {}.", direction.name));
-    }
-    solution.push(options.conclusion(&format!("{} is farthest {}", farthest.label(), direction.name)));
-    let question = match phrasing {
-        0 => format!("Which of these towns is farthest {}?", direction.name),
-        _ => format!("Look at the map. Which town is farthest to the {}?", direction.name),
-    };
+    let (name, side) = (direction.name, direction.edge);
+    let label = format!("the {} town", COLOURS[answer].0);
+    let options = Options::fixed(&COLOURS.map(|(colour, _)| format!("the {colour} town")), answer);
+    let question = format!("Which town is farthest {name}?");
+    let solution = vec![
+        format!("On this map, {name} is {side}."),
+        format!("The town in the {} is {}.", direction.line, COLOURS[answer].0),
+        options.conclusion(&format!("{label} is farthest {name}")),
+    ];
     Draft { question, options, solution, picture: Some(picture(&towns)) }
 }
 
-/// Four towns in four cells, none under the compass rose.
-fn found_towns(rng: &mut Rng) -> [Town; 4] {
-    let cells: Vec<usize> = (0..16).filter(|&cell| cell != 3).collect();
-    let cells = rng.sample(&cells, 4);
-    let mut at = 0;
-    COLOURS.map(|(name, colour)| {
-        let cell = cells[at];
-        at += 1;
-        Town { name, colour, row: cell / 4, column: cell % 4 }
-    })
+/// Four towns in four rows and four columns, none under the compass rose.
+fn place_towns(rng: &mut Rng) -> Towns {
+    loop {
+        let (rows, columns) = (rng.sample(&[0, 1, 2, 3], 4), rng.sample(&[0, 1, 2, 3], 4));
+        let towns = [0, 1, 2, 3].map(|town| (rows[town], columns[town]));
+        if !towns.contains(&(0, 3)) {
+            return towns;
+        }
+    }
 }
 
-fn picture(towns: &[Town]) -> Canvas {
+fn picture(towns: &Towns) -> Canvas {
     let mut canvas = Canvas::new(Colour::Paper);
     for line in 1..4 {
         canvas.rectangle(line * CELL, 0, 1, SIZE, Colour::Line);
         canvas.rectangle(0, line * CELL, SIZE, 1, Colour::Line);
     }
-    for town in towns {
-        let (x, y) = (town.column as i32 * CELL + CELL / 2, town.row as i32 * CELL + CELL / 2);
-        canvas.circle(x, y, 15, Colour::Black);
-        canvas.circle(x, y, 14, town.colour);
-        let ink = if town.colour == Colour::Yellow { Colour::Black } else { Colour::White };
-        canvas.text_around(x, y, &town.name[..1], ink);
+    for (&(row, column), (name, colour)) in towns.iter().zip(COLOURS) {
+        let (x, y) = (column as i32 * CELL + CELL / 2, row as i32 * CELL + CELL / 2);
+        canvas.rectangle(x - 15, y - 15, 30, 30, Colour::Black);
+        canvas.rectangle(x - 14, y - 14, 28, 28, colour);
+        let ink = if colour == Colour::Yellow { Colour::Black } else { Colour::White };
+        canvas.text_around(x, y, &name[..1], ink);
     }
     compass_rose(&mut canvas, SIZE - CELL / 2, CELL / 2);
     canvas

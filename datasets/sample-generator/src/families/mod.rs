@@ -1,14 +1,14 @@
 //! The kinds of problems, a file each, and what they share.
 
+mod count;
 mod dictionary;
 mod food_web;
 mod magnets;
 mod map;
 mod matter;
-mod shapes;
 mod thermometer;
 
-use crate::canvas::{Canvas, Colour};
+use crate::canvas::{Canvas, Colour, SIZE};
 use crate::rng::Rng;
 
 /// A kind of problems: how many of them, what they have in common, and how one is made.
@@ -39,12 +39,11 @@ pub(crate) struct Draft {
 }
 
 /// All families, in the order in which their problems are numbered.
-pub(crate) const FAMILIES: [&Family; 8] = [
+pub(crate) const FAMILIES: [&Family; 7] = [
     &map::FAMILY,
     &magnets::FAMILY,
     &thermometer::FAMILY,
-    &shapes::COUNTING,
-    &shapes::COMPARING,
+    &count::FAMILY,
     &food_web::FAMILY,
     &dictionary::FAMILY,
     &matter::FAMILY,
@@ -58,6 +57,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
+    /// Place of the right option of the next problem with so many options.
     fn place(&self, options: usize) -> usize {
         self.given[options] % options
     }
@@ -75,17 +75,9 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The right option in the place that is due, the others around it in a random order.
-    fn arrange(rng: &mut Rng, turn: &Turn, right: String, mut wrong: Vec<String>) -> Self {
-        rng.shuffle(&mut wrong);
-        let answer = turn.place(wrong.len() + 1);
-        wrong.insert(answer, right);
-        Self { choices: wrong, answer }
-    }
-
-    /// Places of the wrong options.
-    fn wrong(&self) -> impl Iterator<Item = &String> {
-        self.choices.iter().enumerate().filter(|&(at, _)| at != self.answer).map(|(_, choice)| choice)
+    /// Options in their own order, which is the same in all problems of a kind, as in most of ScienceQA.
+    fn fixed<T: AsRef<str>>(choices: &[T], answer: usize) -> Self {
+        Self { choices: choices.iter().map(|choice| choice.as_ref().to_owned()).collect(), answer }
     }
 
     /// The last sentence of a solution: `So {finding}, and the answer is (B).`
@@ -94,21 +86,12 @@ impl Options {
     }
 }
 
-/// `a`, `a and b`, `a, b and c`.
-fn listed<T: AsRef<str>>(things: &[T], last: &str) -> String {
-    match things {
-        [] => String::new(),
-        [one] => one.as_ref().to_owned(),
-        [first @ .., end] => {
-            let first: Vec<&str> = first.iter().map(AsRef::as_ref).collect();
-            format!("{} {last} {}", first.join(", "), end.as_ref())
-        }
-    }
-}
-
 /// The four colours of towns and shapes, which the student meets again and again.
 const COLOURS: [(&str, Colour); 4] =
     [("red", Colour::Red), ("blue", Colour::Blue), ("green", Colour::Green), ("yellow", Colour::Yellow)];
+
+/// Side of the cells, four by four, in which everything stands: a patch of a small vision model shows one.
+const CELL: i32 = SIZE / 4;
 
 /// Pale colours behind what matters.
 const BACKGROUNDS: [Colour; 4] = [Colour::White, Colour::Paper, Colour::Meadow, Colour::Water];

@@ -1,12 +1,12 @@
 //! Reading a thermometer.
 
-use super::{BACKGROUNDS, Draft, Family, Options, Turn, listed};
+use super::{BACKGROUNDS, CELL, Draft, Family, Options, Turn};
 use crate::canvas::{Canvas, Colour};
 use crate::rng::Rng;
 
 pub(super) const FAMILY: Family = Family {
     name: "thermometer",
-    counts: [90, 15, 45],
+    counts: [100, 17, 50],
     subject: "natural science",
     topic: "science-and-engineering-practices",
     category: "Units and measurement",
@@ -19,68 +19,58 @@ pub(super) const FAMILY: Family = Family {
     draw,
 };
 
-/// Marks from 0 to 35 °C, a mark each 5 °C.
-const MARKS: usize = 8;
+/// Marks from 0 to 30 °C, a mark each 10 °C, a cell apart.
+const MARKS: usize = 4;
+
+/// What else is in the picture: a square flag in a cell beside the thermometer.
+const FLAGS: [Colour; 5] = [Colour::Green, Colour::Yellow, Colour::Purple, Colour::Teal, Colour::Brown];
+
+/// What tells pictures of the same temperature apart.
+struct Look {
+    liquid: Colour,
+    background: Colour,
+    /// Stands in the left half of the picture, else in the right half.
+    left: bool,
+    flag: Colour,
+    flag_cell: (i32, i32),
+}
 
 fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
-    let mark = rng.below(MARKS);
+    let mark = turn.place(MARKS);
     let (name, liquid) = rng.pick(&[("red", Colour::Red), ("blue", Colour::Blue)]);
-    let background = rng.pick(&BACKGROUNDS);
-    let others: Vec<usize> = (0..MARKS).filter(|&other| other != mark).collect();
-    let count = rng.between(2, 3);
-    let others = rng.sample(&others, count);
-    let options =
-        Options::arrange(rng, turn, label(mark), others.iter().map(|&other| label(other)).collect());
-
-    let misses: Vec<String> = options
-        .wrong()
-        .map(|choice| {
-            let low = others.iter().any(|&other| other < mark && label(other) == *choice);
-            format!("{choice} is too {}", if low { "low" } else { "high" })
-        })
-        .collect();
-    let phrasing = rng.below(2);
-    let start = match phrasing {
-        0 => format!("Find the top of the {name} liquid."),
-        _ => format!("Look at how high the {name} liquid stands."),
+    let look = Look {
+        liquid,
+        background: rng.pick(&BACKGROUNDS),
+        left: rng.below(2) == 0,
+        flag: rng.pick(&FLAGS),
+        flag_cell: (rng.below(2) as i32, rng.below(4) as i32),
     };
-    let question = match phrasing {
-        0 => "What temperature does this thermometer show?",
-        _ => "Select the temperature shown by this thermometer.",
-    };
+    let options = Options::fixed(&[0, 1, 2, 3].map(|mark| format!("{} °C", mark * 10)), mark);
+    let question = "Which temperature is shown?";
+    let degrees = mark * 10;
     let solution = vec![
-        start,
-        format!("The top of the liquid is at the mark for {}.", mark * 5),
-        format!("Of the others, {}.", listed(&misses, "and")),
-        options.conclusion(&format!("the temperature is {}", label(mark))),
+        format!("Find the top of the {name} liquid."),
+        format!("It is at the mark for {degrees}."),
+        options.conclusion(&format!("it is {degrees} °C")),
     ];
-    Draft {
-        question: question.to_owned(),
-        options,
-        solution,
-        picture: Some(picture(mark, liquid, background)),
-    }
+    Draft { question: question.to_owned(), options, solution, picture: Some(picture(mark, &look)) }
 }
 
-fn label(mark: usize) -> String {
-    format!("{} °C", mark * 5)
-}
-
-fn picture(mark: usize, liquid: Colour, background: Colour) -> Canvas {
-    let height = |mark: usize| 94 - 12 * mark as i32;
-    let mut canvas = Canvas::new(background);
-    canvas.rectangle(42, 5, 28, 100, Colour::Grey);
-    canvas.circle(56, 110, 17, Colour::Grey);
-    canvas.rectangle(44, 7, 24, 98, Colour::White);
-    canvas.circle(56, 110, 15, liquid);
-    canvas.rectangle(44, height(mark), 24, 105 - height(mark), liquid);
+fn picture(mark: usize, look: &Look) -> Canvas {
+    let height = |mark: usize| 98 - CELL * mark as i32;
+    let mut canvas = Canvas::new(look.background);
+    let x = if look.left { 2 } else { 2 + 2 * CELL };
+    canvas.rectangle(x, 0, 28, 104, Colour::Grey);
+    canvas.circle(x + 14, 112, 15, Colour::Grey);
+    canvas.rectangle(x + 2, 0, 24, 100, Colour::White);
+    canvas.circle(x + 14, 112, 13, look.liquid);
+    canvas.rectangle(x + 2, height(mark), 24, 112 - height(mark), look.liquid);
     for at in 0..MARKS {
-        let long = at % 2 == 0;
-        canvas.rectangle(72, height(at), if long { 10 } else { 6 }, 1, Colour::Black);
-        if long {
-            canvas.text(87, height(at) - 3, &format!("{}", at * 5), Colour::Black);
-        }
+        canvas.rectangle(x + 30, height(at), 8, 1, Colour::Black);
+        canvas.text(x + 41, height(at) - 2, &format!("{}", at * 10), Colour::Black);
     }
-    canvas.text(108, 4, "°C", Colour::Black);
+    let (column, row) = look.flag_cell;
+    let beside = if look.left { 2 * CELL } else { 0 };
+    canvas.rectangle(beside + column * CELL + 4, row * CELL + 4, 24, 24, look.flag);
     canvas
 }
