@@ -289,7 +289,8 @@ pub fn all_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problems)
                     Ok(row) => row,
                     Err(error) => return Some(Err(error)),
                 };
-                if row.stage != "rl" || row.deduplicated.trim().is_empty() {
+                // `train eval` may have decoded other splits too; nobody learns from corrections of those.
+                if row.stage != "rl" || row.split != "train" || row.deduplicated.trim().is_empty() {
                     return None;
                 }
                 Some(problems.get("rationales", &row.rationale_id, &row.problem_id).map(|problem| Item {

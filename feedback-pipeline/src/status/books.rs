@@ -125,14 +125,18 @@ pub(super) fn corrections(dataset: &Dataset, round: u32, spending: &[Spending]) 
     #[derive(Deserialize)]
     struct Row {
         rationale_id: String,
+        split: String,
         stage: String,
         deduplicated: String,
     }
-    let names = &["rationale_id", "stage", "deduplicated"];
+    let names = &["rationale_id", "split", "stage", "deduplicated"];
     let rationales = dataset.project::<Rationale, Row>(round, names)?;
     let corrections: HashMap<String, u64> = query::corrections_by_rationale(dataset, round)?;
     let mut ledger = Ledger::new(dataset, round, Kind::Corrections, spending)?;
     for row in rationales.into_iter().filter(|row| row.stage == "rl") {
+        if row.split != "train" && !corrections.contains_key(&row.rationale_id) {
+            continue;
+        }
         let corrected = corrections.get(&row.rationale_id).copied();
         ledger.enter(row.rationale_id, row.deduplicated.trim().is_empty(), corrected, 1);
     }

@@ -58,7 +58,7 @@ fn the_tokenizer_of_another_student() {
     told["model"]["vocab"].as_array_mut().expect("pieces").push(serde_json::json!(["other", -9.0]));
     fs::write(&file, told.to_string()).expect("written");
     let expected = format!(
-        "error: {}: expected 1 to 624 tokens, for the checkpoint's 624 rows, found 625",
+        "error: {}: expected 1 to 567 tokens, for the checkpoint's 567 rows, found 568",
         file.display()
     );
     assert_eq!(place.refused("rollout"), [expected]);
@@ -77,7 +77,7 @@ fn missing_and_extra_tensors() {
     let expected = [
         format!("error: {}: weights do not fit the student:", file.display()),
         "  encoder.gate_dense.bias: expected shape [32], found no such weight".into(),
-        "  lm_head.weight: expected shape [624, 32], found no such weight".into(),
+        "  lm_head.weight: expected shape [567, 32], found no such weight".into(),
         "  lm_head.bias: expected no such weight, found shape [1, 32]".into(),
     ];
     assert_eq!(place.refused("rollout"), expected);
@@ -208,8 +208,8 @@ fn rollouts_that_do_not_fit_together() {
         ("error: rollouts: p1-r1-s0: expected 4 ref_logprobs, found 5", &|rollout: &mut Rollout| {
             rollout.ref_logprobs.push(0.0)
         }),
-        ("error: rollouts: p1-r1-s0: expected tokens below 624, found 624", &|rollout: &mut Rollout| {
-            rollout.token_ids[0] = 624
+        ("error: rollouts: p1-r1-s0: expected tokens below 567, found 567", &|rollout: &mut Rollout| {
+            rollout.token_ids[0] = 567
         }),
         ("error: rollouts: p1-r1-s0: expected a token_end below 4, found 4", &|rollout: &mut Rollout| {
             rollout.sentences[1].token_end = 4
