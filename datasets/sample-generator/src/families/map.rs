@@ -45,7 +45,8 @@ fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
     let towns = loop {
         let towns = place_towns(rng);
         let (row, column) = towns[answer];
-        if if direction.by_row { row } else { column } == direction.at {
+        let place = if direction.by_row { row } else { column };
+        if place == direction.at {
             break towns;
         }
     };

@@ -76,7 +76,7 @@ fn the_set_has_the_promised_size_and_shape() {
     let pictures = problems.iter().filter(|problem| problem.image.is_some()).count();
     assert!(pictures * 10 >= problems.len() * 8, "{pictures} problems with a picture");
     let families: BTreeSet<&str> = problems.iter().map(crate::family).collect();
-    assert_eq!(families.len(), 8);
+    assert_eq!(families.len(), 7);
     for problem in &problems {
         assert!((2..=4).contains(&problem.choices.len()), "{}", problem.problem_id);
         assert!(!problem.lecture.is_empty(), "{}", problem.problem_id);
