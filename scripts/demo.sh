@@ -51,6 +51,8 @@ sed -i.bak 's/"dropout_rate": 0.1/"dropout_rate": 0.0/' "$points/init/config.jso
 "$train" eval "${common[@]}" --round 0 --checkpoint base
 for round in 1 2; do
     "$train" --round "$round" "${common[@]}"
+    # The embedded Teacher costs nothing; this is what a paid one would take.
+    "$collect" estimate --round "$round" --stage scores --teacher anthropic "${common[@]}"
     "$collect" --round "$round" "${common[@]}"
     "$train" --round "$round" "${common[@]}"
     "$collect" --round "$round" "${common[@]}"
