@@ -86,6 +86,26 @@ fn one_more_problem_sends_only_its_own_requests() {
 }
 
 #[test]
+fn only_rationales_of_train_problems_are_corrected() {
+    let place = Place::new(20, 4);
+    let provenance = Provenance::new("test", "");
+    let others = (12..20).map(|number| Rationale {
+        rationale_id: format!("p{number}-r1-rl-test"),
+        ..rationale(number, 1, "rl", "test")
+    });
+    place.dataset.write_part(1, "rl-test", others, &provenance).unwrap();
+    let ran = place.reference(&["--round", "1"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert_eq!(place.tables().corrections.len(), 20);
+    let ran = place.reference(&["status"]);
+    assert!(
+        ran.stdout.contains("20 rationales = 20 corrected") && ran.stdout.contains("The books balance"),
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
 fn changed_prompt_asks_all_again_and_changed_pace_asks_none() {
     let place = Place::new(20, 4);
     let service = place.service(fast());
