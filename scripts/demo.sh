@@ -57,7 +57,7 @@ for round in 1 2; do
     "$train" --round "$round" "${common[@]}"
     "$collect" --round "$round" "${common[@]}"
     "$train" --round "$round" "${common[@]}"
-    # Only now, so that no rationale of a test problem is there when the Teacher corrects.
+    # The stage after RL, for the table.
     "$train" eval "${common[@]}" --round "$round" --checkpoint rl
     echo "after round $round: $((SECONDS - began)) s"
 done

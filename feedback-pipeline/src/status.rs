@@ -11,8 +11,8 @@ pub use books::Account;
 pub use query::Spending;
 
 use crate::error::{Error, Result};
-pub(crate) use layout::grouped;
 use layout::{Align, Grid};
+pub(crate) use schemas::number::grouped;
 use schemas::{
     Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout, Score,
     Table,
@@ -197,7 +197,7 @@ fn spending_grid(spending: &[Spending]) -> Grid {
         ]);
     }
     if spending.len() > 1 {
-        let sum = |number: fn(&Spending) -> u64| grouped(spending.iter().map(number).sum());
+        let sum = |number: fn(&Spending) -> u64| grouped(spending.iter().map(number).sum::<u64>());
         let cost = spending.iter().map(|line| line.cost_usd).sum::<f64>();
         let unpriced = spending.iter().any(|line| line.unpriced > 0);
         grid.row([

@@ -17,6 +17,7 @@ pub mod dataset;
 pub mod error;
 pub mod judgement;
 pub mod metric;
+pub mod number;
 pub mod problem;
 pub mod provenance;
 pub mod rationale;

@@ -120,16 +120,3 @@ pub fn run(command: Command) -> Result<()> {
     println!("{summary}");
     Ok(())
 }
-
-/// 12726 as `12,726`.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}

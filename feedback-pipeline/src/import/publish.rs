@@ -5,11 +5,11 @@
 //! leaves empty (a later import may bring captions, pictures or grades). Anything else is refused before a
 //! file is touched.
 
-use super::grouped;
 use super::picture::{self, Picture};
 use crate::PROGRAM;
 use crate::error::{Error, Result};
 use crate::image;
+use schemas::number::grouped;
 use schemas::{Dataset, DatasetCard, Problem, Provenance, table};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;

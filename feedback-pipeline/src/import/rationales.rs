@@ -1,9 +1,9 @@
 //! Rationales of another model, in three layouts, as rollouts without token columns.
 
-use super::grouped;
 use super::json::{self, Node, Record};
 use crate::PROGRAM;
 use crate::error::{Error, Result};
+use schemas::number::grouped;
 use schemas::{Dataset, Problem, Provenance, Rollout, Sentence, provenance, sentences};
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -233,7 +233,7 @@ pub(super) fn summary(figures: &Figures, spending: &[Spending]) -> String {
     for stage in &figures.stages {
         grid.row(stage_row(stage));
     }
-    let sum = |count: fn(&Spending) -> u64| status::grouped(spending.iter().map(count).sum());
+    let sum = |count: fn(&Spending) -> u64| status::grouped(spending.iter().map(count).sum::<u64>());
     let dollars: f64 = spending.iter().map(|row| row.cost_usd).sum();
     format!(
         "{grid}samples are scored by the Teacher, greedy rationales by the embedded one\n\

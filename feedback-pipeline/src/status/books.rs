@@ -1,9 +1,9 @@
 //! Books: every rollout and every rationale is done, rejected, waiting or empty, and the tables agree on it.
 
-use super::layout::grouped;
 use super::query::{self, Spending};
 use crate::due::Kind;
 use crate::error::Result;
+use schemas::number::grouped;
 use schemas::{Dataset, Judgement, Rationale, Reject, Rollout, Sentence};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};

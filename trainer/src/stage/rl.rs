@@ -12,6 +12,7 @@ use crate::rl::passes::{self, Plan};
 use crate::rl::ppo::{Learner, ScoredRollout};
 use crate::rl::reward::token_rewards;
 use crate::student::checkpoint;
+use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
 use schemas::settings::Algorithm;
 use schemas::{Metric, Reject, Rollout, Score};
@@ -351,27 +352,4 @@ fn digest(scored: &[(Rollout, Vec<f32>)]) -> String {
 
 fn short(fingerprint: &str) -> &str {
     fingerprint.get(..12).unwrap_or(fingerprint)
-}
-
-/// 12726 → `12,726`.
-pub(super) fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        assert_eq!(super::grouped(7), "7");
-        assert_eq!(super::grouped(1234), "1,234");
-        assert_eq!(super::grouped(50_904_000), "50,904,000");
-    }
 }

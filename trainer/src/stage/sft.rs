@@ -1,7 +1,6 @@
 //! Stage sft: learn from the Teacher's corrections of what the RL policy said, then decode all splits.
 
 use super::context::Context;
-use super::rl::grouped;
 use super::{Outcome, decode};
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
@@ -10,6 +9,7 @@ use crate::prompt;
 use crate::resume::StepCheckpoint;
 use crate::sft::{Example, Plan, fit};
 use crate::student::checkpoint;
+use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
 use schemas::settings::CorrectionFilter;
 use schemas::{Correction, Metric, Rationale, Reject};
