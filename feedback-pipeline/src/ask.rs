@@ -3,34 +3,31 @@
 //! Items leave in the order of the tables. Of several with the same request the first pays, the others share its reply;
 //! that rule does not depend on timing, so a run that was killed ends in the same tables as one that was not.
 
+mod turn;
+
 use crate::cache::{Ask, Cache, Reply};
 use crate::due::{Item, Job};
-use crate::error::{Error, Result};
-use crate::headers;
+use crate::error::Result;
 use crate::image::{Images, Prepared, Shown};
-use crate::money::{Price, Purse, SetAside};
+use crate::money::{Price, Purse};
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::prompt::{self, SystemPrompt};
-use crate::retry::{self, Decision, Effort, Failure};
 use crate::stop::Stop;
-use crate::teacher::{self, FollowUp, Key, Template, Usage, anthropic};
-use crate::tokens;
-use crate::transport::{Raw, Transport};
+use crate::teacher::{Key, Template, Usage, anthropic};
+use crate::transport::Transport;
 use crate::verdict::{self, Verdict};
 use schemas::settings::{Provider, TeacherSettings};
 use schemas::{Problem, TimestampMs};
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// How long paid replies are waited for after the run was told to end.
 const GRACE: Duration = Duration::from_secs(30);
-/// A service that refuses this many attempts of a request before it took any is asked no more.
-const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
 
 /// What a run asks with.
 pub struct Asker {
@@ -57,7 +54,7 @@ pub struct Asker {
     /// HTTP; none for the embedded Teacher.
     pub transport: Option<Transport>,
     /// Requests that may be in flight.
-    pub slots: Semaphore,
+    pub slots: Arc<Semaphore>,
     /// What the user sees.
     pub progress: Progress,
     /// Ends the run early.
@@ -129,9 +126,14 @@ impl Asker {
                 permit = Arc::clone(&open).acquire_owned() => permit,
                 () = self.stop.wait() => break,
             };
+            // Nothing is made ready that could not leave: what waits here waits in the tables, not in memory.
+            let slot = tokio::select! {
+                slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
+                () = self.stop.wait() => break,
+            };
             let (asker, running) = (Arc::clone(self), Arc::clone(&running));
             let settle = async move {
-                asker.settle(&question, replies).await;
+                asker.settle(&question, replies, slot).await;
                 lock(&running).remove(&question.key);
                 drop(permit);
             };
@@ -261,222 +263,6 @@ impl Asker {
     pub(crate) fn judge(&self, item: &Item, replies: &[Reply]) -> Verdict {
         let replies = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
         verdict::judge(self.teacher.provider, &item.content, replies)
-    }
-
-    /// Asks until the replies amount to something, or the run ends.
-    async fn settle(&self, question: &Question, mut replies: Vec<Reply>) {
-        loop {
-            match self.judge(&question.item, &replies) {
-                Verdict::Answer(_) => return self.progress.answered(),
-                Verdict::Reject { reason, .. } => return self.progress.rejected(&reason),
-                Verdict::Ask(follow_ups) => {
-                    if follow_ups.len() < replies.len() {
-                        // A reply that an older parser could read and this one cannot: its place is taken.
-                        replies.truncate(follow_ups.len());
-                    }
-                    match self.turn(question, &follow_ups).await {
-                        Some(reply) => replies.push(reply),
-                        None => return,
-                    }
-                }
-            }
-        }
-    }
-
-    /// One request with all its attempts; the reply is durable on return. None where the run ends.
-    async fn turn(&self, question: &Question, follow_ups: &[FollowUp]) -> Option<Reply> {
-        let body = self.template.body(question.image.as_deref(), &question.text, follow_ups);
-        let picture = question.image.as_ref().map_or(0, |image| image.base64.len());
-        let text_bytes = body.len().saturating_sub(picture);
-        let image_tokens = question
-            .image
-            .as_ref()
-            .map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
-        let image = question.image.as_deref();
-        let sent_key = self.template.sent_key(&question.key, image, &question.text, follow_ups);
-        let started_at_ms = TimestampMs::now().0;
-        let patience = Duration::from_secs(self.teacher.timeout_secs);
-        let mut effort = Effort { attempts: 0, waited: Duration::ZERO, patience, jitter: 0.0 };
-        loop {
-            let slot = tokio::select! {
-                biased;
-                () = self.stop.wait() => return None,
-                slot = self.slots.acquire() => slot,
-            };
-            let reservation = tokio::select! {
-                biased;
-                () = self.stop.wait() => return None,
-                reservation = self.pace.take(self.job.kind, text_bytes, image_tokens) => reservation,
-            };
-            let aside = tokio::select! {
-                biased;
-                () = self.stop.wait() => return None,
-                aside = self.purse.set_aside(|| self.most_dollars(text_bytes, image_tokens)) => aside,
-            };
-            let mut aside = match aside {
-                Ok(aside) => Some(aside),
-                Err(error) => {
-                    self.stop.because(error);
-                    return None;
-                }
-            };
-            effort.attempts += 1;
-            effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
-            self.progress.sent();
-            let start = Instant::now();
-            let outcome = self.attempt(&question.item, body.clone()).await;
-            let latency = start.elapsed();
-            let (status, headers, body_read, usage, rejected) = match outcome {
-                Ok((raw, usage)) => {
-                    self.pace.used(reservation, &usage);
-                    self.seen.good_replies.fetch_add(1, Ordering::Relaxed);
-                    self.seen.longest_output.fetch_max(usage.output, Ordering::Relaxed);
-                    (200, raw.headers_json(), raw.body, usage, None)
-                }
-                Err((raw, failure)) => {
-                    // A paid reply holds its slot until it is durable, so that no more than the slots can be lost.
-                    drop(slot);
-                    self.pace.give_back(reservation);
-                    self.settle_dollars(&mut aside, 0.0);
-                    match self.after(&failure, &mut effort).await {
-                        After::Again => continue,
-                        After::End => return None,
-                        After::Keep(reason) => {
-                            let (headers, body) = raw.map_or_else(
-                                || ("{}".to_owned(), bytes::Bytes::from(reason.clone())),
-                                |raw| (raw.headers_json(), raw.body),
-                            );
-                            (status_of(&failure), headers, body, Usage::default(), Some(()))
-                        }
-                    }
-                }
-            };
-            let reply = Reply {
-                turn: follow_ups.len() as u32,
-                sent_key,
-                attempts: effort.attempts,
-                status,
-                headers,
-                body: body_read,
-                usage,
-                cost_usd: if rejected.is_some() {
-                    Some(0.0)
-                } else {
-                    self.price.map(|price| price.cost(&usage))
-                },
-                started_at_ms,
-                replied_at_ms: TimestampMs::now().0,
-                latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
-            };
-            let ask = follow_ups.is_empty().then(|| self.ask_row(question));
-            let kept = self.cache.writer().reply(ask, question.key, reply.clone()).await;
-            if rejected.is_none() {
-                self.progress.used(&usage, reply.cost_usd);
-                self.settle_dollars(&mut aside, reply.cost_usd.unwrap_or(0.0));
-            }
-            if let Err(error) = kept {
-                self.stop.because(error);
-                return None;
-            }
-            return Some(reply);
-        }
-    }
-
-    fn settle_dollars(&self, aside: &mut Option<SetAside>, cost: f64) {
-        if let Some(aside) = aside.take() {
-            self.purse.settle(aside, cost);
-        }
-    }
-
-    /// The most that an attempt may cost: replies as long as the limit until some were seen, then a quarter longer than
-    /// the longest.
-    fn most_dollars(&self, text_bytes: usize, image_tokens: u64) -> f64 {
-        let Some(price) = self.price else { return 0.0 };
-        let (input, _) = self.pace.expect(self.job.kind, text_bytes, image_tokens);
-        let limit = f64::from(self.teacher.max_output_tokens);
-        let output = match self.seen.good_replies.load(Ordering::Relaxed) {
-            0..20 => limit,
-            _ => (self.seen.longest_output.load(Ordering::Relaxed) as f64 * 1.25 + 8.0).min(limit),
-        };
-        (input * 1.25 * price.input.max(price.cache_write) + output * price.output) / 1e6
-    }
-
-    async fn attempt(&self, item: &Item, body: bytes::Bytes) -> Result<(Raw, Usage), (Option<Raw>, Failure)> {
-        let Some(transport) = &self.transport else {
-            let body = teacher::embedded_answer(item).into();
-            return Ok((Raw { status: 200, headers: Default::default(), body }, Usage::default()));
-        };
-        let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
-        self.pace.learn(&headers::limits(raw.header_pairs()));
-        if raw.status == 200 {
-            return match teacher::open(self.teacher.provider, &raw.body) {
-                Ok(envelope) => Ok((raw, envelope.usage)),
-                Err(why) => Err((None, Failure::Broken(why))),
-            };
-        }
-        let hints = headers::hints(raw.header_pairs(), SystemTime::now());
-        if raw.status == 429 {
-            self.progress.refused();
-            self.pace.refused(hints.retry_after);
-        }
-        let error = teacher::ServiceError::read(&raw.body);
-        let failure = Failure::Status { status: raw.status, hints, error };
-        Err((Some(raw), failure))
-    }
-
-    /// What a failed attempt leads to; waits where it is to be made again.
-    async fn after(&self, failure: &Failure, effort: &mut Effort) -> After {
-        let any_success = self.seen.good_replies.load(Ordering::Relaxed) > 0;
-        let wait = match retry::decide(failure, *effort) {
-            Decision::Again { after } => after,
-            Decision::Reject { reason } if any_success => return After::Keep(reason),
-            // The first requests of all are refused: their fault, or that of the settings? Others will tell.
-            Decision::Reject { .. } if effort.attempts < BAD_REQUESTS_BEFORE_ANY_SUCCESS => {
-                Duration::from_secs(1)
-            }
-            Decision::Reject { reason } => {
-                let hint = Some(
-                    "every request so far was refused: check --model, --base-url and the settings of [teacher]",
-                );
-                self.stop.because(Error::Service { why: reason, hint });
-                return After::End;
-            }
-            Decision::Stop { why, hint } => {
-                self.stop.because(Error::Service { why, hint });
-                return After::End;
-            }
-            Decision::GiveUp { why } if any_success && !matches!(failure, Failure::Unreachable(_)) => {
-                return After::Keep(format!("no answer: {why}"));
-            }
-            Decision::GiveUp { why } => {
-                let hint =
-                    Some("run the same command again when the service answers; nothing is bought twice");
-                self.stop.because(Error::Service { why, hint });
-                return After::End;
-            }
-        };
-        tracing::debug!(?failure, ?wait, attempts = effort.attempts, "asked again");
-        effort.waited += wait;
-        tokio::select! {
-            () = tokio::time::sleep(wait) => After::Again,
-            () = self.stop.wait() => After::End,
-        }
-    }
-}
-
-/// What follows a failed attempt.
-enum After {
-    Again,
-    End,
-    Keep(String),
-}
-
-/// Status under which a failure for good is stored; a body that came broken counts as 502, as a gateway would say it.
-fn status_of(failure: &Failure) -> u16 {
-    match failure {
-        Failure::Status { status, .. } => *status,
-        Failure::Unreachable(_) => 503,
-        Failure::Broken(_) => 502,
     }
 }
 

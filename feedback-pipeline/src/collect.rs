@@ -192,7 +192,9 @@ impl Context {
             purse: Purse::new(self.settings.budget.max_usd, spent),
             price,
             transport,
-            slots: tokio::sync::Semaphore::new(usize::try_from(limits.concurrency).unwrap_or(1).max(1)),
+            slots: Arc::new(tokio::sync::Semaphore::new(
+                usize::try_from(limits.concurrency).unwrap_or(1).max(1),
+            )),
             progress: Progress::new(job, due as u64),
             stop: Stop::default(),
             seen: Seen::default(),

@@ -4,9 +4,9 @@
 //! round overwritten by another model's answers.
 
 use crate::cache::Cache;
-use crate::due::{IdSet, Job, Kind};
+use crate::due::{Job, Kind};
 use crate::error::Result;
-use schemas::{Correction, Dataset, Judgement, Reject, Score};
+use schemas::{Correction, Dataset, IdSet, Judgement, Reject, Score};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 

@@ -4,15 +4,16 @@
 //! Items come as an iterator over the tables, batch by batch, so that a round of any size takes the same memory.
 
 mod order;
+mod problems;
 
 pub use order::Order;
+pub use problems::Problems;
 
 use crate::error::{Error, Result};
-use schemas::settings::Provider;
 use schemas::table::Batches;
 use schemas::{Dataset, Problem, Rationale, Rollout, Sentence};
 use serde::Deserialize;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -174,68 +175,6 @@ pub enum Content {
         /// True where the candidate is shown as A.
         candidate_shown_first: bool,
     },
-}
-
-/// The problems of a dataset by their id; texts that no request needs are dropped.
-pub struct Problems {
-    by_id: HashMap<String, Arc<Problem>>,
-}
-
-impl Problems {
-    /// Reads `problems.parquet`. Only the embedded Teacher needs solutions and lectures.
-    pub fn load(dataset: &Dataset, provider: Provider) -> Result<Self> {
-        let slim = provider != Provider::Reference;
-        let by_id = dataset.problems()?.into_iter().map(|mut problem| {
-            if slim {
-                problem.caption = String::new();
-                problem.solution = String::new();
-                problem.lecture = String::new();
-            }
-            (problem.problem_id.clone(), Arc::new(problem))
-        });
-        Ok(Self { by_id: by_id.collect() })
-    }
-
-    fn get(&self, table: &str, subject_id: &str, problem_id: &str) -> Result<Arc<Problem>> {
-        self.by_id.get(problem_id).cloned().ok_or_else(|| {
-            Error::bad_input(
-                format!("{table}, row `{subject_id}`"),
-                format!("problem_id: expected a problem of problems.parquet, found `{problem_id}`"),
-            )
-        })
-    }
-}
-
-/// A set of ids that takes 16 bytes for each.
-#[derive(Debug, Default, Clone)]
-pub struct IdSet(HashSet<u128>);
-
-impl IdSet {
-    /// Adds an id.
-    pub fn insert(&mut self, id: &str) {
-        self.0.insert(Self::digest(id));
-    }
-
-    /// True where the id is in the set.
-    pub fn contains(&self, id: &str) -> bool {
-        !self.0.is_empty() && self.0.contains(&Self::digest(id))
-    }
-
-    /// Number of ids.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// True where there is no id.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn digest(id: &str) -> u128 {
-        use sha2::{Digest, Sha256};
-        let digest = Sha256::digest(id.as_bytes());
-        digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
-    }
 }
 
 #[derive(Deserialize)]

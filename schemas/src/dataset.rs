@@ -2,12 +2,12 @@
 
 use crate::column::Table;
 use crate::error::{Error, Result};
+use crate::ids::IdSet;
 use crate::problem::Problem;
 use crate::provenance::Provenance;
 use crate::table::{self, Batches, TableWriter};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -152,33 +152,43 @@ impl Dataset {
     /// All problems, in the file's order.
     ///
     /// # Errors
-    /// As [`table::read`]; also where a problem_id stands there twice or an answer index has no option.
+    /// As [`Dataset::problem_rows`].
     pub fn problems(&self) -> Result<Vec<Problem>> {
+        self.problem_rows()?.collect()
+    }
+
+    /// The problems one by one, in the file's order.
+    ///
+    /// # Errors
+    /// As [`table::read`]; also where a problem_id stands there twice or an answer index has no option.
+    pub fn problem_rows(&self) -> Result<impl Iterator<Item = Result<Problem>> + use<>> {
         let path = self.problems_path();
-        let problems: Vec<Problem> = table::read(&path)?;
-        let mut seen = HashSet::with_capacity(problems.len());
-        for (row, problem) in problems.iter().enumerate() {
-            if !seen.insert(problem.problem_id.as_str()) {
-                return Err(Error::Duplicate {
-                    path,
-                    column: "problem_id",
-                    value: problem.problem_id.clone(),
-                });
+        let mut seen = IdSet::default();
+        let mut row = 0;
+        let mut check = move |problem: Problem| {
+            if !seen.insert(&problem.problem_id) {
+                let value = problem.problem_id;
+                return Err(Error::Duplicate { path: path.clone(), column: "problem_id", value });
             }
             if let Some(index) = problem.answer_index
                 && usize::from(index) >= problem.choices.len()
             {
                 return Err(Error::Value {
-                    path,
+                    path: path.clone(),
                     column: "answer_index".into(),
                     row,
                     expected: format!("an index below {}, the number of choices", problem.choices.len()),
                     found: index.to_string(),
                 });
             }
-        }
-        drop(seen);
-        Ok(problems)
+            row += 1;
+            Ok(problem)
+        };
+        let batches = Batches::<Problem, Problem>::open(&self.problems_path())?;
+        Ok(batches.flat_map(move |batch| match batch {
+            Ok(rows) => rows.into_iter().map(&mut check).collect(),
+            Err(error) => vec![Err(error)],
+        }))
     }
 
     /// Folder of a table's round, for instance `scores/round=1`.

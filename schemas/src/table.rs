@@ -20,8 +20,16 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Rows that are held before they become a row group's batch.
-const BATCH_ROWS: usize = 4096;
+/// Rows that are converted at a time.
+const BATCH_ROWS: usize = 1024;
+/// Rows of a row group at most.
+const GROUP_ROWS: usize = 64 * 1024;
+/// Memory that the open row group may take. With the next two it keeps a writer's memory flat and small.
+const GROUP_BYTES: usize = 4 << 20;
+/// Dictionary of a column at most; larger ones are given up for plain values.
+const DICTIONARY_BYTES: usize = 256 << 10;
+/// Uncompressed page at most.
+const PAGE_BYTES: usize = 256 << 10;
 
 /// Prefix of files that are being written. A leading dot hides them from globs over `*.parquet`.
 const TEMPORARY_PREFIX: &str = ".writing-";
@@ -49,6 +57,8 @@ impl<T: Table> TableWriter<T> {
             Arc::new(Schema::new(fields.iter().map(|field| field.as_ref().clone()).collect::<Vec<_>>()));
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_dictionary_page_size_limit(DICTIONARY_BYTES)
+            .set_data_page_size_limit(PAGE_BYTES)
             .set_created_by(provenance.created_by.clone())
             .set_key_value_metadata(Some(provenance.key_values(T::NAME)))
             .build();
@@ -94,8 +104,7 @@ impl<T: Table> TableWriter<T> {
         self.writer.write(&batch).map_err(|e| write_error(&self.path, e))?;
         self.written += self.rows.len();
         self.rows.clear();
-        // A bounded row group keeps the writer's memory flat however long the table grows.
-        if self.writer.in_progress_rows() >= 64 * 1024 || self.writer.memory_size() > 16 << 20 {
+        if self.writer.in_progress_rows() >= GROUP_ROWS || self.writer.memory_size() > GROUP_BYTES {
             self.writer.flush().map_err(|e| write_error(&self.path, e))?;
         }
         Ok(())

@@ -22,6 +22,7 @@ use crate::due::{Item, Job};
 use crate::error::{Error, Result};
 use crate::teacher::{Key, Usage};
 use crate::tokens::Sample;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use schemas::settings::Provider;
 use std::path::{Path, PathBuf};
@@ -150,6 +151,8 @@ impl Cache {
         let reader = Connection::open_with_flags(path, flags).map_err(error(path))?;
         reader.busy_timeout(std::time::Duration::from_secs(10)).map_err(error(path))?;
         reader.set_prepared_statement_cache_capacity(32);
+        // Otherwise each new value bound to a statement has it planned anew.
+        reader.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(error(path))?;
         Ok(reader)
     }
 

@@ -116,7 +116,7 @@ settings! {
         requests_per_minute: Option<u64> = None, "Requests a minute; unset takes what the provider's headers allow.";
         input_tokens_per_minute: Option<u64> = None, "Input tokens a minute.";
         output_tokens_per_minute: Option<u64> = None, "Output tokens a minute.";
-        concurrency: u32 = 256, "Most requests in flight at once.";
+        concurrency: u32 = 512, "Most requests in flight at once.";
     }
     /// What may be spent.
     budget: BudgetSettings {

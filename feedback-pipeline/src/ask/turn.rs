@@ -1,0 +1,247 @@
+//! One item's requests: attempts until a reply is durable, replies until they amount to something.
+
+use super::{Asker, Question};
+use crate::cache::Reply;
+use crate::due::Item;
+use crate::error::Error;
+use crate::headers;
+use crate::money::SetAside;
+use crate::retry::{self, Decision, Effort, Failure};
+use crate::teacher::{self, FollowUp, Usage};
+use crate::tokens;
+use crate::transport::Raw;
+use crate::verdict::Verdict;
+use schemas::TimestampMs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// A service that refuses this many attempts of a request before it took any is asked no more.
+const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
+
+/// Leave to have a request in flight.
+type Slot = Option<OwnedSemaphorePermit>;
+
+impl Asker {
+    /// Asks until the replies amount to something, or the run ends.
+    pub(super) async fn settle(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Slot) {
+        loop {
+            match self.judge(&question.item, &replies) {
+                Verdict::Answer(_) => return self.progress.answered(),
+                Verdict::Reject { reason, .. } => return self.progress.rejected(&reason),
+                Verdict::Ask(follow_ups) => {
+                    if follow_ups.len() < replies.len() {
+                        // A reply that an older parser could read and this one cannot: its place is taken.
+                        replies.truncate(follow_ups.len());
+                    }
+                    match self.turn(question, &follow_ups, &mut slot).await {
+                        Some(reply) => replies.push(reply),
+                        None => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// One request with all its attempts; the reply is durable on return. None where the run ends. The first attempt
+    /// uses `first` where it holds a slot.
+    async fn turn(&self, question: &Question, follow_ups: &[FollowUp], first: &mut Slot) -> Option<Reply> {
+        let image = question.image.as_deref();
+        let picture = image.map_or(0, |image| image.base64.len());
+        let image_tokens = question
+            .image
+            .as_ref()
+            .map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
+        let sent_key = self.template.sent_key(&question.key, image, &question.text, follow_ups);
+        let started_at_ms = TimestampMs::now().0;
+        let patience = Duration::from_secs(self.teacher.timeout_secs);
+        let mut effort = Effort { attempts: 0, waited: Duration::ZERO, patience, jitter: 0.0 };
+        loop {
+            let slot = match first.take() {
+                Some(slot) => Some(slot),
+                None => tokio::select! {
+                    biased;
+                    () = self.stop.wait() => return None,
+                    slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
+                },
+            };
+            // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
+            let body = self.template.body(image, &question.text, follow_ups);
+            let text_bytes = body.len().saturating_sub(picture);
+            let reservation = tokio::select! {
+                biased;
+                () = self.stop.wait() => return None,
+                reservation = self.pace.take(self.job.kind, text_bytes, image_tokens) => reservation,
+            };
+            let aside = tokio::select! {
+                biased;
+                () = self.stop.wait() => return None,
+                aside = self.purse.set_aside(|| self.most_dollars(text_bytes, image_tokens)) => aside,
+            };
+            let mut aside = match aside {
+                Ok(aside) => Some(aside),
+                Err(error) => {
+                    self.stop.because(error);
+                    return None;
+                }
+            };
+            effort.attempts += 1;
+            effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
+            self.progress.sent();
+            let start = Instant::now();
+            let outcome = self.attempt(&question.item, body).await;
+            let latency = start.elapsed();
+            let (status, headers, body_read, usage, rejected) = match outcome {
+                Ok((raw, usage)) => {
+                    self.pace.used(reservation, &usage);
+                    self.seen.good_replies.fetch_add(1, Ordering::Relaxed);
+                    self.seen.longest_output.fetch_max(usage.output, Ordering::Relaxed);
+                    (200, raw.headers_json(), raw.body, usage, None)
+                }
+                Err((raw, failure)) => {
+                    // A paid reply holds its slot until it is durable, so that no more than the slots can be lost.
+                    drop(slot);
+                    self.pace.give_back(reservation);
+                    self.settle_dollars(&mut aside, 0.0);
+                    match self.after(&failure, &mut effort).await {
+                        After::Again => continue,
+                        After::End => return None,
+                        After::Keep(reason) => {
+                            let (headers, body) = raw.map_or_else(
+                                || ("{}".to_owned(), bytes::Bytes::from(reason.clone())),
+                                |raw| (raw.headers_json(), raw.body),
+                            );
+                            (status_of(&failure), headers, body, Usage::default(), Some(()))
+                        }
+                    }
+                }
+            };
+            let reply = Reply {
+                turn: follow_ups.len() as u32,
+                sent_key,
+                attempts: effort.attempts,
+                status,
+                headers,
+                body: body_read,
+                usage,
+                cost_usd: if rejected.is_some() {
+                    Some(0.0)
+                } else {
+                    self.price.map(|price| price.cost(&usage))
+                },
+                started_at_ms,
+                replied_at_ms: TimestampMs::now().0,
+                latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
+            };
+            let ask = follow_ups.is_empty().then(|| self.ask_row(question));
+            let kept = self.cache.writer().reply(ask, question.key, reply.clone()).await;
+            if rejected.is_none() {
+                self.progress.used(&usage, reply.cost_usd);
+                self.settle_dollars(&mut aside, reply.cost_usd.unwrap_or(0.0));
+            }
+            if let Err(error) = kept {
+                self.stop.because(error);
+                return None;
+            }
+            return Some(reply);
+        }
+    }
+
+    fn settle_dollars(&self, aside: &mut Option<SetAside>, cost: f64) {
+        if let Some(aside) = aside.take() {
+            self.purse.settle(aside, cost);
+        }
+    }
+
+    /// The most that an attempt may cost: replies as long as the limit until some were seen, then a quarter longer than
+    /// the longest.
+    fn most_dollars(&self, text_bytes: usize, image_tokens: u64) -> f64 {
+        let Some(price) = self.price else { return 0.0 };
+        let (input, _) = self.pace.expect(self.job.kind, text_bytes, image_tokens);
+        let limit = f64::from(self.teacher.max_output_tokens);
+        let output = match self.seen.good_replies.load(Ordering::Relaxed) {
+            0..20 => limit,
+            _ => (self.seen.longest_output.load(Ordering::Relaxed) as f64 * 1.25 + 8.0).min(limit),
+        };
+        (input * 1.25 * price.input.max(price.cache_write) + output * price.output) / 1e6
+    }
+
+    async fn attempt(&self, item: &Item, body: bytes::Bytes) -> Result<(Raw, Usage), (Option<Raw>, Failure)> {
+        let Some(transport) = &self.transport else {
+            let body = teacher::embedded_answer(item).into();
+            return Ok((Raw { status: 200, headers: Default::default(), body }, Usage::default()));
+        };
+        let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
+        self.pace.learn(&headers::limits(raw.header_pairs()));
+        if raw.status == 200 {
+            return match teacher::open(self.teacher.provider, &raw.body) {
+                Ok(envelope) => Ok((raw, envelope.usage)),
+                Err(why) => Err((None, Failure::Broken(why))),
+            };
+        }
+        let hints = headers::hints(raw.header_pairs(), SystemTime::now());
+        if raw.status == 429 {
+            self.progress.refused();
+            self.pace.refused(hints.retry_after);
+        }
+        let error = teacher::ServiceError::read(&raw.body);
+        let failure = Failure::Status { status: raw.status, hints, error };
+        Err((Some(raw), failure))
+    }
+
+    /// What a failed attempt leads to; waits where it is to be made again.
+    async fn after(&self, failure: &Failure, effort: &mut Effort) -> After {
+        let any_success = self.seen.good_replies.load(Ordering::Relaxed) > 0;
+        let wait = match retry::decide(failure, *effort) {
+            Decision::Again { after } => after,
+            Decision::Reject { reason } if any_success => return After::Keep(reason),
+            // The first requests of all are refused: their fault, or that of the settings? Others will tell.
+            Decision::Reject { .. } if effort.attempts < BAD_REQUESTS_BEFORE_ANY_SUCCESS => {
+                Duration::from_secs(1)
+            }
+            Decision::Reject { reason } => {
+                let hint = Some(
+                    "every request so far was refused: check --model, --base-url and the settings of [teacher]",
+                );
+                self.stop.because(Error::Service { why: reason, hint });
+                return After::End;
+            }
+            Decision::Stop { why, hint } => {
+                self.stop.because(Error::Service { why, hint });
+                return After::End;
+            }
+            Decision::GiveUp { why } if any_success && !matches!(failure, Failure::Unreachable(_)) => {
+                return After::Keep(format!("no answer: {why}"));
+            }
+            Decision::GiveUp { why } => {
+                let hint =
+                    Some("run the same command again when the service answers; nothing is bought twice");
+                self.stop.because(Error::Service { why, hint });
+                return After::End;
+            }
+        };
+        tracing::debug!(?failure, ?wait, attempts = effort.attempts, "asked again");
+        effort.waited += wait;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => After::Again,
+            () = self.stop.wait() => After::End,
+        }
+    }
+}
+
+/// What follows a failed attempt.
+enum After {
+    Again,
+    End,
+    Keep(String),
+}
+
+/// Status under which a failure for good is stored; a body that came broken counts as 502, as a gateway would say it.
+fn status_of(failure: &Failure) -> u16 {
+    match failure {
+        Failure::Status { status, .. } => *status,
+        Failure::Unreachable(_) => 503,
+        Failure::Broken(_) => 502,
+    }
+}

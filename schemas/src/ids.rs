@@ -1,0 +1,36 @@
+//! Sets of ids that stay small.
+
+use sha2::{Digest, Sha256};
+use std::collections::HashSet;
+
+/// A set of ids that takes some 16 bytes for each, however long they are.
+#[derive(Debug, Default, Clone)]
+pub struct IdSet(HashSet<u128>);
+
+impl IdSet {
+    /// Adds an id; false where it was there.
+    pub fn insert(&mut self, id: &str) -> bool {
+        self.0.insert(digest(id))
+    }
+
+    /// True where the id is in the set.
+    pub fn contains(&self, id: &str) -> bool {
+        !self.0.is_empty() && self.0.contains(&digest(id))
+    }
+
+    /// Number of ids.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True where there is no id.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The first 128 bits of an id's SHA-256, which stand for it.
+pub fn digest(id: &str) -> u128 {
+    let digest = Sha256::digest(id.as_bytes());
+    digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
