@@ -56,6 +56,9 @@ pub enum Command {
         /// else 1024, that of vit-large.
         #[arg(long, value_parser = clap::value_parser!(i64).range(1..65536))]
         image_feature_width: Option<i64>,
+        /// Dropout of the student, kept in its config.json; else 0.1, or that of the folder. Tiny students need none.
+        #[arg(long, value_name = "SHARE")]
+        dropout: Option<f64>,
         /// Folder of the new checkpoint.
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,

@@ -13,15 +13,23 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// Where the tokenizer is missing or not in T5's layout, the shape is unknown, or `out` is taken.
-pub fn random(tokenizer: &Path, shape: &str, width: &FeatureWidth, seed: u64, out: &Path) -> Result<String> {
+pub fn random(
+    tokenizer: &Path,
+    shape: &str,
+    width: &FeatureWidth,
+    dropout: Option<f64>,
+    seed: u64,
+    out: &Path,
+) -> Result<String> {
     refuse_taken(out)?;
     let tokens = Tokenizer::vocabulary_size(tokenizer)?;
     // T5 rounds its embedding up to a multiple of 128: 32,100 pieces, 32,128 rows.
     let rows = (tokens + 127) / 128 * 128;
-    let config = StudentConfig::named(shape, rows, width.or_usual()).ok_or_else(|| Error::BadInput {
+    let mut config = StudentConfig::named(shape, rows, width.or_usual()).ok_or_else(|| Error::BadInput {
         message: format!("--shape: expected tiny, small, base or large, found `{shape}`"),
         hint: None,
     })?;
+    set_dropout(&mut config, dropout)?;
     Tokenizer::read(tokenizer, &config)?;
     let weights = Weights::random(&config, (seed >> 1) as i64);
     checkpoint::write_student(out, &config, &weights, tokenizer)?;
@@ -36,6 +44,7 @@ pub fn from_folder(
     from: &Path,
     tokenizer: Option<&Path>,
     width: &FeatureWidth,
+    dropout: Option<f64>,
     seed: u64,
     out: &Path,
 ) -> Result<String> {
@@ -47,11 +56,22 @@ pub fn from_folder(
         config.image_feature_width = width.or_usual();
         weights.add_random(&config, config.fusion_shapes(), (seed >> 1) as i64);
     }
+    set_dropout(&mut config, dropout)?;
     config.architectures = vec!["T5ForMultimodalGeneration".into()];
     let tokenizer = tokenizer.unwrap_or(from);
     Tokenizer::read(tokenizer, &config)?;
     checkpoint::write_student(out, &config, &weights, tokenizer)?;
     Ok(made(out, &config, &weights))
+}
+
+fn set_dropout(config: &mut StudentConfig, dropout: Option<f64>) -> Result<()> {
+    let Some(dropout) = dropout else { return Ok(()) };
+    if !(0.0..1.0).contains(&dropout) {
+        let message = format!("--dropout: expected at least 0 and below 1, found {dropout}");
+        return Err(Error::BadInput { message, hint: None });
+    }
+    config.dropout_rate = dropout;
+    Ok(())
 }
 
 fn refuse_taken(out: &Path) -> Result<()> {

@@ -45,13 +45,13 @@ pub fn run(cli: Cli) -> Result<()> {
         return Ok(());
     }
     progress::catch_interrupts();
-    if let Some(Command::Init { from, tokenizer, shape, image_feature_width, out }) = &cli.command {
+    if let Some(Command::Init { from, tokenizer, shape, image_feature_width, dropout, out }) = &cli.command {
         let seed = resolved.settings.rollout.seed;
         let vision = &resolved.settings.student.vision;
         let width = FeatureWidth::choose(*image_feature_width, cli.data.as_deref(), vision)?;
         let line = match (from, tokenizer) {
-            (Some(from), _) => init::from_folder(from, tokenizer.as_deref(), &width, seed, out)?,
-            (None, Some(tokenizer)) => init::random(tokenizer, shape, &width, seed, out)?,
+            (Some(from), _) => init::from_folder(from, tokenizer.as_deref(), &width, *dropout, seed, out)?,
+            (None, Some(tokenizer)) => init::random(tokenizer, shape, &width, *dropout, seed, out)?,
             (None, None) => {
                 return Err(Error::input(
                     "expected --from or --tokenizer, found neither",

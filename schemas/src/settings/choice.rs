@@ -19,7 +19,7 @@ macro_rules! setting_types {
 setting_types! {
     String => Text, bool => Bool, u32 => Integer, u64 => Integer, f64 => Float,
     Provider => Text, Device => Text, Dtype => Text, Algorithm => Text, PromptFormat => Text, RationaleSource => Text,
-    ValueTrunk => Text, CorrectionFilter => Text,
+    ValueTrunk => Text, CorrectionFilter => Text, RewardUnit => Text,
 }
 
 impl<T: SettingType> SettingType for Option<T> {
@@ -86,6 +86,13 @@ choices! {
         Separate = "separate",
         /// The policy itself: half the memory and nearly half the time.
         Shared = "shared",
+    }
+    /// What earns a reward.
+    RewardUnit {
+        /// Each sentence its own score, at its last token.
+        Sentence = "sentence",
+        /// The whole rationale the mean of its sentences' scores, at the last of them.
+        Rationale = "rationale",
     }
     /// Which corrections are learned from.
     CorrectionFilter {

@@ -8,7 +8,8 @@ mod flags;
 mod resolve;
 
 pub use choice::{
-    Algorithm, CorrectionFilter, Device, Dtype, PromptFormat, Provider, RationaleSource, ValueTrunk,
+    Algorithm, CorrectionFilter, Device, Dtype, PromptFormat, Provider, RationaleSource, RewardUnit,
+    ValueTrunk,
 };
 pub use flags::SettingFlags;
 pub use resolve::{Origin, Resolved};
@@ -149,7 +150,8 @@ settings! {
     /// Reinforcement learning on the scores.
     rl: RlSettings {
         algorithm: Algorithm = Algorithm::Ppo, "ppo (separate value model) or grpo (relative to the other samples of the problem).";
-        passes: u32 = 10, "Passes over the rollouts.";
+        reward: RewardUnit = RewardUnit::Sentence, "sentence (each score at its sentence's end) or rationale (their mean, once, at the end).";
+        passes: u32 = 10, "Passes over the rollouts; 0 leaves the policy as it was.";
         minibatch: u32 = 8, "Rollouts in a minibatch.";
         accumulation: u32 = 8, "Minibatches in an optimizer step.";
         learning_rate: f64 = 2e-5, "Learning rate of AdamW.";

@@ -123,7 +123,6 @@ impl Resolved {
             ("student.max_tokens_per_batch", s.student.max_tokens_per_batch.unwrap_or(1)),
             ("rollout.samples", u64::from(s.rollout.samples)),
             ("rollout.max_new_tokens", u64::from(s.rollout.max_new_tokens)),
-            ("rl.passes", u64::from(s.rl.passes)),
             ("rl.minibatch", u64::from(s.rl.minibatch)),
             ("rl.accumulation", u64::from(s.rl.accumulation)),
             ("sft.epochs", u64::from(s.sft.epochs)),

@@ -14,7 +14,7 @@ use crate::rl::reward::token_rewards;
 use crate::student::checkpoint;
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
-use schemas::settings::Algorithm;
+use schemas::settings::{Algorithm, RewardUnit};
 use schemas::{Metric, Reject, Rollout, Score};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -298,6 +298,10 @@ fn with_advantages(
             .zip(scores)
             .map(|(sentence, &score)| (sentence.token_end, score))
             .collect();
+        let sentence_ends = match rl.reward {
+            RewardUnit::Sentence => sentence_ends,
+            RewardUnit::Rationale => one_score(&sentence_ends),
+        };
         let rewards = token_rewards(
             &rollout.logprobs,
             &rollout.ref_logprobs,
@@ -344,6 +348,13 @@ fn with_advantages(
     Ok(rollouts)
 }
 
+/// The mean of all scores, at the last sentence's end: what a Teacher that scores whole rationales would say.
+fn one_score(sentence_ends: &[(u32, f32)]) -> Vec<(u32, f32)> {
+    let sum: f32 = sentence_ends.iter().map(|(_, score)| score).sum();
+    let last = sentence_ends.iter().map(|(token, _)| *token).max();
+    last.map(|token| (token, sum / sentence_ends.len() as f32)).into_iter().collect()
+}
+
 fn digest(scored: &[(Rollout, Vec<f32>)]) -> String {
     let text: Vec<String> =
         scored.iter().map(|(rollout, scores)| format!("{}{scores:?}", rollout.rollout_id)).collect();
@@ -352,4 +363,15 @@ fn digest(scored: &[(Rollout, Vec<f32>)]) -> String {
 
 fn short(fingerprint: &str) -> &str {
     fingerprint.get(..12).unwrap_or(fingerprint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_score;
+
+    #[test]
+    fn a_whole_rationale_earns_the_mean_at_its_end() {
+        assert_eq!(one_score(&[(3, 1.0), (9, 0.5)]), [(9, 0.75)]);
+        assert!(one_score(&[]).is_empty());
+    }
 }
