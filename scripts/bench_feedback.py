@@ -242,7 +242,10 @@ def allowance(mock, clients, work, with_peers):
                     timed(argv, env=env, limit_s=80)
                 stats = service.stats()
             sent, limited = stats["sent_per_s"][:60], stats["limited_per_s"][:60]
-            used = (sum(sent) - sum(limited)) / rpm
+            # Where tokens are the narrower limit, the allowance is as many requests as they are enough for.
+            tokens = stats["input_tokens"] / max(1, stats["ok"])
+            allowed = min(rpm, tpm / tokens) if tpm and tokens else rpm
+            used = (sum(sent) - sum(limited)) / allowed
             late = sum(limited[10:]) / max(1, sum(sent[10:]))
             say(f"| {name} | {client} | {used:.1%} | {late:.1%} |")
 

@@ -163,12 +163,11 @@ def one_seed(work, seed, wanted):
         else:
             shared.copy_to(place)
         for number in range(1, variant.rounds + 1):
-            last = number == variant.rounds
-            place.run(TRAIN, "--round", number)
-            place.run(COLLECT, "--round", number)
-            said += place.run(TRAIN, "--round", number)
-            if variant.sft or not last:
-                place.run(COLLECT, "--round", number)
+            place.run(TRAIN, "--round", number, "--stage", "rollout")
+            place.run(COLLECT, "--round", number, "--stage", "scores")
+            place.run(TRAIN, "--round", number, "--stage", "rl")
+            if variant.sft:
+                place.run(COLLECT, "--round", number, "--stage", "corrections")
                 said += place.run(TRAIN, "--round", number)
             said += place.run(TRAIN, "eval", "--round", number, "--checkpoint", "rl")
         result = stages(place, variant.rounds, said)

@@ -4,6 +4,7 @@
 
 pub mod batch;
 pub mod bench;
+pub mod board;
 pub mod cli;
 pub mod corpus;
 pub mod error;
@@ -24,6 +25,7 @@ pub mod sentences;
 pub mod sft;
 pub mod stage;
 pub mod student;
+pub mod text_metrics;
 pub mod tokenizer;
 pub mod vision;
 

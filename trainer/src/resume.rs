@@ -8,9 +8,10 @@ use crate::student::checkpoint::{map_file, read_safetensors, write_safetensors};
 use safetensors::tensor::SafeTensors;
 use schemas::Metric;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tch::{Device, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 /// Where a stopped stage stands.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,15 +84,7 @@ impl StepCheckpoint {
             return Ok(0);
         }
         let mut tensors = read_safetensors(&self.path)?;
-        for (set, weights) in weights {
-            for (name, weight) in weights.iter().filter(|(_, weight)| weight.requires_grad()) {
-                let saved = tensors.remove(&format!("{set}.{name}"));
-                let saved = saved.filter(|saved| saved.size() == weight.size());
-                let saved = saved
-                    .ok_or_else(|| wrong(format!("{set}.{name}: expected shape {:?}", weight.size())))?;
-                no_grad(|| weight.detach().copy_(&saved));
-            }
-        }
+        put(&mut tensors, weights, &self.path)?;
         let device =
             weights.iter().flat_map(|(_, weights)| weights.iter()).map(|(_, weight)| weight.device()).next();
         optimizer.restore(&mut tensors, place.steps, device.unwrap_or(Device::Cpu));
@@ -127,6 +120,32 @@ impl StepCheckpoint {
         Ok(())
     }
 
+    /// Keeps the trained weights of a pass.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn save_best(&self, pass: u64, weights: &[(&str, &Weights)]) -> Result<()> {
+        let trained = weights.iter().flat_map(|(set, weights)| {
+            let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
+            trained.map(move |(name, weight)| (format!("{set}.{name}"), weight))
+        });
+        write_safetensors(&best_path(&self.path, pass), trained, &[])
+    }
+
+    /// Brings weights to what [`StepCheckpoint::save_best`] kept.
+    ///
+    /// # Errors
+    /// Where the file is missing or broken.
+    pub fn restore_best(&self, pass: u64, weights: &[(&str, &Weights)]) -> Result<()> {
+        let path = best_path(&self.path, pass);
+        put(&mut read_safetensors(&path)?, weights, &path)
+    }
+
+    /// Removes kept weights, but for those of one pass.
+    pub fn forget_best(&self, but: Option<u64>) {
+        forget_best(&self.path, but);
+    }
+
     /// Saves a batch whose loss is not finite beside the step checkpoint, and returns the error that names it.
     ///
     /// `rows` holds each problem's id, source tokens and target tokens.
@@ -153,7 +172,41 @@ impl StepCheckpoint {
 
     /// Removes the file beside `folder`, whose checkpoint is there; a killed run may have left it.
     pub fn forget(folder: &Path) {
-        let _ = std::fs::remove_file(path_beside(folder)); // it may never have been written
+        let path = path_beside(folder);
+        let _ = std::fs::remove_file(&path); // it may never have been written
+        forget_best(&path, None);
+    }
+}
+
+/// Takes the weights that are trained out of `tensors`.
+fn put(tensors: &mut BTreeMap<String, Tensor>, weights: &[(&str, &Weights)], path: &Path) -> Result<()> {
+    for (set, weights) in weights {
+        for (name, weight) in weights.iter().filter(|(_, weight)| weight.requires_grad()) {
+            let saved = tensors.remove(&format!("{set}.{name}"));
+            let saved = saved.filter(|saved| saved.size() == weight.size());
+            let saved = saved.ok_or_else(|| Error::Checkpoint {
+                path: path.to_path_buf(),
+                message: format!("{set}.{name}: expected shape {:?}", weight.size()),
+            })?;
+            no_grad(|| weight.detach().copy_(&saved));
+        }
+    }
+    Ok(())
+}
+
+/// `.sft-step.safetensors` → `.sft-step.best-3.safetensors`.
+fn best_path(path: &Path, pass: u64) -> PathBuf {
+    path.with_extension(format!("best-{pass}.safetensors"))
+}
+
+fn forget_best(path: &Path, but: Option<u64>) {
+    let kept = but.map(|pass| best_path(path, pass));
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned() + ".best-";
+    let Some(Ok(entries)) = path.parent().map(std::fs::read_dir) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&stem) && Some(entry.path()) != kept {
+            let _ = std::fs::remove_file(entry.path()); // only room is lost
+        }
     }
 }
 

@@ -62,6 +62,58 @@ impl Plan {
     }
 }
 
+/// A number that is taken after each pass, and by which a pass is kept.
+pub struct Choice<'a> {
+    /// Its name in the metrics.
+    pub name: &'static str,
+    /// Whether more is better.
+    pub higher: bool,
+    /// Passes without a better one after which training ends.
+    pub patience: Option<u32>,
+    /// Takes it.
+    pub measure: &'a dyn Fn() -> Result<f64>,
+}
+
+impl Choice<'_> {
+    /// The last pass that was measured and the best one, counted from 0.
+    fn best(&self, log: &MetricLog) -> Option<(u64, u64)> {
+        let mut best: Option<(u64, f64)> = None;
+        let mut last = 0;
+        for row in log.rows().iter().filter(|row| row.name == self.name) {
+            last = (row.epoch.round() as u64).saturating_sub(1);
+            if best.is_none_or(|(_, value)| if self.higher { row.value > value } else { row.value < value }) {
+                best = Some((last, row.value));
+            }
+        }
+        best.map(|(pass, _)| (last, pass))
+    }
+
+    /// True where enough passes brought nothing better.
+    fn is_over(&self, log: &MetricLog) -> bool {
+        let Some((last, best)) = self.best(log) else { return false };
+        self.patience.is_some_and(|patience| last - best >= u64::from(patience))
+    }
+}
+
+/// Mean −log π(target token) of examples, without dropout and gradients.
+pub fn mean_loss(
+    student: &Student,
+    examples: &[Example],
+    features: &ImageFeatures,
+    batch: usize,
+    kind: Kind,
+) -> f64 {
+    let (mut sum, mut tokens) = (0.0, 0);
+    for part in examples.chunks(batch) {
+        let part: Vec<&Example> = part.iter().collect();
+        let count: usize = part.iter().map(|example| example.target.len()).sum();
+        let loss = tch::no_grad(|| batch_loss(student, &part, features, Mode { train: false, kind }));
+        sum += loss.double_value(&[]) * count as f64;
+        tokens += count;
+    }
+    sum / tokens.max(1) as f64
+}
+
 /// Mean −log π(target token) over the real tokens of a batch; a scalar with gradient.
 pub fn batch_loss(student: &Student, examples: &[&Example], features: &ImageFeatures, mode: Mode) -> Tensor {
     let config = &student.config;
@@ -111,7 +163,8 @@ pub fn backward(
     loss
 }
 
-/// Fine-tunes the weights that require gradients; goes on from `saved` where it was stopped.
+/// Fine-tunes the weights that require gradients; goes on from `saved` where it was stopped. With `choice`, ends with
+/// the weights of the best pass.
 ///
 /// # Errors
 /// Where there is nothing to learn from, the loss is not finite, the run is interrupted, or the disk refuses.
@@ -121,6 +174,7 @@ pub fn fit(
     examples: &[Example],
     features: &ImageFeatures,
     plan: &Plan,
+    choice: Option<&Choice<'_>>,
     saved: &mut StepCheckpoint,
     log: &mut MetricLog,
 ) -> Result<()> {
@@ -134,11 +188,17 @@ pub fn fit(
     let sets = [("student", weights)];
     let mut optimizer = AdamW::new(plan.weight_decay);
     let first = saved.restore(&sets, &mut optimizer, log)?;
+    if first == 0 {
+        saved.forget_best(None); // of another start
+    }
     let mut progress = Progress::new(plan.stage, total);
     let mode = Mode { train: true, kind: plan.kind };
     let mut order = (u64::MAX, Vec::new());
     let mut budget = plan.max_tokens_per_batch;
     for step in first..total {
+        if choice.is_some_and(|choice| choice.is_over(log)) {
+            break;
+        }
         let epoch = step / steps_per_epoch;
         if order.0 != epoch {
             order = (epoch, seed::order(examples.len(), true, plan.seed, plan.stage, epoch));
@@ -177,8 +237,22 @@ pub fn fit(
         let passes = (step + 1) as f64 / steps_per_epoch as f64;
         log.push(step + 1, passes, [("loss", value), ("gradient_norm", norm), ("learning_rate", rate)]);
         progress.set(step + 1, format!("loss {value:.3}"));
-        saved.save(&sets, &optimizer, log, interrupted())?;
+        let choice = choice.filter(|_| (step + 1) % steps_per_epoch == 0);
+        if let Some(choice) = choice {
+            log.push(step + 1, passes, [(choice.name, (choice.measure)()?)]);
+            if choice.best(log) == Some((epoch, epoch)) {
+                saved.save_best(epoch, &sets)?;
+            }
+        }
+        // The weights of a pass lie on disk before the place that knows of them does.
+        saved.save(&sets, &optimizer, log, interrupted() || choice.is_some())?;
+        if choice.is_some_and(|choice| choice.best(log) == Some((epoch, epoch))) {
+            saved.forget_best(Some(epoch));
+        }
         check_interrupt()?;
+    }
+    if let Some((_, pass)) = choice.and_then(|choice| choice.best(log)) {
+        saved.restore_best(pass, &sets)?;
     }
     Ok(())
 }
@@ -186,6 +260,20 @@ pub fn fit(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_best_pass_counts() {
+        let choice = |higher, patience| Choice { name: "val", higher, patience, measure: &|| Ok(0.0) };
+        let mut log = MetricLog::new(1, "sft");
+        assert_eq!(choice(true, Some(1)).best(&log), None);
+        for (pass, value) in [(1.0, 0.3), (2.0, 0.1), (3.0, 0.2), (4.0, 0.2)] {
+            log.push(0, pass, [("val", value), ("loss", 9.0)]);
+        }
+        assert_eq!(choice(false, None).best(&log), Some((3, 1)));
+        assert_eq!(choice(true, None).best(&log), Some((3, 0)));
+        assert!(!choice(false, Some(3)).is_over(&log) && choice(false, Some(2)).is_over(&log));
+        assert!(!choice(false, None).is_over(&log));
+    }
 
     #[test]
     fn the_rate_rises_and_falls() {

@@ -19,7 +19,7 @@ macro_rules! setting_types {
 setting_types! {
     String => Text, bool => Bool, u32 => Integer, u64 => Integer, f64 => Float,
     Provider => Text, Device => Text, Dtype => Text, Algorithm => Text, PromptFormat => Text, RationaleSource => Text,
-    ValueTrunk => Text, CorrectionFilter => Text, RewardUnit => Text,
+    ValueTrunk => Text, CorrectionFilter => Text, RewardUnit => Text, KeepBy => Text,
 }
 
 impl<T: SettingType> SettingType for Option<T> {
@@ -100,6 +100,17 @@ choices! {
         All = "all",
         /// Only those that changed the rationale.
         Changed = "changed",
+        /// None; instead the round's sampled rationales with a high mean score.
+        Scored = "scored",
+    }
+    /// Which pass of fine-tuning is kept.
+    KeepBy {
+        /// The last.
+        Last = "last",
+        /// That with the lowest loss on the gold solutions of the val split.
+        ValLoss = "val_loss",
+        /// That whose greedy rationales are nearest to the gold solutions of the val split, by ROUGE-L.
+        ValRougeL = "val_rouge_l",
     }
     /// What stands in the answer model's source text.
     PromptFormat {

@@ -8,7 +8,7 @@ mod flags;
 mod resolve;
 
 pub use choice::{
-    Algorithm, CorrectionFilter, Device, Dtype, PromptFormat, Provider, RationaleSource, RewardUnit,
+    Algorithm, CorrectionFilter, Device, Dtype, KeepBy, PromptFormat, Provider, RationaleSource, RewardUnit,
     ValueTrunk,
 };
 pub use flags::SettingFlags;
@@ -135,6 +135,7 @@ settings! {
         vision: String = "vit".to_owned(), "Image features to use: the name of a file in the dataset's vision folder, or none.";
         decode_batch: u32 = 32, "Rationales decoded at once.";
         max_tokens_per_batch: Option<u64> = None, "Most source and target tokens, padding included, in one pass of training; larger minibatches are split, with the same gradient. Unset does not split.";
+        tensorboard: String = String::new(), "Folder of TensorBoard event files, one run a round and stage; empty writes none.";
         save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
     }
     /// Sampling rationales.
@@ -158,6 +159,7 @@ settings! {
         weight_decay: f64 = 0.01, "Weight decay, not on norms and biases.";
         clip: f64 = 0.2, "Clip of the probability ratio.";
         kl_coefficient: f64 = 1e-4, "Weight of the KL penalty in the token reward.";
+        kl_target: Option<f64> = None, "KL of a sampled rationale to the reference, in nats, to which kl_coefficient is steered from round to round; unset keeps it fixed.";
         gamma: f64 = 1.0, "Discount.";
         lambda: f64 = 0.95, "Lambda of generalized advantage estimation.";
         value_coefficient: f64 = 1.0, "Weight of the value loss.";
@@ -178,7 +180,10 @@ settings! {
         weight_decay: f64 = 0.01, "Weight decay, not on norms and biases.";
         max_target_tokens: u32 = 512, "Targets are cut at this many tokens.";
         warmup: f64 = 0.0, "Share of the steps in which the learning rate rises to its peak.";
-        filter: CorrectionFilter = CorrectionFilter::All, "Corrections to learn from: all, or changed (only those that changed the rationale).";
+        filter: CorrectionFilter = CorrectionFilter::All, "Texts to learn from: all corrections, changed (only those that changed the rationale), or scored (no corrections, but the round's sampled rationales from min_score on).";
+        min_score: f64 = 0.9, "Least mean sentence score of a sampled rationale to learn from, with filter = scored.";
+        keep: KeepBy = KeepBy::Last, "Pass that is kept: last, val_loss (lowest on the val split's gold solutions) or val_rouge_l (nearest to them).";
+        patience: Option<u32> = None, "Passes without a better number of keep after which training ends; unset makes them all.";
         padded_loss: bool = false, "Whether padding up to max_target_tokens counts as a target, as in the public code.";
         max_grad_norm: Option<f64> = Some(1.0), "Clip of the gradient's norm; unset does not clip.";
     }

@@ -1,6 +1,6 @@
 //! Merging defaults, file and flags, with the origin of every value.
 
-use super::{Key, Kind, Settings};
+use super::{KeepBy, Key, Kind, Settings};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -126,6 +126,7 @@ impl Resolved {
             ("rl.minibatch", u64::from(s.rl.minibatch)),
             ("rl.accumulation", u64::from(s.rl.accumulation)),
             ("sft.epochs", u64::from(s.sft.epochs)),
+            ("sft.patience", u64::from(s.sft.patience.unwrap_or(1))),
             ("sft.batch", u64::from(s.sft.batch)),
             ("sft.max_target_tokens", u64::from(s.sft.max_target_tokens)),
             ("answer.epochs", u64::from(s.answer.epochs)),
@@ -137,6 +138,13 @@ impl Resolved {
             if value == 0 {
                 return Err(self.value_error(path, "at least 1", "0"));
             }
+        }
+        if s.sft.patience.is_some() && s.sft.keep == KeepBy::Last {
+            return Err(self.value_error(
+                "sft.patience",
+                "sft.keep = val_loss or val_rouge_l beside it",
+                "last",
+            ));
         }
         let positive = f64::MIN_POSITIVE;
         let ranges = [
@@ -155,7 +163,9 @@ impl Resolved {
             ("rl.min_coverage", s.rl.min_coverage, 0.0, 1.0),
             ("rl.max_grad_norm", s.rl.max_grad_norm.unwrap_or(1.0), positive, f64::MAX),
             ("rl.value_clip", s.rl.value_clip.unwrap_or(1.0), positive, f64::MAX),
+            ("rl.kl_target", s.rl.kl_target.unwrap_or(1.0), positive, f64::MAX),
             ("rl.max_kl", s.rl.max_kl.unwrap_or(1.0), positive, f64::MAX),
+            ("sft.min_score", s.sft.min_score, 0.0, 1.0),
             ("sft.warmup", s.sft.warmup, 0.0, 1.0),
             ("sft.learning_rate", s.sft.learning_rate, 0.0, 1.0),
             ("sft.weight_decay", s.sft.weight_decay, 0.0, 1.0),

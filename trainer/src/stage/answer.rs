@@ -54,13 +54,16 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
         decode::run(context, round, stage, split, &policy, &corpus)?;
     }
     let rationales = rationales(context, round, stage)?;
-    let new_log = || MetricLog::new(round, if stage == "sft" { "answer" } else { "eval" });
-    let mut log = new_log();
+    let new_log = || {
+        let log = MetricLog::new(round, if stage == "sft" { "answer" } else { "eval" });
+        log.on_board(&context.settings.student.tensorboard)
+    };
+    let mut log = new_log()?;
     let student = if adapter_folder.join("adapter_config.json").is_file() {
         read_adapter(&adapter_folder, &policy.student.config, &mut policy.weights, context.device)?;
         Student::new(&policy.weights, &policy.student.config)
     } else {
-        train(context, round, &mut policy, &corpus, &rationales, &adapter_folder, new_log())?
+        train(context, round, &mut policy, &corpus, &rationales, &adapter_folder, new_log()?)?
     };
     let generator = Generator::new(&student, &policy.weights, context.sampling_kind())?;
     let mut answers = Vec::new();
@@ -190,7 +193,7 @@ fn train(
     };
     let identity = identity(&policy.fingerprint, &plan, &examples);
     let mut saved = StepCheckpoint::new(folder, identity, context.save_interval());
-    fit(&student, &policy.weights, &examples, &corpus.features, &plan, &mut saved, &mut log)?;
+    fit(&student, &policy.weights, &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
     // The adapter comes last: where it is, its training is done.
     let part = format!("{}-training", folder.file_name().unwrap_or_default().to_string_lossy());
     context.dataset.write_part::<Metric>(round, &part, log.into_rows(), &context.provenance)?;

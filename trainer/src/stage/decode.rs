@@ -4,10 +4,14 @@ use super::context::{Context, Policy};
 use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::Result;
+use crate::metrics::MetricLog;
 use crate::progress::{Progress, check_interrupt};
 use crate::rollout::{Generator, Sampling};
 use crate::sentences;
-use schemas::{Problem, Rationale};
+use crate::text_metrics::{bleu, rouge_l};
+use schemas::{Metric, Problem, Rationale};
+use serde::Deserialize;
+use std::collections::HashMap;
 
 /// Problems in one Parquet part, the unit that a killed run repeats.
 const PROBLEMS_A_PART: usize = 512;
@@ -28,6 +32,16 @@ pub(super) fn is_done(
 ) -> bool {
     let parts = parts(stage, split, problems);
     parts.iter().all(|(name, _)| context.dataset.part_path::<Rationale>(round, name).is_file())
+        && (problems.is_empty() || measured(context, round, stage, split))
+}
+
+/// Name of the metrics part on a stage's rationales of a split.
+fn metrics_part(stage: &str, split: &str) -> String {
+    format!("rationales-{stage}-{split}")
+}
+
+fn measured(context: &Context, round: u32, stage: &str, split: &str) -> bool {
+    context.dataset.part_path::<Metric>(round, &metrics_part(stage, split)).is_file()
 }
 
 /// Decodes what is missing of a stage's rationales of a split; returns the number written.
@@ -49,7 +63,13 @@ pub(super) fn run(
     let mut progress =
         Progress::new(&format!("round {round}: rationales of {split} after {stage}"), total as u64);
     let mut written = 0;
+    if problems.is_empty() {
+        return Ok(0);
+    }
     if due.is_empty() {
+        if !measured(context, round, stage, split) {
+            measure(context, round, stage, split, &problems)?;
+        }
         return Ok(0);
     }
     let generator = Generator::new(&policy.student, &policy.weights, context.sampling_kind())?;
@@ -60,7 +80,99 @@ pub(super) fn run(
         })?;
         written += context.dataset.write_part(round, name, rows, &context.provenance)?;
     }
+    measure(context, round, stage, split, &problems)?;
     Ok(written)
+}
+
+/// Greedy rationales of some problems, repeats left out, a sentence a line; nothing is written.
+pub(super) fn texts(
+    context: &Context,
+    policy: (&Policy, &Generator<'_>),
+    corpus: &Corpus,
+    problems: &[&Problem],
+) -> Result<Vec<String>> {
+    let rows = part(context, 0, "sft", policy, corpus, problems, &mut |_| check_interrupt())?;
+    Ok(rows.into_iter().map(|row| row.deduplicated).collect())
+}
+
+#[derive(Deserialize)]
+struct TextOf {
+    problem_id: String,
+    split: String,
+    stage: String,
+    sentences: Vec<String>,
+    deduplicated: String,
+    repeated_sentences: u32,
+    truncated: bool,
+}
+
+/// Writes what a stage's rationales of a split are like: form, and nearness to the gold solutions.
+fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[&Problem]) -> Result<()> {
+    let columns =
+        ["problem_id", "split", "stage", "sentences", "deduplicated", "repeated_sentences", "truncated"];
+    let rows = context.dataset.project::<Rationale, TextOf>(round, &columns)?;
+    let rows: Vec<TextOf> = rows.into_iter().filter(|row| row.stage == stage && row.split == split).collect();
+    let gold: HashMap<&str, &str> =
+        problems.iter().map(|problem| (problem.problem_id.as_str(), problem.solution.as_str())).collect();
+    let pairs: Vec<(&str, &str)> = rows
+        .iter()
+        .filter_map(|row| Some((row.deduplicated.as_str(), *gold.get(row.problem_id.as_str())?)))
+        .filter(|(_, gold)| !gold.trim().is_empty())
+        .collect();
+    let share = |counts: fn(&TextOf) -> bool| {
+        rows.iter().filter(|row| counts(row)).count() as f64 / rows.len().max(1) as f64
+    };
+    let sentences: usize = rows.iter().map(|row| row.sentences.len()).sum();
+    let mut numbers = vec![
+        ("sentences", sentences as f64 / rows.len().max(1) as f64),
+        ("repeated", share(|row| row.repeated_sentences > 0)),
+        ("truncated", share(|row| row.truncated)),
+        ("empty", share(|row| row.deduplicated.trim().is_empty())),
+    ];
+    numbers.extend(rouge_l(&pairs).map(|value| ("rouge_l", value)));
+    numbers.extend(bleu(&pairs).map(|value| ("bleu", value)));
+    let before = starting_numbers(context, round, stage, split)?;
+    for (name, value) in &numbers {
+        let rise = value - before.get(*name).copied().unwrap_or(0.0);
+        if matches!(*name, "repeated" | "empty") && rise > 0.05 {
+            eprintln!(
+                "round {round}: {:.1} % of the rationales of {split} after {stage} are {}, {:.1} points more than \
+                 before: the policy degenerates; lower rl.learning_rate or rl.passes, or set rl.max_kl",
+                value * 100.0,
+                if *name == "empty" { "empty" } else { "partly repeated" },
+                rise * 100.0
+            );
+        }
+    }
+    let mut log = MetricLog::new(round, if matches!(stage, "rl" | "sft") { stage } else { "eval" })
+        .on_board(&context.settings.student.tensorboard)?;
+    let names: Vec<String> = numbers.iter().map(|(name, _)| format!("{name}/{stage}/{split}")).collect();
+    log.push(0, 0.0, names.iter().map(String::as_str).zip(numbers.iter().map(|(_, value)| *value)));
+    context.dataset.write_part(round, &metrics_part(stage, split), log.into_rows(), &context.provenance)?;
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct MetricOf {
+    name: String,
+    value: f64,
+}
+
+/// The same numbers of the policy that the round started from, where they were taken.
+fn starting_numbers(context: &Context, round: u32, stage: &str, split: &str) -> Result<HashMap<String, f64>> {
+    let (round, of) = match (round, stage) {
+        (0, _) => return Ok(HashMap::new()),
+        (round, "sft") => (round, "rl"),
+        (1, _) => (0, "base"),
+        (round, _) => (round - 1, "sft"),
+    };
+    let end = format!("/{of}/{split}");
+    let rows = context.dataset.project::<Metric, MetricOf>(round, &["name", "value"])?;
+    let of_split = rows.into_iter().filter_map(|row| {
+        let name = row.name.strip_suffix(&end)?.to_owned();
+        Some((name, row.value))
+    });
+    Ok(of_split.collect())
 }
 
 fn part(

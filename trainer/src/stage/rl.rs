@@ -207,7 +207,9 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let settings = &context.settings;
     let config = &policy.student.config;
     let corpus = Corpus::open(&context.dataset, &settings.student, config)?;
-    let rollouts = with_advantages(context, &corpus, policy, &scored.rollouts)?;
+    let kl = mean_kl(&scored.rollouts);
+    let kl_coefficient = kl_coefficient(context, round, kl)?;
+    let rollouts = with_advantages(context, &corpus, policy, &scored.rollouts, kl_coefficient)?;
     let uses_value = settings.rl.algorithm == Algorithm::Ppo;
     let trunk = settings.rl.value_model;
     let value = uses_value.then(|| value_model(policy, trunk, settings.rollout.seed, round));
@@ -223,7 +225,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let folder = context.checkpoint(round, "rl");
     let identity = sha256_hex(
         format!(
-            "{} {:?} {} {}",
+            "{} {:?} {kl_coefficient} {} {}",
             policy.fingerprint,
             settings.rl,
             settings.rollout.seed,
@@ -232,11 +234,16 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         .as_bytes(),
     );
     let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval());
-    let mut log = MetricLog::new(round, "rl");
+    let mut log = MetricLog::new(round, "rl").on_board(&settings.student.tensorboard)?;
     let sentence_scores: Vec<f32> =
         scored.rollouts.iter().flat_map(|(_, scores)| scores.iter().copied()).collect();
     let mean = f64::from(sentence_scores.iter().sum::<f32>()) / sentence_scores.len().max(1) as f64;
-    let at_start = [("mean_sentence_score", mean), ("rollouts", rollouts.len() as f64)];
+    let at_start = [
+        ("mean_sentence_score", mean),
+        ("rollouts", rollouts.len() as f64),
+        ("kl_to_reference", kl),
+        ("kl_coefficient", kl_coefficient),
+    ];
     log.push(0, 0.0, at_start);
     let seed = settings.rollout.seed ^ u64::from(round);
     let plan = Plan {
@@ -260,12 +267,42 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     ))
 }
 
+/// Mean over rollouts of Σ_t (log π − log π_ref)(a_t), in nats: how far the policy that sampled is from the reference.
+fn mean_kl(scored: &[(Rollout, Vec<f32>)]) -> f64 {
+    let of_one = |rollout: &Rollout| -> f64 {
+        let pairs = rollout.logprobs.iter().zip(&rollout.ref_logprobs);
+        pairs.map(|(policy, reference)| f64::from(policy - reference)).sum()
+    };
+    scored.iter().map(|(rollout, _)| of_one(rollout)).sum::<f64>() / scored.len().max(1) as f64
+}
+
+#[derive(Deserialize)]
+struct MetricOf {
+    name: String,
+    value: f64,
+}
+
+/// β of a round: fixed, or steered towards `rl.kl_target` from the coefficient of the round before.
+fn kl_coefficient(context: &Context, round: u32, kl: f64) -> Result<f64> {
+    let rl = &context.settings.rl;
+    let Some(target) = rl.kl_target.filter(|_| round > 1) else { return Ok(rl.kl_coefficient) };
+    let before = context.dataset.project::<Metric, MetricOf>(round - 1, &["name", "value"])?;
+    let before = before.into_iter().find(|row| row.name == "kl_coefficient");
+    Ok(steered(before.map_or(rl.kl_coefficient, |row| row.value), kl, target))
+}
+
+/// β · (1 + clip(KL / target − 1, ±0.5)): the proportional controller of Ziegler et al. (2019), a step a round.
+fn steered(coefficient: f64, kl: f64, target: f64) -> f64 {
+    coefficient * (1.0 + (kl / target - 1.0).clamp(-0.5, 0.5))
+}
+
 /// Rewards, then advantages and returns, of all scored rollouts.
 fn with_advantages(
     context: &Context,
     corpus: &Corpus,
     policy: &Policy,
     scored: &[(Rollout, Vec<f32>)],
+    kl_coefficient: f64,
 ) -> Result<Vec<ScoredRollout>> {
     let rl = &context.settings.rl;
     let mut rollouts = Vec::with_capacity(scored.len());
@@ -306,7 +343,7 @@ fn with_advantages(
             &rollout.logprobs,
             &rollout.ref_logprobs,
             &sentence_ends,
-            rl.kl_coefficient,
+            kl_coefficient,
             rl.neutral_score,
         )
         .map_err(wrong)?;
@@ -341,7 +378,7 @@ fn with_advantages(
                 rollouts[member].advantages = advantages;
                 let (rollout, _) = &scored[member];
                 let advantages = &mut rollouts[member].advantages;
-                charge_kl(advantages, &rollout.logprobs, &rollout.ref_logprobs, rl.kl_coefficient);
+                charge_kl(advantages, &rollout.logprobs, &rollout.ref_logprobs, kl_coefficient);
             }
         }
     }
@@ -367,7 +404,14 @@ fn short(fingerprint: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::one_score;
+    use super::{one_score, steered};
+
+    #[test]
+    fn the_kl_coefficient_is_steered_towards_its_target() {
+        assert_eq!(steered(0.2, 2.0, 2.0), 0.2);
+        assert!((steered(0.2, 2.2, 2.0) - 0.22).abs() < 1e-12, "above the target drifting costs more");
+        assert_eq!((steered(0.2, 9.0, 2.0), steered(0.2, 0.0, 2.0)), (0.3, 0.1));
+    }
 
     #[test]
     fn a_whole_rationale_earns_the_mean_at_its_end() {

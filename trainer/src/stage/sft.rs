@@ -7,14 +7,16 @@ use crate::error::{Error, Result};
 use crate::metrics::MetricLog;
 use crate::prompt;
 use crate::resume::StepCheckpoint;
-use crate::sft::{Example, Plan, fit};
+use crate::rollout::Generator;
+use crate::sft::{Choice, Example, Plan, fit, mean_loss};
 use crate::student::checkpoint;
+use crate::text_metrics;
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
-use schemas::settings::CorrectionFilter;
-use schemas::{Correction, Metric, Rationale, Reject};
+use schemas::settings::{CorrectionFilter, KeepBy};
+use schemas::{Correction, Metric, Rationale, Reject, Rollout, Score};
 use serde::Deserialize;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Splits decoded after fine-tuning; the answer stage needs all three.
 pub(super) const SPLITS: [&str; 3] = ["train", "val", "test"];
@@ -24,11 +26,16 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let folder = context.checkpoint(round, "sft");
     let mut lines = Vec::new();
     if !context.has(&folder) {
-        let corrections = match ready(context, round)? {
-            Ok(corrections) => corrections,
-            Err(waiting) => return Ok(Outcome::Waiting(waiting)),
+        let (texts, line) = if context.settings.sft.filter == CorrectionFilter::Scored {
+            well_scored(context, round)?
+        } else {
+            match ready(context, round)? {
+                Ok(corrections) => of_corrections(context, &corrections),
+                Err(waiting) => return Ok(Outcome::Waiting(waiting)),
+            }
         };
-        lines.push(train(context, round, &corrections)?);
+        train(context, round, &texts)?;
+        lines.push(line);
     }
     StepCheckpoint::forget(&folder);
     let problems = context.dataset.problems()?;
@@ -126,27 +133,90 @@ fn ready(context: &Context, round: u32) -> Result<Result<Vec<Correction>, String
     Ok(Ok(corrections))
 }
 
-fn train(context: &Context, round: u32, corrections: &[Correction]) -> Result<String> {
+/// A text to learn from.
+struct Text {
+    problem_id: String,
+    rationale: String,
+}
+
+/// The corrections that pass the filter, with the line for the user.
+fn of_corrections(context: &Context, corrections: &[Correction]) -> (Vec<Text>, String) {
+    let only_changed = context.settings.sft.filter == CorrectionFilter::Changed;
+    let chosen: Vec<&Correction> =
+        corrections.iter().filter(|correction| correction.changed || !only_changed).collect();
+    let changed = chosen.iter().filter(|correction| correction.changed).count();
+    let line = format!("{} corrections learned, {} of them changed", grouped(chosen.len()), grouped(changed));
+    let text = |correction: &&Correction| Text {
+        problem_id: correction.problem_id.clone(),
+        rationale: correction.corrected.clone(),
+    };
+    (chosen.iter().map(text).collect(), line)
+}
+
+#[derive(Deserialize)]
+struct ScoreOf {
+    rollout_id: String,
+    score: f32,
+}
+
+/// The round's sampled rationales whose sentences score `sft.min_score` or more in the mean, each text of a problem
+/// once; with the line for the user.
+fn well_scored(context: &Context, round: u32) -> Result<(Vec<Text>, String)> {
+    let mut sums: HashMap<String, (f64, u32)> = HashMap::new();
+    for row in context.dataset.project::<Score, ScoreOf>(round, &["rollout_id", "score"])? {
+        let sum = sums.entry(row.rollout_id).or_default();
+        *sum = (sum.0 + f64::from(row.score), sum.1 + 1);
+    }
+    let least = context.settings.sft.min_score;
+    let mut texts = BTreeSet::new(); // in an order that does not depend on the parts
+    let mut scored = 0;
+    for rollout in context.dataset.read::<Rollout>(round)? {
+        let Some((sum, count)) = sums.get(&rollout.rollout_id) else { continue };
+        scored += 1;
+        // The scores were rounded to f32, so that 0.9 may have become a little less.
+        if sum / f64::from(*count) >= least - 1e-6 {
+            let sentences: Vec<&str> =
+                rollout.sentences.iter().map(|sentence| sentence.text.as_str()).collect();
+            let kept = schemas::sentences::without_repeats(&sentences);
+            texts.insert((rollout.problem_id, kept.join("\n")));
+        }
+    }
+    if texts.is_empty() {
+        let message = format!(
+            "round {round}: sft.filter = scored: expected sampled rationales with a mean score of {least} or more, \
+             found none of {scored} scored ones"
+        );
+        return Err(Error::input(message, "lower sft.min_score, or learn from corrections"));
+    }
+    let line = format!(
+        "{} sampled rationales with a mean score of {least} or more learned, of {} scored",
+        grouped(texts.len()),
+        grouped(scored)
+    );
+    Ok((texts.into_iter().map(|(problem_id, rationale)| Text { problem_id, rationale }).collect(), line))
+}
+
+fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     let settings = &context.settings;
     let policy = context.read_policy(&context.checkpoint(round, "rl"))?;
     let config = &policy.student.config;
     let corpus = Corpus::open(&context.dataset, &settings.student, config)?;
-    let mut examples = Vec::with_capacity(corrections.len());
-    let only_changed = settings.sft.filter == CorrectionFilter::Changed;
-    let corrections: Vec<&Correction> =
-        corrections.iter().filter(|correction| correction.changed || !only_changed).collect();
-    for correction in &corrections {
-        let problem = corpus.get(&correction.problem_id, "corrections")?;
+    let example = |problem_id: &str, rationale: &str| -> Result<Example> {
+        let problem = corpus.get(problem_id, "corrections")?;
         let limit = settings.sft.max_target_tokens;
-        let mut target = policy.tokenizer.encode(&prompt::rationale_target(&correction.corrected), limit)?;
-        if settings.sft.padded_loss {
-            target.resize(limit as usize, config.pad_token_id);
-        }
-        examples.push(Example {
+        Ok(Example {
             problem_id: problem.problem_id.clone(),
             source: rationale_source(&policy.tokenizer, problem, &settings.student)?,
-            target,
-        });
+            target: policy.tokenizer.encode(&prompt::rationale_target(rationale), limit)?,
+        })
+    };
+    let mut examples = Vec::with_capacity(texts.len());
+    for text in texts {
+        let mut example = example(&text.problem_id, &text.rationale)?;
+        if settings.sft.padded_loss {
+            example.target.resize(settings.sft.max_target_tokens as usize, config.pad_token_id);
+        }
+        examples.push(example);
     }
     let plan = Plan {
         stage: "sft",
@@ -163,14 +233,40 @@ fn train(context: &Context, round: u32, corrections: &[Correction]) -> Result<St
     let folder = context.checkpoint(round, "sft");
     let identity = identity(&policy.fingerprint, &plan, &examples);
     let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval());
-    let mut log = MetricLog::new(round, "sft");
+    let mut log = MetricLog::new(round, "sft").on_board(&settings.student.tensorboard)?;
     policy.weights.train_only(|_| true);
-    fit(&policy.student, &policy.weights, &examples, &corpus.features, &plan, &mut saved, &mut log)?;
+    let val: Vec<_> =
+        corpus.split("val").into_iter().filter(|problem| !problem.solution.trim().is_empty()).collect();
+    if settings.sft.keep != KeepBy::Last && val.is_empty() {
+        let message =
+            format!("sft.keep = {}: expected val problems with a solution, found none", settings.sft.keep);
+        return Err(Error::input(message, "say keep = last"));
+    }
+    let val_loss = || {
+        let gold: Result<Vec<Example>> =
+            val.iter().map(|problem| example(&problem.problem_id, &problem.solution)).collect();
+        let batch = settings.student.decode_batch as usize;
+        Ok(mean_loss(&policy.student, &gold?, &corpus.features, batch, context.kind()))
+    };
+    let val_rouge_l = || {
+        let generator = Generator::new(&policy.student, &policy.weights, context.sampling_kind())?;
+        let said = decode::texts(context, (&policy, &generator), &corpus, &val)?;
+        let pairs: Vec<(&str, &str)> =
+            said.iter().zip(&val).map(|(said, problem)| (said.as_str(), problem.solution.as_str())).collect();
+        Ok(text_metrics::rouge_l(&pairs).unwrap_or_default())
+    };
+    let patience = settings.sft.patience;
+    let name = settings.sft.keep.as_str();
+    let choice = match settings.sft.keep {
+        KeepBy::Last => None,
+        KeepBy::ValLoss => Some(Choice { name, higher: false, patience, measure: &val_loss }),
+        KeepBy::ValRougeL => Some(Choice { name, higher: true, patience, measure: &val_rouge_l }),
+    };
+    let (student, weights) = (&policy.student, &policy.weights);
+    fit(student, weights, &examples, &corpus.features, &plan, choice.as_ref(), &mut saved, &mut log)?;
     // The checkpoint comes last: where it is, the stage is done.
     context.dataset.write_part::<Metric>(round, "sft", log.into_rows(), &context.provenance)?;
-    checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)?;
-    let changed = corrections.iter().filter(|correction| correction.changed).count();
-    Ok(format!("{} corrections learned, {} of them changed", grouped(corrections.len()), grouped(changed)))
+    Ok(checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)?)
 }
 
 /// What a fine-tuning is started with, for its step checkpoint.

@@ -1,0 +1,103 @@
+//! TensorBoard event files: the metrics of a stage while it runs.
+//!
+//! An event is a protocol buffer of `tensorflow/core/util/event.proto`, of which three fields matter here, framed as a
+//! TFRecord: length, checksum of the length, bytes, checksum of the bytes.
+
+use crate::error::Result;
+use crc::{CRC_32_ISCSI, Crc};
+use prost::Message;
+use schemas::Metric;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Scalar>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Scalar {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
+
+/// The event file of one run of a stage.
+#[derive(Debug)]
+pub struct Board {
+    file: File,
+    path: PathBuf,
+}
+
+impl Board {
+    /// Starts a file under `folder/round-N/stage`; a continued stage starts another beside it, as TensorBoard expects.
+    ///
+    /// # Errors
+    /// Where the folder cannot be written.
+    pub fn create(folder: &Path, round: u32, stage: &str) -> Result<Self> {
+        let folder = folder.join(format!("round-{round}")).join(stage);
+        std::fs::create_dir_all(&folder).map_err(schemas::Error::io("make", &folder))?;
+        let seconds = schemas::TimestampMs::now().0 / 1000;
+        let path = folder.join(format!("events.out.tfevents.{seconds}.{}", std::process::id()));
+        let file = File::create(&path).map_err(schemas::Error::io("write", &path))?;
+        let mut board = Self { file, path };
+        let version = Some("brain.Event:2".to_owned());
+        let first = Event { wall_time: seconds as f64, step: 0, file_version: version, summary: None };
+        let written = board.write(&first);
+        written.map_err(schemas::Error::io("write", &board.path))?;
+        Ok(board)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds rows of one step.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn add(&mut self, rows: &[Metric]) -> std::io::Result<()> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        let scalar = |row: &Metric| Scalar { tag: row.name.clone(), simple_value: Some(row.value as f32) };
+        self.write(&Event {
+            wall_time: first.at.0 as f64 / 1000.0,
+            step: i64::try_from(first.step).unwrap_or(i64::MAX),
+            file_version: None,
+            summary: Some(Summary { value: rows.iter().map(scalar).collect() }),
+        })
+    }
+
+    fn write(&mut self, event: &Event) -> std::io::Result<()> {
+        let bytes = event.encode_to_vec();
+        let length = (bytes.len() as u64).to_le_bytes();
+        let mut record = Vec::with_capacity(bytes.len() + 16);
+        record.extend(length);
+        record.extend(masked(&length).to_le_bytes());
+        record.extend(&bytes);
+        record.extend(masked(&bytes).to_le_bytes());
+        self.file.write_all(&record) // whole, so that a reader sees no half of it for long
+    }
+}
+
+/// TFRecord's checksum: CRC-32C, turned and shifted, so that a checksum of checksums does not degenerate.
+fn masked(bytes: &[u8]) -> u32 {
+    CHECKSUM.checksum(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+}
