@@ -101,3 +101,44 @@ impl Board {
 fn masked(bytes: &[u8]) -> u32 {
     CHECKSUM.checksum(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::TimestampMs;
+
+    #[test]
+    fn a_file_reads_as_it_was_written() {
+        // The check value of CRC-32C, turned and shifted as TFRecord does.
+        assert_eq!(masked(b"123456789"), 0xe306_9283_u32.rotate_right(15).wrapping_add(0xa282_ead8));
+        let folder = tempfile::tempdir().expect("folder");
+        let mut board = Board::create(folder.path(), 2, "rl").expect("file");
+        let row = |name: &str, value| Metric {
+            round: 2,
+            stage: "rl".into(),
+            step: 7,
+            epoch: 0.5,
+            name: name.into(),
+            value,
+            at: TimestampMs(1_500),
+        };
+        board.add(&[row("loss", 0.25), row("kl_to_sampler", 0.0)]).expect("written");
+        assert!(board.path().starts_with(folder.path().join("round-2/rl")));
+        let bytes = std::fs::read(board.path()).expect("bytes");
+        let mut rest = bytes.as_slice();
+        let mut events = Vec::new();
+        while !rest.is_empty() {
+            let (length, after) = rest.split_at(8);
+            assert_eq!(after[..4], masked(length).to_le_bytes());
+            let count = u64::from_le_bytes(length.try_into().expect("eight")) as usize;
+            let (data, after) = after[4..].split_at(count);
+            assert_eq!(after[..4], masked(data).to_le_bytes());
+            events.push(Event::decode(data).expect("event"));
+            rest = &after[4..];
+        }
+        assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
+        let scalars = &events[1].summary.as_ref().expect("summary").value;
+        assert_eq!((events[1].step, events[1].wall_time, scalars.len()), (7, 1.5, 2));
+        assert_eq!((scalars[1].tag.as_str(), scalars[1].simple_value), ("kl_to_sampler", Some(0.0)));
+    }
+}

@@ -134,7 +134,7 @@ settings! {
         use_caption: bool = true, "Whether the picture's caption joins the context.";
         vision: String = "vit".to_owned(), "Image features to use: the name of a file in the dataset's vision folder, or none.";
         decode_batch: u32 = 32, "Rationales decoded at once.";
-        max_tokens_per_batch: Option<u64> = None, "Most source and target tokens, padding included, in one pass of training; larger minibatches are split, with the same gradient. Unset does not split.";
+        max_tokens_per_batch: Option<u64> = None, "Most source and target tokens, padding included, in one pass of training; larger minibatches are split, with the same gradient. Unset splits on a CPU alone, where that saves padding.";
         tensorboard: String = String::new(), "Folder of TensorBoard event files, one run a round and stage; empty writes none.";
         save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
     }
@@ -169,6 +169,8 @@ settings! {
         min_coverage: f64 = 0.95, "Least share of rollouts with sentences that must be scored.";
         max_grad_norm: Option<f64> = None, "Clip of the gradient's norm; unset does not clip.";
         value_model: ValueTrunk = ValueTrunk::Separate, "separate (a second student) or shared (the policy with a value head).";
+        value_passes: u32 = 0, "Passes in which the value model alone learns the returns, before the policy learns; 0 as in the paper.";
+        value_learning_rate: f64 = 1e-4, "Learning rate in those passes.";
         value_clip: Option<f64> = None, "How far values may move from those of sampling before their loss stops pulling; unset does not clip.";
         max_kl: Option<f64> = None, "A pass ends after a step whose KL to the sampling policy is above this, in nats a token; unset never ends one.";
     }

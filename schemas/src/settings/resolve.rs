@@ -162,6 +162,7 @@ impl Resolved {
             ("rl.neutral_score", s.rl.neutral_score, 0.0, 1.0),
             ("rl.min_coverage", s.rl.min_coverage, 0.0, 1.0),
             ("rl.max_grad_norm", s.rl.max_grad_norm.unwrap_or(1.0), positive, f64::MAX),
+            ("rl.value_learning_rate", s.rl.value_learning_rate, 0.0, 1.0),
             ("rl.value_clip", s.rl.value_clip.unwrap_or(1.0), positive, f64::MAX),
             ("rl.kl_target", s.rl.kl_target.unwrap_or(1.0), positive, f64::MAX),
             ("rl.max_kl", s.rl.max_kl.unwrap_or(1.0), positive, f64::MAX),

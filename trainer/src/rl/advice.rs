@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 #[derive(Debug, Default)]
 pub struct Adviser {
     said: BTreeSet<&'static str>,
+    /// Entropy of the first step.
+    entropy: Option<f64>,
 }
 
 /// A number's name, what is unhealthy about a value, and what to do.
@@ -41,6 +43,15 @@ impl Adviser {
     ) -> Vec<String> {
         let mut lines = Vec::new();
         for (name, value) in numbers {
+            if name == "entropy" {
+                let first = *self.entropy.get_or_insert(value);
+                if value < 0.5 * first && self.said.insert("entropy") {
+                    lines.push(format!(
+                        "entropy is {value:.3}, less than half of {first:.3} at the start: samples become alike; lower \
+                         rl.learning_rate or rl.passes"
+                    ));
+                }
+            }
             for (of, unhealthy, text) in RULES {
                 if of == name && unhealthy(value, kl_bound) && self.said.insert(of) {
                     lines.push(format!("{name} is {value:.3}: {text}"));
@@ -63,5 +74,8 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("clip_fraction is 0.400: "), "{lines:?}");
         assert!(adviser.lines([("clip_fraction", 0.5)], 0.1).is_empty());
+        assert!(adviser.lines([("entropy", 0.8)], 0.1).is_empty());
+        assert!(adviser.lines([("entropy", 0.41)], 0.1).is_empty());
+        assert_eq!(adviser.lines([("entropy", 0.39)], 0.1).len(), 1);
     }
 }

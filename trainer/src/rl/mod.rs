@@ -7,3 +7,4 @@ pub mod passes;
 pub mod ppo;
 pub mod reward;
 pub mod statistics;
+pub mod warmup;

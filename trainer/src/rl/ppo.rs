@@ -85,7 +85,7 @@ impl Learner<'_> {
     }
 
     /// Whether the value head stands on the policy itself.
-    fn shares_trunk(&self) -> bool {
+    pub(super) fn shares_trunk(&self) -> bool {
         self.value.is_some_and(|(model, _)| model.student.reads_same_weights(self.policy))
     }
 
@@ -113,7 +113,7 @@ impl Learner<'_> {
             advantages = whiten(&advantages, &batch::mask(&tokens, device));
         }
         let mut statistics = Statistics::new(device);
-        for part in batch::parts(&lengths, budget) {
+        for part in batch::parts(&lengths, budget, device) {
             let chosen: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
             let sources: Vec<(&[i64], &str)> = chosen
                 .iter()

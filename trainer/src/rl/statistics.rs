@@ -6,13 +6,13 @@ use tch::{Device, Kind, Tensor};
 /// Sums over the real tokens of the minibatches of one step; scalars on the device.
 #[derive(Debug)]
 pub struct Statistics {
-    /// Tokens, policy loss, clipped, KL, ρ, ρ², value loss, R, R², R − V, (R − V)².
+    /// Tokens, policy loss, clipped, KL, ρ, ρ², value loss, R, R², R − V, (R − V)², −ρ log π.
     sums: Tensor,
     largest_ratio: Tensor,
     has_values: bool,
 }
 
-const SUMS: i64 = 11;
+const SUMS: i64 = 12;
 
 impl Statistics {
     /// No tokens yet.
@@ -36,6 +36,8 @@ impl Statistics {
         let [policy, clipped, kl, mean_ratio] = means;
         let added = [count, policy, clipped, kl, mean_ratio, ratio.square().sum(Kind::Float)];
         let _ = self.sums.narrow(0, 0, 6).g_add_(&Tensor::stack(&added, 0));
+        let surprise = -(inputs.logprobs.detach() * &ratio).sum(Kind::Float);
+        let _ = self.sums.narrow(0, 11, 1).g_add_(&surprise);
         self.largest_ratio = self.largest_ratio.maximum(&ratio.max());
     }
 
@@ -62,10 +64,7 @@ impl Statistics {
 
     /// Named numbers, means over all tokens; the one place where the device is waited for.
     pub fn numbers(&self, value_coefficient: f64) -> Vec<(&'static str, f64)> {
-        let all = Tensor::cat(&[self.sums.shallow_clone(), self.largest_ratio.view(1)], 0);
-        let all = all.to_device(Device::Cpu).to_kind(Kind::Double).contiguous();
-        let mut sums = [0f64; SUMS as usize + 1];
-        all.copy_data(&mut sums, SUMS as usize + 1);
+        let sums = self.read();
         let tokens = sums[0].max(1.0);
         let mean = |index: usize| sums[index] / tokens;
         let mut numbers = vec![
@@ -74,21 +73,45 @@ impl Statistics {
             ("clip_fraction", mean(2)),
             ("kl_to_sampler", mean(3)),
             ("ratio", mean(4)),
-            ("ratio_max", sums[11]),
+            ("ratio_max", sums[12]),
             // (Σρ)² / (n·Σρ²): 1 where all tokens weigh alike.
             ("effective_sample_share", sums[4].powi(2) / (tokens * sums[5]).max(f64::MIN_POSITIVE)),
+            // −Σ ρ log π / Σ ρ: an estimate, in nats a token, from what the older policy sampled.
+            ("entropy", sums[11] / sums[4].max(f64::MIN_POSITIVE)),
             ("tokens", sums[0]),
         ];
         if self.has_values {
-            let variance = |sum: usize, squares: usize| mean(squares) - mean(sum).powi(2);
-            let of_returns = variance(7, 8);
-            numbers.push(("value_loss", mean(6)));
-            if of_returns > 1e-12 {
-                numbers.push(("explained_variance", 1.0 - variance(9, 10) / of_returns));
+            let (loss, explained) = values(&sums, tokens);
+            numbers.push(("value_loss", loss));
+            if explained.is_finite() {
+                numbers.push(("explained_variance", explained));
             }
         }
         numbers
     }
+
+    /// Mean value loss and explained variance, of `tokens` values.
+    pub fn of_values(&self, tokens: usize) -> (f64, f64) {
+        values(&self.read(), tokens.max(1) as f64)
+    }
+
+    /// All sums, and the largest ratio.
+    fn read(&self) -> [f64; SUMS as usize + 1] {
+        let all = Tensor::cat(&[self.sums.shallow_clone(), self.largest_ratio.view(1)], 0);
+        let all = all.to_device(Device::Cpu).to_kind(Kind::Double).contiguous();
+        let mut sums = [0f64; SUMS as usize + 1];
+        all.copy_data(&mut sums, SUMS as usize + 1);
+        sums
+    }
+}
+
+/// Mean value loss, and 1 − Var(R − V) / Var(R): NaN where all returns are alike.
+fn values(sums: &[f64], tokens: f64) -> (f64, f64) {
+    let mean = |index: usize| sums[index] / tokens;
+    let variance = |sum: usize, squares: usize| mean(squares) - mean(sum).powi(2);
+    let of_returns = variance(7, 8);
+    let explained = if of_returns > 1e-12 { 1.0 - variance(9, 10) / of_returns } else { f64::NAN };
+    (mean(6), explained)
 }
 
 #[cfg(test)]
@@ -122,6 +145,7 @@ mod tests {
         close("loss", -(1.0 + 1.0 + 1.2) / 3.0 + 0.5 / 3.0);
         close("clip_fraction", 1.0 / 3.0);
         close("ratio", (2.0 + e) / 3.0);
+        close("entropy", (1.0 + 1.0 + e) / (2.0 + e));
         close("ratio_max", e);
         close("effective_sample_share", (2.0 + e).powi(2) / (3.0 * (2.0 + e * e)));
         // Errors 0, 0, 1 have variance 2/9, returns 0, 1, 2 have 2/3.

@@ -11,6 +11,7 @@ use crate::rl::advantage::{charge_kl, gae, group_relative};
 use crate::rl::passes::{self, Plan};
 use crate::rl::ppo::{Learner, ScoredRollout};
 use crate::rl::reward::token_rewards;
+use crate::rl::warmup;
 use crate::student::checkpoint;
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
@@ -18,6 +19,9 @@ use schemas::settings::{Algorithm, RewardUnit};
 use schemas::{Metric, Reject, Rollout, Score};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Name of the value model's own training, in file names.
+const VALUES: &str = "rl-values";
 
 /// Trains where scores allow, then decodes the train split.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
@@ -32,6 +36,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         line = Some(train(context, round, &policy, &rollouts)?);
     }
     StepCheckpoint::forget(&folder);
+    StepCheckpoint::forget(&context.checkpoint(round, VALUES));
     let problems = context.dataset.problems()?;
     let train: Vec<_> = problems.iter().filter(|problem| problem.split == "train").collect();
     if !decode::is_done(context, round, "rl", "train", &train) {
@@ -209,7 +214,8 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let corpus = Corpus::open(&context.dataset, &settings.student, config)?;
     let kl = mean_kl(&scored.rollouts);
     let kl_coefficient = kl_coefficient(context, round, kl)?;
-    let rollouts = with_advantages(context, &corpus, policy, &scored.rollouts, kl_coefficient)?;
+    let mut rollouts =
+        with_advantages(context, &corpus, policy, &scored.rollouts, kl_coefficient, &Baseline::Stored)?;
     let uses_value = settings.rl.algorithm == Algorithm::Ppo;
     let trunk = settings.rl.value_model;
     let value = uses_value.then(|| value_model(policy, trunk, settings.rollout.seed, round));
@@ -233,6 +239,13 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         )
         .as_bytes(),
     );
+    if uses_value && settings.rl.value_passes > 0 {
+        let returns =
+            with_advantages(context, &corpus, policy, &scored.rollouts, kl_coefficient, &Baseline::None)?;
+        let values = warmed_up(context, round, &learner, &returns, &corpus, &identity)?;
+        let baseline = Baseline::New(values);
+        rollouts = with_advantages(context, &corpus, policy, &scored.rollouts, kl_coefficient, &baseline)?;
+    }
     let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval());
     let mut log = MetricLog::new(round, "rl").on_board(&settings.student.tensorboard)?;
     let sentence_scores: Vec<f32> =
@@ -265,6 +278,41 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         settings.rl.algorithm,
         grouped(rollouts.len())
     ))
+}
+
+/// Fits the value model to the returns and gives the values that it has learned.
+fn warmed_up(
+    context: &Context,
+    round: u32,
+    learner: &Learner<'_>,
+    returns: &[ScoredRollout],
+    corpus: &Corpus,
+    identity: &str,
+) -> Result<Vec<Vec<f32>>> {
+    let settings = &context.settings;
+    let plan = Plan {
+        settings: &settings.rl,
+        seed: settings.rollout.seed ^ u64::from(round),
+        kind: context.kind(),
+        max_tokens_per_batch: settings.student.max_tokens_per_batch,
+    };
+    let folder = context.checkpoint(round, VALUES);
+    let mut saved = StepCheckpoint::new(&folder, identity.to_owned(), context.save_interval());
+    let mut log = MetricLog::new(round, "rl").on_board(&settings.student.tensorboard)?;
+    warmup::fit_values(learner, returns, &corpus.features, &plan, &mut saved, &mut log)?;
+    context.dataset.write_part::<Metric>(round, VALUES, log.into_rows(), &context.provenance)?;
+    let together = settings.student.decode_batch as usize;
+    Ok(warmup::values_of(learner, returns, &corpus.features, together, context.kind()))
+}
+
+/// What advantages are taken against.
+enum Baseline {
+    /// The values stored with the rollouts.
+    Stored,
+    /// Nothing: returns are the discounted sums of rewards.
+    None,
+    /// These values.
+    New(Vec<Vec<f32>>),
 }
 
 /// Mean over rollouts of Σ_t (log π − log π_ref)(a_t), in nats: how far the policy that sampled is from the reference.
@@ -303,6 +351,7 @@ fn with_advantages(
     policy: &Policy,
     scored: &[(Rollout, Vec<f32>)],
     kl_coefficient: f64,
+    baseline: &Baseline,
 ) -> Result<Vec<ScoredRollout>> {
     let rl = &context.settings.rl;
     let mut rollouts = Vec::with_capacity(scored.len());
@@ -348,7 +397,11 @@ fn with_advantages(
         )
         .map_err(wrong)?;
         let (advantages, returns) = match rl.algorithm {
-            Algorithm::Ppo => gae(&rewards, &rollout.values, rl.gamma, rl.lambda),
+            Algorithm::Ppo => match baseline {
+                Baseline::Stored => gae(&rewards, &rollout.values, rl.gamma, rl.lambda),
+                Baseline::None => gae(&rewards, &vec![0.0; tokens], rl.gamma, 1.0),
+                Baseline::New(values) => gae(&rewards, &values[rollouts.len()], rl.gamma, rl.lambda),
+            },
             Algorithm::Grpo => (Vec::new(), Vec::new()),
         };
         groups.entry(&rollout.problem_id).or_default().push(rollouts.len());

@@ -4,15 +4,18 @@
 
 use crate::small::Place;
 use schemas::provenance::sha256_hex;
-use schemas::{Metric, Rationale, Rollout, Table};
+use schemas::{Answer, Metric, Rationale, Rollout, Table};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const KILLS: u32 = 3;
+
+/// More of what a stage may be killed in: the value model's own passes, and the choice of a pass.
+const FLAGS: [&str; 4] = ["--value-passes", "1", "--keep", "val_loss"];
 
 /// Metrics of the clock, which no run repeats.
 const OF_THE_CLOCK: [&str; 4] = ["second", "tokens_per", "memory", "time"];
@@ -31,13 +34,14 @@ fn left(place: &Place) -> Left {
     for path in files(place.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let relative = path.strip_prefix(place.path()).expect("inside").to_path_buf();
-        if name == "model.safetensors" {
+        if name == "model.safetensors" || name == "adapter_model.safetensors" {
             weights.insert(relative, sha256_hex(&fs::read(&path).expect("weights")));
         } else if name.starts_with('.') && !name.ends_with(".lock") {
             hidden.push(relative);
         }
     }
-    let tables = [rows::<Rollout>(place), rows::<Rationale>(place), rows::<Metric>(place)];
+    let tables =
+        [rows::<Rollout>(place), rows::<Rationale>(place), rows::<Answer>(place), rows::<Metric>(place)];
     Left { weights, tables: tables.into(), hidden }
 }
 
@@ -59,6 +63,17 @@ fn rows<T: Table + Serialize>(place: &Place) -> (&'static str, Vec<String>) {
     (T::NAME, texts.collect())
 }
 
+fn command(place: &Place, stage: &str) -> Command {
+    let mut command = place.train(&["--round", "1", "--stage", stage]);
+    command.args(FLAGS);
+    command
+}
+
+fn run(place: &Place, stage: &str) {
+    let output = command(place, stage).output().expect("train");
+    assert!(output.status.success(), "{stage}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Kills the stage at moments drawn between its start and the end of an undisturbed run, until `wanted` kills hit
 /// it; where it ended before, another one begins.
 fn disturb(prepared: &Place, stage: &str, calm: Duration, expected: &Left, wanted: u32, moment: &mut u64) {
@@ -66,8 +81,8 @@ fn disturb(prepared: &Place, stage: &str, calm: Duration, expected: &Left, wante
     for _ in 0..100 {
         let place = prepared.copy();
         while kills < wanted {
-            let mut command = place.train(&["--round", "1", "--stage", stage]);
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("train");
+            let mut child =
+                command(&place, stage).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("train");
             *moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let share = (*moment >> 40) as f64 / (1u64 << 24) as f64;
             std::thread::sleep(calm.mul_f64(share));
@@ -79,7 +94,7 @@ fn disturb(prepared: &Place, stage: &str, calm: Duration, expected: &Left, wante
             child.wait().expect("status");
             kills += 1;
         }
-        place.stage(stage);
+        run(&place, stage);
         assert_eq!(&left(&place), expected, "{stage} after {kills} kills");
         if kills >= wanted {
             println!("{stage}: {kills} kills within {calm:?}");
@@ -95,10 +110,10 @@ fn a_killed_round_ends_as_an_undisturbed_one() {
     let mut moment = 4242;
     // More train problems than a part of rollouts holds.
     let calm = Place::new(270);
-    for stage in ["rollout", "rl", "sft"] {
+    for stage in ["rollout", "rl", "sft", "answer"] {
         let prepared = calm.copy();
         let start = Instant::now();
-        calm.stage(stage);
+        run(&calm, stage);
         let took = start.elapsed();
         let expected = left(&calm);
         assert_eq!(expected.hidden, Vec::<PathBuf>::new());
@@ -110,6 +125,6 @@ fn a_killed_round_ends_as_an_undisturbed_one() {
         }
     }
     let folders = left(&calm).weights;
-    assert_eq!(folders.len(), 3, "base, rl, sft: {folders:?}");
-    assert_eq!(folders.values().collect::<std::collections::BTreeSet<_>>().len(), 3, "{folders:?}");
+    assert_eq!(folders.len(), 4, "base, rl, sft, answer: {folders:?}");
+    assert_eq!(folders.values().collect::<std::collections::BTreeSet<_>>().len(), 4, "{folders:?}");
 }

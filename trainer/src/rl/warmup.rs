@@ -1,0 +1,143 @@
+//! Passes in which only the value model learns, before the policy does.
+//!
+//! Rollouts are sampled before there is a value model that has learned anything, so the values stored with them are as
+//! random as its head. Advantages are then returns without a baseline: tokens with more sentences to come look good, the
+//! end of a text looks bad, and texts grow. A value model that was fitted to the round's own returns takes that away
+//! (value pretraining, as in Yuan et al., 2025, for long texts).
+
+use super::loss::value_loss;
+use super::ppo::{Learner, ScoredRollout};
+use crate::batch;
+use crate::error::Result;
+use crate::metrics::MetricLog;
+use crate::optimizer::{AdamW, clip_factor, gradient_norm};
+use crate::progress::{Progress, check_interrupt, interrupted};
+use crate::resume::StepCheckpoint;
+use crate::rl::passes::Plan;
+use crate::rl::statistics::Statistics;
+use crate::seed;
+use crate::student::Mode;
+use crate::vision::ImageFeatures;
+use tch::{Kind, Tensor, no_grad};
+
+/// Fits the value model to the returns of `rollouts`; goes on from `saved` where it was stopped. A value head that
+/// stands on the policy learns alone, so that the policy stays as it was.
+///
+/// # Errors
+/// Where the loss is not finite, the run is interrupted, or the disk refuses.
+pub fn fit_values(
+    learner: &Learner<'_>,
+    rollouts: &[ScoredRollout],
+    features: &ImageFeatures,
+    plan: &Plan<'_>,
+    saved: &mut StepCheckpoint,
+    log: &mut MetricLog,
+) -> Result<()> {
+    let Some((_, weights)) = learner.value else { return Ok(()) };
+    let settings = plan.settings;
+    let per_step = settings.minibatch as usize * settings.accumulation as usize;
+    let steps_per_pass = rollouts.len().div_ceil(per_step) as u64;
+    let total = steps_per_pass * u64::from(settings.value_passes);
+    let sets = [("value", weights)];
+    let mut optimizer = AdamW::new(settings.weight_decay);
+    let first = saved.restore(&sets, &mut optimizer, log)?;
+    let mut progress = Progress::new("rl, values", total);
+    let mode = Mode { train: false, kind: plan.kind };
+    for step in first..total {
+        let pass = step / steps_per_pass;
+        let order = seed::order(rollouts.len(), settings.shuffle, plan.seed, "rl values", pass);
+        let start = (step % steps_per_pass) as usize * per_step;
+        let chosen: Vec<&ScoredRollout> = order[start..(start + per_step).min(rollouts.len())]
+            .iter()
+            .map(|&index| &rollouts[index])
+            .collect();
+        let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
+        let device = learner.policy.encoder.device();
+        let mut statistics = Statistics::new(device);
+        for rollouts in chosen.chunks(settings.minibatch as usize) {
+            let lengths: Vec<(usize, usize)> =
+                rollouts.iter().map(|rollout| (rollout.source.len(), rollout.tokens.len())).collect();
+            for part in batch::parts(&lengths, plan.max_tokens_per_batch, device) {
+                let part: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
+                let values = values(learner, &part, features, mode);
+                let returns: Vec<f32> =
+                    part.iter().flat_map(|rollout| rollout.returns.iter().copied()).collect();
+                let returns = Tensor::from_slice(&returns).to_device(values.device());
+                let loss = value_loss(&values, &returns, None);
+                statistics.add_values(&values, &returns, &loss);
+                (loss * (returns.size()[0] as f64 / tokens as f64)).backward();
+            }
+        }
+        let (loss, explained) = statistics.of_values(tokens);
+        let norm = gradient_norm(&sets);
+        if let Some(wrong) =
+            [("value loss", loss), ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
+        {
+            let rows: Vec<(&str, &[i64], &[i64])> = chosen
+                .iter()
+                .map(|rollout| (rollout.problem_id.as_str(), &rollout.source[..], &rollout.tokens[..]))
+                .collect();
+            return Err(saved.not_finite(("rl", step), wrong, &rows));
+        }
+        optimizer.step(&sets, settings.value_learning_rate, clip_factor(norm, settings.max_grad_norm));
+        let numbers = [("warmup_value_loss", loss), ("warmup_explained_variance", explained)];
+        log.push(step + 1, (step + 1) as f64 / steps_per_pass as f64, numbers);
+        progress.set(step + 1, format!("value loss {loss:.3}, explained variance {explained:.2}"));
+        // The last place stays until the stage is done: the policy's passes start from it however often they are stopped.
+        saved.save(&sets, &optimizer, log, interrupted() || step + 1 == total)?;
+        check_interrupt()?;
+    }
+    Ok(())
+}
+
+/// Values of each rollout's tokens.
+pub fn values_of(
+    learner: &Learner<'_>,
+    rollouts: &[ScoredRollout],
+    features: &ImageFeatures,
+    together: usize,
+    kind: Kind,
+) -> Vec<Vec<f32>> {
+    let mode = Mode { train: false, kind };
+    let mut all = Vec::with_capacity(rollouts.len());
+    for part in rollouts.chunks(together) {
+        let part: Vec<&ScoredRollout> = part.iter().collect();
+        let values = no_grad(|| values(learner, &part, features, mode));
+        let values = values.to_device(tch::Device::Cpu).contiguous();
+        let mut flat = vec![0f32; values.numel()];
+        values.copy_data(&mut flat, values.numel());
+        let mut rest = flat.as_slice();
+        for rollout in part {
+            let (own, others) = rest.split_at(rollout.tokens.len());
+            all.push(own.to_vec());
+            rest = others;
+        }
+    }
+    all
+}
+
+/// Values of the real tokens of some rollouts, a vector in row order.
+fn values(
+    learner: &Learner<'_>,
+    rollouts: &[&ScoredRollout],
+    features: &ImageFeatures,
+    mode: Mode,
+) -> Tensor {
+    let Some((model, _)) = learner.value else { return Tensor::zeros([0], (Kind::Float, tch::Device::Cpu)) };
+    let config = &learner.policy.config;
+    let device = learner.policy.encoder.device();
+    let sources: Vec<(&[i64], &str)> =
+        rollouts.iter().map(|rollout| (rollout.source.as_slice(), rollout.problem_id.as_str())).collect();
+    let tokens: Vec<&[i64]> = rollouts.iter().map(|rollout| rollout.tokens.as_slice()).collect();
+    let lengths: Vec<usize> = tokens.iter().map(|tokens| tokens.len()).collect();
+    let source = batch::source(&sources, features, config.pad_token_id, device);
+    let inputs = batch::decoder_inputs(&tokens, config.decoder_start_token_id, config.pad_token_id, device);
+    let kept = batch::mask(&lengths, device).view(-1).nonzero().squeeze_dim(-1);
+    let hidden = if learner.shares_trunk() {
+        no_grad(|| learner.policy.hidden(&source, &inputs, mode))
+    } else {
+        model.student.hidden(&source, &inputs, mode)
+    };
+    let hidden = hidden.contiguous().view([-1, config.d_model]).index_select(0, &kept);
+    model.values(&hidden, mode)
+}
