@@ -44,7 +44,6 @@ class Variant:
 VARIANTS = {
     "rl-sft": Variant("one round: RL, then SFT on corrections"),
     "two": Variant("two rounds", rounds=2),
-    "sft": Variant("SFT on corrections only (no RL)", rl__passes=0),
     "sft-two": Variant("two rounds of SFT only (no RL)", rounds=2, rl__passes=0),
     "lr-2e-4": Variant("RL only, learning rate 2e-4", sft=False, rl__learning_rate=2e-4),
     "lr-5e-4": Variant("RL only, learning rate 5e-4", sft=False, rl__learning_rate=5e-4),
@@ -52,6 +51,7 @@ VARIANTS = {
     "passes-3": Variant("RL only, 3 passes", sft=False, rl__passes=3),
     "passes-5": Variant("RL only, 5 passes", sft=False, rl__passes=5),
     "passes-10": Variant("RL only, 10 passes", sft=False, rl__passes=10),
+    "warm": Variant("RL only, 5 passes, values learned first", sft=False, rl__passes=5, rl__value_passes=10),
     "rationale": Variant("RL only, 5 passes, one score a rationale", sft=False, rl__passes=5, rl__reward="rationale"),
     "grpo": Variant("RL only, 5 passes, grpo", sft=False, rl__passes=5, rl__algorithm="grpo"),
     "k-1": Variant("RL only, 5 passes, k = 1", sft=False, own="rollouts", rl__passes=5, rollout__samples=1),

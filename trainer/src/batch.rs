@@ -69,15 +69,21 @@ pub fn row_numbers(tensor: &Tensor, row: i64, length: usize) -> Vec<f32> {
     numbers
 }
 
-/// What another part costs on a CPU, in tokens: weights read once more, and the calls themselves.
-const PART_TOKENS: u64 = 32;
+/// What another part costs, in tokens: on a CPU, weights read once more and the calls themselves, and in bfloat16 all
+/// weights cast once more; on a GPU, which works on all rows at once, more than any padding.
+pub fn part_tokens(device: Device, kind: Kind) -> u64 {
+    match (device, kind) {
+        (Device::Cpu, Kind::Float) => 32,
+        (Device::Cpu, _) => 160,
+        _ => u64::MAX / 1024,
+    }
+}
 
 /// Splits a minibatch into parts that together hold the least padding, and none of them more than `budget` tokens,
-/// padding included; a part has at least one row. `lengths` holds source and target tokens. On a GPU, which works on all
-/// rows at once, only the budget splits.
-pub fn parts(lengths: &[(usize, usize)], budget: Option<u64>, device: Device) -> Vec<Vec<usize>> {
+/// padding included; a part has at least one row. `lengths` holds source and target tokens, `part_tokens` is what another
+/// part costs.
+pub fn parts(lengths: &[(usize, usize)], budget: Option<u64>, part_tokens: u64) -> Vec<Vec<usize>> {
     let budget = budget.unwrap_or(u64::MAX);
-    let part_tokens = if device == Device::Cpu { PART_TOKENS } else { u64::MAX / 1024 };
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&row| (lengths[row].0 + lengths[row].1, row));
     // Cost of the best split of the first rows, and where its last part begins.
@@ -117,22 +123,24 @@ pub fn parts(lengths: &[(usize, usize)], budget: Option<u64>, device: Device) ->
 #[cfg(test)]
 mod tests {
     use super::parts;
-    use tch::Device;
+
+    const CPU: u64 = 32;
+    const GPU: u64 = u64::MAX / 1024;
 
     #[test]
     fn a_cpu_works_on_little_padding() {
         let alike = [(20, 20), (22, 19), (21, 20)];
-        assert_eq!(parts(&alike, None, Device::Cpu), [[0, 1, 2]]);
+        assert_eq!(parts(&alike, None, CPU), [[0, 1, 2]]);
         // Padded together 4 × 330 tokens; apart 4 × 330 − 3 × 290 and a part's cost.
         let mixed = [(20, 20), (300, 30), (18, 22), (20, 20)];
-        assert_eq!(parts(&mixed, None, Device::Cpu), [vec![0, 2, 3], vec![1]]);
+        assert_eq!(parts(&mixed, None, CPU), [vec![0, 2, 3], vec![1]]);
     }
 
     #[test]
     fn parts_hold_all_rows_within_the_budget() {
         let lengths = [(10, 5), (100, 50), (12, 5), (11, 90), (9, 4)];
-        assert_eq!(parts(&lengths, None, Device::Cuda(0)), [[0, 1, 2, 3, 4]]);
-        let split = parts(&lengths, Some(60), Device::Cpu);
+        assert_eq!(parts(&lengths, None, GPU), [[0, 1, 2, 3, 4]]);
+        let split = parts(&lengths, Some(60), CPU);
         let mut rows: Vec<usize> = split.concat();
         rows.sort_unstable();
         assert_eq!(rows, [0, 1, 2, 3, 4]);
@@ -143,6 +151,6 @@ mod tests {
             assert!(part.len() == 1 || tokens <= 60, "{part:?}");
         }
         assert_eq!(split[0], [4, 0, 2]);
-        assert_eq!(parts(&lengths, Some(60), Device::Cuda(0)).len(), 3);
+        assert_eq!(parts(&lengths, Some(60), GPU).len(), 3);
     }
 }

@@ -1,5 +1,7 @@
 //! AdamW (Loshchilov & Hutter, 2019) over named weights, with a state that can be saved.
 
+mod kernel;
+
 use crate::student::Weights;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor, no_grad};
@@ -42,28 +44,44 @@ impl AdamW {
         self.steps += 1;
         let exponent = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let (correction1, correction2) = (1.0 - BETA1.powi(exponent), 1.0 - BETA2.powi(exponent));
+        let step = kernel::Step {
+            gradient_scale: gradient_scale as f32,
+            beta1: BETA1 as f32,
+            beta2: BETA2 as f32,
+            rate: (learning_rate / correction1) as f32,
+            root: correction2.sqrt() as f32,
+            epsilon: EPSILON as f32,
+        };
+        let mut plain = Vec::new();
         no_grad(|| {
             for (name, weight, gradient) in gradients(weights) {
                 let decay = if decays(&name) { self.weight_decay } else { 0.0 };
                 let (m, v) = self.moments.entry(name).or_insert_with(|| {
                     (Tensor::zeros_like(&weight.view(-1)), Tensor::zeros_like(&weight.view(-1)))
                 });
-                let (weight, gradient) = (weight.view(-1), gradient.view(-1));
+                if [&weight, &gradient, m, v].into_iter().all(kernel::is_plain) {
+                    let (m, v) = (m.shallow_clone(), v.shallow_clone());
+                    let keep = (1.0 - learning_rate * decay) as f32;
+                    plain.push(kernel::Weight { theta: weight, gradient, m, v, keep });
+                    continue;
+                }
+                let (weight, flat) = (weight.view(-1), gradient.contiguous().view(-1));
                 let total = weight.size()[0];
                 for start in (0..total).step_by(SLICE as usize) {
                     let length = SLICE.min(total - start);
                     let part = |tensor: &Tensor| tensor.narrow(0, start, length);
                     let (mut theta, mut m, mut v) = (part(&weight), part(m), part(v));
-                    let g = part(&gradient) * gradient_scale;
+                    let g = part(&flat) * gradient_scale;
                     let _ = theta.g_mul_scalar_(1.0 - learning_rate * decay);
                     let _ = m.lerp_(&g, 1.0 - BETA1);
                     let _ = v.g_mul_scalar_(BETA2).g_add_(&(g.square() * (1.0 - BETA2)));
                     let denominator = v.sqrt() / correction2.sqrt() + EPSILON;
                     let _ = theta.g_sub_(&(m * (learning_rate / correction1) / denominator));
                 }
+                let _ = gradient.shallow_clone().zero_();
             }
+            kernel::step(&plain, step);
         });
-        zero_gradients(weights);
     }
 
     /// State as named tensors, for a step checkpoint.
@@ -108,12 +126,11 @@ pub fn zero_gradients(sets: &[(&str, &Weights)]) {
 
 /// Euclidean norm of all gradients together.
 pub fn gradient_norm(sets: &[(&str, &Weights)]) -> f64 {
-    let squares = gradients(sets).map(|(_, _, gradient)| gradient.square().sum(Kind::Double));
-    squares
-        .fold(None, |sum: Option<Tensor>, square| {
-            Some(sum.map_or(square.shallow_clone(), |sum| sum + &square))
-        })
-        .map_or(0.0, |sum| sum.sqrt().double_value(&[]))
+    let (plain, others): (Vec<Tensor>, Vec<Tensor>) =
+        gradients(sets).map(|(_, _, gradient)| gradient).partition(kernel::is_plain);
+    let squares = others.iter().map(|gradient| gradient.square().sum(Kind::Double));
+    let others = squares.reduce(|sum, square| sum + square).map_or(0.0, |sum| sum.double_value(&[]));
+    (kernel::sum_of_squares(&plain) + others).sqrt()
 }
 
 /// Factor that brings gradients of this norm to at most `max_norm` (PyTorch's `clip_grad_norm_`); 1 without a limit.

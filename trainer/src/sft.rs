@@ -144,7 +144,7 @@ pub fn backward(
         examples.iter().map(|example| (example.source.len(), example.target.len())).collect();
     let all: usize = lengths.iter().map(|(_, target)| target).sum();
     let mut loss = Tensor::zeros([], (Kind::Float, device));
-    for part in batch::parts(&lengths, budget, device) {
+    for part in batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind)) {
         let examples: Vec<&Example> = part.iter().map(|&row| examples[row]).collect();
         let sources: Vec<(&[i64], &str)> =
             examples.iter().map(|example| (example.source.as_slice(), example.problem_id.as_str())).collect();

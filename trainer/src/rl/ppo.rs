@@ -113,7 +113,7 @@ impl Learner<'_> {
             advantages = whiten(&advantages, &batch::mask(&tokens, device));
         }
         let mut statistics = Statistics::new(device);
-        for part in batch::parts(&lengths, budget, device) {
+        for part in batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind)) {
             let chosen: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
             let sources: Vec<(&[i64], &str)> = chosen
                 .iter()

@@ -57,7 +57,9 @@ pub fn fit_values(
         for rollouts in chosen.chunks(settings.minibatch as usize) {
             let lengths: Vec<(usize, usize)> =
                 rollouts.iter().map(|rollout| (rollout.source.len(), rollout.tokens.len())).collect();
-            for part in batch::parts(&lengths, plan.max_tokens_per_batch, device) {
+            for part in
+                batch::parts(&lengths, plan.max_tokens_per_batch, batch::part_tokens(device, plan.kind))
+            {
                 let part: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
                 let values = values(learner, &part, features, mode);
                 let returns: Vec<f32> =
