@@ -172,7 +172,7 @@ fn show_gives_every_value_and_its_origin() {
 requests_per_minute = 50                     # --requests-per-minute
 input_tokens_per_minute = (unset)            # default
 output_tokens_per_minute = (unset)           # default
-concurrency = 256                            # default
+concurrency = 512                            # default
 
 [budget]
 max_usd = 3.0                                # ares.toml

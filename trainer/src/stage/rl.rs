@@ -463,7 +463,7 @@ mod tests {
     fn the_kl_coefficient_is_steered_towards_its_target() {
         assert_eq!(steered(0.2, 2.0, 2.0), 0.2);
         assert!((steered(0.2, 2.2, 2.0) - 0.22).abs() < 1e-12, "above the target drifting costs more");
-        assert_eq!((steered(0.2, 9.0, 2.0), steered(0.2, 0.0, 2.0)), (0.3, 0.1));
+        assert_eq!((steered(0.5, 9.0, 2.0), steered(0.5, 0.0, 2.0)), (0.75, 0.25));
     }
 
     #[test]

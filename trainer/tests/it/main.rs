@@ -6,6 +6,7 @@ mod bad_input;
 mod checkpoints;
 mod features;
 mod kill;
+mod options;
 mod pickles;
 mod reference;
 mod reference_lora;

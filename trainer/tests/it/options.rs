@@ -1,0 +1,117 @@
+//! Options of RL and fine-tuning through the real `train`: what they leave in the metrics and on disk.
+
+use crate::small::{Place, error_lines};
+use schemas::{Metric, Rollout};
+use std::path::PathBuf;
+
+/// A sampled and scored round.
+fn scored() -> Place {
+    let place = Place::new(40);
+    place.stage("rollout");
+    place.write_scores(&place.dataset().read::<Rollout>(1).expect("rollouts"), |score| {
+        score.score = score.score.min(0.9);
+    });
+    place
+}
+
+fn run(place: &Place, stage: &str, flags: &[&str]) -> String {
+    let output = place.train(&["--round", "1", "--stage", stage]).args(flags).output().expect("train");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn values(place: &Place, name: &str) -> Vec<f64> {
+    let mut rows: Vec<Metric> = place.dataset().read(1).expect("metrics");
+    rows.retain(|row| row.name == name);
+    rows.sort_by_key(|row| row.step);
+    rows.into_iter().map(|row| row.value).collect()
+}
+
+fn hidden_files(place: &Place) -> Vec<PathBuf> {
+    let folder = std::fs::read_dir(place.path().join("checkpoints/round=1")).expect("folder");
+    let paths = folder.map(|entry| entry.expect("entry").path());
+    paths
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')))
+        .collect()
+}
+
+#[test]
+fn values_are_learned_before_the_policy_learns() {
+    let place = scored();
+    for trunk in ["separate", "shared"] {
+        let place = place.copy();
+        let flags = ["--value-passes", "12", "--value-learning-rate", "1e-2", "--value-model", trunk];
+        run(&place, "rl", &flags);
+        let losses = values(&place, "warmup_value_loss");
+        let explained = values(&place, "warmup_explained_variance");
+        assert!(losses.last() < losses.first(), "{trunk}: {losses:?}");
+        assert!(explained.last() > explained.first(), "{trunk}: {explained:?}");
+        // The policy's passes start from values that know something.
+        assert!(values(&place, "explained_variance")[0] > explained[0], "{trunk}");
+        assert_eq!(hidden_files(&place), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn no_pass_leaves_the_policy_as_it_was() {
+    let place = scored();
+    run(&place, "rl", &["--passes", "0"]);
+    let weights =
+        |name: &str| std::fs::read(place.checkpoint(name).join("model.safetensors")).expect("weights");
+    assert!(weights("round=1/rl") == weights("base"));
+}
+
+#[test]
+fn training_ends_where_no_pass_is_better() {
+    let place = scored();
+    place.stage("rl");
+    place.write_corrections(|_| {});
+    // Far too fast, so that later passes are worse.
+    let flags = ["--sft-epochs", "9", "--sft-learning-rate", "0.3", "--keep", "val_loss", "--patience", "2"];
+    run(&place, "sft", &flags);
+    let losses = values(&place, "val_loss");
+    let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let at = losses.iter().position(|loss| *loss == best).expect("a best pass");
+    assert!(losses.len() < 9, "{losses:?}");
+    assert_eq!(losses.len(), at + 3, "two passes without a better one: {losses:?}");
+    assert_eq!(hidden_files(&place), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn well_scored_samples_are_learned() {
+    let place = scored();
+    place.stage("rl");
+    let line = run(&place, "sft", &["--filter", "scored", "--min-score", "0.4"]);
+    assert!(line.contains("sampled rationales with a mean score of 0.4 or more learned, of "), "{line}");
+    let place = scored();
+    place.stage("rl");
+    let mut command =
+        place.train(&["--round", "1", "--stage", "sft", "--filter", "scored", "--min-score", "1"]);
+    let lines = error_lines(&command.output().expect("train"));
+    assert!(
+        lines[0].contains("expected sampled rationales with a mean score of 1 or more, found none of "),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn rationales_are_measured_and_events_written() {
+    let place = scored();
+    let board = place.path().join("board");
+    run(&place, "rl", &["--tensorboard", board.to_str().expect("path")]);
+    for name in ["sentences", "repeated", "truncated", "empty", "rouge_l", "bleu"] {
+        assert_eq!(values(&place, &format!("{name}/rl/train")).len(), 1, "{name}");
+    }
+    let events = std::fs::read_dir(board.join("round-1/rl")).expect("events").count();
+    assert!(events >= 1);
+}
+
+#[test]
+fn patience_needs_a_number() {
+    let place = Place::new(2);
+    let lines = error_lines(&place.train(&["--round", "1", "--patience", "2"]).output().expect("train"));
+    assert!(
+        lines[0].contains("sft.patience: expected sft.keep = val_loss or val_rouge_l beside it, found last"),
+        "{lines:?}"
+    );
+}
