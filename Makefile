@@ -5,7 +5,7 @@ PYTHON ?= python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build demo test bench lint doc clean-libtorch
+.PHONY: help setup build demo experiments test bench lint doc clean-libtorch
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ build: setup ## build both commands: collect-feedback and train
 
 demo: build ## two whole rounds on the sample set: no key, no network
 	scripts/demo.sh
+
+experiments: build ## variants of the demo over several seeds, as in docs/experiments.md: an hour and more
+	$(PYTHON) scripts/experiments.py
 
 test: setup ## the whole test suite; the last line counts the tests
 	@$(PYTHON) scripts/test_counts.py \

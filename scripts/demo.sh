@@ -25,10 +25,12 @@ samples = 3
 max_new_tokens = 48
 seed = ${ARES_SEED:-42}
 [rl]
-passes = 1
+passes = 4
 minibatch = 32
 accumulation = 2
-learning_rate = 5e-5
+learning_rate = 1e-4
+value_passes = 5
+value_learning_rate = 3e-4
 [sft]
 epochs = 12
 batch = 16

@@ -25,7 +25,8 @@ TRAIN, COLLECT = str(BIN / "train"), str(BIN / "collect-feedback")
 SETTINGS = {
     "student": {"max_source_tokens": 192, "use_caption": "false", "decode_batch": 64},
     "rollout": {"samples": 4, "max_new_tokens": 48},
-    "rl": {"passes": 1, "minibatch": 32, "accumulation": 2, "learning_rate": 5e-5},
+    "rl": {"passes": 4, "minibatch": 32, "accumulation": 2, "learning_rate": 1e-4,
+           "value_passes": 5, "value_learning_rate": 3e-4},
     "sft": {"epochs": 12, "batch": 16, "learning_rate": 1e-3},
     "answer": {"epochs": 5, "learning_rate": 2e-3, "max_new_tokens": 12, "lora_rank": 32, "lora_alpha": 64.0},
 }
@@ -42,21 +43,18 @@ class Variant:
 
 
 VARIANTS = {
-    "rl-sft": Variant("one round: RL, then SFT on corrections"),
     "two": Variant("two rounds", rounds=2),
-    "sft-two": Variant("two rounds of SFT only (no RL)", rounds=2, rl__passes=0),
-    "lr-2e-4": Variant("RL only, learning rate 2e-4", sft=False, rl__learning_rate=2e-4),
-    "lr-5e-4": Variant("RL only, learning rate 5e-4", sft=False, rl__learning_rate=5e-4),
-    "lr-2e-3": Variant("RL, learning rate 2e-3, then SFT", rl__learning_rate=2e-3),
-    "passes-3": Variant("RL only, 3 passes", sft=False, rl__passes=3),
-    "passes-5": Variant("RL only, 5 passes", sft=False, rl__passes=5),
-    "passes-10": Variant("RL only, 10 passes", sft=False, rl__passes=10),
-    "warm": Variant("RL only, 5 passes, values learned first", sft=False, rl__passes=5, rl__value_passes=10),
-    "rationale": Variant("RL only, 5 passes, one score a rationale", sft=False, rl__passes=5, rl__reward="rationale"),
-    "grpo": Variant("RL only, 5 passes, grpo", sft=False, rl__passes=5, rl__algorithm="grpo"),
-    "k-1": Variant("RL only, 5 passes, k = 1", sft=False, own="rollouts", rl__passes=5, rollout__samples=1),
-    "k-2": Variant("RL only, 5 passes, k = 2", sft=False, own="rollouts", rl__passes=5, rollout__samples=2),
-    "blind": Variant("no pictures: base, one round", own="base", student__vision="none"),
+    "sft-two": Variant("two rounds of corrections and SFT, no RL", rounds=2, rl__passes=0, rl__value_passes=0),
+    "cold": Variant("values not learned first, as in the paper", sft=False, rl__value_passes=0),
+    "grpo": Variant("grpo", sft=False, rl__algorithm="grpo"),
+    "blind": Variant("no pictures", rounds=0, own="base", student__vision="none", rollout__samples=1),
+    "rationale": Variant("one score a rationale", sft=False, rl__reward="rationale"),
+    "k-1": Variant("k = 1", sft=False, own="rollouts", rollout__samples=1),
+    "k-2": Variant("k = 2", sft=False, own="rollouts", rollout__samples=2),
+    "passes-1": Variant("1 pass", sft=False, rl__passes=1),
+    "passes-10": Variant("10 passes", sft=False, rl__passes=10),
+    "lr-1e-3": Variant("learning rate 1e-3, ten times too high", rl__learning_rate=1e-3),
+    "lr-2e-5": Variant("learning rate 2e-5", sft=False, rl__learning_rate=2e-5),
 }
 
 
@@ -170,7 +168,9 @@ def one_seed(work, seed, wanted):
                 place.run(COLLECT, "--round", number, "--stage", "corrections")
                 said += place.run(TRAIN, "--round", number)
             said += place.run(TRAIN, "eval", "--round", number, "--checkpoint", "rl")
-        result = stages(place, variant.rounds, said)
+        if variant.rounds == 0:
+            place.run(TRAIN, "--round", 1, "--stage", "rollout")  # a report is on a round
+        result = stages(place, max(variant.rounds, 1), said)
         shutil.rmtree(place.data)
         shutil.rmtree(place.points)
         (folder / "result.json").write_text(json.dumps(result, indent=1))
@@ -201,7 +201,7 @@ def table(work, seeds):
                 found[seed] = json.loads(path.read_text())
         if not found:
             continue
-        labels = [label for label in next(iter(found.values())) if label != "base student" or name in ("rl-sft", "blind")]
+        labels = [label for label in next(iter(found.values())) if label != "base student" or name in ("two", "blind")]
         for label in labels:
             if all(label in result for result in found.values()):
                 rows.append((name, variant.label, label, found))

@@ -80,7 +80,7 @@ impl AdamW {
                 }
                 let _ = gradient.shallow_clone().zero_();
             }
-            kernel::step(&plain, step);
+            kernel::step(&mut plain, step);
         });
     }
 

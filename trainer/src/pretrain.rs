@@ -74,7 +74,7 @@ pub fn pretrain(
     let mut saved = StepCheckpoint::new(out, identity, context.save_interval());
     let mut log = MetricLog::new(0, "pretrain").on_board(&settings.student.tensorboard)?;
     policy.weights.train_only(|_| true);
-    fit(&policy.student, &policy.weights, &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
+    fit((&policy.student, &policy.weights), &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
     let last = log.rows().iter().rev().find(|row| row.name == "loss").map_or(f64::NAN, |row| row.value);
     // The checkpoint comes last: where it is, nothing is left to do.
     context.dataset.write_part::<schemas::Metric>(0, "pretrain", log.into_rows(), &context.provenance)?;

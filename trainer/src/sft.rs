@@ -169,8 +169,7 @@ pub fn backward(
 /// # Errors
 /// Where there is nothing to learn from, the loss is not finite, the run is interrupted, or the disk refuses.
 pub fn fit(
-    student: &Student,
-    weights: &Weights,
+    (student, weights): (&Student, &Weights),
     examples: &[Example],
     features: &ImageFeatures,
     plan: &Plan,

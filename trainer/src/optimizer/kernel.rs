@@ -1,7 +1,7 @@
 //! AdamW's step on a CPU: one pass over memory for everything that a weight needs, where libtorch's operations make a
 //! dozen.
 
-#![allow(unsafe_code)] // libtorch's memory as slices; shapes, kinds and layouts are checked by `slice`
+#![allow(unsafe_code)] // libtorch's memory as slices; kinds and layouts are checked by `is_plain`
 
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -49,27 +49,36 @@ pub(super) fn is_plain(tensor: &Tensor) -> bool {
 }
 
 /// The numbers of a tensor that [`is_plain`]; empty for others.
-fn slice(tensor: &Tensor) -> &mut [f32] {
+fn numbers(tensor: &Tensor) -> &[f32] {
+    if !is_plain(tensor) || tensor.numel() == 0 {
+        return &[];
+    }
+    // SAFETY: contiguous float32 in main memory, alive as long as `tensor`; libtorch writes nothing meanwhile.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), tensor.numel()) }
+}
+
+/// As [`numbers`], to write.
+fn numbers_mut(tensor: &mut Tensor) -> &mut [f32] {
     if !is_plain(tensor) || tensor.numel() == 0 {
         return &mut [];
     }
-    // SAFETY: contiguous float32 in main memory, alive as long as `tensor`; callers hold each tensor once, and libtorch
-    // runs nothing meanwhile.
+    // SAFETY: as above; each tensor stands in one `Weight` only, and libtorch reads nothing meanwhile.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) }
 }
 
 /// Does a step on all weights and sets their gradients to 0.
-pub(super) fn step(weights: &[Weight], step: Step) {
+pub(super) fn step(weights: &mut [Weight], step: Step) {
     let mut chunks = Vec::new();
     for weight in weights {
-        let sides = slice(&weight.theta).chunks_mut(CHUNK).zip(slice(&weight.gradient).chunks_mut(CHUNK));
-        let moments = slice(&weight.m).chunks_mut(CHUNK).zip(slice(&weight.v).chunks_mut(CHUNK));
+        let Weight { theta, gradient, m, v, keep } = weight;
+        let sides = numbers_mut(theta).chunks_mut(CHUNK).zip(numbers_mut(gradient).chunks_mut(CHUNK));
+        let moments = numbers_mut(m).chunks_mut(CHUNK).zip(numbers_mut(v).chunks_mut(CHUNK));
         chunks.extend(sides.zip(moments).map(|((theta, gradient), (m, v))| Chunk {
             theta,
             gradient,
             m,
             v,
-            keep: weight.keep,
+            keep: *keep,
         }));
     }
     if is_worth_threads(chunks.iter().map(|chunk| chunk.theta.len()).sum()) {
@@ -81,11 +90,7 @@ pub(super) fn step(weights: &[Weight], step: Step) {
 
 /// Σ g² over all tensors; the sum does not depend on the number of threads.
 pub(super) fn sum_of_squares(gradients: &[Tensor]) -> f64 {
-    let chunks: Vec<&[f32]> = gradients
-        .iter()
-        .flat_map(|gradient| slice(gradient).chunks_mut(CHUNK))
-        .map(|chunk| &*chunk)
-        .collect();
+    let chunks: Vec<&[f32]> = gradients.iter().flat_map(|gradient| numbers(gradient).chunks(CHUNK)).collect();
     let sums: Vec<f64> = if is_worth_threads(chunks.iter().map(|chunk| chunk.len()).sum()) {
         chunks.into_par_iter().map(squares).collect()
     } else {

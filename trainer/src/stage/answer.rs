@@ -193,7 +193,7 @@ fn train(
     };
     let identity = identity(&policy.fingerprint, &plan, &examples);
     let mut saved = StepCheckpoint::new(folder, identity, context.save_interval());
-    fit(&student, &policy.weights, &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
+    fit((&student, &policy.weights), &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
     // The adapter comes last: where it is, its training is done.
     let part = format!("{}-training", folder.file_name().unwrap_or_default().to_string_lossy());
     context.dataset.write_part::<Metric>(round, &part, log.into_rows(), &context.provenance)?;

@@ -262,11 +262,11 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
         KeepBy::ValLoss => Some(Choice { name, higher: false, patience, measure: &val_loss }),
         KeepBy::ValRougeL => Some(Choice { name, higher: true, patience, measure: &val_rouge_l }),
     };
-    let (student, weights) = (&policy.student, &policy.weights);
-    fit(student, weights, &examples, &corpus.features, &plan, choice.as_ref(), &mut saved, &mut log)?;
+    let student = (&policy.student, &policy.weights);
+    fit(student, &examples, &corpus.features, &plan, choice.as_ref(), &mut saved, &mut log)?;
     // The checkpoint comes last: where it is, the stage is done.
     context.dataset.write_part::<Metric>(round, "sft", log.into_rows(), &context.provenance)?;
-    Ok(checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)?)
+    checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)
 }
 
 /// What a fine-tuning is started with, for its step checkpoint.
