@@ -8,6 +8,10 @@ use crate::vision::ImageFeatures;
 use schemas::settings::StudentSettings;
 use schemas::{Dataset, Problem};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether this command has said that pictures have no features: each of its stages opens the corpus.
+static HAS_WARNED: AtomicBool = AtomicBool::new(false);
 
 /// All problems of a dataset.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ impl Corpus {
                 .iter()
                 .filter(|problem| problem.image.is_some() && !features.has(&problem.problem_id))
                 .count();
-            if missing > 0 {
+            if missing > 0 && !HAS_WARNED.swap(true, Ordering::Relaxed) {
                 let path = path.display();
                 eprintln!(
                     "warning: {missing} of {pictures} pictures have no features in {path}; the student sees none there"
@@ -47,12 +51,14 @@ impl Corpus {
         } else if pictures == 0 {
             ImageFeatures::none(config.image_feature_width)
         } else {
-            eprintln!(
-                "warning: {} does not exist: the student sees none of the {pictures} pictures (make it with: train \
+            if !HAS_WARNED.swap(true, Ordering::Relaxed) {
+                eprintln!(
+                    "warning: {} does not exist: the student sees none of the {pictures} pictures (make it with: train \
                  features --data {}; say --vision none to go without)",
-                path.display(),
-                dataset.root().display()
-            );
+                    path.display(),
+                    dataset.root().display()
+                );
+            }
             ImageFeatures::none(config.image_feature_width)
         };
         Ok(Self { problems, by_id, features })

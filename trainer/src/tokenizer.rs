@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::student::StudentConfig;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows of an embedding that may have no token: sizes are rounded up, by some libraries to multiples of 1024.
 const SPARE_ROWS: i64 = 1023;
@@ -12,6 +13,8 @@ const SPARE_ROWS: i64 = 1023;
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     eos: i64,
+    /// Whether it was said that texts are cut.
+    has_warned: AtomicBool,
 }
 
 impl Tokenizer {
@@ -40,7 +43,7 @@ impl Tokenizer {
                 return Err(wrong(format!("token {text}: expected id {expected}, found {found}")));
             }
         }
-        Ok(Self { inner, eos: config.eos_token_id })
+        Ok(Self { inner, eos: config.eos_token_id, has_warned: AtomicBool::new(false) })
     }
 
     /// Number of tokens, added ones included, of a tokenizer file without a student.
@@ -54,7 +57,8 @@ impl Tokenizer {
         Ok(inner.get_vocab_size(true) as i64)
     }
 
-    /// Tokens of a text with eos at the end, at most `limit` of them: of a longer text the first ones, as in MM-CoT.
+    /// Tokens of a text with eos at the end, at most `limit` of them: of a longer text the first ones, as in MM-CoT. The
+    /// first text that is cut is spoken of.
     ///
     /// # Errors
     /// Where the tokenizer fails on the text.
@@ -64,6 +68,12 @@ impl Tokenizer {
             .encode(text, false)
             .map_err(|e| Error::Tokenizer { path: "tokenizer.json".into(), message: e.to_string() })?;
         let room = (limit as usize).saturating_sub(1);
+        let tokens = encoding.get_ids().len();
+        if tokens > room && !self.has_warned.swap(true, Ordering::Relaxed) {
+            eprintln!(
+                "warning: a text of {tokens} tokens is cut to {room}, and others may be: see the limits in [student], [sft], [answer]"
+            );
+        }
         let ids = encoding.get_ids().iter().take(room).map(|&id| i64::from(id));
         Ok(ids.chain([self.eos]).collect())
     }
