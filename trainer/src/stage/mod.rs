@@ -4,6 +4,7 @@
 //! feedback pipeline's work; until it is there, the trainer waits. A stage is done when its files are there, and
 //! files appear whole or not at all, so a killed command just starts the stage again, or goes on inside it.
 
+mod advantages;
 mod answer;
 mod context;
 mod decode;
