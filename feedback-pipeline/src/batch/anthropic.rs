@@ -52,26 +52,13 @@ pub fn standing(body: &[u8]) -> Result<Standing, String> {
 
 /// A page of the list.
 pub fn page(body: &[u8]) -> Result<Page, String> {
-    #[derive(Deserialize)]
-    struct List {
-        data: Vec<Batch>,
-        #[serde(default)]
-        has_more: bool,
-    }
-    let list: List = serde_json::from_slice(body).map_err(|e| format!("no list of batches: {e}"))?;
-    let batches: Vec<Listed> = list
-        .data
-        .into_iter()
-        .map(|batch| Listed {
-            created_at_ms: moment_ms(&batch.created_at).unwrap_or(i64::MAX),
-            requests: batch.request_counts.all(),
-            ended: batch.processing_status == "ended",
-            plan: None,
-            id: batch.id,
-        })
-        .collect();
-    let next = batches.last().filter(|_| list.has_more).map(|batch| batch.id.clone());
-    Ok(Page { batches, next })
+    Page::read(body, |batch: Batch| Listed {
+        created_at_ms: moment_ms(&batch.created_at).unwrap_or(i64::MAX),
+        requests: batch.request_counts.all(),
+        ended: batch.processing_status == "ended",
+        plan: None,
+        id: batch.id,
+    })
 }
 
 /// A line of results.

@@ -2,6 +2,8 @@
 
 use crate::teacher::Key;
 use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// How a batch stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,22 @@ pub struct Page {
     pub batches: Vec<Listed>,
     /// Last id of the page; none on the last page.
     pub next: Option<String>,
+}
+
+impl Page {
+    /// Reads a page whose batches a provider writes as `B`.
+    pub fn read<B: DeserializeOwned>(body: &[u8], listed: impl Fn(B) -> Listed) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct List<B> {
+            data: Vec<B>,
+            #[serde(default)]
+            has_more: bool,
+        }
+        let list: List<B> = serde_json::from_slice(body).map_err(|e| format!("no list of batches: {e}"))?;
+        let batches: Vec<Listed> = list.data.into_iter().map(listed).collect();
+        let next = batches.last().filter(|_| list.has_more).map(|batch| batch.id.clone());
+        Ok(Self { batches, next })
+    }
 }
 
 /// A result.

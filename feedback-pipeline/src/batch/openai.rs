@@ -88,27 +88,14 @@ pub fn standing(body: &[u8]) -> Result<Standing, String> {
 
 /// A page of the list.
 pub fn page(body: &[u8]) -> Result<Page, String> {
-    #[derive(Deserialize)]
-    struct List {
-        data: Vec<Batch>,
-        #[serde(default)]
-        has_more: bool,
-    }
-    let list: List = serde_json::from_slice(body).map_err(|e| format!("no list of batches: {e}"))?;
     let plan = |batch: &Batch| Some(batch.metadata.as_ref()?.get(PLAN)?.as_str()?.to_owned());
-    let batches: Vec<Listed> = list
-        .data
-        .into_iter()
-        .map(|batch| Listed {
-            plan: plan(&batch),
-            created_at_ms: batch.created_at.saturating_mul(1_000),
-            requests: batch.request_counts.unwrap_or_default().total,
-            ended: matches!(batch.status.as_str(), "completed" | "expired" | "cancelled" | "failed"),
-            id: batch.id,
-        })
-        .collect();
-    let next = batches.last().filter(|_| list.has_more).map(|batch| batch.id.clone());
-    Ok(Page { batches, next })
+    Page::read(body, |batch: Batch| Listed {
+        plan: plan(&batch),
+        created_at_ms: batch.created_at.saturating_mul(1_000),
+        requests: batch.request_counts.unwrap_or_default().total,
+        ended: matches!(batch.status.as_str(), "completed" | "expired" | "cancelled" | "failed"),
+        id: batch.id,
+    })
 }
 
 /// A line of the output file or the error file.
