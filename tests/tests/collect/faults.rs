@@ -5,13 +5,13 @@ use workspace_tests::teacher_service::{Fault, Faults, Options};
 
 #[test]
 fn each_passing_fault_alone_ends_in_the_same_tables() {
-    let calm = Place::new(500, 4);
+    let calm = Place::new(400, 4);
     let service = calm.service(fast());
     assert_eq!(calm.collect(&service, &[]).status, Some(0));
     let expected = calm.tables().without_effort();
     assert_eq!(expected.requests.len(), 2_000, "1,600 rollouts and 400 rationales");
     for fault in Fault::PASSING {
-        let place = Place::new(500, 4);
+        let place = Place::new(400, 4);
         let service = place.service(Options { faults: Faults::only(*fault, 0.2), ..fast() });
         let ran = place.collect(&service, &[]);
         assert_eq!(ran.status, Some(0), "{fault:?}: {}", ran.stderr);
