@@ -2,7 +2,8 @@
 """Speed of collect-feedback beside its peers, in one run, as a Markdown table.
 
 Peers stand in ARES_PEERS (default ../shared/peers); without them only our own figures are taken. Python peers get a
-virtual environment in ARES_BENCH_CACHE (default ~/.cache/ares-bench), outside the repository. Every figure is a whole
+virtual environment in ARES_BENCH_CACHE (default ~/.cache/ares-bench), outside the repository. curator fetches a tokenizer
+when it starts; where it cannot, TIKTOKEN_CACHE_DIR has to hold it. Every figure is a whole
 process from start to end, cache and Parquet included; peers tell the time of their loop alone, which favours them.
 """
 
@@ -78,7 +79,7 @@ def timed(command, env=None, limit_s=None):
     with tempfile.TemporaryFile() as out:
         start = time.perf_counter()
         child = subprocess.Popen(
-            [str(part) for part in command], env=env, stdout=out, stderr=subprocess.DEVNULL
+            [str(part) for part in command], env=env, stdout=out, stderr=subprocess.STDOUT
         )
         # wait4 tells this child's peak alone, so nothing else may wait for it.
         end = None if limit_s is None else start + limit_s
@@ -161,7 +162,10 @@ def peer_clients(arguments):
 
 def peer_rate(done):
     lines = [line for line in done["out"].splitlines() if line.startswith("{")]
-    return json.loads(lines[-1])["rps"] if lines else float("nan")
+    if not lines:
+        say(f"!!! a peer failed, exit {done['code']}: {done['out'].strip()[-300:]}")
+        return float("nan")
+    return json.loads(lines[-1])["rps"]
 
 
 def throughput(mock, clients, work, repeats):
@@ -243,7 +247,8 @@ def allowance(mock, clients, work, with_peers):
                 stats = service.stats()
             sent, limited = stats["sent_per_s"][:60], stats["limited_per_s"][:60]
             # Where tokens are the narrower limit, the allowance is as many requests as they are enough for.
-            tokens = stats["input_tokens"] / max(1, stats["ok"])
+            # A provider that counts input and output together counts both.
+            tokens = (stats["input_tokens"] + stats["output_tokens"]) / max(1, stats["ok"])
             allowed = min(rpm, tpm / tokens) if tpm and tokens else rpm
             used = (sum(sent) - sum(limited)) / allowed
             late = sum(limited[10:]) / max(1, sum(sent[10:]))
