@@ -25,12 +25,10 @@ samples = 3
 max_new_tokens = 48
 seed = ${ARES_SEED:-42}
 [rl]
-passes = 4
+passes = 1
 minibatch = 32
 accumulation = 2
-learning_rate = 1e-4
-value_passes = 5
-value_learning_rate = 3e-4
+learning_rate = 5e-5
 [sft]
 epochs = 12
 batch = 16
