@@ -203,6 +203,8 @@ def table(work, seeds):
             continue
         labels = [label for label in next(iter(found.values())) if label != "base student" or name in ("two", "blind")]
         for label in labels:
+            if variant.changes.get("rl.passes") == 0 and label.endswith("after RL"):
+                continue  # that is the policy before it
             if all(label in result for result in found.values()):
                 rows.append((name, variant.label, label, found))
     lines = [
