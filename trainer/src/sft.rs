@@ -195,7 +195,7 @@ pub fn fit(
     let mut order = (u64::MAX, Vec::new());
     let mut budget = plan.max_tokens_per_batch;
     for step in first..total {
-        if choice.is_some_and(|choice| choice.is_over(log)) {
+        if step % steps_per_epoch == 0 && choice.is_some_and(|choice| choice.is_over(log)) {
             break;
         }
         let epoch = step / steps_per_epoch;

@@ -1,7 +1,7 @@
 //! Passes over the round's scored rollouts: order, accumulation, optimizer steps, what ends a pass.
 
 use super::advice::Adviser;
-use super::ppo::{Learner, ScoredRollout};
+use super::ppo::{Learner, ScoredRollout, named};
 use super::statistics::Statistics;
 use crate::error::{Error, Result};
 use crate::memory::unless_out_of_memory;
@@ -103,11 +103,7 @@ pub fn train(
         if let Some(wrong) =
             [("loss", loss), ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
         {
-            let rows: Vec<(&str, &[i64], &[i64])> = chosen
-                .iter()
-                .map(|rollout| (rollout.problem_id.as_str(), &rollout.source[..], &rollout.tokens[..]))
-                .collect();
-            return Err(saved.not_finite(("rl", step), wrong, &rows));
+            return Err(saved.not_finite(("rl", step), wrong, &named(&chosen)));
         }
         optimizer.step(&sets, settings.learning_rate, clip_factor(norm, settings.max_grad_norm));
         let tokens: usize = chosen.iter().map(|rollout| rollout.source.len() + rollout.tokens.len()).sum();
@@ -147,7 +143,7 @@ fn place_after(rows: &[Metric], steps_per_pass: u64, max_kl: Option<f64>) -> u64
 }
 
 /// Half the budget that did not fit, where there is still something to halve.
-fn smaller_budget(budget: Option<u64>, chosen: &[&ScoredRollout]) -> Result<u64> {
+pub(super) fn smaller_budget(budget: Option<u64>, chosen: &[&ScoredRollout]) -> Result<u64> {
     let lengths = chosen.iter().map(|rollout| (rollout.source.len() + rollout.tokens.len()) as u64);
     let longest = lengths.clone().max().unwrap_or(1);
     let now = budget.unwrap_or_else(|| lengths.sum());

@@ -27,6 +27,14 @@ pub struct ScoredRollout {
     pub returns: Vec<f32>,
 }
 
+/// Problem, source and tokens of each rollout, to name a batch by.
+pub(super) fn named<'a>(rollouts: &[&'a ScoredRollout]) -> Vec<(&'a str, &'a [i64], &'a [i64])> {
+    let row = |rollout: &&'a ScoredRollout| {
+        (rollout.problem_id.as_str(), rollout.source.as_slice(), rollout.tokens.as_slice())
+    };
+    rollouts.iter().map(row).collect()
+}
+
 /// Policy, value model and their weights.
 #[derive(Debug)]
 pub struct Learner<'a> {

@@ -6,15 +6,16 @@
 //! (value pretraining, as in Yuan et al., 2025, for long texts).
 
 use super::loss::value_loss;
-use super::ppo::{Learner, ScoredRollout};
+use super::passes::{Plan, smaller_budget};
+use super::ppo::{Learner, ScoredRollout, named};
+use super::statistics::Statistics;
 use crate::batch;
 use crate::error::Result;
+use crate::memory::unless_out_of_memory;
 use crate::metrics::MetricLog;
-use crate::optimizer::{AdamW, clip_factor, gradient_norm};
+use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
 use crate::progress::{Progress, check_interrupt, interrupted};
 use crate::resume::StepCheckpoint;
-use crate::rl::passes::Plan;
-use crate::rl::statistics::Statistics;
 use crate::seed;
 use crate::student::Mode;
 use crate::vision::ImageFeatures;
@@ -43,46 +44,40 @@ pub fn fit_values(
     let first = saved.restore(&sets, &mut optimizer, log)?;
     let mut progress = Progress::new("rl, values", total);
     let mode = Mode { train: false, kind: plan.kind };
+    let mut order = (u64::MAX, Vec::new());
+    let mut budget = plan.max_tokens_per_batch;
     for step in first..total {
         let pass = step / steps_per_pass;
-        let order = seed::order(rollouts.len(), settings.shuffle, plan.seed, "rl values", pass);
+        if order.0 != pass {
+            order = (pass, seed::order(rollouts.len(), settings.shuffle, plan.seed, "rl values", pass));
+        }
         let start = (step % steps_per_pass) as usize * per_step;
-        let chosen: Vec<&ScoredRollout> = order[start..(start + per_step).min(rollouts.len())]
+        let chosen: Vec<&ScoredRollout> = order.1[start..(start + per_step).min(rollouts.len())]
             .iter()
             .map(|&index| &rollouts[index])
             .collect();
         let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
-        let device = learner.policy.encoder.device();
-        let mut statistics = Statistics::new(device);
-        for rollouts in chosen.chunks(settings.minibatch as usize) {
-            let lengths: Vec<(usize, usize)> =
-                rollouts.iter().map(|rollout| (rollout.source.len(), rollout.tokens.len())).collect();
-            for part in
-                batch::parts(&lengths, plan.max_tokens_per_batch, batch::part_tokens(device, plan.kind))
-            {
-                let part: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
-                let values = values(learner, &part, features, mode);
-                let returns: Vec<f32> =
-                    part.iter().flat_map(|rollout| rollout.returns.iter().copied()).collect();
-                let returns = Tensor::from_slice(&returns).to_device(values.device());
-                let loss = value_loss(&values, &returns, None);
-                statistics.add_values(&values, &returns, &loss);
-                (loss * (returns.size()[0] as f64 / tokens as f64)).backward();
+        let statistics = loop {
+            let gradients = || gradients(learner, &chosen, features, plan, mode, budget);
+            match unless_out_of_memory(gradients) {
+                Some(statistics) => break statistics,
+                None => {
+                    zero_gradients(&sets);
+                    budget = Some(smaller_budget(budget, &chosen)?);
+                }
             }
-        }
+        };
         let (loss, explained) = statistics.of_values(tokens);
         let norm = gradient_norm(&sets);
         if let Some(wrong) =
             [("value loss", loss), ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
         {
-            let rows: Vec<(&str, &[i64], &[i64])> = chosen
-                .iter()
-                .map(|rollout| (rollout.problem_id.as_str(), &rollout.source[..], &rollout.tokens[..]))
-                .collect();
-            return Err(saved.not_finite(("rl", step), wrong, &rows));
+            return Err(saved.not_finite(("rl", step), wrong, &named(&chosen)));
         }
         optimizer.step(&sets, settings.value_learning_rate, clip_factor(norm, settings.max_grad_norm));
         let numbers = [("warmup_value_loss", loss), ("warmup_explained_variance", explained)];
+        // Returns that are all alike have no variance to explain.
+        let numbers = numbers.into_iter().filter(|(_, value)| value.is_finite());
         log.push(step + 1, (step + 1) as f64 / steps_per_pass as f64, numbers);
         progress.set(step + 1, format!("value loss {loss:.3}, explained variance {explained:.2}"));
         // The last place stays until the stage is done: the policy's passes start from it however often they are stopped.
@@ -90,6 +85,34 @@ pub fn fit_values(
         check_interrupt()?;
     }
     Ok(())
+}
+
+/// Adds the gradients of one step's value loss, a mean over the tokens of `chosen`.
+fn gradients(
+    learner: &Learner<'_>,
+    chosen: &[&ScoredRollout],
+    features: &ImageFeatures,
+    plan: &Plan<'_>,
+    mode: Mode,
+    budget: Option<u64>,
+) -> Statistics {
+    let device = learner.policy.encoder.device();
+    let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
+    let mut statistics = Statistics::new(device);
+    for rollouts in chosen.chunks(plan.settings.minibatch as usize) {
+        let lengths: Vec<(usize, usize)> =
+            rollouts.iter().map(|rollout| (rollout.source.len(), rollout.tokens.len())).collect();
+        for part in batch::parts(&lengths, budget, batch::part_tokens(device, plan.kind)) {
+            let part: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
+            let values = values(learner, &part, features, mode);
+            let returns: Vec<f32> = part.iter().flat_map(|rollout| rollout.returns.iter().copied()).collect();
+            let returns = Tensor::from_slice(&returns).to_device(device);
+            let loss = value_loss(&values, &returns, None);
+            statistics.add_values(&values, &returns, &loss);
+            (loss * (returns.size()[0] as f64 / tokens as f64)).backward();
+        }
+    }
+    statistics
 }
 
 /// Values of each rollout's tokens.

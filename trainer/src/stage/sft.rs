@@ -242,11 +242,14 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
             format!("sft.keep = {}: expected val problems with a solution, found none", settings.sft.keep);
         return Err(Error::input(message, "say keep = last"));
     }
+    let measured = if settings.sft.keep == KeepBy::ValLoss { val.as_slice() } else { &[] };
+    let gold: Vec<Example> = measured
+        .iter()
+        .map(|problem| example(&problem.problem_id, &problem.solution))
+        .collect::<Result<_>>()?;
     let val_loss = || {
-        let gold: Result<Vec<Example>> =
-            val.iter().map(|problem| example(&problem.problem_id, &problem.solution)).collect();
         let batch = settings.student.decode_batch as usize;
-        Ok(mean_loss(&policy.student, &gold?, &corpus.features, batch, context.kind()))
+        Ok(mean_loss(&policy.student, &gold, &corpus.features, batch, context.kind()))
     };
     let val_rouge_l = || {
         let generator = Generator::new(&policy.student, &policy.weights, context.sampling_kind())?;
