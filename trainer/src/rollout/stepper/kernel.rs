@@ -5,6 +5,10 @@
 #![allow(unsafe_code)] // vector loads; every kernel's lengths are checked by its one caller below
 
 use super::math;
+#[cfg(target_arch = "x86_64")]
+use super::pairs;
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::put;
 
 /// Numbers of a matrix or of cached keys and values, row by row.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +58,9 @@ pub(super) struct Rows<'a> {
 /// The instructions to use; chosen once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
+    /// AVX-512 that also multiplies pairs of bfloat16 numbers.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -67,7 +74,8 @@ impl Level {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
+                let pairs = is_x86_feature_detected!("avx512bf16");
+                return if pairs { Self::Avx512Bf16 } else { Self::Avx512 };
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 return Self::Avx2;
@@ -76,7 +84,8 @@ impl Level {
         Self::Portable
     }
 
-    /// out[m][n] = Σ_k x[m][k] · w[n][k]; `out` [rows, outputs] row by row, `w` [outputs, width].
+    /// out[m][n] = Σ_k x[m][k] · w[n][k]; `out` [rows, outputs] row by row, `w` [outputs, width]. [`Self::Avx512Bf16`]
+    /// rounds x to bfloat16 where the weights are that.
     pub(super) fn products(self, x: Rows<'_>, w: Numbers<'_>, width: usize, out: &mut [f32]) {
         let outputs = w.len() / width;
         assert_eq!(w.len(), outputs * width, "a whole number of rows");
@@ -88,11 +97,15 @@ impl Level {
         match (self, w) {
             // SAFETY: lengths were checked above; a level is only made where the processor has it.
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, Numbers::Float32(w)) if width.is_multiple_of(16) => unsafe {
+            (Self::Avx512Bf16, Numbers::Bfloat16(w)) if width.is_multiple_of(32) => unsafe {
+                pairs::products(x, w, width, out);
+            },
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx512 | Self::Avx512Bf16, Numbers::Float32(w)) if width.is_multiple_of(16) => unsafe {
                 avx512::products_f32(x, w, width, out);
             },
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, Numbers::Bfloat16(w)) if width.is_multiple_of(16) => unsafe {
+            (Self::Avx512 | Self::Avx512Bf16, Numbers::Bfloat16(w)) if width.is_multiple_of(16) => unsafe {
                 avx512::products_bf16(x, w, width, out);
             },
             #[cfg(target_arch = "x86_64")]
@@ -118,11 +131,11 @@ impl Level {
         match (self, values) {
             // SAFETY: as in `products`.
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, Numbers::Float32(v)) if width.is_multiple_of(16) => unsafe {
+            (Self::Avx512 | Self::Avx512Bf16, Numbers::Float32(v)) if width.is_multiple_of(16) => unsafe {
                 avx512::mix_f32(weights, v, width, out);
             },
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, Numbers::Bfloat16(v)) if width.is_multiple_of(16) => unsafe {
+            (Self::Avx512 | Self::Avx512Bf16, Numbers::Bfloat16(v)) if width.is_multiple_of(16) => unsafe {
                 avx512::mix_bf16(weights, v, width, out);
             },
             #[cfg(target_arch = "x86_64")]
@@ -147,7 +160,7 @@ macro_rules! levelled {
                 match self {
                     // SAFETY: a level is only made where the processor has it.
                     #[cfg(target_arch = "x86_64")]
-                    Self::Avx512 => unsafe { avx512::$name($($argument),*) },
+                    Self::Avx512 | Self::Avx512Bf16 => unsafe { avx512::$name($($argument),*) },
                     #[cfg(target_arch = "x86_64")]
                     Self::Avx2 => unsafe { avx2::$name($($argument),*) },
                     Self::Portable => math::$name($($argument),*),
@@ -209,7 +222,7 @@ fn portable_mix<T: Copy>(
 macro_rules! kernels {
     (
         $module:ident, $feature:literal, lanes $lanes:literal, tile $tile:literal, zero $zero:path, splat $splat:path,
-        load $load:path, store $store:path, fma $fma:path, widen $widen:ident, sum $sum:ident, $($helper:item)*
+        load $load:path, store $store:path, fma $fma:path, widen $widen:ident, put $put:ident, $($helper:item)*
     ) => {
         mod $module {
             use super::{Rows, math};
@@ -217,9 +230,9 @@ macro_rules! kernels {
 
             $($helper)*
 
-            kernels!(@typed $feature, $lanes, $tile, $zero, $splat, $store, $fma, $sum, $load, f32,
+            kernels!(@typed $feature, $lanes, $tile, $zero, $splat, $store, $fma, $put, $load, f32,
                 products_f32, rows_f32, tile_f32, mix_f32, mix_rows_f32, mix_block_f32, load $load);
-            kernels!(@typed $feature, $lanes, $tile, $zero, $splat, $store, $fma, $sum, $load, u16,
+            kernels!(@typed $feature, $lanes, $tile, $zero, $splat, $store, $fma, $put, $load, u16,
                 products_bf16, rows_bf16, tile_bf16, mix_bf16, mix_rows_bf16, mix_block_bf16, load $widen);
 
             #[target_feature(enable = $feature)]
@@ -245,7 +258,7 @@ macro_rules! kernels {
     };
     (
         @typed $feature:literal, $lanes:literal, $tile:literal, $zero:path, $splat:path, $store:path, $fma:path,
-        $sum:ident, $load32:path, $element:ty, $products:ident, $rows:ident, $tile_fn:ident, $mix:ident,
+        $put:ident, $load32:path, $element:ty, $products:ident, $rows:ident, $tile_fn:ident, $mix:ident,
         $mix_rows:ident, $mix_block:ident, load $load:path
     ) => {
         /// # Safety
@@ -305,9 +318,7 @@ macro_rules! kernels {
                     k += $lanes;
                 }
                 for (m, sums) in sums.iter().enumerate() {
-                    for (n, &sum) in sums.iter().enumerate() {
-                        *out.add(m * outputs + n) = $sum(sum);
-                    }
+                    $put(sums, out.add(m * outputs));
                 }
             }
         }
@@ -381,7 +392,7 @@ macro_rules! kernels {
 #[cfg(target_arch = "x86_64")]
 kernels! {
     avx512, "avx512f", lanes 16, tile 4, zero _mm512_setzero_ps, splat _mm512_set1_ps, load _mm512_loadu_ps,
-    store _mm512_storeu_ps, fma _mm512_fmadd_ps, widen widen, sum sum,
+    store _mm512_storeu_ps, fma _mm512_fmadd_ps, widen widen, put put,
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -390,23 +401,46 @@ kernels! {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
     }
 
+    /// Writes the sum over each vector's lanes. Four vectors are added up together, which takes a third of the work.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn sum(lanes: __m512) -> f32 {
-        _mm512_reduce_add_ps(lanes)
+    pub(in super::super) unsafe fn put<const N: usize>(sums: &[__m512; N], out: *mut f32) {
+        if N == 4 {
+            let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let (a, b) = (pair(sums[0], sums[1]), pair(sums[2], sums[3]));
+            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+            let low = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            let quarters = _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+            let upper = _mm512_castpd_ps(_mm512_shuffle_f64x2::<0b1110>(_mm512_castps_pd(quarters), _mm512_castps_pd(quarters)));
+            let half = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_castps512_ps256(upper));
+            let sum = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+            unsafe { _mm_storeu_ps(out, sum) };
+            return;
+        }
+        for (n, &lanes) in sums.iter().enumerate() {
+            unsafe { *out.add(n) = _mm512_reduce_add_ps(lanes) };
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 kernels! {
     avx2, "avx2,fma", lanes 8, tile 2, zero _mm256_setzero_ps, splat _mm256_set1_ps, load _mm256_loadu_ps,
-    store _mm256_storeu_ps, fma _mm256_fmadd_ps, widen widen, sum sum,
+    store _mm256_storeu_ps, fma _mm256_fmadd_ps, widen widen, put put,
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn widen(from: *const u16) -> __m256 {
         let halves = unsafe { _mm_loadu_si128(from.cast()) };
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn put<const N: usize>(sums: &[__m256; N], out: *mut f32) {
+        for (n, &lanes) in sums.iter().enumerate() {
+            unsafe { *out.add(n) = sum(lanes) };
+        }
     }
 
     #[inline]
@@ -419,109 +453,5 @@ kernels! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn levels() -> Vec<Level> {
-        let mut levels = vec![Level::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                levels.push(Level::Avx2);
-            }
-            if is_x86_feature_detected!("avx512f") {
-                levels.push(Level::Avx512);
-            }
-        }
-        levels
-    }
-
-    fn numbers(count: usize, seed: f32) -> Vec<f32> {
-        (0..count).map(|i| ((i as f32 + seed) * 0.731).sin()).collect()
-    }
-
-    fn upper_halves(numbers: &[f32]) -> Vec<u16> {
-        numbers.iter().map(|number| (number.to_bits() >> 16) as u16).collect()
-    }
-
-    #[test]
-    fn every_level_multiplies_alike() {
-        // Odd counts of rows and outputs, and widths that fill no vector, take the paths at the edges.
-        for (rows, outputs, width) in [(1, 5, 8), (3, 7, 48), (5, 9, 64), (8, 4, 12), (4, 1, 16)] {
-            let (x, w) = (numbers(rows * width, 0.0), numbers(outputs * width, 9.0));
-            let halves = upper_halves(&w);
-            let rounded: Vec<f32> = halves.iter().map(|&half| widen(half)).collect();
-            for (weights, exact) in [(Numbers::Float32(&w), &w), (Numbers::Bfloat16(&halves), &rounded)] {
-                for level in levels() {
-                    let mut out = vec![0.0; rows * outputs];
-                    level.products(
-                        Rows { numbers: &x, stride: width, count: rows },
-                        weights,
-                        width,
-                        &mut out,
-                    );
-                    for m in 0..rows {
-                        for n in 0..outputs {
-                            let pairs = x[m * width..].iter().zip(&exact[n * width..]).take(width);
-                            let expected: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                            let found = f64::from(out[m * outputs + n]);
-                            assert!((found - expected).abs() < 1e-5, "{level:?} {rows}×{outputs}×{width}");
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_level_mixes_alike() {
-        for (rows, length, width) in [(1, 3, 8), (3, 5, 64), (6, 2, 80), (2, 4, 12)] {
-            let (weights, values) = (numbers(rows * length, 3.0), numbers(length * width, 5.0));
-            let halves = upper_halves(&values);
-            let rounded: Vec<f32> = halves.iter().map(|&half| widen(half)).collect();
-            for (source, exact) in
-                [(Numbers::Float32(&values), &values), (Numbers::Bfloat16(&halves), &rounded)]
-            {
-                for level in levels() {
-                    let mut out = vec![9.0; rows * width];
-                    level.mix(
-                        Rows { numbers: &weights, stride: length, count: rows },
-                        source,
-                        width,
-                        &mut out,
-                    );
-                    for m in 0..rows {
-                        for d in 0..width {
-                            let terms = (0..length).map(|t| weights[m * length + t] * exact[t * width + d]);
-                            let expected: f32 = terms.sum();
-                            assert!(
-                                (out[m * width + d] - expected).abs() < 1e-5,
-                                "{level:?} {rows}×{length}×{width}"
-                            );
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_row_does_not_depend_on_its_neighbours() {
-        let (x, w) = (numbers(7 * 64, 1.0), numbers(10 * 64, 2.0));
-        for level in levels() {
-            let mut together = vec![0.0; 70];
-            level.products(
-                Rows { numbers: &x, stride: 64, count: 7 },
-                Numbers::Float32(&w),
-                64,
-                &mut together,
-            );
-            for m in 0..7 {
-                let mut alone = vec![0.0; 10];
-                let row = Rows { numbers: &x[m * 64..], stride: 64, count: 1 };
-                level.products(row, Numbers::Float32(&w), 64, &mut alone);
-                assert_eq!(alone, together[m * 10..m * 10 + 10], "{level:?} row {m}");
-            }
-        }
-    }
-}
+#[path = "kernel_tests.rs"]
+mod tests;

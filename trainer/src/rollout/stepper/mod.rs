@@ -6,6 +6,8 @@ mod cache;
 mod kernel;
 mod math;
 mod matrix;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 
 pub(super) use cache::Cache;
 
