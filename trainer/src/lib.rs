@@ -46,6 +46,7 @@ pub fn run(cli: Cli) -> Result<()> {
         print!("{}", resolved.show());
         return Ok(());
     }
+    libtorch::keep_memory();
     progress::catch_interrupts();
     if let Some(Command::Init { from, tokenizer, shape, image_feature_width, dropout, out }) = &cli.command {
         let seed = resolved.settings.rollout.seed;
