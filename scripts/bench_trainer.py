@@ -12,6 +12,10 @@ import subprocess
 import sys
 
 
+HERE = pathlib.Path(__file__).resolve().parent
+COLLECTION = "bench_collection_peer.py"
+
+
 def last_json(command, folder=None):
     """The last JSON line that a command prints."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -24,7 +28,7 @@ def last_json(command, folder=None):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", default="small,base")
-    parser.add_argument("--work", default="sampling,sft,ppo")
+    parser.add_argument("--work", default="sampling,collection,sft,ppo")
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--new", type=int, default=128, help="tokens of a rationale")
     parser.add_argument("--public", action="store_true", help="also the public code's way of working; takes long")
@@ -40,12 +44,13 @@ def main():
 
     def ours(shape, work, *flags):
         command = [train, "bench", "--json", "--shapes", shape, "--work", work, "--iterations", iterations]
-        lengths = ["--lengths", options.lengths] if options.lengths and work != "sampling" else []
+        lengths = ["--lengths", options.lengths] if options.lengths and work in ("sft", "ppo") else []
         found = last_json([*command, "--target", str(options.new), *lengths, *flags])
         return found["seconds"], found["cpu_seconds"], found["peak_rss_mb"], found
 
     def peer(script, shape, *flags):
-        command = [sys.executable, script, "--shape", shape, "--iters", iterations, *flags]
+        script = [str(HERE / script), "--peers", str(peers)] if script == COLLECTION else [script]
+        command = [sys.executable, *script, "--shape", shape, *("--iters", iterations)[: 0 if "--public" in flags else 2], *flags]
         found = last_json(command, peers)
         return found["min_s"], found["cpu_s"], found["peak_rss_mb"], found
 
@@ -59,14 +64,19 @@ def main():
             print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}), flush=True)
             return
         print(
-            f"{shape:6} {name:9} {variant:30} {mine[0]:8.2f} s  {other_name:24} {other[0]:8.2f} s  "
+            f"{shape:6} {name:10} {variant:14} {mine[0]:8.2f} s  {other_name:24} {other[0]:8.2f} s  "
             f"faster {row['times_faster']:6.2f}  cpu {row['times_less_cpu']:6.2f}  memory {row['memory']:5.2f}",
             flush=True,
         )
 
     for shape in options.shapes.split(","):
         for work in options.work.split(","):
-            if work == "sampling":
+            if work == "collection":
+                variants = [("float32", []), ("bfloat16", ["--sampling-dtype", "bfloat16"])]
+                sides = {"transformers": [COLLECTION, "--new", str(options.new)]}
+                if options.public:
+                    sides["public code's way"] = [*sides["transformers"], "--public"]
+            elif work == "sampling":
                 variants = [("float32", []), ("bfloat16", ["--sampling-dtype", "bfloat16"])]
                 sides = {"transformers": ["bench_generate.py", "--new", str(options.new)]}
                 if options.public:
@@ -81,7 +91,7 @@ def main():
                     padded = ["--pad-to", "512"] + (["--target-pad-to", "512"] if work == "sft" else [])
                     sides["public code's way"] = [*sides["transformers"], *padded]
             measured = {name: ours(shape, work, *flags) for name, flags in variants[:1]}
-            if options.lengths and work != "sampling":
+            if options.lengths and work in ("sft", "ppo"):
                 # The peer runs the same mean padded lengths as our batches had.
                 found = measured[variants[0][0]][3]
                 source = "--input"

@@ -5,6 +5,7 @@ use crate::batch;
 use crate::error::{Error, Result};
 use crate::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::rl::ppo::{Learner, ScoredRollout};
+use crate::rollout::forced::ForcedPasses;
 use crate::rollout::logprobs::ValueModel;
 use crate::rollout::{Generator, Sampling};
 use crate::sft::{Example, backward};
@@ -27,6 +28,9 @@ use tch::{Device, Kind, Tensor};
 pub enum Work {
     /// Sampling rationales, encoder included.
     Sampling,
+    /// Stage rollout of a later round: rollout.samples rationales for each of --batch problems, with log-probabilities,
+    /// those of another reference policy, and values.
+    Collection,
     /// One step of supervised fine-tuning.
     Sft,
     /// One minibatch of reinforcement learning with its optimizer step.
@@ -42,7 +46,7 @@ pub struct Options {
     /// What to measure.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "sampling,sft,ppo")]
     pub work: Vec<Work>,
-    /// Rows of a sampling batch; steps take half as many.
+    /// Rows of a sampling batch, problems of a collection; steps take half as many.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..4096))]
     pub batch: u32,
     /// Source tokens.
@@ -103,7 +107,7 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
     let lengths = options.lengths.as_deref().map(read_lengths).transpose()?;
     if !options.json {
         println!(
-            "{:<9} {:<6} {:<24} {:>14} {:>9} {:>9} {:>9} {:>9}",
+            "{:<10} {:<6} {:<24} {:>14} {:>9} {:>9} {:>9} {:>9}",
             "work", "shape", "variant", "batch", "s", "cpu s", "tokens/s", "peak MB"
         );
     }
@@ -113,7 +117,8 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
             reset_peak();
             let bench = Bench::new(&config, options, settings, lengths.as_deref(), device)?;
             let mut measured = match work {
-                Work::Sampling => bench.sampling()?,
+                Work::Sampling => bench.sampling(Stage::Sampling)?,
+                Work::Collection => bench.sampling(Stage::Whole)?,
                 Work::Sft => bench.fine_tuning()?,
                 Work::Ppo => bench.reinforcement()?,
             };
@@ -132,7 +137,7 @@ fn print(m: &Measurement, json: bool) {
     }
     let work = m.work.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
     println!(
-        "{:<9} {:<6} {:<24} {:>14} {:>9.2} {:>9.2} {:>9.1} {:>9}",
+        "{:<10} {:<6} {:<24} {:>14} {:>9.2} {:>9.2} {:>9.1} {:>9}",
         work,
         m.shape,
         m.variant,
@@ -221,7 +226,7 @@ impl<'a> Bench<'a> {
     }
 
     fn kind(&self) -> Kind {
-        if self.settings.student.dtype == Dtype::Bfloat16 { Kind::BFloat16 } else { Kind::Float }
+        kind(self.settings.student.dtype)
     }
 
     fn weights(&self) -> Weights {
@@ -239,7 +244,9 @@ impl<'a> Bench<'a> {
             longest.sum::<f64>() / measured.len() as f64
         };
         let of = |time: fn(&(f64, f64)) -> f64| match self.options.lengths {
-            Some(_) if work != Work::Sampling => times.iter().map(time).sum::<f64>() / times.len() as f64,
+            Some(_) if matches!(work, Work::Sft | Work::Ppo) => {
+                times.iter().map(time).sum::<f64>() / times.len() as f64
+            }
             _ => times.iter().map(time).fold(f64::INFINITY, f64::min),
         };
         let (seconds, cpu_seconds) = (of(|time| time.0), of(|time| time.1));
@@ -260,16 +267,27 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn sampling(&self) -> Result<Measurement> {
+    fn sampling(&self, stage: Stage) -> Result<Measurement> {
         let weights = self.weights();
         let student = Student::new(&weights, &self.config);
-        let dtype = self.settings.rollout.sampling_dtype.unwrap_or(self.settings.student.dtype);
-        let kind = if dtype == Dtype::Bfloat16 { Kind::BFloat16 } else { Kind::Float };
-        let generator = Generator::new(&student, &weights, kind)?;
-        let rows = self.options.batch as usize;
+        let training = self.settings.student.dtype;
+        let dtype = self.settings.rollout.sampling_dtype.unwrap_or(training);
+        let generator = Generator::new(&student, &weights, kind(dtype))?;
+        let problems = self.options.batch as usize;
+        let samples = if stage == Stage::Whole { self.settings.rollout.samples as usize } else { 1 };
+        let rows = problems * samples;
+        let others = (stage == Stage::Whole).then(|| (self.weights(), self.value_model(&weights)));
+        let reference = others.as_ref().map(|(reference, _)| Student::new(reference, &self.config));
+        let passes = ForcedPasses {
+            policy: &student,
+            own: dtype != Dtype::Float32 || training != Dtype::Float32,
+            reference: reference.as_ref(),
+            value: others.as_ref().and_then(|(_, value)| value.as_ref()).map(|(model, _)| model),
+            mode: Mode { train: false, kind: self.kind() },
+        };
         let ids: Vec<Vec<i64>> =
-            (0..rows).map(|row| self.tokens(self.options.source as usize, row)).collect();
-        let names: Vec<String> = (0..rows).map(|row| row.to_string()).collect();
+            (0..problems).map(|row| self.tokens(self.options.source as usize, row)).collect();
+        let names: Vec<String> = (0..problems).map(|row| row.to_string()).collect();
         let sources: Vec<(&[i64], &str)> =
             ids.iter().zip(&names).map(|(ids, name)| (ids.as_slice(), name.as_str())).collect();
         let source = batch::source(&sources, &self.features, self.config.pad_token_id, self.device);
@@ -279,14 +297,35 @@ impl<'a> Bench<'a> {
             let seeds: Vec<u64> = (0..rows).map(|row| (iteration * rows + row) as u64).collect();
             let start = Clock::start();
             let generated = generator.generate(&source, sampling, &seeds, self.options.target);
+            if stage == Stage::Whole {
+                passes.run(&source, &generated);
+            }
             times.extend((iteration > 0).then(|| start.elapsed()));
             debug_assert!(generated.iter().all(|row| row.tokens.len() == self.options.target as usize));
         }
-        let mut measured = self.measurement(Work::Sampling, dtype.to_string(), &times, weights.count());
-        (measured.batch, measured.source) = (rows, f64::from(self.options.source));
+        let (work, variant) = match stage {
+            Stage::Sampling => (Work::Sampling, dtype.to_string()),
+            Stage::Whole => (Work::Collection, format!("{samples} samples {dtype}")),
+        };
+        let mut measured = self.measurement(work, variant, &times, weights.count());
+        (measured.batch, measured.source) = (problems, f64::from(self.options.source));
         measured.target = f64::from(self.options.target);
         measured.tokens_per_s = (rows * self.options.target as usize) as f64 / measured.seconds;
         Ok(measured)
+    }
+
+    /// The value model that the settings ask for, and the weights that are its own.
+    fn value_model(&self, policy: &Weights) -> Option<(ValueModel, Weights)> {
+        let rl = &self.settings.rl;
+        let shared = rl.value_model == ValueTrunk::Shared;
+        (rl.algorithm == Algorithm::Ppo).then(|| {
+            let mut own = if shared { Weights::default() } else { self.weights() };
+            own.add_random(&self.config, self.config.value_head_shapes(), 2);
+            let own = own.into_device(self.device);
+            own.train_only(|name| name != "lm_head.weight");
+            let trunk = Student::new(if shared { policy } else { &own }, &self.config);
+            (ValueModel { student: trunk, head: ValueHead::new(&own) }, own)
+        })
     }
 
     fn fine_tuning(&self) -> Result<Measurement> {
@@ -325,15 +364,7 @@ impl<'a> Bench<'a> {
         let weights = self.weights();
         weights.train_only(|_| true);
         let student = Student::new(&weights, &self.config);
-        let shared = rl.value_model == ValueTrunk::Shared;
-        let value = (rl.algorithm == Algorithm::Ppo).then(|| {
-            let mut own = if shared { Weights::default() } else { self.weights() };
-            own.add_random(&self.config, self.config.value_head_shapes(), 2);
-            let own = own.into_device(self.device);
-            own.train_only(|name| name != "lm_head.weight");
-            let trunk = Student::new(if shared { &weights } else { &own }, &self.config);
-            (ValueModel { student: trunk, head: ValueHead::new(&own) }, own)
-        });
+        let value = self.value_model(&weights);
         let learner = Learner {
             policy: &student,
             policy_weights: &weights,
@@ -381,6 +412,17 @@ impl<'a> Bench<'a> {
             tch::Cuda::synchronize(index as i64);
         }
     }
+}
+
+/// How much of stage rollout is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Sampling,
+    Whole,
+}
+
+fn kind(dtype: Dtype) -> Kind {
+    if dtype == Dtype::Bfloat16 { Kind::BFloat16 } else { Kind::Float }
 }
 
 /// Wall-clock and processor seconds.

@@ -6,16 +6,17 @@ use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, check_interrupt};
-use crate::rollout::logprobs::{ValueModel, token_logprobs};
+use crate::rollout::forced::{ForcedPasses, TokenNumbers};
+use crate::rollout::logprobs::ValueModel;
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
 use crate::sentences;
 use crate::student::value_head::ValueHead;
-use crate::student::{Mode, Source, Student, Weights};
+use crate::student::{Mode, Student, Weights};
 use crate::vision::ImageFeatures;
 use schemas::settings::{Algorithm, ValueTrunk};
 use schemas::{Problem, Rollout};
-use tch::{Kind, Tensor, no_grad};
+use tch::Kind;
 
 /// Problems in one Parquet part, the unit that a killed run repeats.
 const PROBLEMS_A_PART: usize = 256;
@@ -66,9 +67,6 @@ fn part_name(index: usize) -> String {
     format!("sampled-{index:05}")
 }
 
-/// A number for each token of each rollout.
-type TokenNumbers = Vec<Vec<f32>>;
-
 struct Sampler<'a> {
     context: &'a Context,
     round: u32,
@@ -103,6 +101,16 @@ impl<'a> Sampler<'a> {
             value,
             mode: Mode { train: false, kind: training },
         })
+    }
+
+    fn passes(&self) -> ForcedPasses<'_> {
+        ForcedPasses {
+            policy: &self.policy.student,
+            own: self.own_pass,
+            reference: self.reference.as_ref(),
+            value: self.value.as_ref(),
+            mode: self.mode,
+        }
     }
 
     /// Rollouts of some problems, in the order of the problems and samples.
@@ -146,8 +154,8 @@ impl<'a> Sampler<'a> {
             };
             let limit = settings.rollout.max_new_tokens;
             let mut generated = self.generator.generate(&source, sampling, &seeds, limit);
-            let (own, reference, values) = self.judge(&source, &generated, samples as i64);
-            for (generated, own) in generated.iter_mut().zip(own) {
+            let TokenNumbers { own, reference, values } = self.passes().run(&source, &generated);
+            for (generated, own) in generated.iter_mut().zip(own.into_iter().flatten()) {
                 generated.logprobs = own;
             }
             for (place, &index) in indices.iter().enumerate() {
@@ -155,12 +163,12 @@ impl<'a> Sampler<'a> {
                 let mut rollouts = Vec::with_capacity(samples);
                 for row in first..first + samples {
                     let problem = &problems[index].problem_id;
-                    let numbers = (reference[row].clone(), values[row].clone());
+                    let of = |numbers: &Option<Vec<Vec<f32>>>| numbers.as_ref().map(|rows| rows[row].clone());
                     rollouts.push(self.rollout(
                         problem,
                         (row - first) as u32,
                         &generated[row],
-                        numbers,
+                        (of(&reference), of(&values)),
                         seeds[row],
                     )?);
                 }
@@ -176,7 +184,7 @@ impl<'a> Sampler<'a> {
         problem_id: &str,
         sample: u32,
         generated: &Generated,
-        (ref_logprobs, values): (Vec<f32>, Vec<f32>),
+        (reference, values): (Option<Vec<f32>>, Option<Vec<f32>>),
         seed: u64,
     ) -> Result<Rollout> {
         let token_ids: Vec<i32> =
@@ -190,59 +198,12 @@ impl<'a> Sampler<'a> {
             rationale: decoded.text,
             token_ids,
             logprobs: generated.logprobs.clone(),
-            ref_logprobs: if self.reference.is_some() { ref_logprobs } else { generated.logprobs.clone() },
-            values,
+            ref_logprobs: reference.unwrap_or_else(|| generated.logprobs.clone()),
+            values: values.unwrap_or_default(),
             sentences: decoded.sentences,
             truncated: generated.truncated,
             policy: self.policy.fingerprint.clone(),
             seed,
-        })
-    }
-
-    /// The policy's own log-probabilities (none where those of sampling are exact), the reference's, and values of
-    /// every token, in one teacher-forced pass each.
-    fn judge(
-        &self,
-        source: &Source,
-        generated: &[Generated],
-        samples: i64,
-    ) -> (TokenNumbers, TokenNumbers, TokenNumbers) {
-        let config = &self.policy.student.config;
-        let device = self.context.device;
-        let tokens: Vec<&[i64]> = generated.iter().map(|generated| generated.tokens.as_slice()).collect();
-        let inputs =
-            batch::decoder_inputs(&tokens, config.decoder_start_token_id, config.pad_token_id, device);
-        let labels = batch::pad(&tokens, config.pad_token_id, device);
-        let rows = |tensor: &Tensor| -> Vec<Vec<f32>> {
-            (0i64..).zip(&tokens).map(|(row, tokens)| batch::row_numbers(tensor, row, tokens.len())).collect()
-        };
-        no_grad(|| {
-            // The encoder runs once a problem; its states are repeated for the samples.
-            let hidden = |student: &Student| {
-                let encoded = student.encode(source, self.mode).repeat_interleave_self_int(samples, 0, None);
-                let mask = source.mask.repeat_interleave_self_int(samples, 0, None);
-                student.decoder.forward(&inputs, &encoded, &mask, self.mode)
-            };
-            let logprobs = |student: &Student, hidden: &Tensor| {
-                rows(&token_logprobs(student, hidden, &labels, self.mode))
-            };
-            let policy = &self.policy.student;
-            let shared = self.value.as_ref().is_some_and(|value| value.student.reads_same_weights(policy));
-            let of_policy = (self.own_pass || shared).then(|| hidden(policy));
-            let own = match &of_policy {
-                Some(hidden) if self.own_pass => logprobs(policy, hidden),
-                _ => Vec::new(),
-            };
-            let values = match (&self.value, of_policy) {
-                (Some(value), Some(hidden)) if shared => rows(&value.values(&hidden, self.mode)),
-                (Some(value), _) => rows(&value.values(&hidden(&value.student), self.mode)),
-                (None, _) => vec![Vec::new(); tokens.len()],
-            };
-            let reference = match &self.reference {
-                Some(student) => logprobs(student, &hidden(student)),
-                None => vec![Vec::new(); tokens.len()],
-            };
-            (own, reference, values)
         })
     }
 }

@@ -71,9 +71,13 @@ impl Attention {
         self.finish(x, &normed, &key_value, bias, mode)
     }
 
-    /// x + attention of norm(x) to given keys and values; `bias` [batch, 1, 1, source] holds the padding mask.
+    /// x + attention of norm(x) to given keys and values; `bias` [problems, 1, 1, source] holds the padding mask. `x`
+    /// [rows, length, d] may have several rows for each problem, which then share its keys and values.
     pub fn attend_to(&self, x: &Tensor, key_value: &KeyValue, bias: &Tensor, mode: Mode) -> Tensor {
-        self.finish(x, &self.norm.forward(x), key_value, bias, mode)
+        let size = x.size();
+        // A row's queries do not see each other here, so that those of all rows of a problem may stand in one line.
+        let grouped = x.reshape([key_value.keys.size()[0], -1, size[2]]);
+        self.finish(&grouped, &self.norm.forward(&grouped), key_value, bias, mode).view(size.as_slice())
     }
 
     /// One decoding step: `x` [rows, 1, d] at `position`; its key and value are added to `cache`, which must have room.
