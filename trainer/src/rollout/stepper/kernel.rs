@@ -217,11 +217,12 @@ fn portable_mix<T: Copy>(
     }
 }
 
-/// The kernels of one instruction set. `$tile` outputs and up to four rows share the registers.
+/// The kernels of one instruction set. Four rows and `$narrow` outputs share the registers; of just `$block` rows, which
+/// is the common batch, `$wide` outputs, so that weights pass by once.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
     (
-        $module:ident, $feature:literal, lanes $lanes:literal, tile $tile:literal, zero $zero:path, splat $splat:path,
+        $module:ident, $feature:literal, lanes $lanes:literal, block $block:literal, narrow $narrow:literal, wide $wide:literal, zero $zero:path, splat $splat:path,
         load $load:path, store $store:path, fma $fma:path, widen $widen:ident, put $put:ident, $($helper:item)*
     ) => {
         mod $module {
@@ -230,9 +231,9 @@ macro_rules! kernels {
 
             $($helper)*
 
-            kernels!(@typed $feature, $lanes, $tile, $zero, $splat, $store, $fma, $put, $load, f32,
+            kernels!(@typed $feature, $lanes, $block, $narrow, $wide, $zero, $splat, $store, $fma, $put, $load, f32,
                 products_f32, rows_f32, tile_f32, mix_f32, mix_rows_f32, mix_block_f32, load $load);
-            kernels!(@typed $feature, $lanes, $tile, $zero, $splat, $store, $fma, $put, $load, u16,
+            kernels!(@typed $feature, $lanes, $block, $narrow, $wide, $zero, $splat, $store, $fma, $put, $load, u16,
                 products_bf16, rows_bf16, tile_bf16, mix_bf16, mix_rows_bf16, mix_block_bf16, load $widen);
 
             #[target_feature(enable = $feature)]
@@ -257,7 +258,7 @@ macro_rules! kernels {
         }
     };
     (
-        @typed $feature:literal, $lanes:literal, $tile:literal, $zero:path, $splat:path, $store:path, $fma:path,
+        @typed $feature:literal, $lanes:literal, $block:literal, $narrow:literal, $wide:literal, $zero:path, $splat:path, $store:path, $fma:path,
         $put:ident, $load32:path, $element:ty, $products:ident, $rows:ident, $tile_fn:ident, $mix:ident,
         $mix_rows:ident, $mix_block:ident, load $load:path
     ) => {
@@ -266,34 +267,43 @@ macro_rules! kernels {
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn $products(x: Rows<'_>, w: &[$element], width: usize, out: &mut [f32]) {
             let outputs = w.len() / width;
-            let mut n = 0;
-            while n < outputs {
-                // A tile of weights stays in the cache for all rows.
-                let (w, out) = (w[n * width..].as_ptr(), out[n..].as_mut_ptr());
-                if n + $tile <= outputs {
-                    unsafe { $rows::<$tile>(x, w, width, out, outputs) };
-                    n += $tile;
-                } else {
-                    unsafe { $rows::<1>(x, w, width, out, outputs) };
-                    n += 1;
+            let (x, count, stride) = (x.numbers.as_ptr(), x.count, x.stride);
+            let (w, out) = (w.as_ptr(), out.as_mut_ptr());
+            unsafe {
+                match count {
+                    $block => $rows::<$block, $wide>(x, count, stride, w, width, out, outputs),
+                    _ => $rows::<4, $narrow>(x, count, stride, w, width, out, outputs),
                 }
             }
         }
 
+        /// Tiles of `M` rows and `N` outputs; a tile's weights stay in the first cache for all rows.
         #[target_feature(enable = $feature)]
-        unsafe fn $rows<const N: usize>(
-            x: Rows<'_>, w: *const $element, width: usize, out: *mut f32, outputs: usize,
+        unsafe fn $rows<const M: usize, const N: usize>(
+            x: *const f32, count: usize, stride: usize, w: *const $element, width: usize, out: *mut f32,
+            outputs: usize,
         ) {
-            let mut m = 0;
-            while m < x.count {
-                let (row, out) = unsafe { (x.numbers.as_ptr().add(m * x.stride), out.add(m * outputs)) };
-                match x.count - m {
-                    1 => unsafe { $tile_fn::<1, N>(row, x.stride, w, width, out, outputs) },
-                    2 => unsafe { $tile_fn::<2, N>(row, x.stride, w, width, out, outputs) },
-                    3 => unsafe { $tile_fn::<3, N>(row, x.stride, w, width, out, outputs) },
-                    _ => unsafe { $tile_fn::<4, N>(row, x.stride, w, width, out, outputs) },
+            let mut n = 0;
+            while n < outputs {
+                let whole = n + N <= outputs;
+                let mut m = 0;
+                while m < count {
+                    unsafe {
+                        let (x, w, out) = (x.add(m * stride), w.add(n * width), out.add(m * outputs + n));
+                        match (count - m, whole) {
+                            (1, true) => $tile_fn::<1, N>(x, stride, w, width, out, outputs),
+                            (2, true) => $tile_fn::<2, N>(x, stride, w, width, out, outputs),
+                            (3, true) => $tile_fn::<3, N>(x, stride, w, width, out, outputs),
+                            (_, true) => $tile_fn::<M, N>(x, stride, w, width, out, outputs),
+                            (1, false) => $tile_fn::<1, 1>(x, stride, w, width, out, outputs),
+                            (2, false) => $tile_fn::<2, 1>(x, stride, w, width, out, outputs),
+                            (3, false) => $tile_fn::<3, 1>(x, stride, w, width, out, outputs),
+                            (_, false) => $tile_fn::<M, 1>(x, stride, w, width, out, outputs),
+                        }
+                    }
+                    m += M;
                 }
-                m += 4;
+                n += if whole { N } else { 1 };
             }
         }
 
@@ -303,23 +313,26 @@ macro_rules! kernels {
         ) {
             unsafe {
                 let mut sums = [[$zero(); N]; M];
+                let rows: [*const f32; M] = std::array::from_fn(|m| x.add(m * stride));
+                let weights: [*const $element; N] = std::array::from_fn(|n| w.add(n * width));
+                // The rows after these: hardware does not look beyond a page by itself.
+                let next = weights.map(|weights| weights.wrapping_add(N * width));
                 let mut k = 0;
                 while k < width {
                     let mut ws = [$zero(); N];
                     for (n, into) in ws.iter_mut().enumerate() {
-                        *into = $load(w.add(n * width + k));
+                        _mm_prefetch::<_MM_HINT_T0>(next[n].wrapping_add(k).cast());
+                        *into = $load(weights[n].add(k));
                     }
-                    for (m, sums) in sums.iter_mut().enumerate() {
-                        let x = $load32(x.add(m * stride + k));
+                    for (row, sums) in rows.iter().zip(&mut sums) {
+                        let x = $load32(row.add(k));
                         for (sum, w) in sums.iter_mut().zip(ws) {
                             *sum = $fma(x, w, *sum);
                         }
                     }
                     k += $lanes;
                 }
-                for (m, sums) in sums.iter().enumerate() {
-                    $put(sums, out.add(m * outputs));
-                }
+                $put(&sums, out, outputs);
             }
         }
 
@@ -391,7 +404,7 @@ macro_rules! kernels {
 
 #[cfg(target_arch = "x86_64")]
 kernels! {
-    avx512, "avx512f", lanes 16, tile 4, zero _mm512_setzero_ps, splat _mm512_set1_ps, load _mm512_loadu_ps,
+    avx512, "avx512f", lanes 16, block 8, narrow 4, wide 2, zero _mm512_setzero_ps, splat _mm512_set1_ps, load _mm512_loadu_ps,
     store _mm512_storeu_ps, fma _mm512_fmadd_ps, widen widen, put put,
 
     #[inline]
@@ -401,31 +414,38 @@ kernels! {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
     }
 
-    /// Writes the sum over each vector's lanes. Four vectors are added up together, which takes a third of the work.
+    /// Writes the sum over the lanes of each vector, rows `stride` apart. Four vectors are added up together, which takes
+    /// a third of the work; each is added up in the same order wherever it stands.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(in super::super) unsafe fn put<const N: usize>(sums: &[__m512; N], out: *mut f32) {
-        if N == 4 {
+    pub(in super::super) unsafe fn put<const M: usize, const N: usize>(
+        sums: &[[__m512; N]; M], out: *mut f32, stride: usize,
+    ) {
+        let at = |i: usize| if i < M * N { sums[i / N][i % N] } else { _mm512_setzero_ps() };
+        for first in (0..M * N).step_by(4) {
             let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let (a, b) = (pair(sums[0], sums[1]), pair(sums[2], sums[3]));
+            let (a, b) = (pair(at(first), at(first + 1)), pair(at(first + 2), at(first + 3)));
             let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
             let low = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
             let quarters = _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-            let upper = _mm512_castpd_ps(_mm512_shuffle_f64x2::<0b1110>(_mm512_castps_pd(quarters), _mm512_castps_pd(quarters)));
+            let doubles = _mm512_castps_pd(quarters);
+            let upper = _mm512_castpd_ps(_mm512_shuffle_f64x2::<0b1110>(doubles, doubles));
             let half = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_castps512_ps256(upper));
-            let sum = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
-            unsafe { _mm_storeu_ps(out, sum) };
-            return;
-        }
-        for (n, &lanes) in sums.iter().enumerate() {
-            unsafe { *out.add(n) = _mm512_reduce_add_ps(lanes) };
+            let four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+            let mut numbers = [0f32; 4];
+            unsafe {
+                _mm_storeu_ps(numbers.as_mut_ptr(), four);
+                for (i, number) in (first..M * N).zip(numbers) {
+                    *out.add(i / N * stride + i % N) = number;
+                }
+            }
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 kernels! {
-    avx2, "avx2,fma", lanes 8, tile 2, zero _mm256_setzero_ps, splat _mm256_set1_ps, load _mm256_loadu_ps,
+    avx2, "avx2,fma", lanes 8, block 4, narrow 2, wide 2, zero _mm256_setzero_ps, splat _mm256_set1_ps, load _mm256_loadu_ps,
     store _mm256_storeu_ps, fma _mm256_fmadd_ps, widen widen, put put,
 
     #[inline]
@@ -437,9 +457,11 @@ kernels! {
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn put<const N: usize>(sums: &[__m256; N], out: *mut f32) {
-        for (n, &lanes) in sums.iter().enumerate() {
-            unsafe { *out.add(n) = sum(lanes) };
+    unsafe fn put<const M: usize, const N: usize>(sums: &[[__m256; N]; M], out: *mut f32, stride: usize) {
+        for (m, sums) in sums.iter().enumerate() {
+            for (n, &lanes) in sums.iter().enumerate() {
+                unsafe { *out.add(m * stride + n) = sum(lanes) };
+            }
         }
     }
 

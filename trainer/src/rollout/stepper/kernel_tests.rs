@@ -44,7 +44,9 @@ fn as_multiplied(x: &[f32], weights: Numbers<'_>, width: usize, level: Level) ->
 #[test]
 fn every_level_multiplies_alike() {
     // Odd counts of rows and outputs, and widths that fill no vector, take the paths at the edges.
-    for (rows, outputs, width) in [(1, 5, 8), (3, 7, 48), (5, 9, 64), (8, 4, 12), (4, 1, 16), (7, 6, 96)] {
+    for (rows, outputs, width) in
+        [(1, 5, 8), (3, 7, 48), (5, 9, 64), (8, 4, 12), (4, 1, 16), (7, 6, 96), (19, 5, 32)]
+    {
         let (x, w) = (numbers(rows * width, 0.0), numbers(outputs * width, 9.0));
         let halves = upper_halves(&w);
         let rounded: Vec<f32> = halves.iter().map(|&half| widen(half)).collect();
@@ -94,13 +96,13 @@ fn every_level_mixes_alike() {
 
 #[test]
 fn a_row_does_not_depend_on_its_neighbours() {
-    let (x, w) = (numbers(7 * 64, 1.0), numbers(10 * 64, 2.0));
+    let (x, w) = (numbers(15 * 64, 1.0), numbers(10 * 64, 2.0));
     let halves = upper_halves(&w);
     for level in levels() {
         for weights in [Numbers::Float32(&w), Numbers::Bfloat16(&halves)] {
-            let mut together = vec![0.0; 70];
-            level.products(Rows { numbers: &x, stride: 64, count: 7 }, weights, 64, &mut together);
-            for m in 0..7 {
+            let mut together = vec![0.0; 150];
+            level.products(Rows { numbers: &x, stride: 64, count: 15 }, weights, 64, &mut together);
+            for m in 0..15 {
                 let mut alone = vec![0.0; 10];
                 let row = Rows { numbers: &x[m * 64..], stride: 64, count: 1 };
                 level.products(row, weights, 64, &mut alone);

@@ -6,9 +6,6 @@
 use super::kernel::{Rows, put};
 use std::arch::x86_64::*;
 
-/// Weights' rows that share a tile's registers.
-const TILE: usize = 4;
-
 /// As `Level::products`, the rows of `x` rounded to bfloat16, to nearest even.
 ///
 /// # Safety
@@ -26,40 +23,47 @@ pub(super) unsafe fn products(x: Rows<'_>, w: &[u16], width: usize, out: &mut [f
             }
         }
     }
-    let mut n = 0;
-    while n < outputs {
-        let (w, out) = (w[n * width..].as_ptr(), out[n..].as_mut_ptr());
-        if n + TILE <= outputs {
-            unsafe { rows::<TILE>(&rounded, x.count, w, width, out, outputs) };
-            n += TILE;
-        } else {
-            unsafe { rows::<1>(&rounded, x.count, w, width, out, outputs) };
-            n += 1;
+    let (rounded, w, out) = (rounded.as_ptr(), w.as_ptr(), out.as_mut_ptr());
+    unsafe {
+        match x.count {
+            // The common batch: weights pass by once.
+            8 => rows::<8, 2>(rounded, 8, w, width, out, outputs),
+            count => rows::<4, 4>(rounded, count, w, width, out, outputs),
         }
     }
 }
 
+/// Tiles of `M` rows and `N` outputs; a tile's weights stay in the first cache for all rows.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn rows<const N: usize>(
-    x: &[u16],
+unsafe fn rows<const M: usize, const N: usize>(
+    x: *const u16,
     count: usize,
     w: *const u16,
     width: usize,
     out: *mut f32,
     outputs: usize,
 ) {
-    let mut m = 0;
-    while m < count {
-        unsafe {
-            let (row, out) = (x.as_ptr().add(m * width), out.add(m * outputs));
-            match count - m {
-                1 => tile::<1, N>(row, w, width, out, outputs),
-                2 => tile::<2, N>(row, w, width, out, outputs),
-                3 => tile::<3, N>(row, w, width, out, outputs),
-                _ => tile::<4, N>(row, w, width, out, outputs),
+    let mut n = 0;
+    while n < outputs {
+        let whole = n + N <= outputs;
+        let mut m = 0;
+        while m < count {
+            unsafe {
+                let (x, w, out) = (x.add(m * width), w.add(n * width), out.add(m * outputs + n));
+                match (count - m, whole) {
+                    (1, true) => tile::<1, N>(x, w, width, out, outputs),
+                    (2, true) => tile::<2, N>(x, w, width, out, outputs),
+                    (3, true) => tile::<3, N>(x, w, width, out, outputs),
+                    (_, true) => tile::<M, N>(x, w, width, out, outputs),
+                    (1, false) => tile::<1, 1>(x, w, width, out, outputs),
+                    (2, false) => tile::<2, 1>(x, w, width, out, outputs),
+                    (3, false) => tile::<3, 1>(x, w, width, out, outputs),
+                    (_, false) => tile::<M, 1>(x, w, width, out, outputs),
+                }
             }
+            m += M;
         }
-        m += 4;
+        n += if whole { N } else { 1 };
     }
 }
 
@@ -73,20 +77,25 @@ unsafe fn tile<const M: usize, const N: usize>(
 ) {
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); N]; M];
+        let rows: [*const u16; M] = std::array::from_fn(|m| x.add(m * width));
+        let weights: [*const u16; N] = std::array::from_fn(|n| w.add(n * width));
+        // The rows after these: hardware does not look beyond a page by itself.
+        let next = weights.map(|weights| weights.wrapping_add(N * width));
         let mut k = 0;
         while k < width {
-            let ws: [__m512bh; N] = std::array::from_fn(|n| load(w.add(n * width + k)));
-            for (m, sums) in sums.iter_mut().enumerate() {
-                let x = load(x.add(m * width + k));
+            let ws: [__m512bh; N] = std::array::from_fn(|n| {
+                _mm_prefetch::<_MM_HINT_T0>(next[n].wrapping_add(k).cast());
+                load(weights[n].add(k))
+            });
+            for (row, sums) in rows.iter().zip(&mut sums) {
+                let x = load(row.add(k));
                 for (sum, w) in sums.iter_mut().zip(ws) {
                     *sum = _mm512_dpbf16_ps(*sum, x, w);
                 }
             }
             k += 32;
         }
-        for (m, sums) in sums.iter().enumerate() {
-            put(sums, out.add(m * outputs));
-        }
+        put(&sums, out, outputs);
     }
 }
 
