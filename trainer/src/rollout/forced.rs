@@ -65,3 +65,66 @@ impl ForcedPasses<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::student::value_head::ValueHead;
+    use crate::student::{StudentConfig, Weights};
+    use crate::vision::ImageFeatures;
+    use tch::Device;
+
+    /// Samples that share a problem's encoder states get the numbers that each gets alone.
+    #[test]
+    fn samples_of_a_problem_do_not_mix() {
+        let config = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let weights = Weights::random(&config, 3);
+        let mut value_weights = Weights::random(&config, 4);
+        value_weights.add_random(&config, config.value_head_shapes(), 5);
+        let (policy, reference) = (Student::new(&weights, &config), Student::new(&value_weights, &config));
+        let value = ValueModel {
+            student: Student::new(&value_weights, &config),
+            head: ValueHead::new(&value_weights),
+        };
+        let passes = ForcedPasses {
+            policy: &policy,
+            own: true,
+            reference: Some(&reference),
+            value: Some(&value),
+            mode: Mode::EVAL,
+        };
+        let features = ImageFeatures::none(config.image_feature_width);
+        let source = |lengths: &[i64]| {
+            let ids: Vec<Vec<i64>> = lengths
+                .iter()
+                .map(|&length| (0..length).map(|i| (i * 11 + length) % 60 + 2).collect())
+                .collect();
+            let rows: Vec<(&[i64], &str)> = ids.iter().map(|ids| (ids.as_slice(), "")).collect();
+            crate::batch::source(&rows, &features, config.pad_token_id, Device::Cpu)
+        };
+        let rows: Vec<Generated> = [3, 9, 5, 1, 7, 2]
+            .iter()
+            .map(|&length| Generated {
+                tokens: (0..length).map(|i| (i * 17 + length) % 60 + 2).collect(),
+                logprobs: Vec::new(),
+                truncated: false,
+            })
+            .collect();
+        let together = passes.run(&source(&[12, 5]), &rows);
+        for (row, generated) in rows.iter().enumerate() {
+            let alone = passes.run(&source(&[[12, 5][row / 3]]), std::slice::from_ref(generated));
+            for (together, alone) in [
+                (&together.own, &alone.own),
+                (&together.reference, &alone.reference),
+                (&together.values, &alone.values),
+            ] {
+                let (together, alone) = (together.as_ref().expect("asked"), alone.as_ref().expect("asked"));
+                assert_eq!(together[row].len(), generated.tokens.len());
+                for (a, b) in together[row].iter().zip(&alone[0]) {
+                    assert!((a - b).abs() < 1e-4, "row {row}: {a} and {b}");
+                }
+            }
+        }
+        assert_ne!(together.own, together.reference);
+    }
+}

@@ -148,8 +148,8 @@ pub(crate) fn bytes_of(tensor: &Tensor) -> Vec<u8> {
 
 fn initial(config: &StudentConfig, name: &str, shape: &[i64]) -> Tensor {
     let options = (Kind::Float, Device::Cpu);
-    let normal = |deviation: f64| Tensor::randn(shape, options) * deviation;
-    let uniform = |bound: f64| Tensor::rand(shape, options) * (2.0 * bound) - bound;
+    let normal = |deviation: f64| Tensor::randn(shape, options).g_mul_scalar_(deviation);
+    let uniform = |bound: f64| Tensor::rand(shape, options).g_mul_scalar_(2.0 * bound).g_sub_scalar_(bound);
     let (d, ff) = (config.d_model as f64, config.d_ff as f64);
     let inner = (config.num_heads * config.d_kv) as f64;
     let last = name.trim_end_matches(".weight").rsplit('.').next().unwrap_or_default();
