@@ -140,6 +140,7 @@ fn bars(series: Vec<(&str, Vec<f32>)>, names: Vec<String>, most: f32) -> Result<
     let mut chart = BarChart::new(series, names);
     dress(&mut chart.base, &mut chart.y_axis_configs);
     chart.base.legend.show = Some(several);
+    chart.base.margin.top = 24.0; // or the label above a full bar is cut
     chart.radius = Some(2.0);
     for axis in &mut chart.y_axis_configs {
         axis.min = Some(0.0);

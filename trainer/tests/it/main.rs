@@ -6,6 +6,7 @@ mod bad_input;
 mod checkpoints;
 mod features;
 mod kill;
+mod memory;
 mod options;
 mod pickles;
 mod reference;

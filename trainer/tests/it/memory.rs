@@ -1,0 +1,56 @@
+//! A step that does not fit into memory, through the real `train` under the system's own limit.
+
+use crate::small::Place;
+use schemas::{Metric, Rollout};
+use std::process::Output;
+
+/// The stage with at most so much address space.
+fn within(place: &Place, megabytes: u64, stage: &str, flags: &[&str]) -> Output {
+    let train = place.train(&["--round", "1", "--stage", stage]);
+    let mut command = std::process::Command::new("bash");
+    command.current_dir(place.path()).args(["-c", "ulimit -v $1; shift; exec \"$@\"", "bash"]);
+    command.arg((megabytes * 1024).to_string()).arg(train.get_program()).args(train.get_args()).args(flags);
+    command.output().expect("bash")
+}
+
+/// Raises the limit until the stage's training ends for the first time: with less than all it wants, in smaller pieces.
+/// What the stage does afterwards may need more room than that.
+fn trained_in_smaller_pieces(place: &Place, stage: &str, flags: &[&str]) {
+    for megabytes in (512..8192).step_by(64) {
+        let place = place.copy();
+        let output = within(&place, megabytes, stage, flags);
+        if !place.checkpoint(&format!("round=1/{stage}")).join("model.safetensors").is_file() {
+            assert!(!output.status.success(), "without a checkpoint");
+            continue;
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("out of memory; going on with at most"), "{stage} at {megabytes} MB: {said}");
+        return;
+    }
+    panic!("{stage} never ended");
+}
+
+fn first_loss(place: &Place) -> f64 {
+    let rows: Vec<Metric> = place.dataset().read(1).expect("metrics");
+    rows.iter().find(|row| row.stage == "rl" && row.name == "loss" && row.step == 1).expect("a loss").value
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_step_without_room_is_taken_in_smaller_pieces() {
+    let place = Place::new(1200);
+    place.stage("rollout");
+    place.write_scores(&place.dataset().read::<Rollout>(1).expect("rollouts"), |_| {});
+    let rl = ["--passes", "1", "--minibatch", "4000", "--accumulation", "1"];
+    trained_in_smaller_pieces(&place, "rl", &rl);
+    // In pieces, the loss is that of the whole.
+    let (whole, pieces) = (place.copy(), place.copy());
+    for (place, budget) in [(&whole, "10000000"), (&pieces, "500")] {
+        let mut command = place.train(&["--round", "1", "--stage", "rl", "--max-tokens-per-batch", budget]);
+        let output = command.args(rl).output().expect("train");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!((first_loss(&whole) - first_loss(&pieces)).abs() < 1e-5);
+    whole.write_corrections(|_| {});
+    trained_in_smaller_pieces(&whole, "sft", &["--sft-epochs", "1", "--sft-batch", "1200"]);
+}
