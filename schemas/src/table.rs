@@ -142,9 +142,19 @@ pub fn write<T: Table>(
 /// # Errors
 /// Where the disk refuses.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// Has `write` write a file that appears whole or not at all.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn write_with(
+    path: &Path,
+    write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
+) -> Result<()> {
     let (mut file, temporary) = tempfile_path::create_beside(path)?;
-    file.write_all(bytes).map_err(Error::io("write", path))?;
+    write(&mut file).map_err(Error::io("write", path))?;
     file.sync_all().map_err(Error::io("sync", path))?;
     temporary.rename_to(path)
 }

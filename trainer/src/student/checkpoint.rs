@@ -4,7 +4,7 @@ use super::config::StudentConfig;
 use super::weight_files::{Found, compare, read_folder};
 use super::weights::{Weights, bytes_of};
 use crate::error::{Error, Result};
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -102,7 +102,8 @@ fn settle_head(config: &mut StudentConfig, tensors: &mut BTreeMap<String, Tensor
     }
 }
 
-/// Writes tensors as one safetensors file that appears whole or not at all.
+/// Writes tensors as one safetensors file that appears whole or not at all. One tensor at a time is copied, so that a step
+/// checkpoint needs no room for itself in memory.
 ///
 /// # Errors
 /// Where the disk refuses.
@@ -111,27 +112,27 @@ pub fn write_safetensors<'a>(
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
     metadata: &[(&str, String)],
 ) -> Result<()> {
-    let data: Vec<(String, Vec<usize>, Vec<u8>, Dtype)> = tensors
-        .into_iter()
-        .map(|(name, tensor)| {
-            let shape = tensor.size().iter().map(|&size| size as usize).collect();
-            (name, shape, bytes_of(tensor), Dtype::F32)
-        })
-        .collect();
-    let wrong = |e: safetensors::SafeTensorError| Error::Checkpoint {
-        path: path.to_path_buf(),
-        message: e.to_string(),
-    };
-    let views: Vec<(&str, TensorView<'_>)> = data
-        .iter()
-        .map(|(name, shape, bytes, dtype)| {
-            TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name.as_str(), view))
-        })
-        .collect::<Result<_, _>>()
-        .map_err(wrong)?;
+    let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
+    let mut tensors: Vec<(String, &Tensor)> = tensors.into_iter().collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut end = 0;
+    let entries = tensors.iter().map(|(name, tensor)| {
+        let start = end;
+        end += tensor.numel() * size_of::<f32>();
+        let shape = tensor.size().iter().map(|&size| size as usize).collect();
+        (name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
+    });
     let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
-    Ok(schemas::table::write_bytes(path, &bytes)?)
+    let header = Metadata::new(Some(metadata), entries.collect()).map_err(|e| wrong(e.to_string()))?;
+    let mut header = serde_json::to_string(&header).map_err(|e| wrong(e.to_string()))?;
+    // Numbers begin at a multiple of eight bytes.
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    schemas::table::write_with(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        tensors.iter().try_for_each(|(_, tensor)| file.write_all(&bytes_of(tensor)))
+    })?;
+    Ok(())
 }
 
 /// Writes a student as a whole checkpoint folder, which appears by renaming; tokenizer and generation settings
