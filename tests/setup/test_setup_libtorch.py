@@ -372,7 +372,9 @@ class SetupLibtorch(unittest.TestCase):
         environment = self.environment(PYTHONPATH=self.slow_pip())
         command = self.command("--cuda", "no")
         process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            # A job in the background is started deaf to Ctrl-C, and would hand that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             started = self.tmp / "started"
