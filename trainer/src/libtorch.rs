@@ -1,4 +1,5 @@
-//! Which device to run on, and how libtorch gets memory. `libtorch_cuda` is loaded at run time, where a GPU is there: one binary serves both.
+//! Which device to run on, and how libtorch gets memory. `libtorch_cuda` is loaded at run time, where a GPU is there: one
+//! binary serves both.
 
 use crate::error::{Error, Result};
 use schemas::settings::Device as DeviceSetting;

@@ -278,6 +278,9 @@ macro_rules! kernels {
         }
 
         /// Tiles of `M` rows and `N` outputs; a tile's weights stay in the first cache for all rows.
+        ///
+        /// # Safety
+        /// As above; `M` is 4, or the whole `count`: the last tile of another `M` would read beyond the rows.
         #[target_feature(enable = $feature)]
         unsafe fn $rows<const M: usize, const N: usize>(
             x: *const f32, count: usize, stride: usize, w: *const $element, width: usize, out: *mut f32,

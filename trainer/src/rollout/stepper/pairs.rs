@@ -34,6 +34,9 @@ pub(super) unsafe fn products(x: Rows<'_>, w: &[u16], width: usize, out: &mut [f
 }
 
 /// Tiles of `M` rows and `N` outputs; a tile's weights stay in the first cache for all rows.
+///
+/// # Safety
+/// As above; `M` is 4, or the whole `count`: the last tile of another `M` would read beyond the rows.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn rows<const M: usize, const N: usize>(
     x: *const u16,
