@@ -52,9 +52,12 @@ VARIANTS = {
     "k-1": Variant("k = 1", sft=False, own="rollouts", rollout__samples=1),
     "k-2": Variant("k = 2", sft=False, own="rollouts", rollout__samples=2),
     "passes-1": Variant("1 pass", sft=False, rl__passes=1),
+    "passes-3": Variant("3 passes", sft=False, rl__passes=3),
+    "passes-5": Variant("5 passes", sft=False, rl__passes=5),
     "passes-10": Variant("10 passes", sft=False, rl__passes=10),
+    "lr-2e-5": Variant("learning rate 2e-5", rl__learning_rate=2e-5),
+    "lr-3e-4": Variant("learning rate 3e-4", rl__learning_rate=3e-4),
     "lr-1e-3": Variant("learning rate 1e-3, ten times too high", rl__learning_rate=1e-3),
-    "lr-2e-5": Variant("learning rate 2e-5", sft=False, rl__learning_rate=2e-5),
 }
 
 

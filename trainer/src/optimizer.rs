@@ -82,6 +82,7 @@ impl AdamW {
             }
             kernel::step(&mut plain, step);
         });
+        weights.iter().for_each(|(_, weights)| weights.copies().refresh());
     }
 
     /// State as named tensors, for a step checkpoint.
@@ -110,6 +111,7 @@ impl AdamW {
 /// Weights that have a gradient, named `<set>.<weight>`.
 fn gradients<'a>(sets: &'a [(&str, &Weights)]) -> impl Iterator<Item = (String, Tensor, Tensor)> + 'a {
     sets.iter().flat_map(|(set, weights)| {
+        weights.copies().collect_gradients();
         weights.iter().filter(|(_, weight)| weight.requires_grad()).filter_map(move |(name, weight)| {
             let gradient = weight.grad();
             gradient.defined().then(|| (format!("{set}.{name}"), weight.detach(), gradient))

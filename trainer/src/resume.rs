@@ -190,6 +190,7 @@ fn put(tensors: &mut BTreeMap<String, Tensor>, weights: &[(&str, &Weights)], pat
             })?;
             no_grad(|| weight.detach().copy_(&saved));
         }
+        weights.copies().refresh();
     }
     Ok(())
 }

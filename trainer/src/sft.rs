@@ -259,6 +259,8 @@ pub fn fit(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::student::StudentConfig;
+    use tch::Device;
 
     #[test]
     fn the_best_pass_counts() {
@@ -272,6 +274,93 @@ mod tests {
         assert_eq!(choice(true, None).best(&log), Some((3, 0)));
         assert!(!choice(false, Some(3)).is_over(&log) && choice(false, Some(2)).is_over(&log));
         assert!(!choice(false, None).is_over(&log));
+    }
+
+    fn examples() -> Vec<Example> {
+        let tokens =
+            |count: usize, salt: usize| (0..count).map(|i| ((i * 7 + salt) % 60 + 2) as i64).collect();
+        let lengths = [(9, 4), (30, 11), (12, 7), (5, 1), (8, 9)];
+        let example = |(row, &(source, target)): (usize, &(usize, usize))| Example {
+            problem_id: row.to_string(),
+            source: tokens(source, row),
+            target: tokens(target, row + 3),
+        };
+        lengths.iter().enumerate().map(example).collect()
+    }
+
+    fn gradients(weights: &Weights) -> Vec<(String, Tensor)> {
+        let with = weights.iter().filter(|(_, weight)| weight.grad().defined());
+        with.map(|(name, weight)| (name.to_owned(), weight.grad().copy())).collect()
+    }
+
+    #[test]
+    fn pieces_give_the_gradient_of_the_whole() {
+        let examples = examples();
+        let examples: Vec<&Example> = examples.iter().collect();
+        let features = ImageFeatures::none(8);
+        for tied in [false, true] {
+            let mut config = StudentConfig::named("tiny", 64, 8).expect("shape");
+            config.tie_word_embeddings = tied;
+            let start = Weights::random(&config, 1);
+            let run = |whole: bool, kind: Kind, budget: Option<u64>| {
+                let weights = start.copy_to(Device::Cpu);
+                weights.train_only(|_| true);
+                let student = Student::new(&weights, &config);
+                let mode = Mode { train: false, kind };
+                let loss = if whole {
+                    let loss = batch_loss(&student, &examples, &features, mode);
+                    loss.backward();
+                    student.collect_gradients();
+                    loss
+                } else {
+                    backward(&student, &examples, &features, mode, budget)
+                };
+                (loss.double_value(&[]), gradients(&weights))
+            };
+            let whole = run(true, Kind::Float, None);
+            let cases = [
+                (false, Kind::Float, None, 1e-5),
+                (false, Kind::Float, Some(40), 1e-5),
+                (false, Kind::Float, Some(1), 1e-5),
+                // Eight bits of mantissa.
+                (true, Kind::BFloat16, None, 0.03),
+                (false, Kind::BFloat16, Some(40), 0.03),
+            ];
+            for (at_once, kind, budget, tolerance) in cases {
+                let found = run(at_once, kind, budget);
+                let case = format!("tied {tied}, {kind:?}, {budget:?}");
+                assert!((whole.0 - found.0).abs() < tolerance, "{case}: {} {}", whole.0, found.0);
+                assert_eq!(whole.1.len(), found.1.len(), "{case}");
+                for ((name, expected), (_, found)) in whole.1.iter().zip(&found.1) {
+                    let off = (expected - found).norm() / expected.norm().clamp_min(1e-6);
+                    let off = off.double_value(&[]);
+                    assert!(off < tolerance.max(1e-4), "{case}, {name}: off by {off:e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bfloat16_products_see_each_step() {
+        let config = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let (examples, features) = (examples(), ImageFeatures::none(8));
+        let examples: Vec<&Example> = examples.iter().collect();
+        let weights = Weights::random(&config, 1);
+        weights.train_only(|name| name.ends_with(".q.weight"));
+        let student = Student::new(&weights, &config);
+        let mode = Mode { train: false, kind: Kind::BFloat16 };
+        let mut optimizer = AdamW::new(0.0);
+        let mut losses = Vec::new();
+        for _ in 0..3 {
+            let _ = backward(&student, &examples, &features, mode, None);
+            optimizer.step(&[("student", &weights)], 1e-2, 1.0);
+            let anew = weights.copy_to(Device::Cpu);
+            let anew = Student::new(&anew, &config);
+            let loss = |student: &Student| batch_loss(student, &examples, &features, mode).double_value(&[]);
+            assert_eq!(loss(&student), loss(&anew), "copies are as new as the weights");
+            losses.push(loss(&student));
+        }
+        assert!(losses[0] != losses[1] && losses[1] != losses[2], "{losses:?}");
     }
 
     #[test]

@@ -178,6 +178,9 @@ impl Learner<'_> {
                 loss.policy * share(length)
             };
             let _ = backward_by_positions(self.policy, &hidden, &real(&labels), mode, policy_loss, value);
+            if let Some((model, _)) = self.value {
+                model.collect_gradients();
+            }
         }
         statistics
     }

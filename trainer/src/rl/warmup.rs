@@ -110,6 +110,9 @@ fn gradients(
             let loss = value_loss(&values, &returns, None);
             statistics.add_values(&values, &returns, &loss);
             (loss * (returns.size()[0] as f64 / tokens as f64)).backward();
+            if let Some((model, _)) = learner.value {
+                model.collect_gradients();
+            }
         }
     }
     statistics

@@ -45,6 +45,7 @@ pub fn backward_by_positions(
         let logprobs = token_logprobs(student, &leaf.narrow(0, start, length), &tokens, mode);
         let share = loss(&logprobs, start, length);
         share.backward();
+        student.collect_gradients();
         sum += share.detach();
     }
     // Σ hidden · ∂L/∂hidden has the gradient of L with respect to everything below `hidden`.
@@ -54,6 +55,7 @@ pub fn backward_by_positions(
     }
     if below.requires_grad() {
         below.backward();
+        student.collect_gradients();
     }
     sum
 }
@@ -88,6 +90,12 @@ impl ValueModel {
     /// Values [batch, target] of decoder states [batch, target, d] of this model's student.
     pub fn values(&self, hidden: &Tensor, mode: Mode) -> Tensor {
         self.head.forward(hidden, mode)
+    }
+
+    /// Brings the gradients of a backward pass to the weights, where it ran on copies of them in another number format.
+    pub fn collect_gradients(&self) {
+        self.student.collect_gradients();
+        self.head.collect_gradients();
     }
 }
 

@@ -1,6 +1,7 @@
 //! T5 attention: unscaled dot products plus a learned bias by relative position; keys and values may be cached.
 
 use super::config::StudentConfig;
+use super::dropout::dropout;
 use super::layers::{Linear, Mode, RmsNorm};
 use super::weights::Weights;
 use tch::{Device, Kind, Tensor};
@@ -96,11 +97,11 @@ impl Attention {
     fn finish(&self, x: &Tensor, normed: &Tensor, key_value: &KeyValue, bias: &Tensor, mode: Mode) -> Tensor {
         let q = self.split_heads(&self.q.forward(normed, mode));
         let scores = q.matmul(&key_value.keys.transpose(2, 3)).to_kind(Kind::Float) + bias;
-        let weights = scores.softmax(-1, Kind::Float).dropout(self.dropout, mode.train);
+        let weights = dropout(&scores.softmax(-1, Kind::Float), self.dropout, mode.train);
         let mixed = mode.cast(&weights).matmul(&key_value.values).transpose(1, 2).contiguous();
         let (batch, length) = (x.size()[0], x.size()[1]);
         let out = self.o.forward(&mixed.view([batch, length, self.heads * self.d_kv]), mode);
-        x + out.to_kind(Kind::Float).dropout(self.dropout, mode.train)
+        x + dropout(&out.to_kind(Kind::Float), self.dropout, mode.train)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::attention::{Attention, KeyValue, RelativeBias, causal_bias, padding_bias};
 use super::config::StudentConfig;
+use super::dropout::dropout;
 use super::layers::{FeedForward, Mode, RmsNorm};
 use super::weights::Weights;
 use tch::{Kind, Tensor};
@@ -75,12 +76,12 @@ impl Decoder {
         let cross_bias = padding_bias(source_mask);
         let embedded = Tensor::embedding(&self.embedding, ids, -1, false, false);
         let hidden =
-            self.blocks.iter().fold(embedded.dropout(self.dropout, mode.train), |x, (own, cross, feed)| {
+            self.blocks.iter().fold(dropout(&embedded, self.dropout, mode.train), |x, (own, cross, feed)| {
                 let x = own.attend_self(&x, &bias, mode);
                 let x = cross.attend_to(&x, &cross.key_value(encoded, mode), &cross_bias, mode);
                 feed.forward(&x, mode)
             });
-        self.norm.forward(&hidden).dropout(self.dropout, mode.train)
+        dropout(&self.norm.forward(&hidden), self.dropout, mode.train)
     }
 
     /// Keys and values that each block makes of `encoded` [problems, source, d]: [problems, heads, source, d_kv].

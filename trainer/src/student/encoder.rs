@@ -2,6 +2,7 @@
 
 use super::attention::{Attention, RelativeBias, padding_bias};
 use super::config::StudentConfig;
+use super::dropout::dropout;
 use super::fusion::Fusion;
 use super::layers::{FeedForward, Mode, RmsNorm};
 use super::weights::Weights;
@@ -45,10 +46,10 @@ impl Encoder {
         let bias = self.bias.forward(0, length, length) + padding_bias(mask);
         let embedded = Tensor::embedding(&self.embedding, ids, -1, false, false);
         let hidden =
-            self.blocks.iter().fold(embedded.dropout(self.dropout, mode.train), |x, (attention, feed)| {
+            self.blocks.iter().fold(dropout(&embedded, self.dropout, mode.train), |x, (attention, feed)| {
                 feed.forward(&attention.attend_self(&x, &bias, mode), mode)
             });
-        self.norm.forward(&hidden).dropout(self.dropout, mode.train)
+        dropout(&self.norm.forward(&hidden), self.dropout, mode.train)
     }
 
     /// Whether both read the same embedding.

@@ -1,8 +1,11 @@
 //! The small pieces: linear layers (with LoRA where asked), T5's layer norm, feed-forward, and the run's mode.
 
 use super::config::StudentConfig;
+use super::dropout::dropout;
 use super::lora::LoraPair;
 use super::weights::Weights;
+use super::working_copies::WorkingCopies;
+use std::rc::Rc;
 use tch::{Kind, Tensor};
 
 /// How a forward pass runs.
@@ -24,10 +27,33 @@ impl Mode {
     }
 }
 
+/// A weight that enters matrix products, in whatever number format they run.
+#[derive(Debug)]
+pub struct Matrix {
+    name: String,
+    weight: Tensor,
+    copies: Rc<WorkingCopies>,
+}
+
+impl Matrix {
+    /// The weight of this name.
+    pub fn new(weights: &Weights, name: &str) -> Self {
+        Self { name: name.to_owned(), weight: weights.get(name), copies: weights.copies() }
+    }
+
+    /// The weight in the mode's number format.
+    pub fn get(&self, mode: Mode) -> Tensor {
+        if self.weight.kind() == mode.kind {
+            return self.weight.shallow_clone();
+        }
+        self.copies.get(&self.name, &self.weight, mode.kind)
+    }
+}
+
 /// y = x·Wᵀ + b, and with LoRA + scale · dropout(x)·Aᵀ·Bᵀ.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Matrix,
     bias: Option<Tensor>,
     lora: Option<LoraPair>,
 }
@@ -36,17 +62,22 @@ impl Linear {
     /// The layer `name` of these weights, with the LoRA pair that `lora` holds for it.
     pub fn new(weights: &Weights, name: &str) -> Self {
         Self {
-            weight: weights.get(&format!("{name}.weight")),
+            weight: Matrix::new(weights, &format!("{name}.weight")),
             bias: weights.find(&format!("{name}.bias")).map(Tensor::shallow_clone),
             lora: LoraPair::find(weights, name),
         }
+    }
+
+    /// Brings the gradients of a backward pass to the weights, where it ran on copies of them.
+    pub(super) fn collect_gradients(&self) {
+        self.weight.copies.collect_gradients();
     }
 
     /// `x` [.., in] → [.., out], in the mode's number format.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
         let x = mode.cast(x);
         let bias = self.bias.as_ref().map(|bias| mode.cast(bias));
-        let y = x.linear(&mode.cast(&self.weight), bias.as_ref());
+        let y = x.linear(&self.weight.get(mode), bias.as_ref());
         match &self.lora {
             Some(lora) => y + lora.forward(&x, mode),
             None => y,
@@ -106,7 +137,7 @@ impl FeedForward {
             Some(gate) => gate.forward(&normed, mode).gelu("tanh") * inner,
             None => inner.relu(),
         };
-        let out = self.outer.forward(&hidden.dropout(self.dropout, mode.train), mode);
-        x + out.to_kind(Kind::Float).dropout(self.dropout, mode.train)
+        let out = self.outer.forward(&dropout(&hidden, self.dropout, mode.train), mode);
+        x + dropout(&out.to_kind(Kind::Float), self.dropout, mode.train)
     }
 }

@@ -1,6 +1,7 @@
 //! LoRA: low-rank additions to linear layers, under PEFT's names.
 
 use super::config::StudentConfig;
+use super::dropout::dropout;
 use super::layers::Mode;
 use super::weights::Weights;
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,7 @@ impl LoraPair {
     /// The addition for `x` [.., in] → [.., out].
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
         let none = None::<&Tensor>;
-        let low = x.dropout(self.dropout, mode.train).linear(&mode.cast(&self.a), none);
+        let low = dropout(x, self.dropout, mode.train).linear(&mode.cast(&self.a), none);
         low.linear(&mode.cast(&self.b), none) * self.scale
     }
 }

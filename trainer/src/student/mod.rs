@@ -5,6 +5,7 @@ pub mod attention;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
+pub mod dropout;
 pub mod encoder;
 pub mod fusion;
 pub mod layers;
@@ -12,6 +13,7 @@ pub mod lora;
 pub mod value_head;
 pub mod weight_files;
 pub mod weights;
+pub mod working_copies;
 
 pub use config::StudentConfig;
 pub use layers::Mode;
@@ -19,8 +21,10 @@ pub use weights::Weights;
 
 use decoder::Decoder;
 use encoder::Encoder;
-use layers::Linear;
+use layers::{Linear, Matrix};
+use std::rc::Rc;
 use tch::{Kind, Tensor};
+use working_copies::WorkingCopies;
 
 /// A student ready to run. It shares its tensors with the [`Weights`] it was made of: an optimizer step on those
 /// is seen here.
@@ -33,11 +37,12 @@ pub struct Student {
     /// Decoder.
     pub decoder: Decoder,
     head: Head,
+    copies: Rc<WorkingCopies>,
 }
 
 #[derive(Debug)]
 enum Head {
-    Tied(Tensor),
+    Tied(Matrix),
     Own(Linear),
 }
 
@@ -57,12 +62,13 @@ impl Student {
     pub fn new(weights: &Weights, config: &StudentConfig) -> Self {
         let head = match weights.find("lm_head.weight") {
             Some(_) => Head::Own(Linear::new(weights, "lm_head")),
-            None => Head::Tied(weights.get("shared.weight")),
+            None => Head::Tied(Matrix::new(weights, "shared.weight")),
         };
         Self {
             encoder: Encoder::new(weights, config),
             decoder: Decoder::new(weights, config),
             head,
+            copies: weights.copies(),
             config: config.clone(),
         }
     }
@@ -70,6 +76,11 @@ impl Student {
     /// Whether both students read the same memory, so that one pass serves both.
     pub fn reads_same_weights(&self, other: &Self) -> bool {
         self.encoder.reads_same_weights(&other.encoder)
+    }
+
+    /// Brings the gradients of a backward pass to the weights, where it ran on copies of them in another number format.
+    pub fn collect_gradients(&self) {
+        self.copies.collect_gradients();
     }
 
     /// Fused encoder states [batch, source, d].
@@ -83,7 +94,7 @@ impl Student {
         let hidden = scaled.as_ref().unwrap_or(hidden);
         let logits = match &self.head {
             Head::Own(linear) => linear.forward(hidden, mode),
-            Head::Tied(weight) => mode.cast(hidden).linear(&mode.cast(weight), None::<&Tensor>),
+            Head::Tied(weight) => mode.cast(hidden).linear(&weight.get(mode), None::<&Tensor>),
         };
         logits.to_kind(Kind::Float)
     }

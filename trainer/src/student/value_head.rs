@@ -17,6 +17,11 @@ impl ValueHead {
         Self { inner: Linear::new(weights, "v_head.0"), outer: Linear::new(weights, "v_head.2") }
     }
 
+    /// Brings the gradients of a backward pass to the head's weights, where it ran on copies of them.
+    pub fn collect_gradients(&self) {
+        self.inner.collect_gradients(); // copies are shared by all layers of the same weights
+    }
+
     /// `hidden` [batch, target, d] → values [batch, target].
     pub fn forward(&self, hidden: &Tensor, mode: Mode) -> Tensor {
         let inner = self.inner.forward(hidden, mode).relu();

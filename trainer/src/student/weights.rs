@@ -3,20 +3,23 @@
 use super::config::StudentConfig;
 use super::layers::Mode;
 use super::lora::{LoraPair, is_lora};
+use super::working_copies::WorkingCopies;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use tch::{Device, Kind, Tensor, no_grad};
 
 /// Weights by name, float32. Sorted by name, so that everything that walks over them has one order.
 #[derive(Debug, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
+    copies: Rc<WorkingCopies>,
 }
 
 impl Weights {
     /// Weights of these tensors.
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { tensors }
+        Self { tensors, ..Self::default() }
     }
 
     /// Random weights as Hugging Face initialises a T5 (normal with a scale by fan-in), and the fusion layers
@@ -58,17 +61,25 @@ impl Weights {
 
     /// Adds or replaces a weight.
     pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
-        self.tensors.insert(name.into(), tensor);
+        let name = name.into();
+        self.copies.forget(&name);
+        self.tensors.insert(name, tensor);
     }
 
     /// Removes a weight.
     pub fn remove(&mut self, name: &str) -> Option<Tensor> {
+        self.copies.forget(name);
         self.tensors.remove(name)
     }
 
     /// All names and weights, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Copies of these weights in the number format of matrix products, which all students of these weights share.
+    pub fn copies(&self) -> Rc<WorkingCopies> {
+        Rc::clone(&self.copies)
     }
 
     /// Number of parameters.
@@ -79,7 +90,7 @@ impl Weights {
     /// A deep copy on `device`, without gradients.
     pub fn copy_to(&self, device: Device) -> Self {
         let copy = |tensor: &Tensor| tensor.detach().to_device(device).copy();
-        Self { tensors: self.tensors.iter().map(|(name, tensor)| (name.clone(), copy(tensor))).collect() }
+        Self::new(self.tensors.iter().map(|(name, tensor)| (name.clone(), copy(tensor))).collect())
     }
 
     /// Weights for decoding in `kind`, with LoRA pairs added to their layers: matrices that enter products are cast,
@@ -109,13 +120,13 @@ impl Weights {
                 })
                 .collect()
         });
-        Some(Self { tensors: ready })
+        Some(Self::new(ready))
     }
 
     /// These weights on `device`; copied only where they lie elsewhere.
     pub fn into_device(self, device: Device) -> Self {
         let moved = self.tensors.into_iter().map(|(name, tensor)| (name, tensor.detach().to_device(device)));
-        Self { tensors: moved.collect() }
+        Self::new(moved.collect())
     }
 
     /// Lets gradients flow to the weights whose names `trainable` accepts, and stops them for all others.
