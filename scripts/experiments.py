@@ -60,6 +60,25 @@ VARIANTS = {
     "lr-1e-3": Variant("learning rate 1e-3, ten times too high", rl__learning_rate=1e-3),
 }
 
+BASE, RL1, SFT1, RL2, SFT2 = "base student", *(f"round {n}, after {of}" for n in (1, 2) for of in ("RL", "SFT"))
+# What is compared within each seed: a policy of a variant, and the policy that it is compared with.
+PAIRS = [
+    ("RL alone, against base", ("two", RL1), ("two", BASE)),
+    ("SFT on corrections alone, against base", ("sft-two", SFT1), ("two", BASE)),
+    ("one round (RL, then SFT), against base", ("two", SFT1), ("two", BASE)),
+    ("one round, against RL alone", ("two", SFT1), ("two", RL1)),
+    ("one round, against SFT alone", ("two", SFT1), ("sft-two", SFT1)),
+    ("two rounds, against one", ("two", SFT2), ("two", SFT1)),
+    ("two rounds, against two rounds of SFT alone", ("two", SFT2), ("sft-two", SFT2)),
+    ("base without pictures, against base", ("blind", BASE), ("two", BASE)),
+    *((f"RL alone, {VARIANTS[name].label}, against base", (name, RL1), ("two", BASE))
+      for name in VARIANTS if name not in ("two", "sft-two", "blind")),
+    *((f"one round, {VARIANTS[name].label}, against base", (name, SFT1), ("two", BASE))
+      for name in VARIANTS if name.startswith("lr-")),
+    *((f"RL alone, {VARIANTS[name].label}, against the usual RL", (name, RL1), ("two", RL1))
+      for name in VARIANTS if name not in ("two", "sft-two", "blind")),
+]
+
 
 def settings(seed, points, changes):
     """ares.toml with some settings changed."""
@@ -231,13 +250,38 @@ def table(work, seeds):
     return "\n".join(lines)
 
 
+def differences(work, seeds):
+    """Differences between policies of the same seed: base students differ much, so these say more than the means."""
+    def result(seed, name):
+        path = work / f"seed-{seed}" / name / "result.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    lines = [
+        "| difference | score | no wrong sentence, points | accuracy, points | score, by seed |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for label, (name, policy), (other, against) in PAIRS:
+        pairs = [(result(seed, name).get(policy), result(seed, other).get(against)) for seed in seeds]
+        pairs = [(ours, theirs) for ours, theirs in pairs if ours and theirs]
+        if not pairs:
+            continue
+        cells = [label]
+        for key, digits in (("score", 3), ("none_wrong", 1), ("accuracy", 1)):
+            both = [(ours[key], theirs[key]) for ours, theirs in pairs if None not in (ours[key], theirs[key])]
+            mean, half = interval([ours - theirs for ours, theirs in both]) if both else (float("nan"),) * 2
+            cells.append(f"{mean:+.{digits}f} ± {half:.{digits}f}")
+        cells.append(", ".join(f"{ours['score'] - theirs['score']:+.3f}" for ours, theirs in pairs))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="1,2,3", help="seeds, with commas")
     parser.add_argument("--only", default=",".join(VARIANTS), help="variants, with commas")
     parser.add_argument("--work", type=Path, default=ROOT / "target" / "experiments", help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=2, help="seeds worked on at once")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     wanted = arguments.only.split(",")
@@ -248,7 +292,7 @@ def main():
         with ThreadPoolExecutor(arguments.jobs) as pool:
             for done in [pool.submit(one_seed, work, seed, wanted) for seed in seeds]:
                 done.result()
-    print(table(work, seeds))
+    print(table(work, seeds), differences(work, seeds), sep="\n\n")
 
 
 if __name__ == "__main__":
