@@ -154,18 +154,25 @@ impl Learner<'_> {
             // The loss is a mean over the minibatch's tokens, so each piece counts by its share of them.
             let share = |tokens: i64| tokens as f64 / all as f64 * scale;
 
-            let hidden = states(&self.policy.hidden(&source, &inputs, mode));
-            let value = self.value.map(|(model, _)| {
-                let own =
-                    (!self.shares_trunk()).then(|| states(&model.student.hidden(&source, &inputs, mode)));
-                let values = model.values(own.as_ref().unwrap_or(&hidden), mode);
+            let mut value_share = |model: &ValueModel, hidden: &Tensor| {
+                let values = model.values(hidden, mode);
                 let returns = column(|rollout| &rollout.returns);
                 // Returns are advantages + values of sampling.
                 let old = &returns - column(|rollout| &rollout.advantages);
                 let loss = value_loss(&values, &returns, settings.value_clip.map(|clip| (clip, &old)));
                 statistics.add_values(&values, &returns, &loss);
                 loss * (settings.value_coefficient * share(kept.size()[0]))
-            });
+            };
+            let shares_trunk = self.shares_trunk();
+            // A value model of its own is done with first: two models' states are never held at once.
+            if let Some((model, _)) = self.value.filter(|_| !shares_trunk) {
+                let hidden = states(&model.student.hidden(&source, &inputs, mode));
+                value_share(model, &hidden).backward();
+                model.collect_gradients();
+            }
+            let hidden = states(&self.policy.hidden(&source, &inputs, mode));
+            let sharing = self.value.filter(|_| shares_trunk).map(|(model, _)| model);
+            let value = sharing.map(|model| value_share(model, &hidden));
             let policy_loss = |logprobs: &Tensor, start: i64, length: i64| {
                 let inputs = PpoInputs {
                     logprobs: logprobs.shallow_clone(),
@@ -178,7 +185,7 @@ impl Learner<'_> {
                 loss.policy * share(length)
             };
             let _ = backward_by_positions(self.policy, &hidden, &real(&labels), mode, policy_loss, value);
-            if let Some((model, _)) = self.value {
+            if let Some(model) = sharing {
                 model.collect_gradients();
             }
         }
