@@ -5,7 +5,7 @@ use crate::batch;
 use crate::error::{Error, Result};
 use crate::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::rl::ppo::{Learner, ScoredRollout};
-use crate::rollout::forced::ForcedPasses;
+use crate::rollout::forced::{ForcedPasses, needs_own_pass};
 use crate::rollout::logprobs::ValueModel;
 use crate::rollout::{Generator, Sampling};
 use crate::sft::{Example, backward};
@@ -280,7 +280,7 @@ impl<'a> Bench<'a> {
         let reference = others.as_ref().map(|(reference, _)| Student::new(reference, &self.config));
         let passes = ForcedPasses {
             policy: &student,
-            own: dtype != Dtype::Float32 || training != Dtype::Float32,
+            own: needs_own_pass(kind(dtype), self.kind()),
             reference: reference.as_ref(),
             value: others.as_ref().and_then(|(_, value)| value.as_ref()).map(|(model, _)| model),
             mode: Mode { train: false, kind: self.kind() },

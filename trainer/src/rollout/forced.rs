@@ -4,7 +4,7 @@ use super::Generated;
 use super::logprobs::{ValueModel, token_logprobs};
 use crate::batch;
 use crate::student::{Mode, Source, Student};
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 /// The passes that a batch of rollouts needs.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,12 @@ pub struct ForcedPasses<'a> {
     pub value: Option<&'a ValueModel>,
     /// Number format of the passes.
     pub mode: Mode,
+}
+
+/// Whether log-probabilities taken while sampling are not those that training will compare with: only in float32 do the
+/// decoder and a teacher-forced pass agree to rounding.
+pub fn needs_own_pass(sampling: Kind, training: Kind) -> bool {
+    sampling != Kind::Float || training != Kind::Float
 }
 
 /// A number for each token of each rollout, `None` where no pass was asked for.

@@ -6,7 +6,7 @@ use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, check_interrupt};
-use crate::rollout::forced::{ForcedPasses, TokenNumbers};
+use crate::rollout::forced::{ForcedPasses, TokenNumbers, needs_own_pass};
 use crate::rollout::logprobs::ValueModel;
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
@@ -16,7 +16,6 @@ use crate::student::{Mode, Student, Weights};
 use crate::vision::ImageFeatures;
 use schemas::settings::{Algorithm, ValueTrunk};
 use schemas::{Problem, Rollout};
-use tch::Kind;
 
 /// Problems in one Parquet part, the unit that a killed run repeats.
 const PROBLEMS_A_PART: usize = 256;
@@ -96,7 +95,7 @@ impl<'a> Sampler<'a> {
             round,
             policy,
             generator: Generator::new(&policy.student, &policy.weights, sampling)?,
-            own_pass: sampling != Kind::Float || training != Kind::Float,
+            own_pass: needs_own_pass(sampling, training),
             reference,
             value,
             mode: Mode { train: false, kind: training },
