@@ -75,6 +75,8 @@ PAIRS = [
       for name in VARIANTS if name not in ("two", "sft-two", "blind")),
     *((f"one round, {VARIANTS[name].label}, against base", (name, SFT1), ("two", BASE))
       for name in VARIANTS if name.startswith("lr-")),
+    *((f"one round, {VARIANTS[name].label}, against SFT alone", (name, SFT1), ("sft-two", SFT1))
+      for name in VARIANTS if name.startswith("lr-")),
     *((f"RL alone, {VARIANTS[name].label}, against the usual RL", (name, RL1), ("two", RL1))
       for name in VARIANTS if name not in ("two", "sft-two", "blind")),
 ]
