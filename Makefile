@@ -19,7 +19,7 @@ build: setup ## build both commands: collect-feedback and train
 demo: build ## two whole rounds on the sample set: no key, no network
 	scripts/demo.sh
 
-experiments: build ## variants of the demo over several seeds, as in docs/experiments.md: an hour and more
+experiments: build ## variants of the demo over several seeds, as in docs/experiments.md: four hours and more
 	$(PYTHON) scripts/experiments.py
 
 test: setup ## the whole test suite; the last line counts the tests
