@@ -121,6 +121,7 @@ fn gradients<'a>(sets: &'a [(&str, &Weights)]) -> impl Iterator<Item = (String, 
 
 /// Forgets all gradients.
 pub fn zero_gradients(sets: &[(&str, &Weights)]) {
+    sets.iter().for_each(|(_, weights)| weights.copies().discard_gradients());
     for (_, mut gradient) in gradients(sets).map(|(name, _, gradient)| (name, gradient)) {
         let _ = gradient.zero_();
     }

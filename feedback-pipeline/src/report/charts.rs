@@ -133,7 +133,8 @@ fn summary(names: &[String], values: &[f32], unit: &str) -> String {
 
 fn bars(series: Vec<(&str, Vec<f32>)>, names: Vec<String>, most: f32) -> Result<String> {
     let several = series.len() > 1;
-    // Spaces that do not collapse after each name, or the legend's entries touch where the reader's font is wider than the chart's.
+    // Spaces that do not collapse after each name, or the legend's entries touch where the reader's font is wider than
+    // the chart's.
     let mut series: Vec<Series> = series
         .into_iter()
         .map(|(name, values)| (format!("{name}\u{a0}\u{a0}\u{a0}").as_str(), values).into())

@@ -59,6 +59,13 @@ impl WorkingCopies {
         }
     }
 
+    /// Forgets gradients that were not collected; takes no memory, so it may follow a backward pass that ran out of it.
+    pub fn discard_gradients(&self) {
+        for copy in self.copies.borrow_mut().values_mut().filter(|copy| copy.leaf.grad().defined()) {
+            *copy = WorkingCopy::of(&copy.weight, &copy.leaf);
+        }
+    }
+
     /// Casts the weights that are trained again; needed whenever they have changed.
     pub fn refresh(&self) {
         no_grad(|| {
@@ -124,6 +131,10 @@ mod tests {
             copies.collect_gradients(); // nothing is added twice
         }
         assert_eq!(copied.grad(), cast.grad(), "to the last bit");
+        output(&batches[0], &copies.get("w", &copied, Kind::BFloat16)).backward();
+        copies.discard_gradients();
+        copies.collect_gradients();
+        assert_eq!(copied.grad(), cast.grad(), "discarded gradients are gone");
         assert!(cast.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);
     }
 
