@@ -5,12 +5,14 @@ use crate::batch;
 use crate::error::{Error, Result};
 use crate::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::rl::ppo::{Learner, ScoredRollout};
-use crate::rollout::forced::{ForcedPasses, needs_own_pass};
+use crate::rollout::forced::{needs_own_pass, token_numbers};
 use crate::rollout::logprobs::ValueModel;
-use crate::rollout::{Generator, Sampling};
+use crate::rollout::{Generated, Generator, Sampling};
 use crate::sft::{Example, backward};
+use crate::stage::PROBLEMS_A_PART;
+use crate::student::checkpoint::{read_safetensors, write_safetensors};
 use crate::student::value_head::ValueHead;
-use crate::student::{Mode, Student, StudentConfig, Weights};
+use crate::student::{Mode, Source, Student, StudentConfig, Weights};
 use crate::vision::ImageFeatures;
 use crate::vision::features;
 use clap::{Args, ValueEnum};
@@ -28,8 +30,8 @@ use tch::{Device, Kind, Tensor};
 pub enum Work {
     /// Sampling rationales, encoder included.
     Sampling,
-    /// Stage rollout of a later round: rollout.samples rationales for each of --batch problems, with log-probabilities,
-    /// those of another reference policy, and values.
+    /// Stage rollout of a later round: rollout.samples rationales for each of --batch problems, with log-probabilities, those
+    /// of another reference policy, and values.
     Collection,
     /// One step of supervised fine-tuning.
     Sft,
@@ -117,8 +119,8 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
             reset_peak();
             let bench = Bench::new(&config, options, settings, lengths.as_deref(), device)?;
             let mut measured = match work {
-                Work::Sampling => bench.sampling(Stage::Sampling)?,
-                Work::Collection => bench.sampling(Stage::Whole)?,
+                Work::Sampling => bench.sampling()?,
+                Work::Collection => bench.collection()?,
                 Work::Sft => bench.fine_tuning()?,
                 Work::Ppo => bench.reinforcement()?,
             };
@@ -267,51 +269,121 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn sampling(&self, stage: Stage) -> Result<Measurement> {
+    /// One sample for each of --batch problems.
+    fn sampling(&self) -> Result<Measurement> {
         let weights = self.weights();
         let student = Student::new(&weights, &self.config);
-        let training = self.settings.student.dtype;
-        let dtype = self.settings.rollout.sampling_dtype.unwrap_or(training);
+        let dtype = self.sampling_dtype();
         let generator = Generator::new(&student, &weights, kind(dtype))?;
-        let problems = self.options.batch as usize;
-        let samples = if stage == Stage::Whole { self.settings.rollout.samples as usize } else { 1 };
-        let rows = problems * samples;
-        let others = (stage == Stage::Whole).then(|| (self.weights(), self.value_model(&weights)));
-        let reference = others.as_ref().map(|(reference, _)| Student::new(reference, &self.config));
-        let passes = ForcedPasses {
-            policy: &student,
-            own: needs_own_pass(kind(dtype), self.kind()),
-            reference: reference.as_ref(),
-            value: others.as_ref().and_then(|(_, value)| value.as_ref()).map(|(model, _)| model),
-            mode: Mode { train: false, kind: self.kind() },
+        let source = self.source();
+        let mut times = Vec::new();
+        for iteration in 0..=self.options.iterations {
+            let start = Clock::start();
+            self.generate(&generator, &source, 1, iteration);
+            times.extend((iteration > 0).then(|| start.elapsed()));
+        }
+        Ok(self.sampled(Work::Sampling, dtype.to_string(), 1, &times, weights.count()))
+    }
+
+    /// What stage rollout does in a later round, with one model at a time as there. Reading the weights is counted at these
+    /// problems' share of a part.
+    fn collection(&self) -> Result<Measurement> {
+        let files = [Scratch::new("policy"), Scratch::new("reference")];
+        for file in &files {
+            let weights = self.weights();
+            let named = weights.iter().map(|(name, tensor)| (name.to_owned(), tensor));
+            write_safetensors(&file.path, named, &[])?;
+        }
+        let read = |file: &Scratch| -> Result<Weights> {
+            Ok(Weights::new(read_safetensors(&file.path)?).into_device(self.device))
         };
+        let dtype = self.sampling_dtype();
+        let own_pass = needs_own_pass(kind(dtype), self.kind());
+        let mut head_weights = Weights::default();
+        head_weights.add_random(&self.config, self.config.value_head_shapes(), 2);
+        let head_weights = head_weights.into_device(self.device);
+        let uses_values = self.settings.rl.algorithm == Algorithm::Ppo;
+        let head = ValueHead::new(&head_weights);
+        let head = uses_values.then_some(&head);
+        let samples = self.settings.rollout.samples as usize;
+        let share = f64::from(self.options.batch) / PROBLEMS_A_PART as f64;
+        let source = self.source();
+        let mode = Mode { train: false, kind: self.kind() };
+        let (mut times, mut parameters) = (Vec::new(), 0);
+        for iteration in 0..=self.options.iterations {
+            let reading = Clock::start();
+            let weights = read(&files[0])?;
+            let mut time = reading.share(share);
+            parameters = 2 * weights.count();
+            let start = Clock::start();
+            let generated = {
+                let student = Student::new(&weights, &self.config);
+                let mut generator = Generator::new(&student, &weights, kind(dtype))?;
+                if uses_values && !own_pass {
+                    generator = generator.with_value_head(&head_weights);
+                }
+                let generated = self.generate(&generator, &source, samples, iteration);
+                if own_pass {
+                    token_numbers(&student, head, &source, &tokens(&generated), mode);
+                }
+                generated
+            };
+            add(&mut time, start.elapsed());
+            drop(weights);
+            let reading = Clock::start();
+            let weights = read(&files[1])?;
+            add(&mut time, reading.share(share));
+            let start = Clock::start();
+            token_numbers(&Student::new(&weights, &self.config), None, &source, &tokens(&generated), mode);
+            add(&mut time, start.elapsed());
+            times.extend((iteration > 0).then_some(time));
+        }
+        let variant = format!("{samples} samples {dtype}");
+        Ok(self.sampled(Work::Collection, variant, samples, &times, parameters))
+    }
+
+    fn sampling_dtype(&self) -> Dtype {
+        self.settings.rollout.sampling_dtype.unwrap_or(self.settings.student.dtype)
+    }
+
+    fn source(&self) -> Source {
+        let problems = self.options.batch as usize;
         let ids: Vec<Vec<i64>> =
             (0..problems).map(|row| self.tokens(self.options.source as usize, row)).collect();
         let names: Vec<String> = (0..problems).map(|row| row.to_string()).collect();
-        let sources: Vec<(&[i64], &str)> =
+        let rows: Vec<(&[i64], &str)> =
             ids.iter().zip(&names).map(|(ids, name)| (ids.as_slice(), name.as_str())).collect();
-        let source = batch::source(&sources, &self.features, self.config.pad_token_id, self.device);
+        batch::source(&rows, &self.features, self.config.pad_token_id, self.device)
+    }
+
+    fn generate(
+        &self,
+        generator: &Generator<'_>,
+        source: &Source,
+        samples: usize,
+        iteration: u32,
+    ) -> Vec<Generated> {
+        let rows = self.options.batch as usize * samples;
+        let seeds: Vec<u64> = (0..rows).map(|row| (iteration as usize * rows + row) as u64).collect();
         let sampling = Sampling::Random { top_k: 50, top_p: 1.0, temperature: 1.0 };
-        let mut times = Vec::new();
-        for iteration in 0..=self.options.iterations as usize {
-            let seeds: Vec<u64> = (0..rows).map(|row| (iteration * rows + row) as u64).collect();
-            let start = Clock::start();
-            let generated = generator.generate(&source, sampling, &seeds, self.options.target);
-            if stage == Stage::Whole {
-                passes.run(&source, &generated);
-            }
-            times.extend((iteration > 0).then(|| start.elapsed()));
-            debug_assert!(generated.iter().all(|row| row.tokens.len() == self.options.target as usize));
-        }
-        let (work, variant) = match stage {
-            Stage::Sampling => (Work::Sampling, dtype.to_string()),
-            Stage::Whole => (Work::Collection, format!("{samples} samples {dtype}")),
-        };
-        let mut measured = self.measurement(work, variant, &times, weights.count());
-        (measured.batch, measured.source) = (problems, f64::from(self.options.source));
-        measured.target = f64::from(self.options.target);
-        measured.tokens_per_s = (rows * self.options.target as usize) as f64 / measured.seconds;
-        Ok(measured)
+        let generated = generator.generate(source, sampling, &seeds, self.options.target);
+        debug_assert!(generated.iter().all(|row| row.tokens.len() == self.options.target as usize));
+        generated
+    }
+
+    fn sampled(
+        &self,
+        work: Work,
+        variant: String,
+        samples: usize,
+        times: &[(f64, f64)],
+        parameters: i64,
+    ) -> Measurement {
+        let mut measured = self.measurement(work, variant, times, parameters);
+        measured.batch = self.options.batch as usize;
+        (measured.source, measured.target) = (f64::from(self.options.source), f64::from(self.options.target));
+        measured.tokens_per_s = (measured.batch * samples) as f64 * measured.target / measured.seconds;
+        measured
     }
 
     /// The value model that the settings ask for, and the weights that are its own.
@@ -414,11 +486,8 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// How much of stage rollout is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Sampling,
-    Whole,
+fn tokens(generated: &[Generated]) -> Vec<&[i64]> {
+    generated.iter().map(|row| row.tokens.as_slice()).collect()
 }
 
 fn kind(dtype: Dtype) -> Kind {
@@ -439,6 +508,33 @@ impl Clock {
     fn elapsed(&self) -> (f64, f64) {
         (self.start.elapsed().as_secs_f64(), cpu_seconds() - self.cpu)
     }
+
+    fn share(&self, share: f64) -> (f64, f64) {
+        let (seconds, cpu) = self.elapsed();
+        (seconds * share, cpu * share)
+    }
+}
+
+fn add(sum: &mut (f64, f64), time: (f64, f64)) {
+    *sum = (sum.0 + time.0, sum.1 + time.1);
+}
+
+/// A file for the time of a measurement.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let name = format!("ares-bench-{}-{name}.safetensors", std::process::id());
+        Self { path: std::env::temp_dir().join(name) }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// Processor seconds of this process so far, in hundredths; 0 where the system does not say.
@@ -451,15 +547,13 @@ fn cpu_seconds() -> f64 {
 
 /// Random pictures of the ViT's shape, from a file as in training.
 fn random_features(count: usize) -> Result<ImageFeatures> {
-    let path = std::env::temp_dir().join(format!("ares-bench-{}.safetensors", std::process::id()));
+    let file = Scratch::new("features");
     tch::manual_seed(3);
     let options = (Kind::Float, Device::Cpu);
     let rows: BTreeMap<String, Tensor> =
         (0..count).map(|row| (row.to_string(), Tensor::randn([145, 1024], options))).collect();
-    features::write(&path, &rows, "random")?;
-    let opened = ImageFeatures::open(&path, 1024);
-    let _ = std::fs::remove_file(&path); // the map keeps it until the end
-    opened
+    features::write(&file.path, &rows, "random")?;
+    ImageFeatures::open(&file.path, 1024) // the map keeps the file until the end
 }
 
 /// Starts a new peak of resident memory, where the system can.

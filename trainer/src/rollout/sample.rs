@@ -1,8 +1,9 @@
 //! Token by token decoding with cached keys and values; the encoder runs once a problem for all its samples.
 
 use super::pick;
-use super::stepper::{Cache, Stepper};
+use super::stepper::{Cache, Step, Stepper};
 use crate::error::Result;
+use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Source, Student, Weights};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -32,6 +33,8 @@ pub struct Generated {
     pub tokens: Vec<i64>,
     /// log π(token) under the full softmax at temperature 1, one a token; empty for greedy decoding.
     pub logprobs: Vec<f32>,
+    /// V of the state before each token; empty without a value head.
+    pub values: Vec<f32>,
     /// True where the limit came before eos.
     pub truncated: bool,
 }
@@ -44,6 +47,8 @@ pub struct Generator<'a> {
     /// Where the sampling format or LoRA ask for weights of their own.
     copy: Option<Student>,
     stepper: Option<Stepper>,
+    /// Where values are asked for and there is no stepper.
+    value_head: Option<ValueHead>,
     mode: Mode,
 }
 
@@ -61,7 +66,17 @@ impl<'a> Generator<'a> {
             None
         };
         let copy = copied.map(|weights| Student::new(&weights, &student.config));
-        Ok(Self { student, copy, stepper, mode: Mode { train: false, kind } })
+        Ok(Self { student, copy, stepper, value_head: None, mode: Mode { train: false, kind } })
+    }
+
+    /// Also gives the values that the head in `weights` finds in the states that tokens are chosen from.
+    #[must_use]
+    pub fn with_value_head(mut self, weights: &Weights) -> Self {
+        match &mut self.stepper {
+            Some(stepper) => stepper.add_value_head(weights),
+            None => self.value_head = Some(ValueHead::new(weights)),
+        }
+        self
     }
 
     /// Decodes `seeds.len()` sequences: row i belongs to problem i / samples of `source`. Each row draws from its own
@@ -84,7 +99,10 @@ impl<'a> Generator<'a> {
                 let cache = Cache::new(&keys, lengths, samples, self.mode.kind);
                 by_steps(stepper, cache, student, sampling, seeds, max_new_tokens)
             }
-            None => decode(student, source, sampling, seeds, max_new_tokens, self.mode),
+            None => {
+                let value_head = self.value_head.as_ref();
+                decode(student, value_head, source, sampling, seeds, max_new_tokens, self.mode)
+            }
         })
     }
 }
@@ -99,7 +117,7 @@ pub fn generate(
     max_new_tokens: u32,
     mode: Mode,
 ) -> Vec<Generated> {
-    no_grad(|| decode(student, source, sampling, seeds, max_new_tokens, mode))
+    no_grad(|| decode(student, None, source, sampling, seeds, max_new_tokens, mode))
 }
 
 fn samples(source: &Source, seeds: &[u64]) -> usize {
@@ -107,7 +125,9 @@ fn samples(source: &Source, seeds: &[u64]) -> usize {
 }
 
 fn unfinished(seeds: &[u64]) -> Vec<Generated> {
-    seeds.iter().map(|_| Generated { tokens: Vec::new(), logprobs: Vec::new(), truncated: true }).collect()
+    let unfinished =
+        |_| Generated { tokens: Vec::new(), logprobs: Vec::new(), values: Vec::new(), truncated: true };
+    seeds.iter().map(unfinished).collect()
 }
 
 /// Decoding on the stepper. Rows stand in a grid of problems × samples, so that samples share what belongs to their
@@ -127,7 +147,7 @@ fn by_steps(
     let mut grid: Vec<Option<usize>> = (0..seeds.len()).map(Some).collect();
     let mut inputs = vec![config.decoder_start_token_id; grid.len()];
     for _ in 0..max_new_tokens {
-        let logits = stepper.step(&inputs, &mut cache);
+        let Step { logits, values } = stepper.step(&inputs, &mut cache);
         let running: Vec<(usize, usize, f64)> = grid
             .iter()
             .enumerate()
@@ -156,6 +176,7 @@ fn by_steps(
             let generated = &mut done[row];
             generated.tokens.push(token);
             generated.logprobs.extend(logprob);
+            generated.values.extend(values.get(place));
             inputs[place] = token;
             if token == config.eos_token_id {
                 generated.truncated = false;
@@ -191,6 +212,7 @@ fn by_steps(
 
 fn decode(
     student: &Student,
+    value_head: Option<&ValueHead>,
     source: &Source,
     sampling: Sampling,
     seeds: &[u64],
@@ -210,7 +232,9 @@ fn decode(
 
     for _ in 0..max_new_tokens {
         let ids = Tensor::from_slice(&inputs).to_device(device);
-        let logits = student.logits(&student.decoder.step(&ids, &mut cache, mode), mode);
+        let hidden = student.decoder.step(&ids, &mut cache, mode);
+        let logits = student.logits(&hidden, mode);
+        let values = value_head.map(|head| numbers(&head.forward(&hidden, mode))).unwrap_or_default();
         let (tokens, logprobs) = choose(&logits, sampling, &running, &mut streams);
         inputs.clone_from(&tokens);
         for (place, &row) in running.iter().enumerate() {
@@ -222,6 +246,7 @@ fn decode(
             if let Some(logprob) = logprobs.get(place) {
                 generated.logprobs.push(*logprob);
             }
+            generated.values.extend(values.get(place));
             generated.truncated = tokens[place] != config.eos_token_id;
         }
         let alive: Vec<usize> = (0..running.len()).filter(|&place| done[running[place]].truncated).collect();
@@ -285,6 +310,7 @@ fn integers(tensor: &Tensor) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::forced::token_numbers;
     use crate::student::StudentConfig;
     use crate::student::lora::LoraConfig;
 
@@ -324,6 +350,37 @@ mod tests {
                     assert_eq!(ours.tokens, theirs.tokens, "row {row}");
                     assert_eq!(ours.truncated, theirs.truncated, "row {row}");
                     assert!(close(&ours.logprobs, &theirs.logprobs, 1e-4), "row {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_those_of_a_value_model_of_the_same_weights() {
+        for config in configs() {
+            let weights = Weights::random(&config, 5);
+            let student = Student::new(&weights, &config);
+            let mut head = Weights::default();
+            head.add_random(&config, config.value_head_shapes(), 6);
+            let source = source(&config);
+            let seeds: Vec<u64> = (0..6).collect();
+            let stepper = Generator::new(&student, &weights, Kind::Float).expect("generator");
+            let without_stepper = Generator {
+                student: &student,
+                copy: None,
+                stepper: None,
+                value_head: None,
+                mode: Mode::EVAL,
+            };
+            for generator in [stepper.with_value_head(&head), without_stepper.with_value_head(&head)] {
+                let generated = generator.generate(&source, RANDOM, &seeds, 40);
+                let tokens: Vec<&[i64]> = generated.iter().map(|row| row.tokens.as_slice()).collect();
+                let head = ValueHead::new(&head);
+                let expected = token_numbers(&student, Some(&head), &source, &tokens, Mode::EVAL).values;
+                let expected = expected.expect("a head was given");
+                for (row, (generated, expected)) in generated.iter().zip(&expected).enumerate() {
+                    assert!(generated.values.iter().any(|value| value.abs() > 0.01), "row {row}");
+                    assert!(close(&generated.values, expected, 1e-4), "row {row}");
                 }
             }
         }

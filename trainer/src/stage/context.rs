@@ -121,7 +121,7 @@ impl Context {
         self.choose_threads(&weights);
         let fingerprint = weights.fingerprint();
         let tokenizer = Tokenizer::read(folder, &config)?;
-        let weights = weights.copy_to(self.device);
+        let weights = weights.into_device(self.device);
         let student = Student::new(&weights, &config);
         Ok(Policy { student, weights, tokenizer, fingerprint, folder: folder.to_path_buf() })
     }

@@ -15,6 +15,7 @@ mod sft;
 
 pub use answer::evaluate;
 pub use context::Context;
+pub(crate) use rollout::PROBLEMS_A_PART;
 
 use crate::error::Result;
 use clap::ValueEnum;

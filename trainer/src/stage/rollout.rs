@@ -6,19 +6,20 @@ use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, check_interrupt};
-use crate::rollout::forced::{ForcedPasses, TokenNumbers, needs_own_pass};
+use crate::rollout::forced::{needs_own_pass, token_numbers};
 use crate::rollout::logprobs::ValueModel;
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
 use crate::sentences;
 use crate::student::value_head::ValueHead;
-use crate::student::{Mode, Student, Weights};
+use crate::student::{Mode, Source, Student, StudentConfig, Weights};
 use crate::vision::ImageFeatures;
 use schemas::settings::{Algorithm, ValueTrunk};
 use schemas::{Problem, Rollout};
+use tch::Device;
 
 /// Problems in one Parquet part, the unit that a killed run repeats.
-const PROBLEMS_A_PART: usize = 256;
+pub(crate) const PROBLEMS_A_PART: usize = 256;
 
 /// Samples what is missing of the round.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
@@ -42,18 +43,19 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     if due.is_empty() {
         return Ok(Outcome::Already);
     }
-    let policy = context.starting_policy(round)?;
+    let mut models = Models::new(context, round);
+    let policy = models.policy()?;
     let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
-    let sampler = Sampler::new(context, round, &policy)?;
     let total: usize = due.iter().map(|(_, chunk)| chunk.len()).sum();
     let mut progress = Progress::new(&format!("round {round}: rollout"), total as u64);
     let mut rows = 0;
     let mut problems_done = 0;
     for (name, chunk) in due {
-        let rollouts = sampler.part(chunk, &corpus.features, &mut |done| {
+        let tick = &mut |done| {
             progress.set((problems_done + done) as u64, "problems");
             check_interrupt()
-        })?;
+        };
+        let rollouts = part(&mut models, chunk, &corpus.features, tick)?;
         problems_done += chunk.len();
         rows += rollouts.len();
         context.dataset.write_part(round, name, rollouts, &context.provenance)?;
@@ -66,149 +68,225 @@ fn part_name(index: usize) -> String {
     format!("sampled-{index:05}")
 }
 
-struct Sampler<'a> {
+/// The models of a round. On the CPU one at a time is held: reading weights again costs little beside a part, and memory is
+/// what sets the size of the student there.
+struct Models<'a> {
     context: &'a Context,
     round: u32,
-    policy: &'a Policy,
-    generator: Generator<'a>,
-    /// Whether log-probabilities come from a pass in the format of training, because sampling ran in another one.
-    own_pass: bool,
-    /// The reference policy where it is not the sampling policy.
-    reference: Option<Student>,
-    /// None where the algorithm needs no values.
-    value: Option<ValueModel>,
-    mode: Mode,
+    policy: Option<Policy>,
+    reference: Option<Policy>,
 }
 
-impl<'a> Sampler<'a> {
-    fn new(context: &'a Context, round: u32, policy: &'a Policy) -> Result<Self> {
-        let base = context.base();
-        // In the first round the reference is the policy itself.
-        let reference = if policy.folder == base { None } else { Some(context.read_policy(&base)?.student) };
-        let rl = &context.settings.rl;
-        let seed = context.settings.rollout.seed;
-        let value =
-            (rl.algorithm == Algorithm::Ppo).then(|| value_model(policy, rl.value_model, seed, round).0);
-        let (sampling, training) = (context.sampling_kind(), context.kind());
-        Ok(Self {
-            context,
-            round,
-            policy,
-            generator: Generator::new(&policy.student, &policy.weights, sampling)?,
-            own_pass: needs_own_pass(sampling, training),
-            reference,
-            value,
-            mode: Mode { train: false, kind: training },
-        })
+impl<'a> Models<'a> {
+    fn new(context: &'a Context, round: u32) -> Self {
+        Self { context, round, policy: None, reference: None }
     }
 
-    fn passes(&self) -> ForcedPasses<'_> {
-        ForcedPasses {
-            policy: &self.policy.student,
-            own: self.own_pass,
-            reference: self.reference.as_ref(),
-            value: self.value.as_ref(),
-            mode: self.mode,
-        }
+    /// Whether the reference is another than the sampling policy, as it is after the first round.
+    fn has_reference(&self) -> bool {
+        self.context.start_of(self.round) != self.context.base()
     }
 
-    /// Rollouts of some problems, in the order of the problems and samples.
-    fn part(
-        &self,
-        problems: &[&Problem],
-        features: &ImageFeatures,
-        tick: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Vec<Rollout>> {
-        let settings = &self.context.settings;
-        let config = &self.policy.student.config;
+    /// The policy that samples.
+    fn policy(&mut self) -> Result<&Policy> {
+        let policy = match self.policy.take() {
+            Some(policy) => policy,
+            None => {
+                self.reference = self.reference.take().filter(|_| self.context.device != Device::Cpu);
+                self.context.starting_policy(self.round)?
+            }
+        };
+        Ok(self.policy.insert(policy))
+    }
+
+    /// The policy that rollouts are charged for drifting from.
+    fn reference(&mut self) -> Result<&Policy> {
+        let reference = match self.reference.take() {
+            Some(reference) => reference,
+            None => {
+                self.policy = self.policy.take().filter(|_| self.context.device != Device::Cpu);
+                self.context.read_policy(&self.context.base())?
+            }
+        };
+        Ok(self.reference.insert(reference))
+    }
+}
+
+/// Rollouts of some problems, in the order of the problems and samples.
+fn part(
+    models: &mut Models<'_>,
+    problems: &[&Problem],
+    features: &ImageFeatures,
+    tick: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Rollout>> {
+    let (context, round) = (models.context, models.round);
+    let settings = &context.settings;
+    let policy = models.policy()?;
+    let mut sources = Vec::with_capacity(problems.len());
+    for problem in problems {
+        sources.push(rationale_source(&policy.tokenizer, problem, &settings.student)?);
+    }
+    let batches = Batches::new(context, problems, &sources, features, policy.student.config.pad_token_id);
+    let mut rows = sample(context, round, policy, &batches, tick)?;
+    if models.has_reference() {
+        let reference = models.reference()?;
         let samples = settings.rollout.samples as usize;
-        let mut sources = Vec::with_capacity(problems.len());
-        for problem in problems {
-            sources.push(rationale_source(&self.policy.tokenizer, problem, &settings.student)?);
+        for indices in batches.each() {
+            check_interrupt()?;
+            let rollouts: Vec<usize> =
+                indices.iter().flat_map(|&index| index * samples..(index + 1) * samples).collect();
+            let tokens: Vec<Vec<i64>> = rollouts
+                .iter()
+                .map(|&row| rows[row].token_ids.iter().map(|&id| i64::from(id)).collect())
+                .collect();
+            let tokens: Vec<&[i64]> = tokens.iter().map(Vec::as_slice).collect();
+            let mode = Mode { train: false, kind: context.kind() };
+            let numbers = token_numbers(&reference.student, None, &batches.source(indices), &tokens, mode);
+            for (row, logprobs) in rollouts.into_iter().zip(numbers.logprobs) {
+                rows[row].ref_logprobs = logprobs;
+            }
         }
-        // Alike lengths share a batch, so that little is spent on padding.
+    }
+    tick(problems.len())?;
+    Ok(rows)
+}
+
+/// Problems of a part in batches of alike lengths, so that little is spent on padding.
+struct Batches<'a> {
+    problems: &'a [&'a Problem],
+    sources: &'a [Vec<i64>],
+    features: &'a ImageFeatures,
+    order: Vec<usize>,
+    /// Problems in a batch.
+    together: usize,
+    pad: i64,
+    device: Device,
+}
+
+impl<'a> Batches<'a> {
+    fn new(
+        context: &Context,
+        problems: &'a [&'a Problem],
+        sources: &'a [Vec<i64>],
+        features: &'a ImageFeatures,
+        pad: i64,
+    ) -> Self {
         let mut order: Vec<usize> = (0..problems.len()).collect();
         order.sort_by_key(|&index| (sources[index].len(), index));
-        let mut rows: Vec<Option<Vec<Rollout>>> = vec![None; problems.len()];
-        let together = (settings.student.decode_batch as usize / samples).max(1);
-        for (batch_index, indices) in order.chunks(together).enumerate() {
-            tick(batch_index * together)?;
-            let batch_rows: Vec<(&[i64], &str)> = indices
-                .iter()
-                .map(|&index| (sources[index].as_slice(), problems[index].problem_id.as_str()))
-                .collect();
-            let source = batch::source(&batch_rows, features, config.pad_token_id, self.context.device);
-            let seeds: Vec<u64> = indices
-                .iter()
-                .flat_map(|&index| (0..samples).map(move |sample| (index, sample)))
-                .map(|(index, sample)| {
-                    let place = format!("{}/{}/{sample}", self.round, problems[index].problem_id);
-                    seed::derive(settings.rollout.seed, "rollout", &place)
-                })
-                .collect();
-            let sampling = Sampling::Random {
-                top_k: settings.rollout.top_k,
-                top_p: settings.rollout.top_p,
-                temperature: settings.rollout.temperature,
-            };
-            let limit = settings.rollout.max_new_tokens;
-            let mut generated = self.generator.generate(&source, sampling, &seeds, limit);
-            let TokenNumbers { own, reference, values } = self.passes().run(&source, &generated);
-            for (generated, own) in generated.iter_mut().zip(own.into_iter().flatten()) {
-                generated.logprobs = own;
-            }
-            for (place, &index) in indices.iter().enumerate() {
-                let first = place * samples;
-                let mut rollouts = Vec::with_capacity(samples);
-                for row in first..first + samples {
-                    let problem = &problems[index].problem_id;
-                    let of = |numbers: &Option<Vec<Vec<f32>>>| numbers.as_ref().map(|rows| rows[row].clone());
-                    rollouts.push(self.rollout(
-                        problem,
-                        (row - first) as u32,
-                        &generated[row],
-                        (of(&reference), of(&values)),
-                        seeds[row],
-                    )?);
-                }
-                rows[index] = Some(rollouts);
-            }
-        }
-        tick(problems.len())?;
-        Ok(rows.into_iter().flatten().flatten().collect())
+        let together =
+            (context.settings.student.decode_batch / context.settings.rollout.samples).max(1) as usize;
+        Self { problems, sources, features, order, together, pad, device: context.device }
     }
 
-    fn rollout(
-        &self,
-        problem_id: &str,
-        sample: u32,
-        generated: &Generated,
-        (reference, values): (Option<Vec<f32>>, Option<Vec<f32>>),
-        seed: u64,
-    ) -> Result<Rollout> {
-        let token_ids: Vec<i32> =
-            generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
-        let decoded = sentences::decode(self.policy.tokenizer.inner(), &token_ids)?;
-        Ok(Rollout {
-            rollout_id: Rollout::id(problem_id, self.round, sample),
-            problem_id: problem_id.to_owned(),
-            round: self.round,
-            sample,
-            rationale: decoded.text,
-            token_ids,
-            logprobs: generated.logprobs.clone(),
-            ref_logprobs: reference.unwrap_or_else(|| generated.logprobs.clone()),
-            values: values.unwrap_or_default(),
-            sentences: decoded.sentences,
-            truncated: generated.truncated,
-            policy: self.policy.fingerprint.clone(),
-            seed,
-        })
+    /// Indices of each batch's problems.
+    fn each(&self) -> impl Iterator<Item = &[usize]> {
+        self.order.chunks(self.together)
+    }
+
+    fn source(&self, indices: &[usize]) -> Source {
+        let rows: Vec<(&[i64], &str)> = indices
+            .iter()
+            .map(|&index| (self.sources[index].as_slice(), self.problems[index].problem_id.as_str()))
+            .collect();
+        batch::source(&rows, self.features, self.pad, self.device)
     }
 }
 
-/// The value model that a round starts with: a copy of the policy, or the policy itself, with a head made from the
-/// seed; and the weights that are its own.
+/// Samples rollouts of the policy, which is its own reference until another is asked.
+fn sample(
+    context: &Context,
+    round: u32,
+    policy: &Policy,
+    batches: &Batches<'_>,
+    tick: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Rollout>> {
+    let settings = &context.settings;
+    let samples = settings.rollout.samples as usize;
+    // The value model starts as a copy of the policy, so the policy's own states give its values.
+    let value_weights = (settings.rl.algorithm == Algorithm::Ppo).then(|| {
+        value_head(&policy.student.config, settings.rollout.seed, round).into_device(context.device)
+    });
+    let (sampling_kind, training_kind) = (context.sampling_kind(), context.kind());
+    let own_pass = needs_own_pass(sampling_kind, training_kind);
+    let mut generator = Generator::new(&policy.student, &policy.weights, sampling_kind)?;
+    if let Some(weights) = value_weights.as_ref().filter(|_| !own_pass) {
+        generator = generator.with_value_head(weights);
+    }
+    let head = value_weights.as_ref().map(ValueHead::new);
+    let choice = Sampling::Random {
+        top_k: settings.rollout.top_k,
+        top_p: settings.rollout.top_p,
+        temperature: settings.rollout.temperature,
+    };
+    let mut rows: Vec<Option<Rollout>> = vec![None; batches.problems.len() * samples];
+    let mut done = 0;
+    for indices in batches.each() {
+        tick(done)?;
+        done += indices.len();
+        let source = batches.source(indices);
+        let places: Vec<(usize, usize)> =
+            indices.iter().flat_map(|&index| (0..samples).map(move |sample| (index, sample))).collect();
+        let seed = |&(index, sample): &(usize, usize)| {
+            let place = format!("{round}/{}/{sample}", batches.problems[index].problem_id);
+            seed::derive(settings.rollout.seed, "rollout", &place)
+        };
+        let seeds: Vec<u64> = places.iter().map(seed).collect();
+        let mut generated = generator.generate(&source, choice, &seeds, settings.rollout.max_new_tokens);
+        if own_pass {
+            let tokens: Vec<&[i64]> = generated.iter().map(|row| row.tokens.as_slice()).collect();
+            let mode = Mode { train: false, kind: training_kind };
+            let own = token_numbers(&policy.student, head.as_ref(), &source, &tokens, mode);
+            let values = own.values.unwrap_or_else(|| vec![Vec::new(); generated.len()]);
+            for (row, (logprobs, values)) in generated.iter_mut().zip(own.logprobs.into_iter().zip(values)) {
+                (row.logprobs, row.values) = (logprobs, values);
+            }
+        }
+        for ((index, sample), (generated, seed)) in places.into_iter().zip(generated.into_iter().zip(seeds)) {
+            let problem_id = batches.problems[index].problem_id.clone();
+            let row = rollout(policy, round, (problem_id, sample as u32), generated, seed)?;
+            rows[index * samples + sample] = Some(row);
+        }
+    }
+    Ok(rows.into_iter().flatten().collect())
+}
+
+fn rollout(
+    policy: &Policy,
+    round: u32,
+    (problem_id, sample): (String, u32),
+    generated: Generated,
+    seed: u64,
+) -> Result<Rollout> {
+    let token_ids: Vec<i32> =
+        generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
+    let decoded = sentences::decode(policy.tokenizer.inner(), &token_ids)?;
+    Ok(Rollout {
+        rollout_id: Rollout::id(&problem_id, round, sample),
+        problem_id,
+        round,
+        sample,
+        rationale: decoded.text,
+        token_ids,
+        ref_logprobs: generated.logprobs.clone(),
+        logprobs: generated.logprobs,
+        values: generated.values,
+        sentences: decoded.sentences,
+        truncated: generated.truncated,
+        policy: policy.fingerprint.clone(),
+        seed,
+    })
+}
+
+/// The value head that a round starts with, made from the run's seed.
+fn value_head(config: &StudentConfig, run_seed: u64, round: u32) -> Weights {
+    let seed = (seed::derive(run_seed, "value head", &round.to_string()) >> 1) as i64;
+    let mut weights = Weights::default();
+    weights.add_random(config, config.value_head_shapes(), seed);
+    weights
+}
+
+/// The value model that a round starts with: a copy of the policy, or the policy itself, with a value head; and the
+/// weights that are its own.
 pub(super) fn value_model(
     policy: &Policy,
     trunk: ValueTrunk,
@@ -216,13 +294,14 @@ pub(super) fn value_model(
     round: u32,
 ) -> (ValueModel, Weights) {
     let config = &policy.student.config;
+    let device = policy.student.encoder.device();
     let mut weights = match trunk {
-        ValueTrunk::Separate => policy.weights.copy_to(tch::Device::Cpu),
+        ValueTrunk::Separate => policy.weights.copy_to(device),
         ValueTrunk::Shared => Weights::default(),
     };
-    let head_seed = (seed::derive(run_seed, "value head", &round.to_string()) >> 1) as i64;
-    weights.add_random(config, config.value_head_shapes(), head_seed);
-    let weights = weights.copy_to(policy.student.encoder.device());
+    for (name, tensor) in value_head(config, run_seed, round).into_device(device).iter() {
+        weights.insert(name, tensor.shallow_clone());
+    }
     let trunk = if trunk == ValueTrunk::Separate { &weights } else { &policy.weights };
     let model = ValueModel { student: Student::new(trunk, config), head: ValueHead::new(&weights) };
     (model, weights)

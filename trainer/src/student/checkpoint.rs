@@ -2,7 +2,7 @@
 
 use super::config::StudentConfig;
 use super::weight_files::{Found, compare, read_folder};
-use super::weights::{Weights, bytes_of};
+use super::weights::{Weights, each_bytes};
 use crate::error::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::BTreeMap;
@@ -130,7 +130,7 @@ pub fn write_safetensors<'a>(
     schemas::table::write_with(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
-        tensors.iter().try_for_each(|(_, tensor)| file.write_all(&bytes_of(tensor)))
+        tensors.iter().try_for_each(|(_, tensor)| each_bytes(tensor, |bytes| file.write_all(bytes)))
     })?;
     Ok(())
 }

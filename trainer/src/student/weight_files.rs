@@ -2,12 +2,13 @@
 
 use crate::error::{Error, Result};
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorInfo};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// File of the weights within a checkpoint.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -78,24 +79,63 @@ fn shards(folder: &Path, index: PathBuf) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
+/// Bytes read at once, so that a file never stands in memory beside the tensors made of it.
+const BYTES_AT_ONCE: usize = 1 << 22;
+
 /// Reads all tensors of a file, floats as float32 on the CPU.
 ///
 /// # Errors
 /// Where the file is missing, is no safetensors file, or holds numbers of another kind.
 pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let mapped = map_file(path)?;
     let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
-    let file = SafeTensors::deserialize(&mapped).map_err(|e| wrong(format!("no safetensors file: {e}")))?;
+    let (size, header) = SafeTensors::read_metadata(&map_file(path)?)
+        .map_err(|e| wrong(format!("no safetensors file: {e}")))?;
+    let start = (size_of::<u64>() + size) as u64; // the header's length stands before it
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
     let mut tensors = BTreeMap::new();
-    for (name, view) in file.tensors() {
-        tensors.insert(
-            name.clone(),
-            to_tensor(&view).map_err(|found| {
-                wrong(format!("tensor `{name}`: expected F32, F16, BF16, F64 or I64, found {found}"))
-            })?,
-        );
+    for (name, info) in header.tensors() {
+        let tensor = read_tensor(&mut file, start, info).map_err(|failed| match failed {
+            Failed::Kind(found) => {
+                wrong(format!("tensor `{name}`: expected F32, F16, BF16, F64 or I64, found {found:?}"))
+            }
+            Failed::Io(error) => Error::io("read", path)(error),
+        })?;
+        tensors.insert(name, tensor);
     }
     Ok(tensors)
+}
+
+enum Failed {
+    Kind(Dtype),
+    Io(std::io::Error),
+}
+
+/// Reads one tensor; floats become float32, integers stay.
+fn read_tensor(file: &mut File, start: u64, info: &TensorInfo) -> Result<Tensor, Failed> {
+    let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
+    let (kind, bytes) = match info.dtype {
+        Dtype::F32 => (Kind::Float, 4),
+        Dtype::F16 => (Kind::Half, 2),
+        Dtype::BF16 => (Kind::BFloat16, 2),
+        Dtype::F64 => (Kind::Double, 8),
+        Dtype::I64 => (Kind::Int64, 8),
+        other => return Err(Failed::Kind(other)),
+    };
+    let (first, end) = info.data_offsets;
+    file.seek(SeekFrom::Start(start + first as u64)).map_err(Failed::Io)?;
+    let whole = Tensor::empty(&shape, (if kind == Kind::Int64 { kind } else { Kind::Float }, Device::Cpu));
+    let flat = whole.view(-1);
+    let mut buffer = vec![0; BYTES_AT_ONCE.min(end - first)];
+    let mut done = 0;
+    while first + done < end {
+        let count = buffer.len().min(end - first - done);
+        file.read_exact(&mut buffer[..count]).map_err(Failed::Io)?;
+        let (place, numbers) = ((done / bytes) as i64, (count / bytes) as i64);
+        let read = Tensor::from_data_size(&buffer[..count], &[numbers], kind);
+        flat.narrow(0, place, numbers).copy_(&read);
+        done += count;
+    }
+    Ok(whole)
 }
 
 /// Reads the state dict of a `torch.save` file, floats as float32 on the CPU.
@@ -140,21 +180,6 @@ pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     Ok(named.into_iter().map(|(name, tensor)| (name, owned(tensor))).collect())
 }
 
-/// A tensor of a safetensors view; floats become float32, integers stay.
-fn to_tensor(view: &TensorView<'_>) -> Result<Tensor, String> {
-    let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
-    let kind = match view.dtype() {
-        Dtype::F32 => Kind::Float,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::F64 => Kind::Double,
-        Dtype::I64 => Kind::Int64,
-        other => return Err(format!("{other:?}")),
-    };
-    let tensor = Tensor::from_data_size(view.data(), &shape, kind);
-    Ok(if kind == Kind::Int64 { tensor } else { tensor.to_kind(Kind::Float) })
-}
-
 /// Maps a file into memory.
 ///
 /// # Errors
@@ -173,11 +198,21 @@ pub(crate) fn check_numbers(tensors: &mut BTreeMap<String, Tensor>) -> Vec<Strin
         if tensor.kind() != Kind::Float {
             problems.push(format!("{name}: expected floating-point numbers, found {:?}", tensor.kind()));
             *tensor = tensor.to_kind(Kind::Float);
-        } else if !tensor.sum(Kind::Double).double_value(&[]).is_finite() {
+        } else if !is_finite(tensor) {
             problems.push(format!("{name}: expected finite numbers, found NaN or infinity"));
         }
     }
     problems
+}
+
+/// Whether no number is NaN or infinite. A few numbers at once, since libtorch sums in a copy of all.
+fn is_finite(tensor: &Tensor) -> bool {
+    let flat = no_grad(|| tensor.contiguous().view(-1));
+    let (total, at_once) = (flat.size()[0], (BYTES_AT_ONCE / size_of::<f32>()) as i64);
+    (0..total).step_by(at_once as usize).all(|start| {
+        let numbers = flat.narrow(0, start, at_once.min(total - start));
+        numbers.sum(Kind::Double).double_value(&[]).is_finite()
+    })
 }
 
 /// What is missing, too much or of another shape.

@@ -142,19 +142,37 @@ impl Weights {
         for (name, tensor) in &self.tensors {
             hash.update(name.as_bytes());
             hash.update(format!("{:?}", tensor.size()));
-            hash.update(bytes_of(tensor));
+            let Ok(()) = each_bytes(tensor, |bytes| -> Result<(), std::convert::Infallible> {
+                hash.update(bytes);
+                Ok(())
+            });
         }
         schemas::provenance::hex(&hash.finalize())
     }
 }
 
-/// Little-endian float32 bytes of a tensor.
-pub(crate) fn bytes_of(tensor: &Tensor) -> Vec<u8> {
-    let flat = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Float).contiguous().view(-1);
-    let mut numbers = vec![0f32; flat.numel()];
-    let length = numbers.len();
-    flat.copy_data(&mut numbers, length);
-    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+/// Numbers that are turned into bytes at once.
+const NUMBERS_AT_ONCE: i64 = 1 << 20;
+
+/// Hands a tensor's little-endian float32 bytes to `take`, a few at a time.
+///
+/// # Errors
+/// As `take`.
+pub(crate) fn each_bytes<E>(tensor: &Tensor, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    let flat = tensor.detach().contiguous().view(-1);
+    let total = flat.size()[0];
+    let (mut numbers, mut bytes) = (Vec::new(), Vec::new());
+    for start in (0..total).step_by(NUMBERS_AT_ONCE as usize) {
+        let part = flat.narrow(0, start, NUMBERS_AT_ONCE.min(total - start));
+        let part = part.to_device(Device::Cpu).to_kind(Kind::Float);
+        let length = part.numel();
+        numbers.resize(length, 0f32);
+        part.copy_data(&mut numbers, length);
+        bytes.clear();
+        bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        take(&bytes)?;
+    }
+    Ok(())
 }
 
 fn initial(config: &StudentConfig, name: &str, shape: &[i64]) -> Tensor {

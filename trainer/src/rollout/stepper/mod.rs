@@ -17,7 +17,7 @@ use crate::student::{StudentConfig, Weights};
 use kernel::{Level, Rows};
 use matrix::Matrix;
 use rayon::prelude::*;
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 /// Outputs of one matrix in one task: small enough to share a product fairly, large enough to be worth the handing over.
 const OUTPUTS_A_TASK: usize = 64;
@@ -34,9 +34,19 @@ pub(super) struct Stepper {
     norm: Vec<f32>,
     head: Matrix,
     head_scale: Option<f32>,
+    value_head: Option<[(Matrix, Vec<f32>); 2]>,
     epsilon: f32,
     heads: usize,
     d_kv: usize,
+}
+
+/// What one step gives.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// Logits [rows, vocabulary], row by row.
+    pub(super) logits: Vec<f32>,
+    /// A value a row; empty without a value head.
+    pub(super) values: Vec<f32>,
 }
 
 #[derive(Debug)]
@@ -61,12 +71,7 @@ impl Stepper {
     /// Where the system refuses threads.
     pub(super) fn new(weights: &Weights, config: &StudentConfig, kind: Kind, threads: usize) -> Result<Self> {
         let matrix = |name: String| Matrix::new(&weights.get(&format!("{name}.weight")), kind);
-        let vector = |name: String| {
-            let vector = Matrix::new(&weights.get(&format!("{name}.weight")), Kind::Float);
-            let mut numbers = vec![0.0; vector.numbers().len()];
-            vector.numbers().copy_to(&mut numbers);
-            numbers
-        };
+        let vector = |name: String| float_numbers(&weights.get(&format!("{name}.weight")));
         let block = |index: i64| {
             let prefix = format!("decoder.block.{index}.layer");
             let own = |part: &str| matrix(format!("{prefix}.0.SelfAttention.{part}"));
@@ -104,10 +109,20 @@ impl Stepper {
             norm: vector("decoder.final_layer_norm".to_owned()),
             head: matrix(head.to_owned()),
             head_scale: config.head_scale().map(|scale| scale as f32),
+            value_head: None,
             epsilon: config.layer_norm_epsilon as f32,
             heads: config.num_heads as usize,
             d_kv: config.d_kv as usize,
         })
+    }
+
+    /// Takes the value head of these weights along.
+    pub(super) fn add_value_head(&mut self, weights: &Weights) {
+        let layer = |name: &str| {
+            let matrix = Matrix::new(&weights.get(&format!("{name}.weight")), Kind::Float);
+            (matrix, float_numbers(&weights.get(&format!("{name}.bias"))))
+        };
+        self.value_head = Some([layer("v_head.0"), layer("v_head.2")]);
     }
 
     /// Number of logits a row.
@@ -125,12 +140,12 @@ impl Stepper {
         self.level.log_sum_exp(logits)
     }
 
-    /// One step for all rows of the cache: the tokens at its position → logits [rows, vocabulary], row by row.
-    pub(super) fn step(&self, ids: &[i64], cache: &mut Cache) -> Vec<f32> {
+    /// One step for all rows of the cache, of the tokens at its position.
+    pub(super) fn step(&self, ids: &[i64], cache: &mut Cache) -> Step {
         self.on_threads(|| self.step_here(ids, cache))
     }
 
-    fn step_here(&self, ids: &[i64], cache: &mut Cache) -> Vec<f32> {
+    fn step_here(&self, ids: &[i64], cache: &mut Cache) -> Step {
         cache.make_room();
         let d = self.embedding.width;
         let mut x = vec![0f32; ids.len() * d];
@@ -156,10 +171,23 @@ impl Stepper {
         }
         cache.position += 1;
         let mut hidden = self.normed(&x, &self.norm);
+        let values = self.values(&hidden, rows);
         if let Some(scale) = self.head_scale {
             hidden.iter_mut().for_each(|number| *number *= scale);
         }
-        self.products(&hidden, rows, &[&self.head]).swap_remove(0)
+        Step { logits: self.products(&hidden, rows, &[&self.head]).swap_remove(0), values }
+    }
+
+    /// The value head's two layers with a ReLU between: a number a row, none without a head.
+    fn values(&self, hidden: &[f32], rows: usize) -> Vec<f32> {
+        let Some([(inner, inner_bias), (outer, outer_bias)]) = &self.value_head else { return Vec::new() };
+        let mut between = self.products(hidden, rows, &[inner]).swap_remove(0);
+        for row in between.chunks_exact_mut(inner_bias.len()) {
+            row.iter_mut().zip(inner_bias).for_each(|(number, bias)| *number = (*number + bias).max(0.0));
+        }
+        let mut values = self.products(&between, rows, &[outer]).swap_remove(0);
+        values.iter_mut().zip(outer_bias.iter().cycle()).for_each(|(value, bias)| *value += bias);
+        values
     }
 
     fn normed(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
@@ -279,6 +307,14 @@ impl Stepper {
         }
         mixed
     }
+}
+
+/// Numbers of a tensor as float32.
+fn float_numbers(tensor: &Tensor) -> Vec<f32> {
+    let matrix = Matrix::new(tensor, Kind::Float);
+    let mut numbers = vec![0.0; matrix.numbers().len()];
+    matrix.numbers().copy_to(&mut numbers);
+    numbers
 }
 
 /// Chunks of [rows, outputs of the chunk] → [rows, outputs].
