@@ -4,7 +4,7 @@ use super::logprobs::token_logprobs;
 use crate::batch;
 use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Source, Student};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// Whether log-probabilities taken while sampling are not those that training will compare with: only in float32 do the
 /// decoder and a teacher-forced pass agree to rounding.
@@ -21,8 +21,38 @@ pub struct TokenNumbers {
     pub values: Option<Vec<Vec<f32>>>,
 }
 
+/// Source and target tokens of the problems that a CPU works on at once, padding included; more would not be faster, only
+/// take more memory. A GPU takes all at once.
+const TOKENS_AT_ONCE: usize = 2048;
+
 /// Runs `student` over sequences of tokens, as many for each problem of `source`, whose encoder states they share.
 pub fn token_numbers(
+    student: &Student,
+    value_head: Option<&ValueHead>,
+    source: &Source,
+    tokens: &[&[i64]],
+    mode: Mode,
+) -> TokenNumbers {
+    let problems = source.ids.size()[0] as usize;
+    let samples = (tokens.len() / problems.max(1)).max(1);
+    let longest = tokens.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
+    let at_once = match source.ids.device() {
+        Device::Cpu => (TOKENS_AT_ONCE / (source.ids.size()[1] as usize + samples * longest)).max(1),
+        _ => problems.max(1),
+    };
+    let mut all = TokenNumbers { logprobs: Vec::new(), values: value_head.map(|_| Vec::new()) };
+    for (index, tokens) in tokens.chunks(at_once * samples).enumerate() {
+        let source = source.narrow((index * at_once) as i64, (tokens.len() / samples) as i64);
+        let some = of_some(student, value_head, &source, tokens, mode);
+        all.logprobs.extend(some.logprobs);
+        if let (Some(all), Some(some)) = (&mut all.values, some.values) {
+            all.extend(some);
+        }
+    }
+    all
+}
+
+fn of_some(
     student: &Student,
     value_head: Option<&ValueHead>,
     source: &Source,
@@ -50,7 +80,6 @@ mod tests {
     use super::*;
     use crate::student::{StudentConfig, Weights};
     use crate::vision::ImageFeatures;
-    use tch::Device;
 
     /// Samples that share a problem's encoder states get the numbers that each gets alone.
     #[test]

@@ -3,6 +3,7 @@
 use super::pick;
 use super::stepper::{Cache, Step, Stepper};
 use crate::error::Result;
+use crate::student::attention::KeyValue;
 use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Source, Student, Weights};
 use rand::{RngExt, SeedableRng};
@@ -91,8 +92,7 @@ impl<'a> Generator<'a> {
         let student = self.copy.as_ref().unwrap_or(self.student);
         no_grad(|| match &self.stepper {
             Some(stepper) => {
-                let encoded = student.encode(source, self.mode);
-                let keys = student.decoder.encoder_keys(&encoded, self.mode);
+                let keys = encoder_keys(student, source, self.mode);
                 let lengths: Vec<i64> = integers(&source.mask.sum_dim_intlist(1, false, Kind::Int64));
                 let lengths = lengths.into_iter().map(|length| length as usize).collect();
                 let samples = samples(source, seeds);
@@ -118,6 +118,30 @@ pub fn generate(
     mode: Mode,
 ) -> Vec<Generated> {
     no_grad(|| decode(student, None, source, sampling, seeds, max_new_tokens, mode))
+}
+
+/// Source tokens that the encoder sees at once, padding included: enough for its products to be fast, and few enough for
+/// its states in between to take less than the cache that decoding needs next.
+const SOURCE_TOKENS_AT_ONCE: i64 = 512;
+
+/// Keys and values of all problems by block of the decoder, [problems, heads, source, d_kv].
+fn encoder_keys(student: &Student, source: &Source, mode: Mode) -> Vec<KeyValue> {
+    let config = &student.config;
+    let (problems, length) = (source.ids.size()[0], source.ids.size()[1]);
+    let shape = [problems, config.num_heads, length, config.d_kv];
+    let empty = || Tensor::empty(shape, (mode.kind, source.ids.device()));
+    let all: Vec<KeyValue> =
+        (0..config.decoder_layers()).map(|_| KeyValue { keys: empty(), values: empty() }).collect();
+    let at_once = (SOURCE_TOKENS_AT_ONCE / length).max(1);
+    for start in (0..problems).step_by(at_once as usize) {
+        let count = at_once.min(problems - start);
+        let encoded = student.encode(&source.narrow(start, count), mode);
+        for (all, part) in all.iter().zip(student.decoder.encoder_keys(&encoded, mode)) {
+            all.keys.narrow(0, start, count).copy_(&part.keys);
+            all.values.narrow(0, start, count).copy_(&part.values);
+        }
+    }
+    all
 }
 
 fn samples(source: &Source, seeds: &[u64]) -> usize {

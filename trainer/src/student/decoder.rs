@@ -84,22 +84,23 @@ impl Decoder {
         dropout(&self.norm.forward(&hidden), self.dropout, mode.train)
     }
 
-    /// Keys and values that each block makes of `encoded` [problems, source, d]: [problems, heads, source, d_kv].
-    pub fn encoder_keys(&self, encoded: &Tensor, mode: Mode) -> Vec<KeyValue> {
-        let blocks = self.blocks.iter().map(|(_, cross, _)| cross.key_value(encoded, mode));
-        blocks.map(|kv| KeyValue { keys: kv.keys.contiguous(), values: kv.values.contiguous() }).collect()
+    /// Keys and values that each block makes of `encoded` [problems, source, d], block by block:
+    /// [problems, heads, source, d_kv].
+    pub fn encoder_keys(&self, encoded: &Tensor, mode: Mode) -> impl Iterator<Item = KeyValue> {
+        self.blocks.iter().map(move |(_, cross, _)| cross.key_value(encoded, mode))
     }
 
     /// A cache for `samples` rows a problem, `encoded` [problems, source, d]: rows of a problem stand together.
     pub fn start(&self, encoded: &Tensor, source_mask: &Tensor, samples: i64, mode: Mode) -> DecoderCache {
         let repeat = |tensor: &Tensor| match samples {
-            1 => tensor.shallow_clone(),
+            1 => tensor.contiguous(),
             _ => tensor.repeat_interleave_self_int(samples, 0, None),
         };
         let rows = encoded.size()[0] * samples;
         let empty = || Tensor::zeros([rows, self.heads, 32, self.d_kv], (mode.kind, encoded.device()));
-        let cross = self.encoder_keys(encoded, mode).into_iter();
-        let cross = cross.map(|kv| KeyValue { keys: repeat(&kv.keys), values: repeat(&kv.values) });
+        let cross = self
+            .encoder_keys(encoded, mode)
+            .map(|kv| KeyValue { keys: repeat(&kv.keys), values: repeat(&kv.values) });
         DecoderCache {
             cross: cross.collect(),
             own: self.blocks.iter().map(|_| KeyValue { keys: empty(), values: empty() }).collect(),

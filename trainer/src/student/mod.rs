@@ -57,6 +57,14 @@ pub struct Source {
     pub image: Tensor,
 }
 
+impl Source {
+    /// The problems `start..start + count`.
+    pub fn narrow(&self, start: i64, count: i64) -> Self {
+        let some = |tensor: &Tensor| tensor.narrow(0, start, count);
+        Self { ids: some(&self.ids), mask: some(&self.mask), image: some(&self.image) }
+    }
+}
+
 impl Student {
     /// The student of these weights, which must have the names and shapes of `config`.
     pub fn new(weights: &Weights, config: &StudentConfig) -> Self {

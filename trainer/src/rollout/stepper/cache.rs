@@ -4,11 +4,21 @@ use super::matrix::Matrix;
 use crate::student::attention::KeyValue;
 use tch::{Kind, Tensor};
 
+/// Positions in a page. Pages are never copied to grow, and what is reserved beyond a row's end is less than one.
+const PAGE: usize = 32;
+
+/// Keys and values of one block of the decoder at [`PAGE`] positions: [rows, heads, PAGE, d_kv] each.
+#[derive(Debug)]
+struct Page {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
 /// Rows stand in a grid: `samples` rows for each problem, one problem after the other.
 #[derive(Debug)]
 pub(in crate::rollout) struct Cache {
-    /// Keys and values by block: [rows, heads, room, d_kv].
-    pub(super) own: Vec<(Vec<f32>, Vec<f32>)>,
+    /// Keys and values of earlier positions by block.
+    own: Vec<Vec<Page>>,
     /// Encoder keys and values by block: [problems, heads, source, d_kv].
     pub(super) cross: Vec<(Matrix, Matrix)>,
     /// Real tokens of each problem's source.
@@ -16,8 +26,6 @@ pub(in crate::rollout) struct Cache {
     pub(super) source: usize,
     pub(super) samples: usize,
     pub(super) position: usize,
-    /// Positions that the own keys and values have room for.
-    pub(super) room: usize,
     /// Numbers of one position of one row: heads · d_kv, and d_kv alone.
     width: usize,
     d_kv: usize,
@@ -35,39 +43,47 @@ impl Cache {
         let (heads, source, d_kv) = (size[1] as usize, size[2] as usize, size[3] as usize);
         let view = |tensor: &Tensor| Matrix::new(tensor, kind);
         Self {
-            own: encoder.iter().map(|_| (Vec::new(), Vec::new())).collect(),
+            own: encoder.iter().map(|_| Vec::new()).collect(),
             cross: encoder.iter().map(|kv| (view(&kv.keys), view(&kv.values))).collect(),
             lengths,
             source,
             samples,
             position: 0,
-            room: 0,
             width: heads * d_kv,
             d_kv,
         }
     }
 
-    /// Makes room for one more position. Growing by halves keeps copying in check without reserving the longest
-    /// length for all.
+    /// Makes room for the next position. To be called on the thread that works between the steps: what another thread
+    /// allocates lies in a heap of its own, where memory that the encoder needed is not used again.
     pub(super) fn make_room(&mut self) {
-        if self.position < self.room {
+        if !self.position.is_multiple_of(PAGE) {
             return;
         }
-        let room = (self.room + (self.room / 2).max(32)).next_multiple_of(16);
-        let groups = self.lengths.len() * self.samples * self.width / self.d_kv.max(1);
-        let (old, new) = (self.room * self.d_kv, room * self.d_kv);
-        for (keys, values) in &mut self.own {
-            for numbers in [keys, values] {
-                let mut grown = vec![0f32; groups * new];
-                if old > 0 {
-                    for (grown, numbers) in grown.chunks_exact_mut(new).zip(numbers.chunks_exact(old)) {
-                        grown[..old].copy_from_slice(numbers);
-                    }
-                }
-                *numbers = grown;
-            }
+        let numbers = self.lengths.len() * self.samples * self.width * PAGE;
+        for pages in &mut self.own {
+            pages.push(Page { keys: vec![0.0; numbers], values: vec![0.0; numbers] });
         }
-        self.room = room;
+    }
+
+    /// Keeps one block's keys and values of this position, [rows, heads · d_kv] each.
+    pub(super) fn put(&mut self, block: usize, keys: &[f32], values: &[f32]) {
+        let page = &mut self.own[block][self.position / PAGE];
+        let place = self.position % PAGE * self.d_kv;
+        for (new, kept) in [(keys, &mut page.keys), (values, &mut page.values)] {
+            let groups = new.chunks_exact(self.d_kv).zip(kept.chunks_exact_mut(PAGE * self.d_kv));
+            groups.for_each(|(new, kept)| kept[place..place + self.d_kv].copy_from_slice(new));
+        }
+    }
+
+    /// One block's keys and values up to this position for group `index` of rows · heads, page by page: [positions, d_kv].
+    pub(super) fn seen(&self, block: usize, index: usize) -> impl Iterator<Item = (&[f32], &[f32])> {
+        let stride = PAGE * self.d_kv;
+        self.own[block].iter().enumerate().map(move |(page, Page { keys, values })| {
+            let positions = PAGE.min(self.position + 1 - page * PAGE);
+            let here = index * stride..index * stride + positions * self.d_kv;
+            (&keys[here.clone()], &values[here])
+        })
     }
 
     /// Rows of each problem.
@@ -77,8 +93,8 @@ impl Cache {
 
     /// Keeps only these problems, with `samples` rows each; `rows` are rows of the grid before, one for each row after.
     pub(in crate::rollout) fn select(&mut self, problems: &[usize], rows: &[usize], samples: usize) {
-        let row = self.width * self.room;
-        for (keys, values) in &mut self.own {
+        let row = self.width * PAGE;
+        for Page { keys, values } in self.own.iter_mut().flatten() {
             for numbers in [keys, values] {
                 *numbers =
                     rows.iter().flat_map(|&index| numbers[index * row..][..row].iter().copied()).collect();

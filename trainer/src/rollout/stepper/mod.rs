@@ -142,11 +142,11 @@ impl Stepper {
 
     /// One step for all rows of the cache, of the tokens at its position.
     pub(super) fn step(&self, ids: &[i64], cache: &mut Cache) -> Step {
+        cache.make_room();
         self.on_threads(|| self.step_here(ids, cache))
     }
 
     fn step_here(&self, ids: &[i64], cache: &mut Cache) -> Step {
-        cache.make_room();
         let d = self.embedding.width;
         let mut x = vec![0f32; ids.len() * d];
         for (x, &id) in x.chunks_exact_mut(d).zip(ids) {
@@ -251,31 +251,37 @@ impl Stepper {
 
     /// Adds this position's keys and values to the cache, then attends to all of them: [rows, heads · d_kv].
     fn attend_own(&self, projected: &[Vec<f32>], cache: &mut Cache, block: usize) -> Vec<f32> {
-        let (d_kv, heads, position, room) = (self.d_kv, self.heads, cache.position, cache.room);
-        let (queries, new_keys, new_values) = (&projected[0], &projected[1], &projected[2]);
+        let (d_kv, position) = (self.d_kv, cache.position);
+        let (queries, keys, values) = (&projected[0], &projected[1], &projected[2]);
+        cache.put(block, keys, values);
+        let cache = &*cache;
         let mut mixed = vec![0f32; queries.len()];
-        let (keys, values) = &mut cache.own[block];
-        let cached = keys.par_chunks_mut(room * d_kv).zip(values.par_chunks_mut(room * d_kv));
-        cached.zip(mixed.par_chunks_mut(d_kv)).enumerate().with_min_len(8).for_each(
-            |(index, ((keys, values), out))| {
-                let here = position * d_kv..(position + 1) * d_kv;
-                let projected = index * d_kv..(index + 1) * d_kv; // rows of heads: the same order as the cache
-                keys[here.clone()].copy_from_slice(&new_keys[projected.clone()]);
-                values[here].copy_from_slice(&new_values[projected.clone()]);
-                let seen = position + 1;
-                let mut scores = vec![0f32; seen];
-                let query = Rows { numbers: &queries[projected], stride: d_kv, count: 1 };
-                let keys = kernel::Numbers::Float32(&keys[..seen * d_kv]);
-                self.level.products(query, keys, d_kv, &mut scores);
-                let bias = &self.bias[index % heads];
-                for (key, score) in scores.iter_mut().enumerate() {
-                    *score += bias[(position - key).min(bias.len() - 1)];
-                }
-                self.level.softmax(&mut scores);
-                let weights = Rows { numbers: &scores, stride: seen, count: 1 };
-                self.level.mix(weights, kernel::Numbers::Float32(&values[..seen * d_kv]), d_kv, out);
-            },
-        );
+        // Groups are rows of heads: the same order in queries and cache.
+        let groups = mixed.par_chunks_mut(d_kv).zip(queries.par_chunks(d_kv)).enumerate();
+        groups.with_min_len(8).for_each(|(index, (out, query))| {
+            let mut scores = vec![0f32; position + 1];
+            let mut rest = scores.as_mut_slice();
+            for (keys, _) in cache.seen(block, index) {
+                let (here, later) = rest.split_at_mut(keys.len() / d_kv);
+                let query = Rows { numbers: query, stride: d_kv, count: 1 };
+                self.level.products(query, kernel::Numbers::Float32(keys), d_kv, here);
+                rest = later;
+            }
+            let bias = &self.bias[index % self.heads];
+            for (key, score) in scores.iter_mut().enumerate() {
+                *score += bias[(position - key).min(bias.len() - 1)];
+            }
+            self.level.softmax(&mut scores);
+            let mut part = vec![0f32; d_kv];
+            let mut rest = scores.as_slice();
+            for (_, values) in cache.seen(block, index) {
+                let (here, later) = rest.split_at(values.len() / d_kv);
+                let weights = Rows { numbers: here, stride: here.len(), count: 1 };
+                self.level.mix(weights, kernel::Numbers::Float32(values), d_kv, &mut part);
+                out.iter_mut().zip(&part).for_each(|(out, part)| *out += part);
+                rest = later;
+            }
+        });
         mixed
     }
 
