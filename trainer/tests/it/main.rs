@@ -13,6 +13,7 @@ mod reference;
 mod reference_lora;
 mod reference_ppo;
 mod rl_values;
+mod rollouts;
 mod small;
 mod vit;
 mod weight_files;
