@@ -3,6 +3,7 @@
 pub mod advantage;
 pub mod advice;
 pub mod loss;
+mod part;
 pub mod passes;
 pub mod ppo;
 pub mod reward;

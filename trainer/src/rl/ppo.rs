@@ -1,10 +1,11 @@
 //! Minibatches of scored rollouts: their loss, and its gradients in pieces that fit the memory.
 
 use super::loss::{PpoInputs, ppo_loss, value_loss};
+use super::part::Part;
 use super::statistics::Statistics;
 use crate::batch;
 use crate::rl::advantage::whiten;
-use crate::rollout::logprobs::{ValueModel, backward_by_positions, masked_logprobs};
+use crate::rollout::logprobs::{ValueModel, backward_by_positions, token_logprobs};
 use crate::student::{Mode, Student, Weights};
 use crate::vision::ImageFeatures;
 use schemas::settings::RlSettings;
@@ -55,41 +56,33 @@ impl Learner<'_> {
         settings: &RlSettings,
         mode: Mode,
     ) -> super::loss::PpoLoss {
-        let config = &self.policy.config;
         let device = self.policy.encoder.device();
-        let sources: Vec<(&[i64], &str)> =
-            rollouts.iter().map(|rollout| (rollout.source.as_slice(), rollout.problem_id.as_str())).collect();
-        let tokens: Vec<&[i64]> = rollouts.iter().map(|rollout| rollout.tokens.as_slice()).collect();
-        let lengths: Vec<usize> = tokens.iter().map(|tokens| tokens.len()).collect();
-        let source = batch::source(&sources, features, config.pad_token_id, device);
-        let inputs =
-            batch::decoder_inputs(&tokens, config.decoder_start_token_id, config.pad_token_id, device);
-        let labels = batch::pad(&tokens, config.pad_token_id, device);
-        let mask = batch::mask(&lengths, device);
-        let kept = mask.view(-1).nonzero().squeeze_dim(-1);
-        let real = |tensor: &Tensor| tensor.contiguous().view(-1).index_select(0, &kept);
-        let column = |numbers: fn(&ScoredRollout) -> &[f32]| {
-            let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| numbers(rollout)).collect();
-            batch::pad_numbers(&rows, device)
-        };
-
-        let hidden = self.policy.hidden(&source, &inputs, mode);
-        let logprobs = masked_logprobs(self.policy, &hidden, &labels, &mask, mode);
-        let mut advantages = column(|rollout| &rollout.advantages);
-        if settings.whiten {
-            advantages = whiten(&advantages, &mask);
-        }
+        let part = Part::new(rollouts.to_vec(), features, &self.policy.config, device);
+        let states = part.states(self.policy, mode);
+        let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| rollout.advantages.as_slice()).collect();
+        let advantages = part.real(&self.advantages(&rows, settings));
         let values = self.value.map(|(model, _)| {
-            let hidden = model.student.hidden(&source, &inputs, mode);
-            (real(&model.values(&hidden, mode)), real(&column(|rollout| &rollout.returns)))
+            let states = part.states(&model.student, mode);
+            (model.values(&states, mode), part.column(|rollout| &rollout.returns))
         });
         let inputs = PpoInputs {
-            logprobs,
-            old_logprobs: real(&column(|rollout| &rollout.old_logprobs)),
-            advantages: real(&advantages),
+            logprobs: token_logprobs(self.policy, &states, &part.tokens(), mode),
+            old_logprobs: part.column(|rollout| &rollout.old_logprobs),
+            advantages,
             values,
         };
         ppo_loss(&inputs, settings.clip, settings.value_coefficient)
+    }
+
+    /// Advantages [rows, longest] of a minibatch, whitened where the settings ask for it.
+    fn advantages(&self, rows: &[&[f32]], settings: &RlSettings) -> Tensor {
+        let device = self.policy.encoder.device();
+        let advantages = batch::pad_numbers(rows, device);
+        if !settings.whiten {
+            return advantages;
+        }
+        let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
+        whiten(&advantages, &batch::mask(&lengths, device))
     }
 
     /// Whether the value head stands on the policy itself.
@@ -109,85 +102,71 @@ impl Learner<'_> {
         budget: Option<u64>,
         scale: f64,
     ) -> Statistics {
-        let config = &self.policy.config;
         let device = self.policy.encoder.device();
         let lengths: Vec<(usize, usize)> =
             rollouts.iter().map(|rollout| (rollout.source.len(), rollout.tokens.len())).collect();
         let all: usize = lengths.iter().map(|(_, tokens)| tokens).sum();
+        // The loss is a mean over the minibatch's tokens, so each piece counts by its share of them.
+        let share = |tokens: i64| tokens as f64 / all as f64 * scale;
         let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| rollout.advantages.as_slice()).collect();
-        let mut advantages = batch::pad_numbers(&rows, device);
-        if settings.whiten {
-            let tokens: Vec<usize> = lengths.iter().map(|(_, tokens)| *tokens).collect();
-            advantages = whiten(&advantages, &batch::mask(&tokens, device));
-        }
+        let advantages = self.advantages(&rows, settings);
         let mut statistics = Statistics::new(device);
-        for part in batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind)) {
-            let chosen: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
-            let sources: Vec<(&[i64], &str)> = chosen
-                .iter()
-                .map(|rollout| (rollout.source.as_slice(), rollout.problem_id.as_str()))
+        let parts: Vec<(Part<'_>, Tensor)> =
+            batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind))
+                .into_iter()
+                .map(|rows| {
+                    let chosen = rows.iter().map(|&row| rollouts[row]).collect();
+                    let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+                    let rows = Tensor::from_slice(&rows).to_device(device);
+                    let part = Part::new(chosen, features, &self.policy.config, device);
+                    let advantages = part.real(&advantages.index_select(0, &rows));
+                    (part, advantages)
+                })
                 .collect();
-            let tokens: Vec<&[i64]> = chosen.iter().map(|rollout| rollout.tokens.as_slice()).collect();
-            let source = batch::source(&sources, features, config.pad_token_id, device);
-            let start = config.decoder_start_token_id;
-            let inputs = batch::decoder_inputs(&tokens, start, config.pad_token_id, device);
-            let labels = batch::pad(&tokens, config.pad_token_id, device);
-            let kept = {
-                let lengths: Vec<usize> = tokens.iter().map(|tokens| tokens.len()).collect();
-                batch::mask(&lengths, device).view(-1).nonzero().squeeze_dim(-1)
-            };
-            let real = |tensor: &Tensor| tensor.contiguous().view(-1).index_select(0, &kept);
-            let states =
-                |hidden: &Tensor| hidden.contiguous().view([-1, config.d_model]).index_select(0, &kept);
-            let column = |numbers: fn(&ScoredRollout) -> &[f32]| {
-                let rows: Vec<&[f32]> = chosen.iter().map(|rollout| numbers(rollout)).collect();
-                real(&batch::pad_numbers(&rows, device))
-            };
-            let part: Vec<i64> = part.iter().map(|&row| row as i64).collect();
-            let longest = labels.size()[1];
-            let part_advantages = real(
-                &advantages
-                    .index_select(0, &Tensor::from_slice(&part).to_device(device))
-                    .narrow(1, 0, longest),
-            );
-            let old_logprobs = column(|rollout| &rollout.old_logprobs);
-            // The loss is a mean over the minibatch's tokens, so each piece counts by its share of them.
-            let share = |tokens: i64| tokens as f64 / all as f64 * scale;
-
-            let mut value_share = |model: &ValueModel, hidden: &Tensor| {
-                let values = model.values(hidden, mode);
-                let returns = column(|rollout| &rollout.returns);
+        let value_share =
+            |statistics: &mut Statistics, model: &ValueModel, part: &Part<'_>, states: &Tensor| {
+                let values = model.values(states, mode);
+                let returns = part.column(|rollout| &rollout.returns);
                 // Returns are advantages + values of sampling.
-                let old = &returns - column(|rollout| &rollout.advantages);
+                let old = &returns - part.column(|rollout| &rollout.advantages);
                 let loss = value_loss(&values, &returns, settings.value_clip.map(|clip| (clip, &old)));
                 statistics.add_values(&values, &returns, &loss);
-                loss * (settings.value_coefficient * share(kept.size()[0]))
+                loss * (settings.value_coefficient * share(part.count()))
             };
-            let shares_trunk = self.shares_trunk();
-            // A value model of its own is done with first: two models' states are never held at once.
-            if let Some((model, _)) = self.value.filter(|_| !shares_trunk) {
-                let hidden = states(&model.student.hidden(&source, &inputs, mode));
-                value_share(model, &hidden).backward();
+        let shares_trunk = self.shares_trunk();
+        // A value model of its own is done with first: two models' states, or copies of their weights, are never held at
+        // once.
+        if let Some((model, _)) = self.value.filter(|_| !shares_trunk) {
+            for (part, _) in &parts {
+                let states = part.states(&model.student, mode);
+                value_share(&mut statistics, model, part, &states).backward();
                 model.collect_gradients();
             }
-            let hidden = states(&self.policy.hidden(&source, &inputs, mode));
-            let sharing = self.value.filter(|_| shares_trunk).map(|(model, _)| model);
-            let value = sharing.map(|model| value_share(model, &hidden));
+            model.student.release_copies();
+        }
+        let sharing = self.value.filter(|_| shares_trunk).map(|(model, _)| model);
+        for (part, advantages) in &parts {
+            let states = part.states(self.policy, mode);
+            let value = sharing.map(|model| value_share(&mut statistics, model, part, &states));
+            let old_logprobs = part.column(|rollout| &rollout.old_logprobs);
             let policy_loss = |logprobs: &Tensor, start: i64, length: i64| {
                 let inputs = PpoInputs {
                     logprobs: logprobs.shallow_clone(),
                     old_logprobs: old_logprobs.narrow(0, start, length),
-                    advantages: part_advantages.narrow(0, start, length),
+                    advantages: advantages.narrow(0, start, length),
                     values: None,
                 };
                 let loss = ppo_loss(&inputs, settings.clip, 0.0);
                 statistics.add_policy(&inputs, &loss);
                 loss.policy * share(length)
             };
-            let _ = backward_by_positions(self.policy, &hidden, &real(&labels), mode, policy_loss, value);
+            let _ = backward_by_positions(self.policy, &states, &part.tokens(), mode, policy_loss, value);
             if let Some(model) = sharing {
                 model.collect_gradients();
             }
+        }
+        if self.value.is_some() && !shares_trunk {
+            self.policy.release_copies();
         }
         statistics
     }

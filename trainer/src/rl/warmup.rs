@@ -6,6 +6,7 @@
 //! (value pretraining, as in Yuan et al., 2025, for long texts).
 
 use super::loss::value_loss;
+use super::part::Part;
 use super::passes::{Plan, smaller_budget};
 use super::ppo::{Learner, ScoredRollout, named};
 use super::statistics::Statistics;
@@ -152,20 +153,12 @@ fn values(
     mode: Mode,
 ) -> Tensor {
     let Some((model, _)) = learner.value else { return Tensor::zeros([0], (Kind::Float, tch::Device::Cpu)) };
-    let config = &learner.policy.config;
-    let device = learner.policy.encoder.device();
-    let sources: Vec<(&[i64], &str)> =
-        rollouts.iter().map(|rollout| (rollout.source.as_slice(), rollout.problem_id.as_str())).collect();
-    let tokens: Vec<&[i64]> = rollouts.iter().map(|rollout| rollout.tokens.as_slice()).collect();
-    let lengths: Vec<usize> = tokens.iter().map(|tokens| tokens.len()).collect();
-    let source = batch::source(&sources, features, config.pad_token_id, device);
-    let inputs = batch::decoder_inputs(&tokens, config.decoder_start_token_id, config.pad_token_id, device);
-    let kept = batch::mask(&lengths, device).view(-1).nonzero().squeeze_dim(-1);
-    let hidden = if learner.shares_trunk() {
-        no_grad(|| learner.policy.hidden(&source, &inputs, mode))
+    let part =
+        Part::new(rollouts.to_vec(), features, &learner.policy.config, learner.policy.encoder.device());
+    let states = if learner.shares_trunk() {
+        no_grad(|| part.states(learner.policy, mode))
     } else {
-        model.student.hidden(&source, &inputs, mode)
+        part.states(&model.student, mode)
     };
-    let hidden = hidden.contiguous().view([-1, config.d_model]).index_select(0, &kept);
-    model.values(&hidden, mode)
+    model.values(&states, mode)
 }

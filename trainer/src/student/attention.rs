@@ -2,7 +2,7 @@
 
 use super::config::StudentConfig;
 use super::dropout::dropout;
-use super::layers::{Linear, Mode, RmsNorm};
+use super::layers::{Linear, Linears, Mode, RmsNorm};
 use super::weights::Weights;
 use tch::{Device, Kind, Tensor};
 
@@ -26,9 +26,12 @@ impl KeyValue {
 #[derive(Debug)]
 pub struct Attention {
     norm: RmsNorm,
+    /// Queries of another's keys.
     q: Linear,
-    k: Linear,
-    v: Linear,
+    /// Keys and values of what is attended to.
+    kv: Linears,
+    /// All three of one input, where the layer attends to itself.
+    qkv: Linears,
     o: Linear,
     heads: i64,
     d_kv: i64,
@@ -38,12 +41,15 @@ pub struct Attention {
 impl Attention {
     /// The layer `name` (`SelfAttention` or `EncDecAttention`) under `prefix`, for instance `encoder.block.0.layer.0`.
     pub fn new(weights: &Weights, prefix: &str, name: &str, config: &StudentConfig) -> Self {
-        let linear = |part: &str| Linear::new(weights, &format!("{prefix}.{name}.{part}"));
+        let names = |parts: &[&str]| -> Vec<String> {
+            parts.iter().map(|part| format!("{prefix}.{name}.{part}")).collect()
+        };
+        let linear = |part: &str| Linear::new(weights, &names(&[part])[0]);
         Self {
             norm: RmsNorm::new(weights, &format!("{prefix}.layer_norm"), config),
             q: linear("q"),
-            k: linear("k"),
-            v: linear("v"),
+            kv: Linears::new(weights, &names(&["k", "v"])),
+            qkv: Linears::new(weights, &names(&["q", "k", "v"])),
             o: linear("o"),
             heads: config.num_heads,
             d_kv: config.d_kv,
@@ -57,19 +63,24 @@ impl Attention {
         x.view([batch, length, self.heads, self.d_kv]).transpose(1, 2)
     }
 
-    /// Keys and values of `x` [batch, length, d], which must already be normed where the layer attends to itself.
+    /// Keys and values of `x` [batch, length, d], for another layer's states to attend to.
     pub fn key_value(&self, x: &Tensor, mode: Mode) -> KeyValue {
-        KeyValue {
-            keys: self.split_heads(&self.k.forward(x, mode)),
-            values: self.split_heads(&self.v.forward(x, mode)),
-        }
+        let parts = self.kv.forward(x, mode);
+        KeyValue { keys: self.split_heads(&parts[0]), values: self.split_heads(&parts[1]) }
+    }
+
+    /// Queries, and keys and values, of the normed `x` [batch, length, d].
+    fn of_itself(&self, x: &Tensor, mode: Mode) -> (Tensor, KeyValue) {
+        let parts = self.qkv.forward(&self.norm.forward(x), mode);
+        let parts: Vec<Tensor> = parts.iter().map(|part| self.split_heads(part)).collect();
+        let [q, k, v] = [0, 1, 2].map(|part| parts[part].shallow_clone());
+        (q, KeyValue { keys: k, values: v })
     }
 
     /// x + attention of norm(x) to itself; `bias` [1 or batch, heads, length, length] holds positions and masks.
     pub fn attend_self(&self, x: &Tensor, bias: &Tensor, mode: Mode) -> Tensor {
-        let normed = self.norm.forward(x);
-        let key_value = self.key_value(&normed, mode);
-        self.finish(x, &normed, &key_value, bias, mode)
+        let (queries, key_value) = self.of_itself(x, mode);
+        self.finish(x, &queries, &key_value, bias, mode)
     }
 
     /// x + attention of norm(x) to given keys and values; `bias` [problems, 1, 1, source] holds the padding mask. `x`
@@ -78,25 +89,32 @@ impl Attention {
         let size = x.size();
         // A row's queries do not see each other here, so that those of all rows of a problem may stand in one line.
         let grouped = x.reshape([key_value.keys.size()[0], -1, size[2]]);
-        self.finish(&grouped, &self.norm.forward(&grouped), key_value, bias, mode).view(size.as_slice())
+        let queries = self.split_heads(&self.q.forward(&self.norm.forward(&grouped), mode));
+        self.finish(&grouped, &queries, key_value, bias, mode).view(size.as_slice())
     }
 
     /// One decoding step: `x` [rows, 1, d] at `position`; its key and value are added to `cache`, which must have room.
     pub fn step(&self, x: &Tensor, cache: &mut KeyValue, position: i64, bias: &Tensor, mode: Mode) -> Tensor {
-        let normed = self.norm.forward(x);
-        let new = self.key_value(&normed, mode);
+        let (queries, new) = self.of_itself(x, mode);
         cache.keys.narrow(2, position, 1).copy_(&new.keys);
         cache.values.narrow(2, position, 1).copy_(&new.values);
         let seen = KeyValue {
             keys: cache.keys.narrow(2, 0, position + 1),
             values: cache.values.narrow(2, 0, position + 1),
         };
-        self.finish(x, &normed, &seen, bias, mode)
+        self.finish(x, &queries, &seen, bias, mode)
     }
 
-    fn finish(&self, x: &Tensor, normed: &Tensor, key_value: &KeyValue, bias: &Tensor, mode: Mode) -> Tensor {
-        let q = self.split_heads(&self.q.forward(normed, mode));
-        let scores = q.matmul(&key_value.keys.transpose(2, 3)).to_kind(Kind::Float) + bias;
+    /// x + what `queries` [batch, heads, length, d_kv] find.
+    fn finish(
+        &self,
+        x: &Tensor,
+        queries: &Tensor,
+        key_value: &KeyValue,
+        bias: &Tensor,
+        mode: Mode,
+    ) -> Tensor {
+        let scores = queries.matmul(&key_value.keys.transpose(2, 3)).to_kind(Kind::Float) + bias;
         let weights = dropout(&scores.softmax(-1, Kind::Float), self.dropout, mode.train);
         let mixed = mode.cast(&weights).matmul(&key_value.values).transpose(1, 2).contiguous();
         let (batch, length) = (x.size()[0], x.size()[1]);

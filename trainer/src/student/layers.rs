@@ -27,26 +27,36 @@ impl Mode {
     }
 }
 
-/// A weight that enters matrix products, in whatever number format they run.
+/// A weight that enters matrix products, in whatever number format they run; or several that stand one below the other.
 #[derive(Debug)]
 pub struct Matrix {
-    name: String,
-    weight: Tensor,
+    names: Vec<String>,
+    weights: Vec<Tensor>,
     copies: Rc<WorkingCopies>,
 }
 
 impl Matrix {
     /// The weight of this name.
     pub fn new(weights: &Weights, name: &str) -> Self {
-        Self { name: name.to_owned(), weight: weights.get(name), copies: weights.copies() }
+        Self::stacked(weights, vec![name.to_owned()])
+    }
+
+    fn stacked(weights: &Weights, names: Vec<String>) -> Self {
+        let tensors = names.iter().map(|name| weights.get(name)).collect();
+        Self { names, weights: tensors, copies: weights.copies() }
+    }
+
+    /// Whether the mode's number format is that of the weights, so that products need no copy.
+    fn is_plain(&self, mode: Mode) -> bool {
+        self.weights.iter().all(|weight| weight.kind() == mode.kind)
     }
 
     /// The weight in the mode's number format.
     pub fn get(&self, mode: Mode) -> Tensor {
-        if self.weight.kind() == mode.kind {
-            return self.weight.shallow_clone();
+        match self.weights.as_slice() {
+            [weight] if self.is_plain(mode) => weight.shallow_clone(),
+            weights => self.copies.get(&self.names, weights, mode.kind),
         }
-        self.copies.get(&self.name, &self.weight, mode.kind)
     }
 }
 
@@ -85,6 +95,40 @@ impl Linear {
     }
 }
 
+/// Linear layers of one input. Where products run on copies of the weights, one product does for all.
+#[derive(Debug)]
+pub struct Linears {
+    layers: Vec<Linear>,
+    /// The layers' weights one below the other, and the outputs of each; none where a layer is more than a weight.
+    stacked: Option<(Matrix, Vec<i64>)>,
+}
+
+impl Linears {
+    /// The layers of these names.
+    pub fn new(weights: &Weights, names: &[String]) -> Self {
+        let layers: Vec<Linear> = names.iter().map(|name| Linear::new(weights, name)).collect();
+        let plain = layers.iter().all(|layer| layer.bias.is_none() && layer.lora.is_none());
+        let stacked = (plain && layers.len() > 1).then(|| {
+            let matrix =
+                Matrix::stacked(weights, names.iter().map(|name| format!("{name}.weight")).collect());
+            let outputs = matrix.weights.iter().map(|weight| weight.size()[0]).collect();
+            (matrix, outputs)
+        });
+        Self { layers, stacked }
+    }
+
+    /// `x` [.., in] → [.., out] of each layer, in the mode's number format.
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Vec<Tensor> {
+        let x = mode.cast(x);
+        match &self.stacked {
+            Some((matrix, outputs)) if !matrix.is_plain(mode) => {
+                x.linear(&matrix.get(mode), None::<&Tensor>).split_with_sizes(outputs, -1)
+            }
+            _ => self.layers.iter().map(|layer| layer.forward(&x, mode)).collect(),
+        }
+    }
+}
+
 /// T5's layer norm: x / √(mean(x²) + ε) · w, without mean and bias, in float32.
 #[derive(Debug)]
 pub struct RmsNorm {
@@ -109,8 +153,8 @@ impl RmsNorm {
 #[derive(Debug)]
 pub struct FeedForward {
     norm: RmsNorm,
-    gate: Option<Linear>,
-    inner: Linear,
+    /// Wi, or Wi₀ and Wi₁.
+    inner: Linears,
     outer: Linear,
     dropout: f64,
 }
@@ -118,13 +162,13 @@ pub struct FeedForward {
 impl FeedForward {
     /// The layer under `prefix`, for instance `encoder.block.0.layer.1`.
     pub fn new(weights: &Weights, prefix: &str, config: &StudentConfig) -> Self {
-        let linear = |name: &str| Linear::new(weights, &format!("{prefix}.DenseReluDense.{name}"));
-        let gated = config.is_gated();
+        let layer = |name: &&str| format!("{prefix}.DenseReluDense.{name}");
+        let inner = if config.is_gated() { &["wi_0", "wi_1"][..] } else { &["wi"] };
+        let inner: Vec<String> = inner.iter().map(layer).collect();
         Self {
             norm: RmsNorm::new(weights, &format!("{prefix}.layer_norm"), config),
-            gate: gated.then(|| linear("wi_0")),
-            inner: if gated { linear("wi_1") } else { linear("wi") },
-            outer: linear("wo"),
+            inner: Linears::new(weights, &inner),
+            outer: Linear::new(weights, &layer(&"wo")),
             dropout: config.dropout_rate,
         }
     }
@@ -132,10 +176,9 @@ impl FeedForward {
     /// x + FF(norm(x)), `x` [batch, length, d].
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
         let normed = self.norm.forward(x);
-        let inner = self.inner.forward(&normed, mode);
-        let hidden = match &self.gate {
-            Some(gate) => gate.forward(&normed, mode).gelu("tanh") * inner,
-            None => inner.relu(),
+        let hidden = match self.inner.forward(&normed, mode).as_slice() {
+            [gate, inner] => gate.gelu("tanh") * inner,
+            inner => inner[0].relu(),
         };
         let out = self.outer.forward(&dropout(&hidden, self.dropout, mode.train), mode);
         x + dropout(&out.to_kind(Kind::Float), self.dropout, mode.train)

@@ -91,6 +91,12 @@ impl Student {
         self.copies.collect_gradients();
     }
 
+    /// Gives back the memory of weights in another number format, until the next pass needs them. Gradients must have been
+    /// collected.
+    pub fn release_copies(&self) {
+        self.copies.release();
+    }
+
     /// Fused encoder states [batch, source, d].
     pub fn encode(&self, source: &Source, mode: Mode) -> Tensor {
         self.encoder.forward(&source.ids, &source.mask, &source.image, mode)
