@@ -47,6 +47,7 @@ pub fn run(cli: Cli) -> Result<()> {
         return Ok(());
     }
     libtorch::keep_memory();
+    libtorch::keep_few_products();
     progress::catch_interrupts();
     if let Some(Command::Init { from, tokenizer, shape, image_feature_width, dropout, out }) = &cli.command {
         let seed = resolved.settings.rollout.seed;

@@ -41,6 +41,19 @@ pub fn keep_memory() {
     }
 }
 
+/// Has oneDNN, which makes code for each shape of a bfloat16 product, keep that of a few shapes only. By itself it keeps a
+/// thousand, most of which never come again: half a gigabyte that lies scattered between the tensors.
+pub fn keep_few_products() {
+    const CAPACITY: &str = "ONEDNN_PRIMITIVE_CACHE_CAPACITY";
+    if std::env::var_os(CAPACITY).is_none() {
+        #[allow(unsafe_code)]
+        // SAFETY: called before other threads run.
+        unsafe {
+            std::env::set_var(CAPACITY, "64");
+        }
+    }
+}
+
 /// Loads `libtorch_cuda.so` from beside `libtorch_cpu.so`; where it is missing, CUDA just stays unavailable.
 #[allow(unsafe_code)]
 fn load_cuda() {
