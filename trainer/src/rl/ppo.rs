@@ -111,18 +111,15 @@ impl Learner<'_> {
         let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| rollout.advantages.as_slice()).collect();
         let advantages = self.advantages(&rows, settings);
         let mut statistics = Statistics::new(device);
-        let parts: Vec<(Part<'_>, Tensor)> =
-            batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind))
-                .into_iter()
-                .map(|rows| {
-                    let chosen = rows.iter().map(|&row| rollouts[row]).collect();
-                    let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-                    let rows = Tensor::from_slice(&rows).to_device(device);
-                    let part = Part::new(chosen, features, &self.policy.config, device);
-                    let advantages = part.real(&advantages.index_select(0, &rows));
-                    (part, advantages)
-                })
-                .collect();
+        let parts = batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind));
+        let part_of = |rows: &[usize]| {
+            let chosen = rows.iter().map(|&row| rollouts[row]).collect();
+            let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+            let part = Part::new(chosen, features, &self.policy.config, device);
+            let advantages = advantages.index_select(0, &Tensor::from_slice(&rows).to_device(device));
+            let advantages = part.real(&advantages);
+            (part, advantages)
+        };
         let value_share =
             |statistics: &mut Statistics, model: &ValueModel, part: &Part<'_>, states: &Tensor| {
                 let values = model.values(states, mode);
@@ -137,17 +134,21 @@ impl Learner<'_> {
         // A value model of its own is done with first: two models' states, or copies of their weights, are never held at
         // once.
         if let Some((model, _)) = self.value.filter(|_| !shares_trunk) {
-            for (part, _) in &parts {
+            // What an attempt that ran out of memory left behind.
+            self.policy.release_copies();
+            for rows in &parts {
+                let (part, _) = part_of(rows);
                 let states = part.states(&model.student, mode);
-                value_share(&mut statistics, model, part, &states).backward();
+                value_share(&mut statistics, model, &part, &states).backward();
                 model.collect_gradients();
             }
             model.student.release_copies();
         }
         let sharing = self.value.filter(|_| shares_trunk).map(|(model, _)| model);
-        for (part, advantages) in &parts {
+        for rows in &parts {
+            let (part, advantages) = part_of(rows);
             let states = part.states(self.policy, mode);
-            let value = sharing.map(|model| value_share(&mut statistics, model, part, &states));
+            let value = sharing.map(|model| value_share(&mut statistics, model, &part, &states));
             let old_logprobs = part.column(|rollout| &rollout.old_logprobs);
             let policy_loss = |logprobs: &Tensor, start: i64, length: i64| {
                 let inputs = PpoInputs {

@@ -25,7 +25,8 @@ pub struct TokenNumbers {
 /// take more memory. A GPU takes all at once.
 const TOKENS_AT_ONCE: usize = 2048;
 
-/// Runs `student` over sequences of tokens, as many for each problem of `source`, whose encoder states they share.
+/// Runs `student` over sequences of tokens: the same number of them for each problem of `source`, whose encoder states they
+/// share, one problem after the other.
 pub fn token_numbers(
     student: &Student,
     value_head: Option<&ValueHead>,

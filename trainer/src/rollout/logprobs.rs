@@ -4,7 +4,7 @@ use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Student};
 use tch::{Kind, Tensor};
 
-/// log π(token) for `hidden` [batch, target, d] and `tokens` [batch, target]: [batch, target]. The state at
+/// log π(token) for `hidden` [.., d] and `tokens` of the same shape but the last: one number a token. The state at
 /// position t scores token t of `tokens`, because the decoder's input is shifted by the start token.
 pub fn token_logprobs(student: &Student, hidden: &Tensor, tokens: &Tensor, mode: Mode) -> Tensor {
     let of = |hidden: &Tensor, tokens: &Tensor| {
@@ -97,11 +97,4 @@ impl ValueModel {
         self.student.collect_gradients();
         self.head.collect_gradients();
     }
-}
-
-/// Spreads a vector of values at the positions where `mask` [batch, target] is 1 over zeros.
-pub fn spread(values: &Tensor, mask: &Tensor) -> Tensor {
-    let kept = mask.view(-1).nonzero().squeeze_dim(-1);
-    let flat = Tensor::zeros([mask.numel() as i64], (Kind::Float, mask.device()));
-    flat.index_put(&[Some(kept)], values, false).view_as(mask)
 }

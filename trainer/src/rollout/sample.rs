@@ -96,7 +96,7 @@ impl<'a> Generator<'a> {
                 let lengths: Vec<i64> = integers(&source.mask.sum_dim_intlist(1, false, Kind::Int64));
                 let lengths = lengths.into_iter().map(|length| length as usize).collect();
                 let samples = samples(source, seeds);
-                let cache = Cache::new(&keys, lengths, samples, self.mode.kind);
+                let cache = Cache::new(keys, lengths, samples, self.mode.kind);
                 by_steps(stepper, cache, student, sampling, seeds, max_new_tokens)
             }
             None => {
@@ -135,10 +135,13 @@ fn encoder_keys(student: &Student, source: &Source, mode: Mode) -> Vec<KeyValue>
     let at_once = (SOURCE_TOKENS_AT_ONCE / length).max(1);
     for start in (0..problems).step_by(at_once as usize) {
         let count = at_once.min(problems - start);
-        let encoded = student.encode(&source.narrow(start, count), mode);
+        let part = source.narrow(start, count);
+        let encoded = student.encode(&part, mode);
+        // What stands behind a problem's own tokens is never read.
+        let place = |all: &Tensor| all.narrow(0, start, count).narrow(2, 0, part.ids.size()[1]);
         for (all, part) in all.iter().zip(student.decoder.encoder_keys(&encoded, mode)) {
-            all.keys.narrow(0, start, count).copy_(&part.keys);
-            all.values.narrow(0, start, count).copy_(&part.values);
+            place(&all.keys).copy_(&part.keys);
+            place(&all.values).copy_(&part.values);
         }
     }
     all

@@ -44,6 +44,10 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         return Ok(Outcome::Already);
     }
     let mut models = Models::new(context, round);
+    if models.has_reference() {
+        // A reference that is missing or broken is found before a part is sampled in vain.
+        models.reference()?;
+    }
     let policy = models.policy()?;
     let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
     let total: usize = due.iter().map(|(_, chunk)| chunk.len()).sum();

@@ -58,10 +58,13 @@ pub struct Source {
 }
 
 impl Source {
-    /// The problems `start..start + count`.
+    /// The problems `start..start + count`, no longer than the longest of them.
     pub fn narrow(&self, start: i64, count: i64) -> Self {
         let some = |tensor: &Tensor| tensor.narrow(0, start, count);
-        Self { ids: some(&self.ids), mask: some(&self.mask), image: some(&self.image) }
+        let mask = some(&self.mask);
+        let longest = mask.sum_dim_intlist(1, false, Kind::Int64).max().int64_value(&[]).max(1);
+        let shortened = |tensor: &Tensor| tensor.narrow(1, 0, longest);
+        Self { ids: shortened(&some(&self.ids)), mask: shortened(&mask), image: some(&self.image) }
     }
 }
 

@@ -88,12 +88,14 @@ const BYTES_AT_ONCE: usize = 1 << 22;
 /// Where the file is missing, is no safetensors file, or holds numbers of another kind.
 pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
-    let (size, header) = SafeTensors::read_metadata(&map_file(path)?)
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let (size, header) = SafeTensors::read_metadata(&map(&file, path)?)
         .map_err(|e| wrong(format!("no safetensors file: {e}")))?;
     let start = (size_of::<u64>() + size) as u64; // the header's length stands before it
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut in_order: Vec<(String, &TensorInfo)> = header.tensors().into_iter().collect();
+    in_order.sort_by_key(|(_, info)| info.data_offsets);
     let mut tensors = BTreeMap::new();
-    for (name, info) in header.tensors() {
+    for (name, info) in in_order {
         let tensor = read_tensor(&mut file, start, info).map_err(|failed| match failed {
             Failed::Kind(found) => {
                 wrong(format!("tensor `{name}`: expected F32, F16, BF16, F64 or I64, found {found:?}"))
@@ -184,11 +186,14 @@ pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 ///
 /// # Errors
 /// Where it cannot be opened.
-#[allow(unsafe_code)]
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    map(&File::open(path).map_err(Error::io("open", path))?, path)
+}
+
+#[allow(unsafe_code)]
+fn map(file: &File, path: &Path) -> Result<Mmap> {
     // SAFETY: checkpoints and features are written beside and renamed, never changed in place.
-    unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))
+    unsafe { Mmap::map(file) }.map_err(Error::io("map", path))
 }
 
 /// What is wrong with the numbers; afterwards all are float32, so that comparing them cannot fail.

@@ -1,5 +1,5 @@
-//! Weights in the number format of matrix products, where that is not their own: cast at the first use, then kept, and
-//! cast again only when the weights change. The float32 weights stay what is trained and saved.
+//! Weights in the number format of matrix products, where that is not their own: cast at the first use, then kept until they
+//! are released, and cast again when the weights change. The float32 weights stay what is trained and saved.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(get(), all(Kind::Half));
         copies.forget("w1");
         assert_eq!(get(), Tensor::cat(&others, 0).to_kind(Kind::Half));
-        no_grad(|| others[0].shallow_clone().zero_());
+        let _ = no_grad(|| others[0].shallow_clone().zero_());
         copies.release();
         assert_eq!(get(), Tensor::cat(&others, 0).to_kind(Kind::Half));
     }

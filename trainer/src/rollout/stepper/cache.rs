@@ -34,7 +34,7 @@ pub(in crate::rollout) struct Cache {
 impl Cache {
     /// A cache for `samples` rows a problem; `encoder` holds keys and values by block, [problems, heads, source, d_kv].
     pub(in crate::rollout) fn new(
-        encoder: &[KeyValue],
+        encoder: Vec<KeyValue>,
         lengths: Vec<usize>,
         samples: usize,
         kind: Kind,
@@ -96,8 +96,9 @@ impl Cache {
         let row = self.width * PAGE;
         for Page { keys, values } in self.own.iter_mut().flatten() {
             for numbers in [keys, values] {
-                *numbers =
-                    rows.iter().flat_map(|&index| numbers[index * row..][..row].iter().copied()).collect();
+                let mut kept = Vec::with_capacity(rows.len() * row);
+                rows.iter().for_each(|&index| kept.extend_from_slice(&numbers[index * row..][..row]));
+                *numbers = kept;
             }
         }
         if problems.len() < self.lengths.len() {
