@@ -34,46 +34,32 @@ pub fn token_numbers(
     tokens: &[&[i64]],
     mode: Mode,
 ) -> TokenNumbers {
+    let (config, device) = (&student.config, source.ids.device());
     let problems = source.ids.size()[0] as usize;
     let samples = (tokens.len() / problems.max(1)).max(1);
     let longest = tokens.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
-    let at_once = match source.ids.device() {
+    let at_once = match device {
         Device::Cpu => (TOKENS_AT_ONCE / (source.ids.size()[1] as usize + samples * longest)).max(1),
         _ => problems.max(1),
     };
     let mut all = TokenNumbers { logprobs: Vec::new(), values: value_head.map(|_| Vec::new()) };
     for (index, tokens) in tokens.chunks(at_once * samples).enumerate() {
         let source = source.narrow((index * at_once) as i64, (tokens.len() / samples) as i64);
-        let some = of_some(student, value_head, &source, tokens, mode);
-        all.logprobs.extend(some.logprobs);
-        if let (Some(all), Some(some)) = (&mut all.values, some.values) {
-            all.extend(some);
-        }
+        let inputs =
+            batch::decoder_inputs(tokens, config.decoder_start_token_id, config.pad_token_id, device);
+        let labels = batch::pad(tokens, config.pad_token_id, device);
+        let rows = |tensor: &Tensor| -> Vec<Vec<f32>> {
+            (0i64..).zip(tokens).map(|(row, tokens)| batch::row_numbers(tensor, row, tokens.len())).collect()
+        };
+        no_grad(|| {
+            let hidden = student.hidden(&source, &inputs, mode);
+            all.logprobs.extend(rows(&token_logprobs(student, &hidden, &labels, mode)));
+            if let (Some(all), Some(head)) = (&mut all.values, value_head) {
+                all.extend(rows(&head.forward(&hidden, mode)));
+            }
+        });
     }
     all
-}
-
-fn of_some(
-    student: &Student,
-    value_head: Option<&ValueHead>,
-    source: &Source,
-    tokens: &[&[i64]],
-    mode: Mode,
-) -> TokenNumbers {
-    let config = &student.config;
-    let device = source.ids.device();
-    let inputs = batch::decoder_inputs(tokens, config.decoder_start_token_id, config.pad_token_id, device);
-    let labels = batch::pad(tokens, config.pad_token_id, device);
-    let rows = |tensor: &Tensor| -> Vec<Vec<f32>> {
-        (0i64..).zip(tokens).map(|(row, tokens)| batch::row_numbers(tensor, row, tokens.len())).collect()
-    };
-    no_grad(|| {
-        let hidden = student.hidden(source, &inputs, mode);
-        TokenNumbers {
-            logprobs: rows(&token_logprobs(student, &hidden, &labels, mode)),
-            values: value_head.map(|head| rows(&head.forward(&hidden, mode))),
-        }
-    })
 }
 
 #[cfg(test)]
