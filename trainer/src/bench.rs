@@ -3,6 +3,7 @@
 
 use crate::batch;
 use crate::error::{Error, Result};
+use crate::libtorch::product_kind;
 use crate::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::rl::ppo::{Learner, ScoredRollout};
 use crate::rollout::forced::{needs_own_pass, token_numbers};
@@ -227,8 +228,16 @@ impl<'a> Bench<'a> {
         Ok(Self { config: config.clone(), options, settings, device, features, batches })
     }
 
+    /// Number format of the steps' products.
     fn kind(&self) -> Kind {
-        kind(self.settings.student.dtype)
+        product_kind(self.settings.student.dtype, self.device)
+    }
+
+    /// The number format that was asked for, and the one that was taken where that is another.
+    fn format(&self) -> String {
+        let dtype = self.settings.student.dtype;
+        let runs_so = dtype != Dtype::Bfloat16 || self.kind() == Kind::BFloat16;
+        if runs_so { dtype.to_string() } else { format!("{dtype} in float32") }
     }
 
     fn weights(&self) -> Weights {
@@ -427,7 +436,7 @@ impl<'a> Bench<'a> {
             self.wait();
             times.extend((index > 0).then(|| start.elapsed()));
         }
-        let variant = self.settings.student.dtype.to_string();
+        let variant = self.format();
         Ok(self.measurement(Work::Sft, variant, &times, weights.count()))
     }
 
@@ -473,7 +482,7 @@ impl<'a> Bench<'a> {
             times.extend((index > 0).then(|| start.elapsed()));
         }
         let trunk = if value.is_some() { format!(" {}", rl.value_model) } else { String::new() };
-        let variant = format!("{}{trunk} {}", rl.algorithm, self.settings.student.dtype);
+        let variant = format!("{}{trunk} {}", rl.algorithm, self.format());
         let parameters = sets.iter().map(|(_, weights)| weights.count()).sum();
         Ok(self.measurement(Work::Ppo, variant, &times, parameters))
     }
@@ -490,6 +499,7 @@ fn tokens(generated: &[Generated]) -> Vec<&[i64]> {
     generated.iter().map(|row| row.tokens.as_slice()).collect()
 }
 
+/// Number format of the weights in decoding.
 fn kind(dtype: Dtype) -> Kind {
     if dtype == Dtype::Bfloat16 { Kind::BFloat16 } else { Kind::Float }
 }

@@ -2,9 +2,9 @@
 //! binary serves both.
 
 use crate::error::{Error, Result};
-use schemas::settings::Device as DeviceSetting;
+use schemas::settings::{Device as DeviceSetting, Dtype};
 use std::path::{Path, PathBuf};
-use tch::{Cuda, Device};
+use tch::{Cuda, Device, Kind};
 
 /// The device that the settings ask for; `auto` takes a GPU where there is one.
 ///
@@ -27,6 +27,28 @@ pub fn device(setting: DeviceSetting) -> Result<Device> {
         return Err(Error::input(message, "next: --device cpu, or make setup on the machine with the GPU"));
     }
     Ok(Device::Cpu)
+}
+
+/// Number format in which matrix products run where `dtype` is asked for: on a processor that cannot multiply bfloat16
+/// numbers libtorch does so one by one, a hundred times slower than in float32, so that those products run in float32.
+pub fn product_kind(dtype: Dtype, device: Device) -> Kind {
+    match dtype {
+        Dtype::Bfloat16 if multiplies_bfloat16(device) => Kind::BFloat16,
+        Dtype::Bfloat16 | Dtype::Float32 => Kind::Float,
+    }
+}
+
+/// Whether `device` has instructions for products of bfloat16 numbers.
+pub fn multiplies_bfloat16(device: Device) -> bool {
+    match device {
+        #[cfg(target_arch = "x86_64")]
+        Device::Cpu => is_x86_feature_detected!("avx512bf16"),
+        #[cfg(target_arch = "aarch64")]
+        Device::Cpu => std::arch::is_aarch64_feature_detected!("bf16"),
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        Device::Cpu => false,
+        _ => true,
+    }
 }
 
 /// Has the C library keep freed memory for the next step. By itself it gives each large tensor back to the system, which

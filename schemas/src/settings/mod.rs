@@ -128,7 +128,7 @@ settings! {
     student: StudentSettings {
         checkpoints: String = "checkpoints/<name>".to_owned(), "Folder of the checkpoints; `<name>` stands for the dataset's folder name.";
         device: Device = Device::Auto, "auto, cpu or cuda.";
-        dtype: Dtype = Dtype::Float32, "float32 or bfloat16.";
+        dtype: Dtype = Dtype::Float32, "float32 or bfloat16. Products of a CPU without bfloat16 instructions run in float32.";
         threads: u32 = 0, "CPU threads of a stage; 0 takes 1 for students below 10 million parameters, else all cores.";
         max_source_tokens: u32 = 512, "Source texts are cut at this many tokens.";
         use_caption: bool = true, "Whether the picture's caption joins the context.";

@@ -3,6 +3,7 @@
 use super::pick;
 use super::stepper::{Cache, Step, Stepper};
 use crate::error::Result;
+use crate::libtorch::multiplies_bfloat16;
 use crate::student::attention::KeyValue;
 use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Source, Student, Weights};
@@ -45,11 +46,13 @@ pub struct Generated {
 #[derive(Debug)]
 pub struct Generator<'a> {
     student: &'a Student,
-    /// Where the sampling format or LoRA ask for weights of their own.
+    /// Where the encoder's products are to run on weights in the sampling format, or with LoRA added.
     copy: Option<Student>,
     stepper: Option<Stepper>,
     /// Where values are asked for and there is no stepper.
     value_head: Option<ValueHead>,
+    /// Format of weights and cached keys in decoding.
+    kind: Kind,
     mode: Mode,
 }
 
@@ -66,8 +69,10 @@ impl<'a> Generator<'a> {
         } else {
             None
         };
-        let copy = copied.map(|weights| Student::new(&weights, &student.config));
-        Ok(Self { student, copy, stepper, value_head: None, mode: Mode { train: false, kind } })
+        let runs_so = kind != Kind::BFloat16 || multiplies_bfloat16(student.encoder.device());
+        let copy = copied.filter(|_| runs_so).map(|weights| Student::new(&weights, &student.config));
+        let mode = Mode { train: false, kind: if runs_so { kind } else { Kind::Float } };
+        Ok(Self { student, copy, stepper, value_head: None, kind, mode })
     }
 
     /// Also gives the values that the head in `weights` finds in the states that tokens are chosen from.
@@ -92,11 +97,11 @@ impl<'a> Generator<'a> {
         let student = self.copy.as_ref().unwrap_or(self.student);
         no_grad(|| match &self.stepper {
             Some(stepper) => {
-                let keys = encoder_keys(student, source, self.mode);
+                let keys = encoder_keys(student, source, self.kind, self.mode);
                 let lengths: Vec<i64> = integers(&source.mask.sum_dim_intlist(1, false, Kind::Int64));
                 let lengths = lengths.into_iter().map(|length| length as usize).collect();
                 let samples = samples(source, seeds);
-                let cache = Cache::new(keys, lengths, samples, self.mode.kind);
+                let cache = Cache::new(keys, lengths, samples, self.kind);
                 by_steps(stepper, cache, student, sampling, seeds, max_new_tokens)
             }
             None => {
@@ -124,12 +129,12 @@ pub fn generate(
 /// its states in between to take less than the cache that decoding needs next.
 const SOURCE_TOKENS_AT_ONCE: i64 = 512;
 
-/// Keys and values of all problems by block of the decoder, [problems, heads, source, d_kv].
-fn encoder_keys(student: &Student, source: &Source, mode: Mode) -> Vec<KeyValue> {
+/// Keys and values of all problems by block of the decoder, [problems, heads, source, d_kv], kept in the format `kind`.
+fn encoder_keys(student: &Student, source: &Source, kind: Kind, mode: Mode) -> Vec<KeyValue> {
     let config = &student.config;
     let (problems, length) = (source.ids.size()[0], source.ids.size()[1]);
     let shape = [problems, config.num_heads, length, config.d_kv];
-    let empty = || Tensor::empty(shape, (mode.kind, source.ids.device()));
+    let empty = || Tensor::empty(shape, (kind, source.ids.device()));
     let all: Vec<KeyValue> =
         (0..config.decoder_layers()).map(|_| KeyValue { keys: empty(), values: empty() }).collect();
     let at_once = (SOURCE_TOKENS_AT_ONCE / length).max(1);
@@ -397,6 +402,7 @@ mod tests {
                 copy: None,
                 stepper: None,
                 value_head: None,
+                kind: Kind::Float,
                 mode: Mode::EVAL,
             };
             for generator in [stepper.with_value_head(&head), without_stepper.with_value_head(&head)] {

@@ -1,6 +1,7 @@
 //! What every stage works with: dataset, settings, folders of checkpoints, device.
 
 use crate::error::{Error, Result};
+use crate::libtorch;
 use crate::student::checkpoint::{self, Loaded, WEIGHTS_FILE};
 use crate::student::{Student, Weights};
 use crate::tokenizer::Tokenizer;
@@ -47,9 +48,15 @@ impl Context {
     pub fn new(dataset: Dataset, resolved: &Resolved) -> Result<Self> {
         let settings = resolved.settings.clone();
         let checkpoints = PathBuf::from(settings.student.checkpoints.replace("<name>", &dataset.name()));
+        let device = libtorch::device(settings.student.device)?;
+        if settings.student.dtype == Dtype::Bfloat16 && !libtorch::multiplies_bfloat16(device) {
+            eprintln!(
+                "student.dtype is bfloat16, which this processor has no instructions for: matrix products run in float32"
+            );
+        }
         Ok(Self {
             provenance: Provenance::new("train", &resolved.show()),
-            device: crate::libtorch::device(settings.student.device)?,
+            device,
             dataset,
             settings,
             checkpoints,
@@ -58,12 +65,15 @@ impl Context {
 
     /// Number format of matrix products in training.
     pub fn kind(&self) -> Kind {
-        kind_of(self.settings.student.dtype)
+        libtorch::product_kind(self.settings.student.dtype, self.device)
     }
 
     /// Number format of the weights in decoding.
     pub fn sampling_kind(&self) -> Kind {
-        kind_of(self.settings.rollout.sampling_dtype.unwrap_or(self.settings.student.dtype))
+        match self.settings.rollout.sampling_dtype.unwrap_or(self.settings.student.dtype) {
+            Dtype::Float32 => Kind::Float,
+            Dtype::Bfloat16 => Kind::BFloat16,
+        }
     }
 
     /// Time between step checkpoints.
@@ -139,12 +149,5 @@ impl Context {
     /// Whether a checkpoint folder is there; it appears by renaming, so it is whole.
     pub fn has(&self, folder: &Path) -> bool {
         folder.join(WEIGHTS_FILE).is_file()
-    }
-}
-
-fn kind_of(dtype: Dtype) -> Kind {
-    match dtype {
-        Dtype::Float32 => Kind::Float,
-        Dtype::Bfloat16 => Kind::BFloat16,
     }
 }

@@ -53,6 +53,34 @@ fn values_are_learned_before_the_policy_learns() {
 }
 
 #[test]
+fn bfloat16_learns_the_same_on_any_processor() {
+    let start = scored();
+    let learned = |dtype: &str| {
+        let place = start.copy();
+        let flags = ["--dtype", dtype, "--passes", "2", "--value-passes", "1", "--rl-learning-rate", "1e-3"];
+        let train = place.train(&["--round", "1", "--stage", "rl"]).args(flags).output().expect("train");
+        let said = String::from_utf8_lossy(&train.stderr).into_owned();
+        assert!(train.status.success(), "{said}");
+        place.write_corrections(|_| {});
+        run(&place, "sft", &["--dtype", dtype]);
+        let weights =
+            std::fs::read(place.checkpoint("round=1/sft").join("model.safetensors")).expect("weights");
+        (values(&place, "loss"), weights, said)
+    };
+    let (exact, exact_weights, said) = learned("float32");
+    assert!(!said.contains("bfloat16"), "{said}");
+    let (losses, weights, said) = learned("bfloat16");
+    assert_eq!(losses.len(), exact.len());
+    for (loss, exact) in losses.iter().zip(&exact) {
+        assert!((loss - exact).abs() < 0.02 * exact.abs().max(1.0), "{losses:?} {exact:?}");
+    }
+    // A processor that cannot multiply such numbers says so, and computes in float32.
+    let multiplies = trainer::libtorch::multiplies_bfloat16(tch::Device::Cpu);
+    assert_eq!(said.contains("matrix products run in float32"), !multiplies, "{said}");
+    assert_eq!(weights == exact_weights, !multiplies);
+}
+
+#[test]
 fn no_pass_leaves_the_policy_as_it_was() {
     let place = scored();
     run(&place, "rl", &["--passes", "0"]);
