@@ -54,24 +54,25 @@ impl AdamW {
         };
         let mut plain = Vec::new();
         no_grad(|| {
-            for (name, weight, gradient) in gradients(weights) {
+            for Learned { name, weight, gradient, mut copies } in learned(weights) {
                 let decay = if decays(&name) { self.weight_decay } else { 0.0 };
                 let (m, v) = self.moments.entry(name).or_insert_with(|| {
                     (Tensor::zeros_like(&weight.view(-1)), Tensor::zeros_like(&weight.view(-1)))
                 });
-                if [&weight, &gradient, m, v].into_iter().all(kernel::is_plain) {
+                if kernel::is_plain(&gradient, &copies) && [&weight, m, v].into_iter().all(kernel::is_float32)
+                {
                     let (m, v) = (m.shallow_clone(), v.shallow_clone());
                     let keep = (1.0 - learning_rate * decay) as f32;
-                    plain.push(kernel::Weight { theta: weight, gradient, m, v, keep });
+                    plain.push(kernel::Weight { theta: weight, gradient, m, v, copies, keep });
                     continue;
                 }
-                let (weight, flat) = (weight.view(-1), gradient.contiguous().view(-1));
-                let total = weight.size()[0];
+                let (flat_weight, flat) = (weight.view(-1), gradient.contiguous().view(-1));
+                let total = flat_weight.size()[0];
                 for start in (0..total).step_by(SLICE as usize) {
                     let length = SLICE.min(total - start);
                     let part = |tensor: &Tensor| tensor.narrow(0, start, length);
-                    let (mut theta, mut m, mut v) = (part(&weight), part(m), part(v));
-                    let g = part(&flat) * gradient_scale;
+                    let (mut theta, mut m, mut v) = (part(&flat_weight), part(m), part(v));
+                    let g = part(&flat).to_kind(Kind::Float) * gradient_scale;
                     let _ = theta.g_mul_scalar_(1.0 - learning_rate * decay);
                     let _ = m.lerp_(&g, 1.0 - BETA1);
                     let _ = v.g_mul_scalar_(BETA2).g_add_(&(g.square() * (1.0 - BETA2)));
@@ -79,10 +80,11 @@ impl AdamW {
                     let _ = theta.g_sub_(&(m * (learning_rate / correction1) / denominator));
                 }
                 let _ = gradient.shallow_clone().zero_();
+                copies.iter_mut().for_each(|copy| copy.copy_(&weight));
             }
             kernel::step(&mut plain, step);
         });
-        weights.iter().for_each(|(_, weights)| weights.copies().refresh());
+        weights.iter().for_each(|(_, weights)| weights.copies().discard_gradients());
     }
 
     /// State as named tensors, for a step checkpoint.
@@ -108,29 +110,48 @@ impl AdamW {
     }
 }
 
-/// Weights that have a gradient, named `<set>.<weight>`.
-fn gradients<'a>(sets: &'a [(&str, &Weights)]) -> impl Iterator<Item = (String, Tensor, Tensor)> + 'a {
-    sets.iter().flat_map(|(set, weights)| {
-        weights.copies().collect_gradients();
-        weights.iter().filter(|(_, weight)| weight.requires_grad()).filter_map(move |(name, weight)| {
-            let gradient = weight.grad();
-            gradient.defined().then(|| (format!("{set}.{name}"), weight.detach(), gradient))
-        })
-    })
+/// A weight that has a gradient.
+struct Learned {
+    /// `<set>.<weight>`.
+    name: String,
+    weight: Tensor,
+    /// In float32, or in the format of the matrix products.
+    gradient: Tensor,
+    /// Its copies in that format, which must follow it.
+    copies: Vec<Tensor>,
+}
+
+fn learned(sets: &[(&str, &Weights)]) -> Vec<Learned> {
+    let mut learned = Vec::new();
+    for (set, weights) in sets {
+        let mut places: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
+        for (name, place) in weights.copies().places() {
+            places.entry(name).or_default().push(place);
+        }
+        learned.extend(weights.gradients().into_iter().map(|(name, gradient)| Learned {
+            weight: weights.get(&name).detach(),
+            gradient,
+            copies: places.remove(&name).unwrap_or_default(),
+            name: format!("{set}.{name}"),
+        }));
+    }
+    learned
 }
 
 /// Forgets all gradients.
 pub fn zero_gradients(sets: &[(&str, &Weights)]) {
-    sets.iter().for_each(|(_, weights)| weights.copies().discard_gradients());
-    for (_, mut gradient) in gradients(sets).map(|(name, _, gradient)| (name, gradient)) {
-        let _ = gradient.zero_();
+    for (_, weights) in sets {
+        weights.copies().discard_gradients();
+        let own = weights.iter().map(|(_, weight)| weight.grad());
+        own.filter(Tensor::defined).for_each(|mut gradient| drop(gradient.zero_()));
     }
 }
 
 /// Euclidean norm of all gradients together.
 pub fn gradient_norm(sets: &[(&str, &Weights)]) -> f64 {
+    let gradients = sets.iter().flat_map(|(_, weights)| weights.gradients().into_values());
     let (plain, others): (Vec<Tensor>, Vec<Tensor>) =
-        gradients(sets).map(|(_, _, gradient)| gradient).partition(kernel::is_plain);
+        gradients.partition(|gradient| kernel::is_plain(gradient, &[]));
     let squares = others.iter().map(|gradient| gradient.square().sum(Kind::Double));
     let others = squares.reduce(|sum, square| sum + square).map_or(0.0, |sum| sum.double_value(&[]));
     (kernel::sum_of_squares(&plain) + others).sqrt()

@@ -160,6 +160,7 @@ pub fn backward(
         let share = |logprobs: &Tensor, _, _| logprobs.sum(Kind::Float) * (-1.0 / all as f64);
         loss += backward_by_positions(student, &hidden, &labels, mode, share, None);
     }
+    student.settle_gradients();
     loss
 }
 
@@ -289,8 +290,11 @@ mod tests {
     }
 
     fn gradients(weights: &Weights) -> Vec<(String, Tensor)> {
-        let with = weights.iter().filter(|(_, weight)| weight.grad().defined());
-        with.map(|(name, weight)| (name.to_owned(), weight.grad().copy())).collect()
+        weights
+            .gradients()
+            .into_iter()
+            .map(|(name, gradient)| (name, gradient.to_kind(Kind::Float).copy()))
+            .collect()
     }
 
     #[test]

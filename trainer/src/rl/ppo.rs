@@ -142,6 +142,7 @@ impl Learner<'_> {
                 value_share(&mut statistics, model, &part, &states).backward();
                 model.collect_gradients();
             }
+            model.settle_gradients();
             model.student.release_copies();
         }
         let sharing = self.value.filter(|_| shares_trunk).map(|(model, _)| model);
@@ -166,6 +167,10 @@ impl Learner<'_> {
                 model.collect_gradients();
             }
         }
+        self.policy.settle_gradients();
+        if let Some(model) = sharing {
+            model.settle_gradients();
+        }
         if self.value.is_some() && !shares_trunk {
             self.policy.release_copies();
         }
@@ -179,7 +184,7 @@ mod tests {
     use crate::student::value_head::ValueHead;
     use crate::student::{Student, StudentConfig};
     use schemas::Settings;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     fn rollouts() -> Vec<ScoredRollout> {
         let numbers = |count: usize, salt: usize| -> Vec<f32> {
@@ -198,8 +203,11 @@ mod tests {
     }
 
     fn gradients(weights: &Weights) -> Vec<(String, Tensor)> {
-        let with = weights.iter().filter(|(_, weight)| weight.grad().defined());
-        with.map(|(name, weight)| (name.to_owned(), weight.grad().copy())).collect()
+        weights
+            .gradients()
+            .into_iter()
+            .map(|(name, gradient)| (name, gradient.to_kind(Kind::Float).copy()))
+            .collect()
     }
 
     #[test]

@@ -116,6 +116,9 @@ fn gradients(
             }
         }
     }
+    if let Some((model, _)) = learner.value {
+        model.settle_gradients();
+    }
     statistics
 }
 

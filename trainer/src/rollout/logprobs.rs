@@ -92,9 +92,15 @@ impl ValueModel {
         self.head.forward(hidden, mode)
     }
 
-    /// Brings the gradients of a backward pass to the weights, where it ran on copies of them in another number format.
+    /// Takes up what a backward pass on weights in another number format has left, where it is much.
     pub fn collect_gradients(&self) {
         self.student.collect_gradients();
         self.head.collect_gradients();
+    }
+
+    /// Takes up all of it.
+    pub fn settle_gradients(&self) {
+        self.student.settle_gradients();
+        self.head.settle_gradients();
     }
 }

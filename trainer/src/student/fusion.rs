@@ -1,7 +1,7 @@
 //! Fusion of text and picture: E = image_dense(V); A = attention(H → E); g = σ(gate_dense([H ; A]));
 //! fused = (1 − g) · H + g · A (MM-CoT, section 4.2).
 
-use super::layers::{Linear, Matrix, Mode};
+use super::layers::{Linear, Mode};
 use super::weights::Weights;
 use tch::{Kind, Tensor};
 
@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 #[derive(Debug)]
 pub struct Fusion {
     image_dense: Linear,
-    in_weight: Matrix,
+    in_weight: Tensor,
     in_bias: Tensor,
     out: Linear,
     gate: Linear,
@@ -33,7 +33,7 @@ impl Fusion {
     pub fn new(weights: &Weights) -> Self {
         Self {
             image_dense: Linear::new(weights, "encoder.image_dense"),
-            in_weight: Matrix::new(weights, "encoder.mha_layer.in_proj_weight"),
+            in_weight: weights.get("encoder.mha_layer.in_proj_weight"),
             in_bias: weights.get("encoder.mha_layer.in_proj_bias"),
             out: Linear::new(weights, "encoder.mha_layer.out_proj"),
             gate: Linear::new(weights, "encoder.gate_dense"),
@@ -59,7 +59,7 @@ impl Fusion {
     /// Single-head attention with input and output projections, no mask.
     fn attend(&self, text: &Tensor, image: &Tensor, mode: Mode) -> Tensor {
         let d = text.size()[2];
-        let in_weight = self.in_weight.get(mode);
+        let in_weight = mode.cast(&self.in_weight);
         let project = |x: &Tensor, part: i64| {
             let weight = in_weight.narrow(0, part * d, d);
             mode.cast(x).linear(&weight, Some(mode.cast(&self.in_bias.narrow(0, part * d, d))))

@@ -51,11 +51,13 @@ impl Matrix {
         self.weights.iter().all(|weight| weight.kind() == mode.kind)
     }
 
-    /// The weight in the mode's number format.
-    pub fn get(&self, mode: Mode) -> Tensor {
-        match self.weights.as_slice() {
-            [weight] if self.is_plain(mode) => weight.shallow_clone(),
-            weights => self.copies.get(&self.names, weights, mode.kind),
+    /// x·Wᵀ + b of `x` [.., in]: [.., out], in the mode's number format.
+    pub fn product(&self, x: &Tensor, bias: Option<&Tensor>, mode: Mode) -> Tensor {
+        let x = mode.cast(x);
+        match (self.weights.as_slice(), bias) {
+            ([weight], bias) if self.is_plain(mode) => x.linear(weight, bias),
+            (weights, None) => self.copies.product(&self.names, weights, &x),
+            (weights, Some(bias)) => self.copies.product(&self.names, weights, &x) + mode.cast(bias),
         }
     }
 }
@@ -78,16 +80,15 @@ impl Linear {
         }
     }
 
-    /// Brings the gradients of a backward pass to the weights, where it ran on copies of them.
-    pub(super) fn collect_gradients(&self) {
-        self.weight.copies.collect_gradients();
+    /// Copies of the weights that this layer's weight is one of.
+    pub(super) fn copies(&self) -> &WorkingCopies {
+        &self.weight.copies
     }
 
     /// `x` [.., in] → [.., out], in the mode's number format.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
         let x = mode.cast(x);
-        let bias = self.bias.as_ref().map(|bias| mode.cast(bias));
-        let y = x.linear(&self.weight.get(mode), bias.as_ref());
+        let y = self.weight.product(&x, self.bias.as_ref(), mode);
         match &self.lora {
             Some(lora) => y + lora.forward(&x, mode),
             None => y,
@@ -122,7 +123,7 @@ impl Linears {
         let x = mode.cast(x);
         match &self.stacked {
             Some((matrix, outputs)) if !matrix.is_plain(mode) => {
-                x.linear(&matrix.get(mode), None::<&Tensor>).split_with_sizes(outputs, -1)
+                matrix.product(&x, None, mode).split_with_sizes(outputs, -1)
             }
             _ => self.layers.iter().map(|layer| layer.forward(&x, mode)).collect(),
         }

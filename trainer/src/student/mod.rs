@@ -89,13 +89,17 @@ impl Student {
         self.encoder.reads_same_weights(&other.encoder)
     }
 
-    /// Brings the gradients of a backward pass to the weights, where it ran on copies of them in another number format.
+    /// Takes up what a backward pass on weights in another number format has left, where it is much.
     pub fn collect_gradients(&self) {
         self.copies.collect_gradients();
     }
 
-    /// Gives back the memory of weights in another number format, until the next pass needs them. Gradients must have been
-    /// collected.
+    /// Takes up all of it.
+    pub fn settle_gradients(&self) {
+        self.copies.settle_gradients();
+    }
+
+    /// Gives back the memory of weights in another number format, until the next pass needs them.
     pub fn release_copies(&self) {
         self.copies.release();
     }
@@ -111,7 +115,7 @@ impl Student {
         let hidden = scaled.as_ref().unwrap_or(hidden);
         let logits = match &self.head {
             Head::Own(linear) => linear.forward(hidden, mode),
-            Head::Tied(weight) => mode.cast(hidden).linear(&weight.get(mode), None::<&Tensor>),
+            Head::Tied(weight) => weight.product(hidden, None, mode),
         };
         logits.to_kind(Kind::Float)
     }

@@ -17,9 +17,14 @@ impl ValueHead {
         Self { inner: Linear::new(weights, "v_head.0"), outer: Linear::new(weights, "v_head.2") }
     }
 
-    /// Brings the gradients of a backward pass to the head's weights, where it ran on copies of them.
+    /// Takes up what a backward pass on weights in another number format has left, where it is much.
     pub fn collect_gradients(&self) {
-        self.inner.collect_gradients(); // copies are shared by all layers of the same weights
+        self.inner.copies().collect_gradients(); // shared by all layers of the same weights
+    }
+
+    /// Takes up all of it.
+    pub fn settle_gradients(&self) {
+        self.inner.copies().settle_gradients();
     }
 
     /// `hidden` [batch, target, d] → values [batch, target].

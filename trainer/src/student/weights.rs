@@ -129,6 +129,19 @@ impl Weights {
         Self::new(moved.collect())
     }
 
+    /// Gradients by name of the weights that are trained and have one: float32, or the number format of the copies that
+    /// products ran on.
+    pub fn gradients(&self) -> BTreeMap<String, Tensor> {
+        let mut gradients = self.copies.gradients();
+        for (name, weight) in self.tensors.iter().filter(|(_, weight)| weight.requires_grad()) {
+            let own = weight.grad();
+            if own.defined() {
+                gradients.entry(name.clone()).or_insert(own);
+            }
+        }
+        gradients
+    }
+
     /// Lets gradients flow to the weights whose names `trainable` accepts, and stops them for all others.
     pub fn train_only(&self, trainable: impl Fn(&str) -> bool) {
         for (name, tensor) in &self.tensors {

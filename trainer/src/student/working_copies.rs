@@ -1,12 +1,18 @@
 //! Weights in the number format of matrix products, where that is not their own: cast at the first use, then kept until they
 //! are released, and cast again when the weights change. The float32 weights stay what is trained and saved.
+//!
+//! The gradient of such a weight, Σ ∂L/∂y ᵀ·x over all rows, is one product for many passes: reading and writing a
+//! gradient as large as the weights for each short pass would take longer than the sums themselves.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 /// Numbers added at once: their float32 copies stay in a core's cache.
 const SLICE: i64 = 1 << 17;
+
+/// Rows of one weight's products that wait for those of further passes. All that waits is then no larger than the weights.
+const ROWS_WAITING: i64 = 512;
 
 /// Copies of weights, or of several weights that stand in one copy, by their names.
 #[derive(Debug, Default)]
@@ -17,96 +23,191 @@ pub struct WorkingCopies {
 #[derive(Debug)]
 struct WorkingCopy {
     weights: Vec<Tensor>,
-    /// Shares the copy's memory, the weights' rows one after the other, and takes its gradient, until that was added to
-    /// the weights'.
-    leaf: Tensor,
+    /// The weights' rows one after the other; none before the first use, and after the memory was given back.
+    cast: Option<Tensor>,
+    /// Products whose share of the gradient is still to come.
+    uses: Vec<Use>,
+    /// Sum of the shares so far, in the shape of the copy: in its format while there is one, in float32 from the second on.
+    gradient: Option<Tensor>,
+}
+
+/// One product that gradients flow through.
+#[derive(Debug)]
+struct Use {
+    /// x [rows, in].
+    x: Tensor,
+    /// Zeros [rows, out] that were added to the product, so that they get its gradient. They take no memory.
+    zeros: Tensor,
 }
 
 impl WorkingCopy {
-    fn new(weights: &[Tensor], kind: Kind) -> Self {
-        let weights: Vec<Tensor> = weights.iter().map(Tensor::shallow_clone).collect();
-        let mut copies: Vec<Tensor> =
-            no_grad(|| weights.iter().map(|weight| weight.detach().to_kind(kind)).collect());
-        let leaf = if copies.len() == 1 { copies.remove(0) } else { Tensor::cat(&copies, 0) };
-        let mut copy = Self { weights, leaf };
-        copy.forget_gradient();
-        copy
+    fn new(weights: &[Tensor]) -> Self {
+        let weights = weights.iter().map(Tensor::shallow_clone).collect();
+        Self { weights, cast: None, uses: Vec::new(), gradient: None }
     }
 
     fn is_trained(&self) -> bool {
         self.weights.iter().any(Tensor::requires_grad)
     }
 
-    fn forget_gradient(&mut self) {
-        self.leaf = self.leaf.detach().set_requires_grad(self.is_trained());
+    /// The copy, [out, in].
+    fn cast(&mut self, kind: Kind) -> Tensor {
+        if let Some(cast) = self.cast.as_ref().filter(|cast| cast.kind() == kind) {
+            return cast.shallow_clone();
+        }
+        let mut casts: Vec<Tensor> =
+            no_grad(|| self.weights.iter().map(|weight| weight.detach().to_kind(kind)).collect());
+        let cast = if casts.len() == 1 { casts.remove(0) } else { Tensor::cat(&casts, 0) };
+        self.cast = Some(cast.shallow_clone());
+        cast
     }
 
     /// Each weight with its rows of `whole`, which has the shape of the copy.
-    fn parts(&self, whole: &Tensor) -> Vec<(&Tensor, Tensor)> {
+    fn parts(&self, whole: &Tensor) -> Vec<(Tensor, Tensor)> {
         let mut first = 0;
-        let part = |weight: &'_ Tensor| {
+        let part = |weight: &Tensor| {
             let rows = weight.size()[0];
             first += rows;
-            whole.narrow(0, first - rows, rows)
+            (weight.shallow_clone(), whole.narrow(0, first - rows, rows))
         };
-        let parts: Vec<Tensor> = self.weights.iter().map(part).collect();
-        self.weights.iter().zip(parts).collect()
+        self.weights.iter().map(part).collect()
+    }
+
+    /// Takes up the uses that a backward pass has reached, where they have at least `rows` rows together.
+    fn multiply(&mut self, rows: i64) {
+        let (reached, others): (Vec<Use>, Vec<Use>) =
+            std::mem::take(&mut self.uses).into_iter().partition(|one| one.zeros.grad().defined());
+        let waiting: i64 = reached.iter().map(|one| one.x.size()[0]).sum();
+        self.uses = others;
+        if reached.is_empty() || waiting < rows {
+            self.uses.extend(reached);
+            return;
+        }
+        let together = |tensors: Vec<Tensor>| match tensors.as_slice() {
+            [one] => one.shallow_clone(),
+            several => Tensor::cat(several, 0),
+        };
+        let xs = together(reached.iter().map(|one| one.x.shallow_clone()).collect());
+        let gradients = together(reached.iter().map(|one| one.zeros.grad()).collect());
+        let share = no_grad(|| gradients.transpose(0, 1).matmul(&xs));
+        self.gradient = Some(match self.gradient.take() {
+            None => share,
+            Some(sum) => {
+                let sum = sum.to_kind(Kind::Float);
+                add(&sum, &share);
+                sum
+            }
+        });
+    }
+
+    /// Adds the gradient to those that the weights have from elsewhere, where they have any.
+    fn hand_over(&mut self) {
+        if !self.weights.iter().any(|weight| weight.grad().defined()) {
+            return;
+        }
+        let Some(gradient) = self.gradient.take() else { return };
+        for (weight, part) in self.parts(&gradient).into_iter().filter(|(weight, _)| weight.requires_grad()) {
+            if !weight.grad().defined() {
+                // The gradient of nothing: zeros in the weight's shape, which tch cannot set otherwise.
+                weight.view(-1).narrow(0, 0, 0).sum(Kind::Float).backward();
+            }
+            add(&weight.grad(), &part);
+        }
     }
 }
 
 impl WorkingCopies {
-    /// The weights of these names in the format `kind`, the rows of one after those of the other. A gradient of what is
-    /// returned reaches the weights with [`WorkingCopies::collect_gradients`].
-    pub fn get(&self, names: &[String], weights: &[Tensor], kind: Kind) -> Tensor {
+    /// x·Wᵀ of `x` [.., in] in the format of `x`: [.., out], W being the weights of these names, the rows of one after
+    /// those of the other. Their gradients come with [`WorkingCopies::gradients`].
+    pub fn product(&self, names: &[String], weights: &[Tensor], x: &Tensor) -> Tensor {
         let mut copies = self.copies.borrow_mut();
-        if let Some(copy) = copies.get_mut(names)
-            && copy.leaf.kind() == kind
-        {
-            if copy.leaf.requires_grad() != copy.is_trained() {
-                copy.forget_gradient();
+        let copy = copies.entry(names.to_vec()).or_insert_with(|| WorkingCopy::new(weights));
+        let cast = copy.cast(x.kind());
+        let (outputs, inputs) = (cast.size()[0], cast.size()[1]);
+        if copy.is_trained() {
+            let x2 = x.reshape([-1, inputs]);
+            let zero = Tensor::zeros([1, 1], (x.kind(), x.device()));
+            let zeros = zero.expand([x2.size()[0], outputs], false).set_requires_grad(true);
+            // What is made of it needs no gradient where gradients are off.
+            if zeros.view_as(&zeros).requires_grad() {
+                let y = zeros.addmm(&x2, &cast.transpose(0, 1));
+                copy.uses.push(Use { x: x2.detach(), zeros });
+                let mut size = x.size();
+                if let Some(last) = size.last_mut() {
+                    *last = outputs;
+                }
+                return y.view(size.as_slice());
             }
-            return copy.leaf.shallow_clone();
         }
-        let copy = WorkingCopy::new(weights, kind);
-        let leaf = copy.leaf.shallow_clone();
-        copies.insert(names.to_vec(), copy);
-        leaf
+        x.linear(&cast, None::<&Tensor>)
     }
 
-    /// Adds the gradients of the copies to those of their weights, in float32. Needed after each backward pass, so that
-    /// sums over passes are not rounded to the copies' format.
+    /// Takes up what backward passes have left, where it is much: without it, all of it is kept to the end.
     pub fn collect_gradients(&self) {
+        self.copies.borrow_mut().values_mut().for_each(|copy| copy.multiply(ROWS_WAITING));
+    }
+
+    /// Takes up everything that backward passes have left, and forgets products that none has reached.
+    pub fn settle_gradients(&self) {
         for copy in self.copies.borrow_mut().values_mut() {
-            let gradient = copy.leaf.grad();
-            if gradient.defined() {
-                let trained = copy.parts(&gradient).into_iter().filter(|(weight, _)| weight.requires_grad());
-                trained.for_each(|(weight, gradient)| add_gradient(weight, &gradient));
-                copy.forget_gradient();
+            copy.multiply(0);
+            copy.uses.clear();
+            copy.hand_over();
+        }
+    }
+
+    /// Gradients of weights by name, in the copies' format or in float32. Those of a weight that also enters operations by
+    /// itself are added to the weight's own.
+    pub fn gradients(&self) -> BTreeMap<String, Tensor> {
+        self.settle_gradients();
+        let mut gradients: BTreeMap<String, Tensor> = BTreeMap::new();
+        for (names, copy) in self.copies.borrow().iter() {
+            let Some(gradient) = &copy.gradient else { continue };
+            let trained = names.iter().zip(copy.parts(gradient));
+            for (name, (_, part)) in trained.filter(|(_, (weight, _))| weight.requires_grad()) {
+                let sum = match gradients.remove(name) {
+                    Some(other) => other.to_kind(Kind::Float) + part.to_kind(Kind::Float),
+                    None => part,
+                };
+                gradients.insert(name.clone(), sum);
             }
         }
+        gradients
     }
 
-    /// Forgets gradients that were not collected; takes no memory, so it may follow a backward pass that ran out of it.
+    /// Forgets all gradients; takes no memory, so it may follow a backward pass that ran out of it.
     pub fn discard_gradients(&self) {
-        for copy in self.copies.borrow_mut().values_mut().filter(|copy| copy.leaf.grad().defined()) {
-            copy.forget_gradient();
+        for copy in self.copies.borrow_mut().values_mut() {
+            copy.uses.clear();
+            copy.gradient = None;
         }
     }
 
-    /// Casts the weights that are trained again; needed whenever they have changed.
+    /// The copies of weights that are trained, by the weight's name, for whoever changes the weights.
+    pub fn places(&self) -> Vec<(String, Tensor)> {
+        let copies = self.copies.borrow();
+        let trained = copies.iter().filter(|(_, copy)| copy.is_trained());
+        let places = trained.filter_map(|(names, copy)| Some((names, copy.parts(copy.cast.as_ref()?))));
+        places
+            .flat_map(|(names, parts)| names.iter().cloned().zip(parts.into_iter().map(|(_, part)| part)))
+            .collect()
+    }
+
+    /// Casts the weights that are trained again; needed whenever they have changed and their [`WorkingCopies::places`]
+    /// have not.
     pub fn refresh(&self) {
         no_grad(|| {
             for copy in self.copies.borrow().values().filter(|copy| copy.is_trained()) {
-                for (weight, mut place) in copy.parts(&copy.leaf.detach()) {
-                    place.copy_(weight);
+                for (weight, mut place) in copy.cast.iter().flat_map(|cast| copy.parts(cast)) {
+                    place.copy_(&weight);
                 }
             }
         });
     }
 
-    /// Gives the memory of the copies back; the next use makes them again. Gradients must have been collected.
+    /// Gives the memory of the copies back; the next use makes them again. Gradients stay.
     pub fn release(&self) {
-        self.copies.borrow_mut().clear();
+        self.copies.borrow_mut().values_mut().for_each(|copy| copy.cast = None);
     }
 
     /// Forgets the copy of a weight that is not this name's any more.
@@ -115,23 +216,19 @@ impl WorkingCopies {
     }
 }
 
-fn add_gradient(weight: &Tensor, gradient: &Tensor) {
-    if !weight.grad().defined() {
-        // The gradient of nothing: zeros in the weight's shape, which tch cannot set otherwise.
-        weight.view(-1).narrow(0, 0, 0).sum(Kind::Float).backward();
-    }
-    let (sum, gradient) = (weight.grad(), gradient.contiguous());
+/// Adds `numbers` to a float32 `sum` of the same shape.
+fn add(sum: &Tensor, numbers: &Tensor) {
     no_grad(|| {
-        if sum.device() != Device::Cpu || !sum.is_contiguous() {
-            let _ = sum.shallow_clone().g_add_(&gradient.to_kind(sum.kind()));
+        if sum.device() != tch::Device::Cpu || !sum.is_contiguous() {
+            let _ = sum.shallow_clone().g_add_(&numbers.to_kind(sum.kind()));
             return;
         }
-        let (sum, gradient) = (sum.view(-1), gradient.view(-1));
+        let (sum, numbers) = (sum.view(-1), numbers.contiguous().view(-1));
         let total = sum.size()[0];
         for start in (0..total).step_by(SLICE as usize) {
             let length = SLICE.min(total - start);
-            let _ =
-                sum.narrow(0, start, length).g_add_(&gradient.narrow(0, start, length).to_kind(sum.kind()));
+            let part = numbers.narrow(0, start, length).to_kind(sum.kind());
+            let _ = sum.narrow(0, start, length).g_add_(&part);
         }
     });
 }
@@ -139,81 +236,143 @@ fn add_gradient(weight: &Tensor, gradient: &Tensor) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Device;
 
     fn random(shape: [i64; 2]) -> Tensor {
         Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+
+    fn trained(tensor: &Tensor) -> Tensor {
+        tensor.copy().set_requires_grad(true)
     }
 
     fn names(count: usize) -> Vec<String> {
         (0..count).map(|index| format!("w{index}")).collect()
     }
 
+    /// A loss with a gradient that differs from output to output.
+    fn backward(y: &Tensor) {
+        y.to_kind(Kind::Float).square().sum(Kind::Float).backward();
+    }
+
+    fn off(found: &Tensor, expected: &Tensor) -> f64 {
+        let found = found.to_kind(Kind::Float);
+        ((found - expected).norm() / expected.norm()).double_value(&[])
+    }
+
     #[test]
-    fn gradients_are_those_of_a_cast_at_each_use() {
-        // More numbers than are added at once.
-        let start = random([400, 700]);
-        let batches = [random([3, 700]), random([5, 700]), random([2, 700])];
-        let output = |x: &Tensor, weight: &Tensor| {
-            x.to_kind(Kind::BFloat16)
-                .linear(weight, None::<&Tensor>)
-                .to_kind(Kind::Float)
-                .square()
-                .sum(Kind::Float)
-        };
-        let cast = start.copy().set_requires_grad(true);
-        let copied = [start.copy().set_requires_grad(true)];
-        // The same rows in three weights, of which one is not trained.
-        let stacked: Vec<Tensor> = [(0, 50), (50, 300), (350, 50)]
-            .iter()
-            .map(|&(first, rows)| start.narrow(0, first, rows).copy().set_requires_grad(first != 350))
-            .collect();
-        let copies = WorkingCopies::default();
-        let (one, three) = (names(1), names(3));
-        for x in &batches {
-            output(x, &cast.to_kind(Kind::BFloat16)).backward();
-            output(x, &copies.get(&one, &copied, Kind::BFloat16)).backward();
-            output(x, &copies.get(&three, &stacked, Kind::BFloat16)).backward();
-            copies.collect_gradients();
-            copies.collect_gradients(); // nothing is added twice
+    fn gradients_are_sums_over_passes() {
+        // More numbers than are added at once; passes that wait for each other, and passes that need not.
+        for lengths in [[3, 5, 2], [520, 3, 1], [260, 260, 1]] {
+            let weight = [trained(&(random([380, 370]) * 0.05))];
+            let exact = trained(&weight[0].detach().to_kind(Kind::BFloat16).to_kind(Kind::Float));
+            let copies = WorkingCopies::default();
+            for length in lengths {
+                // Rows in two dimensions, and an input that itself has a gradient.
+                let x = trained(&random([length, 370]).to_kind(Kind::BFloat16).view([1, length, 370]));
+                let wide = trained(&x.detach().to_kind(Kind::Float));
+                backward(&wide.linear(&exact, None::<&Tensor>));
+                let y = copies.product(&names(1), &weight, &x);
+                assert_eq!(y.size(), [1, length, 380]);
+                backward(&y);
+                assert!(off(&x.grad(), &wide.grad()) < 0.01);
+                copies.collect_gradients();
+                copies.collect_gradients(); // nothing is added twice
+            }
+            let off = off(&copies.gradients()["w0"], &exact.grad());
+            assert!(off < 0.01, "{lengths:?}: {off}");
         }
-        assert_eq!(copied[0].grad(), cast.grad(), "to the last bit");
-        let together = Tensor::cat(&[stacked[0].grad(), stacked[1].grad()], 0);
-        assert_eq!(together, cast.grad().narrow(0, 0, 350), "to the last bit");
-        assert!(!stacked[2].grad().defined());
-        output(&batches[0], &copies.get(&one, &copied, Kind::BFloat16)).backward();
+    }
+
+    #[test]
+    fn several_weights_in_one_product_get_their_own_rows() {
+        let weights = [trained(&random([3, 8])), random([2, 8]), trained(&random([4, 8]))];
+        let exact = Tensor::cat(&weights.each_ref().map(Tensor::detach), 0);
+        let exact = trained(&exact.to_kind(Kind::BFloat16).to_kind(Kind::Float));
+        let copies = WorkingCopies::default();
+        for rows in [5, 700] {
+            let x = random([rows, 8]).to_kind(Kind::BFloat16);
+            backward(&x.to_kind(Kind::Float).linear(&exact, None::<&Tensor>));
+            backward(&copies.product(&names(3), &weights, &x));
+            copies.collect_gradients();
+        }
+        let found = copies.gradients();
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["w0", "w2"]);
+        assert!(off(&found["w0"], &exact.grad().narrow(0, 0, 3)) < 0.01);
+        assert!(off(&found["w2"], &exact.grad().narrow(0, 5, 4)) < 0.01);
         copies.discard_gradients();
-        copies.collect_gradients();
-        assert_eq!(copied[0].grad(), cast.grad(), "discarded gradients are gone");
-        assert!(cast.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);
+        assert!(copies.gradients().is_empty());
+    }
+
+    #[test]
+    fn a_weight_that_has_a_gradient_from_elsewhere_gets_the_sum() {
+        let weight = [trained(&random([6, 8]))];
+        let exact = trained(&weight[0].detach().to_kind(Kind::BFloat16).to_kind(Kind::Float));
+        let ids = Tensor::from_slice(&[1i64, 4, 4]);
+        let copies = WorkingCopies::default();
+        let x = random([3, 8]).to_kind(Kind::BFloat16);
+        for _ in 0..2 {
+            for weight in [&weight[0], &exact] {
+                Tensor::embedding(weight, &ids, -1, false, false).sum(Kind::Float).backward();
+            }
+            backward(&x.to_kind(Kind::Float).linear(&exact, None::<&Tensor>));
+            backward(&copies.product(&names(1), &weight, &x));
+            copies.settle_gradients();
+        }
+        assert!(copies.gradients().is_empty(), "all of it is the weight's own");
+        assert!(off(&weight[0].grad(), &exact.grad()) < 0.01);
+    }
+
+    #[test]
+    fn only_what_a_backward_pass_reached_counts() {
+        let weight = [trained(&random([6, 8]))];
+        let copies = WorkingCopies::default();
+        let x = random([3, 8]).to_kind(Kind::BFloat16);
+        let without = no_grad(|| copies.product(&names(1), &weight, &x));
+        assert!(!without.requires_grad());
+        let _ = copies.product(&names(1), &weight, &x);
+        assert!(copies.gradients().is_empty());
+        let y = copies.product(&names(1), &weight, &x);
+        assert_eq!(y, without);
+        backward(&y);
+        copies.discard_gradients();
+        assert!(copies.gradients().is_empty());
     }
 
     #[test]
     fn a_copy_follows_its_weights() {
-        let weights = [random([4, 4]).set_requires_grad(true), random([2, 4]).set_requires_grad(true)];
+        let weights = [trained(&random([4, 4])), trained(&random([2, 4]))];
         let copies = WorkingCopies::default();
         let names = names(2);
-        let get = |kind| copies.get(&names, &weights, kind);
-        let all = |kind| Tensor::cat(&weights, 0).detach().to_kind(kind);
-        assert!(get(Kind::BFloat16).requires_grad());
-        for weight in &weights {
-            no_grad(|| weight.detach().copy_(&random([weight.size()[0], 4])));
-        }
-        assert_ne!(get(Kind::BFloat16), all(Kind::BFloat16));
+        let eye = Tensor::eye(4, (Kind::BFloat16, Device::Cpu));
+        // The product of an identity matrix is the copy itself.
+        let get = |weights: &[Tensor]| {
+            no_grad(|| copies.product(&names, weights, &eye).transpose(0, 1).contiguous())
+        };
+        let all = |weights: &[Tensor]| Tensor::cat(weights, 0).detach().to_kind(Kind::BFloat16);
+        assert_eq!(get(&weights), all(&weights));
+        let change = || {
+            weights.iter().for_each(|weight| {
+                no_grad(|| weight.detach().copy_(&random([weight.size()[0], 4])));
+            })
+        };
+        change();
+        assert_ne!(get(&weights), all(&weights));
         copies.refresh();
-        assert_eq!(get(Kind::BFloat16), all(Kind::BFloat16));
-        assert_eq!(get(Kind::Half), all(Kind::Half));
-        for weight in &weights {
-            let _ = weight.set_requires_grad(false);
+        assert_eq!(get(&weights), all(&weights));
+        change();
+        for (name, mut place) in copies.places() {
+            let weight = if name == "w0" { &weights[0] } else { &weights[1] };
+            no_grad(|| place.copy_(weight));
         }
-        assert!(!get(Kind::Half).requires_grad());
+        assert_eq!(get(&weights), all(&weights), "places are the copies' own memory");
         let others = [random([4, 4]), random([2, 4])];
-        let get = || copies.get(&names, &others, Kind::Half);
         copies.forget("w2");
-        assert_eq!(get(), all(Kind::Half));
+        assert_eq!(get(&others), all(&weights), "there is no w2");
         copies.forget("w1");
-        assert_eq!(get(), Tensor::cat(&others, 0).to_kind(Kind::Half));
+        assert_eq!(get(&others), all(&others));
         let _ = no_grad(|| others[0].shallow_clone().zero_());
         copies.release();
-        assert_eq!(get(), Tensor::cat(&others, 0).to_kind(Kind::Half));
+        assert_eq!(get(&others), all(&others), "made anew");
     }
 }
