@@ -8,7 +8,7 @@ use crc::{CRC_32_ISCSI, Crc};
 use prost::Message;
 use schemas::Metric;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
@@ -55,8 +55,8 @@ impl Board {
         let folder = folder.join(format!("round-{round}")).join(stage);
         std::fs::create_dir_all(&folder).map_err(schemas::Error::io("make", &folder))?;
         let seconds = schemas::TimestampMs::now().0 / 1000;
-        let path = folder.join(format!("events.out.tfevents.{seconds}.{}", std::process::id()));
-        let file = File::create(&path).map_err(schemas::Error::io("write", &path))?;
+        let (file, path) =
+            new_file(&folder, &format!("events.out.tfevents.{seconds}.{}", std::process::id()))?;
         let mut board = Self { file, path };
         let version = Some("brain.Event:2".to_owned());
         let first = Event { wall_time: seconds as f64, step: 0, file_version: version, summary: None };
@@ -97,6 +97,19 @@ impl Board {
     }
 }
 
+/// A file of its own for each board: one stage may start several within a second.
+fn new_file(folder: &Path, name: &str) -> Result<(File, PathBuf)> {
+    let mut number = 0u32;
+    loop {
+        let path = folder.join(format!("{name}.{number}"));
+        match File::create_new(&path) {
+            Ok(file) => return Ok((file, path)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(schemas::Error::io("write", &path)(error).into()),
+        }
+    }
+}
+
 /// TFRecord's checksum: CRC-32C, turned and shifted, so that a checksum of checksums does not degenerate.
 fn masked(bytes: &[u8]) -> u32 {
     CHECKSUM.checksum(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
@@ -124,6 +137,8 @@ mod tests {
         };
         board.add(&[row("loss", 0.25), row("kl_to_sampler", 0.0)]).expect("written");
         assert!(board.path().starts_with(folder.path().join("round-2/rl")));
+        let other = Board::create(folder.path(), 2, "rl").expect("file");
+        assert_ne!(other.path(), board.path(), "a board begun in the same second does not write over it");
         let bytes = std::fs::read(board.path()).expect("bytes");
         let mut rest = bytes.as_slice();
         let mut events = Vec::new();

@@ -5,6 +5,9 @@ use crate::error::Result;
 use schemas::{Metric, TimestampMs};
 use std::path::Path;
 
+/// Name, step, epoch, value and time of a row.
+pub(crate) type SavedRow<'a> = (&'a str, u64, f64, f64, TimestampMs);
+
 /// Rows of one stage of one round.
 #[derive(Debug)]
 pub struct MetricLog {
@@ -55,8 +58,18 @@ impl MetricLog {
     }
 
     /// Takes over rows that an interrupted run had measured.
-    pub fn restore(&mut self, rows: Vec<Metric>) {
-        self.rows = rows;
+    pub(crate) fn restore(&mut self, rows: Vec<SavedRow<'_>>) {
+        let (round, stage) = (self.round, &self.stage);
+        let row = |(name, step, epoch, value, at): SavedRow<'_>| Metric {
+            round,
+            stage: stage.clone(),
+            step,
+            epoch,
+            name: name.to_owned(),
+            value,
+            at,
+        };
+        self.rows = rows.into_iter().map(row).collect();
     }
 
     /// The rows so far.

@@ -8,9 +8,8 @@ use crate::prompt;
 use crate::resume::StepCheckpoint;
 use crate::seed;
 use crate::sft::{Example, Plan, fit};
-use crate::stage::Context;
+use crate::stage::{Context, identity};
 use crate::student::checkpoint;
-use schemas::provenance::sha256_hex;
 use std::path::Path;
 
 /// Trains the student of `from` on the first `share` of the train problems with a solution (in an order by seed) for
@@ -68,9 +67,8 @@ pub fn pretrain(
         warmup: settings.sft.warmup,
         max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
-    let ids: Vec<&str> = examples.iter().map(|example| example.problem_id.as_str()).collect();
-    let seen = format!("{} {plan:?} {option_orders} {}", policy.fingerprint, ids.join("\n"));
-    let identity = sha256_hex(seen.as_bytes());
+    let chosen = format!("{:?}", settings.student.vision);
+    let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
     let mut saved = StepCheckpoint::new(out, identity, context.save_interval());
     let mut log = MetricLog::new(0, "pretrain").on_board(&settings.student.tensorboard)?;
     policy.weights.train_only(|_| true);

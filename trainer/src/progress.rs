@@ -1,7 +1,7 @@
 //! Progress of long work: a bar on a terminal, a plain line every few seconds elsewhere; and interruption.
 
 use crate::error::{Error, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ pub struct Progress {
     label: String,
     plain: bool,
     last_line: Instant,
+    /// Units done at the first word of progress, and when that was.
+    first: Option<(u64, Instant)>,
 }
 
 impl Progress {
@@ -47,24 +49,34 @@ impl Progress {
         let plain = !std::io::stderr().is_terminal();
         let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
-        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg} ({eta} left)")
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg} ({per_sec}, {eta} left)")
         {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_prefix(label.to_owned());
-        Self { bar, label: label.to_owned(), plain, last_line: Instant::now() }
+        Self { bar, label: label.to_owned(), plain, last_line: Instant::now(), first: None }
     }
 
     /// Sets the number of units done, with a short remark.
     pub fn set(&mut self, done: u64, remark: impl Into<String>) {
         let remark = remark.into();
         let total = self.bar.length().unwrap_or_default();
+        let (first, began) = *self.first.get_or_insert((done, Instant::now()));
         if self.plain && (self.last_line.elapsed() > Duration::from_secs(5)) {
-            eprintln!("{}: {done}/{total} {remark}", self.label);
+            // What an earlier run had done says nothing about this one's rate.
+            let rate = done.saturating_sub(first) as f64 / began.elapsed().as_secs_f64();
+            let left = total.saturating_sub(done) as f64 / rate;
+            let left = Duration::try_from_secs_f64(left.round());
+            let left = left.map_or_else(|_| String::new(), |left| format!(", {} left", HumanDuration(left)));
+            eprintln!("{}: {done}/{total} {remark} ({rate:.2}/s{left})", self.label);
             self.last_line = Instant::now();
         }
         self.bar.set_message(remark);
         self.bar.set_position(done);
+        if done == first {
+            self.bar.reset_eta();
+        }
     }
 }
 

@@ -1,14 +1,15 @@
-//! Step checkpoints: one file with weights, optimizer state and place in the data, from which a stopped stage goes on.
+//! Step checkpoints: weights, optimizer state and place in the data in one file, and the metrics so far in another, from
+//! which a stopped stage goes on.
 
 use crate::error::{Error, Result};
-use crate::metrics::MetricLog;
+use crate::metrics::{MetricLog, SavedRow};
 use crate::optimizer::AdamW;
 use crate::student::Weights;
 use crate::student::checkpoint::{map_file, read_safetensors, write_safetensors};
 use safetensors::tensor::SafeTensors;
-use schemas::Metric;
+use schemas::TimestampMs;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tch::{Device, Tensor, no_grad};
@@ -20,27 +21,42 @@ struct Place {
     identity: String,
     /// Optimizer steps done.
     steps: u64,
-    /// Rows of the metrics table, their numbers left out.
-    metrics: Vec<Metric>,
-    /// Bits of each row's epoch and value: as decimals they would come back in other last digits, or not at all (NaN).
-    numbers: Vec<[u64; 2]>,
 }
 
-impl Place {
-    fn new(identity: &str, steps: u64, metrics: &[Metric]) -> Self {
-        let bare = |row: &Metric| Metric { epoch: 0.0, value: 0.0, ..row.clone() };
-        Self {
-            identity: identity.to_owned(),
-            steps,
-            metrics: metrics.iter().map(bare).collect(),
-            numbers: metrics.iter().map(|row| [row.epoch.to_bits(), row.value.to_bits()]).collect(),
+/// Rows of one log, small enough for hundreds of thousands of steps.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct SavedMetrics {
+    names: Vec<String>,
+    /// Index of the name, step, bits of epoch and value, milliseconds. As decimals, epoch and value would come back in
+    /// other last digits, or not at all (NaN).
+    rows: Vec<(usize, u64, u64, u64, i64)>,
+}
+
+impl SavedMetrics {
+    fn new(log: &MetricLog) -> Self {
+        let mut saved = Self::default();
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for row in log.rows() {
+            let name = *places.entry(&row.name).or_insert_with(|| {
+                saved.names.push(row.name.clone());
+                saved.names.len() - 1
+            });
+            saved.rows.push((name, row.step, row.epoch.to_bits(), row.value.to_bits(), row.at.0));
         }
+        saved
     }
 
-    fn metrics(self) -> Vec<Metric> {
-        let numbers = self.numbers.into_iter().map(|numbers| numbers.map(f64::from_bits));
-        let rows = self.metrics.into_iter().zip(numbers);
-        rows.map(|(row, [epoch, value])| Metric { epoch, value, ..row }).collect()
+    /// Puts the rows into `log`; false where a row has no name.
+    fn restore(self, log: &mut MetricLog) -> bool {
+        let Self { names, rows } = self;
+        let rows: Option<Vec<SavedRow<'_>>> = rows
+            .iter()
+            .map(|&(name, step, epoch, value, at)| {
+                let name = names.get(name)?.as_str();
+                Some((name, step, f64::from_bits(epoch), f64::from_bits(value), TimestampMs(at)))
+            })
+            .collect();
+        rows.map(|rows| log.restore(rows)).is_some()
     }
 }
 
@@ -85,11 +101,18 @@ impl StepCheckpoint {
         }
         let mut tensors = read_safetensors(&self.path)?;
         put(&mut tensors, weights, &self.path)?;
+        let metrics = metrics_path(&self.path, place.steps);
+        let bytes = std::fs::read(&metrics).map_err(Error::io("read", &metrics))?;
+        let saved: SavedMetrics = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Checkpoint { path: metrics.clone(), message: e.to_string() })?;
+        if !saved.restore(log) {
+            let message = "expected a name for each row, found none for some".into();
+            return Err(Error::Checkpoint { path: metrics, message });
+        }
         let device =
             weights.iter().flat_map(|(_, weights)| weights.iter()).map(|(_, weight)| weight.device()).next();
         optimizer.restore(&mut tensors, place.steps, device.unwrap_or(Device::Cpu));
         let steps = place.steps;
-        log.restore(place.metrics());
         eprintln!("going on after step {steps}");
         Ok(steps)
     }
@@ -108,14 +131,20 @@ impl StepCheckpoint {
         if !now && self.last.elapsed() < self.interval {
             return Ok(());
         }
-        let place = Place::new(&self.identity, optimizer.steps(), log.rows());
-        let place = serde_json::to_string(&place)
-            .map_err(|e| Error::Checkpoint { path: self.path.clone(), message: e.to_string() })?;
+        let wrong =
+            |e: serde_json::Error| Error::Checkpoint { path: self.path.clone(), message: e.to_string() };
+        let place = Place { identity: self.identity.clone(), steps: optimizer.steps() };
+        let place = serde_json::to_string(&place).map_err(wrong)?;
+        // The metrics lie on disk before the place that knows of them does.
+        let metrics = metrics_path(&self.path, optimizer.steps());
+        let rows = serde_json::to_vec(&SavedMetrics::new(log)).map_err(wrong)?;
+        schemas::table::write_bytes(&metrics, &rows)?;
         let trained = weights.iter().flat_map(|(set, weights)| {
             let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
             trained.map(move |(name, weight)| (format!("{set}.{name}"), weight))
         });
         write_safetensors(&self.path, trained.chain(optimizer.state()), &[("place", place)])?;
+        forget(&self.path, "metrics", Some(&metrics));
         self.last = Instant::now();
         Ok(())
     }
@@ -143,7 +172,8 @@ impl StepCheckpoint {
 
     /// Removes kept weights, but for those of one pass.
     pub fn forget_best(&self, but: Option<u64>) {
-        forget_best(&self.path, but);
+        let kept = but.map(|pass| best_path(&self.path, pass));
+        forget(&self.path, "best", kept.as_deref());
     }
 
     /// Saves a batch whose loss is not finite beside the step checkpoint, and returns the error that names it.
@@ -174,7 +204,8 @@ impl StepCheckpoint {
     pub fn forget(folder: &Path) {
         let path = path_beside(folder);
         let _ = std::fs::remove_file(&path); // it may never have been written
-        forget_best(&path, None);
+        forget(&path, "best", None);
+        forget(&path, "metrics", None);
     }
 }
 
@@ -200,12 +231,17 @@ fn best_path(path: &Path, pass: u64) -> PathBuf {
     path.with_extension(format!("best-{pass}.safetensors"))
 }
 
-fn forget_best(path: &Path, but: Option<u64>) {
-    let kept = but.map(|pass| best_path(path, pass));
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned() + ".best-";
+/// `.sft-step.safetensors` → `.sft-step.metrics-700.json`.
+fn metrics_path(path: &Path, steps: u64) -> PathBuf {
+    path.with_extension(format!("metrics-{steps}.json"))
+}
+
+/// Removes the files `.sft-step.<kind>-…` beside a step checkpoint, but for one.
+fn forget(path: &Path, kind: &str, kept: Option<&Path>) {
+    let stem = format!("{}.{kind}-", path.file_stem().unwrap_or_default().to_string_lossy());
     let Some(Ok(entries)) = path.parent().map(std::fs::read_dir) else { return };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&stem) && Some(entry.path()) != kept {
+        if entry.file_name().to_string_lossy().starts_with(&stem) && Some(entry.path().as_path()) != kept {
             let _ = std::fs::remove_file(entry.path()); // only room is lost
         }
     }
@@ -218,27 +254,44 @@ fn path_beside(folder: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::Place;
-    use schemas::{Metric, TimestampMs};
+    use super::*;
 
     #[test]
-    fn numbers_come_back_to_the_last_bit() {
-        let row = |value: f64| Metric {
-            round: 1,
-            stage: "rl".into(),
-            step: 1,
-            epoch: 1.0 / 13.0,
-            name: "loss".into(),
-            value,
-            at: TimestampMs(5),
+    fn metrics_come_back_to_the_last_bit() {
+        let mut log = MetricLog::new(1, "rl");
+        log.push(0, 0.0, [("rollouts", 7.0)]);
+        for (step, value) in (1..).zip([0.1 + 0.2, f64::NAN, -0.0, 1e-320, f64::INFINITY]) {
+            log.push(step, step as f64 / 13.0, [("loss", value), ("kl", -value)]);
+        }
+        let json = serde_json::to_vec(&SavedMetrics::new(&log)).expect("json");
+        let mut again = MetricLog::new(1, "rl");
+        assert!(serde_json::from_slice::<SavedMetrics>(&json).expect("json").restore(&mut again));
+        let rows = |log: &MetricLog| -> Vec<String> {
+            let bits = |row: &schemas::Metric| (row.epoch.to_bits(), row.value.to_bits());
+            let row =
+                |row: &schemas::Metric| format!("{} {} {:?} {:?}", row.stage, row.name, bits(row), row.at);
+            log.rows().iter().map(row).collect()
         };
-        let rows: Vec<Metric> = [0.1 + 0.2, f64::NAN, -0.0, 1e-320, f64::INFINITY].map(row).into();
-        let place = serde_json::to_string(&Place::new("x", 3, &rows)).expect("json");
-        let again = serde_json::from_str::<Place>(&place).expect("json").metrics();
-        let bits = |rows: &[Metric]| -> Vec<[u64; 2]> {
-            rows.iter().map(|row| [row.epoch.to_bits(), row.value.to_bits()]).collect()
-        };
-        assert_eq!(bits(&again), bits(&rows));
-        assert_eq!(again[0], rows[0]);
+        assert_eq!(rows(&again), rows(&log));
+        let nameless = SavedMetrics { names: Vec::new(), rows: vec![(0, 1, 0, 0, 0)] };
+        assert!(!nameless.restore(&mut again));
+    }
+
+    #[test]
+    fn a_long_run_goes_on() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut log = MetricLog::new(1, "sft");
+        for step in 0..400_000 {
+            log.push(step, 1.0, [("loss", 0.5)]);
+        }
+        let mut saved = StepCheckpoint::new(&folder.path().join("sft"), "id".into(), Duration::ZERO);
+        let mut optimizer = AdamW::new(0.0);
+        saved.save(&[], &optimizer, &log, true).expect("saved");
+        let mut again = MetricLog::new(1, "sft");
+        saved.restore(&[], &mut optimizer, &mut again).expect("restored");
+        assert_eq!(again.rows().len(), 400_000);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 2);
+        StepCheckpoint::forget(&folder.path().join("sft"));
+        assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
     }
 }

@@ -12,6 +12,7 @@ use crate::rollout::logprobs::{backward_by_positions, masked_logprobs};
 use crate::seed;
 use crate::student::{Mode, Student, Weights};
 use crate::vision::ImageFeatures;
+use std::time::Instant;
 use tch::{Kind, Tensor};
 
 /// A source with the target to learn.
@@ -81,7 +82,8 @@ impl Choice<'_> {
         let mut last = 0;
         for row in log.rows().iter().filter(|row| row.name == self.name) {
             last = (row.epoch.round() as u64).saturating_sub(1);
-            if best.is_none_or(|(_, value)| if self.higher { row.value > value } else { row.value < value }) {
+            let is_better = |value: f64| if self.higher { row.value > value } else { row.value < value };
+            if row.value.is_finite() && best.is_none_or(|(_, value)| is_better(value)) {
                 best = Some((last, row.value));
             }
         }
@@ -104,10 +106,12 @@ pub fn mean_loss(
     kind: Kind,
 ) -> f64 {
     let (mut sum, mut tokens) = (0.0, 0);
-    for part in examples.chunks(batch) {
-        let part: Vec<&Example> = part.iter().collect();
+    let mut order: Vec<&Example> = examples.iter().collect();
+    // Alike lengths side by side, so that little is padded.
+    order.sort_by_key(|example| example.source.len() + example.target.len());
+    for part in order.chunks(batch) {
         let count: usize = part.iter().map(|example| example.target.len()).sum();
-        let loss = tch::no_grad(|| batch_loss(student, &part, features, Mode { train: false, kind }));
+        let loss = tch::no_grad(|| batch_loss(student, part, features, Mode { train: false, kind }));
         sum += loss.double_value(&[]) * count as f64;
         tokens += count;
     }
@@ -203,6 +207,7 @@ pub fn fit(
         if order.0 != epoch {
             order = (epoch, seed::order(examples.len(), true, plan.seed, plan.stage, epoch));
         }
+        let started = Instant::now();
         let start = (step % steps_per_epoch) as usize * batch;
         let chosen: Vec<&Example> = order.1[start..(start + batch).min(examples.len())]
             .iter()
@@ -235,7 +240,18 @@ pub fn fit(
         let rate = plan.rate(step, total);
         optimizer.step(&sets, rate, clip_factor(norm, plan.max_grad_norm));
         let passes = (step + 1) as f64 / steps_per_epoch as f64;
-        log.push(step + 1, passes, [("loss", value), ("gradient_norm", norm), ("learning_rate", rate)]);
+        let tokens =
+            |of: fn(&Example) -> usize| chosen.iter().map(|example| of(example)).sum::<usize>() as f64;
+        let targets = tokens(|example| example.target.len());
+        let sources = tokens(|example| example.source.len());
+        let numbers = [
+            ("loss", value),
+            ("gradient_norm", norm),
+            ("learning_rate", rate),
+            ("length", targets / chosen.len() as f64),
+            ("tokens_per_s", (sources + targets) / started.elapsed().as_secs_f64()),
+        ];
+        log.push(step + 1, passes, numbers);
         progress.set(step + 1, format!("loss {value:.3}"));
         let choice = choice.filter(|_| (step + 1) % steps_per_epoch == 0);
         if let Some(choice) = choice {
@@ -268,6 +284,8 @@ mod tests {
         let choice = |higher, patience| Choice { name: "val", higher, patience, measure: &|| Ok(0.0) };
         let mut log = MetricLog::new(1, "sft");
         assert_eq!(choice(true, Some(1)).best(&log), None);
+        log.push(0, 1.0, [("val", f64::NAN)]);
+        assert_eq!(choice(true, None).best(&log), None, "what is no number is not the best");
         for (pass, value) in [(1.0, 0.3), (2.0, 0.1), (3.0, 0.2), (4.0, 0.2)] {
             log.push(0, pass, [("val", value), ("loss", 9.0)]);
         }

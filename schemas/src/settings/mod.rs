@@ -163,7 +163,7 @@ settings! {
         gamma: f64 = 1.0, "Discount.";
         lambda: f64 = 0.95, "Lambda of generalized advantage estimation.";
         value_coefficient: f64 = 1.0, "Weight of the value loss.";
-        whiten: bool = true, "Whether advantages are brought to mean 0 and variance 1 in each minibatch.";
+        whiten: bool = true, "Whether the advantages of ppo are brought to mean 0 and variance 1 in each minibatch.";
         neutral_score: f64 = 0.5, "Teacher score that earns no reward.";
         shuffle: bool = true, "Whether each pass takes the rollouts in a new order.";
         min_coverage: f64 = 0.95, "Least share of rollouts with sentences that must be scored.";

@@ -171,6 +171,12 @@ pub fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rl::ppo::tests::rollouts;
+    use crate::student::{Student, StudentConfig, Weights};
+    use schemas::Settings;
+    use schemas::settings::Algorithm;
+    use std::time::Duration;
+    use tch::Device;
 
     #[test]
     fn a_pass_ends_where_the_kl_passes_its_bound() {
@@ -184,6 +190,60 @@ mod tests {
         }
         assert_eq!(place_after(log.rows(), 10, Some(0.4)), 11);
         assert_eq!(place_after(log.rows(), 10, None), 3);
+    }
+
+    /// Steps of two minibatches of two rollouts; of five rollouts the last is a step of its own. The public code would fill
+    /// that step up with the first rollouts.
+    #[test]
+    fn the_last_batch_is_as_small_as_what_is_left() {
+        let config = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let start = Weights::random(&config, 1);
+        let features = ImageFeatures::none(8);
+        let rollouts = rollouts();
+        let settings = RlSettings {
+            algorithm: Algorithm::Grpo,
+            passes: 1,
+            minibatch: 2,
+            accumulation: 2,
+            learning_rate: 1e-2,
+            shuffle: false,
+            ..Settings::default().rl
+        };
+        let weights = start.copy_to(Device::Cpu);
+        weights.train_only(|_| true);
+        let policy = Student::new(&weights, &config);
+        let learner = Learner { policy: &policy, policy_weights: &weights, value: None };
+        let folder = tempfile::tempdir().expect("folder");
+        let mut saved = StepCheckpoint::new(&folder.path().join("rl"), "id".into(), Duration::MAX);
+        let mut log = MetricLog::new(1, "rl");
+        let plan = Plan { settings: &settings, seed: 1, kind: Kind::Float, max_tokens_per_batch: None };
+        train(&learner, &rollouts, &features, &plan, &mut saved, &mut log).expect("trained");
+        let lengths: Vec<f64> =
+            log.rows().iter().filter(|row| row.name == "length").map(|row| row.value).collect();
+        assert_eq!(lengths, [(4 + 11 + 7 + 1) as f64 / 4.0, 9.0]);
+
+        let expected = start.copy_to(Device::Cpu);
+        expected.train_only(|_| true);
+        let policy = Student::new(&expected, &config);
+        let learner = Learner { policy: &policy, policy_weights: &expected, value: None };
+        let mut optimizer = AdamW::new(settings.weight_decay);
+        let steps: [&[&[usize]]; 2] = [&[&[0, 1], &[2, 3]], &[&[4]]];
+        for minibatches in steps {
+            for rows in minibatches {
+                let chosen: Vec<&ScoredRollout> = rows.iter().map(|&row| &rollouts[row]).collect();
+                let loss = learner.loss(&chosen, &features, &settings, Mode::EVAL).total;
+                (loss / minibatches.len() as f64).backward();
+            }
+            optimizer.step(&[("policy", &expected)], settings.learning_rate, 1.0);
+        }
+        let mut moved = 0.0f64;
+        for (name, weight) in weights.iter() {
+            let expected = expected.find(name).expect("the same names");
+            let off = (weight - expected).abs().max().double_value(&[]);
+            assert!(off < 2e-4, "{name}: off by {off:e}");
+            moved = moved.max((expected - start.get(name)).abs().max().double_value(&[]));
+        }
+        assert!(moved > 1e-2, "{moved}");
     }
 
     #[test]

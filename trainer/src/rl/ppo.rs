@@ -8,7 +8,7 @@ use crate::rl::advantage::whiten;
 use crate::rollout::logprobs::{ValueModel, backward_by_positions, token_logprobs};
 use crate::student::{Mode, Student, Weights};
 use crate::vision::ImageFeatures;
-use schemas::settings::RlSettings;
+use schemas::settings::{Algorithm, RlSettings};
 use tch::Tensor;
 
 /// A scored rollout, ready to learn from.
@@ -74,11 +74,12 @@ impl Learner<'_> {
         ppo_loss(&inputs, settings.clip, settings.value_coefficient)
     }
 
-    /// Advantages [rows, longest] of a minibatch, whitened where the settings ask for it.
+    /// Advantages [rows, longest] of a minibatch, whitened where the settings ask for it. Those of grpo are relative to
+    /// their problem's samples already: taking the minibatch's mean off would push rollouts that earned nothing.
     fn advantages(&self, rows: &[&[f32]], settings: &RlSettings) -> Tensor {
         let device = self.policy.encoder.device();
         let advantages = batch::pad_numbers(rows, device);
-        if !settings.whiten {
+        if !settings.whiten || settings.algorithm == Algorithm::Grpo {
             return advantages;
         }
         let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
@@ -179,14 +180,14 @@ impl Learner<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::student::value_head::ValueHead;
     use crate::student::{Student, StudentConfig};
     use schemas::Settings;
     use tch::{Device, Kind};
 
-    fn rollouts() -> Vec<ScoredRollout> {
+    pub(in crate::rl) fn rollouts() -> Vec<ScoredRollout> {
         let numbers = |count: usize, salt: usize| -> Vec<f32> {
             (0..count).map(|i| (((i + salt) * 31) as f32).sin()).collect()
         };
@@ -200,6 +201,55 @@ mod tests {
             returns: numbers(target, row + 7),
         };
         lengths.iter().enumerate().map(rollout).collect()
+    }
+
+    /// The public code's mean KL includes padding; so would its losses' means if they were not masked.
+    #[test]
+    fn means_are_over_real_tokens() {
+        let config = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let weights = Weights::random(&config, 1);
+        let policy = Student::new(&weights, &config);
+        let learner = Learner { policy: &policy, policy_weights: &weights, value: None };
+        let features = ImageFeatures::none(8);
+        let settings = RlSettings { whiten: false, ..Settings::default().rl };
+        let rollouts = rollouts();
+        let numbers = |rollouts: &[&ScoredRollout]| {
+            weights.train_only(|_| true);
+            let part = Some(u64::MAX); // all of them in one padded part
+            let found = learner.backward(rollouts, &features, &settings, Mode::EVAL, part, 1.0);
+            let numbers = found.numbers(0.0);
+            ["kl_to_sampler", "policy_loss", "ratio"].map(|name| {
+                numbers.iter().find(|(found, _)| *found == name).map_or(f64::NAN, |(_, value)| *value)
+            })
+        };
+        let together = numbers(&rollouts.iter().collect::<Vec<_>>());
+        let tokens: usize = rollouts.iter().map(|rollout| rollout.tokens.len()).sum();
+        let mut sums = [0.0; 3];
+        for rollout in &rollouts {
+            for (sum, number) in sums.iter_mut().zip(numbers(&[rollout])) {
+                *sum += number * rollout.tokens.len() as f64 / tokens as f64;
+            }
+        }
+        for (sum, number) in sums.iter().zip(together) {
+            assert!((sum - number).abs() < 1e-4 * number.abs().max(1.0), "{sums:?} {together:?}");
+        }
+    }
+
+    #[test]
+    fn grpo_is_not_whitened() {
+        let config = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let weights = Weights::random(&config, 1);
+        let policy = Student::new(&weights, &config);
+        let learner = Learner { policy: &policy, policy_weights: &weights, value: None };
+        // A problem whose samples were all alike beside one whose samples differed.
+        let rows: [&[f32]; 2] = [&[0.0, 0.0, 0.0], &[1.0, 2.0]];
+        let settings = |algorithm| RlSettings { algorithm, whiten: true, ..Settings::default().rl };
+        let nothing = |algorithm| {
+            let advantages = learner.advantages(&rows, &settings(algorithm)).get(0);
+            advantages.abs().max().double_value(&[])
+        };
+        assert_eq!(nothing(Algorithm::Grpo), 0.0, "what earned nothing is not pushed");
+        assert!(nothing(Algorithm::Ppo) > 0.1);
     }
 
     fn gradients(weights: &Weights) -> Vec<(String, Tensor)> {

@@ -11,15 +11,20 @@ pub fn token_logprobs(student: &Student, hidden: &Tensor, tokens: &Tensor, mode:
         let logits = student.logits(hidden, mode);
         logits.gather(-1, &tokens.unsqueeze(-1), false).squeeze_dim(-1) - logits.logsumexp(-1, false)
     };
-    if hidden.requires_grad() || hidden.size()[0] < 2 {
+    let (rows, positions) = (hidden.size()[0], tokens.numel() as i64);
+    let at_once = (POSITIONS_AT_ONCE * rows / positions.max(1)).max(1);
+    if hidden.requires_grad() || rows <= at_once {
         return of(hidden, tokens);
     }
     // Without gradients nothing needs all logits at once.
-    let rows = (0..hidden.size()[0]).map(|row| of(&hidden.narrow(0, row, 1), &tokens.narrow(0, row, 1)));
-    Tensor::cat(&rows.collect::<Vec<_>>(), 0)
+    let parts = (0..rows).step_by(at_once as usize).map(|row| {
+        let count = at_once.min(rows - row);
+        of(&hidden.narrow(0, row, count), &tokens.narrow(0, row, count))
+    });
+    Tensor::cat(&parts.collect::<Vec<_>>(), 0)
 }
 
-/// Positions whose logits are held at once in training: 512 × 32,128 float32 logits are 66 MB.
+/// Positions whose logits are held at once: 512 × 32,128 float32 logits are 66 MB.
 const POSITIONS_AT_ONCE: i64 = 512;
 
 /// Gradients of a loss that is a sum over tokens, without ever holding the logits of all of them: the head runs

@@ -191,7 +191,8 @@ fn train(
         warmup: 0.0,
         max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
-    let identity = identity(&policy.fingerprint, &plan, &examples);
+    let chosen = format!("{:?} {lora:?}", context.settings.student.vision);
+    let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
     let mut saved = StepCheckpoint::new(folder, identity, context.save_interval());
     fit((&student, &policy.weights), &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
     // The adapter comes last: where it is, its training is done.

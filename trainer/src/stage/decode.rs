@@ -1,9 +1,10 @@
 //! Greedy rationales of a checkpoint: part of stages rl and sft, and of evaluation.
 
 use super::context::{Context, Policy};
+use super::parts;
 use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metrics::MetricLog;
 use crate::progress::{Progress, check_interrupt};
 use crate::rollout::{Generator, Sampling};
@@ -16,10 +17,35 @@ use std::collections::HashMap;
 /// Problems in one Parquet part, the unit that a killed run repeats.
 const PROBLEMS_A_PART: usize = 512;
 
-/// Where a stage's rationales of a split stand: names of parts with their problems.
-fn parts<'a>(stage: &str, split: &str, problems: &'a [&'a Problem]) -> Vec<(String, &'a [&'a Problem])> {
-    let chunks = problems.chunks(PROBLEMS_A_PART).enumerate();
-    chunks.map(|(index, chunk)| (format!("{stage}-{split}-{index:05}"), chunk)).collect()
+/// A stage's rationales of a split that are missing: names of parts with their problems.
+fn due<'a>(
+    context: &Context,
+    round: u32,
+    (stage, split): (&str, &str),
+    problems: &[&'a Problem],
+) -> Result<Vec<(String, Vec<&'a Problem>)>> {
+    let prefix = format!("{stage}-{split}");
+    parts::due::<Rationale>(&context.dataset, round, &prefix, PROBLEMS_A_PART, problems)
+}
+
+/// Refuses to train a stage anew beside rationales that its older policy said: they would be taken for the new one's.
+///
+/// # Errors
+/// Where there are such rationales.
+pub(super) fn refuse_leftovers(context: &Context, round: u32, stage: &str) -> Result<()> {
+    for split in ["train", "val", "test"] {
+        if parts::exist::<Rationale>(&context.dataset, round, &format!("{stage}-{split}"))? {
+            let folder = context.checkpoint(round, stage);
+            return Err(Error::input(
+                format!(
+                    "round {round}: there are rationales of split {split} after {stage}, but no {}, which said them",
+                    folder.display()
+                ),
+                "put the checkpoint back, or remove the round's rationales, corrections and answers to do it again",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether all rationales of a stage and split are there.
@@ -29,10 +55,9 @@ pub(super) fn is_done(
     stage: &str,
     split: &str,
     problems: &[&Problem],
-) -> bool {
-    let parts = parts(stage, split, problems);
-    parts.iter().all(|(name, _)| context.dataset.part_path::<Rationale>(round, name).is_file())
-        && (problems.is_empty() || measured(context, round, stage, split))
+) -> Result<bool> {
+    let nothing_due = due(context, round, (stage, split), problems)?.is_empty();
+    Ok(nothing_due && (problems.is_empty() || measured(context, round, stage, split)))
 }
 
 /// Name of the metrics part on a stage's rationales of a split.
@@ -54,11 +79,7 @@ pub(super) fn run(
     corpus: &Corpus,
 ) -> Result<usize> {
     let problems = corpus.split(split);
-    let parts = parts(stage, split, &problems);
-    let due: Vec<_> = parts
-        .iter()
-        .filter(|(name, _)| !context.dataset.part_path::<Rationale>(round, name).is_file())
-        .collect();
+    let due = due(context, round, (stage, split), &problems)?;
     let total: usize = due.iter().map(|(_, chunk)| chunk.len()).sum();
     let mut progress =
         Progress::new(&format!("round {round}: rationales of {split} after {stage}"), total as u64);
@@ -74,11 +95,11 @@ pub(super) fn run(
     }
     let generator = Generator::new(&policy.student, &policy.weights, context.sampling_kind())?;
     for (name, chunk) in due {
-        let rows = part(context, round, stage, (policy, &generator), corpus, chunk, &mut |done| {
+        let rows = part(context, round, stage, (policy, &generator), corpus, &chunk, &mut |done| {
             progress.set((written + done) as u64, "problems");
             check_interrupt()
         })?;
-        written += context.dataset.write_part(round, name, rows, &context.provenance)?;
+        written += context.dataset.write_part(round, &name, rows, &context.provenance)?;
     }
     measure(context, round, stage, split, &problems)?;
     Ok(written)
@@ -133,7 +154,9 @@ fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[
     numbers.extend(bleu(&pairs).map(|value| ("bleu", value)));
     let before = starting_numbers(context, round, stage, split)?;
     for (name, value) in &numbers {
-        let rise = value - before.get(*name).copied().unwrap_or(0.0);
+        // Nothing rises where nothing was taken before.
+        let Some(earlier) = before.get(*name) else { continue };
+        let rise = value - earlier;
         if matches!(*name, "repeated" | "empty") && rise > 0.05 {
             eprintln!(
                 "round {round}: {:.1} % of the rationales of {split} after {stage} are {}, {:.1} points more than \

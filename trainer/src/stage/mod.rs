@@ -8,6 +8,7 @@ mod advantages;
 mod answer;
 mod context;
 mod decode;
+mod parts;
 mod report;
 mod rl;
 mod rollout;
@@ -16,6 +17,7 @@ mod sft;
 pub use answer::evaluate;
 pub use context::Context;
 pub(crate) use rollout::PROBLEMS_A_PART;
+pub(crate) use sft::identity;
 
 use crate::error::Result;
 use clap::ValueEnum;

@@ -27,6 +27,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let folder = context.checkpoint(round, "rl");
     let mut line = None;
     if !context.has(&folder) {
+        decode::refuse_leftovers(context, round, "rl")?;
         let policy = context.starting_policy(round)?;
         let rollouts = match ready(context, round, &policy)? {
             Ok(ready) => ready,
@@ -36,9 +37,12 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     }
     StepCheckpoint::forget(&folder);
     StepCheckpoint::forget(&context.checkpoint(round, VALUES));
+    if context.has(&context.checkpoint(round, "sft")) {
+        return Ok(Outcome::Already); // whatever problems were imported since
+    }
     let problems = context.dataset.problems()?;
     let train: Vec<_> = problems.iter().filter(|problem| problem.split == "train").collect();
-    if !decode::is_done(context, round, "rl", "train", &train) {
+    if !decode::is_done(context, round, "rl", "train", &train)? {
         let policy = context.read_policy(&folder)?;
         let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
         let written = decode::run(context, round, "rl", "train", &policy, &corpus)?;
@@ -228,16 +232,17 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         value: value.as_ref().map(|(model, weights)| (model, weights)),
     };
     let folder = context.checkpoint(round, "rl");
-    let identity = sha256_hex(
-        format!(
-            "{} {:?} {kl_coefficient} {} {}",
-            policy.fingerprint,
-            settings.rl,
-            settings.rollout.seed,
-            digest(&scored.rollouts)
-        )
-        .as_bytes(),
+    let start = format!(
+        "{} {:?} {kl_coefficient} {} {:?} {:?} {:?} {}",
+        policy.fingerprint,
+        settings.rl,
+        settings.rollout.seed,
+        context.kind(),
+        settings.student.max_tokens_per_batch,
+        settings.student.vision,
+        digest(&rollouts)
     );
+    let identity = sha256_hex(start.as_bytes());
     if uses_value && settings.rl.value_passes > 0 {
         let returns =
             with_advantages(context, &corpus, policy, &scored.rollouts, kl_coefficient, &Baseline::None)?;
@@ -304,9 +309,10 @@ fn warmed_up(
     Ok(warmup::values_of(learner, returns, &corpus.features, together, context.kind()))
 }
 
-fn digest(scored: &[(Rollout, Vec<f32>)]) -> String {
+/// sha256 over all that is learned from: sources, tokens, log-probabilities, advantages, returns.
+fn digest(rollouts: &[ScoredRollout]) -> String {
     let text: Vec<String> =
-        scored.iter().map(|(rollout, scores)| format!("{}{scores:?}", rollout.rollout_id)).collect();
+        rollouts.iter().map(|rollout| sha256_hex(format!("{rollout:?}").as_bytes())).collect();
     sha256_hex(text.join("\n").as_bytes())
 }
 

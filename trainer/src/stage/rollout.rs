@@ -1,7 +1,7 @@
 //! Stage rollout: k sampled rationales for each train problem, with log-probabilities and values of every token.
 
-use super::Outcome;
 use super::context::{Context, Policy};
+use super::{Outcome, parts};
 use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
@@ -21,6 +21,9 @@ use tch::Device;
 /// Problems in one Parquet part, the unit that a killed run repeats.
 pub(crate) const PROBLEMS_A_PART: usize = 256;
 
+/// Parts of sampled rollouts; imported ones have other names.
+const SAMPLED: &str = "sampled";
+
 /// Samples what is missing of the round.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let problems = context.dataset.problems()?;
@@ -34,12 +37,14 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
             hint: None,
         });
     }
-    let parts: Vec<(String, &[&Problem])> =
-        train.chunks(PROBLEMS_A_PART).enumerate().map(|(i, chunk)| (part_name(i), chunk)).collect();
-    let due: Vec<&(String, &[&Problem])> = parts
-        .iter()
-        .filter(|(name, _)| !context.dataset.part_path::<Rollout>(round, name).is_file())
-        .collect();
+    let due = parts::due::<Rollout>(&context.dataset, round, SAMPLED, PROBLEMS_A_PART, &train)?;
+    let total: usize = due.iter().map(|(_, chunk)| chunk.len()).sum();
+    if total > 0 && context.has(&context.checkpoint(round, "rl")) {
+        eprintln!(
+            "round {round}: {total} train problems have no rollouts, but RL has been done: they join in the next round"
+        );
+        return Ok(Outcome::Already);
+    }
     if due.is_empty() {
         return Ok(Outcome::Already);
     }
@@ -50,7 +55,6 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     }
     let policy = models.policy()?;
     let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
-    let total: usize = due.iter().map(|(_, chunk)| chunk.len()).sum();
     let mut progress = Progress::new(&format!("round {round}: rollout"), total as u64);
     let mut rows = 0;
     let mut problems_done = 0;
@@ -59,17 +63,12 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
             progress.set((problems_done + done) as u64, "problems");
             check_interrupt()
         };
-        let rollouts = part(&mut models, chunk, &corpus.features, tick)?;
+        let rollouts = part(&mut models, &chunk, &corpus.features, tick)?;
         problems_done += chunk.len();
         rows += rollouts.len();
-        context.dataset.write_part(round, name, rollouts, &context.provenance)?;
+        context.dataset.write_part(round, &name, rollouts, &context.provenance)?;
     }
     Ok(Outcome::Done(format!("round {round}: {rows} rationales sampled for {total} problems")))
-}
-
-/// Name of a part of sampled rollouts; imported ones have other names.
-fn part_name(index: usize) -> String {
-    format!("sampled-{index:05}")
 }
 
 /// The models of a round. On the CPU one at a time is held: reading weights again costs little beside a part, and memory is

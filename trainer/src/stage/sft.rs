@@ -26,11 +26,12 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let folder = context.checkpoint(round, "sft");
     let mut lines = Vec::new();
     if !context.has(&folder) {
+        decode::refuse_leftovers(context, round, "sft")?;
         let (texts, line) = if context.settings.sft.filter == CorrectionFilter::Scored {
             well_scored(context, round)?
         } else {
             match ready(context, round)? {
-                Ok(corrections) => of_corrections(context, &corrections),
+                Ok(ready) => of_corrections(context, &ready),
                 Err(waiting) => return Ok(Outcome::Waiting(waiting)),
             }
         };
@@ -42,7 +43,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let mut written = 0;
     for split in SPLITS {
         let of_split: Vec<_> = problems.iter().filter(|problem| problem.split == split).collect();
-        if !decode::is_done(context, round, "sft", split, &of_split) {
+        if !decode::is_done(context, round, "sft", split, &of_split)? {
             let policy = context.read_policy(&folder)?;
             let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
             written += decode::run(context, round, "sft", split, &policy, &corpus)?;
@@ -71,8 +72,14 @@ struct RejectOf {
     subject_id: String,
 }
 
+/// A round's corrections, and how many rationales have none because the Teacher's replies were of no use.
+struct Ready {
+    corrections: Vec<Correction>,
+    rejected: usize,
+}
+
 /// The corrections to learn from; the inner error is the line that says what the round waits for.
-fn ready(context: &Context, round: u32) -> Result<Result<Vec<Correction>, String>> {
+fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let dataset = &context.dataset;
     let columns = ["rationale_id", "stage", "split", "deduplicated"];
     let due: HashSet<String> = dataset
@@ -115,12 +122,15 @@ fn ready(context: &Context, round: u32) -> Result<Result<Vec<Correction>, String
         }
         corrections.push(correction);
     }
-    let rejected = dataset
+    // What was rejected once may have been corrected since.
+    let rejected: HashSet<String> = dataset
         .project::<Reject, RejectOf>(round, &["kind", "subject_id"])?
         .into_iter()
-        .filter(|reject| reject.kind == "corrections" && due.contains(&reject.subject_id))
-        .count();
-    let waiting = due.len().saturating_sub(corrections.len() + rejected);
+        .filter(|reject| reject.kind == "corrections")
+        .map(|reject| reject.subject_id)
+        .filter(|id| due.contains(id) && !seen.contains(id))
+        .collect();
+    let waiting = due.len() - corrections.len() - rejected.len();
     if waiting > 0 {
         return Ok(Err(format!(
             "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}{}",
@@ -130,7 +140,7 @@ fn ready(context: &Context, round: u32) -> Result<Result<Vec<Correction>, String
     }
     // The order of parts depends on interruptions of the collector; the order of learning must not.
     corrections.sort_by(|a, b| a.rationale_id.cmp(&b.rationale_id));
-    Ok(Ok(corrections))
+    Ok(Ok(Ready { corrections, rejected: rejected.len() }))
 }
 
 /// A text to learn from.
@@ -140,12 +150,16 @@ struct Text {
 }
 
 /// The corrections that pass the filter, with the line for the user.
-fn of_corrections(context: &Context, corrections: &[Correction]) -> (Vec<Text>, String) {
+fn of_corrections(context: &Context, ready: &Ready) -> (Vec<Text>, String) {
     let only_changed = context.settings.sft.filter == CorrectionFilter::Changed;
     let chosen: Vec<&Correction> =
-        corrections.iter().filter(|correction| correction.changed || !only_changed).collect();
+        ready.corrections.iter().filter(|correction| correction.changed || !only_changed).collect();
     let changed = chosen.iter().filter(|correction| correction.changed).count();
-    let line = format!("{} corrections learned, {} of them changed", grouped(chosen.len()), grouped(changed));
+    let mut line =
+        format!("{} corrections learned, {} of them changed", grouped(chosen.len()), grouped(changed));
+    if ready.rejected > 0 {
+        line += &format!(" (left out: {} rejected)", grouped(ready.rejected));
+    }
     let text = |correction: &&Correction| Text {
         problem_id: correction.problem_id.clone(),
         rationale: correction.corrected.clone(),
@@ -231,7 +245,8 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
         max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
     let folder = context.checkpoint(round, "sft");
-    let identity = identity(&policy.fingerprint, &plan, &examples);
+    let chosen = format!("{:?} {:?} {:?}", settings.student.vision, settings.sft.keep, settings.sft.patience);
+    let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
     let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval());
     let mut log = MetricLog::new(round, "sft").on_board(&settings.student.tensorboard)?;
     policy.weights.train_only(|_| true);
@@ -272,9 +287,11 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)
 }
 
-/// What a fine-tuning is started with, for its step checkpoint.
-pub(super) fn identity(fingerprint: &str, plan: &Plan, examples: &[Example]) -> String {
+/// What a fine-tuning is started with, for its step checkpoint; `chosen` are settings of the stage that neither the plan nor
+/// the examples show.
+pub(crate) fn identity(fingerprint: &str, plan: &Plan, examples: &[Example], chosen: &str) -> String {
     let tokens: Vec<String> =
-        examples.iter().map(|e| format!("{} {:?} {:?}", e.problem_id, e.source, e.target)).collect();
-    sha256_hex(format!("{fingerprint} {plan:?} {}", sha256_hex(tokens.join("\n").as_bytes())).as_bytes())
+        examples.iter().map(|example| sha256_hex(format!("{example:?}").as_bytes())).collect();
+    let tokens = sha256_hex(tokens.join("\n").as_bytes());
+    sha256_hex(format!("{fingerprint} {plan:?} {chosen} {tokens}").as_bytes())
 }

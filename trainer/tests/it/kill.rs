@@ -8,6 +8,7 @@ use schemas::{Answer, Metric, Rationale, Rollout, Table};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -102,6 +103,44 @@ fn disturb(prepared: &Place, stage: &str, calm: Duration, expected: &Left, wante
         }
     }
     panic!("{stage}: only {kills} kills hit");
+}
+
+/// Ctrl-C, by a signal: status 130, and the same command goes on to where an undisturbed run ends.
+#[test]
+fn an_interrupted_stage_goes_on() {
+    let calm = Place::new(270);
+    for stage in ["rollout", "rl", "sft", "answer"] {
+        let prepared = calm.copy();
+        let start = Instant::now();
+        run(&calm, stage);
+        let took = start.elapsed();
+        // Earlier and earlier, so that one signal comes while the stage runs.
+        let interrupted = [0.7, 0.5, 0.35, 0.2, 0.1].into_iter().find_map(|share| {
+            let place = prepared.copy();
+            let mut child =
+                command(&place, stage).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
+            std::thread::sleep(took.mul_f64(share));
+            let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+            let status = child.wait().expect("status");
+            let mut said = String::new();
+            let _ = child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut said));
+            if signal.success() && status.code() == Some(130) {
+                assert!(said.contains("interrupted"), "{said}");
+                return Some(place);
+            }
+            // It was done before, or had not yet set its handler.
+            assert!(status.success() || status.code().is_none(), "{stage}: {status} {said}");
+            None
+        });
+        let Some(place) = interrupted else { panic!("{stage}: no signal came while it ran") };
+        run(&place, stage);
+        assert_eq!(left(&place), left(&calm), "{stage}");
+        match stage {
+            "rollout" => calm.write_scores(&calm.dataset().read::<Rollout>(1).expect("rollouts"), |_| {}),
+            "rl" => calm.write_corrections(|_| {}),
+            _ => {}
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::small::{Place, error_lines};
 use schemas::{Metric, Rollout};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A sampled and scored round.
@@ -78,6 +79,83 @@ fn bfloat16_learns_the_same_on_any_processor() {
     let multiplies = trainer::libtorch::multiplies_bfloat16(tch::Device::Cpu);
     assert_eq!(said.contains("matrix products run in float32"), !multiplies, "{said}");
     assert_eq!(weights == exact_weights, !multiplies);
+}
+
+#[test]
+fn each_pass_takes_the_rollouts_in_an_order_of_its_own() {
+    let start = scored();
+    let learned = |flags: &[&str]| {
+        let place = start.copy();
+        run(&place, "rl", &[&["--passes", "1", "--rl-accumulation", "1"], flags].concat());
+        std::fs::read(place.checkpoint("round=1/rl").join("model.safetensors")).expect("weights")
+    };
+    let shuffled = learned(&[]);
+    assert!(shuffled == learned(&["--shuffle", "true"]), "as the default, and the same each time");
+    assert!(shuffled != learned(&["--shuffle", "false"]));
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_and_names_the_batch() {
+    let place = scored();
+    let stops = |stage: &str, rate: &str, folder: &str| {
+        let train = place.train(&["--round", "1", "--stage", stage, rate, "1e30"]).output().expect("train");
+        let said = String::from_utf8_lossy(&train.stderr).into_owned();
+        assert_eq!(train.status.code(), Some(1), "{said}");
+        let batch = place.path().join(format!("checkpoints/round=1/.{folder}-step.batch.json"));
+        let rows: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&batch).expect("the saved batch")).expect("json");
+        let rows = rows.as_array().expect("rows");
+        assert!(!rows.is_empty());
+        for row in rows {
+            let id = row["problem_id"].as_str().expect("id");
+            assert!(said.contains(id), "{id} in: {said}");
+            assert!(row["source"].as_array().is_some_and(|tokens| !tokens.is_empty()));
+        }
+        assert!(said.contains(&batch.display().to_string()), "{said}");
+        assert!(!place.checkpoint(&format!("round=1/{folder}")).exists(), "nothing is written from it");
+    };
+    stops("rl", "--rl-learning-rate", "rl");
+    place.stage("rl");
+    place.write_corrections(|_| {});
+    stops("sft", "--sft-learning-rate", "sft");
+}
+
+#[test]
+fn problems_imported_later_are_sampled_until_rl_is_done() {
+    let place = Place::new(40);
+    place.stage("rollout");
+    let of = |place: &Place| -> BTreeMap<String, usize> {
+        let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
+        let mut counts = BTreeMap::new();
+        rollouts.into_iter().for_each(|row| *counts.entry(row.problem_id).or_default() += 1);
+        counts
+    };
+    let before = of(&place);
+    place.write_problems(60);
+    let said = place.stage("rollout");
+    assert!(said.contains("for 18 problems"), "{said}");
+    let after = of(&place);
+    assert_eq!(after.len(), before.len() + 18, "p14 and p15 of each fifty are val and test");
+    assert!(after.values().all(|count| *count == 2), "{after:?}");
+    assert!(place.stage("rollout").contains("nothing is due"));
+
+    place.write_scores(&place.dataset().read::<Rollout>(1).expect("rollouts"), |_| {});
+    place.stage("rl");
+    place.write_problems(62);
+    let train = place.train(&["--round", "1", "--stage", "rollout"]).output().expect("train");
+    let said = String::from_utf8_lossy(&train.stderr).into_owned();
+    assert!(train.status.success() && said.contains("2 train problems have no rollouts"), "{said}");
+    assert_eq!(of(&place), after);
+}
+
+#[test]
+fn a_stage_is_not_done_again_beside_what_its_older_policy_said() {
+    let place = scored();
+    place.stage("rl");
+    std::fs::remove_dir_all(place.checkpoint("round=1/rl")).expect("removed");
+    let error = place.refused("rl");
+    assert!(error[0].contains("rationales of split train after rl, but no"), "{error:?}");
+    assert!(error[1].contains("remove the round's rationales"), "{error:?}");
 }
 
 #[test]

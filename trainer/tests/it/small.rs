@@ -76,8 +76,7 @@ impl Place {
     /// `problems` problems and a random student.
     pub(crate) fn new(problems: usize) -> Self {
         let place = Self { kept: TempDir::new().expect("folder") };
-        table::write(&place.dataset().problems_path(), (0..problems).map(problem), &provenance())
-            .expect("written");
+        place.write_problems(problems);
         let tokenizer = tokenizer_folder();
         let tokens = Tokenizer::vocabulary_size(&tokenizer).expect("tokenizer");
         let config = StudentConfig {
@@ -93,6 +92,12 @@ impl Place {
         checkpoint::write_student(&place.checkpoint("base"), &config, &weights, &tokenizer).expect("written");
         place.write_settings();
         place
+    }
+
+    /// The first `count` problems, in place of any others.
+    pub(crate) fn write_problems(&self, count: usize) {
+        let path = self.dataset().problems_path();
+        table::write(&path, (0..count).map(problem), &provenance()).expect("written");
     }
 
     /// The same files in another folder.
