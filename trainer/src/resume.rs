@@ -101,7 +101,7 @@ impl StepCheckpoint {
         }
         let mut tensors = read_safetensors(&self.path)?;
         put(&mut tensors, weights, &self.path)?;
-        let metrics = metrics_path(&self.path, place.steps);
+        let metrics = self.metrics_path(place.steps);
         let bytes = std::fs::read(&metrics).map_err(Error::io("read", &metrics))?;
         let saved: SavedMetrics = serde_json::from_slice(&bytes)
             .map_err(|e| Error::Checkpoint { path: metrics.clone(), message: e.to_string() })?;
@@ -136,7 +136,7 @@ impl StepCheckpoint {
         let place = Place { identity: self.identity.clone(), steps: optimizer.steps() };
         let place = serde_json::to_string(&place).map_err(wrong)?;
         // The metrics lie on disk before the place that knows of them does.
-        let metrics = metrics_path(&self.path, optimizer.steps());
+        let metrics = self.metrics_path(optimizer.steps());
         let rows = serde_json::to_vec(&SavedMetrics::new(log)).map_err(wrong)?;
         schemas::table::write_bytes(&metrics, &rows)?;
         let trained = weights.iter().flat_map(|(set, weights)| {
@@ -147,6 +147,12 @@ impl StepCheckpoint {
         forget(&self.path, "metrics", Some(&metrics));
         self.last = Instant::now();
         Ok(())
+    }
+
+    /// `.sft-step.safetensors` → `.sft-step.metrics-0a1b2c3d-700.json`: another start at the same step has another file.
+    fn metrics_path(&self, steps: u64) -> PathBuf {
+        let start = self.identity.get(..8).unwrap_or(&self.identity);
+        self.path.with_extension(format!("metrics-{start}-{steps}.json"))
     }
 
     /// Keeps the trained weights of a pass.
@@ -231,17 +237,12 @@ fn best_path(path: &Path, pass: u64) -> PathBuf {
     path.with_extension(format!("best-{pass}.safetensors"))
 }
 
-/// `.sft-step.safetensors` → `.sft-step.metrics-700.json`.
-fn metrics_path(path: &Path, steps: u64) -> PathBuf {
-    path.with_extension(format!("metrics-{steps}.json"))
-}
-
-/// Removes the files `.sft-step.<kind>-…` beside a step checkpoint, but for one.
+/// Removes the files `.sft-step.<kind>-…` beside a step checkpoint, half-written ones too, but for one.
 fn forget(path: &Path, kind: &str, kept: Option<&Path>) {
     let stem = format!("{}.{kind}-", path.file_stem().unwrap_or_default().to_string_lossy());
     let Some(Ok(entries)) = path.parent().map(std::fs::read_dir) else { return };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&stem) && Some(entry.path().as_path()) != kept {
+        if entry.file_name().to_string_lossy().contains(&stem) && Some(entry.path().as_path()) != kept {
             let _ = std::fs::remove_file(entry.path()); // only room is lost
         }
     }

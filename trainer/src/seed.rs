@@ -26,3 +26,20 @@ pub fn order(count: usize, shuffle: bool, seed: u64, stage: &str, pass: u64) -> 
     }
     order
 }
+
+#[cfg(test)]
+mod tests {
+    use super::order;
+
+    #[test]
+    fn passes_differ_in_their_order_and_hold_everything_once() {
+        let pass = |pass| order(50, true, 7, "rl", pass);
+        assert_ne!(pass(0), pass(1));
+        assert_eq!(pass(1), pass(1));
+        for mut order in [pass(0), pass(1)] {
+            order.sort_unstable();
+            assert_eq!(order, (0..50).collect::<Vec<_>>());
+        }
+        assert_eq!(order(50, false, 7, "rl", 1), (0..50).collect::<Vec<_>>());
+    }
+}

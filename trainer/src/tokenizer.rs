@@ -1,7 +1,8 @@
 //! The student's tokenizer: a Hugging Face `tokenizer.json`, checked against the checkpoint it stands beside.
 
 use crate::error::{Error, Result};
-use crate::student::StudentConfig;
+use crate::student::{StudentConfig, checkpoint};
+use schemas::provenance::sha256_hex;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +16,13 @@ pub struct Tokenizer {
     eos: i64,
     /// Whether it was said that texts are cut.
     has_warned: AtomicBool,
+}
+
+fn vocabulary_sha256(tokenizer: &tokenizers::Tokenizer) -> String {
+    let mut tokens: Vec<(u32, String)> =
+        tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
+    tokens.sort_unstable();
+    sha256_hex(format!("{tokens:?}").as_bytes())
 }
 
 impl Tokenizer {
@@ -43,7 +51,20 @@ impl Tokenizer {
                 return Err(wrong(format!("token {text}: expected id {expected}, found {found}")));
             }
         }
+        if let Some(expected) = checkpoint::vocabulary_told(folder)?
+            && expected != vocabulary_sha256(&inner)
+        {
+            let message =
+                "expected the tokenizer that the weights were written with, found another vocabulary";
+            return Err(wrong(message.into()));
+        }
         Ok(Self { inner, eos: config.eos_token_id, has_warned: AtomicBool::new(false) })
+    }
+
+    /// sha256 over the tokens of a folder's `tokenizer.json` and their ids; none where there is no such file, or a broken one.
+    pub fn vocabulary(folder: &Path) -> Option<String> {
+        let inner = tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).ok()?;
+        Some(vocabulary_sha256(&inner))
     }
 
     /// Number of tokens, added ones included, of a tokenizer file without a student.

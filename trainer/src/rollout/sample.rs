@@ -455,9 +455,17 @@ mod tests {
         }
         let half = Generator::new(&student, &weights, Kind::BFloat16).expect("generator");
         let half = half.generate(&source, RANDOM, &[1, 2, 3], 1);
-        for (half, full) in half.iter().zip(&full) {
-            if half.tokens[0] == full.tokens[0] {
-                assert!(close(&half.logprobs, &full.logprobs[..1], 0.1), "{half:?} {full:?}");
+        // As on a device that multiplies bfloat16 numbers, whatever this one does.
+        let cast = weights.for_decoding(Kind::BFloat16).expect("cast");
+        let cast = Student::new(&cast, &config);
+        let products = Mode { train: false, kind: Kind::BFloat16 };
+        let multiplied = generate(&cast, &source, RANDOM, &[1, 2, 3], 1, products);
+        for half in [half, multiplied] {
+            assert_eq!(half.len(), full.len());
+            for (half, full) in half.iter().zip(&full) {
+                if half.tokens[0] == full.tokens[0] {
+                    assert!(close(&half.logprobs, &full.logprobs[..1], 0.1), "{half:?} {full:?}");
+                }
             }
         }
     }

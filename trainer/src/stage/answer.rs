@@ -105,7 +105,7 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
     Ok(Outcome::Done(line))
 }
 
-fn answered(context: &Context, round: u32, stage: &str) -> Result<bool> {
+pub(super) fn answered(context: &Context, round: u32, stage: &str) -> Result<bool> {
     Ok(context.dataset.part_path::<Answer>(round, stage).is_file())
 }
 

@@ -28,24 +28,32 @@ fn due<'a>(
     parts::due::<Rationale>(&context.dataset, round, &prefix, PROBLEMS_A_PART, problems)
 }
 
-/// Refuses to train a stage anew beside rationales that its older policy said: they would be taken for the new one's.
+/// Refuses to train a stage anew beside what came of its older policy: it would be taken for the new one's.
 ///
 /// # Errors
-/// Where there are such rationales.
+/// Where there are rationales or later checkpoints of the round.
 pub(super) fn refuse_leftovers(context: &Context, round: u32, stage: &str) -> Result<()> {
+    let mut found = None;
     for split in ["train", "val", "test"] {
         if parts::exist::<Rationale>(&context.dataset, round, &format!("{stage}-{split}"))? {
-            let folder = context.checkpoint(round, stage);
-            return Err(Error::input(
-                format!(
-                    "round {round}: there are rationales of split {split} after {stage}, but no {}, which said them",
-                    folder.display()
-                ),
-                "put the checkpoint back, or remove the round's rationales, corrections and answers to do it again",
-            ));
+            found = Some(format!("rationales of split {split} after {stage}"));
         }
     }
-    Ok(())
+    let later: &[&str] = if stage == "rl" { &["answer-rl", "sft", "answer"] } else { &["answer"] };
+    let later = later.iter().map(|stage| context.checkpoint(round, stage)).find(|folder| folder.exists());
+    found = found.or(later.map(|folder| folder.display().to_string()));
+    let Some(found) = found else { return Ok(()) };
+    let hint = match stage {
+        "rl" => "remove the round's checkpoints, rationales, corrections and answers",
+        _ => "remove the round's answer checkpoint, answers and rationales (part-sft-… alone)",
+    };
+    Err(Error::input(
+        format!(
+            "round {round}: expected {}, of which there are {found}",
+            context.checkpoint(round, stage).display()
+        ),
+        format!("put the checkpoint back; or, to do {stage} again, {hint}"),
+    ))
 }
 
 /// Whether all rationales of a stage and split are there.
@@ -92,6 +100,11 @@ pub(super) fn run(
             measure(context, round, stage, split, &problems)?;
         }
         return Ok(0);
+    }
+    // What was measured is of fewer rationales; a killed run must measure again.
+    let old = context.dataset.part_path::<Metric>(round, &metrics_part(stage, split));
+    if old.is_file() {
+        std::fs::remove_file(&old).map_err(Error::io("remove", &old))?;
     }
     let generator = Generator::new(&policy.student, &policy.weights, context.sampling_kind())?;
     for (name, chunk) in due {

@@ -37,7 +37,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     }
     StepCheckpoint::forget(&folder);
     StepCheckpoint::forget(&context.checkpoint(round, VALUES));
-    if context.has(&context.checkpoint(round, "sft")) {
+    if line.is_none() && context.has(&context.checkpoint(round, "sft")) {
         return Ok(Outcome::Already); // whatever problems were imported since
     }
     let problems = context.dataset.problems()?;

@@ -1,5 +1,6 @@
 //! Stage sft: learn from the Teacher's corrections of what the RL policy said, then decode all splits.
 
+use super::answer::answered;
 use super::context::Context;
 use super::{Outcome, decode};
 use crate::corpus::{Corpus, rationale_source};
@@ -39,6 +40,9 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         lines.push(line);
     }
     StepCheckpoint::forget(&folder);
+    if lines.is_empty() && answered(context, round, "sft")? {
+        return Ok(Outcome::Already); // whatever problems were imported since
+    }
     let problems = context.dataset.problems()?;
     let mut written = 0;
     for split in SPLITS {
@@ -245,13 +249,17 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
         max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
     let folder = context.checkpoint(round, "sft");
-    let chosen = format!("{:?} {:?} {:?}", settings.student.vision, settings.sft.keep, settings.sft.patience);
+    let val: Vec<_> =
+        corpus.split("val").into_iter().filter(|problem| !problem.solution.trim().is_empty()).collect();
+    let mut chosen =
+        format!("{:?} {:?} {:?}", settings.student.vision, settings.sft.keep, settings.sft.patience);
+    if settings.sft.keep != KeepBy::Last {
+        chosen += &format!(" {val:?} {} {:?}", settings.rollout.max_new_tokens, context.sampling_kind());
+    }
     let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
     let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval());
     let mut log = MetricLog::new(round, "sft").on_board(&settings.student.tensorboard)?;
     policy.weights.train_only(|_| true);
-    let val: Vec<_> =
-        corpus.split("val").into_iter().filter(|problem| !problem.solution.trim().is_empty()).collect();
     if settings.sft.keep != KeepBy::Last && val.is_empty() {
         let message =
             format!("sft.keep = {}: expected val problems with a solution, found none", settings.sft.keep);

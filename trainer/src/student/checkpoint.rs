@@ -4,7 +4,8 @@ use super::config::StudentConfig;
 use super::weight_files::{Found, compare, read_folder};
 use super::weights::{Weights, each_bytes};
 use crate::error::{Error, Result};
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use crate::tokenizer::Tokenizer;
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ pub use super::weight_files::{WEIGHTS_FILE, read_pickle, read_safetensors};
 /// Files that travel with a checkpoint unchanged.
 const COMPANIONS: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
+
+/// Key of the weight file's metadata under which the vocabulary's fingerprint stands.
+const VOCABULARY: &str = "vocabulary_sha256";
 
 /// A student read from a folder.
 #[derive(Debug)]
@@ -122,8 +126,15 @@ pub fn write_safetensors<'a>(
         let shape = tensor.size().iter().map(|&size| size as usize).collect();
         (name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
     });
-    let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    let header = Metadata::new(Some(metadata), entries.collect()).map_err(|e| wrong(e.to_string()))?;
+    let metadata: BTreeMap<&str, &str> = metadata.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let header = Metadata::new(None, entries.collect()).map_err(|e| wrong(e.to_string()))?;
+    let header = serde_json::to_value(&header).map_err(|e| wrong(e.to_string()))?;
+    // In an order of its own, so that the same weights always make the same bytes.
+    let mut header: BTreeMap<String, serde_json::Value> =
+        serde_json::from_value(header).map_err(|e| wrong(e.to_string()))?;
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), serde_json::json!(metadata));
+    }
     let mut header = serde_json::to_string(&header).map_err(|e| wrong(e.to_string()))?;
     // Numbers begin at a multiple of eight bytes.
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
@@ -151,7 +162,9 @@ pub fn write_student(
         schemas::table::write_bytes(&temporary.join("config.json"), json.as_bytes())?;
         let plain = weights.iter().filter(|(name, _)| !name.starts_with("lora."));
         let tensors = plain.map(|(name, tensor)| (name.to_owned(), tensor));
-        write_safetensors(&temporary.join(WEIGHTS_FILE), tensors, &[("format", "pt".into())])?;
+        let mut metadata = vec![("format", "pt".to_owned())];
+        metadata.extend(Tokenizer::vocabulary(companions).map(|vocabulary| (VOCABULARY, vocabulary)));
+        write_safetensors(&temporary.join(WEIGHTS_FILE), tensors, &metadata)?;
         copy_companions(companions, temporary)?;
         let generation = temporary.join("generation_config.json");
         if !generation.is_file() {
@@ -164,6 +177,21 @@ pub fn write_student(
         }
         Ok(())
     })
+}
+
+/// Fingerprint of the vocabulary that the weights of a folder were written with, where they tell.
+///
+/// # Errors
+/// Where the file is broken.
+pub(crate) fn vocabulary_told(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join(WEIGHTS_FILE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let map = map_file(&path)?;
+    let (_, header) = SafeTensors::read_metadata(&map)
+        .map_err(|e| Error::Checkpoint { path: path.clone(), message: e.to_string() })?;
+    Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(VOCABULARY)).cloned())
 }
 
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {

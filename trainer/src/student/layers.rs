@@ -55,7 +55,9 @@ impl Matrix {
     pub fn product(&self, x: &Tensor, bias: Option<&Tensor>, mode: Mode) -> Tensor {
         let x = mode.cast(x);
         match (self.weights.as_slice(), bias) {
-            ([weight], bias) if self.is_plain(mode) => x.linear(weight, bias),
+            ([weight], bias) if self.is_plain(mode) => {
+                x.linear(weight, bias.map(|bias| mode.cast(bias)).as_ref())
+            }
             (weights, None) => self.copies.product(&self.names, weights, &x),
             (weights, Some(bias)) => self.copies.product(&self.names, weights, &x) + mode.cast(bias),
         }

@@ -11,7 +11,8 @@ use tch::{Kind, Tensor, no_grad};
 /// Numbers added at once: their float32 copies stay in a core's cache.
 const SLICE: i64 = 1 << 17;
 
-/// Rows of one weight's products that wait for those of further passes. All that waits is then no larger than the weights.
+/// Rows of one weight's products that wait for those of further passes: what waits takes about as much as the copies of a
+/// student of base shape, and one pass may bring more.
 const ROWS_WAITING: i64 = 512;
 
 /// Copies of weights, or of several weights that stand in one copy, by their names.

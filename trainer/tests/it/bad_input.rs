@@ -50,6 +50,20 @@ fn write_rollouts(place: &Place, rollouts: &[Rollout]) {
 }
 
 #[test]
+fn a_tokenizer_of_the_same_size_with_other_tokens() {
+    let place = place();
+    let file = place.checkpoint("base").join("tokenizer.json");
+    let text = fs::read_to_string(&file).expect("tokenizer");
+    let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
+    fs::write(&file, told.to_string()).expect("the same words in a file that was written anew");
+    place.stage("rollout");
+    told["model"]["vocab"].as_array_mut().expect("pieces").swap(40, 41);
+    fs::write(&file, told.to_string()).expect("written");
+    let expected = "expected the tokenizer that the weights were written with, found another vocabulary";
+    assert_eq!(place.refused("rl"), [format!("error: {}: {expected}", file.display())]);
+}
+
+#[test]
 fn the_tokenizer_of_another_student() {
     let place = place();
     let file = place.checkpoint("base").join("tokenizer.json");

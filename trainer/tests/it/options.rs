@@ -83,7 +83,7 @@ fn bfloat16_learns_the_same_on_any_processor() {
 }
 
 #[test]
-fn each_pass_takes_the_rollouts_in_an_order_of_its_own() {
+fn passes_are_shuffled() {
     let start = scored();
     let learned = |flags: &[&str]| {
         let place = start.copy();
@@ -175,8 +175,27 @@ fn a_stage_is_not_done_again_beside_what_its_older_policy_said() {
     place.stage("rl");
     std::fs::remove_dir_all(place.checkpoint("round=1/rl")).expect("removed");
     let error = place.refused("rl");
-    assert!(error[0].contains("rationales of split train after rl, but no"), "{error:?}");
-    assert!(error[1].contains("remove the round's rationales"), "{error:?}");
+    assert!(error[0].contains("of which there are rationales of split train after rl"), "{error:?}");
+    assert!(error[1].contains("remove the round's checkpoints, rationales"), "{error:?}");
+
+    let place = scored();
+    place.stage("rl");
+    place.write_corrections(|_| {});
+    place.stage("sft");
+    place.stage("answer");
+    std::fs::remove_dir_all(place.checkpoint("round=1/sft")).expect("removed");
+    let rationales = place.dataset().root().join("rationales/round=1");
+    for entry in std::fs::read_dir(&rationales).expect("folder").flatten() {
+        if entry.file_name().to_string_lossy().starts_with("part-sft-") {
+            std::fs::remove_file(entry.path()).expect("removed");
+        }
+    }
+    let error = place.refused("sft");
+    assert!(error[0].ends_with("round=1/answer"), "an adapter of the older policy: {error:?}");
+    std::fs::remove_dir_all(place.checkpoint("round=1/answer")).expect("removed");
+    std::fs::remove_dir_all(place.dataset().root().join("answers")).expect("removed");
+    place.stage("sft");
+    assert!(place.stage("answer").contains("answers after sft"));
 }
 
 #[test]

@@ -24,7 +24,7 @@ struct Step {
     value: Weights,
     inputs: Tensor,
     labels: Tensor,
-    /// The public code's mask covers positions up to one token after the end.
+    /// 1 at real tokens.
     mask: Tensor,
 }
 
@@ -132,6 +132,33 @@ fn rewards_advantages_and_returns_agree() {
         let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
         assert!(close(&advantages, &row("advantages_raw", index)), "advantages of row {index}");
         assert!(close(&returns, &row("returns", index)), "returns of row {index}");
+    }
+}
+
+/// The public code takes the value behind eos for that of a next state where a text is shorter than its batch. Ours is 0
+/// there, so that the last advantage is r − V.
+#[test]
+fn our_advantages_end_with_the_text() {
+    let Some(folder) = folder() else { return };
+    let step = open(&folder);
+    let reference = &step.reference;
+    let row = |name: &str, index: i64| Vec::<f32>::try_from(reference[name].get(index)).expect("numbers");
+    let lengths = Vec::<i64>::try_from(step.mask.sum_dim_intlist(1, false, Kind::Int64)).expect("lengths");
+    assert_eq!(lengths, [18, 12, 7]);
+    for (index, length) in (0i64..).zip(lengths) {
+        let length = length as usize;
+        let (rewards, values) = (row("rewards", index), row("old_values", index));
+        let (advantages, _) = gae(&rewards[..length], &values[..length], 1.0, 0.95);
+        let last = length - 1;
+        assert!((advantages[last] - (rewards[last] - values[last])).abs() < 1e-6);
+        let behind = values.get(length).copied().unwrap_or(0.0);
+        // The KL mask lets one reward behind eos in, too.
+        let paid_behind = rewards.get(length).copied().unwrap_or(0.0);
+        let theirs = row("advantages_raw", index)[last];
+        // δ has V behind eos in it, and λ times the advantage behind eos takes most of it off again.
+        let expected = advantages[last] + behind + 0.95 * (paid_behind - behind);
+        assert!((theirs - expected).abs() < 1e-5, "row {index}: {theirs} {expected}");
+        assert_eq!(behind == 0.0, length == 18, "a shorter text shows the difference");
     }
 }
 
