@@ -215,7 +215,7 @@ pub(super) mod tests {
         let rollouts = rollouts();
         let numbers = |rollouts: &[&ScoredRollout]| {
             weights.train_only(|_| true);
-            let part = Some(u64::MAX); // all of them in one padded part
+            let part = Some(u64::MAX); // these few cost least in one padded part
             let found = learner.backward(rollouts, &features, &settings, Mode::EVAL, part, 1.0);
             let numbers = found.numbers(0.0);
             ["kl_to_sampler", "policy_loss", "ratio"].map(|name| {
