@@ -97,6 +97,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 &vit.to_device(context.device),
                 name,
                 context.device,
+                context.save_interval(),
             )?;
             println!("{line}");
         }

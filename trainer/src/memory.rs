@@ -1,6 +1,7 @@
-//! Running out of memory: libtorch's allocators refuse by a panic of the tensor operation; a training step may then be
-//! tried again in smaller pieces.
+//! Running out of memory: libtorch's allocators refuse by a panic of the tensor operation; the work may then be tried again
+//! in smaller pieces.
 
+use crate::error::{Error, Result};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
 
@@ -21,6 +22,56 @@ pub fn unless_out_of_memory<T>(work: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
+/// Works on all of `rows`, at most `together` of them at once, and on half as many where memory runs out. The result must
+/// not depend on which rows share a call, and `work` must leave nothing behind where it runs out.
+///
+/// # Errors
+/// Those of `work`, and where not even one row fits.
+pub fn in_batches<R>(
+    what: &str,
+    rows: &[R],
+    mut together: usize,
+    mut work: impl FnMut(&[R]) -> Result<()>,
+) -> Result<()> {
+    let mut start = 0;
+    while let Some(batch) =
+        rows.get(start..(start + together).min(rows.len())).filter(|rows| !rows.is_empty())
+    {
+        if let Some(done) = unless_out_of_memory(|| work(batch)) {
+            done?;
+            start += batch.len();
+            continue;
+        }
+        if batch.len() == 1 {
+            return Err(Error::input(
+                format!("{what}: out of memory on a single one"),
+                "a smaller student, --dtype bfloat16, or smaller student.max_source_tokens would fit",
+            ));
+        }
+        together = batch.len() / 2;
+        eprintln!("{what}: out of memory; going on with {together} at once (student.decode_batch)");
+    }
+    Ok(())
+}
+
+/// Half a step's budget of tokens, at least the longest row, said to the user.
+///
+/// # Errors
+/// Where not even one row fits.
+pub fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
+    if budget <= longest {
+        return Err(Error::input(
+            format!("{stage}: out of memory on a single row of {longest} tokens"),
+            "a smaller student, --dtype bfloat16, or smaller student.max_source_tokens would fit",
+        ));
+    }
+    let half = (budget / 2).max(longest);
+    eprintln!(
+        "{stage}: out of memory; going on with at most {half} tokens at once (student.max_tokens_per_batch)"
+    );
+    Ok(half)
+}
+
 fn message(panic: &Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
@@ -35,7 +86,8 @@ fn is_out_of_memory(message: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::unless_out_of_memory;
+    use super::{halved, in_batches, unless_out_of_memory};
+    use crate::error::Error;
     use tch::{Device, Kind, Tensor};
 
     #[test]
@@ -45,5 +97,47 @@ mod tests {
         assert_eq!(unless_out_of_memory(|| 7), Some(7));
         let other = std::panic::catch_unwind(|| unless_out_of_memory(|| panic!("another reason")));
         assert!(other.is_err());
+    }
+
+    /// As if no more than `most` rows had room.
+    fn crowded(rows: &[u32], most: usize) {
+        if rows.len() > most {
+            let _ = Tensor::zeros([1 << 45], (Kind::Float, Device::Cpu));
+        }
+    }
+
+    #[test]
+    fn rows_without_room_are_worked_on_in_smaller_batches() {
+        let rows: Vec<u32> = (0..21).collect();
+        let mut seen = Vec::new();
+        let done = in_batches("rows", &rows, 8, |batch| {
+            crowded(batch, 3);
+            seen.push(batch.to_vec());
+            Ok(())
+        });
+        assert!(done.is_ok());
+        assert_eq!(seen.concat(), rows, "each row once, in order");
+        assert_eq!(seen.iter().map(Vec::len).max(), Some(2), "8, 4, 2");
+        let none = in_batches("rows", &rows, 8, |batch| {
+            crowded(batch, 0);
+            Ok(())
+        });
+        assert!(
+            matches!(none, Err(Error::BadInput { message, .. }) if message == "rows: out of memory on a single one")
+        );
+        let mut calls = 0;
+        let failed = in_batches("rows", &rows, 8, |_| {
+            calls += 1;
+            Err(Error::BadInput { message: "another reason".into(), hint: None })
+        });
+        assert!(failed.is_err() && calls == 1);
+        assert!(in_batches("rows", &[] as &[u32], 8, |_| panic!("no rows")).is_ok());
+    }
+
+    #[test]
+    fn the_budget_is_halved_down_to_one_row() {
+        assert_eq!(halved(1000, 100, "rl").expect("half"), 500);
+        assert_eq!(halved(150, 100, "rl").expect("half"), 100);
+        assert!(halved(100, 100, "rl").is_err());
     }
 }

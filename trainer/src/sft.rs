@@ -2,12 +2,11 @@
 
 use crate::batch;
 use crate::error::{Error, Result};
-use crate::memory::unless_out_of_memory;
+use crate::memory::{halved, in_batches, unless_out_of_memory};
 use crate::metrics::MetricLog;
 use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
 use crate::progress::{Progress, check_interrupt, interrupted};
 use crate::resume::StepCheckpoint;
-use crate::rl::passes::halved;
 use crate::rollout::logprobs::{backward_by_positions, masked_logprobs};
 use crate::seed;
 use crate::student::{Mode, Student, Weights};
@@ -98,24 +97,28 @@ impl Choice<'_> {
 }
 
 /// Mean −log π(target token) of examples, without dropout and gradients.
+///
+/// # Errors
+/// Where not even one example fits into memory.
 pub fn mean_loss(
     student: &Student,
     examples: &[Example],
     features: &ImageFeatures,
     batch: usize,
     kind: Kind,
-) -> f64 {
+) -> Result<f64> {
     let (mut sum, mut tokens) = (0.0, 0);
     let mut order: Vec<&Example> = examples.iter().collect();
     // Alike lengths side by side, so that little is padded.
     order.sort_by_key(|example| example.source.len() + example.target.len());
-    for part in order.chunks(batch) {
+    in_batches("loss on the val split", &order, batch, |part| {
         let count: usize = part.iter().map(|example| example.target.len()).sum();
         let loss = tch::no_grad(|| batch_loss(student, part, features, Mode { train: false, kind }));
         sum += loss.double_value(&[]) * count as f64;
         tokens += count;
-    }
-    sum / tokens.max(1) as f64
+        Ok(())
+    })?;
+    Ok(sum / tokens.max(1) as f64)
 }
 
 /// Mean −log π(target token) over the real tokens of a batch; a scalar with gradient.

@@ -20,6 +20,7 @@ setting_types! {
     String => Text, bool => Bool, u32 => Integer, u64 => Integer, f64 => Float,
     Provider => Text, Device => Text, Dtype => Text, Algorithm => Text, PromptFormat => Text, RationaleSource => Text,
     ValueTrunk => Text, CorrectionFilter => Text, RewardUnit => Text, KeepBy => Text,
+    AnswerKeepBy => Text,
 }
 
 impl<T: SettingType> SettingType for Option<T> {
@@ -111,6 +112,15 @@ choices! {
         ValLoss = "val_loss",
         /// That whose greedy rationales are nearest to the gold solutions of the val split, by ROUGE-L.
         ValRougeL = "val_rouge_l",
+    }
+    /// Which pass of the answer model's training is kept.
+    AnswerKeepBy {
+        /// The last.
+        Last = "last",
+        /// That with the lowest loss on the right answers of the val split.
+        ValLoss = "val_loss",
+        /// That which answers most of the val split right.
+        ValAccuracy = "val_accuracy",
     }
     /// What stands in the answer model's source text.
     PromptFormat {

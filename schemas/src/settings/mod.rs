@@ -8,8 +8,8 @@ mod flags;
 mod resolve;
 
 pub use choice::{
-    Algorithm, CorrectionFilter, Device, Dtype, KeepBy, PromptFormat, Provider, RationaleSource, RewardUnit,
-    ValueTrunk,
+    Algorithm, AnswerKeepBy, CorrectionFilter, Device, Dtype, KeepBy, PromptFormat, Provider,
+    RationaleSource, RewardUnit, ValueTrunk,
 };
 pub use flags::SettingFlags;
 pub use resolve::{Origin, Resolved};
@@ -199,6 +199,10 @@ settings! {
         lora_alpha: f64 = 128.0, "Scale of LoRA: alpha / rank.";
         lora_dropout: f64 = 0.05, "Dropout before the LoRA matrices.";
         max_new_tokens: u32 = 64, "Longest answer, in tokens.";
+        warmup: f64 = 0.0, "Share of the steps in which the learning rate rises to its peak.";
+        keep: AnswerKeepBy = AnswerKeepBy::Last, "Pass that is kept: last, val_loss (lowest on the right answers of the val split) or val_accuracy (most of them right).";
+        patience: Option<u32> = None, "Passes without a better number of keep after which training ends; unset makes them all.";
+        max_grad_norm: Option<f64> = Some(1.0), "Clip of the gradient's norm; unset does not clip.";
         prompt_format: PromptFormat = PromptFormat::QcmgA, "QCMG-A (the rationale stands in the source) or QCM-A (it does not).";
         rationales: RationaleSource = RationaleSource::Generated, "Rationales to train on: generated (the policy's own) or gold.";
     }

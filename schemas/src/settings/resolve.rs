@@ -1,6 +1,6 @@
 //! Merging defaults, file and flags, with the origin of every value.
 
-use super::{KeepBy, Key, Kind, Settings};
+use super::{AnswerKeepBy, KeepBy, Key, Kind, Settings};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -129,6 +129,7 @@ impl Resolved {
             ("sft.patience", u64::from(s.sft.patience.unwrap_or(1))),
             ("sft.batch", u64::from(s.sft.batch)),
             ("sft.max_target_tokens", u64::from(s.sft.max_target_tokens)),
+            ("answer.patience", u64::from(s.answer.patience.unwrap_or(1))),
             ("answer.epochs", u64::from(s.answer.epochs)),
             ("answer.batch", u64::from(s.answer.batch)),
             ("answer.lora_rank", u64::from(s.answer.lora_rank)),
@@ -143,6 +144,13 @@ impl Resolved {
             return Err(self.value_error(
                 "sft.patience",
                 "sft.keep = val_loss or val_rouge_l beside it",
+                "last",
+            ));
+        }
+        if s.answer.patience.is_some() && s.answer.keep == AnswerKeepBy::Last {
+            return Err(self.value_error(
+                "answer.patience",
+                "answer.keep = val_loss or val_accuracy beside it",
                 "last",
             ));
         }
@@ -173,6 +181,8 @@ impl Resolved {
             ("sft.max_grad_norm", s.sft.max_grad_norm.unwrap_or(1.0), positive, f64::MAX),
             ("answer.learning_rate", s.answer.learning_rate, 0.0, 1.0),
             ("answer.weight_decay", s.answer.weight_decay, 0.0, 1.0),
+            ("answer.warmup", s.answer.warmup, 0.0, 1.0),
+            ("answer.max_grad_norm", s.answer.max_grad_norm.unwrap_or(1.0), positive, f64::MAX),
             ("answer.lora_alpha", s.answer.lora_alpha, positive, f64::MAX),
             ("answer.lora_dropout", s.answer.lora_dropout, 0.0, 0.99),
         ];

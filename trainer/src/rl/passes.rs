@@ -3,8 +3,8 @@
 use super::advice::Adviser;
 use super::ppo::{Learner, ScoredRollout, named};
 use super::statistics::Statistics;
-use crate::error::{Error, Result};
-use crate::memory::unless_out_of_memory;
+use crate::error::Result;
+use crate::memory::{halved, unless_out_of_memory};
 use crate::metrics::MetricLog;
 use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
 use crate::progress::{Progress, check_interrupt, interrupted};
@@ -150,24 +150,6 @@ pub(super) fn smaller_budget(budget: Option<u64>, chosen: &[&ScoredRollout]) -> 
     halved(now, longest, "rl")
 }
 
-/// Half of `budget`, as long as it was above the longest single row.
-///
-/// # Errors
-/// Where not even one row fits.
-pub fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
-    if budget <= longest {
-        return Err(Error::input(
-            format!("{stage}: out of memory on a single row of {longest} tokens"),
-            "a smaller student, --dtype bfloat16, or smaller student.max_source_tokens would fit",
-        ));
-    }
-    let half = (budget / 2).max(longest);
-    eprintln!(
-        "{stage}: out of memory; going on with at most {half} tokens at once (student.max_tokens_per_batch)"
-    );
-    Ok(half)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,12 +226,5 @@ mod tests {
             moved = moved.max((expected - start.get(name)).abs().max().double_value(&[]));
         }
         assert!(moved > 1e-2, "{moved}");
-    }
-
-    #[test]
-    fn the_budget_is_halved_down_to_one_row() {
-        assert_eq!(halved(1000, 100, "rl").expect("half"), 500);
-        assert_eq!(halved(150, 100, "rl").expect("half"), 100);
-        assert!(halved(100, 100, "rl").is_err());
     }
 }

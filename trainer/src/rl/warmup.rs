@@ -12,7 +12,7 @@ use super::ppo::{Learner, ScoredRollout, named};
 use super::statistics::Statistics;
 use crate::batch;
 use crate::error::Result;
-use crate::memory::unless_out_of_memory;
+use crate::memory::{in_batches, unless_out_of_memory};
 use crate::metrics::MetricLog;
 use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
 use crate::progress::{Progress, check_interrupt, interrupted};
@@ -123,16 +123,19 @@ fn gradients(
 }
 
 /// Values of each rollout's tokens.
+///
+/// # Errors
+/// Where not even one rollout fits into memory.
 pub fn values_of(
     learner: &Learner<'_>,
     rollouts: &[ScoredRollout],
     features: &ImageFeatures,
     together: usize,
     kind: Kind,
-) -> Vec<Vec<f32>> {
+) -> Result<Vec<Vec<f32>>> {
     let mode = Mode { train: false, kind };
     let mut all = Vec::with_capacity(rollouts.len());
-    for part in rollouts.chunks(together) {
+    in_batches("values", rollouts, together, |part| {
         let part: Vec<&ScoredRollout> = part.iter().collect();
         let values = no_grad(|| values(learner, &part, features, mode));
         let values = values.to_device(tch::Device::Cpu).contiguous();
@@ -144,8 +147,9 @@ pub fn values_of(
             all.push(own.to_vec());
             rest = others;
         }
-    }
-    all
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 /// Values of the real tokens of some rollouts, a vector in row order.

@@ -7,17 +7,18 @@ use super::{Outcome, decode};
 use crate::batch;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
+use crate::memory::in_batches;
 use crate::metrics::MetricLog;
 use crate::progress::{Progress, check_interrupt};
 use crate::prompt;
 use crate::resume::StepCheckpoint;
 use crate::rollout::{Generator, Sampling};
 use crate::sentences;
-use crate::sft::{Example, Plan, fit};
+use crate::sft::{Choice, Example, Plan, fit, mean_loss};
 use crate::student::Student;
 use crate::student::adapter::{read_adapter, write_adapter};
 use crate::student::lora::{LoraConfig, is_lora};
-use schemas::settings::RationaleSource;
+use schemas::settings::{AnswerKeepBy, RationaleSource};
 use schemas::{Answer, Metric, Problem, Rationale};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -59,16 +60,23 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
         log.on_board(&context.settings.student.tensorboard)
     };
     let mut log = new_log()?;
-    let student = if adapter_folder.join("adapter_config.json").is_file() {
-        read_adapter(&adapter_folder, &policy.student.config, &mut policy.weights, context.device)?;
-        Student::new(&policy.weights, &policy.student.config)
-    } else {
-        train(context, round, &mut policy, &corpus, &rationales, &adapter_folder, new_log()?)?
+    let lora = adapted(context, &mut policy, &adapter_folder)?;
+    let model = AnswerModel {
+        context,
+        student: Student::new(&policy.weights, &policy.student.config),
+        policy: &policy,
+        corpus: &corpus,
+        rationales: &rationales,
     };
-    let generator = Generator::new(&student, &policy.weights, context.sampling_kind())?;
+    if let Some(lora) = lora {
+        model.train(round, &lora, &adapter_folder, new_log()?)?;
+    }
+    let generator = model.generator()?;
     let mut answers = Vec::new();
     for split in ANSWERED {
-        answers.extend(answer(context, round, stage, split, &generator, &policy, &corpus, &rationales)?);
+        let title = format!("round {round}: answers to {split} after {stage}");
+        let said = model.answer(&generator, &corpus.split(split), &title)?;
+        answers.extend(said.into_iter().map(|said| said.row(round, split, stage)));
     }
     let problems: HashMap<&str, &Problem> = SPLITS
         .iter()
@@ -133,126 +141,199 @@ fn rationales(context: &Context, round: u32, stage: &str) -> Result<HashMap<Stri
     Ok(of_stage.map(|row| (row.problem_id, row.deduplicated)).collect())
 }
 
-fn source(context: &Context, policy: &Policy, problem: &Problem, rationale: &str) -> Result<Vec<i64>> {
-    let settings = &context.settings;
-    let text = prompt::answer_source(
-        problem,
-        rationale,
-        settings.student.use_caption,
-        settings.answer.prompt_format,
-    );
-    policy.tokenizer.encode(&text, settings.student.max_source_tokens)
-}
-
-fn train(
-    context: &Context,
-    round: u32,
-    policy: &mut Policy,
-    corpus: &Corpus,
-    rationales: &HashMap<String, String>,
-    folder: &Path,
-    mut log: MetricLog,
-) -> Result<Student> {
+/// Adds to the policy's weights the adapter in `folder`; where there is none, a new one to train, which is returned.
+fn adapted(context: &Context, policy: &mut Policy, folder: &Path) -> Result<Option<LoraConfig>> {
+    let config = &policy.student.config;
+    if folder.join("adapter_config.json").is_file() {
+        read_adapter(folder, config, &mut policy.weights, context.device)?;
+        return Ok(None);
+    }
     let settings = &context.settings.answer;
-    let mut examples = Vec::new();
-    for problem in corpus.split("train") {
-        let Some(index) = problem.answer_index else { continue };
-        let gold = format!("{} {}", problem.lecture, problem.solution);
-        let rationale = match settings.rationales {
-            RationaleSource::Generated => rationales.get(&problem.problem_id).map_or("", String::as_str),
-            RationaleSource::Gold => gold.trim(),
-        };
-        examples.push(Example {
-            problem_id: problem.problem_id.clone(),
-            source: source(context, policy, problem, rationale)?,
-            target: policy.tokenizer.encode(&prompt::answer_target(index), settings.max_new_tokens)?,
-        });
-    }
-    let config = policy.student.config.clone();
-    let lora = LoraConfig::new(&config, settings.lora_rank, settings.lora_alpha, settings.lora_dropout);
-    let seed = context.settings.rollout.seed;
-    lora.add_to(
-        &mut policy.weights,
-        &config,
-        (crate::seed::derive(seed, "lora", "") >> 1) as i64,
-        context.device,
-    );
+    let lora = LoraConfig::new(config, settings.lora_rank, settings.lora_alpha, settings.lora_dropout);
+    let seed = crate::seed::derive(context.settings.rollout.seed, "lora", "");
+    lora.add_to(&mut policy.weights, config, (seed >> 1) as i64, context.device);
     policy.weights.train_only(is_lora);
-    let student = Student::new(&policy.weights, &config);
-    let plan = Plan {
-        stage: "answer",
-        epochs: settings.epochs,
-        batch: settings.batch,
-        learning_rate: settings.learning_rate,
-        weight_decay: settings.weight_decay,
-        max_grad_norm: None,
-        seed,
-        kind: context.kind(),
-        warmup: 0.0,
-        max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
-    };
-    let chosen = format!("{:?} {lora:?}", context.settings.student.vision);
-    let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
-    let mut saved = StepCheckpoint::new(folder, identity, context.save_interval());
-    fit((&student, &policy.weights), &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
-    // The adapter comes last: where it is, its training is done.
-    let part = format!("{}-training", folder.file_name().unwrap_or_default().to_string_lossy());
-    context.dataset.write_part::<Metric>(round, &part, log.into_rows(), &context.provenance)?;
-    write_adapter(folder, &lora, &config, &policy.weights, &policy.folder)?;
-    Ok(student)
+    Ok(Some(lora))
 }
 
-#[allow(clippy::too_many_arguments)] // one call, in `evaluate`
-fn answer(
-    context: &Context,
-    round: u32,
-    stage: &str,
-    split: &str,
-    generator: &Generator<'_>,
-    policy: &Policy,
-    corpus: &Corpus,
-    rationales: &HashMap<String, String>,
-) -> Result<Vec<Answer>> {
-    let problems = corpus.split(split);
-    let mut sources = Vec::with_capacity(problems.len());
-    for problem in &problems {
-        let rationale = rationales.get(&problem.problem_id).map_or("", String::as_str);
-        sources.push(source(context, policy, problem, rationale)?);
+/// A policy with an adapter, and what it answers from.
+struct AnswerModel<'a> {
+    context: &'a Context,
+    /// The student on the policy's weights and the adapter's.
+    student: Student,
+    policy: &'a Policy,
+    corpus: &'a Corpus,
+    /// The policy's rationales by problem.
+    rationales: &'a HashMap<String, String>,
+}
+
+/// What an answer model said to a problem.
+struct Said<'a> {
+    problem: &'a Problem,
+    text: String,
+    predicted: Option<u8>,
+}
+
+impl Said<'_> {
+    /// Whether it is the right option; none where that is hidden.
+    fn is_right(&self) -> Option<bool> {
+        self.problem.answer_index.map(|right| self.predicted == Some(right))
     }
-    let mut order: Vec<usize> = (0..problems.len()).collect();
-    order.sort_by_key(|&index| (sources[index].len(), index));
-    let mut progress =
-        Progress::new(&format!("round {round}: answers to {split} after {stage}"), order.len() as u64);
-    let mut rows: Vec<Option<Answer>> = vec![None; problems.len()];
-    let mut done = 0;
-    for indices in order.chunks(context.settings.student.decode_batch as usize) {
-        check_interrupt()?;
-        let batch_rows: Vec<(&[i64], &str)> =
-            indices.iter().map(|&i| (sources[i].as_slice(), problems[i].problem_id.as_str())).collect();
-        let config = &policy.student.config;
-        let source = batch::source(&batch_rows, &corpus.features, config.pad_token_id, context.device);
-        let seeds = vec![0; indices.len()];
-        let limit = context.settings.answer.max_new_tokens;
-        let generated = generator.generate(&source, Sampling::Greedy, &seeds, limit);
-        for (&index, generated) in indices.iter().zip(generated) {
-            let problem = problems[index];
-            let ids: Vec<i32> =
-                generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
-            let text = sentences::decode(policy.tokenizer.inner(), &ids)?.text;
-            let predicted_index = prompt::read_answer(&text, problem.choices.len());
-            rows[index] = Some(Answer {
-                problem_id: problem.problem_id.clone(),
-                round,
-                split: split.to_owned(),
-                stage: stage.to_owned(),
-                predicted_index,
-                answer_index: problem.answer_index,
-                correct: problem.answer_index.map(|right| predicted_index == Some(right)),
-                text,
-            });
+
+    fn row(self, round: u32, split: &str, stage: &str) -> Answer {
+        Answer {
+            problem_id: self.problem.problem_id.clone(),
+            round,
+            split: split.to_owned(),
+            stage: stage.to_owned(),
+            predicted_index: self.predicted,
+            answer_index: self.problem.answer_index,
+            correct: self.is_right(),
+            text: self.text,
         }
-        done += indices.len();
-        progress.set(done as u64, "problems");
     }
-    Ok(rows.into_iter().flatten().collect())
+}
+
+impl AnswerModel<'_> {
+    /// Decodes with the adapter as it is now.
+    fn generator(&self) -> Result<Generator<'_>> {
+        Generator::new(&self.student, &self.policy.weights, self.context.sampling_kind())
+    }
+
+    /// The policy's rationale of a problem; empty where there is none.
+    fn rationale(&self, problem: &Problem) -> &str {
+        self.rationales.get(&problem.problem_id).map_or("", String::as_str)
+    }
+
+    /// Source tokens of a problem with a rationale.
+    fn source(&self, problem: &Problem, rationale: &str) -> Result<Vec<i64>> {
+        let settings = &self.context.settings;
+        let format = settings.answer.prompt_format;
+        let text = prompt::answer_source(problem, rationale, settings.student.use_caption, format);
+        self.policy.tokenizer.encode(&text, settings.student.max_source_tokens)
+    }
+
+    /// A problem with its right answer to learn; none where that is hidden.
+    fn example(&self, problem: &Problem, rationale: &str) -> Result<Option<Example>> {
+        let Some(right) = problem.answer_index else { return Ok(None) };
+        let limit = self.context.settings.answer.max_new_tokens;
+        Ok(Some(Example {
+            problem_id: problem.problem_id.clone(),
+            source: self.source(problem, rationale)?,
+            target: self.policy.tokenizer.encode(&prompt::answer_target(right), limit)?,
+        }))
+    }
+
+    /// Trains the adapter on the train split and writes it to `folder`.
+    fn train(&self, round: u32, lora: &LoraConfig, folder: &Path, mut log: MetricLog) -> Result<()> {
+        let (context, corpus) = (self.context, self.corpus);
+        let settings = &context.settings.answer;
+        let mut examples = Vec::new();
+        for problem in corpus.split("train") {
+            let gold = format!("{} {}", problem.lecture, problem.solution);
+            let rationale = match settings.rationales {
+                RationaleSource::Generated => self.rationale(problem),
+                RationaleSource::Gold => gold.trim(),
+            };
+            examples.extend(self.example(problem, rationale)?);
+        }
+        let plan = Plan {
+            stage: "answer",
+            epochs: settings.epochs,
+            batch: settings.batch,
+            learning_rate: settings.learning_rate,
+            weight_decay: settings.weight_decay,
+            max_grad_norm: settings.max_grad_norm,
+            seed: context.settings.rollout.seed,
+            kind: context.kind(),
+            warmup: settings.warmup,
+            max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
+        };
+        let val: Vec<&Problem> =
+            corpus.split("val").into_iter().filter(|problem| problem.answer_index.is_some()).collect();
+        let mut right = Vec::new();
+        if settings.keep != AnswerKeepBy::Last {
+            for problem in &val {
+                right.extend(self.example(problem, self.rationale(problem))?);
+            }
+            if right.is_empty() {
+                let found = "expected val problems with a known answer, found none";
+                return Err(Error::input(
+                    format!("answer.keep = {}: {found}", settings.keep),
+                    "say answer.keep = last",
+                ));
+            }
+        }
+        let val_loss = || {
+            let batch = context.settings.student.decode_batch as usize;
+            mean_loss(&self.student, &right, &corpus.features, batch, context.kind())
+        };
+        let val_accuracy = || {
+            let said = self.answer(&self.generator()?, &val, "answers to val")?;
+            let right = said.iter().filter(|said| said.is_right() == Some(true)).count();
+            Ok(right as f64 / said.len().max(1) as f64)
+        };
+        let (name, patience) = (settings.keep.as_str(), settings.patience);
+        let choice = match settings.keep {
+            AnswerKeepBy::Last => None,
+            AnswerKeepBy::ValLoss => Some(Choice { name, higher: false, patience, measure: &val_loss }),
+            AnswerKeepBy::ValAccuracy => {
+                Some(Choice { name, higher: true, patience, measure: &val_accuracy })
+            }
+        };
+        let vision = &context.settings.student.vision;
+        let chosen = format!(
+            "{vision:?} {lora:?} {:?} {patience:?} {right:?} {:?}",
+            settings.keep,
+            context.sampling_kind()
+        );
+        let identity = identity(&self.policy.fingerprint, &plan, &examples, &chosen);
+        let mut saved = StepCheckpoint::new(folder, identity, context.save_interval());
+        let model = (&self.student, &self.policy.weights);
+        fit(model, &examples, &corpus.features, &plan, choice.as_ref(), &mut saved, &mut log)?;
+        // The adapter comes last: where it is, its training is done.
+        let part = format!("{}-training", folder.file_name().unwrap_or_default().to_string_lossy());
+        context.dataset.write_part::<Metric>(round, &part, log.into_rows(), &context.provenance)?;
+        write_adapter(folder, lora, &self.policy.student.config, &self.policy.weights, &self.policy.folder)
+    }
+
+    /// Answers problems greedily, in their order; `title` stands before the progress.
+    fn answer<'p>(
+        &self,
+        generator: &Generator<'_>,
+        problems: &[&'p Problem],
+        title: &str,
+    ) -> Result<Vec<Said<'p>>> {
+        let (context, config) = (self.context, &self.policy.student.config);
+        let mut sources = Vec::with_capacity(problems.len());
+        for problem in problems {
+            sources.push(self.source(problem, self.rationale(problem))?);
+        }
+        let mut order: Vec<usize> = (0..problems.len()).collect();
+        order.sort_by_key(|&index| (sources[index].len(), index));
+        let mut progress = Progress::new(title, order.len() as u64);
+        let mut all: Vec<Option<Said<'p>>> = (0..problems.len()).map(|_| None).collect();
+        let mut done = 0;
+        in_batches(title, &order, context.settings.student.decode_batch as usize, |indices| {
+            check_interrupt()?;
+            let rows: Vec<(&[i64], &str)> =
+                indices.iter().map(|&i| (sources[i].as_slice(), problems[i].problem_id.as_str())).collect();
+            let source = batch::source(&rows, &self.corpus.features, config.pad_token_id, context.device);
+            let seeds = vec![0; indices.len()];
+            let limit = context.settings.answer.max_new_tokens;
+            let generated = generator.generate(&source, Sampling::Greedy, &seeds, limit);
+            for (&index, generated) in indices.iter().zip(generated) {
+                let problem = problems[index];
+                let ids: Vec<i32> =
+                    generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
+                let text = sentences::decode(self.policy.tokenizer.inner(), &ids)?.text;
+                let predicted = prompt::read_answer(&text, problem.choices.len());
+                all[index] = Some(Said { problem, text, predicted });
+            }
+            done += indices.len();
+            progress.set(done as u64, "problems");
+            Ok(())
+        })?;
+        Ok(all.into_iter().flatten().collect())
+    }
 }

@@ -5,6 +5,7 @@ use super::parts;
 use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
+use crate::memory::in_batches;
 use crate::metrics::MetricLog;
 use crate::progress::{Progress, check_interrupt};
 use crate::rollout::{Generator, Sampling};
@@ -229,15 +230,16 @@ fn part(
     let mut order: Vec<usize> = (0..problems.len()).collect();
     order.sort_by_key(|&index| (sources[index].len(), index));
     let mut rows: Vec<Option<Rationale>> = vec![None; problems.len()];
-    let together = settings.student.decode_batch as usize;
-    for (batch_index, indices) in order.chunks(together).enumerate() {
-        tick(batch_index * together)?;
+    let mut done = 0;
+    in_batches("greedy rationales", &order, settings.student.decode_batch as usize, |indices| {
+        tick(done)?;
         let batch_rows: Vec<(&[i64], &str)> =
             indices.iter().map(|&i| (sources[i].as_slice(), problems[i].problem_id.as_str())).collect();
         let source = batch::source(&batch_rows, &corpus.features, config.pad_token_id, context.device);
         let seeds = vec![0; indices.len()];
         let limit = settings.rollout.max_new_tokens;
         let generated = generator.generate(&source, Sampling::Greedy, &seeds, limit);
+        done += indices.len();
         for (&index, generated) in indices.iter().zip(generated) {
             let problem = problems[index];
             let ids: Vec<i32> =
@@ -261,7 +263,8 @@ fn part(
                 sentences,
             });
         }
-    }
+        Ok(())
+    })?;
     tick(problems.len())?;
     Ok(rows.into_iter().flatten().collect())
 }

@@ -306,7 +306,7 @@ fn warmed_up(
     warmup::fit_values(learner, returns, &corpus.features, &plan, &mut saved, &mut log)?;
     context.dataset.write_part::<Metric>(round, VALUES, log.into_rows(), &context.provenance)?;
     let together = settings.student.decode_batch as usize;
-    Ok(warmup::values_of(learner, returns, &corpus.features, together, context.kind()))
+    warmup::values_of(learner, returns, &corpus.features, together, context.kind())
 }
 
 /// sha256 over all that is learned from: sources, tokens, log-probabilities, advantages, returns.

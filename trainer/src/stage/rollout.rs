@@ -5,6 +5,7 @@ use super::{Outcome, parts};
 use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
+use crate::memory::in_batches;
 use crate::progress::{Progress, check_interrupt};
 use crate::rollout::forced::{needs_own_pass, token_numbers};
 use crate::rollout::logprobs::ValueModel;
@@ -134,7 +135,7 @@ fn part(
     if models.has_reference() {
         let reference = models.reference()?;
         let samples = settings.rollout.samples as usize;
-        for indices in batches.each() {
+        batches.each("reference log-probabilities", |indices| {
             check_interrupt()?;
             let rollouts: Vec<usize> =
                 indices.iter().flat_map(|&index| index * samples..(index + 1) * samples).collect();
@@ -148,7 +149,8 @@ fn part(
             for (row, logprobs) in rollouts.into_iter().zip(numbers.logprobs) {
                 rows[row].ref_logprobs = logprobs;
             }
-        }
+            Ok(())
+        })?;
     }
     tick(problems.len())?;
     Ok(rows)
@@ -181,9 +183,9 @@ impl<'a> Batches<'a> {
         Self { problems, sources, features, order, together, pad, device: context.device }
     }
 
-    /// Indices of each batch's problems.
-    fn each(&self) -> impl Iterator<Item = &[usize]> {
-        self.order.chunks(self.together)
+    /// Works on the indices of each batch's problems.
+    fn each(&self, what: &str, work: impl FnMut(&[usize]) -> Result<()>) -> Result<()> {
+        in_batches(what, &self.order, self.together, work)
     }
 
     fn source(&self, indices: &[usize]) -> Source {
@@ -223,9 +225,8 @@ fn sample(
     };
     let mut rows: Vec<Option<Rollout>> = vec![None; batches.problems.len() * samples];
     let mut done = 0;
-    for indices in batches.each() {
+    batches.each("sampling", |indices| {
         tick(done)?;
-        done += indices.len();
         let source = batches.source(indices);
         let places: Vec<(usize, usize)> =
             indices.iter().flat_map(|&index| (0..samples).map(move |sample| (index, sample))).collect();
@@ -244,12 +245,14 @@ fn sample(
                 (row.logprobs, row.values) = (logprobs, values);
             }
         }
+        done += indices.len();
         for ((index, sample), (generated, seed)) in places.into_iter().zip(generated.into_iter().zip(seeds)) {
             let problem_id = batches.problems[index].problem_id.clone();
             let row = rollout(policy, round, (problem_id, sample as u32), generated, seed)?;
             rows[index * samples + sample] = Some(row);
         }
-    }
+        Ok(())
+    })?;
     Ok(rows.into_iter().flatten().collect())
 }
 

@@ -272,7 +272,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
         .collect::<Result<_>>()?;
     let val_loss = || {
         let batch = settings.student.decode_batch as usize;
-        Ok(mean_loss(&policy.student, &gold, &corpus.features, batch, context.kind()))
+        mean_loss(&policy.student, &gold, &corpus.features, batch, context.kind())
     };
     let val_rouge_l = || {
         let generator = Generator::new(&policy.student, &policy.weights, context.sampling_kind())?;

@@ -151,17 +151,22 @@ impl Weights {
 
     /// sha256 over names, shapes and float32 bytes: the fingerprint that stands in the `policy` column.
     pub fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        for (name, tensor) in &self.tensors {
-            hash.update(name.as_bytes());
-            hash.update(format!("{:?}", tensor.size()));
-            let Ok(()) = each_bytes(tensor, |bytes| -> Result<(), std::convert::Infallible> {
-                hash.update(bytes);
-                Ok(())
-            });
-        }
-        schemas::provenance::hex(&hash.finalize())
+        fingerprint(&self.tensors)
     }
+}
+
+/// sha256 over names, shapes and float32 bytes, in the order of names.
+pub(crate) fn fingerprint(tensors: &BTreeMap<String, Tensor>) -> String {
+    let mut hash = Sha256::new();
+    for (name, tensor) in tensors {
+        hash.update(name.as_bytes());
+        hash.update(format!("{:?}", tensor.size()));
+        let Ok(()) = each_bytes(tensor, |bytes| -> Result<(), std::convert::Infallible> {
+            hash.update(bytes);
+            Ok(())
+        });
+    }
+    schemas::provenance::hex(&hash.finalize())
 }
 
 /// Numbers that are turned into bytes at once.

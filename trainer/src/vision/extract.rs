@@ -1,20 +1,32 @@
 //! `train features`: every picture of a dataset through the vision transformer, once.
 
-use super::features::FeatureWriter;
+use super::features::{FeatureWriter, is_of};
 use super::vit::Vit;
 use crate::error::{Error, Result};
-use crate::progress::{Progress, check_interrupt};
+use crate::memory::in_batches;
+use crate::progress::{Progress, check_interrupt, interrupted};
 use schemas::Dataset;
+use schemas::provenance::{hex, sha256_hex};
+use sha2::{Digest, Sha256};
+use std::time::{Duration, Instant};
 use tch::{Device, Tensor, no_grad};
 
 /// Pictures in one pass.
 const BATCH: usize = 16;
 
-/// Writes `vision/<name>.safetensors`; pictures whose file is missing are counted in the line that comes back.
+/// Writes `vision/<name>.safetensors`; pictures whose file is missing are counted in the line that comes back. What is
+/// there is on disk every `keep_every`, and an interrupted run is gone on from; where the same network has seen the same
+/// pictures before, nothing is done.
 ///
 /// # Errors
 /// Where a picture is broken, no picture is there at all, or the disk refuses.
-pub fn extract(dataset: &Dataset, vit: &Vit, name: &str, device: Device) -> Result<String> {
+pub fn extract(
+    dataset: &Dataset,
+    vit: &Vit,
+    name: &str,
+    device: Device,
+    keep_every: Duration,
+) -> Result<String> {
     let problems = dataset.problems()?;
     let pictures: Vec<(&str, &str)> = problems
         .iter()
@@ -27,26 +39,52 @@ pub fn extract(dataset: &Dataset, vit: &Vit, name: &str, device: Device) -> Resu
         let message = format!("{}: expected pictures, found none", dataset.images_dir().display());
         return Err(Error::BadInput { message, hint: None });
     }
-    let mut progress = Progress::new("features", there.len() as u64);
     let path = dataset.vision_path(name);
-    let ids = there.iter().map(|(id, _)| *id);
-    let mut writer = FeatureWriter::create(&path, ids, vit.rows(), vit.width() as usize, name)?;
-    let mut done = 0;
-    for chunk in there.chunks(BATCH) {
-        check_interrupt()?;
-        let pixels: Vec<Tensor> = chunk
-            .iter()
-            .map(|(_, path)| vit.read_image(&dataset.root().join(path)))
-            .collect::<Result<_>>()?;
-        let hidden = no_grad(|| vit.forward(&Tensor::stack(&pixels, 0).to_device(device)));
-        (0..chunk.len() as i64).try_for_each(|row| writer.push(&hidden.get(row)))?;
-        done += chunk.len();
-        progress.set(done as u64, "pictures");
-    }
-    writer.finish()?;
+    let identity = identity(dataset, vit, &there)?;
+    let described = format!("{}: features of {} pictures, {} wide", path.display(), there.len(), vit.width());
     let missing = match missing.len() {
         0 => String::new(),
         count => format!("; {count} pictures are missing and have none"),
     };
-    Ok(format!("{}: features of {} pictures, {} wide{missing}", path.display(), there.len(), vit.width()))
+    if is_of(&path, &identity) {
+        return Ok(format!("{described}, are there: nothing is due{missing}"));
+    }
+    let mut progress = Progress::new("features", there.len() as u64);
+    let ids = there.iter().map(|(id, _)| *id);
+    let shape = [vit.rows(), vit.width() as usize];
+    let mut writer = FeatureWriter::resume(&path, ids, shape, name, &identity)?;
+    let mut kept = Instant::now();
+    progress.set(writer.written() as u64, "pictures");
+    let due: Vec<&str> = there.iter().skip(writer.written()).map(|(_, picture)| *picture).collect();
+    in_batches("features", &due, BATCH, |pictures| {
+        if interrupted() || kept.elapsed() >= keep_every {
+            writer.keep(&identity)?;
+            kept = Instant::now();
+        }
+        check_interrupt()?;
+        let pixels: Vec<Tensor> = pictures
+            .iter()
+            .map(|picture| vit.read_image(&dataset.root().join(picture)))
+            .collect::<Result<_>>()?;
+        let hidden = no_grad(|| vit.forward(&Tensor::stack(&pixels, 0).to_device(device)));
+        let hidden = hidden.to_device(Device::Cpu);
+        (0..pictures.len() as i64).try_for_each(|row| writer.push(&hidden.get(row)))?;
+        progress.set(writer.written() as u64, "pictures");
+        Ok(())
+    })?;
+    writer.finish()?;
+    Ok(described + &missing)
+}
+
+/// Of the network, and of the pictures by id.
+fn identity(dataset: &Dataset, vit: &Vit, pictures: &[(&str, &str)]) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(vit.fingerprint());
+    for (id, picture) in pictures {
+        check_interrupt()?;
+        let path = dataset.root().join(picture);
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        hash.update(format!("\n{} {id}", sha256_hex(&bytes)));
+    }
+    Ok(hex(&hash.finalize()))
 }

@@ -4,9 +4,10 @@ use crate::error::{Error, Result};
 use crate::student::checkpoint::map_file;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -149,6 +150,9 @@ fn sizes(shape: &[i64]) -> [usize; 2] {
     }
 }
 
+/// Key of the metadata under which a file's identity stands: a hash of all that its numbers come from.
+const IDENTITY: &str = "ares.identity";
+
 /// Writes a features file picture by picture, beside its place; it appears when it is finished.
 #[derive(Debug)]
 pub struct FeatureWriter {
@@ -157,6 +161,24 @@ pub struct FeatureWriter {
     file: Option<BufWriter<File>>,
     shape: [i64; 2],
     waiting: usize,
+    written: usize,
+    /// Where it stands how much of an interrupted file is sure to be on disk.
+    kept: Option<PathBuf>,
+}
+
+/// What lies beside an unfinished file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    identity: String,
+    /// Problems whose features were on disk.
+    written: usize,
+}
+
+/// Whether a finished features file came of just this.
+pub(crate) fn is_of(path: &Path, identity: &str) -> bool {
+    let Ok(map) = map_file(path) else { return false };
+    let Ok((_, header)) = SafeTensors::read_metadata(&map) else { return false };
+    header.metadata().as_ref().and_then(|found| found.get(IDENTITY)).is_some_and(|found| found == identity)
 }
 
 impl FeatureWriter {
@@ -171,33 +193,73 @@ impl FeatureWriter {
         width: usize,
         encoder: &str,
     ) -> Result<Self> {
-        let bytes = patches * width * 2;
-        let mut header = serde_json::Map::new();
-        header.insert("__metadata__".into(), serde_json::json!({ "ares.encoder": encoder }));
-        let mut waiting = 0;
-        for id in ids {
-            let offsets = [waiting * bytes, (waiting + 1) * bytes];
-            let tensor =
-                serde_json::json!({ "dtype": "F16", "shape": [patches, width], "data_offsets": offsets });
-            header.insert(id.to_owned(), tensor);
-            waiting += 1;
-        }
-        let mut header = serde_json::Value::Object(header).to_string();
-        // The format wants the numbers to begin at a multiple of 8.
-        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-
-        let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // The same name each time: what a killed process left behind is overwritten.
-        let temporary = folder.join(format!(".writing-{name}"));
-        let file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
-        let mut file = BufWriter::new(file);
-        file.write_all(&(header.len() as u64).to_le_bytes())
-            .and_then(|()| file.write_all(header.as_bytes()))
-            .map_err(Error::io("write", &temporary))?;
+        let metadata = serde_json::json!({ "ares.encoder": encoder });
+        let (header, waiting) = header(ids, [patches, width], metadata);
+        let temporary = temporary(path)?;
+        let file = start(&temporary, &header)?;
         let shape = [patches as i64, width as i64];
-        Ok(Self { path: path.to_path_buf(), temporary, file: Some(file), shape, waiting })
+        let path = path.to_path_buf();
+        Ok(Self { path, temporary, file: Some(file), shape, waiting, written: 0, kept: None })
+    }
+
+    /// As [`FeatureWriter::create`], but what [`FeatureWriter::keep`] has kept of an interrupted file of the same
+    /// `identity` is gone on from: see [`FeatureWriter::written`].
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn resume<'a>(
+        path: &Path,
+        ids: impl IntoIterator<Item = &'a str>,
+        [patches, width]: [usize; 2],
+        encoder: &str,
+        identity: &str,
+    ) -> Result<Self> {
+        let metadata = serde_json::json!({ "ares.encoder": encoder, IDENTITY: identity });
+        let (header, total) = header(ids, [patches, width], metadata);
+        let temporary = temporary(path)?;
+        let kept = temporary.with_extension("json");
+        let found: Option<Kept> =
+            std::fs::read(&kept).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let written = found.filter(|found| found.identity == identity).map_or(0, |found| found.written);
+        let end = 8 + header.len() as u64 + (written * patches * width * 2) as u64;
+        let whole = std::fs::metadata(&temporary).is_ok_and(|file| file.len() >= end);
+        let written = if whole && written <= total { written } else { 0 };
+        let file = if written == 0 {
+            // What it told of is no more.
+            match std::fs::remove_file(&kept) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &kept)(error));
+                }
+                _ => start(&temporary, &header)?,
+            }
+        } else {
+            let mut file =
+                File::options().write(true).open(&temporary).map_err(Error::io("open", &temporary))?;
+            let placed = file.set_len(end).and_then(|()| file.seek(SeekFrom::End(0)));
+            placed.map_err(Error::io("write", &temporary))?;
+            BufWriter::new(file)
+        };
+        let (shape, waiting) = ([patches as i64, width as i64], total - written);
+        let path = path.to_path_buf();
+        Ok(Self { path, temporary, file: Some(file), shape, waiting, written, kept: Some(kept) })
+    }
+
+    /// Problems whose features are there.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Makes sure that what is there survives whatever comes, for [`FeatureWriter::resume`].
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn keep(&mut self, identity: &str) -> Result<()> {
+        let (Some(file), Some(kept)) = (&mut self.file, &self.kept) else { return Ok(()) };
+        let synced = file.flush().and_then(|()| file.get_ref().sync_data());
+        synced.map_err(Error::io("write", &self.temporary))?;
+        let text = serde_json::json!(Kept { identity: identity.to_owned(), written: self.written });
+        schemas::table::write_bytes(kept, text.to_string().as_bytes())?;
+        Ok(())
     }
 
     /// Adds the next problem's features [patches, width].
@@ -216,7 +278,7 @@ impl FeatureWriter {
         let half = features.to_device(Device::Cpu).to_kind(Kind::Half).contiguous();
         let mut bytes = vec![0u8; half.numel() * 2];
         half.copy_data_u8(&mut bytes, half.numel());
-        self.waiting -= 1;
+        (self.waiting, self.written) = (self.waiting - 1, self.written + 1);
         match &mut self.file {
             Some(file) => file.write_all(&bytes).map_err(Error::io("write", &self.temporary)),
             None => Ok(()),
@@ -238,15 +300,62 @@ impl FeatureWriter {
         }
         std::fs::rename(&self.temporary, &self.path).map_err(Error::io("rename", &self.path))?;
         self.file = None;
+        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.exists()) {
+            std::fs::remove_file(kept).map_err(Error::io("remove", kept))?;
+        }
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
     }
 }
 
+/// The header of a file of features, and how many there are.
+fn header<'a>(
+    ids: impl IntoIterator<Item = &'a str>,
+    shape: [usize; 2],
+    metadata: serde_json::Value,
+) -> (String, usize) {
+    let bytes = shape[0] * shape[1] * 2;
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".into(), metadata);
+    let mut count = 0;
+    for id in ids {
+        let offsets = [count * bytes, (count + 1) * bytes];
+        header.insert(
+            id.to_owned(),
+            serde_json::json!({ "dtype": "F16", "shape": shape, "data_offsets": offsets }),
+        );
+        count += 1;
+    }
+    let mut header = serde_json::Value::Object(header).to_string();
+    // The format wants the numbers to begin at a multiple of 8.
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    (header, count)
+}
+
+/// Where a file is written until it is finished: the same name each time, so that what a killed process left behind is
+/// overwritten.
+fn temporary(path: &Path) -> Result<PathBuf> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(folder.join(format!(".writing-{name}")))
+}
+
+/// A new file with its header.
+fn start(temporary: &Path, header: &str) -> Result<BufWriter<File>> {
+    let file = File::create(temporary).map_err(Error::io("create", temporary))?;
+    let mut file = BufWriter::new(file);
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .and_then(|()| file.write_all(header.as_bytes()))
+        .map_err(Error::io("write", temporary))?;
+    Ok(file)
+}
+
 impl Drop for FeatureWriter {
     fn drop(&mut self) {
-        if self.file.take().is_some() {
+        let goes_on = self.kept.as_ref().is_some_and(|kept| kept.exists());
+        if self.file.take().is_some() && !goes_on {
             let _ = std::fs::remove_file(&self.temporary); // the error that led here matters more
         }
     }

@@ -3,7 +3,9 @@
 use crate::error::{Error, Result};
 use crate::student::checkpoint::read_safetensors;
 use crate::student::weight_files::check_numbers;
+use crate::student::weights::fingerprint;
 use image::imageops::FilterType;
+use schemas::provenance::sha256_hex;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -153,6 +155,12 @@ impl Vit {
     /// Rows of features of a picture: one for each patch, and the class token's.
     pub fn rows(&self) -> usize {
         1 + (self.config.image_size / self.config.patch_size).pow(2) as usize
+    }
+
+    /// sha256 over configuration and weights: what features depend on beside the picture.
+    pub fn fingerprint(&self) -> String {
+        let config = sha256_hex(format!("{:?}", self.config).as_bytes());
+        format!("{config} {}", fingerprint(&self.tensors))
     }
 
     /// Moves the weights.

@@ -4,6 +4,8 @@ use schemas::settings::StudentSettings;
 use schemas::{Dataset, Problem, Provenance, table};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use trainer::corpus::Corpus;
@@ -195,7 +197,7 @@ fn a_new_students_width_is_that_of_the_features() {
     fs::create_dir_all(dataset.images_dir()).expect("folder");
     fs::write(dataset.images_dir().join("p0.png"), crate::small::PICTURE).expect("written");
     assert!(matches!(FeatureWidth::choose(None, data, "vit").expect("width"), FeatureWidth::Unknown));
-    extract::extract(&dataset, &Vit::seeded(7), "vit", Device::Cpu).expect("features");
+    extract::extract(&dataset, &Vit::seeded(7), "vit", Device::Cpu, Duration::MAX).expect("features");
     let path = dataset.vision_path("vit");
     let features = ImageFeatures::open(&path, 128).expect("features");
     assert_eq!(features.batch(&["p0"], Device::Cpu).size(), [1, 17, 128]);
@@ -207,4 +209,63 @@ fn a_new_students_width_is_that_of_the_features() {
     assert_eq!(error.to_string(), expected);
     assert_eq!(error.hint(), Some("leave the flag out, and the width is taken from the features"));
     assert_eq!(error.exit_code(), 2);
+}
+
+/// `train features` on the dataset, what is done on disk after each few pictures.
+fn features_of(dataset: &Dataset) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
+    command.args(["features", "--device", "cpu", "--save-every-secs", "0", "--data"]).arg(dataset.root());
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+}
+
+#[test]
+fn features_go_on_where_they_were_killed() {
+    let kept = TempDir::new().expect("folder");
+    let dataset = Dataset::at(kept.path().join("data"));
+    let rows = (0..800).map(|number| Problem {
+        image: Some(format!("images/p{number}.png")),
+        ..crate::small::problem(number)
+    });
+    table::write(&dataset.problems_path(), rows, &Provenance::new("test", "")).expect("written");
+    fs::create_dir_all(dataset.images_dir()).expect("folder");
+    for number in 0..800 {
+        fs::write(dataset.images_dir().join(format!("p{number}.png")), crate::small::PICTURE)
+            .expect("written");
+    }
+    let done = |dataset: &Dataset| {
+        let output = features_of(dataset).output().expect("train");
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let path = dataset.vision_path("vit");
+    assert!(done(&dataset).ends_with("features of 800 pictures, 128 wide\n"));
+    let undisturbed = fs::read(&path).expect("features");
+    assert!(done(&dataset).contains("nothing is due"));
+    assert_eq!(fs::read(&path).expect("features"), undisturbed);
+    fs::remove_file(&path).expect("removed");
+
+    let mut process = features_of(&dataset).spawn().expect("train");
+    let (unfinished, told) =
+        (path.with_file_name(".writing-vit.safetensors"), path.with_file_name(".writing-vit.json"));
+    while !fs::read_to_string(&told).is_ok_and(|text| !text.contains("\"written\":0")) {
+        assert!(process.try_wait().expect("train").is_none(), "it ended before it could be killed");
+    }
+    process.kill().and_then(|()| process.wait()).expect("killed");
+    assert!(!path.exists());
+    // A mark in the first row shows whether it is computed again.
+    let mut bytes = fs::read(&unfinished).expect("unfinished");
+    let row = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    bytes[row] ^= 1;
+    fs::write(&unfinished, &bytes).expect("written");
+    done(&dataset);
+    let mut expected = undisturbed.clone();
+    expected[row] ^= 1;
+    assert!(fs::read(&path).expect("features") == expected);
+    let left: Vec<_> = fs::read_dir(path.parent().expect("folder")).expect("folder").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+
+    // Another picture under the same name is seen.
+    fs::write(dataset.images_dir().join("p7.png"), [crate::small::PICTURE, &[0]].concat()).expect("written");
+    assert!(!done(&dataset).contains("nothing is due"));
 }

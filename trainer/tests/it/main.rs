@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
 mod adapters;
+mod answers;
 mod bad_input;
 mod checkpoints;
 mod features;
@@ -12,6 +13,7 @@ mod pickles;
 mod reference;
 mod reference_lora;
 mod reference_ppo;
+mod rl_options;
 mod rl_values;
 mod rollouts;
 mod small;

@@ -1,19 +1,14 @@
 //! Options of RL and fine-tuning through the real `train`: what they leave in the metrics and on disk.
 
 use crate::small::{Place, error_lines, provenance, tokenizer_folder};
-use schemas::{Metric, Rollout};
+use schemas::{Correction, Metric, Rollout};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use trainer::student::checkpoint::{self, Loaded};
 
 /// A sampled and scored round.
 fn scored() -> Place {
-    let place = Place::new(40);
-    place.stage("rollout");
-    place.write_scores(&place.dataset().read::<Rollout>(1).expect("rollouts"), |score| {
-        score.score = score.score.min(0.9);
-    });
-    place
+    Place::new(40).scored()
 }
 
 fn run(place: &Place, stage: &str, flags: &[&str]) -> String {
@@ -29,14 +24,6 @@ fn values(place: &Place, name: &str) -> Vec<f64> {
     rows.into_iter().map(|row| row.value).collect()
 }
 
-fn hidden_files(place: &Place) -> Vec<PathBuf> {
-    let folder = std::fs::read_dir(place.path().join("checkpoints/round=1")).expect("folder");
-    let paths = folder.map(|entry| entry.expect("entry").path());
-    paths
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')))
-        .collect()
-}
-
 #[test]
 fn values_are_learned_before_the_policy_learns() {
     let place = scored();
@@ -50,7 +37,7 @@ fn values_are_learned_before_the_policy_learns() {
         assert!(explained.last() > explained.first(), "{trunk}: {explained:?}");
         // The policy's passes start from values that know something.
         assert!(values(&place, "explained_variance")[0] > explained[0], "{trunk}");
-        assert_eq!(hidden_files(&place), Vec::<PathBuf>::new());
+        assert_eq!(place.hidden_files(), Vec::<PathBuf>::new());
     }
 }
 
@@ -213,14 +200,15 @@ fn training_ends_where_no_pass_is_better() {
     place.stage("rl");
     place.write_corrections(|_| {});
     // Far too fast, so that later passes are worse.
-    let flags = ["--sft-epochs", "9", "--sft-learning-rate", "0.3", "--keep", "val_loss", "--patience", "2"];
+    let flags =
+        ["--sft-epochs", "9", "--sft-learning-rate", "0.3", "--sft-keep", "val_loss", "--sft-patience", "2"];
     run(&place, "sft", &flags);
     let losses = values(&place, "val_loss");
     let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
     let at = losses.iter().position(|loss| *loss == best).expect("a best pass");
     assert!(losses.len() < 9, "{losses:?}");
     assert_eq!(losses.len(), at + 3, "two passes without a better one: {losses:?}");
-    assert_eq!(hidden_files(&place), Vec::<PathBuf>::new());
+    assert_eq!(place.hidden_files(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -255,9 +243,43 @@ fn rationales_are_measured_and_events_written() {
 #[test]
 fn patience_needs_a_number() {
     let place = Place::new(2);
-    let lines = error_lines(&place.train(&["--round", "1", "--patience", "2"]).output().expect("train"));
+    let lines = error_lines(&place.train(&["--round", "1", "--sft-patience", "2"]).output().expect("train"));
     assert!(
         lines[0].contains("sft.patience: expected sft.keep = val_loss or val_rouge_l beside it, found last"),
         "{lines:?}"
     );
+}
+
+#[test]
+fn only_corrections_that_changed_are_learned_where_asked() {
+    let place = scored();
+    place.stage("rl");
+    place.write_corrections(|correction| correction.changed = correction.problem_id.ends_with('1'));
+    let corrections: Vec<Correction> = place.dataset().read(1).expect("corrections");
+    let (all, changed) = (corrections.len(), corrections.iter().filter(|row| row.changed).count());
+    assert!(changed > 0 && changed < all);
+    for (filter, learned) in [("all", all), ("changed", changed)] {
+        let line = run(&place.copy(), "sft", &["--filter", filter]);
+        assert!(
+            line.contains(&format!("{learned} corrections learned, {changed} of them changed")),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn padding_counts_as_a_target_only_where_asked() {
+    let start = scored();
+    start.stage("rl");
+    start.write_corrections(|_| {});
+    // 50 tokens of padding that a random student does not expect weigh more than the text.
+    let first = |flags: &[&str]| {
+        let place = start.copy();
+        run(&place, "sft", &[&["--sft-epochs", "1", "--max-target-tokens", "50"], flags].concat());
+        (place.numbers("sft", "loss")[0], place.numbers("sft", "length")[0])
+    };
+    let (loss, length) = first(&[]);
+    let (padded_loss, padded_length) = first(&["--padded-loss", "true"]);
+    assert!(length < 50.0 && padded_length == 50.0, "{length} {padded_length}");
+    assert!((loss - padded_loss).abs() > 1e-3, "{loss} {padded_loss}");
 }

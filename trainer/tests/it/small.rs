@@ -1,6 +1,8 @@
 //! A small dataset by the schemas' writers alone, a student for it, and the feedback that a Teacher would give.
 
-use schemas::{Correction, Dataset, Problem, Provenance, Rationale, Rollout, Score, TimestampMs, table};
+use schemas::{
+    Correction, Dataset, Metric, Problem, Provenance, Rationale, Rollout, Score, TimestampMs, table,
+};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -53,16 +55,16 @@ pub(crate) fn problem(number: usize) -> Problem {
         question: format!("Box {number} holds {a} red and {b} blue marbles. Which colour are most of them?"),
         choices: vec!["red".into(), "blue".into()],
         answer_index: Some(u8::from(b > a)),
-        hint: "Count the marbles.".into(),
+        hint: if number % 100 < 64 { "Count the marbles.".into() } else { String::new() },
         caption: String::new(),
         lecture: String::new(),
         solution: format!("The box holds {a} red marbles. The box holds {b} blue marbles."),
         image: None,
-        subject: Some("natural science".into()),
+        subject: Some(["natural science", "social science", "language science"][number / 50 % 3].into()),
         topic: None,
         category: None,
         skill: None,
-        grade: Some("grade2".into()),
+        grade: Some(format!("grade{}", number % 12 + 1)),
         source: "test".into(),
     }
 }
@@ -142,6 +144,40 @@ impl Place {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Round 1 with rollouts and their scores.
+    pub(crate) fn scored(self) -> Self {
+        self.stage("rollout");
+        let rollouts: Vec<Rollout> = self.dataset().read(1).expect("rollouts");
+        self.write_scores(&rollouts, |score| score.score = score.score.min(0.9));
+        self
+    }
+
+    /// Round 1 up to the fine-tuned policy and its rationales.
+    pub(crate) fn fine_tuned(self) -> Self {
+        let place = self.scored();
+        place.stage("rl");
+        place.write_corrections(|_| {});
+        place.stage("sft");
+        place
+    }
+
+    /// A stage's metric in round 1, by step.
+    pub(crate) fn numbers(&self, stage: &str, name: &str) -> Vec<f64> {
+        let mut rows: Vec<Metric> = self.dataset().read(1).expect("metrics");
+        rows.retain(|row| row.stage == stage && row.name == name);
+        rows.sort_by_key(|row| row.step);
+        rows.into_iter().map(|row| row.value).collect()
+    }
+
+    /// What lies hidden beside the checkpoints of round 1.
+    pub(crate) fn hidden_files(&self) -> Vec<PathBuf> {
+        let folder = fs::read_dir(self.path().join("checkpoints/round=1")).expect("folder");
+        let paths = folder.map(|entry| entry.expect("entry").path());
+        paths
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')))
+            .collect()
+    }
+
     /// Round 1, one stage that must be refused with status 2: the lines of its error.
     pub(crate) fn refused(&self, stage: &str) -> Vec<String> {
         error_lines(&self.train(&["--round", "1", "--stage", stage]).output().expect("train"))
@@ -171,7 +207,8 @@ impl Place {
                 score
             })
             .collect();
-        self.dataset().write_part(1, "test", rows, &provenance()).expect("written");
+        let round = rollouts.first().map_or(1, |rollout| rollout.round);
+        self.dataset().write_part(round, "test", rows, &provenance()).expect("written");
     }
 
     /// Corrections of all rationales that wait for one.

@@ -1,0 +1,100 @@
+//! Settings of `[rl]` that bound what a step may do, and rollouts without scores, through the real `train`.
+
+use crate::small::Place;
+use schemas::{Rollout, Score};
+use trainer::student::checkpoint::read_student;
+
+/// One rollout a step, far too fast.
+const FAST: [&str; 6] = ["--minibatch", "8", "--accumulation", "1", "--rl-learning-rate", "1e-2"];
+
+fn learned(start: &Place, flags: &[&str]) -> Place {
+    let place = start.copy();
+    let output =
+        place.train(&["--round", "1", "--stage", "rl"]).args(FAST).args(flags).output().expect("train");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    place
+}
+
+#[test]
+fn a_pass_that_drifts_too_far_ends() {
+    let start = Place::new(40).scored();
+    let free = learned(&start, &[]).numbers("rl", "kl_to_sampler");
+    let bound = free[free.len() / 2] / 2.0;
+    let found = learned(&start, &["--max-kl", &bound.to_string()]).numbers("rl", "kl_to_sampler");
+    let first = free.iter().position(|kl| *kl > bound).expect("above the bound");
+    assert_eq!(found[..=first], free[..=first], "alike until the bound is passed");
+    assert!(found.len() < free.len(), "{found:?} {free:?}");
+}
+
+#[test]
+fn the_norm_of_the_gradient_is_clipped() {
+    let start = Place::new(40).scored();
+    let moved = |flags: &[&str]| {
+        let place = learned(&start, flags);
+        let weights = |name: &str| read_student(&place.checkpoint(name)).expect("student").weights;
+        let (before, after) = (weights("base"), weights("round=1/rl"));
+        let square = |(name, weight): (&str, &tch::Tensor)| {
+            (weight - before.get(name)).square().sum(tch::Kind::Double).double_value(&[])
+        };
+        let norms = place.numbers("rl", "gradient_norm");
+        (after.iter().map(square).sum::<f64>().sqrt(), norms[0])
+    };
+    let (free, norm) = moved(&[]);
+    // Below AdamW's epsilon of 1e-8, steps shrink with the gradient.
+    let (clipped, same) = moved(&["--rl-max-grad-norm", "1e-9", "--rl-weight-decay", "0"]);
+    assert!(clipped * 20.0 < free, "{clipped} {free}");
+    assert_eq!(norm, same, "what is logged is the norm before clipping");
+}
+
+#[test]
+fn values_that_moved_far_stop_pulling() {
+    let start = Place::new(40).scored();
+    let losses = |flags: &[&str]| learned(&start, flags).numbers("rl", "value_loss");
+    let (free, clipped) = (losses(&[]), losses(&["--value-clip", "1e-6"]));
+    assert_eq!(free.len(), clipped.len());
+    assert!((free[0] - clipped[0]).abs() < 1e-6, "values have not moved yet");
+    let sum = |losses: &[f64]| losses.iter().sum::<f64>();
+    assert!(sum(&clipped) > sum(&free) * 1.05, "{clipped:?} {free:?}");
+}
+
+#[test]
+fn the_kl_coefficient_follows_the_kl_of_the_round() {
+    let place = Place::new(40).fine_tuned();
+    let output = place.train(&["--round", "2", "--stage", "rollout"]).output().expect("train");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    place.write_scores(&place.dataset().read::<Rollout>(2).expect("rollouts"), |_| {});
+    for (target, factor) in [("1e-6", 1.5), ("1e6", 0.5)] {
+        let place = place.copy();
+        let train = place.train(&["--round", "2", "--stage", "rl", "--kl-target", target]).output();
+        let output = train.expect("train");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows: Vec<schemas::Metric> = place.dataset().read(2).expect("metrics");
+        let of = |name: &str| rows.iter().find(|row| row.name == name).expect("told").value;
+        assert!(of("kl_to_reference") > 1e-3, "the policy has moved from the base student");
+        assert!((of("kl_coefficient") - 1e-4 * factor).abs() < 1e-12, "{}", of("kl_coefficient"));
+    }
+}
+
+#[test]
+fn a_few_rollouts_may_lack_scores() {
+    let place = Place::new(40);
+    place.stage("rollout");
+    let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
+    let with_sentences: Vec<&Rollout> = rollouts.iter().filter(|row| !row.sentences.is_empty()).collect();
+    let without = with_sentences[3].rollout_id.clone();
+    let scored: Vec<Rollout> = rollouts.iter().filter(|row| row.rollout_id != without).cloned().collect();
+    place.write_scores(&scored, |_| {});
+    let rl = |flags: &[&str]| {
+        let place = place.copy();
+        let output = place.train(&["--round", "1", "--stage", "rl"]).args(flags).output().expect("train");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (String::from_utf8_lossy(&output.stdout).into_owned(), place)
+    };
+    let (line, place_after) = rl(&[]);
+    assert!(line.contains("1 not scored"), "{line}");
+    assert_eq!(place_after.numbers("rl", "rollouts"), [(with_sentences.len() - 1) as f64]);
+    let (line, place_after) = rl(&["--min-coverage", "1"]);
+    assert!(line.contains("1 rationales wait for scores"), "{line}");
+    assert!(!place_after.checkpoint("round=1/rl").exists());
+    assert!(place.dataset().read::<Score>(1).expect("scores").iter().all(|row| row.rollout_id != without));
+}
