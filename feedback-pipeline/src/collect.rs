@@ -9,7 +9,7 @@ use crate::image::Images;
 use crate::money::{Price, Prices, Purse};
 use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::prompt::SystemPrompt;
+use crate::prompt::{self, SystemPrompt};
 use crate::stop::Stop;
 use crate::tables::{self, Counts, PartSet, Settled};
 use crate::teacher::{self, Key, Secret, Template};
@@ -257,10 +257,13 @@ impl Context {
     }
 }
 
-/// The latest request of an item that amounts to something. With `now`, only requests of this run's model and prompt count.
+/// The latest request of an item, as it is now, that amounts to something. With `now`, only requests of this run's model
+/// and prompt count.
 pub fn settled(cache: &Cache, job: &Job, item: &Item, now: Option<&Asker>) -> Result<Option<Settled>> {
-    let mine =
-        |ask: &Ask| now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt.version);
+    let mine = |ask: &Ask| {
+        prompt::is_about(&ask.user_text, item)
+            && now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt.version)
+    };
     for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)? {
         if let Some(settled) = settle(cache, &key, item, mine)? {
             return Ok(Some(settled));
@@ -269,7 +272,8 @@ pub fn settled(cache: &Cache, job: &Job, item: &Item, now: Option<&Asker>) -> Re
     Ok(None)
 }
 
-/// All requests of an item that amount to something, the latest first.
+/// All requests of an item that amount to something, the latest first; also those about what it said before a stage was
+/// done again, which were paid for.
 pub fn all_settled(cache: &Cache, job: &Job, item: &Item) -> Result<Vec<Settled>> {
     let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
     keys.iter().filter_map(|key| settle(cache, key, item, |_| true).transpose()).collect()

@@ -62,7 +62,21 @@ pub fn schema(kind: Kind) -> &'static str {
 pub fn user_text(item: &Item, shown: &Shown) -> String {
     let mut text = String::with_capacity(1024);
     problem_block(&mut text, &item.problem, shown);
-    match &item.content {
+    content_block(&mut text, &item.content);
+    text
+}
+
+/// Whether a request's text block was about what the item says now. Items are named by their place (problem, round,
+/// sample), and a stage that was done again says other things under the same name. White space does not count.
+pub fn is_about(user_text: &str, item: &Item) -> bool {
+    let mut content = String::with_capacity(1024);
+    content_block(&mut content, &item.content);
+    let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+    squeezed(user_text).contains(&squeezed(&content))
+}
+
+fn content_block(text: &mut String, content: &Content) {
+    match content {
         Content::Scores { sentences, .. } => {
             text.push_str("<sentences>\n");
             for (index, sentence) in sentences.iter().enumerate() {
@@ -70,15 +84,14 @@ pub fn user_text(item: &Item, shown: &Shown) -> String {
             }
             text.push_str("</sentences>");
         }
-        Content::Correction { rationale } => block(&mut text, "rationale", rationale),
+        Content::Correction { rationale } => block(text, "rationale", rationale),
         Content::Judgement { candidate, baseline, candidate_shown_first, .. } => {
             let (a, b) = if *candidate_shown_first { (candidate, baseline) } else { (baseline, candidate) };
-            block(&mut text, "rationale_a", a);
+            block(text, "rationale_a", a);
             text.push('\n');
-            block(&mut text, "rationale_b", b);
+            block(text, "rationale_b", b);
         }
     }
-    text
 }
 
 fn problem_block(text: &mut String, problem: &Problem, shown: &Shown) {

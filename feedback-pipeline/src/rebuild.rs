@@ -4,6 +4,7 @@ use crate::cache::Cache;
 use crate::collect::{Context, settled};
 use crate::due::{self, Job, Kind, Problems};
 use crate::error::Result;
+use crate::prompt;
 use crate::tables::{self, PartSet};
 use crate::verdict::Verdict;
 use schemas::{
@@ -53,7 +54,9 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
                 set.ledger(job, &item, settled)?;
                 rows += 1;
             }
-            if let Some(latest) = settled.into_iter().next() {
+            if let Some(latest) =
+                settled.into_iter().find(|settled| prompt::is_about(&settled.ask.user_text, &item))
+            {
                 set.outcome(job, &item, latest)?;
             }
         }

@@ -1,12 +1,20 @@
 //! `train`: see the library for what it does.
 
 use clap::Parser;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match trainer::run(trainer::cli::Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    let cli = trainer::cli::Cli::parse();
+    match catch_unwind(AssertUnwindSafe(|| trainer::run(cli))) {
+        // The message stands above: libtorch's operations fail by panics, on a GPU that is lost for example.
+        Err(_) => {
+            eprintln!("error: an operation failed (see above); everything finished is kept");
+            eprintln!("the same command goes on from the last step checkpoint");
+            ExitCode::FAILURE
+        }
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
             eprintln!("error: {error}");
             if let Some(hint) = error.hint() {
                 eprintln!("{hint}");

@@ -3,20 +3,43 @@
 
 use crate::error::{Error, Result};
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
+use std::sync::Once;
+
+thread_local! {
+    /// Whether a panic of this thread is dealt with, so that its message must not frighten the user.
+    static IS_DEALT_WITH: Cell<bool> = const { Cell::new(false) };
+    /// The message of such a panic with its place in the code, for where it goes on after all.
+    static HELD_BACK: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// Holds back the messages of panics that are dealt with; of all others nothing changes.
+fn hold_back_messages() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let hook = take_hook();
+        set_hook(Box::new(
+            move |panic| {
+                if IS_DEALT_WITH.get() { HELD_BACK.set(panic.to_string()) } else { hook(panic) }
+            },
+        ));
+    });
+}
 
 /// What `work` returns; none where an allocator refused. Any other panic goes on.
 pub fn unless_out_of_memory<T>(work: impl FnOnce() -> T) -> Option<T> {
-    // The message of a panic that is dealt with must not frighten the user, so it is printed only where it goes on.
-    let hook = take_hook();
-    set_hook(Box::new(|_| {}));
+    hold_back_messages();
+    let before = IS_DEALT_WITH.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(work));
-    set_hook(hook);
+    IS_DEALT_WITH.set(before);
     match outcome {
         Ok(value) => Some(value),
-        Err(panic) if is_out_of_memory(&message(&panic)) => None,
+        Err(panic) if is_out_of_memory(message(&*panic)) => None,
         Err(panic) => {
-            eprintln!("{}", message(&panic));
+            if !before {
+                eprintln!("{}", HELD_BACK.take());
+            }
             resume_unwind(panic)
         }
     }
@@ -72,14 +95,16 @@ pub fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
     Ok(half)
 }
 
-fn message(panic: &Box<dyn Any + Send>) -> String {
+fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
 }
 
 /// Whether libtorch's message says that memory ran out: of CUDA's allocator, or of the CPU's.
 fn is_out_of_memory(message: &str) -> bool {
     message.contains("out of memory")
+        || message.contains("CUBLAS_STATUS_ALLOC_FAILED")
+        || message.contains("CUDNN_STATUS_ALLOC_FAILED")
         || message.contains("DefaultCPUAllocator: can't allocate memory")
         || message.contains("DefaultCPUAllocator: not enough memory")
 }

@@ -4,7 +4,7 @@ mod kernel;
 
 use crate::student::Weights;
 use std::collections::BTreeMap;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -68,8 +68,10 @@ impl AdamW {
                 }
                 let (flat_weight, flat) = (weight.view(-1), gradient.contiguous().view(-1));
                 let total = flat_weight.size()[0];
-                for start in (0..total).step_by(SLICE as usize) {
-                    let length = SLICE.min(total - start);
+                // A GPU has no such cache, and each operation on a slice costs it the same small time.
+                let at_once = if weight.device() == Device::Cpu { SLICE } else { total.max(1) };
+                for start in (0..total).step_by(at_once as usize) {
+                    let length = at_once.min(total - start);
                     let part = |tensor: &Tensor| tensor.narrow(0, start, length);
                     let (mut theta, mut m, mut v) = (part(&flat_weight), part(m), part(v));
                     let g = part(&flat).to_kind(Kind::Float) * gradient_scale;
@@ -95,18 +97,43 @@ impl AdamW {
             .collect()
     }
 
-    /// Takes over a saved state.
-    pub fn restore(&mut self, tensors: &mut BTreeMap<String, Tensor>, steps: u64, device: tch::Device) {
+    /// Takes over a saved state of these weights.
+    ///
+    /// # Errors
+    /// Where a moment is missing or of another size: the message names it.
+    pub fn restore(
+        &mut self,
+        tensors: &mut BTreeMap<String, Tensor>,
+        steps: u64,
+        weights: &[(&str, &Weights)],
+        device: Device,
+    ) -> Result<(), String> {
+        let sizes: BTreeMap<String, usize> = weights
+            .iter()
+            .flat_map(|(set, weights)| {
+                weights.iter().map(move |(name, weight)| (format!("{set}.{name}"), weight.numel()))
+            })
+            .collect();
         let names: Vec<String> =
             tensors.keys().filter_map(|key| key.strip_prefix("adam.m.").map(ToOwned::to_owned)).collect();
         for name in names {
-            let m = tensors.remove(&format!("adam.m.{name}"));
-            let v = tensors.remove(&format!("adam.v.{name}"));
-            if let (Some(m), Some(v)) = (m, v) {
-                self.moments.insert(name, (m.to_device(device), v.to_device(device)));
-            }
+            let expected =
+                *sizes.get(&name).ok_or_else(|| format!("adam.m.{name}: no such weight is trained"))?;
+            let mut moment = |key: String| {
+                let found = tensors.remove(&key).filter(|found| found.kind() == Kind::Float);
+                match found {
+                    Some(found) if found.numel() == expected => Ok(found.view(-1).to_device(device)),
+                    found => Err(format!(
+                        "{key}: expected {expected} float32 numbers, found {}",
+                        found.map_or(0, |found| found.numel())
+                    )),
+                }
+            };
+            let moments = (moment(format!("adam.m.{name}"))?, moment(format!("adam.v.{name}"))?);
+            self.moments.insert(name, moments);
         }
         self.steps = steps;
+        Ok(())
     }
 }
 

@@ -67,8 +67,8 @@ pub fn pretrain(
         warmup: settings.sft.warmup,
         max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
-    let chosen = format!("{:?}", settings.student.vision);
-    let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
+    let chosen = corpus.features.identity();
+    let identity = identity(&policy.fingerprint, &plan, &examples, chosen);
     let mut saved = StepCheckpoint::new(out, identity, context.save_interval());
     let mut log = MetricLog::new(0, "pretrain").on_board(&settings.student.tensorboard)?;
     policy.weights.train_only(|_| true);

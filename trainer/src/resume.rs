@@ -67,12 +67,18 @@ pub struct StepCheckpoint {
     identity: String,
     interval: Duration,
     last: Instant,
+    /// How long the last save took.
+    cost: Duration,
 }
+
+/// Training lasts at least so many times as long as the save before it: on a slow disk a large student would otherwise be
+/// saved more than trained.
+const TRAINING_PER_SAVE: u32 = 20;
 
 impl StepCheckpoint {
     /// The step checkpoint for the stage that writes `folder`. `identity` tells starting weights, data and settings.
     pub fn new(folder: &Path, identity: String, interval: Duration) -> Self {
-        Self { path: path_beside(folder), identity, interval, last: Instant::now() }
+        Self { path: path_beside(folder), identity, interval, last: Instant::now(), cost: Duration::ZERO }
     }
 
     /// Brings weights, optimizer and metrics to the last saved step; returns the number of steps done, 0 for a fresh
@@ -111,16 +117,19 @@ impl StepCheckpoint {
         }
         let device =
             weights.iter().flat_map(|(_, weights)| weights.iter()).map(|(_, weight)| weight.device()).next();
-        optimizer.restore(&mut tensors, place.steps, device.unwrap_or(Device::Cpu));
+        optimizer
+            .restore(&mut tensors, place.steps, weights, device.unwrap_or(Device::Cpu))
+            .map_err(wrong)?;
         let steps = place.steps;
         eprintln!("going on after step {steps}");
         Ok(steps)
     }
 
-    /// Saves where the interval has passed, or where `now`.
+    /// Saves where the interval has passed (and, unless it is zero, 20 times what the last save took), or where `now`.
+    /// Where the disk refuses, the older step checkpoint stays; that is said, and training goes on, unless `now`.
     ///
     /// # Errors
-    /// Where the disk refuses; the older step checkpoint then stays.
+    /// Where the disk refuses a save that must be `now`.
     pub fn save(
         &mut self,
         weights: &[(&str, &Weights)],
@@ -128,9 +137,23 @@ impl StepCheckpoint {
         log: &MetricLog,
         now: bool,
     ) -> Result<()> {
-        if !now && self.last.elapsed() < self.interval {
+        let least = if self.interval.is_zero() { Duration::ZERO } else { self.cost * TRAINING_PER_SAVE };
+        if !now && self.last.elapsed() < self.interval.max(least) {
             return Ok(());
         }
+        let started = Instant::now();
+        let saved = self.write(weights, optimizer, log);
+        (self.last, self.cost) = (Instant::now(), started.elapsed());
+        match saved {
+            Err(error) if !now => {
+                eprintln!("warning: no step checkpoint is written, the older one stays: {error}");
+                Ok(())
+            }
+            saved => saved,
+        }
+    }
+
+    fn write(&self, weights: &[(&str, &Weights)], optimizer: &AdamW, log: &MetricLog) -> Result<()> {
         let wrong =
             |e: serde_json::Error| Error::Checkpoint { path: self.path.clone(), message: e.to_string() };
         let place = Place { identity: self.identity.clone(), steps: optimizer.steps() };
@@ -145,7 +168,6 @@ impl StepCheckpoint {
         });
         write_safetensors(&self.path, trained.chain(optimizer.state()), &[("place", place)])?;
         forget(&self.path, "metrics", Some(&metrics));
-        self.last = Instant::now();
         Ok(())
     }
 
@@ -220,10 +242,11 @@ fn put(tensors: &mut BTreeMap<String, Tensor>, weights: &[(&str, &Weights)], pat
     for (set, weights) in weights {
         for (name, weight) in weights.iter().filter(|(_, weight)| weight.requires_grad()) {
             let saved = tensors.remove(&format!("{set}.{name}"));
+            let found = saved.as_ref().map_or("none".into(), |saved| format!("{:?}", saved.size()));
             let saved = saved.filter(|saved| saved.size() == weight.size());
             let saved = saved.ok_or_else(|| Error::Checkpoint {
                 path: path.to_path_buf(),
-                message: format!("{set}.{name}: expected shape {:?}", weight.size()),
+                message: format!("{set}.{name}: expected shape {:?}, found {found}", weight.size()),
             })?;
             no_grad(|| weight.detach().copy_(&saved));
         }

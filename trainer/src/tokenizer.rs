@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::student::{StudentConfig, checkpoint};
 use schemas::provenance::sha256_hex;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows of an embedding that may have no token: sizes are rounded up, by some libraries to multiples of 1024.
@@ -12,10 +12,21 @@ const SPARE_ROWS: i64 = 1023;
 /// A tokenizer with the student's special tokens.
 #[derive(Debug)]
 pub struct Tokenizer {
+    path: PathBuf,
     inner: tokenizers::Tokenizer,
     eos: i64,
     /// Whether it was said that texts are cut.
     has_warned: AtomicBool,
+}
+
+/// Reads a tokenizer file. Padding and truncation that it may tell of are left out: transformers writes there what it was
+/// last called with, and sets both anew at each call.
+fn read_file(path: &Path) -> Result<tokenizers::Tokenizer> {
+    let wrong = |error: tokenizers::Error| Error::Tokenizer { path: path.into(), message: error.to_string() };
+    let mut inner = tokenizers::Tokenizer::from_file(path).map_err(wrong)?;
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(wrong)?;
+    Ok(inner)
 }
 
 fn vocabulary_sha256(tokenizer: &tokenizers::Tokenizer) -> String {
@@ -34,9 +45,17 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         let wrong = |message: String| Error::Tokenizer { path: path.clone(), message };
         if !path.is_file() {
-            return Err(wrong("expected the student's tokenizer, found no such file".into()));
+            let mut message = "expected the student's tokenizer, found no such file".to_owned();
+            if folder.join("spiece.model").is_file() {
+                let folder = folder.display();
+                message += &format!(
+                    "; spiece.model is converted once with: python -c \"from transformers import AutoTokenizer; \
+                     AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')\""
+                );
+            }
+            return Err(wrong(message));
         }
-        let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| wrong(e.to_string()))?;
+        let inner = read_file(&path)?;
         let size = inner.get_vocab_size(true) as i64;
         let (least, most) = ((config.vocab_size - SPARE_ROWS).max(1), config.vocab_size);
         if !(least..=most).contains(&size) {
@@ -58,12 +77,12 @@ impl Tokenizer {
                 "expected the tokenizer that the weights were written with, found another vocabulary";
             return Err(wrong(message.into()));
         }
-        Ok(Self { inner, eos: config.eos_token_id, has_warned: AtomicBool::new(false) })
+        Ok(Self { path, inner, eos: config.eos_token_id, has_warned: AtomicBool::new(false) })
     }
 
     /// sha256 over the tokens of a folder's `tokenizer.json` and their ids; none where there is no such file, or a broken one.
     pub fn vocabulary(folder: &Path) -> Option<String> {
-        let inner = tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).ok()?;
+        let inner = read_file(&folder.join("tokenizer.json")).ok()?;
         Some(vocabulary_sha256(&inner))
     }
 
@@ -72,10 +91,7 @@ impl Tokenizer {
     /// # Errors
     /// Where the file is missing or broken.
     pub fn vocabulary_size(folder: &Path) -> Result<i64> {
-        let path = folder.join("tokenizer.json");
-        let inner = tokenizers::Tokenizer::from_file(&path)
-            .map_err(|e| Error::Tokenizer { path, message: e.to_string() })?;
-        Ok(inner.get_vocab_size(true) as i64)
+        Ok(read_file(&folder.join("tokenizer.json"))?.get_vocab_size(true) as i64)
     }
 
     /// Tokens of a text with eos at the end, at most `limit` of them: of a longer text the first ones, as in MM-CoT. The
@@ -87,7 +103,7 @@ impl Tokenizer {
         let encoding = self
             .inner
             .encode(text, false)
-            .map_err(|e| Error::Tokenizer { path: "tokenizer.json".into(), message: e.to_string() })?;
+            .map_err(|e| Error::Tokenizer { path: self.path.clone(), message: e.to_string() })?;
         let room = (limit as usize).saturating_sub(1);
         let tokens = encoding.get_ids().len();
         if tokens > room && !self.has_warned.swap(true, Ordering::Relaxed) {

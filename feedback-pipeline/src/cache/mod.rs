@@ -67,7 +67,7 @@ pub struct Ask {
     pub model: String,
     /// Short hash of the system prompt.
     pub prompt_version: String,
-    /// Text block of the request; empty in what is read back.
+    /// Text block of the request.
     pub user_text: String,
     /// sha256 of the picture.
     pub image_sha256: Option<String>,
@@ -212,8 +212,8 @@ impl Cache {
     pub fn ask(&self, key: &Key) -> Result<Option<Ask>> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(
-                "SELECT scope, round, subject_id, problem_id, provider, model, prompt_version, image_sha256
-                 FROM asks WHERE request_key = ?1",
+                "SELECT scope, round, subject_id, problem_id, provider, model, prompt_version, user_text,
+                        image_sha256 FROM asks WHERE request_key = ?1",
             )?;
             statement
                 .query_row([key.as_slice()], |row| {
@@ -226,8 +226,8 @@ impl Cache {
                         provider: provider_of(&row.get::<_, String>(4)?),
                         model: row.get(5)?,
                         prompt_version: row.get(6)?,
-                        user_text: String::new(),
-                        image_sha256: row.get(7)?,
+                        user_text: row.get(7)?,
+                        image_sha256: row.get(8)?,
                     })
                 })
                 .optional()

@@ -1,5 +1,6 @@
 //! One line of advice when a number leaves its healthy range.
 
+use schemas::Metric;
 use std::collections::BTreeSet;
 
 /// Says each piece of advice once.
@@ -34,6 +35,13 @@ const RULES: [Rule; 5] = [
 ];
 
 impl Adviser {
+    /// As after the steps of these rows, which an interrupted run has spoken of.
+    pub fn after(rows: &[Metric], kl_bound: f64) -> Self {
+        let mut adviser = Self::default();
+        adviser.lines(rows.iter().map(|row| (row.name.as_str(), row.value)), kl_bound);
+        adviser
+    }
+
     /// Advice for the numbers of a step: a line for each that is unhealthy and was not spoken of before. `kl_bound` is
     /// the KL, in nats a token, that counts as too much.
     pub fn lines<'a>(
@@ -65,6 +73,7 @@ impl Adviser {
 #[cfg(test)]
 mod tests {
     use super::Adviser;
+    use crate::metrics::MetricLog;
 
     #[test]
     fn each_line_is_said_once() {
@@ -76,6 +85,12 @@ mod tests {
         assert!(adviser.lines([("clip_fraction", 0.5)], 0.1).is_empty());
         assert!(adviser.lines([("entropy", 0.8)], 0.1).is_empty());
         assert!(adviser.lines([("entropy", 0.41)], 0.1).is_empty());
+        assert_eq!(adviser.lines([("entropy", 0.39)], 0.1).len(), 1);
+        // A continued run remembers.
+        let mut log = MetricLog::new(1, "rl");
+        log.push(1, 0.1, [("entropy", 0.8), ("clip_fraction", 0.4)]);
+        let mut adviser = Adviser::after(log.rows(), 0.1);
+        assert!(adviser.lines([("clip_fraction", 0.5)], 0.1).is_empty());
         assert_eq!(adviser.lines([("entropy", 0.39)], 0.1).len(), 1);
     }
 }

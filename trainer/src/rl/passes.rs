@@ -58,7 +58,8 @@ pub fn train(
     let mut progress = Progress::new("rl", total);
     let mode = Mode { train: false, kind: plan.kind };
     let mut order = (u64::MAX, Vec::new());
-    let mut adviser = Adviser::default();
+    let kl_bound = settings.max_kl.unwrap_or(USUAL_KL_BOUND);
+    let mut adviser = Adviser::after(log.rows(), kl_bound);
     let mut budget = plan.max_tokens_per_batch;
     while place < total {
         let started = Instant::now();
@@ -93,7 +94,7 @@ pub fn train(
                 Some(statistics) => break statistics,
                 None => {
                     zero_gradients(&sets);
-                    budget = Some(smaller_budget(budget, &chosen)?);
+                    budget = Some(smaller_budget(budget, &chosen, minibatch)?);
                 }
             }
         };
@@ -114,7 +115,7 @@ pub fn train(
             ("length", response as f64 / chosen.len() as f64),
             ("tokens_per_s", tokens as f64 / started.elapsed().as_secs_f64()),
         ]);
-        for line in adviser.lines(numbers.iter().copied(), settings.max_kl.unwrap_or(USUAL_KL_BOUND)) {
+        for line in adviser.lines(numbers.iter().copied(), kl_bound) {
             eprintln!("rl, step {}: {line}", step + 1);
         }
         log.push(step + 1, (place + 1) as f64 / steps_per_pass as f64, numbers.iter().copied());
@@ -142,12 +143,21 @@ fn place_after(rows: &[Metric], steps_per_pass: u64, max_kl: Option<f64>) -> u64
     kls.fold(0, |place, row| next_place(place, row.value, steps_per_pass, max_kl))
 }
 
-/// Half the budget that did not fit, where there is still something to halve.
-pub(super) fn smaller_budget(budget: Option<u64>, chosen: &[&ScoredRollout]) -> Result<u64> {
-    let lengths = chosen.iter().map(|rollout| (rollout.source.len() + rollout.tokens.len()) as u64);
-    let longest = lengths.clone().max().unwrap_or(1);
-    let now = budget.unwrap_or_else(|| lengths.sum());
-    halved(now, longest, "rl")
+/// Half the budget that did not fit, where there is still something to halve; at first half of what the largest minibatch
+/// would take as a whole, padding included.
+pub(super) fn smaller_budget(
+    budget: Option<u64>,
+    chosen: &[&ScoredRollout],
+    minibatch: usize,
+) -> Result<u64> {
+    let longest = |rollouts: &[&ScoredRollout]| {
+        let longest = |of: fn(&ScoredRollout) -> usize| rollouts.iter().map(|row| of(row)).max().unwrap_or(0);
+        (longest(|row| row.source.len()) + longest(|row| row.tokens.len())) as u64
+    };
+    let whole = chosen.chunks(minibatch).map(|rollouts| rollouts.len() as u64 * longest(rollouts)).max();
+    let whole = whole.unwrap_or(1);
+    let single = chosen.iter().map(|row| (row.source.len() + row.tokens.len()) as u64).max().unwrap_or(1);
+    halved(budget.map_or(whole, |budget| budget.min(whole)), single, "rl")
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub fn fit_values(
                 Some(statistics) => break statistics,
                 None => {
                     zero_gradients(&sets);
-                    budget = Some(smaller_budget(budget, &chosen)?);
+                    budget = Some(smaller_budget(budget, &chosen, plan.settings.minibatch as usize)?);
                 }
             }
         };

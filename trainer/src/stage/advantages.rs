@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::rl::advantage::{charge_kl, gae, group_relative};
 use crate::rl::ppo::ScoredRollout;
 use crate::rl::reward::token_rewards;
-use schemas::settings::{Algorithm, RewardUnit};
+use schemas::settings::{Algorithm, RewardUnit, RlSettings};
 use schemas::{Metric, Rollout};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -50,98 +50,137 @@ fn steered(coefficient: f64, kl: f64, target: f64) -> f64 {
     coefficient * (1.0 + (kl / target - 1.0).clamp(-0.5, 0.5))
 }
 
-/// Rewards, then advantages and returns, of all scored rollouts.
-pub(super) fn with_advantages(
+/// A scored rollout with its rewards, which do not change with what advantages are taken against.
+pub(super) struct Rewarded<'a> {
+    rollout: &'a Rollout,
+    source: Vec<i64>,
+    /// Tokens that end what is scored, with the scores.
+    ends: Vec<(u32, f32)>,
+    /// One number a token.
+    rewards: Vec<f32>,
+}
+
+/// Checks the numbers of all scored rollouts and takes their token rewards.
+///
+/// # Errors
+/// Where a column has another length than the tokens, or holds a number that cannot be.
+pub(super) fn rewarded<'a>(
     context: &Context,
     corpus: &Corpus,
     policy: &Policy,
-    scored: &[(Rollout, Vec<f32>)],
+    scored: &'a [(Rollout, Vec<f32>)],
     kl_coefficient: f64,
-    baseline: &Baseline,
-) -> Result<Vec<ScoredRollout>> {
+) -> Result<Vec<Rewarded<'a>>> {
     let rl = &context.settings.rl;
-    let mut rollouts = Vec::with_capacity(scored.len());
-    let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    let mut ends = Vec::with_capacity(scored.len());
+    let mut all = Vec::with_capacity(scored.len());
     for (rollout, scores) in scored {
         let wrong = |what: String| Error::BadInput {
-            message: format!("rollouts: {}: {what}", rollout.rollout_id),
+            message: format!("rollouts, round {}: {}: {what}", rollout.round, rollout.rollout_id),
             hint: None,
         };
-        let tokens = rollout.token_ids.len();
-        // Rollouts sampled for grpo hold no values.
-        let values = if rl.algorithm == Algorithm::Ppo { rollout.values.len() } else { tokens };
-        for (column, found) in [("logprobs", rollout.logprobs.len()), ("values", values)] {
-            if found != tokens {
-                return Err(wrong(format!("expected {tokens} {column}, found {found}")));
-            }
-        }
-        let numbers = rollout.logprobs.iter().chain(&rollout.ref_logprobs).chain(&rollout.values);
-        if let Some(number) = numbers.copied().find(|number| !number.is_finite()) {
-            return Err(wrong(format!("expected finite numbers, found {number}")));
-        }
-        let vocabulary = policy.student.config.vocab_size;
-        if let Some(id) = rollout.token_ids.iter().find(|&&id| !(0..vocabulary).contains(&i64::from(id))) {
-            return Err(wrong(format!("expected tokens below {vocabulary}, found {id}")));
-        }
-        let sentence_ends: Vec<(u32, f32)> = rollout
-            .sentences
-            .iter()
-            .zip(scores)
-            .map(|(sentence, &score)| (sentence.token_end, score))
-            .collect();
-        let sentence_ends = match rl.reward {
-            RewardUnit::Sentence => sentence_ends,
-            RewardUnit::Rationale => one_score(&sentence_ends),
+        check(rollout, rl.algorithm, policy.student.config.vocab_size).map_err(wrong)?;
+        let sentences = rollout.sentences.iter().zip(scores);
+        let ends: Vec<(u32, f32)> = sentences.map(|(sentence, &score)| (sentence.token_end, score)).collect();
+        let ends = match rl.reward {
+            RewardUnit::Sentence => ends,
+            RewardUnit::Rationale => one_score(&ends),
         };
-        let rewards = token_rewards(
-            &rollout.logprobs,
-            &rollout.ref_logprobs,
-            &sentence_ends,
-            kl_coefficient,
-            rl.neutral_score,
-        )
-        .map_err(wrong)?;
-        let (advantages, returns) = match rl.algorithm {
-            Algorithm::Ppo => match baseline {
-                Baseline::Stored => gae(&rewards, &rollout.values, rl.gamma, rl.lambda),
-                Baseline::None => gae(&rewards, &vec![0.0; tokens], rl.gamma, 1.0),
-                Baseline::New(values) => gae(&rewards, &values[rollouts.len()], rl.gamma, rl.lambda),
-            },
-            Algorithm::Grpo => (Vec::new(), Vec::new()),
-        };
-        groups.entry(&rollout.problem_id).or_default().push(rollouts.len());
-        ends.push(sentence_ends);
+        let (logprobs, reference) = (&rollout.logprobs, &rollout.ref_logprobs);
+        let rewards = token_rewards(logprobs, reference, &ends, kl_coefficient, rl.neutral_score);
         let problem = corpus.get(&rollout.problem_id, "rollouts")?;
-        rollouts.push(ScoredRollout {
-            problem_id: rollout.problem_id.clone(),
+        all.push(Rewarded {
+            rollout,
             source: rationale_source(&policy.tokenizer, problem, &context.settings.student)?,
-            tokens: rollout.token_ids.iter().map(|&id| i64::from(id)).collect(),
-            old_logprobs: rollout.logprobs.clone(),
-            advantages,
-            returns,
+            ends,
+            rewards: rewards.map_err(wrong)?,
         });
     }
-    if rl.algorithm == Algorithm::Grpo {
-        for members in groups.values() {
-            let centred: Vec<Vec<(u32, f32)>> = members
-                .iter()
-                .map(|&member| {
-                    let centre =
-                        |&(token, score): &(u32, f32)| (token, (f64::from(score) - rl.neutral_score) as f32);
-                    ends[member].iter().map(centre).collect()
-                })
-                .collect();
-            let lengths: Vec<usize> = members.iter().map(|&member| rollouts[member].tokens.len()).collect();
-            for (&member, advantages) in members.iter().zip(group_relative(&centred, &lengths)) {
-                rollouts[member].advantages = advantages;
-                let (rollout, _) = &scored[member];
-                let advantages = &mut rollouts[member].advantages;
-                charge_kl(advantages, &rollout.logprobs, &rollout.ref_logprobs, kl_coefficient);
-            }
+    Ok(all)
+}
+
+/// What is wrong with a rollout's numbers.
+fn check(rollout: &Rollout, algorithm: Algorithm, vocabulary: i64) -> Result<(), String> {
+    let tokens = rollout.token_ids.len();
+    // Rollouts sampled for grpo hold no values.
+    let values = if algorithm == Algorithm::Ppo { rollout.values.len() } else { tokens };
+    for (column, found) in [("logprobs", rollout.logprobs.len()), ("values", values)] {
+        if found != tokens {
+            return Err(format!("expected {tokens} {column}, found {found}"));
         }
     }
-    Ok(rollouts)
+    let mut numbers = rollout.logprobs.iter().chain(&rollout.ref_logprobs).chain(&rollout.values);
+    if let Some(number) = numbers.find(|number| !number.is_finite()) {
+        return Err(format!("expected finite numbers, found {number}"));
+    }
+    match rollout.token_ids.iter().find(|&&id| !(0..vocabulary).contains(&i64::from(id))) {
+        Some(id) => Err(format!("expected tokens below {vocabulary}, found {id}")),
+        None => Ok(()),
+    }
+}
+
+/// Mean over rollouts of Σ_t r_t: centred scores less what drifting from the reference costs.
+pub(super) fn mean_reward(rewarded: &[Rewarded<'_>]) -> f64 {
+    let sum: f64 = rewarded.iter().flat_map(|row| &row.rewards).map(|&reward| f64::from(reward)).sum();
+    sum / rewarded.len().max(1) as f64
+}
+
+/// Advantages and returns of rewarded rollouts.
+pub(super) fn advantages(
+    rl: &RlSettings,
+    rewarded: &[Rewarded<'_>],
+    kl_coefficient: f64,
+    baseline: &Baseline,
+) -> Vec<ScoredRollout> {
+    let taken = match rl.algorithm {
+        Algorithm::Ppo => against_values(rl, rewarded, baseline),
+        Algorithm::Grpo => {
+            let relative = against_the_group(rl, rewarded, kl_coefficient);
+            relative.into_iter().map(|advantages| (advantages, Vec::new())).collect()
+        }
+    };
+    let of_one = |(row, (advantages, returns)): (&Rewarded<'_>, (Vec<f32>, Vec<f32>))| ScoredRollout {
+        problem_id: row.rollout.problem_id.clone(),
+        source: row.source.clone(),
+        tokens: row.rollout.token_ids.iter().map(|&id| i64::from(id)).collect(),
+        old_logprobs: row.rollout.logprobs.clone(),
+        advantages,
+        returns,
+    };
+    rewarded.iter().zip(taken).map(of_one).collect()
+}
+
+fn against_values(
+    rl: &RlSettings,
+    rewarded: &[Rewarded<'_>],
+    baseline: &Baseline,
+) -> Vec<(Vec<f32>, Vec<f32>)> {
+    let of_one = |(place, row): (usize, &Rewarded<'_>)| match baseline {
+        Baseline::Stored => gae(&row.rewards, &row.rollout.values, rl.gamma, rl.lambda),
+        Baseline::None => gae(&row.rewards, &vec![0.0; row.rewards.len()], rl.gamma, 1.0),
+        Baseline::New(values) => gae(&row.rewards, &values[place], rl.gamma, rl.lambda),
+    };
+    rewarded.iter().enumerate().map(of_one).collect()
+}
+
+/// Advantages relative to the other samples of each problem, charged for drifting.
+fn against_the_group(rl: &RlSettings, rewarded: &[Rewarded<'_>], kl_coefficient: f64) -> Vec<Vec<f32>> {
+    let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (place, row) in rewarded.iter().enumerate() {
+        groups.entry(&row.rollout.problem_id).or_default().push(place);
+    }
+    let mut all = vec![Vec::new(); rewarded.len()];
+    for members in groups.values() {
+        let centre = |&(token, score): &(u32, f32)| (token, (f64::from(score) - rl.neutral_score) as f32);
+        let centred: Vec<Vec<(u32, f32)>> =
+            members.iter().map(|&member| rewarded[member].ends.iter().map(centre).collect()).collect();
+        let lengths: Vec<usize> = members.iter().map(|&member| rewarded[member].rewards.len()).collect();
+        for (&member, mut advantages) in members.iter().zip(group_relative(&centred, &lengths)) {
+            let rollout = rewarded[member].rollout;
+            charge_kl(&mut advantages, &rollout.logprobs, &rollout.ref_logprobs, kl_coefficient);
+            all[member] = advantages;
+        }
+    }
+    all
 }
 
 /// The mean of all scores, at the last sentence's end: what a Teacher that scores whole rationales would say.

@@ -1,6 +1,6 @@
 //! Stage answer: a LoRA answer model on the policy, trained on problem + rationale, then val and test answered.
 
-use super::context::{Context, Policy};
+use super::context::{Context, Policy, short};
 use super::report::accuracy;
 use super::sft::{SPLITS, identity};
 use super::{Outcome, decode};
@@ -16,7 +16,7 @@ use crate::rollout::{Generator, Sampling};
 use crate::sentences;
 use crate::sft::{Choice, Example, Plan, fit, mean_loss};
 use crate::student::Student;
-use crate::student::adapter::{read_adapter, write_adapter};
+use crate::student::adapter::{Base, base_of, read_adapter, write_adapter};
 use crate::student::lora::{LoraConfig, is_lora};
 use schemas::settings::{AnswerKeepBy, RationaleSource};
 use schemas::{Answer, Metric, Problem, Rationale};
@@ -36,6 +36,9 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
             format!("next: train --round {round} --data {}", context.dataset.root().display()),
         ));
     }
+    if answered(context, round, "sft")? {
+        return Ok(Outcome::Already);
+    }
     evaluate(context, round, "sft")
 }
 
@@ -43,13 +46,15 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
 /// Round 0 with stage `base` is the base student.
 ///
 /// # Errors
-/// Where the checkpoint is missing, there is nothing to learn from, or a step fails.
+/// Where the checkpoint is missing, is not the one that said the rationales that are there, there is nothing to learn from,
+/// or a step fails.
 pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
+    let (policy_folder, adapter_folder) = folders(context, round, stage);
+    let mut policy = context.read_policy(&policy_folder)?;
+    decode::refuse_others(context, round, stage, &policy)?;
     if answered(context, round, stage)? {
         return Ok(Outcome::Already);
     }
-    let (policy_folder, adapter_folder) = folders(context, round, stage);
-    let mut policy = context.read_policy(&policy_folder)?;
     let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
     for split in SPLITS {
         decode::run(context, round, stage, split, &policy, &corpus)?;
@@ -145,6 +150,18 @@ fn rationales(context: &Context, round: u32, stage: &str) -> Result<HashMap<Stri
 fn adapted(context: &Context, policy: &mut Policy, folder: &Path) -> Result<Option<LoraConfig>> {
     let config = &policy.student.config;
     if folder.join("adapter_config.json").is_file() {
+        if let Some(base) = base_of(folder)?.filter(|base| *base != policy.fingerprint) {
+            return Err(Error::input(
+                format!(
+                    "{}: expected an adapter of {}, which is policy {}, found one of policy {}",
+                    folder.display(),
+                    policy.folder.display(),
+                    short(&policy.fingerprint),
+                    short(&base)
+                ),
+                "remove the adapter to train it anew, or put its policy back",
+            ));
+        }
         read_adapter(folder, config, &mut policy.weights, context.device)?;
         return Ok(None);
     }
@@ -281,9 +298,9 @@ impl AnswerModel<'_> {
                 Some(Choice { name, higher: true, patience, measure: &val_accuracy })
             }
         };
-        let vision = &context.settings.student.vision;
+        let vision = corpus.features.identity();
         let chosen = format!(
-            "{vision:?} {lora:?} {:?} {patience:?} {right:?} {:?}",
+            "{vision} {lora:?} {:?} {patience:?} {right:?} {:?}",
             settings.keep,
             context.sampling_kind()
         );
@@ -294,7 +311,9 @@ impl AnswerModel<'_> {
         // The adapter comes last: where it is, its training is done.
         let part = format!("{}-training", folder.file_name().unwrap_or_default().to_string_lossy());
         context.dataset.write_part::<Metric>(round, &part, log.into_rows(), &context.provenance)?;
-        write_adapter(folder, lora, &self.policy.student.config, &self.policy.weights, &self.policy.folder)
+        let Policy { weights, fingerprint, folder: companions, .. } = self.policy;
+        let config = &self.policy.student.config;
+        write_adapter(folder, lora, weights, &Base { config, folder: companions, fingerprint })
     }
 
     /// Answers problems greedily, in their order; `title` stands before the progress.

@@ -40,6 +40,11 @@ pub struct Policy {
     pub folder: PathBuf,
 }
 
+/// The beginning of a fingerprint, for messages.
+pub(super) fn short(fingerprint: &str) -> &str {
+    fingerprint.get(..12).unwrap_or(fingerprint)
+}
+
 impl Context {
     /// The context of a dataset and settings.
     ///

@@ -1,6 +1,6 @@
 //! Greedy rationales of a checkpoint: part of stages rl and sft, and of evaluation.
 
-use super::context::{Context, Policy};
+use super::context::{Context, Policy, short};
 use super::parts;
 use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
@@ -57,6 +57,39 @@ pub(super) fn refuse_leftovers(context: &Context, round: u32, stage: &str) -> Re
     ))
 }
 
+#[derive(Deserialize)]
+struct PolicyOf {
+    rationale_id: String,
+    stage: String,
+    policy: String,
+}
+
+/// Refuses to add to, or answer with, rationales of a stage that another policy than this one has said.
+///
+/// # Errors
+/// Where there are such rationales.
+pub(super) fn refuse_others(context: &Context, round: u32, stage: &str, policy: &Policy) -> Result<()> {
+    let columns = ["rationale_id", "stage", "policy"];
+    let rows = context.dataset.project::<Rationale, PolicyOf>(round, &columns)?;
+    let mut of_stage = rows.into_iter().filter(|row| row.stage == stage);
+    match of_stage.find(|row| row.policy != policy.fingerprint) {
+        None => Ok(()),
+        Some(row) => Err(Error::input(
+            format!(
+                "round {round}: rationale {}: expected one of {}, which is policy {}, found one of policy {}",
+                row.rationale_id,
+                policy.folder.display(),
+                short(&policy.fingerprint),
+                short(&row.policy)
+            ),
+            format!(
+                "put the policy back that said it; or remove the round's rationales part-{stage}-…, and what came of \
+                 them (corrections, answers and their checkpoints), to do them again"
+            ),
+        )),
+    }
+}
+
 /// Whether all rationales of a stage and split are there.
 pub(super) fn is_done(
     context: &Context,
@@ -87,6 +120,7 @@ pub(super) fn run(
     policy: &Policy,
     corpus: &Corpus,
 ) -> Result<usize> {
+    refuse_others(context, round, stage, policy)?;
     let problems = corpus.split(split);
     let due = due(context, round, (stage, split), &problems)?;
     let total: usize = due.iter().map(|(_, chunk)| chunk.len()).sum();
@@ -168,16 +202,19 @@ fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[
     numbers.extend(bleu(&pairs).map(|value| ("bleu", value)));
     let before = starting_numbers(context, round, stage, split)?;
     for (name, value) in &numbers {
-        // Nothing rises where nothing was taken before.
-        let Some(earlier) = before.get(*name) else { continue };
-        let rise = value - earlier;
-        if matches!(*name, "repeated" | "empty") && rise > 0.05 {
+        if !matches!(*name, "repeated" | "empty") {
+            continue;
+        }
+        // Nothing rises where nothing was taken before; half of them is bad all the same.
+        let rise = before.get(*name).map(|earlier| value - earlier);
+        if rise.map_or(*value > 0.5, |rise| rise > 0.05) {
+            let than_before =
+                rise.map_or(String::new(), |rise| format!(", {:.1} points more than before", rise * 100.0));
             eprintln!(
-                "round {round}: {:.1} % of the rationales of {split} after {stage} are {}, {:.1} points more than \
-                 before: the policy degenerates; lower rl.learning_rate or rl.passes, or set rl.max_kl",
+                "round {round}: {:.1} % of the rationales of {split} after {stage} are {}{than_before}: the policy \
+                 degenerates; lower rl.learning_rate or rl.passes, or set rl.max_kl",
                 value * 100.0,
                 if *name == "empty" { "empty" } else { "partly repeated" },
-                rise * 100.0
             );
         }
     }

@@ -1,8 +1,8 @@
 //! Stage rl: learn from the scores of the round's rollouts, then say greedily what the new policy says.
 
-use super::advantages::{Baseline, kl_coefficient, mean_kl, with_advantages};
-use super::context::{Context, Policy};
-use super::rollout::value_model;
+use super::advantages::{Baseline, advantages, kl_coefficient, mean_kl, mean_reward, rewarded};
+use super::context::{Context, Policy, short};
+use super::rollout::{sample_seed, value_model};
 use super::{Outcome, decode};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
@@ -59,6 +59,8 @@ struct Scored {
     rollouts: Vec<(Rollout, Vec<f32>)>,
     /// Remarks on what was left out.
     left_out: Vec<String>,
+    /// What all sampled rationales are like, by name of the metric.
+    form: [(&'static str, f64); 3],
 }
 
 #[derive(Deserialize)]
@@ -100,6 +102,7 @@ fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored
             "put the policy back that sampled, or remove this round's rollouts and scores to sample anew",
         ));
     }
+    warn_of_another_seed(context, &own);
     let scores = scores_by_rollout(context, round, &own, &others)?;
     let rejected: HashSet<String> = dataset
         .project::<Reject, RejectOf>(round, &["kind", "subject_id"])?
@@ -107,6 +110,7 @@ fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored
         .filter(|reject| reject.kind == "scores")
         .map(|reject| reject.subject_id)
         .collect();
+    let form = form(&own);
     let with_sentences = own.iter().filter(|rollout| !rollout.sentences.is_empty()).count();
     let (mut waiting, mut lost, mut empty) = (0, 0, 0);
     let mut scored = Vec::new();
@@ -157,6 +161,13 @@ fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored
             dataset.flag()
         )));
     }
+    if scored.is_empty() && waiting > 0 {
+        return Ok(Err(format!(
+            "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}{}",
+            grouped(waiting),
+            dataset.flag()
+        )));
+    }
     if scored.is_empty() {
         let message =
             format!("round {round}: expected scored rollouts to learn from, found none ({empty} are empty)");
@@ -168,7 +179,39 @@ fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
-    Ok(Ok(Scored { rollouts: scored, left_out }))
+    Ok(Ok(Scored { rollouts: scored, left_out, form }))
+}
+
+/// Shares of the sampled rationales that repeat a sentence, end at the limit, or say nothing.
+fn form(rollouts: &[Rollout]) -> [(&'static str, f64); 3] {
+    let share = |counts: &dyn Fn(&Rollout) -> bool| {
+        rollouts.iter().filter(|row| counts(row)).count() as f64 / rollouts.len().max(1) as f64
+    };
+    let repeats = |row: &Rollout| {
+        let texts: Vec<&str> = row.sentences.iter().map(|sentence| sentence.text.as_str()).collect();
+        schemas::sentences::without_repeats(&texts).len() < texts.len()
+    };
+    [
+        ("repeated/rollouts", share(&repeats)),
+        ("truncated/rollouts", share(&|row| row.truncated)),
+        ("empty/rollouts", share(&|row| row.sentences.is_empty())),
+    ]
+}
+
+/// The values stored with rollouts are those of a value head that was drawn from the seed of sampling, which is drawn again
+/// to be trained: says where it was another seed.
+fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
+    let seed = context.settings.rollout.seed;
+    let is_of_another =
+        |row: &&Rollout| row.seed != sample_seed(seed, row.round, &row.problem_id, row.sample as usize);
+    let others = rollouts.iter().filter(is_of_another).count();
+    if context.settings.rl.algorithm == Algorithm::Ppo && others > 0 {
+        eprintln!(
+            "warning: {others} of {} rollouts were not sampled with rollout.seed = {seed}: their values are those of \
+             another value head than the one that is trained now",
+            rollouts.len()
+        );
+    }
 }
 
 type SentenceScores = HashMap<u32, f32>;
@@ -217,8 +260,8 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let corpus = Corpus::open(&context.dataset, &settings.student, config)?;
     let kl = mean_kl(&scored.rollouts);
     let kl_coefficient = kl_coefficient(context, round, kl)?;
-    let mut rollouts =
-        with_advantages(context, &corpus, policy, &scored.rollouts, kl_coefficient, &Baseline::Stored)?;
+    let rewarded = rewarded(context, &corpus, policy, &scored.rollouts, kl_coefficient)?;
+    let mut rollouts = advantages(&settings.rl, &rewarded, kl_coefficient, &Baseline::Stored);
     let uses_value = settings.rl.algorithm == Algorithm::Ppo;
     let trunk = settings.rl.value_model;
     let value = uses_value.then(|| value_model(policy, trunk, settings.rollout.seed, round));
@@ -239,16 +282,14 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         settings.rollout.seed,
         context.kind(),
         settings.student.max_tokens_per_batch,
-        settings.student.vision,
+        corpus.features.identity(),
         digest(&rollouts)
     );
     let identity = sha256_hex(start.as_bytes());
     if uses_value && settings.rl.value_passes > 0 {
-        let returns =
-            with_advantages(context, &corpus, policy, &scored.rollouts, kl_coefficient, &Baseline::None)?;
+        let returns = advantages(&settings.rl, &rewarded, kl_coefficient, &Baseline::None);
         let values = warmed_up(context, round, &learner, &returns, &corpus, &identity)?;
-        let baseline = Baseline::New(values);
-        rollouts = with_advantages(context, &corpus, policy, &scored.rollouts, kl_coefficient, &baseline)?;
+        rollouts = advantages(&settings.rl, &rewarded, kl_coefficient, &Baseline::New(values));
     }
     let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval());
     let mut log = MetricLog::new(round, "rl").on_board(&settings.student.tensorboard)?;
@@ -257,11 +298,12 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let mean = f64::from(sentence_scores.iter().sum::<f32>()) / sentence_scores.len().max(1) as f64;
     let at_start = [
         ("mean_sentence_score", mean),
+        ("mean_reward", mean_reward(&rewarded)),
         ("rollouts", rollouts.len() as f64),
         ("kl_to_reference", kl),
         ("kl_coefficient", kl_coefficient),
     ];
-    log.push(0, 0.0, at_start);
+    log.push(0, 0.0, at_start.into_iter().chain(scored.form));
     let seed = settings.rollout.seed ^ u64::from(round);
     let plan = Plan {
         settings: &settings.rl,
@@ -314,8 +356,4 @@ fn digest(rollouts: &[ScoredRollout]) -> String {
     let text: Vec<String> =
         rollouts.iter().map(|rollout| sha256_hex(format!("{rollout:?}").as_bytes())).collect();
     sha256_hex(text.join("\n").as_bytes())
-}
-
-fn short(fingerprint: &str) -> &str {
-    fingerprint.get(..12).unwrap_or(fingerprint)
 }

@@ -231,8 +231,7 @@ fn sample(
         let places: Vec<(usize, usize)> =
             indices.iter().flat_map(|&index| (0..samples).map(move |sample| (index, sample))).collect();
         let seed = |&(index, sample): &(usize, usize)| {
-            let place = format!("{round}/{}/{sample}", batches.problems[index].problem_id);
-            seed::derive(settings.rollout.seed, "rollout", &place)
+            sample_seed(settings.rollout.seed, round, &batches.problems[index].problem_id, sample)
         };
         let seeds: Vec<u64> = places.iter().map(seed).collect();
         let mut generated = generator.generate(&source, choice, &seeds, settings.rollout.max_new_tokens);
@@ -254,6 +253,11 @@ fn sample(
         Ok(())
     })?;
     Ok(rows.into_iter().flatten().collect())
+}
+
+/// Seed of the random stream that a sample of a problem is drawn from in a round.
+pub(super) fn sample_seed(run_seed: u64, round: u32, problem_id: &str, sample: usize) -> u64 {
+    seed::derive(run_seed, "rollout", &format!("{round}/{problem_id}/{sample}"))
 }
 
 fn rollout(

@@ -86,11 +86,11 @@ struct Ready {
 fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let dataset = &context.dataset;
     let columns = ["rationale_id", "stage", "split", "deduplicated"];
-    let due: HashSet<String> = dataset
+    let due: HashMap<String, String> = dataset
         .project::<Rationale, RationaleOf>(round, &columns)?
         .into_iter()
         .filter(|row| row.stage == "rl" && row.split == "train" && !row.deduplicated.trim().is_empty())
-        .map(|row| row.rationale_id)
+        .map(|row| (row.rationale_id, row.deduplicated))
         .collect();
     if due.is_empty() && !context.has(&context.checkpoint(round, "rl")) {
         let data = dataset.root().display();
@@ -102,7 +102,7 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let mut seen = HashSet::new();
     let mut corrections = Vec::new();
     for correction in dataset.read::<Correction>(round)? {
-        if !due.contains(&correction.rationale_id) {
+        let Some(said) = due.get(&correction.rationale_id) else {
             return Err(Error::BadInput {
                 message: format!(
                     "corrections, round {round}: expected a rationale of stage rl, found `{}`",
@@ -110,6 +110,16 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
                 ),
                 hint: None,
             });
+        };
+        if *said != correction.original {
+            let id = &correction.rationale_id;
+            return Err(Error::input(
+                format!(
+                    "corrections, round {round}: rationale {id}: expected the correction of {said:?}, found that of {:?}",
+                    correction.original
+                ),
+                "remove the corrections of the round, which belong to another policy's rationales, and collect anew",
+            ));
         }
         if !seen.insert(correction.rationale_id.clone()) {
             let message = format!(
@@ -132,7 +142,7 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
         .into_iter()
         .filter(|reject| reject.kind == "corrections")
         .map(|reject| reject.subject_id)
-        .filter(|id| due.contains(id) && !seen.contains(id))
+        .filter(|id| due.contains_key(id) && !seen.contains(id))
         .collect();
     let waiting = due.len() - corrections.len() - rejected.len();
     if waiting > 0 {
@@ -252,7 +262,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     let val: Vec<_> =
         corpus.split("val").into_iter().filter(|problem| !problem.solution.trim().is_empty()).collect();
     let mut chosen =
-        format!("{:?} {:?} {:?}", settings.student.vision, settings.sft.keep, settings.sft.patience);
+        format!("{} {:?} {:?}", corpus.features.identity(), settings.sft.keep, settings.sft.patience);
     if settings.sft.keep != KeepBy::Last {
         chosen += &format!(" {val:?} {} {:?}", settings.rollout.max_new_tokens, context.sampling_kind());
     }

@@ -1,6 +1,6 @@
 //! LoRA adapters in PEFT's folders: `adapter_config.json` and `adapter_model.safetensors`.
 
-use super::checkpoint::{copy_companions, to_json, write_folder, write_safetensors};
+use super::checkpoint::{copy_companions, metadata_of, to_json, write_folder, write_safetensors};
 use super::config::StudentConfig;
 use super::lora::{LoraConfig, is_lora, peft_name};
 use super::weight_files::{check_numbers, compare, read_pickle, read_safetensors};
@@ -31,25 +31,42 @@ const UNKNOWN: [&str; 15] = [
     "monteclora_config",
 ];
 
+/// Key of the weight file's metadata under which the fingerprint of the student that it belongs to stands.
+const BASE: &str = "ares.policy";
+
+/// The student that an adapter was trained on.
+#[derive(Debug)]
+pub struct Base<'a> {
+    /// Its shape.
+    pub config: &'a StudentConfig,
+    /// Folder of its tokenizer.
+    pub folder: &'a Path,
+    /// Fingerprint of its weights.
+    pub fingerprint: &'a str,
+}
+
 /// Writes the LoRA matrices of `weights` in PEFT's layout, beside the base model's `config.json` and tokenizer.
 ///
 /// # Errors
 /// Where the disk refuses; then the folder does not appear.
-pub fn write_adapter(
-    folder: &Path,
-    lora: &LoraConfig,
-    config: &StudentConfig,
-    weights: &Weights,
-    companions: &Path,
-) -> Result<()> {
+pub fn write_adapter(folder: &Path, lora: &LoraConfig, weights: &Weights, base: &Base<'_>) -> Result<()> {
     write_folder(folder, |temporary| {
         schemas::table::write_bytes(&temporary.join("adapter_config.json"), to_json(lora)?.as_bytes())?;
-        schemas::table::write_bytes(&temporary.join("config.json"), to_json(config)?.as_bytes())?;
+        schemas::table::write_bytes(&temporary.join("config.json"), to_json(base.config)?.as_bytes())?;
         let matrices = weights.iter().filter(|(name, _)| is_lora(name));
         let tensors = matrices.filter_map(|(name, tensor)| Some((peft_name(name)?, tensor)));
-        write_safetensors(&temporary.join("adapter_model.safetensors"), tensors, &[("format", "pt".into())])?;
-        copy_companions(companions, temporary)
+        let metadata = [("format", "pt".to_owned()), (BASE, base.fingerprint.to_owned())];
+        write_safetensors(&temporary.join("adapter_model.safetensors"), tensors, &metadata)?;
+        copy_companions(base.folder, temporary)
     })
+}
+
+/// Fingerprint of the student that the adapter in a folder was trained on, where it tells.
+///
+/// # Errors
+/// Where the file is broken.
+pub fn base_of(folder: &Path) -> Result<Option<String>> {
+    metadata_of(&folder.join("adapter_model.safetensors"), BASE)
 }
 
 /// Adds the LoRA matrices of a PEFT folder to a student's weights.

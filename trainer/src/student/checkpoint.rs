@@ -70,9 +70,14 @@ fn read(folder: &Path, may_lack_fusion: bool) -> Result<Loaded> {
     Ok(Loaded { config, weights: Weights::new(tensors) })
 }
 
-/// Drops the copies of the embedding that older checkpoints carry; reports those that differ from it.
+/// Position biases between decoder and encoder, which T5 never uses; the published checkpoints carry them.
+const UNUSED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
+
+/// Drops what older checkpoints carry beside the weights: numbers that nothing uses, and copies of the embedding; reports
+/// copies that differ from it.
 fn drop_aliases(tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
     let mut problems = Vec::new();
+    tensors.remove(UNUSED);
     for alias in ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"] {
         let Some(copy) = tensors.remove(alias) else { continue };
         match tensors.get("shared.weight") {
@@ -184,14 +189,21 @@ pub fn write_student(
 /// # Errors
 /// Where the file is broken.
 pub(crate) fn vocabulary_told(folder: &Path) -> Result<Option<String>> {
-    let path = folder.join(WEIGHTS_FILE);
+    metadata_of(&folder.join(WEIGHTS_FILE), VOCABULARY)
+}
+
+/// A line of a safetensors file's metadata; none where there is no such line, or no file.
+///
+/// # Errors
+/// Where the file is broken.
+pub(super) fn metadata_of(path: &Path, key: &str) -> Result<Option<String>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let map = map_file(&path)?;
+    let map = map_file(path)?;
     let (_, header) = SafeTensors::read_metadata(&map)
-        .map_err(|e| Error::Checkpoint { path: path.clone(), message: e.to_string() })?;
-    Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(VOCABULARY)).cloned())
+        .map_err(|e| Error::Checkpoint { path: path.to_path_buf(), message: e.to_string() })?;
+    Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(key)).cloned())
 }
 
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
@@ -213,7 +225,7 @@ pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
 
 /// Fills a temporary folder, then renames it to `folder`, which must not exist.
 pub(super) fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let parent = folder.parent().unwrap_or(Path::new("."));
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let temporary = parent.join(format!(".writing-{name}"));

@@ -15,15 +15,15 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 const PICKLE_FILE: &str = "pytorch_model.bin";
 
 /// Weights of a folder, with what is wrong about them.
-pub(super) struct Found {
+pub(crate) struct Found {
     /// File to name in errors.
-    pub(super) path: PathBuf,
-    pub(super) tensors: BTreeMap<String, Tensor>,
-    pub(super) problems: Vec<String>,
+    pub(crate) path: PathBuf,
+    pub(crate) tensors: BTreeMap<String, Tensor>,
+    pub(crate) problems: Vec<String>,
 }
 
 /// Reads all weights of a folder as float32.
-pub(super) fn read_folder(folder: &Path) -> Result<Found> {
+pub(crate) fn read_folder(folder: &Path) -> Result<Found> {
     let files = weight_files(folder)?;
     let path = match files.as_slice() {
         [single] => single.clone(),

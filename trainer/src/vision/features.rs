@@ -19,12 +19,13 @@ pub struct ImageFeatures {
     index: BTreeMap<String, (usize, usize)>,
     patches: i64,
     width: i64,
+    identity: String,
 }
 
 impl ImageFeatures {
     /// Features of a student that sees no pictures: one zero row, which the attention cannot tell from many.
     pub fn none(width: i64) -> Self {
-        Self { map: None, index: BTreeMap::new(), patches: 1, width }
+        Self { map: None, index: BTreeMap::new(), patches: 1, width, identity: "none".into() }
     }
 
     /// Opens a features file for a student that expects `width` numbers a patch.
@@ -64,7 +65,13 @@ impl ImageFeatures {
         if found as i64 != width {
             return Err(wrong_width(path, width, found as i64));
         }
-        Ok(Self { map: Some(map), index, patches: patches as i64, width })
+        let identity = identity_of(&map, path);
+        Ok(Self { map: Some(map), index, patches: patches as i64, width, identity })
+    }
+
+    /// Tells these features from others: the file's own identity, else its size and time.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// Width of a features file, from its header alone.
@@ -176,9 +183,19 @@ struct Kept {
 
 /// Whether a finished features file came of just this.
 pub(crate) fn is_of(path: &Path, identity: &str) -> bool {
-    let Ok(map) = map_file(path) else { return false };
-    let Ok((_, header)) = SafeTensors::read_metadata(&map) else { return false };
-    header.metadata().as_ref().and_then(|found| found.get(IDENTITY)).is_some_and(|found| found == identity)
+    map_file(path).is_ok_and(|map| told_identity(&map).is_some_and(|found| found == identity))
+}
+
+fn told_identity(bytes: &[u8]) -> Option<String> {
+    let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
+    header.metadata().as_ref()?.get(IDENTITY).cloned()
+}
+
+fn identity_of(bytes: &[u8], path: &Path) -> String {
+    told_identity(bytes).unwrap_or_else(|| {
+        let time = std::fs::metadata(path).and_then(|file| file.modified()).ok();
+        format!("{} bytes of {time:?}", bytes.len())
+    })
 }
 
 impl FeatureWriter {
@@ -196,6 +213,7 @@ impl FeatureWriter {
         let metadata = serde_json::json!({ "ares.encoder": encoder });
         let (header, waiting) = header(ids, [patches, width], metadata);
         let temporary = temporary(path)?;
+        forget(&temporary.with_extension("json"))?;
         let file = start(&temporary, &header)?;
         let shape = [patches as i64, width as i64];
         let path = path.to_path_buf();
@@ -225,13 +243,8 @@ impl FeatureWriter {
         let whole = std::fs::metadata(&temporary).is_ok_and(|file| file.len() >= end);
         let written = if whole && written <= total { written } else { 0 };
         let file = if written == 0 {
-            // What it told of is no more.
-            match std::fs::remove_file(&kept) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove", &kept)(error));
-                }
-                _ => start(&temporary, &header)?,
-            }
+            forget(&kept)?; // what it told of is no more
+            start(&temporary, &header)?
         } else {
             let mut file =
                 File::options().write(true).open(&temporary).map_err(Error::io("open", &temporary))?;
@@ -276,6 +289,12 @@ impl FeatureWriter {
             )));
         }
         let half = features.to_device(Device::Cpu).to_kind(Kind::Half).contiguous();
+        if half.isfinite().all().int64_value(&[]) == 0 {
+            let place = self.written;
+            return Err(wrong(format!(
+                "problem {place} of the file: expected numbers within float16's range, found others"
+            )));
+        }
         let mut bytes = vec![0u8; half.numel() * 2];
         half.copy_data_u8(&mut bytes, half.numel());
         (self.waiting, self.written) = (self.waiting - 1, self.written + 1);
@@ -300,9 +319,7 @@ impl FeatureWriter {
         }
         std::fs::rename(&self.temporary, &self.path).map_err(Error::io("rename", &self.path))?;
         self.file = None;
-        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.exists()) {
-            std::fs::remove_file(kept).map_err(Error::io("remove", kept))?;
-        }
+        self.kept.as_deref().map_or(Ok(()), forget)?;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
@@ -340,6 +357,14 @@ fn temporary(path: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Ok(folder.join(format!(".writing-{name}")))
+}
+
+/// Removes a file that may not be there.
+fn forget(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// A new file with its header.

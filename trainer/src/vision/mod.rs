@@ -3,6 +3,7 @@
 pub mod extract;
 pub mod features;
 pub mod npy;
+mod resize;
 pub mod vit;
 
 pub use features::ImageFeatures;

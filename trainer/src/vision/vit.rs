@@ -1,10 +1,9 @@
 //! A vision transformer (Dosovitskiy et al., 2021) in Hugging Face's `vit` layout: picture → hidden states of patches.
 
+use super::resize::{Filter, resized};
 use crate::error::{Error, Result};
-use crate::student::checkpoint::read_safetensors;
-use crate::student::weight_files::check_numbers;
+use crate::student::weight_files::{Found, read_folder};
 use crate::student::weights::fingerprint;
-use image::imageops::FilterType;
 use schemas::provenance::sha256_hex;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -124,10 +123,8 @@ impl Vit {
         let mut config: VitConfig = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         config.check().map_err(wrong)?;
         read_preprocessor(&folder.join("preprocessor_config.json"), &mut config)?;
-        let file = folder.join("model.safetensors");
-        let mut found = read_safetensors(&file)?;
+        let Found { path: file, tensors: mut found, mut problems } = read_folder(folder)?;
         let mut tensors = BTreeMap::new();
-        let mut problems = check_numbers(&mut found);
         for (name, shape) in shapes(&config) {
             let tensor = found.remove(&name).or_else(|| found.remove(&format!("vit.{name}")));
             match tensor {
@@ -180,9 +177,8 @@ impl Vit {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let picture = image::load_from_memory(&bytes).map_err(|e| wrong(format!("no picture: {e}")))?;
         let size = self.config.image_size as u32;
-        // Catmull and Rom's curve is what Pillow calls bicubic.
-        let filter = if self.config.bicubic { FilterType::CatmullRom } else { FilterType::Triangle };
-        let pixels = image::imageops::resize(&picture.to_rgb8(), size, size, filter);
+        let filter = if self.config.bicubic { Filter::Bicubic } else { Filter::Bilinear };
+        let pixels = resized(&picture.to_rgb8(), size, filter);
         let side = self.config.image_size;
         let tensor = Tensor::from_slice(pixels.as_raw()).view([side, side, 3]).permute([2, 0, 1]);
         let colour = |numbers: [f64; 3]| Tensor::from_slice(&numbers).to_kind(Kind::Float).view([3, 1, 1]);

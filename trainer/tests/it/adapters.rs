@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
-use trainer::student::adapter::{read_adapter, write_adapter};
+use trainer::student::adapter::{Base, base_of, read_adapter, write_adapter};
 use trainer::student::checkpoint::{Loaded, read_safetensors, read_student, write_safetensors};
 use trainer::student::{Student, StudentConfig, Weights};
 
@@ -27,7 +27,10 @@ fn a_lora_of_peft_gives_the_same_logits_there_and_back() {
 
     let kept = TempDir::new().expect("folder");
     let copy = kept.path().join("answer");
-    write_adapter(&copy, &lora, &config, &weights, &values("student_gated_untied")).expect("written");
+    let of = Base { config: &config, folder: &values("student_gated_untied"), fingerprint: "f00d" };
+    write_adapter(&copy, &lora, &weights, &of).expect("written");
+    assert_eq!(base_of(&copy).expect("metadata").as_deref(), Some("f00d"));
+    assert_eq!(base_of(&folder).expect("metadata"), None, "PEFT does not tell");
     let file = "adapter_model.safetensors";
     let (old, new) = (read_safetensors(&folder.join(file)), read_safetensors(&copy.join(file)));
     assert_same_tensors(&new.expect("copy"), &old.expect("adapter"));

@@ -213,21 +213,23 @@ fn rollouts_that_do_not_fit_together() {
     };
     for (line, change) in [
         (
-            "error: rollouts: p1-r1-s0: expected finite numbers, found NaN",
+            "error: rollouts, round 1: p1-r1-s0: expected finite numbers, found NaN",
             &(|rollout: &mut Rollout| rollout.logprobs[1] = f32::NAN) as &dyn Fn(&mut Rollout),
         ),
-        ("error: rollouts: p1-r1-s0: expected 4 values, found 3", &|rollout: &mut Rollout| {
+        ("error: rollouts, round 1: p1-r1-s0: expected 4 values, found 3", &|rollout: &mut Rollout| {
             rollout.values.truncate(3)
         }),
-        ("error: rollouts: p1-r1-s0: expected 4 ref_logprobs, found 5", &|rollout: &mut Rollout| {
+        ("error: rollouts, round 1: p1-r1-s0: expected 4 ref_logprobs, found 5", &|rollout: &mut Rollout| {
             rollout.ref_logprobs.push(0.0)
         }),
-        ("error: rollouts: p1-r1-s0: expected tokens below 567, found 567", &|rollout: &mut Rollout| {
-            rollout.token_ids[0] = 567
-        }),
-        ("error: rollouts: p1-r1-s0: expected a token_end below 4, found 4", &|rollout: &mut Rollout| {
-            rollout.sentences[1].token_end = 4
-        }),
+        (
+            "error: rollouts, round 1: p1-r1-s0: expected tokens below 567, found 567",
+            &|rollout: &mut Rollout| rollout.token_ids[0] = 567,
+        ),
+        (
+            "error: rollouts, round 1: p1-r1-s0: expected a token_end below 4, found 4",
+            &|rollout: &mut Rollout| rollout.sentences[1].token_end = 4,
+        ),
     ] {
         assert_eq!(refused(change), line);
     }

@@ -283,3 +283,61 @@ fn padding_counts_as_a_target_only_where_asked() {
     assert!(length < 50.0 && padded_length == 50.0, "{length} {padded_length}");
     assert!((loss - padded_loss).abs() > 1e-3, "{loss} {padded_loss}");
 }
+
+#[test]
+fn corrections_of_another_policys_rationales_are_refused() {
+    let place = scored();
+    place.stage("rl");
+    place.write_corrections(|correction| {
+        if correction.problem_id == "p7" {
+            correction.original += " It was said by an older policy.";
+        }
+    });
+    let error = place.refused("sft");
+    assert!(error[0].contains("rationale p7-r1-rl: expected the correction of \""), "{error:?}");
+    assert!(error[0].contains("It was said by an older policy."), "{error:?}");
+    assert!(error[1].contains("remove the corrections of the round"), "{error:?}");
+}
+
+#[test]
+fn rationales_and_adapters_of_another_policy_are_refused() {
+    let place = Place::new(20);
+    let eval = |place: &Place| place.train(&["eval"]).output().expect("train");
+    assert!(eval(&place).status.success());
+    assert!(String::from_utf8_lossy(&eval(&place).stdout).contains("are already there"));
+    // Another base student takes the place of the first.
+    let Loaded { config, mut weights } =
+        checkpoint::read_student(&place.checkpoint("base")).expect("student");
+    let moved = weights.get("shared.weight") * 1.5;
+    weights.insert("shared.weight", moved);
+    std::fs::remove_dir_all(place.checkpoint("base")).expect("removed");
+    checkpoint::write_student(&place.checkpoint("base"), &config, &weights, &tokenizer_folder())
+        .expect("written");
+    let error = error_lines(&eval(&place));
+    assert!(error[0].contains("checkpoints/base, which is policy "), "{error:?}");
+    assert!(error[1].contains("remove the round's rationales part-base-"), "{error:?}");
+    for folder in ["rationales", "answers"] {
+        std::fs::remove_dir_all(place.dataset().root().join(folder)).expect("removed");
+    }
+    let error = error_lines(&eval(&place));
+    assert!(error[0].contains("round=0/answer: expected an adapter of "), "{error:?}");
+    std::fs::remove_dir_all(place.checkpoint("round=0/answer")).expect("removed");
+    assert!(eval(&place).status.success());
+}
+
+#[test]
+fn a_disk_that_refuses_step_checkpoints_stops_nothing() {
+    let start = scored();
+    let weights = |place: &Place| {
+        std::fs::read(place.checkpoint("round=1/rl").join("model.safetensors")).expect("weights")
+    };
+    let undisturbed = start.copy();
+    undisturbed.stage("rl");
+    // Where a folder stands no file can be renamed to.
+    std::fs::create_dir_all(start.checkpoint("round=1/.rl-step.safetensors/in the way")).expect("folder");
+    let output = start.train(&["--round", "1", "--stage", "rl"]).output().expect("train");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("warning: no step checkpoint is written, the older one stays: "), "{said}");
+    assert!(weights(&start) == weights(&undisturbed));
+}

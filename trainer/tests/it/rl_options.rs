@@ -98,3 +98,58 @@ fn a_few_rollouts_may_lack_scores() {
     assert!(!place_after.checkpoint("round=1/rl").exists());
     assert!(place.dataset().read::<Score>(1).expect("scores").iter().all(|row| row.rollout_id != without));
 }
+
+#[test]
+fn rollouts_of_another_seed_have_values_of_another_head() {
+    let place = Place::new(10).scored();
+    let said = |flags: &[&str]| {
+        let place = place.copy();
+        let output = place.train(&["--round", "1", "--stage", "rl"]).args(flags).output().expect("train");
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let warning = "warning: 20 of 20 rollouts were not sampled with rollout.seed = 7";
+    assert!(said(&["--seed", "7"]).contains(warning));
+    assert!(!said(&[]).contains("not sampled with"));
+    assert!(
+        !said(&["--seed", "7", "--algorithm", "grpo"]).contains("not sampled with"),
+        "no values are used"
+    );
+}
+
+#[test]
+fn what_the_samples_are_like_is_told() {
+    let place = learned(&Place::new(40).scored(), &[]);
+    let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
+    let scores: Vec<Score> = place.dataset().read(1).expect("scores");
+    let share = |counts: fn(&Rollout) -> bool| {
+        rollouts.iter().filter(|row| counts(row)).count() as f64 / rollouts.len() as f64
+    };
+    assert_eq!(place.numbers("rl", "truncated/rollouts"), [share(|row| row.truncated)]);
+    assert_eq!(place.numbers("rl", "empty/rollouts"), [share(|row| row.sentences.is_empty())]);
+    assert_eq!(place.numbers("rl", "repeated/rollouts").len(), 1);
+    // In round 1 nothing has drifted, so the reward is that of the scores alone.
+    let sum: f64 = scores.iter().map(|row| f64::from(row.score) - 0.5).sum();
+    let with_sentences = rollouts.iter().filter(|row| !row.sentences.is_empty()).count();
+    let found = place.numbers("rl", "mean_reward")[0];
+    assert!((found - sum / with_sentences as f64).abs() < 1e-5, "{found}");
+}
+
+#[test]
+fn rollouts_do_not_depend_on_what_is_decoded_together() {
+    let start = Place::new(40);
+    let sampled = |together: &str| {
+        let place = start.copy();
+        let flags = ["--round", "1", "--stage", "rollout", "--decode-batch", together];
+        assert!(place.train(&flags).output().expect("train").status.success());
+        place.dataset().read::<Rollout>(1).expect("rollouts")
+    };
+    let expected = sampled("32");
+    for together in ["1", "2", "6"] {
+        for (found, expected) in sampled(together).iter().zip(&expected) {
+            assert_eq!((&found.rollout_id, &found.token_ids), (&expected.rollout_id, &expected.token_ids));
+            let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+            assert!(close(&found.logprobs, &expected.logprobs) && close(&found.values, &expected.values));
+        }
+    }
+}

@@ -19,12 +19,25 @@ fn hidden_states_agree_with_transformers() {
 
 #[test]
 fn pictures_are_read_as_pillow_reads_them() {
-    let folder = values("vit");
-    let vit = Vit::read(&folder).expect("vit");
-    let expected = read_safetensors(&folder.join("expected.safetensors")).expect("values");
-    let pixels = vit.read_image(&folder.join("picture.png")).expect("picture");
-    // One step of 255, by the smallest deviation of a colour: the two libraries round differently.
-    assert_close("pixels", &pixels, &expected["picture"], 1.01 / 255.0 / 0.224);
+    for (resample, name) in [(2, "bilinear"), (3, "bicubic")] {
+        let (_kept, folder) = copy_folder("vit");
+        let path = folder.join("preprocessor_config.json");
+        let text = fs::read_to_string(&path).expect("settings");
+        let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
+        told["resample"] = resample.into();
+        fs::write(&path, told.to_string()).expect("written");
+        let vit = Vit::read(&folder).expect("vit");
+        let expected = read_safetensors(&folder.join("expected.safetensors")).expect("values");
+        for picture in ["picture", "tall", "tiny"] {
+            let pixels = vit.read_image(&folder.join(format!("{picture}.png"))).expect("picture");
+            // Far less than one step of 255.
+            assert_close(picture, &pixels, &expected[&format!("{picture}.{name}")], 1e-6);
+            if name == "bilinear" {
+                let hidden = vit.forward(&pixels.unsqueeze(0));
+                assert_close(picture, &hidden, &expected[&format!("{picture}.hidden")], 1e-5);
+            }
+        }
+    }
 }
 
 #[test]
