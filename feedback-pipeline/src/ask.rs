@@ -19,6 +19,7 @@ use crate::transport::Transport;
 use crate::verdict::{self, Verdict};
 use schemas::settings::{Provider, TeacherSettings};
 use schemas::{Problem, TimestampMs};
+use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,12 +62,18 @@ pub struct Asker {
     pub stop: Stop,
     /// Learned in this run.
     pub seen: Seen,
+    /// Whether what was rejected is asked anew.
+    pub retry_rejects: bool,
+    /// Batches that are given up.
+    pub abandoned: Vec<String>,
 }
 
 /// What this run has seen of the service.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub(crate) good_replies: AtomicU64,
+    /// Paid replies in an envelope that cannot be opened.
+    pub(crate) unreadable: AtomicU64,
     pub(crate) longest_output: AtomicU64,
 }
 
@@ -98,52 +105,65 @@ impl Asker {
         let mut warm = !self.template_is_worth_warming();
         let in_batches = self.cache.keys_in_batches(self.teacher.provider)?;
         let mut waiting = 0;
-        for item in items {
-            if self.stop.is_set() {
-                break;
+        let fed: Result<()> = async {
+            for item in items {
+                if self.stop.is_set() {
+                    break;
+                }
+                let question = self.due_question(item?)?;
+                self.cache.writer().subject(
+                    &scope,
+                    self.job.round,
+                    &question.item.subject_id,
+                    question.key,
+                )?;
+                if let Some(reason) = &question.unsent {
+                    self.keep_unsent(&question, reason).await?;
+                    continue;
+                }
+                if in_batches.contains(&question.key) {
+                    waiting += 1; // it is paid for already
+                    continue;
+                }
+                if !lock(&running).insert(question.key) {
+                    self.progress.shared();
+                    continue;
+                }
+                let replies = self.cache.replies(&question.key)?;
+                if !matches!(self.judge(&question.item, &replies), Verdict::Ask(_)) {
+                    lock(&running).remove(&question.key);
+                    self.progress.shared();
+                    continue;
+                }
+                let permit = tokio::select! {
+                    permit = Arc::clone(&open).acquire_owned() => permit,
+                    () = self.stop.wait() => break,
+                };
+                // Nothing is made ready that could not leave: what waits here waits in the tables, not in memory.
+                let slot = tokio::select! {
+                    slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
+                    () = self.stop.wait() => break,
+                };
+                let (asker, running) = (Arc::clone(self), Arc::clone(&running));
+                let settle = async move {
+                    asker.settle(&question, replies, slot).await;
+                    lock(&running).remove(&question.key);
+                    drop(permit);
+                };
+                if warm {
+                    tasks.spawn(settle);
+                } else {
+                    settle.await; // the first request writes the provider's prompt cache for all others
+                    warm = true;
+                }
+                while tasks.try_join_next().is_some() {}
             }
-            let question = self.question(item?)?;
-            self.cache.writer().subject(&scope, self.job.round, &question.item.subject_id, question.key)?;
-            if let Some(reason) = &question.unsent {
-                self.keep_unsent(&question, reason).await?;
-                continue;
-            }
-            if in_batches.contains(&question.key) {
-                waiting += 1; // it is paid for already
-                continue;
-            }
-            if !lock(&running).insert(question.key) {
-                self.progress.shared();
-                continue;
-            }
-            let replies = self.cache.replies(&question.key)?;
-            if !matches!(self.judge(&question.item, &replies), Verdict::Ask(_)) {
-                lock(&running).remove(&question.key);
-                self.progress.shared();
-                continue;
-            }
-            let permit = tokio::select! {
-                permit = Arc::clone(&open).acquire_owned() => permit,
-                () = self.stop.wait() => break,
-            };
-            // Nothing is made ready that could not leave: what waits here waits in the tables, not in memory.
-            let slot = tokio::select! {
-                slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
-                () = self.stop.wait() => break,
-            };
-            let (asker, running) = (Arc::clone(self), Arc::clone(&running));
-            let settle = async move {
-                asker.settle(&question, replies, slot).await;
-                lock(&running).remove(&question.key);
-                drop(permit);
-            };
-            if warm {
-                tasks.spawn(settle);
-            } else {
-                settle.await; // the first request writes the provider's prompt cache for all others
-                warm = true;
-            }
-            while tasks.try_join_next().is_some() {}
+            Ok(())
+        }
+        .await;
+        // Whatever went wrong, requests in flight are paid for.
+        if let Err(error) = fed {
+            self.stop.because(error);
         }
         self.join(tasks).await;
         if waiting > 0 {
@@ -192,6 +212,23 @@ impl Asker {
         (read == 0).then(|| {
             format!("no reply reported tokens read from the prompt cache, out of {input} input tokens")
         })
+    }
+
+    /// The question that an item is due with: another than one whose reply was rejected, where such are asked anew.
+    pub(crate) fn due_question(&self, item: Item) -> Result<Question> {
+        let mut question = self.question(item)?;
+        while self.retry_rejects && question.unsent.is_none() {
+            let replies = self.cache.replies(&question.key)?;
+            if !matches!(self.judge(&question.item, &replies), Verdict::Reject { .. }) {
+                break;
+            }
+            // The same for whoever asks after the same reject, so that a run that was killed goes on with it.
+            let mut hash = Sha256::new();
+            hash.update(b"asked anew after ");
+            hash.update(question.key);
+            question.key = hash.finalize().into();
+        }
+        Ok(question)
     }
 
     pub(crate) fn question(&self, item: Item) -> Result<Question> {

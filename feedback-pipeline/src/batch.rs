@@ -36,6 +36,9 @@ const MOST_TRIES: u32 = 4;
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// Longest wait between two looks.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
+/// What to do about a batch of which there is nothing to be had any more.
+pub(crate) const RESULTS_ARE_GONE: &str = "where they are gone for good: the same command with --abandon-batch and the batch's id sends its requests again, \
+     and they are paid for again";
 
 /// Asks all due items in batches; ends early where the asker's stop is set.
 pub async fn all<I>(asker: &Arc<Asker>, due: impl Fn() -> Result<I>)
@@ -79,6 +82,7 @@ impl Run<'_> {
         I: Iterator<Item = Result<Item>>,
     {
         self.asker.cache.writer().prompt(&self.asker.prompt.version, &self.asker.prompt.text)?;
+        self.abandon()?;
         self.find_unsure().await?;
         loop {
             self.collect().await?;
@@ -107,6 +111,23 @@ impl Run<'_> {
         Ok(open)
     }
 
+    /// Closes the batches that the user has given up.
+    fn abandon(&self) -> Result<()> {
+        let open = self.open()?;
+        for id in &self.asker.abandoned {
+            let Some(batch) = open.iter().find(|batch| batch.batch_id.as_deref() == Some(id)) else {
+                let message = format!("expected the id of an open batch, found `{id}`");
+                return Err(Error::bad_input("--abandon-batch", message));
+            };
+            self.asker.cache.batch_closed(&batch.plan, "abandoned")?;
+            self.asker.purse.release(batch.likely_usd);
+            self.asker
+                .progress
+                .say(&format!("batch {id} is given up: its {} requests are sent again", batch.requests));
+        }
+        Ok(())
+    }
+
     /// Batches that were written down, but whose id was not: the service has them or not.
     async fn find_unsure(&self) -> Result<()> {
         let cache = &self.asker.cache;
@@ -114,9 +135,19 @@ impl Run<'_> {
             if batch.batch_id.is_some() {
                 continue;
             }
-            match self.service.find(&batch).await? {
+            if batch.address != self.service.address() {
+                let why = format!(
+                    "a batch of {} requests was being sent to {} when a run ended, and whether it got there is not known",
+                    batch.requests, batch.address
+                );
+                return Err(Error::Service { why, hint: Some("give the --base-url that it was sent to") });
+            }
+            match self.service.find(&batch, batch.planned_at_ms).await? {
                 Some(id) => cache.batch_sent(&batch.plan, &id)?,
-                None => cache.batch_closed(&batch.plan, "never sent")?,
+                None => {
+                    cache.batch_closed(&batch.plan, "never sent")?;
+                    self.asker.purse.release(batch.likely_usd);
+                }
             }
         }
         Ok(())
@@ -138,19 +169,14 @@ impl Run<'_> {
         }
         let mut keys = HashSet::new();
         let mut chunk = Chunk::new(asker.teacher.provider);
+        let mut of_chunk = 0.0;
         for item in items {
             self.service.check_stop()?;
-            let question = asker.question(item?)?;
-            if self.first {
-                asker.cache.writer().subject(
-                    &scope,
-                    asker.job.round,
-                    &question.item.subject_id,
-                    question.key,
-                )?;
-            }
+            let question = asker.due_question(item?)?;
+            // In each wave: where the cap ended one early, the next reaches further.
+            asker.cache.writer().subject(&scope, asker.job.round, &question.item.subject_id, question.key)?;
             if let Some(reason) = &question.unsent {
-                if self.first {
+                if asker.cache.replies(&question.key)?.is_empty() {
                     asker.keep_unsent(&question, reason).await?;
                 }
                 continue;
@@ -177,32 +203,36 @@ impl Run<'_> {
             }
             room -= dollars;
             if !chunk.has_room(&body) {
-                wave.sent +=
-                    self.send(std::mem::replace(&mut chunk, Chunk::new(asker.teacher.provider))).await?;
+                let full = std::mem::replace(&mut chunk, Chunk::new(asker.teacher.provider));
+                wave.sent += self.send(full, std::mem::take(&mut of_chunk)).await?;
             }
+            of_chunk += dollars;
             chunk.push(
                 &body,
                 Entry { sent_key, ask: asker.ask_row(&question), turn: follow_ups.len() as u32 },
             );
         }
         if !chunk.is_empty() {
-            wave.sent += self.send(chunk).await?;
+            wave.sent += self.send(chunk, of_chunk).await?;
         }
         Ok(wave)
     }
 
-    /// Dollars that a request will cost, with a tenth on top; 0 where there is no cap.
+    /// Dollars that a request will hardly go beyond: a tenth more input than is counted, and as much output as single
+    /// requests set aside for; 0 where there is no cap.
     fn likely_dollars(&self, question: &Question) -> f64 {
         let (Some(price), Some(counter)) = (self.asker.price, &self.counter) else { return 0.0 };
         let (provider, model) = (self.asker.teacher.provider, &self.asker.model);
         let image = question.image.as_ref().map_or(0, |image| tokens::of_image(provider, model, image.size));
         let input = counter.input(&question.text) + image as f64;
-        let output = counter.output(&question.text);
-        1.1 * (input * price.input.max(price.cache_write) + output * price.output) / 1e6
+        let limit = f64::from(self.asker.teacher.max_output_tokens);
+        let longest = counter.longest_output.max(self.asker.longest_output());
+        let output = longest.map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
+        (1.1 * input * price.input.max(price.cache_write) + output * price.output) / 1e6
     }
 
     /// Writes a batch down, sends it, and writes its id down.
-    async fn send(&self, chunk: Chunk) -> Result<usize> {
+    async fn send(&self, chunk: Chunk, likely_usd: f64) -> Result<usize> {
         let asker = self.asker;
         let (plan, body, entries) = chunk.finish();
         let count = entries.len();
@@ -213,10 +243,12 @@ impl Run<'_> {
             address: self.service.address().to_owned(),
             requests: count as u64,
             planned_at_ms: TimestampMs::now().0,
+            likely_usd,
             file_id: None,
             batch_id: None,
         };
         asker.cache.plan_batch(batch.clone(), entries)?;
+        asker.purse.pay(likely_usd); // until it is collected
         let megabytes = body.len() as f64 / 1e6;
         let id = self.service.submit(&mut batch, body).await?;
         asker.cache.batch_sent(&batch.plan, &id)?;
@@ -244,21 +276,25 @@ impl Run<'_> {
                     line::Standing::Ended { paths } => self.keep(&batch, &id, &paths).await?,
                     line::Standing::Failed(why) => {
                         cache.batch_closed(&batch.plan, "failed")?;
+                        self.asker.purse.release(batch.likely_usd);
                         let hint =
                             Some("nothing of it was charged; mend the cause and run the same command again");
                         return Err(Error::Service { why: format!("batch {id} failed: {why}"), hint });
                     }
-                    line::Standing::Gone if batch.address == self.service.address() => {
-                        cache.batch_closed(&batch.plan, "gone")?;
-                        self.asker.progress.say(&format!(
-                            "batch {id} is at {} no more: its {} requests are asked again",
-                            batch.address, batch.requests
-                        ));
-                    }
                     line::Standing::Gone => {
-                        let why = format!("batch {id} was sent to {}, and is not here", batch.address);
-                        let hint = Some("give the --base-url that it was sent to");
-                        return Err(Error::Service { why, hint });
+                        let why = format!(
+                            "batch {id} was sent to {} with {} requests, and is not to be seen here",
+                            batch.address, batch.requests
+                        );
+                        let hint = match batch.address == self.service.address() {
+                            true => {
+                                "give the key of the workspace or project that sent it; where it is gone for good: \
+                                 the same command with --abandon-batch and its id sends its requests again, and they \
+                                 are paid for again"
+                            }
+                            false => "give the --base-url that it was sent to",
+                        };
+                        return Err(Error::Service { why, hint: Some(hint) });
                     }
                 }
             }

@@ -31,6 +31,12 @@ pub struct Cli {
     /// Ask in batches at half the price, answered within a day; the same command again collects what was sent.
     #[arg(long, global = true)]
     batch: bool,
+    /// Ask anew about what was rejected, after the cause was mended: a missing picture, a limit, a fault of the service.
+    #[arg(long, global = true)]
+    retry_rejects: bool,
+    /// Give up a batch that the service no longer has; its requests are sent, and paid for, again.
+    #[arg(long, global = true, value_name = "BATCH_ID", requires = "batch")]
+    abandon_batch: Vec<String>,
     /// Print the settings, each with where it came from, and end.
     #[arg(long, global = true)]
     show_settings: bool,
@@ -128,7 +134,12 @@ pub fn run(cli: Cli) -> Result<()> {
     if let Some(Command::Status { json }) = cli.command {
         return if json { status::run_json(&dataset) } else { status::run(&dataset) };
     }
-    let context = Context { batch: cli.batch, ..Context::new(dataset, resolved) };
+    let context = Context {
+        batch: cli.batch,
+        retry_rejects: cli.retry_rejects,
+        abandoned: cli.abandon_batch,
+        ..Context::new(dataset, resolved)
+    };
     if matches!(cli.command, Some(Command::Rebuild)) {
         let rows = rebuild::all(&context)?;
         println!("made anew from {}: {rows} rows in requests", context.dataset.feedback_path().display());

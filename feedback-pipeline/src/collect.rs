@@ -16,7 +16,7 @@ use crate::teacher::{self, Key, Secret, Template};
 use crate::transport::Transport;
 use crate::verdict::{self, Verdict};
 use schemas::settings::{Provider, Resolved, Settings};
-use schemas::{Dataset, Provenance, Rationale, Rollout};
+use schemas::{Dataset, IdSet, Provenance, Rationale, Request, Rollout};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,10 @@ pub struct Context {
     pub model: String,
     /// Whether requests go out in batches.
     pub batch: bool,
+    /// Whether items that were rejected are asked anew.
+    pub retry_rejects: bool,
+    /// Batches that are given up: their requests are sent again.
+    pub abandoned: Vec<String>,
 }
 
 /// What became of a job.
@@ -64,7 +68,15 @@ impl Context {
     pub fn new(dataset: Dataset, resolved: Resolved) -> Self {
         let provenance = Provenance::new(crate::PROGRAM, &resolved.show());
         let model = teacher::model(&resolved.settings.teacher);
-        Self { dataset, settings: resolved.settings, provenance, model, batch: false }
+        Self {
+            dataset,
+            settings: resolved.settings,
+            provenance,
+            model,
+            batch: false,
+            retry_rejects: false,
+            abandoned: Vec::new(),
+        }
     }
 
     /// Price of the model; the embedded Teacher is free.
@@ -88,7 +100,7 @@ impl Context {
         let _lock = self.dataset.lock(crate::PROGRAM)?;
         tables::heal(&self.dataset, job.kind, job.round)?;
         let prompt = SystemPrompt::load(job.kind, &self.settings.teacher.prompts)?;
-        let done = Done::find(&self.dataset, job, &self.model, &prompt.version)?;
+        let done = Done::find(&self.dataset, job, &self.model, &prompt.version, self.retry_rejects)?;
         let problems = Problems::load(&self.dataset, self.settings.teacher.provider)?;
         let (all, due) = self.count(job, &problems, &done)?;
         if all == 0 {
@@ -181,7 +193,8 @@ impl Context {
             )?),
         };
         let cache = Cache::open(&self.dataset.feedback_path())?;
-        let spent = cache.spent_usd()?;
+        // What runs in batches at the service will be charged, so it counts as spent until it is.
+        let spent = cache.spent_usd()? + cache.running_usd()?;
         Ok(Asker {
             job: job.clone(),
             model: self.model.clone(),
@@ -198,6 +211,8 @@ impl Context {
             progress: Progress::new(job, due as u64),
             stop: Stop::default(),
             seen: Seen::default(),
+            retry_rejects: self.retry_rejects,
+            abandoned: self.abandoned.clone(),
             teacher: teacher.clone(),
             cache,
         })
@@ -209,11 +224,15 @@ impl Context {
         let number = tables::next_number(&self.dataset, job.kind, job.round)?;
         let mut set = PartSet::create(&self.dataset, job.kind, job.round, number, true, &self.provenance)?;
         let replaces = !done.stale.is_empty();
+        // A prompt that was taken back has the replies that it had before, which stand in the ledger.
+        let booked = if replaces { self.booked(job)? } else { IdSet::default() };
         let mut fresh = Counts::default();
         for item in self.due(job, problems, done)? {
             let item = item?;
             let Some(settled) = settled(&asker.cache, job, &item, Some(asker))? else { continue };
-            set.ledger(job, &item, &settled)?;
+            if !booked.contains(&booking(&settled.key_text(), &item.subject_id)) {
+                set.ledger(job, &item, &settled)?;
+            }
             fresh.answered += usize::from(matches!(settled.verdict, Verdict::Answer(_)));
             fresh.rejected += usize::from(matches!(settled.verdict, Verdict::Reject { .. }));
             fresh.shared += usize::from(!settled.ask.is_paid_by(job, &item));
@@ -227,13 +246,30 @@ impl Context {
         if replaces {
             crate::rebuild::carry_over(&self.dataset, job, &asker.cache, &mut set)?;
             crate::rebuild::all_outcomes(&self.dataset, job, problems, &asker.cache, &mut set)?;
-            tables::announce(&self.dataset, job.kind, job.round, number)?;
+            tables::announce(&self.dataset, job.kind, job.round, number, false)?;
         }
         set.finish()?;
         if replaces {
             tables::end_replacement(&self.dataset, job.kind, job.round, number, false)?;
         }
         Ok(fresh)
+    }
+
+    /// Requests of a job's kind and round that stand in the ledger.
+    fn booked(&self, job: &Job) -> Result<IdSet> {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            kind: String,
+            subject_id: String,
+            request_key: String,
+        }
+        let mut booked = IdSet::default();
+        for row in self.dataset.project::<Request, Row>(job.round, &["kind", "subject_id", "request_key"])? {
+            if row.kind == job.ledger_kind() {
+                booked.insert(&booking(&row.request_key, &row.subject_id));
+            }
+        }
+        Ok(booked)
     }
 
     /// What is missing before a job has anything to ask about.
@@ -255,6 +291,10 @@ impl Context {
             }
         })
     }
+}
+
+fn booking(request_key: &str, subject_id: &str) -> String {
+    format!("{request_key} {subject_id}")
 }
 
 /// The latest request of an item, as it is now, that amounts to something. With `now`, only requests of this run's model

@@ -6,6 +6,8 @@
 use crate::cache::Cache;
 use crate::due::{Job, Kind};
 use crate::error::Result;
+use crate::teacher::Key;
+use crate::verdict::NOT_SENT;
 use schemas::{Correction, Dataset, IdSet, Judgement, Reject, Score};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -53,8 +55,14 @@ struct Rejected {
 }
 
 impl Done {
-    /// Reads the tables of a job.
-    pub fn find(dataset: &Dataset, job: &Job, model: &str, prompt_version: &str) -> Result<Self> {
+    /// Reads the tables of a job. With `retry_rejects`, what was rejected is due again.
+    pub fn find(
+        dataset: &Dataset,
+        job: &Job,
+        model: &str,
+        prompt_version: &str,
+        retry_rejects: bool,
+    ) -> Result<Self> {
         let mut done = Self::default();
         let round = job.round;
         let add = |done: &mut Self, id: &str, teacher: &str, version: &str, first: bool| {
@@ -91,11 +99,18 @@ impl Done {
                 }
             }
         }
-        done.add_rejects(dataset, job, model, prompt_version)?;
+        done.add_rejects(dataset, job, model, prompt_version, retry_rejects)?;
         Ok(done)
     }
 
-    fn add_rejects(&mut self, dataset: &Dataset, job: &Job, model: &str, prompt_version: &str) -> Result<()> {
+    fn add_rejects(
+        &mut self,
+        dataset: &Dataset,
+        job: &Job,
+        model: &str,
+        prompt_version: &str,
+        retry: bool,
+    ) -> Result<()> {
         let names = ["kind", "subject_id", "problem_id", "request_key"];
         let mut rejects = dataset.project::<Reject, Rejected>(job.round, &names)?;
         rejects.retain(|row| row.kind == job.kind.as_str());
@@ -107,18 +122,19 @@ impl Done {
         let cache = if path.is_file() { Some(Cache::open(&path)?) } else { None };
         for row in rejects {
             let id = if job.kind == Kind::Judgements { &row.problem_id } else { &row.subject_id };
-            let mut stale = false;
+            let mut stale = retry;
             if let Some(cache) = &cache {
                 let keys = cache.keys_of(&job.scope(), job.round, &row.subject_id)?;
-                if job.kind == Kind::Judgements && keys.is_empty() {
+                let key = keys.iter().find(|key| schemas::provenance::hex(&key[..]) == row.request_key);
+                if job.kind == Kind::Judgements
+                    && key.is_none()
+                    && !was_not_sent(cache, &keys, &row.request_key)?
+                {
                     continue; // another baseline's
                 }
-                let key = keys
-                    .iter()
-                    .find(|key| schemas::provenance::hex(&key[..]) == row.request_key)
-                    .or(keys.first());
+                let key = key.or(keys.first());
                 if let Some(ask) = key.map(|key| cache.ask(key)).transpose()?.flatten() {
-                    stale = ask.model == model && ask.prompt_version != prompt_version;
+                    stale |= ask.model == model && ask.prompt_version != prompt_version;
                 }
             }
             if stale {
@@ -144,4 +160,17 @@ impl Done {
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
+}
+
+/// Whether a reject without a request is one of these requests, which could not be sent.
+pub(crate) fn was_not_sent(cache: &Cache, keys: &[Key], request_key: &str) -> Result<bool> {
+    if !request_key.is_empty() {
+        return Ok(false);
+    }
+    for key in keys {
+        if cache.replies(key)?.iter().any(|reply| reply.status == NOT_SENT) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -71,7 +71,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let (provider, model) = (teacher.provider, &context.model);
     let system = SystemPrompt::load(job.kind, &teacher.prompts)?;
     let template = Template::new(teacher, job.kind, &system);
-    let done = Done::find(&context.dataset, job, model, &system.version)?;
+    let done = Done::find(&context.dataset, job, model, &system.version, context.retry_rejects)?;
     let problems = Problems::load(&context.dataset, provider)?;
     let images = Images::new(&context.dataset)?;
     let path = context.dataset.feedback_path();

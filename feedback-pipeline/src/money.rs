@@ -176,6 +176,12 @@ impl Purse {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).spent += dollars;
     }
 
+    /// Gives back what a batch was counted with: its replies are paid for one by one.
+    pub fn release(&self, dollars: f64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.spent = (state.spent - dollars).max(0.0);
+    }
+
     /// The error of a request that may cost more than is left.
     pub fn too_little_for(&self, next_usd: f64) -> Error {
         Error::Budget { max_usd: self.max_usd.unwrap_or_default(), spent_usd: self.spent(), next_usd }

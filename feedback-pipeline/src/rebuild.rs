@@ -2,6 +2,7 @@
 
 use crate::cache::Cache;
 use crate::collect::{Context, settled};
+use crate::done::was_not_sent;
 use crate::due::{self, Job, Kind, Problems};
 use crate::error::Result;
 use crate::prompt;
@@ -62,7 +63,7 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
         }
     }
     carry_over_foreign(dataset, kind, round, cache, jobs, &mut set)?;
-    tables::announce(dataset, kind, round, number)?;
+    tables::announce(dataset, kind, round, number, true)?;
     set.finish()?;
     tables::end_replacement(dataset, kind, round, number, true)?;
     Ok(rows)
@@ -148,7 +149,10 @@ fn carry_over_foreign(
         for job in jobs {
             let keys = cache.keys_of(&job.scope(), round, &row.subject_id)?;
             known |= match kind {
-                Kind::Judgements => keys.iter().any(|key| provenance::hex(&key[..]) == row.request_key),
+                Kind::Judgements => {
+                    keys.iter().any(|key| provenance::hex(&key[..]) == row.request_key)
+                        || was_not_sent(cache, &keys, &row.request_key)?
+                }
                 _ => !keys.is_empty(),
             };
         }

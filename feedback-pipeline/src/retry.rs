@@ -11,6 +11,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const MOST_ATTEMPTS: u32 = 50;
 /// A body that arrives broken may have been paid for: it is not asked for as often.
 const MOST_BROKEN: u32 = 8;
+/// A reply that did not come in time surely was begun, and may be paid for.
+const MOST_TIMED_OUT: u32 = 3;
 
 /// How an attempt failed.
 #[derive(Debug, Clone)]
@@ -24,10 +26,14 @@ pub enum Failure {
         /// The body.
         error: ServiceError,
     },
-    /// No connection, or none in time.
+    /// No connection.
     Unreachable(String),
+    /// The request went out, and no whole reply came in time.
+    TimedOut,
     /// A reply that is cut off or no reply of this API.
     Broken(String),
+    /// Results of a batch that are there no more.
+    Gone,
 }
 
 /// What the headers of an error say about another try.
@@ -84,6 +90,14 @@ pub fn decide(failure: &Failure, effort: Effort) -> Decision {
     match failure {
         Failure::Status { status, hints, error } => decide_status(*status, *hints, error, effort),
         Failure::Unreachable(why) => again(None, effort, why),
+        Failure::TimedOut if effort.attempts >= MOST_TIMED_OUT => Decision::GiveUp {
+            why: format!("no reply in time in {MOST_TIMED_OUT} attempts (teacher.timeout_secs)"),
+        },
+        Failure::TimedOut => again(None, effort, "no reply in time"),
+        Failure::Gone => Decision::Stop {
+            why: "the results of the batch are at the service no more".to_owned(),
+            hint: Some(crate::batch::RESULTS_ARE_GONE),
+        },
         Failure::Broken(why) if effort.attempts >= MOST_BROKEN => Decision::GiveUp { why: why.clone() },
         Failure::Broken(why) => again(None, effort, why),
     }
@@ -148,6 +162,9 @@ fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
     }
 }
 
+/// Reason of a reject whose request no service would take, whatever the settings.
+pub const TOO_LARGE: &str = "request too large";
+
 /// Faults of one request. Also tells what a stored error reply was.
 pub fn final_for_item(status: u16, error: &ServiceError) -> Option<String> {
     let message = error.message.to_ascii_lowercase();
@@ -158,7 +175,7 @@ pub fn final_for_item(status: u16, error: &ServiceError) -> Option<String> {
             .iter()
             .any(|words| message.contains(words));
     match status {
-        400 | 413 | 422 if too_large => Some("request too large".to_owned()),
+        400 | 413 | 422 if too_large => Some(TOO_LARGE.to_owned()),
         400 | 422 => Some(format!("bad request: {error}")),
         _ => None,
     }
@@ -255,6 +272,7 @@ mod tests {
             (status(422, none, "", "", "unprocessable"), "reject"),
             (Failure::Unreachable("refused".into()), "again"),
             (Failure::Broken("cut off".into()), "again"),
+            (Failure::TimedOut, "again"),
         ];
         for (failure, expected) in table {
             assert_eq!(name(&decide(&failure, effort(1))), expected, "{failure:?}");
@@ -279,6 +297,7 @@ mod tests {
         assert_eq!((wait(1), wait(2), wait(3), wait(8), wait(40)), (500, 1_000, 2_000, 60_000, 60_000));
         assert_eq!(name(&decide(&Failure::Unreachable(String::new()), effort(50))), "give up");
         assert_eq!(name(&decide(&Failure::Broken(String::new()), effort(8))), "give up");
+        assert_eq!(name(&decide(&Failure::TimedOut, effort(3))), "give up");
         let late = Effort { waited: Duration::from_secs(600), ..effort(2) };
         assert_eq!(name(&decide(&Failure::Unreachable(String::new()), late)), "give up");
     }

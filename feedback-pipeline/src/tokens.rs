@@ -41,6 +41,8 @@ pub struct Counter {
     head: u64,
     input_factor: f64,
     output_factor: f64,
+    /// Output tokens of the longest of the earlier replies, where there are enough to go by.
+    pub longest_output: Option<u64>,
     /// How tokens are counted, in words.
     pub how: String,
 }
@@ -76,6 +78,7 @@ impl Counter {
             head: count(system) + count(prompt::schema(kind)) + 2 * AROUND_MESSAGE + BEFORE_REPLY,
             input_factor: factor,
             output_factor: factor,
+            longest_output: None,
             how,
         };
         if let Some(cache) = cache {
@@ -88,6 +91,7 @@ impl Counter {
         if samples.len() < FEWEST_REPLIES {
             return;
         }
+        self.longest_output = samples.iter().map(|sample| sample.output).max();
         (self.input_factor, self.output_factor) = (1.0, 1.0);
         let (mut input, mut output, mut counted, mut foretold) = (0.0, 0.0, 0.0, 0.0);
         for sample in samples {

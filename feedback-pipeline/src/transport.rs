@@ -105,10 +105,16 @@ impl Transport {
     /// One attempt.
     pub async fn send(&self, body: Bytes) -> Result<Raw, Failure> {
         let sent = self.client.post(self.url.clone()).body(body).send().await;
-        let response = sent.map_err(|e| Failure::Unreachable(describe(e)))?;
+        let response = sent.map_err(|e| match e.is_timeout() && !e.is_connect() {
+            true => Failure::TimedOut,
+            false => Failure::Unreachable(describe(e)),
+        })?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
-        let body = response.bytes().await.map_err(|e| Failure::Broken(describe(e)))?;
+        let body = response.bytes().await.map_err(|e| match e.is_timeout() {
+            true => Failure::TimedOut,
+            false => Failure::Broken(describe(e)),
+        })?;
         Ok(Raw { status, headers, body })
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // in tests a panic is the report
 
+#[path = "collect/again.rs"]
+mod again;
 #[path = "collect/batch.rs"]
 mod batch;
 #[path = "collect/disk.rs"]

@@ -20,6 +20,12 @@ use tokio::sync::OwnedSemaphorePermit;
 /// A service that refuses this many attempts of a request before it took any is asked no more.
 const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
 
+/// Replies after which the longest of them tells how long others will be.
+const ENOUGH_REPLIES: u64 = 20;
+
+/// Paid replies that cannot be opened, before any that can, after which a service is asked no more.
+const UNREADABLE_BEFORE_ANY_SUCCESS: u64 = 10;
+
 /// Leave to have a request in flight.
 type Slot = Option<OwnedSemaphorePermit>;
 
@@ -57,6 +63,8 @@ impl Asker {
         let started_at_ms = TimestampMs::now().0;
         let patience = Duration::from_secs(self.teacher.timeout_secs);
         let mut effort = Effort { attempts: 0, waited: Duration::ZERO, patience, jitter: 0.0 };
+        // Good replies of all when this request failed last.
+        let mut at_last_failure = None;
         loop {
             let slot = match first.take() {
                 Some(slot) => Some(slot),
@@ -95,16 +103,21 @@ impl Asker {
             let (status, headers, body_read, usage, rejected) = match outcome {
                 Ok((raw, usage)) => {
                     self.pace.used(reservation, &usage);
-                    self.seen.good_replies.fetch_add(1, Ordering::Relaxed);
-                    self.seen.longest_output.fetch_max(usage.output, Ordering::Relaxed);
+                    self.count(&raw.body, &usage);
                     (200, raw.headers_json(), raw.body, usage, None)
                 }
                 Err((raw, failure)) => {
                     // A paid reply holds its slot until it is durable, so that no more than the slots can be lost.
                     drop(slot);
                     self.pace.give_back(reservation);
-                    self.settle_dollars(&mut aside, 0.0);
-                    match self.after(&failure, &mut effort).await {
+                    // What came broken or not in time may have been charged; the cap must hold all the same.
+                    let charged = match failure {
+                        Failure::Broken(_) | Failure::TimedOut => self.most_dollars(text_bytes, image_tokens),
+                        _ => 0.0,
+                    };
+                    self.settle_dollars(&mut aside, charged);
+                    let before = at_last_failure.replace(self.seen.good_replies.load(Ordering::Relaxed));
+                    match self.after(&failure, &mut effort, before).await {
                         After::Again => continue,
                         After::End => return None,
                         After::Keep(reason) => {
@@ -154,16 +167,19 @@ impl Asker {
         }
     }
 
+    /// Tokens of the longest reply of this run, where enough were seen to go by.
+    pub(crate) fn longest_output(&self) -> Option<u64> {
+        let seen = self.seen.good_replies.load(Ordering::Relaxed) >= ENOUGH_REPLIES;
+        seen.then(|| self.seen.longest_output.load(Ordering::Relaxed))
+    }
+
     /// The most that an attempt may cost: replies as long as the limit until some were seen, then a quarter longer than
     /// the longest.
     fn most_dollars(&self, text_bytes: usize, image_tokens: u64) -> f64 {
         let Some(price) = self.price else { return 0.0 };
         let (input, _) = self.pace.expect(self.job.kind, text_bytes, image_tokens);
         let limit = f64::from(self.teacher.max_output_tokens);
-        let output = match self.seen.good_replies.load(Ordering::Relaxed) {
-            0..20 => limit,
-            _ => (self.seen.longest_output.load(Ordering::Relaxed) as f64 * 1.25 + 8.0).min(limit),
-        };
+        let output = self.longest_output().map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
         (input * 1.25 * price.input.max(price.cache_write) + output * price.output) / 1e6
     }
 
@@ -177,7 +193,11 @@ impl Asker {
         if raw.status == 200 {
             return match teacher::open(self.teacher.provider, &raw.body) {
                 Ok(envelope) => Ok((raw, envelope.usage)),
-                Err(why) => Err((None, Failure::Broken(why))),
+                // It was paid for, and a better reader may open it one day.
+                Err(why) => match teacher::usage_of_unreadable(&raw.body) {
+                    Some(usage) => Ok((raw, usage)),
+                    None => Err((None, Failure::Broken(why))),
+                },
             };
         }
         let hints = headers::hints(raw.header_pairs(), SystemTime::now());
@@ -190,12 +210,39 @@ impl Asker {
         Err((Some(raw), failure))
     }
 
-    /// What a failed attempt leads to; waits where it is to be made again.
-    async fn after(&self, failure: &Failure, effort: &mut Effort) -> After {
-        let any_success = self.seen.good_replies.load(Ordering::Relaxed) > 0;
+    /// Counts a reply. A service whose first replies cannot be opened at all is asked no more.
+    pub(crate) fn count(&self, body: &[u8], usage: &Usage) {
+        let Err(why) = teacher::open(self.teacher.provider, body) else { return self.saw_good(usage) };
+        let unreadable = self.seen.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
+        if unreadable >= UNREADABLE_BEFORE_ANY_SUCCESS && self.seen.good_replies.load(Ordering::Relaxed) == 0
+        {
+            let hint = Some("is this the API that --teacher names? The replies are kept");
+            self.stop.because(Error::Service {
+                why: format!("{unreadable} replies, and none to be read: {why}"),
+                hint,
+            });
+        }
+    }
+
+    /// Counts a reply among those that tell what to expect.
+    fn saw_good(&self, usage: &Usage) {
+        self.seen.good_replies.fetch_add(1, Ordering::Relaxed);
+        self.seen.longest_output.fetch_max(usage.output, Ordering::Relaxed);
+    }
+
+    /// What a failed attempt leads to; waits where it is to be made again. `before` are the good replies of all
+    /// when this request failed the time before: where there are more by now, the service answers, and the fault is the
+    /// request's; else the service's.
+    async fn after(&self, failure: &Failure, effort: &mut Effort, before: Option<u64>) -> After {
+        let good_replies = self.seen.good_replies.load(Ordering::Relaxed);
+        let any_success = good_replies > 0;
+        let others_get_through = before.is_some_and(|before| good_replies > before);
+        let is_throttled = matches!(failure, Failure::Status { status: 429, .. });
         let wait = match retry::decide(failure, *effort) {
             Decision::Again { after } => after,
-            Decision::Reject { reason } if any_success => return After::Keep(reason),
+            Decision::Reject { reason } if any_success || reason == retry::TOO_LARGE => {
+                return After::Keep(reason);
+            }
             // The first requests of all are refused: their fault, or that of the settings? Others will tell.
             Decision::Reject { .. } if effort.attempts < BAD_REQUESTS_BEFORE_ANY_SUCCESS => {
                 Duration::from_secs(1)
@@ -211,7 +258,9 @@ impl Asker {
                 self.stop.because(Error::Service { why, hint });
                 return After::End;
             }
-            Decision::GiveUp { why } if any_success && !matches!(failure, Failure::Unreachable(_)) => {
+            Decision::GiveUp { why }
+                if others_get_through && !is_throttled && !matches!(failure, Failure::Unreachable(_)) =>
+            {
                 return After::Keep(format!("no answer: {why}"));
             }
             Decision::GiveUp { why } => {
@@ -242,6 +291,7 @@ fn status_of(failure: &Failure) -> u16 {
     match failure {
         Failure::Status { status, .. } => *status,
         Failure::Unreachable(_) => 503,
+        Failure::TimedOut | Failure::Gone => 504,
         Failure::Broken(_) => 502,
     }
 }

@@ -61,7 +61,7 @@ impl<'a> Service<'a> {
                 }
             }
             // It may have been taken all the same.
-            if let Some(id) = self.find(batch).await? {
+            if let Some(id) = self.find(batch, TimestampMs::now().0).await? {
                 return Ok(id);
             }
         }
@@ -90,13 +90,13 @@ impl<'a> Service<'a> {
         Ok(answer.and_then(|raw| openai::created(&raw.body).map_err(Failure::Broken)))
     }
 
-    /// Looks whether the service has a batch that was written down.
-    pub(super) async fn find(&self, batch: &Batch) -> Result<Option<String>> {
+    /// Looks whether the service has a batch that was written down and sent at the latest at `sent_at_ms`.
+    pub(super) async fn find(&self, batch: &Batch, sent_at_ms: i64) -> Result<Option<String>> {
         if self.provider == Provider::OpenAi && batch.file_id.is_none() {
             return Ok(None); // without its file it cannot have been taken
         }
         let found = self.look(batch).await?;
-        if found.is_some() || TimestampMs::now().0 - batch.planned_at_ms > LIST_LAGS_MS {
+        if found.is_some() || TimestampMs::now().0 - sent_at_ms > LIST_LAGS_MS {
             return Ok(found);
         }
         self.pause(Duration::from_secs(1)).await?;
@@ -319,6 +319,9 @@ impl Lines<'_> {
                 if status != 200 {
                     let hints = Default::default();
                     let body = response.bytes().await.unwrap_or_default();
+                    if matches!(status, 404 | 410) {
+                        return Err(Failure::Gone);
+                    }
                     return Err(Failure::Status { status, hints, error: ServiceError::read(&body) });
                 }
                 self.response = Some(response);

@@ -12,14 +12,17 @@ use std::sync::Arc;
 pub(super) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS batches (
     plan TEXT PRIMARY KEY, provider TEXT NOT NULL, model TEXT NOT NULL, address TEXT NOT NULL, requests INTEGER NOT NULL,
-    planned_at_ms INTEGER NOT NULL, file_id TEXT, batch_id TEXT, closed TEXT) WITHOUT ROWID;
+    planned_at_ms INTEGER NOT NULL, likely_usd REAL NOT NULL, file_id TEXT, batch_id TEXT, closed TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batch_requests (
     plan TEXT NOT NULL, sent_key BLOB NOT NULL, request_key BLOB NOT NULL, turn INTEGER NOT NULL,
     PRIMARY KEY (plan, sent_key)) WITHOUT ROWID;
 ";
 
+/// Version 2 did not say what a batch would cost.
+pub(super) const FROM_2: &str = "ALTER TABLE batches ADD COLUMN likely_usd REAL NOT NULL DEFAULT 0.0";
+
 /// A batch that is not done with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// Our own name of it, made before it is sent.
     pub plan: String,
@@ -33,6 +36,8 @@ pub struct Batch {
     pub requests: u64,
     /// Moment it was written down, in ms since 1970.
     pub planned_at_ms: i64,
+    /// Dollars that it will hardly go beyond; 0 where nothing caps them.
+    pub likely_usd: f64,
     /// The uploaded file, where the service wants one.
     pub file_id: Option<String>,
     /// The service's name of it; none where it is not known whether the service has it.
@@ -83,7 +88,7 @@ impl Cache {
     pub fn open_batches(&self, provider: Provider) -> Result<Vec<Batch>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
-                "SELECT plan, model, address, requests, planned_at_ms, file_id, batch_id FROM batches
+                "SELECT plan, model, address, requests, planned_at_ms, file_id, batch_id, likely_usd FROM batches
                  WHERE provider = ?1 AND closed IS NULL ORDER BY planned_at_ms, plan",
             )?;
             let rows = statement.query_map([provider.as_str()], |row| {
@@ -96,6 +101,7 @@ impl Cache {
                     planned_at_ms: row.get(4)?,
                     file_id: row.get(5)?,
                     batch_id: row.get(6)?,
+                    likely_usd: row.get(7)?,
                 })
             })?;
             rows.collect()
@@ -110,6 +116,26 @@ impl Cache {
             )?;
             let rows = statement.query_map([provider.as_str()], |row| row.get(0))?;
             rows.collect()
+        })
+    }
+
+    /// Keys of all requests that a batch was sent with.
+    pub fn batch_keys(&self, plan: &str) -> Result<Vec<Key>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare("SELECT sent_key FROM batch_requests WHERE plan = ?1")?;
+            let rows = statement.query_map([plan], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    /// Dollars that batches which are not done with will hardly go beyond.
+    pub fn running_usd(&self) -> Result<f64> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT coalesce(sum(likely_usd), 0.0) FROM batches WHERE closed IS NULL",
+                [],
+                |row| row.get(0),
+            )
         })
     }
 
@@ -139,14 +165,16 @@ pub(super) fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite:
     match change {
         Change::Planned(batch, entries) => {
             transaction.execute(
-                "INSERT INTO batches (plan, provider, model, address, requests, planned_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO batches (plan, provider, model, address, requests, planned_at_ms, likely_usd)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
                     batch.plan,
                     batch.provider.as_str(),
                     batch.model,
                     batch.address,
                     batch.requests,
-                    batch.planned_at_ms
+                    batch.planned_at_ms,
+                    batch.likely_usd
                 ],
             )?;
             let mut insert =

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Version of the file's tables; a newer one is refused.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS prompts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
@@ -140,6 +140,9 @@ impl Cache {
         if version < VERSION {
             connection.execute_batch(SCHEMA).map_err(error(path))?;
             connection.execute_batch(batches::SCHEMA).map_err(error(path))?;
+            if version == 2 {
+                connection.execute_batch(batches::FROM_2).map_err(error(path))?;
+            }
             connection.pragma_update(None, "user_version", VERSION).map_err(error(path))?;
         }
         let reader = Self::read_connection(path)?;

@@ -52,6 +52,13 @@ pub struct Settled {
     pub verdict: Verdict,
 }
 
+impl Settled {
+    /// The key in hexadecimal; empty where nothing was sent.
+    pub fn key_text(&self) -> String {
+        key_text(&self.ask, &self.replies)
+    }
+}
+
 impl PartSet {
     /// Starts the set with a number, with or without rows for the ledger. Nothing is visible before [`PartSet::finish`].
     pub fn create(
@@ -187,7 +194,7 @@ impl PartSet {
     pub fn keep_score(&mut self, row: Score) -> Result<()> {
         match &mut self.marker {
             Marker::Scores(table) => Ok(table.push(row)?),
-            _ => Ok(()),
+            _ => Err(Error::Failed(format!("{}: a score among other feedback", row.rollout_id))),
         }
     }
 
@@ -195,7 +202,7 @@ impl PartSet {
     pub fn keep_correction(&mut self, row: Correction) -> Result<()> {
         match &mut self.marker {
             Marker::Corrections(table) => Ok(table.push(row)?),
-            _ => Ok(()),
+            _ => Err(Error::Failed(format!("{}: a correction among other feedback", row.rationale_id))),
         }
     }
 
@@ -203,7 +210,7 @@ impl PartSet {
     pub fn keep_judgement(&mut self, row: Judgement) -> Result<()> {
         match &mut self.marker {
             Marker::Judgements(table) => Ok(table.push(row)?),
-            _ => Ok(()),
+            _ => Err(Error::Failed(format!("{}: a judgement among other feedback", row.problem_id))),
         }
     }
 

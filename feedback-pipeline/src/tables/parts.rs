@@ -5,8 +5,12 @@ use crate::error::{Error, Result};
 use schemas::{Correction, Dataset, Judgement, Reject, Request, Score, Table};
 use std::path::{Path, PathBuf};
 
-/// Name of the file that announces a replacement; it holds the number of the new set.
+/// Name of the file that announces a replacement; it holds the number of the new set, and whether its ledger replaces the
+/// older ones too.
 const REPLACING: &str = ".replacing";
+
+/// What follows the number where the ledger is replaced too.
+const LEDGER: &str = " with the ledger";
 
 /// Number of the next set: one above the highest of the marker table.
 pub fn next_number(dataset: &Dataset, kind: Kind, round: u32) -> Result<u32> {
@@ -14,21 +18,26 @@ pub fn next_number(dataset: &Dataset, kind: Kind, round: u32) -> Result<u32> {
     Ok(numbers.max().map_or(0, |last| last + 1))
 }
 
-/// Announces that set `number` will replace all older ones.
-pub fn announce(dataset: &Dataset, kind: Kind, round: u32, number: u32) -> Result<()> {
-    Ok(schemas::table::write_bytes(&announcement(dataset, kind, round), number.to_string().as_bytes())?)
+/// Announces that set `number` will replace all older ones; with `ledger`, their request parts too.
+pub fn announce(dataset: &Dataset, kind: Kind, round: u32, number: u32, ledger: bool) -> Result<()> {
+    let text = format!("{number}{}", if ledger { LEDGER } else { "" });
+    Ok(schemas::table::write_bytes(&announcement(dataset, kind, round), text.as_bytes())?)
 }
 
 /// Ends what a kill cut off: removes sets without their marker, and older sets that a finished one replaces.
 pub fn heal(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
     let announcement = announcement(dataset, kind, round);
     if let Ok(text) = std::fs::read_to_string(&announcement) {
-        let new = text.trim().parse::<u32>().ok();
+        let (new, ledger) = match text.trim().strip_suffix(LEDGER) {
+            Some(new) => (new, true),
+            None => (text.trim(), false),
+        };
+        let new = new.parse::<u32>().ok();
         let markers = marker_parts(dataset, kind, round)?;
         if let Some(new) = new
             && markers.iter().any(|path| number(path, "") == Some(new))
         {
-            remove_older(dataset, kind, round, new)?;
+            remove_older(dataset, kind, round, new, ledger)?;
         }
         remove(&announcement)?;
     }
@@ -45,21 +54,14 @@ pub fn heal(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
 
 /// Removes the marker and reject parts below `new`, and then the announcement. With `ledger`, request parts too.
 pub fn end_replacement(dataset: &Dataset, kind: Kind, round: u32, new: u32, ledger: bool) -> Result<()> {
-    if ledger {
-        let prefix = format!("{}-", kind.as_str());
-        for path in dataset.parts::<Request>(round)? {
-            if number(&path, &prefix).is_some_and(|number| number < new) {
-                remove(&path)?;
-            }
-        }
-    }
-    remove_older(dataset, kind, round, new)?;
+    remove_older(dataset, kind, round, new, ledger)?;
     remove(&announcement(dataset, kind, round))
 }
 
-fn remove_older(dataset: &Dataset, kind: Kind, round: u32, new: u32) -> Result<()> {
+fn remove_older(dataset: &Dataset, kind: Kind, round: u32, new: u32, ledger: bool) -> Result<()> {
     let prefix = format!("{}-", kind.as_str());
-    for path in dataset.parts::<Reject>(round)? {
+    let requests = if ledger { dataset.parts::<Request>(round)? } else { Vec::new() };
+    for path in requests.into_iter().chain(dataset.parts::<Reject>(round)?) {
         if number(&path, &prefix).is_some_and(|number| number < new) {
             remove(&path)?;
         }

@@ -228,6 +228,24 @@ pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, String> {
     }
 }
 
+/// Usage told by a reply that is whole JSON and no error, but not the envelope that was expected: it was paid for. None for
+/// anything else, which may be asked for again.
+pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
+    let reply: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let is_error = reply.get("error").is_some_and(|error| !error.is_null());
+    if !reply.is_object() || is_error || reply.get("type").is_some_and(|kind| kind == "error") {
+        return None;
+    }
+    let usage = reply.get("usage")?;
+    let number = |names: [&str; 2]| names.iter().find_map(|name| usage.get(name)?.as_u64()).unwrap_or(0);
+    Some(Usage {
+        input: number(["input_tokens", "prompt_tokens"]),
+        cache_write: number(["cache_creation_input_tokens", ""]),
+        cache_read: number(["cache_read_input_tokens", ""]),
+        output: number(["output_tokens", "completion_tokens"]),
+    })
+}
+
 /// An error body, in what both providers have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceError {

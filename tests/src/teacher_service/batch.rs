@@ -21,6 +21,8 @@ pub struct BatchOptions {
     pub cut_submissions: u32,
     /// So many of the first downloads of results end early.
     pub cut_results: u32,
+    /// So many of the first batches have results that lack every second line.
+    pub lose_lines: u32,
     /// So many of the first looks at a batch are answered 500.
     pub failing_looks: u32,
     /// The first batch is refused as a whole after it was taken (OpenAI only).
@@ -181,6 +183,13 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
     }
     // In no order of the requests.
     results.reverse();
+    if number < options.lose_lines as usize {
+        let mut place = 0;
+        results.retain(|_| {
+            place += 1;
+            place % 2 == 1
+        });
+    }
     shared.stats().batches += 1;
     let id = if api == Api::Anthropic { format!("msgbatch_{number}") } else { format!("batch_{number}") };
     let batch = Batch {

@@ -38,6 +38,8 @@ faults! {
     CutOff = "cut-off",
     /// A 200 whose body is no JSON.
     NoJson = "no-json",
+    /// A paid reply in an envelope of another API.
+    Strange = "strange",
     /// A reply whose text is not what was asked for.
     WrongJson = "wrong-json",
     /// A sentence too few.

@@ -204,7 +204,12 @@ impl Received {
     /// The reply's body, with the faults of what is said; it counts as good where it arrives whole.
     fn reply(self, shared: &Shared, fault: Option<Fault>) -> String {
         let (said, ended) = spoil(fault, self.answer);
-        let reply = wire::reply(self.api, self.number, &self.asked, &said, ended);
+        let reply = match fault {
+            Some(Fault::Strange) => {
+                json!({"object": "other", "usage": {"prompt_tokens": 50, "completion_tokens": 5}})
+            }
+            _ => wire::reply(self.api, self.number, &self.asked, &said, ended),
+        };
         if !matches!(fault, Some(Fault::CutOff | Fault::NoJson)) {
             let mut stats = shared.stats();
             stats.good += 1;

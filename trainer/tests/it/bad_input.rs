@@ -372,3 +372,17 @@ fn features_then_init_make_a_student_that_fits() {
         "error: data/vision/vit.safetensors: expected features 128 wide, as the student takes them, found 24";
     assert_eq!(error_lines(&output)[0], expected);
 }
+
+#[test]
+fn lengths_of_the_benchmark_that_are_no_numbers() {
+    let place = place();
+    let file = place.path().join("lengths.txt");
+    for (text, line) in [("12 40\n12 abc 40\n", 2), ("12\n", 1), ("0 7\n", 1), ("12, 5000\n", 1)] {
+        fs::write(&file, text).expect("written");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_train"));
+        let bench = command.args(["bench", "--shapes", "tiny", "--work", "sft", "--lengths"]).arg(&file);
+        let error = error_lines(&bench.output().expect("train"));
+        let place = format!("line {line}: expected source and target tokens, each from 1 to 4095, found ");
+        assert!(error[0].contains(&place), "{error:?}");
+    }
+}

@@ -364,3 +364,51 @@ fn only_the_students_own_tokenizer_is_taken() {
     assert_eq!(read.encode("word0 word1 word2", 4).expect("tokens"), [3, 4, 5, 1]);
     assert_eq!(read.encode("word0 word1 word2", 3).expect("tokens"), [3, 4, 1]);
 }
+
+#[test]
+fn what_a_tokenizer_file_tells_of_padding_and_truncation_is_left_out() {
+    // As checkpoints of MM-CoT and ARES carry it, which transformers was called with.
+    let original = crate::small::tokenizer_folder();
+    let kept = TempDir::new().expect("folder");
+    let text = fs::read_to_string(original.join("tokenizer.json")).expect("tokenizer");
+    let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
+    told["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "<pad>"
+    });
+    told["truncation"] =
+        serde_json::json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
+    fs::write(kept.path().join("tokenizer.json"), told.to_string()).expect("written");
+    let tokens = Tokenizer::vocabulary_size(&original).expect("tokenizer");
+    let config = StudentConfig::named("tiny", tokens, 16).expect("shape");
+    let encode = |folder: &Path, text: &str| {
+        Tokenizer::read(folder, &config).expect("tokenizer").encode(text, 512).expect("tokens")
+    };
+    for text in ["Red.", "The box holds four red marbles and three blue marbles."] {
+        let expected = encode(&original, text);
+        assert!(expected.iter().all(|&id| id != config.pad_token_id));
+        assert_eq!(encode(kept.path(), text), expected);
+    }
+}
+
+#[test]
+fn numbers_that_t5_never_uses_are_left_out() {
+    let (_kept, folder) = copy_folder("t5_relu_tied");
+    let file = folder.join(WEIGHTS_FILE);
+    let mut tensors = read_safetensors(&file).expect("weights");
+    let before = read_t5(&folder).expect("t5").weights.fingerprint();
+    let name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
+    tensors.insert(name.into(), Tensor::zeros([32, 4], (Kind::Float, tch::Device::Cpu)));
+    write_safetensors(&file, tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), &[]).expect("written");
+    assert_eq!(read_t5(&folder).expect("t5").weights.fingerprint(), before);
+}
+
+#[test]
+fn a_folder_with_sentencepiece_alone_is_told_how_to_convert() {
+    let (_kept, folder) = copy_folder("student_relu_tied");
+    let config = StudentConfig::read(&folder.join("config.json")).expect("config");
+    let _ = fs::remove_file(folder.join("tokenizer.json"));
+    fs::write(folder.join("spiece.model"), b"pieces").expect("written");
+    let message = Tokenizer::read(&folder, &config).expect_err("no tokenizer").to_string();
+    assert!(message.contains("spiece.model is converted once with: python -c"), "{message}");
+}

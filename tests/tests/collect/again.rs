@@ -1,0 +1,261 @@
+//! What is asked again, and what must not be: stages done again, rejects after their cause was mended, outages, batches
+//! that are not to be seen.
+
+use crate::shared::{Place, Tables, fast};
+use schemas::{Correction, Provenance, Rationale};
+use std::collections::HashSet;
+use std::process::Command;
+use std::time::Duration;
+use workspace_tests::command::collect_feedback;
+use workspace_tests::teacher_service::{BatchOptions, Fault, Faults, Options, TeacherService};
+
+/// The service answers `after` requests, and then so.
+fn then(fault: Fault, after: u64) -> Options {
+    Options { faults: Faults { seed: 1, share: 1.0, kinds: vec![fault], after }, ..fast() }
+}
+
+fn keys(tables: &Tables) -> HashSet<String> {
+    tables.corrections.iter().map(|row| row.request_key.clone()).collect()
+}
+
+#[test]
+fn a_stage_that_was_done_again_is_asked_about_what_it_says_now() {
+    let place = Place::new(40, 1);
+    let service = place.service(fast());
+    assert_eq!(place.collect(&service, &[]).status, Some(0));
+    let before = place.tables();
+    // RL is done again: other texts under the same names.
+    let mut rationales: Vec<Rationale> = place.dataset.read(1).unwrap();
+    for row in rationales.iter_mut().filter(|row| row.stage == "rl") {
+        row.deduplicated.push_str("\nThis was said later.");
+    }
+    for folder in ["rationales/round=1", "corrections/round=1"] {
+        std::fs::remove_dir_all(place.path().join(folder)).unwrap();
+    }
+    place.dataset.write_part(1, "again", rationales, &Provenance::new("test", "")).unwrap();
+
+    let stopping = place.service(then(Fault::NoMoney, 10));
+    let ran = place.collect(&stopping, &["--concurrency", "2"]);
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    let (some, old) = (place.tables(), keys(&before));
+    assert!(some.corrections.len() >= 10 && some.corrections.len() < 40, "{}", some.corrections.len());
+    let is_new =
+        |row: &Correction| row.original.ends_with("This was said later.") && !old.contains(&row.request_key);
+    assert!(some.corrections.iter().all(is_new), "no old reply under a new text");
+
+    assert_eq!(place.collect(&service, &[]).status, Some(0));
+    let after = place.tables();
+    assert_eq!(after.corrections.len(), 40);
+    assert!(after.corrections.iter().all(is_new));
+    assert_eq!(after.scores, before.scores);
+    assert_eq!(place.reference(&["rebuild"]).status, Some(0));
+    assert_eq!(place.tables().corrections, after.corrections);
+}
+
+#[test]
+fn rejects_are_asked_anew_where_that_is_asked_for() {
+    let calm = Place::new(30, 4);
+    let service = calm.service(fast());
+    assert_eq!(calm.collect(&service, &["--stage", "scores"]).status, Some(0));
+
+    let place = Place::new(30, 4);
+    let picture = place.path().join("images/p0.png");
+    let bytes = std::fs::read(&picture).unwrap();
+    std::fs::remove_file(&picture).unwrap();
+    let kinds = vec![Fault::Truncated, Fault::Refusal];
+    let bad = place.service(Options { faults: Faults { seed: 3, share: 0.3, kinds, after: 0 }, ..fast() });
+    assert_eq!(place.collect(&bad, &["--stage", "scores"]).status, Some(0));
+    let rejected = place.tables().rejects;
+    let (missing, others): (Vec<_>, Vec<_>) =
+        rejected.iter().partition(|row| row.reason.starts_with("missing image"));
+    assert!(missing.len() == 4 && others.len() > 10, "{rejected:?}");
+    let distinct: HashSet<&String> = others.iter().map(|row| &row.request_key).collect();
+
+    std::fs::write(&picture, bytes).unwrap();
+    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing due"));
+    // Cut off in the middle, it goes on with the same requests.
+    let again = ["--stage", "scores", "--retry-rejects", "--concurrency", "2"];
+    let stopping = place.service(then(Fault::NoMoney, 5));
+    assert_eq!(place.collect(&stopping, &again).status, Some(1));
+    assert!(!place.tables().rejects.is_empty());
+    let rest = place.service(fast());
+    let ran = place.collect(&rest, &again);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let tables = place.tables();
+    assert_eq!(tables.rejects, []);
+    let answers = |tables: &Tables| -> Vec<(String, u32, f32)> {
+        tables.scores.iter().map(|row| (row.rollout_id.clone(), row.sentence_index, row.score)).collect()
+    };
+    assert_eq!(answers(&tables), answers(&calm.tables()));
+    let sent = stopping.stats().good + rest.stats().good;
+    assert!(sent >= distinct.len() as u64 && sent <= distinct.len() as u64 + 4, "{sent}, {}", distinct.len());
+    let ran = place.collect(&rest, &again);
+    assert!(ran.stdout.contains("nothing due"), "{}", ran.stdout);
+    let status = place.reference(&["status"]);
+    assert!(!status.stdout.contains("do not balance"), "{}", status.stdout);
+}
+
+#[test]
+fn an_outage_in_the_middle_rejects_nothing() {
+    for fault in [Fault::Overloaded, Fault::Internal, Fault::Limited] {
+        let place = Place::new(40, 4);
+        let service = place.service(then(fault, 30));
+        let ran =
+            place.collect(&service, &["--stage", "scores", "--timeout-secs", "2", "--concurrency", "8"]);
+        assert_eq!(ran.status, Some(1), "{fault:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("run the same command again"), "{fault:?}: {}", ran.stderr);
+        let tables = place.tables();
+        assert_eq!(tables.rejects, [], "{fault:?}");
+        assert!(tables.scores.len() >= 90, "{fault:?}");
+        let good = service.stats().good;
+        let calm = place.service(fast());
+        assert_eq!(place.collect(&calm, &["--stage", "scores"]).status, Some(0));
+        assert_eq!(place.tables().scores.len(), 480);
+        assert_eq!(good + calm.stats().good, 152, "{fault:?}: nothing is bought twice");
+    }
+}
+
+#[test]
+fn paid_replies_in_another_envelope_are_kept() {
+    let place = Place::new(40, 4);
+    let service = place.service(Options { faults: Faults::only(Fault::Strange, 0.1), ..fast() });
+    let model = ["--stage", "scores", "--model", "gpt-4o", "--concurrency", "4"];
+    let ran = place.collect(&service, &model);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let rejects = place.tables().rejects;
+    assert!(
+        !rejects.is_empty() && rejects.iter().all(|row| row.reason.starts_with("malformed: ")),
+        "{rejects:?}"
+    );
+    assert!(service.stats().seen.values().all(|times| *times == 1), "each is bought once");
+    let paid = place.tables().requests.into_iter().filter(|row| row.status == "malformed" && !row.cached);
+    assert!(
+        paid.clone().count() > 0 && paid.clone().all(|row| row.cost_usd.is_some_and(|dollars| dollars > 0.0))
+    );
+
+    // Where none can be read, the run ends before everything is bought.
+    let place = Place::new(40, 4);
+    let service = place.service(then(Fault::Strange, 0));
+    let ran = place.collect(&service, &model);
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("replies, and none to be read"), "{}", ran.stderr);
+    assert!((10..30).contains(&service.stats().requests), "{}", service.stats().requests);
+}
+
+const BATCH: [&str; 3] = ["--stage", "scores", "--batch"];
+
+fn in_batches(batch: BatchOptions) -> Options {
+    Options { batch, ..fast() }
+}
+
+/// Sends a batch and interrupts the run that waits for it.
+fn sent(place: &Place, service: &TeacherService) {
+    let url = service.url();
+    let arguments = ["--round", "1", "--teacher", "openai", "--base-url", &url];
+    let mut command = collect_feedback(place.path(), &[&arguments[..], &BATCH[..]].concat());
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    while service.stats().batches == 0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_batch_that_is_not_to_be_seen_is_not_bought_again_unasked() {
+    let place = Place::new(10, 2);
+    let latency = Duration::from_secs(60);
+    let service = place.service(in_batches(BatchOptions { latency, ..Default::default() }));
+    sent(&place, &service);
+    // At the same address, with another account's key: it knows nothing of the batch.
+    let port = service.url().rsplit(':').next().unwrap().parse().unwrap();
+    drop(service);
+    std::thread::sleep(Duration::from_millis(200));
+    let other = place.service(Options { port, ..fast() });
+    let ran = place.collect(&other, &BATCH);
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("batch batch_0 was sent to "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("give the key of the workspace or project that sent it"), "{}", ran.stderr);
+    assert_eq!(other.stats().requests, 0);
+    let ran = place.collect(&other, &[&BATCH[..], &["--abandon-batch", "batch_9"]].concat());
+    assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+    let ran = place.collect(&other, &[&BATCH[..], &["--abandon-batch", "batch_0"]].concat());
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert_eq!(place.tables().scores.len(), 60);
+}
+
+#[test]
+fn requests_without_a_line_are_not_sent_for_ever() {
+    let place = Place::new(10, 2);
+    let service = place.service(in_batches(BatchOptions { lose_lines: 1, ..Default::default() }));
+    let ran = place.collect(&service, &BATCH);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert_eq!((place.tables().scores.len(), service.stats().batches), (60, 2));
+
+    let place = Place::new(10, 2);
+    let service = place.service(in_batches(BatchOptions { lose_lines: u32::MAX, ..Default::default() }));
+    let ran = place.collect(&service, &BATCH);
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(service.stats().batches <= 6, "{}", service.stats().batches);
+}
+
+#[test]
+fn a_setting_that_all_requests_are_refused_for_rejects_nothing() {
+    let place = Place::new(10, 2);
+    let service = place.service(then(Fault::BadRequest, 0));
+    let ran = place.collect(&service, &BATCH);
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("every request of the batch was refused"), "{}", ran.stderr);
+    assert_eq!(place.tables().rejects, []);
+    let mended = place.service(fast());
+    assert_eq!(place.collect(&mended, &BATCH).status, Some(0));
+    assert_eq!(place.tables().scores.len(), 60);
+}
+
+#[test]
+fn what_runs_at_the_service_counts_under_the_cap() {
+    let calm = Place::new(60, 4);
+    let service = calm.service(fast());
+    assert_eq!(calm.collect(&service, &["--stage", "scores", "--model", "gpt-4o"]).status, Some(0));
+    let whole: f64 = calm.tables().requests.iter().filter_map(|row| row.cost_usd).sum();
+    let place = Place::new(60, 4);
+    let latency = Duration::from_secs(60);
+    let service = place.service(in_batches(BatchOptions { latency, ..Default::default() }));
+    // Enough for all of it in one batch, however long the replies.
+    let cap = (whole * 40.0).to_string();
+    let url = service.url();
+    let mut command = collect_feedback(
+        place.path(),
+        &[
+            &[
+                "--round",
+                "1",
+                "--teacher",
+                "openai",
+                "--base-url",
+                &url,
+                "--model",
+                "gpt-4o",
+                "--max-usd",
+                &cap,
+            ][..],
+            &BATCH[..],
+        ]
+        .concat(),
+    );
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    while service.stats().batches == 0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Nothing came back yet, and still corrections get no more than what the batch leaves.
+    let small = (whole / 10.0).to_string();
+    let ran = place.collect(&service, &["--stage", "corrections", "--model", "gpt-4o", "--max-usd", &small]);
+    assert_eq!(ran.status, Some(3), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(place.tables().corrections.len(), 0);
+}
