@@ -1,6 +1,6 @@
 //! Batches: token sequences padded at the end, with masks.
 
-use crate::student::Source;
+use crate::student::{Mode, Source, Student, StudentConfig};
 use crate::vision::ImageFeatures;
 use tch::{Device, Kind, Tensor};
 
@@ -58,6 +58,54 @@ pub fn decoder_inputs(targets: &[&[i64]], start: i64, pad_id: i64, device: Devic
         })
         .collect();
     pad(&shifted.iter().map(Vec::as_slice).collect::<Vec<_>>(), pad_id, device)
+}
+
+/// Sources with their targets, padded for a model; whatever is kept of the targets is a vector of the real tokens, row by
+/// row.
+#[derive(Debug)]
+pub struct Padded {
+    source: Source,
+    inputs: Tensor,
+    /// The real tokens of the targets.
+    tokens: Tensor,
+    /// Their places in [rows · longest].
+    kept: Tensor,
+}
+
+impl Padded {
+    /// Pads rows of problem, source tokens and target tokens.
+    pub fn new(
+        rows: &[(&str, &[i64], &[i64])],
+        features: &ImageFeatures,
+        config: &StudentConfig,
+        device: Device,
+    ) -> Self {
+        let sources: Vec<(&[i64], &str)> = rows.iter().map(|(problem, ids, _)| (*ids, *problem)).collect();
+        let targets: Vec<&[i64]> = rows.iter().map(|(.., target)| *target).collect();
+        let lengths: Vec<usize> = targets.iter().map(|target| target.len()).collect();
+        Self {
+            source: source(&sources, features, config.pad_token_id, device),
+            inputs: decoder_inputs(&targets, config.decoder_start_token_id, config.pad_token_id, device),
+            tokens: Tensor::from_slice(&targets.concat()).to_device(device),
+            kept: mask(&lengths, device).view(-1).nonzero().squeeze_dim(-1),
+        }
+    }
+
+    /// Decoder states that the real tokens are foretold from: [tokens, d].
+    pub fn states(&self, student: &Student, mode: Mode) -> Tensor {
+        let hidden = student.hidden(&self.source, &self.inputs, mode);
+        hidden.contiguous().view([-1, student.config.d_model]).index_select(0, &self.kept)
+    }
+
+    /// The real tokens of the targets: [tokens].
+    pub fn tokens(&self) -> &Tensor {
+        &self.tokens
+    }
+
+    /// Of `numbers` [rows, length], which may be longer than the targets, those at real tokens.
+    pub fn real(&self, numbers: &Tensor) -> Tensor {
+        numbers.narrow(1, 0, self.inputs.size()[1]).contiguous().view(-1).index_select(0, &self.kept)
+    }
 }
 
 /// Float32 numbers of a tensor's row, on the CPU.

@@ -7,8 +7,8 @@ use crate::option_order::reordered;
 use crate::prompt;
 use crate::resume::StepCheckpoint;
 use crate::seed;
-use crate::sft::{Example, Plan, fit};
-use crate::stage::{Context, identity};
+use crate::sft::{Example, Plan, fit, identity};
+use crate::stage::Context;
 use crate::student::checkpoint;
 use std::path::Path;
 

@@ -1,16 +1,17 @@
 //! Supervised fine-tuning: teacher-forced cross-entropy on real target tokens, AdamW, linear decay to 0.
 
-use crate::batch;
+use crate::batch::{self, Padded};
 use crate::error::{Error, Result};
 use crate::memory::{halved, in_batches, unless_out_of_memory};
 use crate::metrics::MetricLog;
 use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
 use crate::progress::{Progress, check_interrupt, interrupted};
 use crate::resume::StepCheckpoint;
-use crate::rollout::logprobs::{backward_by_positions, masked_logprobs};
+use crate::rollout::logprobs::{backward_by_positions, token_logprobs};
 use crate::seed;
 use crate::student::{Mode, Student, Weights};
 use crate::vision::ImageFeatures;
+use schemas::provenance::sha256_hex;
 use std::time::Instant;
 use tch::{Kind, Tensor};
 
@@ -60,6 +61,15 @@ impl Plan {
         }
         self.learning_rate * (total as f64 - step) / (total as f64 - rising).max(1.0)
     }
+}
+
+/// What a fine-tuning is started with, for its step checkpoint; `chosen` are settings of the stage that neither the plan nor
+/// the examples show.
+pub(crate) fn identity(fingerprint: &str, plan: &Plan, examples: &[Example], chosen: &str) -> String {
+    let tokens: Vec<String> =
+        examples.iter().map(|example| sha256_hex(format!("{example:?}").as_bytes())).collect();
+    let tokens = sha256_hex(tokens.join("\n").as_bytes());
+    sha256_hex(format!("{fingerprint} {plan:?} {chosen} {tokens}").as_bytes())
 }
 
 /// A number that is taken after each pass, and by which a pass is kept.
@@ -123,17 +133,9 @@ pub fn mean_loss(
 
 /// Mean −log π(target token) over the real tokens of a batch; a scalar with gradient.
 pub fn batch_loss(student: &Student, examples: &[&Example], features: &ImageFeatures, mode: Mode) -> Tensor {
-    let config = &student.config;
-    let device = student.encoder.device();
-    let sources: Vec<(&[i64], &str)> =
-        examples.iter().map(|example| (example.source.as_slice(), example.problem_id.as_str())).collect();
-    let targets: Vec<&[i64]> = examples.iter().map(|example| example.target.as_slice()).collect();
-    let lengths: Vec<usize> = targets.iter().map(|target| target.len()).collect();
-    let source = batch::source(&sources, features, config.pad_token_id, device);
-    let inputs = batch::decoder_inputs(&targets, config.decoder_start_token_id, config.pad_token_id, device);
-    let labels = batch::pad(&targets, config.pad_token_id, device);
-    let hidden = student.hidden(&source, &inputs, mode);
-    -masked_logprobs(student, &hidden, &labels, &batch::mask(&lengths, device), mode).mean(Kind::Float)
+    let padded = padded(student, examples, features);
+    let states = padded.states(student, mode);
+    -token_logprobs(student, &states, padded.tokens(), mode).mean(Kind::Float)
 }
 
 /// Adds the gradients of [`batch_loss`], worked on in parts of at most `budget` tokens and a few head positions at a
@@ -145,30 +147,26 @@ pub fn backward(
     mode: Mode,
     budget: Option<u64>,
 ) -> Tensor {
-    let config = &student.config;
     let device = student.encoder.device();
     let lengths: Vec<(usize, usize)> =
         examples.iter().map(|example| (example.source.len(), example.target.len())).collect();
     let all: usize = lengths.iter().map(|(_, target)| target).sum();
     let mut loss = Tensor::zeros([], (Kind::Float, device));
     for part in batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind)) {
-        let examples: Vec<&Example> = part.iter().map(|&row| examples[row]).collect();
-        let sources: Vec<(&[i64], &str)> =
-            examples.iter().map(|example| (example.source.as_slice(), example.problem_id.as_str())).collect();
-        let targets: Vec<&[i64]> = examples.iter().map(|example| example.target.as_slice()).collect();
-        let lengths: Vec<usize> = targets.iter().map(|target| target.len()).collect();
-        let source = batch::source(&sources, features, config.pad_token_id, device);
-        let start = config.decoder_start_token_id;
-        let inputs = batch::decoder_inputs(&targets, start, config.pad_token_id, device);
-        let kept = batch::mask(&lengths, device).view(-1).nonzero().squeeze_dim(-1);
-        let labels = batch::pad(&targets, config.pad_token_id, device).view(-1).index_select(0, &kept);
-        let hidden = student.hidden(&source, &inputs, mode);
-        let hidden = hidden.contiguous().view([-1, config.d_model]).index_select(0, &kept);
+        let part: Vec<&Example> = part.iter().map(|&row| examples[row]).collect();
+        let padded = padded(student, &part, features);
+        let states = padded.states(student, mode);
         let share = |logprobs: &Tensor, _, _| logprobs.sum(Kind::Float) * (-1.0 / all as f64);
-        loss += backward_by_positions(student, &hidden, &labels, mode, share, None);
+        loss += backward_by_positions(student, &states, padded.tokens(), mode, share, None);
     }
     student.settle_gradients();
     loss
+}
+
+fn padded(student: &Student, examples: &[&Example], features: &ImageFeatures) -> Padded {
+    let rows: Vec<(&str, &[i64], &[i64])> =
+        examples.iter().map(|row| (&*row.problem_id, &row.source[..], &row.target[..])).collect();
+    Padded::new(&rows, features, &student.config, student.encoder.device())
 }
 
 /// Fine-tunes the weights that require gradients; goes on from `saved` where it was stopped. With `choice`, ends with

@@ -66,7 +66,7 @@ impl Learner<'_> {
             (model.values(&states, mode), part.column(|rollout| &rollout.returns))
         });
         let inputs = PpoInputs {
-            logprobs: token_logprobs(self.policy, &states, &part.tokens(), mode),
+            logprobs: token_logprobs(self.policy, &states, part.tokens(), mode),
             old_logprobs: part.column(|rollout| &rollout.old_logprobs),
             advantages,
             values,
@@ -163,7 +163,7 @@ impl Learner<'_> {
                 statistics.add_policy(&inputs, &loss);
                 loss.policy * share(length)
             };
-            let _ = backward_by_positions(self.policy, &states, &part.tokens(), mode, policy_loss, value);
+            let _ = backward_by_positions(self.policy, &states, part.tokens(), mode, policy_loss, value);
             if let Some(model) = sharing {
                 model.collect_gradients();
             }

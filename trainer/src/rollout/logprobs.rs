@@ -65,22 +65,6 @@ pub fn backward_by_positions(
     sum
 }
 
-/// As [`token_logprobs`], only for the positions where `mask` is 1: a vector in row order. The head, the widest
-/// layer, then never runs on padding.
-pub fn masked_logprobs(
-    student: &Student,
-    hidden: &Tensor,
-    tokens: &Tensor,
-    mask: &Tensor,
-    mode: Mode,
-) -> Tensor {
-    let kept = mask.view(-1).nonzero().squeeze_dim(-1);
-    let width = hidden.size()[2];
-    let hidden = hidden.contiguous().view([-1, width]).index_select(0, &kept);
-    let tokens = tokens.contiguous().view(-1).index_select(0, &kept);
-    token_logprobs(student, &hidden, &tokens, mode)
-}
-
 /// A value model: a student with a value head, its own head unused. Its student may read the policy's own weights;
 /// then one pass serves both.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use super::context::{Context, Policy, short};
 use super::report::accuracy;
-use super::sft::{SPLITS, identity};
+use super::sft::SPLITS;
 use super::{Outcome, decode};
 use crate::batch;
 use crate::corpus::Corpus;
@@ -14,7 +14,7 @@ use crate::prompt;
 use crate::resume::StepCheckpoint;
 use crate::rollout::{Generator, Sampling};
 use crate::sentences;
-use crate::sft::{Choice, Example, Plan, fit, mean_loss};
+use crate::sft::{Choice, Example, Plan, fit, identity, mean_loss};
 use crate::student::Student;
 use crate::student::adapter::{Base, base_of, read_adapter, write_adapter};
 use crate::student::lora::{LoraConfig, is_lora};

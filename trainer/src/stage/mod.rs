@@ -17,7 +17,6 @@ mod sft;
 pub use answer::evaluate;
 pub use context::Context;
 pub(crate) use rollout::PROBLEMS_A_PART;
-pub(crate) use sft::identity;
 
 use crate::error::Result;
 use clap::ValueEnum;

@@ -9,11 +9,10 @@ use crate::metrics::MetricLog;
 use crate::prompt;
 use crate::resume::StepCheckpoint;
 use crate::rollout::Generator;
-use crate::sft::{Choice, Example, Plan, fit, mean_loss};
+use crate::sft::{Choice, Example, Plan, fit, identity, mean_loss};
 use crate::student::checkpoint;
 use crate::text_metrics;
 use schemas::number::grouped;
-use schemas::provenance::sha256_hex;
 use schemas::settings::{CorrectionFilter, KeepBy};
 use schemas::{Correction, Metric, Rationale, Reject, Rollout, Score};
 use serde::Deserialize;
@@ -303,13 +302,4 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     // The checkpoint comes last: where it is, the stage is done.
     context.dataset.write_part::<Metric>(round, "sft", log.into_rows(), &context.provenance)?;
     checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)
-}
-
-/// What a fine-tuning is started with, for its step checkpoint; `chosen` are settings of the stage that neither the plan nor
-/// the examples show.
-pub(crate) fn identity(fingerprint: &str, plan: &Plan, examples: &[Example], chosen: &str) -> String {
-    let tokens: Vec<String> =
-        examples.iter().map(|example| sha256_hex(format!("{example:?}").as_bytes())).collect();
-    let tokens = sha256_hex(tokens.join("\n").as_bytes());
-    sha256_hex(format!("{fingerprint} {plan:?} {chosen} {tokens}").as_bytes())
 }

@@ -399,7 +399,8 @@ fn numbers_that_t5_never_uses_are_left_out() {
     let before = read_t5(&folder).expect("t5").weights.fingerprint();
     let name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
     tensors.insert(name.into(), Tensor::zeros([32, 4], (Kind::Float, tch::Device::Cpu)));
-    write_safetensors(&file, tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), &[]).expect("written");
+    write_safetensors(&file, tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), &[])
+        .expect("written");
     assert_eq!(read_t5(&folder).expect("t5").weights.fingerprint(), before);
 }
 
