@@ -1,0 +1,106 @@
+//! One optimizer step of fine-tuning and of reinforcement learning.
+
+use super::system::Clock;
+use super::{Bench, Measurement, Work};
+use crate::error::Result;
+use crate::optimizer::{AdamW, clip_factor, gradient_norm};
+use crate::rl::ppo::{Learner, ScoredRollout};
+use crate::rollout::logprobs::ValueModel;
+use crate::sft::{Example, backward};
+use crate::student::value_head::ValueHead;
+use crate::student::{Mode, Student, Weights};
+use schemas::settings::{Algorithm, ValueTrunk};
+
+impl Bench<'_> {
+    /// The value model that the settings ask for, and the weights that are its own.
+    fn value_model(&self, policy: &Weights) -> Option<(ValueModel, Weights)> {
+        let rl = &self.settings.rl;
+        let shared = rl.value_model == ValueTrunk::Shared;
+        (rl.algorithm == Algorithm::Ppo).then(|| {
+            let mut own = if shared { Weights::default() } else { self.weights() };
+            own.add_random(&self.config, self.config.value_head_shapes(), 2);
+            let own = own.into_device(self.device);
+            own.train_only(|name| name != "lm_head.weight");
+            let trunk = Student::new(if shared { policy } else { &own }, &self.config);
+            (ValueModel { student: trunk, head: ValueHead::new(&own) }, own)
+        })
+    }
+
+    pub(super) fn fine_tuning(&self) -> Result<Measurement> {
+        let weights = self.weights();
+        weights.train_only(|_| true);
+        let student = Student::new(&weights, &self.config);
+        let sets = [("student", &weights)];
+        let mut optimizer = AdamW::new(0.01);
+        let budget = self.settings.student.max_tokens_per_batch;
+        let mode = Mode { train: true, kind: self.kind() };
+        let mut times = Vec::new();
+        for (index, lengths) in self.batches.iter().enumerate() {
+            let examples: Vec<Example> = lengths
+                .iter()
+                .enumerate()
+                .map(|(row, &(source, target))| Example {
+                    problem_id: row.to_string(),
+                    source: self.tokens(source, row),
+                    target: self.tokens(target, row + 100),
+                })
+                .collect();
+            let examples: Vec<&Example> = examples.iter().collect();
+            let start = Clock::start();
+            let _ = backward(&student, &examples, &self.features, mode, budget);
+            let norm = gradient_norm(&sets);
+            optimizer.step(&sets, 8e-5, clip_factor(norm, Some(1.0)));
+            self.wait();
+            times.extend((index > 0).then(|| start.elapsed()));
+        }
+        let variant = self.format();
+        Ok(self.measurement(Work::Sft, variant, &times, weights.count()))
+    }
+
+    pub(super) fn reinforcement(&self) -> Result<Measurement> {
+        let rl = &self.settings.rl;
+        let weights = self.weights();
+        weights.train_only(|_| true);
+        let student = Student::new(&weights, &self.config);
+        let value = self.value_model(&weights);
+        let learner = Learner {
+            policy: &student,
+            policy_weights: &weights,
+            value: value.as_ref().map(|(model, weights)| (model, weights)),
+        };
+        let mut sets = vec![("policy", &weights)];
+        sets.extend(value.as_ref().map(|(_, weights)| ("value", weights)));
+        let mut optimizer = AdamW::new(0.01);
+        let budget = self.settings.student.max_tokens_per_batch;
+        let mode = Mode { train: false, kind: self.kind() };
+        let mut times = Vec::new();
+        for (index, lengths) in self.batches.iter().enumerate() {
+            let numbers = |count: usize, salt: usize| -> Vec<f32> {
+                (0..count).map(|i| (((i + salt) * 31) as f32).sin() * 0.1).collect()
+            };
+            let rollouts: Vec<ScoredRollout> = lengths
+                .iter()
+                .enumerate()
+                .map(|(row, &(source, target))| ScoredRollout {
+                    problem_id: row.to_string(),
+                    source: self.tokens(source, row),
+                    tokens: self.tokens(target, row + 100),
+                    old_logprobs: vec![-10.0; target],
+                    advantages: numbers(target, row),
+                    returns: numbers(target, row + 7),
+                })
+                .collect();
+            let rollouts: Vec<&ScoredRollout> = rollouts.iter().collect();
+            let start = Clock::start();
+            learner.backward(&rollouts, &self.features, rl, mode, budget, 1.0).numbers(1.0);
+            let norm = gradient_norm(&sets);
+            optimizer.step(&sets, 2e-5, clip_factor(norm, rl.max_grad_norm));
+            self.wait();
+            times.extend((index > 0).then(|| start.elapsed()));
+        }
+        let trunk = if value.is_some() { format!(" {}", rl.value_model) } else { String::new() };
+        let variant = format!("{}{trunk} {}", rl.algorithm, self.format());
+        let parameters = sets.iter().map(|(_, weights)| weights.count()).sum();
+        Ok(self.measurement(Work::Ppo, variant, &times, parameters))
+    }
+}
