@@ -97,7 +97,7 @@ impl Padded {
         hidden.contiguous().view([-1, student.config.d_model]).index_select(0, &self.kept)
     }
 
-    /// The real tokens of the targets: [tokens].
+    /// The real tokens of the targets: a vector.
     pub fn tokens(&self) -> &Tensor {
         &self.tokens
     }
