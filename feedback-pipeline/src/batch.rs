@@ -37,7 +37,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// Longest wait between two looks.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 /// What to do about a batch of which there is nothing to be had any more.
-pub(crate) const RESULTS_ARE_GONE: &str = "where they are gone for good: the same command with --abandon-batch and the batch's id sends its requests again, \
+const RESULTS_ARE_GONE: &str = "where they are gone for good: the same command with --abandon-batch and the batch's id sends its requests again, \
      and they are paid for again";
 
 /// Asks all due items in batches; ends early where the asker's stop is set.

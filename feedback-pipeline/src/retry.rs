@@ -32,8 +32,6 @@ pub enum Failure {
     TimedOut,
     /// A reply that is cut off or no reply of this API.
     Broken(String),
-    /// Results of a batch that are there no more.
-    Gone,
 }
 
 /// What the headers of an error say about another try.
@@ -82,24 +80,23 @@ pub enum Decision {
     GiveUp {
         /// The last failure.
         why: String,
+        /// False where it surely is no fault of the item: no connection, or a limit of the account.
+        may_be_the_items: bool,
     },
 }
 
 /// Decides what a failed attempt leads to.
 pub fn decide(failure: &Failure, effort: Effort) -> Decision {
+    let give_up = |why: String| Decision::GiveUp { why, may_be_the_items: true };
     match failure {
         Failure::Status { status, hints, error } => decide_status(*status, *hints, error, effort),
-        Failure::Unreachable(why) => again(None, effort, why),
-        Failure::TimedOut if effort.attempts >= MOST_TIMED_OUT => Decision::GiveUp {
-            why: format!("no reply in time in {MOST_TIMED_OUT} attempts (teacher.timeout_secs)"),
-        },
-        Failure::TimedOut => again(None, effort, "no reply in time"),
-        Failure::Gone => Decision::Stop {
-            why: "the results of the batch are at the service no more".to_owned(),
-            hint: Some(crate::batch::RESULTS_ARE_GONE),
-        },
-        Failure::Broken(why) if effort.attempts >= MOST_BROKEN => Decision::GiveUp { why: why.clone() },
-        Failure::Broken(why) => again(None, effort, why),
+        Failure::Unreachable(why) => again(None, effort, why, false),
+        Failure::TimedOut if effort.attempts >= MOST_TIMED_OUT => {
+            give_up(format!("no reply in time in {MOST_TIMED_OUT} attempts (teacher.timeout_secs)"))
+        }
+        Failure::TimedOut => again(None, effort, "no reply in time", true),
+        Failure::Broken(why) if effort.attempts >= MOST_BROKEN => give_up(why.clone()),
+        Failure::Broken(why) => again(None, effort, why, true),
     }
 }
 
@@ -115,8 +112,8 @@ fn decide_status(status: u16, hints: Hints, error: &ServiceError, effort: Effort
     }
     let retryable = matches!(status, 408 | 409 | 429 | 500..=599);
     match hints.should_retry.unwrap_or(retryable) {
-        true => again(hints.retry_after, effort, &why),
-        false if retryable => Decision::GiveUp { why },
+        true => again(hints.retry_after, effort, &why, status != 429),
+        false if retryable => Decision::GiveUp { why, may_be_the_items: status != 429 },
         false => Decision::Stop {
             why,
             hint: Some("check --base-url: this is no reply of the API that was expected"),
@@ -181,14 +178,14 @@ pub fn final_for_item(status: u16, error: &ServiceError) -> Option<String> {
     }
 }
 
-fn again(asked: Option<Duration>, effort: Effort, why: &str) -> Decision {
+fn again(asked: Option<Duration>, effort: Effort, why: &str, may_be_the_items: bool) -> Decision {
     let doublings = effort.attempts.saturating_sub(1).min(16);
     let backoff =
         FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).mul_f64(0.5 + 0.5 * effort.jitter);
     // A service that names a time is believed; a few per cent on top spread those that were told the same.
     let after = asked.map_or(backoff, |asked| asked + asked.min(FIRST_WAIT).mul_f64(0.2 * effort.jitter));
     if effort.attempts >= MOST_ATTEMPTS || effort.waited + after > effort.patience {
-        return Decision::GiveUp { why: why.to_owned() };
+        return Decision::GiveUp { why: why.to_owned(), may_be_the_items };
     }
     Decision::Again { after }
 }
@@ -311,6 +308,12 @@ mod tests {
             Decision::Again { after: Duration::from_secs(7) }
         );
         let too_long = Hints { retry_after: Some(Duration::from_secs(3_600)), should_retry: None };
-        assert_eq!(name(&decide(&status(429, too_long, "", "", ""), calm)), "give up");
+        for (code, fault) in [(429, false), (503, true)] {
+            let Decision::GiveUp { may_be_the_items, .. } = decide(&status(code, too_long, "", "", ""), calm)
+            else {
+                panic!("{code} waits");
+            };
+            assert_eq!(may_be_the_items, fault, "{code}");
+        }
     }
 }

@@ -72,7 +72,7 @@ pub fn in_batches<R>(
             ));
         }
         together = batch.len() / 2;
-        eprintln!("{what}: out of memory; going on with {together} at once (student.decode_batch)");
+        eprintln!("{what}: out of memory; going on with {together} at once");
     }
     Ok(())
 }

@@ -96,7 +96,7 @@ pub(crate) mod tests {
         let expected =
             "Question: Which is farthest north? Context: N/A Options: (A) Ohio (B) Texas Solution:";
         assert_eq!(rationale_source(&problem(), false), expected);
-        let source = answer_source(&problem(), "Solution: Ohio is.", false, PromptFormat::QcmgA);
+        let source = answer_source(&problem(), "Solution: Ohio\nis.", false, PromptFormat::QcmgA);
         let expected = "Question: Which is farthest north? Context: N/A Options: (A) Ohio (B) Texas \
                         Solution: Ohio is. Answer:";
         assert_eq!(source, expected);

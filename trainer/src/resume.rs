@@ -302,6 +302,46 @@ mod tests {
     }
 
     #[test]
+    fn saving_costs_at_most_a_twentieth_of_the_time() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (log, optimizer) = (MetricLog::new(1, "sft"), AdamW::new(0.0));
+        let mut saved = StepCheckpoint::new(&folder.path().join("sft"), "id".into(), Duration::from_nanos(1));
+        let files = || std::fs::read_dir(folder.path()).expect("folder").count();
+        saved.cost = Duration::from_secs(60);
+        saved.save(&[], &optimizer, &log, false).expect("not yet");
+        assert_eq!(files(), 0, "20 minutes have not passed");
+        saved.cost = Duration::ZERO;
+        saved.save(&[], &optimizer, &log, false).expect("saved");
+        assert_eq!(files(), 2);
+        saved.cost = Duration::from_secs(60);
+        saved.save(&[], &optimizer, &log, true).expect("saved at once");
+        assert!(saved.cost < Duration::from_secs(60), "it was measured anew");
+    }
+
+    #[test]
+    fn moments_of_other_weights_are_refused() {
+        let weights =
+            Weights::new([("a".to_owned(), Tensor::zeros([2, 3], (tch::Kind::Float, Device::Cpu)))].into());
+        let refused = |moments: &[(&str, i64)]| {
+            let zeros = |size: i64| Tensor::zeros([size], (tch::Kind::Float, Device::Cpu));
+            let mut tensors: BTreeMap<String, Tensor> =
+                moments.iter().map(|(name, size)| ((*name).to_owned(), zeros(*size))).collect();
+            AdamW::new(0.0).restore(&mut tensors, 1, &[("student", &weights)], Device::Cpu)
+        };
+        assert_eq!(refused(&[("adam.m.student.a", 6), ("adam.v.student.a", 6)]), Ok(()));
+        for (moments, message) in [
+            (
+                &[("adam.m.student.a", 5), ("adam.v.student.a", 6)][..],
+                "adam.m.student.a: expected 6 float32 numbers, found 5",
+            ),
+            (&[("adam.m.student.a", 6)][..], "adam.v.student.a: expected 6 float32 numbers, found 0"),
+            (&[("adam.m.student.b", 6)][..], "adam.m.student.b: no such weight is trained"),
+        ] {
+            assert_eq!(refused(moments), Err(message.to_owned()));
+        }
+    }
+
+    #[test]
     fn a_long_run_goes_on() {
         let folder = tempfile::tempdir().expect("folder");
         let mut log = MetricLog::new(1, "sft");

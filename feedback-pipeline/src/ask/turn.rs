@@ -103,7 +103,6 @@ impl Asker {
             let (status, headers, body_read, usage, rejected) = match outcome {
                 Ok((raw, usage)) => {
                     self.pace.used(reservation, &usage);
-                    self.count(&raw.body, &usage);
                     (200, raw.headers_json(), raw.body, usage, None)
                 }
                 Err((raw, failure)) => {
@@ -186,18 +185,15 @@ impl Asker {
     async fn attempt(&self, item: &Item, body: bytes::Bytes) -> Result<(Raw, Usage), (Option<Raw>, Failure)> {
         let Some(transport) = &self.transport else {
             let body = teacher::embedded_answer(item).into();
+            self.saw_good(&Usage::default());
             return Ok((Raw { status: 200, headers: Default::default(), body }, Usage::default()));
         };
         let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
         self.pace.learn(&headers::limits(raw.header_pairs()));
         if raw.status == 200 {
-            return match teacher::open(self.teacher.provider, &raw.body) {
-                Ok(envelope) => Ok((raw, envelope.usage)),
-                // It was paid for, and a better reader may open it one day.
-                Err(why) => match teacher::usage_of_unreadable(&raw.body) {
-                    Some(usage) => Ok((raw, usage)),
-                    None => Err((None, Failure::Broken(why))),
-                },
+            return match self.paid_usage(&raw.body) {
+                Ok(usage) => Ok((raw, usage)),
+                Err(why) => Err((None, Failure::Broken(why))),
             };
         }
         let hints = headers::hints(raw.header_pairs(), SystemTime::now());
@@ -210,18 +206,29 @@ impl Asker {
         Err((Some(raw), failure))
     }
 
-    /// Counts a reply. A service whose first replies cannot be opened at all is asked no more.
-    pub(crate) fn count(&self, body: &[u8], usage: &Usage) {
-        let Err(why) = teacher::open(self.teacher.provider, body) else { return self.saw_good(usage) };
+    /// Usage of a reply of status 200 that was paid for, which is counted. A reply in another envelope than expected was paid
+    /// for too, and a better reader may open it one day; but a service whose first replies are all of that kind is asked no
+    /// more.
+    ///
+    /// # Errors
+    /// Where it is no whole reply, but may come when it is asked for again: what is wrong with it.
+    pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Usage, String> {
+        let why = match teacher::open(self.teacher.provider, body) {
+            Ok(envelope) => {
+                self.saw_good(&envelope.usage);
+                return Ok(envelope.usage);
+            }
+            Err(why) => why,
+        };
+        let Some(usage) = teacher::usage_of_unreadable(body) else { return Err(why) };
         let unreadable = self.seen.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
-        if unreadable >= UNREADABLE_BEFORE_ANY_SUCCESS && self.seen.good_replies.load(Ordering::Relaxed) == 0
-        {
+        let any_good = self.seen.good_replies.load(Ordering::Relaxed) > 0;
+        if unreadable >= UNREADABLE_BEFORE_ANY_SUCCESS && !any_good {
             let hint = Some("is this the API that --teacher names? The replies are kept");
-            self.stop.because(Error::Service {
-                why: format!("{unreadable} replies, and none to be read: {why}"),
-                hint,
-            });
+            let why = format!("{unreadable} replies, and none to be read: {why}");
+            self.stop.because(Error::Service { why, hint });
         }
+        Ok(usage)
     }
 
     /// Counts a reply among those that tell what to expect.
@@ -237,7 +244,6 @@ impl Asker {
         let good_replies = self.seen.good_replies.load(Ordering::Relaxed);
         let any_success = good_replies > 0;
         let others_get_through = before.is_some_and(|before| good_replies > before);
-        let is_throttled = matches!(failure, Failure::Status { status: 429, .. });
         let wait = match retry::decide(failure, *effort) {
             Decision::Again { after } => after,
             Decision::Reject { reason } if any_success || reason == retry::TOO_LARGE => {
@@ -258,12 +264,10 @@ impl Asker {
                 self.stop.because(Error::Service { why, hint });
                 return After::End;
             }
-            Decision::GiveUp { why }
-                if others_get_through && !is_throttled && !matches!(failure, Failure::Unreachable(_)) =>
-            {
+            Decision::GiveUp { why, may_be_the_items: true } if others_get_through => {
                 return After::Keep(format!("no answer: {why}"));
             }
-            Decision::GiveUp { why } => {
+            Decision::GiveUp { why, .. } => {
                 let hint =
                     Some("run the same command again when the service answers; nothing is bought twice");
                 self.stop.because(Error::Service { why, hint });
@@ -291,7 +295,7 @@ fn status_of(failure: &Failure) -> u16 {
     match failure {
         Failure::Status { status, .. } => *status,
         Failure::Unreachable(_) => 503,
-        Failure::TimedOut | Failure::Gone => 504,
+        Failure::TimedOut => 504,
         Failure::Broken(_) => 502,
     }
 }

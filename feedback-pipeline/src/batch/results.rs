@@ -112,14 +112,10 @@ impl Run<'_> {
     ) -> Result<(u16, bytes::Bytes, Usage), Option<Error>> {
         let tries = self.tries.entry(sent_key).or_default();
         *tries += 1;
-        let provider = self.asker.teacher.provider;
         let failure = match outcome {
-            Answered::Reply(body) => match teacher::open(provider, &body) {
-                Ok(envelope) => return Ok((200, body, envelope.usage)),
-                Err(why) => match teacher::usage_of_unreadable(&body) {
-                    Some(usage) => return Ok((200, body, usage)),
-                    None => Failure::Broken(why),
-                },
+            Answered::Reply(body) => match self.asker.paid_usage(&body) {
+                Ok(usage) => return Ok((200, body, usage)),
+                Err(why) => Failure::Broken(why),
             },
             Answered::Error { status, body } => {
                 let error = teacher::ServiceError::read(&body);
@@ -140,7 +136,7 @@ impl Run<'_> {
         self.trouble = match failure {
             Failure::Status { status, error, .. } => format!("HTTP {status}, {error}"),
             Failure::Unreachable(why) | Failure::Broken(why) => why,
-            Failure::TimedOut | Failure::Gone => "no reply in time".to_owned(),
+            Failure::TimedOut => "no reply in time".to_owned(),
         };
         Err(None)
     }
@@ -160,7 +156,6 @@ impl Run<'_> {
             _ => Some(0.0),
         };
         if status == 200 {
-            self.asker.count(&body, &usage);
             self.asker.progress.used(&usage, cost_usd);
             self.asker.purse.pay(cost_usd.unwrap_or(0.0));
             if turn == 0 {

@@ -239,7 +239,7 @@ impl<'a> Service<'a> {
             Decision::Reject { reason } => {
                 (reason, Some("does this service have a batch API? Run without --batch"))
             }
-            Decision::GiveUp { why } => {
+            Decision::GiveUp { why, .. } => {
                 (why, Some("run the same command again when the service answers; nothing is bought twice"))
             }
         };
@@ -291,6 +291,10 @@ impl Lines<'_> {
                     self.handed_out += 1;
                     return Ok(line);
                 }
+                Err(Failure::Status { status: 404 | 410, .. }) => {
+                    let why = "the results of a batch are at the service no more".to_owned();
+                    return Err(Error::Service { why, hint: Some(super::RESULTS_ARE_GONE) });
+                }
                 Err(failure) => {
                     (self.response, self.to_skip) = (None, self.handed_out);
                     self.buffer.clear();
@@ -319,9 +323,6 @@ impl Lines<'_> {
                 if status != 200 {
                     let hints = Default::default();
                     let body = response.bytes().await.unwrap_or_default();
-                    if matches!(status, 404 | 410) {
-                        return Err(Failure::Gone);
-                    }
                     return Err(Failure::Status { status, hints, error: ServiceError::read(&body) });
                 }
                 self.response = Some(response);

@@ -149,10 +149,10 @@ fn in_batches(batch: BatchOptions) -> Options {
 }
 
 /// Sends a batch and interrupts the run that waits for it.
-fn sent(place: &Place, service: &TeacherService) {
+fn sent(place: &Place, service: &TeacherService, more: &[&str]) {
     let url = service.url();
     let arguments = ["--round", "1", "--teacher", "openai", "--base-url", &url];
-    let mut command = collect_feedback(place.path(), &[&arguments[..], &BATCH[..]].concat());
+    let mut command = collect_feedback(place.path(), &[&arguments[..], &BATCH[..], more].concat());
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let mut child = command.spawn().unwrap();
     while service.stats().batches == 0 {
@@ -168,7 +168,7 @@ fn a_batch_that_is_not_to_be_seen_is_not_bought_again_unasked() {
     let place = Place::new(10, 2);
     let latency = Duration::from_secs(60);
     let service = place.service(in_batches(BatchOptions { latency, ..Default::default() }));
-    sent(&place, &service);
+    sent(&place, &service, &[]);
     // At the same address, with another account's key: it knows nothing of the batch.
     let port = service.url().rsplit(':').next().unwrap().parse().unwrap();
     drop(service);
@@ -216,46 +216,44 @@ fn a_setting_that_all_requests_are_refused_for_rejects_nothing() {
 
 #[test]
 fn what_runs_at_the_service_counts_under_the_cap() {
+    let model = ["--model", "gpt-4o", "--max-usd"];
+    let corrections = [&["--stage", "corrections"][..], &model[..], &["1"]].concat();
+    // A dollar is enough for the corrections alone.
     let calm = Place::new(60, 4);
     let service = calm.service(fast());
-    assert_eq!(calm.collect(&service, &["--stage", "scores", "--model", "gpt-4o"]).status, Some(0));
-    let whole: f64 = calm.tables().requests.iter().filter_map(|row| row.cost_usd).sum();
+    let ran = calm.collect(&service, &corrections);
+    assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
+
+    // But not beside a batch that may cost more than that.
     let place = Place::new(60, 4);
     let latency = Duration::from_secs(60);
     let service = place.service(in_batches(BatchOptions { latency, ..Default::default() }));
-    // Enough for all of it in one batch, however long the replies.
-    let cap = (whole * 40.0).to_string();
-    let url = service.url();
-    let mut command = collect_feedback(
-        place.path(),
-        &[
-            &[
-                "--round",
-                "1",
-                "--teacher",
-                "openai",
-                "--base-url",
-                &url,
-                "--model",
-                "gpt-4o",
-                "--max-usd",
-                &cap,
-            ][..],
-            &BATCH[..],
-        ]
-        .concat(),
-    );
-    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    let mut child = command.spawn().unwrap();
-    while service.stats().batches == 0 {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    std::thread::sleep(Duration::from_millis(500));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    // Nothing came back yet, and still corrections get no more than what the batch leaves.
-    let small = (whole / 10.0).to_string();
-    let ran = place.collect(&service, &["--stage", "corrections", "--model", "gpt-4o", "--max-usd", &small]);
+    sent(&place, &service, &[&model[..], &["100"]].concat());
+    let ran = place.collect(&service, &corrections);
     assert_eq!(ran.status, Some(3), "{}{}", ran.stdout, ran.stderr);
     assert_eq!(place.tables().corrections.len(), 0);
+}
+
+#[test]
+fn replies_that_come_too_late_are_waited_for_a_few_times_only() {
+    let late = |share| Options {
+        latency: Duration::from_millis(500), // three times that is beyond the time-out
+        faults: Faults::only(Fault::Slow, share),
+        ..Options::default()
+    };
+    let flags = ["--stage", "scores", "--timeout-secs", "1"];
+    let place = Place::new(10, 2);
+    let service = place.service(late(0.3));
+    let ran = place.collect(&service, &flags);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert_eq!((place.tables().rejects.len(), place.tables().scores.len()), (0, 60));
+    assert!(service.stats().faults.contains_key(Fault::Slow.name()));
+
+    let place = Place::new(2, 1);
+    let service = place.service(late(1.0));
+    let ran = place.collect(&service, &flags);
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no reply in time"), "{}", ran.stderr);
+    assert_eq!(place.tables().rejects, [], "none gets through, so it is the service");
+    assert!(service.stats().requests <= 6, "{}", service.stats().requests);
 }

@@ -143,30 +143,24 @@ fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored
     }
     let coverage = scored.len() as f64 / with_sentences.max(1) as f64;
     let least = context.settings.rl.min_coverage;
-    if with_sentences > 0 && coverage < least {
-        if waiting == 0 {
-            return Err(Error::input(
-                format!(
-                    "round {round}: rl.min_coverage: expected {:.1} % of {with_sentences} rollouts scored, found \
-                     {:.1} % ({lost} rejected)",
-                    least * 100.0,
-                    coverage * 100.0
-                ),
-                "look at the rejects table, or lower --min-coverage",
-            ));
-        }
+    let is_too_little = scored.is_empty() || coverage < least;
+    if is_too_little && waiting > 0 {
         return Ok(Err(format!(
             "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}{}",
             grouped(waiting),
             dataset.flag()
         )));
     }
-    if scored.is_empty() && waiting > 0 {
-        return Ok(Err(format!(
-            "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}{}",
-            grouped(waiting),
-            dataset.flag()
-        )));
+    if with_sentences > 0 && coverage < least {
+        return Err(Error::input(
+            format!(
+                "round {round}: rl.min_coverage: expected {:.1} % of {with_sentences} rollouts scored, found \
+                 {:.1} % ({lost} rejected)",
+                least * 100.0,
+                coverage * 100.0
+            ),
+            "look at the rejects table, or lower --min-coverage",
+        ));
     }
     if scored.is_empty() {
         let message =

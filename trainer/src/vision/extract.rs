@@ -58,7 +58,7 @@ pub fn extract(
     let due: Vec<&str> = there.iter().skip(writer.written()).map(|(_, picture)| *picture).collect();
     in_batches("features", &due, BATCH, |pictures| {
         if interrupted() || kept.elapsed() >= keep_every {
-            writer.keep(&identity)?;
+            writer.keep()?;
             kept = Instant::now();
         }
         check_interrupt()?;

@@ -169,8 +169,8 @@ pub struct FeatureWriter {
     shape: [i64; 2],
     waiting: usize,
     written: usize,
-    /// Where it stands how much of an interrupted file is sure to be on disk.
-    kept: Option<PathBuf>,
+    /// Where it stands how much of an interrupted file is sure to be on disk, and what the file comes of.
+    kept: Option<(PathBuf, String)>,
 }
 
 /// What lies beside an unfinished file.
@@ -254,7 +254,15 @@ impl FeatureWriter {
         };
         let (shape, waiting) = ([patches as i64, width as i64], total - written);
         let path = path.to_path_buf();
-        Ok(Self { path, temporary, file: Some(file), shape, waiting, written, kept: Some(kept) })
+        Ok(Self {
+            path,
+            temporary,
+            file: Some(file),
+            shape,
+            waiting,
+            written,
+            kept: Some((kept, identity.to_owned())),
+        })
     }
 
     /// Problems whose features are there.
@@ -266,11 +274,11 @@ impl FeatureWriter {
     ///
     /// # Errors
     /// Where the disk refuses.
-    pub fn keep(&mut self, identity: &str) -> Result<()> {
-        let (Some(file), Some(kept)) = (&mut self.file, &self.kept) else { return Ok(()) };
+    pub fn keep(&mut self) -> Result<()> {
+        let (Some(file), Some((kept, identity))) = (&mut self.file, &self.kept) else { return Ok(()) };
         let synced = file.flush().and_then(|()| file.get_ref().sync_data());
         synced.map_err(Error::io("write", &self.temporary))?;
-        let text = serde_json::json!(Kept { identity: identity.to_owned(), written: self.written });
+        let text = serde_json::json!(Kept { identity: identity.clone(), written: self.written });
         schemas::table::write_bytes(kept, text.to_string().as_bytes())?;
         Ok(())
     }
@@ -319,7 +327,7 @@ impl FeatureWriter {
         }
         std::fs::rename(&self.temporary, &self.path).map_err(Error::io("rename", &self.path))?;
         self.file = None;
-        self.kept.as_deref().map_or(Ok(()), forget)?;
+        self.kept.as_ref().map_or(Ok(()), |(kept, _)| forget(kept))?;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
@@ -379,7 +387,7 @@ fn start(temporary: &Path, header: &str) -> Result<BufWriter<File>> {
 
 impl Drop for FeatureWriter {
     fn drop(&mut self) {
-        let goes_on = self.kept.as_ref().is_some_and(|kept| kept.exists());
+        let goes_on = self.kept.as_ref().is_some_and(|(kept, _)| kept.exists());
         if self.file.take().is_some() && !goes_on {
             let _ = std::fs::remove_file(&self.temporary); // the error that led here matters more
         }
