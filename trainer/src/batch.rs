@@ -4,6 +4,21 @@ use crate::student::{Mode, Source, Student, StudentConfig};
 use crate::vision::ImageFeatures;
 use tch::{Device, Kind, Tensor};
 
+/// A text to learn from, with its source.
+pub trait Row {
+    /// Problem whose picture belongs to the source.
+    fn problem_id(&self) -> &str;
+    /// Source tokens.
+    fn source(&self) -> &[i64];
+    /// Target tokens, eos at the end.
+    fn target(&self) -> &[i64];
+}
+
+/// Source and target lengths, for [`parts`].
+pub fn lengths<R: Row>(rows: &[&R]) -> Vec<(usize, usize)> {
+    rows.iter().map(|row| (row.source().len(), row.target().len())).collect()
+}
+
 /// Sequences padded with `pad` to the longest of them: [batch, longest].
 pub fn pad(sequences: &[&[i64]], pad: i64, device: Device) -> Tensor {
     let longest = sequences.iter().map(|sequence| sequence.len()).max().unwrap_or(0).max(1);
@@ -73,15 +88,15 @@ pub struct Padded {
 }
 
 impl Padded {
-    /// Pads rows of problem, source tokens and target tokens.
-    pub fn new(
-        rows: &[(&str, &[i64], &[i64])],
+    /// Pads rows.
+    pub fn new<R: Row>(
+        rows: &[&R],
         features: &ImageFeatures,
         config: &StudentConfig,
         device: Device,
     ) -> Self {
-        let sources: Vec<(&[i64], &str)> = rows.iter().map(|(problem, ids, _)| (*ids, *problem)).collect();
-        let targets: Vec<&[i64]> = rows.iter().map(|(.., target)| *target).collect();
+        let sources: Vec<(&[i64], &str)> = rows.iter().map(|row| (row.source(), row.problem_id())).collect();
+        let targets: Vec<&[i64]> = rows.iter().map(|row| row.target()).collect();
         let lengths: Vec<usize> = targets.iter().map(|target| target.len()).collect();
         Self {
             source: source(&sources, features, config.pad_token_id, device),

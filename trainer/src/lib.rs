@@ -27,6 +27,7 @@ pub mod stage;
 pub mod student;
 pub mod text_metrics;
 pub mod tokenizer;
+pub mod training;
 pub mod vision;
 
 use cli::{Cli, Command};

@@ -77,24 +77,6 @@ pub fn in_batches<R>(
     Ok(())
 }
 
-/// Half a step's budget of tokens, at least the longest row, said to the user.
-///
-/// # Errors
-/// Where not even one row fits.
-pub fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
-    if budget <= longest {
-        return Err(Error::input(
-            format!("{stage}: out of memory on a single row of {longest} tokens"),
-            "a smaller student, --dtype bfloat16, or smaller student.max_source_tokens would fit",
-        ));
-    }
-    let half = (budget / 2).max(longest);
-    eprintln!(
-        "{stage}: out of memory; going on with at most {half} tokens at once (student.max_tokens_per_batch)"
-    );
-    Ok(half)
-}
-
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
@@ -111,7 +93,7 @@ fn is_out_of_memory(message: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{halved, in_batches, unless_out_of_memory};
+    use super::{in_batches, unless_out_of_memory};
     use crate::error::Error;
     use tch::{Device, Kind, Tensor};
 
@@ -157,12 +139,5 @@ mod tests {
         });
         assert!(failed.is_err() && calls == 1);
         assert!(in_batches("rows", &[] as &[u32], 8, |_| panic!("no rows")).is_ok());
-    }
-
-    #[test]
-    fn the_budget_is_halved_down_to_one_row() {
-        assert_eq!(halved(1000, 100, "rl").expect("half"), 500);
-        assert_eq!(halved(150, 100, "rl").expect("half"), 100);
-        assert!(halved(100, 100, "rl").is_err());
     }
 }

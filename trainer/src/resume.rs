@@ -1,6 +1,7 @@
 //! Step checkpoints: weights, optimizer state and place in the data in one file, and the metrics so far in another, from
 //! which a stopped stage goes on.
 
+use crate::batch::Row;
 use crate::error::{Error, Result};
 use crate::metrics::{MetricLog, SavedRow};
 use crate::optimizer::AdamW;
@@ -205,18 +206,17 @@ impl StepCheckpoint {
     }
 
     /// Saves a batch whose loss is not finite beside the step checkpoint, and returns the error that names it.
-    ///
-    /// `rows` holds each problem's id, source tokens and target tokens.
-    pub fn not_finite(
+    pub fn not_finite<R: Row>(
         &self,
         (stage, step): (&'static str, u64),
         (what, value): (&'static str, f64),
-        rows: &[(&str, &[i64], &[i64])],
+        rows: &[&R],
     ) -> Error {
         let batch = self.path.with_extension("batch.json");
         let text: Vec<_> = rows
             .iter()
-            .map(|(id, source, target)| {
+            .map(|row| {
+                let (id, source, target) = (row.problem_id(), row.source(), row.target());
                 serde_json::json!({"problem_id": id, "source": source, "target": target, "step": step})
             })
             .collect();
@@ -224,7 +224,7 @@ impl StepCheckpoint {
         if let Err(error) = schemas::table::write_bytes(&batch, text.as_bytes()) {
             return error.into();
         }
-        let problems: Vec<&str> = rows.iter().map(|(id, ..)| *id).collect();
+        let problems: Vec<&str> = rows.iter().map(|row| row.problem_id()).collect();
         Error::NotFinite { stage, step, what, value, problems: problems.join(", "), batch }
     }
 

@@ -1,18 +1,17 @@
 //! Supervised fine-tuning: teacher-forced cross-entropy on real target tokens, AdamW, linear decay to 0.
 
-use crate::batch::{self, Padded};
-use crate::error::{Error, Result};
-use crate::memory::{halved, in_batches, unless_out_of_memory};
+use crate::batch::{self, Padded, Row};
+use crate::error::Result;
+use crate::memory::in_batches;
 use crate::metrics::MetricLog;
-use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
-use crate::progress::{Progress, check_interrupt, interrupted};
+use crate::progress::check_interrupt;
 use crate::resume::StepCheckpoint;
 use crate::rollout::logprobs::{backward_by_positions, token_logprobs};
 use crate::seed;
 use crate::student::{Mode, Student, Weights};
+use crate::training::{Schedule, Training};
 use crate::vision::ImageFeatures;
 use schemas::provenance::sha256_hex;
-use std::time::Instant;
 use tch::{Kind, Tensor};
 
 /// A source with the target to learn.
@@ -24,6 +23,20 @@ pub struct Example {
     pub source: Vec<i64>,
     /// Target tokens, eos at the end.
     pub target: Vec<i64>,
+}
+
+impl Row for Example {
+    fn problem_id(&self) -> &str {
+        &self.problem_id
+    }
+
+    fn source(&self) -> &[i64] {
+        &self.source
+    }
+
+    fn target(&self) -> &[i64] {
+        &self.target
+    }
 }
 
 /// How to fine-tune.
@@ -133,7 +146,7 @@ pub fn mean_loss(
 
 /// Mean −log π(target token) over the real tokens of a batch; a scalar with gradient.
 pub fn batch_loss(student: &Student, examples: &[&Example], features: &ImageFeatures, mode: Mode) -> Tensor {
-    let padded = padded(student, examples, features);
+    let padded = Padded::new(examples, features, &student.config, student.encoder.device());
     let states = padded.states(student, mode);
     -token_logprobs(student, &states, padded.tokens(), mode).mean(Kind::Float)
 }
@@ -148,25 +161,18 @@ pub fn backward(
     budget: Option<u64>,
 ) -> Tensor {
     let device = student.encoder.device();
-    let lengths: Vec<(usize, usize)> =
-        examples.iter().map(|example| (example.source.len(), example.target.len())).collect();
+    let lengths = batch::lengths(examples);
     let all: usize = lengths.iter().map(|(_, target)| target).sum();
     let mut loss = Tensor::zeros([], (Kind::Float, device));
     for part in batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind)) {
         let part: Vec<&Example> = part.iter().map(|&row| examples[row]).collect();
-        let padded = padded(student, &part, features);
+        let padded = Padded::new(&part, features, &student.config, device);
         let states = padded.states(student, mode);
         let share = |logprobs: &Tensor, _, _| logprobs.sum(Kind::Float) * (-1.0 / all as f64);
         loss += backward_by_positions(student, &states, padded.tokens(), mode, share, None);
     }
     student.settle_gradients();
     loss
-}
-
-fn padded(student: &Student, examples: &[&Example], features: &ImageFeatures) -> Padded {
-    let rows: Vec<(&str, &[i64], &[i64])> =
-        examples.iter().map(|row| (&*row.problem_id, &row.source[..], &row.target[..])).collect();
-    Padded::new(&rows, features, &student.config, student.encoder.device())
 }
 
 /// Fine-tunes the weights that require gradients; goes on from `saved` where it was stopped. With `choice`, ends with
@@ -183,93 +189,58 @@ pub fn fit(
     saved: &mut StepCheckpoint,
     log: &mut MetricLog,
 ) -> Result<()> {
-    if examples.is_empty() {
-        let message = format!("{}: expected texts to learn from, found none", plan.stage);
-        return Err(Error::BadInput { message, hint: None });
-    }
     let batch = plan.batch as usize;
-    let steps_per_epoch = examples.len().div_ceil(batch) as u64;
-    let total = steps_per_epoch * u64::from(plan.epochs);
+    let schedule = Schedule {
+        stage: plan.stage,
+        passes: plan.epochs,
+        batch,
+        minibatch: batch,
+        shuffle: true,
+        seed: plan.seed,
+        weight_decay: plan.weight_decay,
+        max_grad_norm: plan.max_grad_norm,
+        max_tokens: plan.max_tokens_per_batch,
+    };
     let sets = [("student", weights)];
-    let mut optimizer = AdamW::new(plan.weight_decay);
-    let first = saved.restore(&sets, &mut optimizer, log)?;
+    let mut training = Training::begin(schedule, examples, &sets, saved, log)?;
+    let (first, total, steps_per_pass) = (training.steps(), training.total(), training.steps_per_pass());
     if first == 0 {
-        saved.forget_best(None); // of another start
+        training.saved().forget_best(None); // of another start
     }
-    let mut progress = Progress::new(plan.stage, total);
     let mode = Mode { train: true, kind: plan.kind };
-    let mut order = (u64::MAX, Vec::new());
-    let mut budget = plan.max_tokens_per_batch;
     for step in first..total {
-        if step % steps_per_epoch == 0 && choice.is_some_and(|choice| choice.is_over(log)) {
+        if step % steps_per_pass == 0 && choice.is_some_and(|choice| choice.is_over(training.log())) {
             break;
         }
-        let epoch = step / steps_per_epoch;
-        if order.0 != epoch {
-            order = (epoch, seed::order(examples.len(), true, plan.seed, plan.stage, epoch));
-        }
-        let started = Instant::now();
-        let start = (step % steps_per_epoch) as usize * batch;
-        let chosen: Vec<&Example> = order.1[start..(start + batch).min(examples.len())]
-            .iter()
-            .map(|&index| &examples[index])
-            .collect();
-        let loss = loop {
+        let pass = step / steps_per_pass;
+        let chosen = training.rows(step);
+        let loss = training.gradients(&chosen, |budget| {
             // Dropout is seeded by step, so that a continued run draws what an undisturbed one would.
             seed::seed_torch(plan.seed, plan.stage, &format!("step {step}"));
-            match unless_out_of_memory(|| backward(student, &chosen, features, mode, budget)) {
-                Some(loss) => break loss,
-                None => {
-                    zero_gradients(&sets);
-                    let lengths = chosen.iter().map(|row| (row.source.len() + row.target.len()) as u64);
-                    let longest = lengths.clone().max().unwrap_or(1);
-                    budget = Some(halved(budget.unwrap_or_else(|| lengths.sum()), longest, plan.stage)?);
-                }
-            }
-        };
-        let value = loss.double_value(&[]);
-        let norm = gradient_norm(&sets);
-        if let Some(wrong) =
-            [("loss", value), ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
-        {
-            let rows: Vec<(&str, &[i64], &[i64])> = chosen
-                .iter()
-                .map(|row| (row.problem_id.as_str(), &row.source[..], &row.target[..]))
-                .collect();
-            return Err(saved.not_finite((plan.stage, step), wrong, &rows));
-        }
-        let rate = plan.rate(step, total);
-        optimizer.step(&sets, rate, clip_factor(norm, plan.max_grad_norm));
-        let passes = (step + 1) as f64 / steps_per_epoch as f64;
-        let tokens =
-            |of: fn(&Example) -> usize| chosen.iter().map(|example| of(example)).sum::<usize>() as f64;
-        let targets = tokens(|example| example.target.len());
-        let sources = tokens(|example| example.source.len());
-        let numbers = [
-            ("loss", value),
-            ("gradient_norm", norm),
-            ("learning_rate", rate),
-            ("length", targets / chosen.len() as f64),
-            ("tokens_per_s", (sources + targets) / started.elapsed().as_secs_f64()),
-        ];
-        log.push(step + 1, passes, numbers);
-        progress.set(step + 1, format!("loss {value:.3}"));
-        let choice = choice.filter(|_| (step + 1) % steps_per_epoch == 0);
+            backward(student, &chosen, features, mode, budget)
+        })?;
+        let loss = ("loss", loss.double_value(&[]));
+        let numbers = training.step(&chosen, loss, plan.rate(step, total))?;
+        training.push(step + 1, [loss].into_iter().chain(numbers));
+        training.show(step + 1, format!("loss {:.3}", loss.1));
+        let choice = choice.filter(|_| (step + 1) % steps_per_pass == 0);
+        let mut is_best = false;
         if let Some(choice) = choice {
-            log.push(step + 1, passes, [(choice.name, (choice.measure)()?)]);
-            if choice.best(log) == Some((epoch, epoch)) {
-                saved.save_best(epoch, &sets)?;
-            }
+            training.push(step + 1, [(choice.name, (choice.measure)()?)]);
+            is_best = choice.best(training.log()) == Some((pass, pass));
         }
         // The weights of a pass lie on disk before the place that knows of them does.
-        saved.save(&sets, &optimizer, log, interrupted() || choice.is_some())?;
-        if choice.is_some_and(|choice| choice.best(log) == Some((epoch, epoch))) {
-            saved.forget_best(Some(epoch));
+        if is_best {
+            training.saved().save_best(pass, &sets)?;
+        }
+        training.save(choice.is_some())?;
+        if is_best {
+            training.saved().forget_best(Some(pass));
         }
         check_interrupt()?;
     }
-    if let Some((_, pass)) = choice.and_then(|choice| choice.best(log)) {
-        saved.restore_best(pass, &sets)?;
+    if let Some((_, pass)) = choice.and_then(|choice| choice.best(training.log())) {
+        training.saved().restore_best(pass, &sets)?;
     }
     Ok(())
 }
@@ -277,6 +248,7 @@ pub fn fit(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizer::AdamW;
     use crate::student::StudentConfig;
     use tch::Device;
 

@@ -20,9 +20,7 @@ impl<'a> Part<'a> {
         config: &StudentConfig,
         device: Device,
     ) -> Self {
-        let rows: Vec<(&str, &[i64], &[i64])> =
-            rollouts.iter().map(|row| (&*row.problem_id, &row.source[..], &row.tokens[..])).collect();
-        Self { padded: Padded::new(&rows, features, config, device), rollouts, device }
+        Self { padded: Padded::new(&rollouts, features, config, device), rollouts, device }
     }
 
     /// Number of real tokens.

@@ -1,20 +1,17 @@
 //! Passes over the round's scored rollouts: order, accumulation, optimizer steps, what ends a pass.
 
 use super::advice::Adviser;
-use super::ppo::{Learner, ScoredRollout, named};
+use super::ppo::{Learner, ScoredRollout};
 use super::statistics::Statistics;
 use crate::error::Result;
-use crate::memory::{halved, unless_out_of_memory};
 use crate::metrics::MetricLog;
-use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
-use crate::progress::{Progress, check_interrupt, interrupted};
+use crate::progress::check_interrupt;
 use crate::resume::StepCheckpoint;
-use crate::seed;
 use crate::student::Mode;
+use crate::training::{Schedule, Training};
 use crate::vision::ImageFeatures;
 use schemas::Metric;
 use schemas::settings::RlSettings;
-use std::time::Instant;
 use tch::Kind;
 
 /// KL to the sampling policy, in nats a token, above which advice is given where `rl.max_kl` names no bound.
@@ -33,6 +30,23 @@ pub struct Plan<'a> {
     pub max_tokens_per_batch: Option<u64>,
 }
 
+impl Plan<'_> {
+    pub(super) fn schedule(&self, stage: &'static str, passes: u32) -> Schedule {
+        let minibatch = self.settings.minibatch as usize;
+        Schedule {
+            stage,
+            passes,
+            batch: minibatch * self.settings.accumulation as usize,
+            minibatch,
+            shuffle: self.settings.shuffle,
+            seed: self.seed,
+            weight_decay: self.settings.weight_decay,
+            max_grad_norm: self.settings.max_grad_norm,
+            max_tokens: self.max_tokens_per_batch,
+        }
+    }
+}
+
 /// Runs all passes; goes on from `saved` where it was stopped. Dropout is off, as in the public code.
 ///
 /// # Errors
@@ -46,83 +60,38 @@ pub fn train(
     log: &mut MetricLog,
 ) -> Result<()> {
     let settings = plan.settings;
-    let minibatch = settings.minibatch as usize;
-    let per_step = minibatch * settings.accumulation as usize;
-    let steps_per_pass = rollouts.len().div_ceil(per_step) as u64;
-    let total = steps_per_pass * u64::from(settings.passes);
+    let schedule = plan.schedule("rl", settings.passes);
     let mut sets = vec![("policy", learner.policy_weights)];
     sets.extend(learner.value.map(|(_, weights)| ("value", weights)));
-    let mut optimizer = AdamW::new(settings.weight_decay);
-    saved.restore(&sets, &mut optimizer, log)?;
-    let mut place = place_after(log.rows(), steps_per_pass, settings.max_kl);
-    let mut progress = Progress::new("rl", total);
+    let mut training = Training::begin(schedule, rollouts, &sets, saved, log)?;
+    let (total, steps_per_pass) = (training.total(), training.steps_per_pass());
+    let mut place = place_after(training.log().rows(), steps_per_pass, settings.max_kl);
     let mode = Mode { train: false, kind: plan.kind };
-    let mut order = (u64::MAX, Vec::new());
+    let device = learner.policy.encoder.device();
     let kl_bound = settings.max_kl.unwrap_or(USUAL_KL_BOUND);
-    let mut adviser = Adviser::after(log.rows(), kl_bound);
-    let mut budget = plan.max_tokens_per_batch;
+    let mut adviser = Adviser::after(training.log().rows(), kl_bound);
     while place < total {
-        let started = Instant::now();
-        let step = optimizer.steps();
-        let pass = place / steps_per_pass;
-        if order.0 != pass {
-            order = (pass, seed::order(rollouts.len(), settings.shuffle, plan.seed, "rl", pass));
-        }
-        let start = (place % steps_per_pass) as usize * per_step;
-        let chosen: Vec<&ScoredRollout> = order.1[start..(start + per_step).min(rollouts.len())]
-            .iter()
-            .map(|&index| &rollouts[index])
-            .collect();
-        let count = chosen.len().div_ceil(minibatch) as f64;
-        let statistics = loop {
-            let device = learner.policy.encoder.device();
-            let gradients = || {
-                let mut statistics = Statistics::new(device);
-                for rollouts in chosen.chunks(minibatch) {
-                    statistics.add(&learner.backward(
-                        rollouts,
-                        features,
-                        settings,
-                        mode,
-                        budget,
-                        1.0 / count,
-                    ));
-                }
-                statistics
-            };
-            match unless_out_of_memory(gradients) {
-                Some(statistics) => break statistics,
-                None => {
-                    zero_gradients(&sets);
-                    budget = Some(smaller_budget(budget, &chosen, minibatch)?);
-                }
+        let chosen = training.rows(place);
+        let minibatches = chosen.chunks(schedule.minibatch);
+        let share = 1.0 / minibatches.len() as f64;
+        let statistics = training.gradients(&chosen, |budget| {
+            let mut statistics = Statistics::new(device);
+            for rollouts in minibatches.clone() {
+                statistics.add(&learner.backward(rollouts, features, settings, mode, budget, share));
             }
-        };
+            statistics
+        })?;
         let mut numbers = statistics.numbers(settings.value_coefficient);
-        let norm = gradient_norm(&sets);
         let loss = numbers[0].1;
-        if let Some(wrong) =
-            [("loss", loss), ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
-        {
-            return Err(saved.not_finite(("rl", step), wrong, &named(&chosen)));
-        }
-        optimizer.step(&sets, settings.learning_rate, clip_factor(norm, settings.max_grad_norm));
-        let tokens: usize = chosen.iter().map(|rollout| rollout.source.len() + rollout.tokens.len()).sum();
-        let response: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
-        numbers.extend([
-            ("gradient_norm", norm),
-            ("learning_rate", settings.learning_rate),
-            ("length", response as f64 / chosen.len() as f64),
-            ("tokens_per_s", tokens as f64 / started.elapsed().as_secs_f64()),
-        ]);
+        numbers.extend(training.step(&chosen, ("loss", loss), settings.learning_rate)?);
         for line in adviser.lines(numbers.iter().copied(), kl_bound) {
-            eprintln!("rl, step {}: {line}", step + 1);
+            eprintln!("rl, step {}: {line}", training.steps());
         }
-        log.push(step + 1, (place + 1) as f64 / steps_per_pass as f64, numbers.iter().copied());
+        training.push(place + 1, numbers.iter().copied());
         let kl = numbers.iter().find(|(name, _)| *name == "kl_to_sampler").map_or(0.0, |(_, kl)| *kl);
         place = next_place(place, kl, steps_per_pass, settings.max_kl);
-        progress.set(place, format!("loss {loss:.3}, kl {kl:.4}"));
-        saved.save(&sets, &optimizer, log, interrupted())?;
+        training.show(place, format!("loss {loss:.3}, kl {kl:.4}"));
+        training.save(false)?;
         check_interrupt()?;
     }
     Ok(())
@@ -143,26 +112,10 @@ fn place_after(rows: &[Metric], steps_per_pass: u64, max_kl: Option<f64>) -> u64
     kls.fold(0, |place, row| next_place(place, row.value, steps_per_pass, max_kl))
 }
 
-/// Half the budget that did not fit, where there is still something to halve; at first half of what the largest minibatch
-/// would take as a whole, padding included.
-pub(super) fn smaller_budget(
-    budget: Option<u64>,
-    chosen: &[&ScoredRollout],
-    minibatch: usize,
-) -> Result<u64> {
-    let longest = |rollouts: &[&ScoredRollout]| {
-        let longest = |of: fn(&ScoredRollout) -> usize| rollouts.iter().map(|row| of(row)).max().unwrap_or(0);
-        (longest(|row| row.source.len()) + longest(|row| row.tokens.len())) as u64
-    };
-    let whole = chosen.chunks(minibatch).map(|rollouts| rollouts.len() as u64 * longest(rollouts)).max();
-    let whole = whole.unwrap_or(1);
-    let single = chosen.iter().map(|row| (row.source.len() + row.tokens.len()) as u64).max().unwrap_or(1);
-    halved(budget.map_or(whole, |budget| budget.min(whole)), single, "rl")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizer::AdamW;
     use crate::rl::ppo::tests::rollouts;
     use crate::student::{Student, StudentConfig, Weights};
     use schemas::Settings;

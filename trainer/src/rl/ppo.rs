@@ -3,7 +3,7 @@
 use super::loss::{PpoInputs, ppo_loss, value_loss};
 use super::part::Part;
 use super::statistics::Statistics;
-use crate::batch;
+use crate::batch::{self, Row};
 use crate::rl::advantage::whiten;
 use crate::rollout::logprobs::{ValueModel, backward_by_positions, token_logprobs};
 use crate::student::{Mode, Student, Weights};
@@ -28,12 +28,18 @@ pub struct ScoredRollout {
     pub returns: Vec<f32>,
 }
 
-/// Problem, source and tokens of each rollout, to name a batch by.
-pub(super) fn named<'a>(rollouts: &[&'a ScoredRollout]) -> Vec<(&'a str, &'a [i64], &'a [i64])> {
-    let row = |rollout: &&'a ScoredRollout| {
-        (rollout.problem_id.as_str(), rollout.source.as_slice(), rollout.tokens.as_slice())
-    };
-    rollouts.iter().map(row).collect()
+impl Row for ScoredRollout {
+    fn problem_id(&self) -> &str {
+        &self.problem_id
+    }
+
+    fn source(&self) -> &[i64] {
+        &self.source
+    }
+
+    fn target(&self) -> &[i64] {
+        &self.tokens
+    }
 }
 
 /// Policy, value model and their weights.
@@ -104,8 +110,7 @@ impl Learner<'_> {
         scale: f64,
     ) -> Statistics {
         let device = self.policy.encoder.device();
-        let lengths: Vec<(usize, usize)> =
-            rollouts.iter().map(|rollout| (rollout.source.len(), rollout.tokens.len())).collect();
+        let lengths = batch::lengths(rollouts);
         let all: usize = lengths.iter().map(|(_, tokens)| tokens).sum();
         // The loss is a mean over the minibatch's tokens, so each piece counts by its share of them.
         let share = |tokens: i64| tokens as f64 / all as f64 * scale;

@@ -7,18 +7,17 @@
 
 use super::loss::value_loss;
 use super::part::Part;
-use super::passes::{Plan, smaller_budget};
-use super::ppo::{Learner, ScoredRollout, named};
+use super::passes::Plan;
+use super::ppo::{Learner, ScoredRollout};
 use super::statistics::Statistics;
 use crate::batch;
 use crate::error::Result;
-use crate::memory::{in_batches, unless_out_of_memory};
+use crate::memory::in_batches;
 use crate::metrics::MetricLog;
-use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
-use crate::progress::{Progress, check_interrupt, interrupted};
+use crate::progress::check_interrupt;
 use crate::resume::StepCheckpoint;
-use crate::seed;
 use crate::student::Mode;
+use crate::training::Training;
 use crate::vision::ImageFeatures;
 use tch::{Kind, Tensor, no_grad};
 
@@ -37,52 +36,24 @@ pub fn fit_values(
 ) -> Result<()> {
     let Some((_, weights)) = learner.value else { return Ok(()) };
     let settings = plan.settings;
-    let per_step = settings.minibatch as usize * settings.accumulation as usize;
-    let steps_per_pass = rollouts.len().div_ceil(per_step) as u64;
-    let total = steps_per_pass * u64::from(settings.value_passes);
+    let schedule = plan.schedule("rl values", settings.value_passes);
     let sets = [("value", weights)];
-    let mut optimizer = AdamW::new(settings.weight_decay);
-    let first = saved.restore(&sets, &mut optimizer, log)?;
-    let mut progress = Progress::new("rl, values", total);
+    let mut training = Training::begin(schedule, rollouts, &sets, saved, log)?;
     let mode = Mode { train: false, kind: plan.kind };
-    let mut order = (u64::MAX, Vec::new());
-    let mut budget = plan.max_tokens_per_batch;
-    for step in first..total {
-        let pass = step / steps_per_pass;
-        if order.0 != pass {
-            order = (pass, seed::order(rollouts.len(), settings.shuffle, plan.seed, "rl values", pass));
-        }
-        let start = (step % steps_per_pass) as usize * per_step;
-        let chosen: Vec<&ScoredRollout> = order.1[start..(start + per_step).min(rollouts.len())]
-            .iter()
-            .map(|&index| &rollouts[index])
-            .collect();
+    let total = training.total();
+    for step in training.steps()..total {
+        let chosen = training.rows(step);
         let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
-        let statistics = loop {
-            let gradients = || gradients(learner, &chosen, features, plan, mode, budget);
-            match unless_out_of_memory(gradients) {
-                Some(statistics) => break statistics,
-                None => {
-                    zero_gradients(&sets);
-                    budget = Some(smaller_budget(budget, &chosen, plan.settings.minibatch as usize)?);
-                }
-            }
-        };
+        let statistics = training
+            .gradients(&chosen, |budget| gradients(learner, &chosen, features, plan, mode, budget))?;
         let (loss, explained) = statistics.of_values(tokens);
-        let norm = gradient_norm(&sets);
-        if let Some(wrong) =
-            [("value loss", loss), ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
-        {
-            return Err(saved.not_finite(("rl", step), wrong, &named(&chosen)));
-        }
-        optimizer.step(&sets, settings.value_learning_rate, clip_factor(norm, settings.max_grad_norm));
+        training.step(&chosen, ("value loss", loss), settings.value_learning_rate)?;
         let numbers = [("warmup_value_loss", loss), ("warmup_explained_variance", explained)];
         // Returns that are all alike have no variance to explain.
-        let numbers = numbers.into_iter().filter(|(_, value)| value.is_finite());
-        log.push(step + 1, (step + 1) as f64 / steps_per_pass as f64, numbers);
-        progress.set(step + 1, format!("value loss {loss:.3}, explained variance {explained:.2}"));
+        training.push(step + 1, numbers.into_iter().filter(|(_, value)| value.is_finite()));
+        training.show(step + 1, format!("value loss {loss:.3}, explained variance {explained:.2}"));
         // The last place stays until the stage is done: the policy's passes start from it however often they are stopped.
-        saved.save(&sets, &optimizer, log, interrupted() || step + 1 == total)?;
+        training.save(step + 1 == total)?;
         check_interrupt()?;
     }
     Ok(())
@@ -101,9 +72,7 @@ fn gradients(
     let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
     let mut statistics = Statistics::new(device);
     for rollouts in chosen.chunks(plan.settings.minibatch as usize) {
-        let lengths: Vec<(usize, usize)> =
-            rollouts.iter().map(|rollout| (rollout.source.len(), rollout.tokens.len())).collect();
-        for part in batch::parts(&lengths, budget, batch::part_tokens(device, plan.kind)) {
+        for part in batch::parts(&batch::lengths(rollouts), budget, batch::part_tokens(device, plan.kind)) {
             let part: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
             let values = values(learner, &part, features, mode);
             let returns: Vec<f32> = part.iter().flat_map(|rollout| rollout.returns.iter().copied()).collect();

@@ -1,0 +1,262 @@
+//! The loop of optimizer steps that fine-tuning, the value model's passes and the policy's passes have in common: order and
+//! batches, the retry where memory runs out, what must be finite, the step itself, its metrics and its checkpoint.
+
+use crate::batch::Row;
+use crate::error::{Error, Result};
+use crate::memory::unless_out_of_memory;
+use crate::metrics::MetricLog;
+use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
+use crate::progress::{Progress, interrupted};
+use crate::resume::StepCheckpoint;
+use crate::seed;
+use crate::student::Weights;
+use std::time::Instant;
+
+/// Which rows make a step, and what every step is bound by.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    /// Stage for progress and messages, and for the seeds of the order.
+    pub stage: &'static str,
+    /// Passes over the rows.
+    pub passes: u32,
+    /// Rows in a step; the last step of a pass has what is left.
+    pub batch: usize,
+    /// Rows that are padded together at most.
+    pub minibatch: usize,
+    /// Whether each pass has another order.
+    pub shuffle: bool,
+    /// Seed of the order.
+    pub seed: u64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Clip of the gradient's norm.
+    pub max_grad_norm: Option<f64>,
+    /// Most tokens worked on at once.
+    pub max_tokens: Option<u64>,
+}
+
+/// Training that is under way: weights, optimizer, and where it stands.
+#[derive(Debug)]
+pub struct Training<'a, R> {
+    schedule: Schedule,
+    rows: &'a [R],
+    sets: &'a [(&'a str, &'a Weights)],
+    optimizer: AdamW,
+    saved: &'a mut StepCheckpoint,
+    log: &'a mut MetricLog,
+    progress: Progress,
+    /// Pass and its order.
+    order: (u64, Vec<usize>),
+    /// Most tokens worked on at once: falls where memory runs out.
+    budget: Option<u64>,
+    /// When the step began.
+    started: Instant,
+}
+
+impl<'a, R: Row> Training<'a, R> {
+    /// Begins, or goes on from where `saved` stands.
+    ///
+    /// # Errors
+    /// Where there are no rows, or the step checkpoint is broken.
+    pub fn begin(
+        schedule: Schedule,
+        rows: &'a [R],
+        sets: &'a [(&'a str, &'a Weights)],
+        saved: &'a mut StepCheckpoint,
+        log: &'a mut MetricLog,
+    ) -> Result<Self> {
+        if rows.is_empty() {
+            let message = format!("{}: expected texts to learn from, found none", schedule.stage);
+            return Err(Error::BadInput { message, hint: None });
+        }
+        let mut optimizer = AdamW::new(schedule.weight_decay);
+        saved.restore(sets, &mut optimizer, log)?;
+        let total = steps_per_pass(&schedule, rows.len()) * u64::from(schedule.passes);
+        Ok(Self {
+            rows,
+            sets,
+            optimizer,
+            saved,
+            log,
+            progress: Progress::new(schedule.stage, total),
+            order: (u64::MAX, Vec::new()),
+            budget: schedule.max_tokens,
+            started: Instant::now(),
+            schedule,
+        })
+    }
+
+    /// Optimizer steps in one pass.
+    pub fn steps_per_pass(&self) -> u64 {
+        steps_per_pass(&self.schedule, self.rows.len())
+    }
+
+    /// Optimizer steps in all passes.
+    pub fn total(&self) -> u64 {
+        self.steps_per_pass() * u64::from(self.schedule.passes)
+    }
+
+    /// Optimizer steps done, those of an interrupted run included.
+    pub fn steps(&self) -> u64 {
+        self.optimizer.steps()
+    }
+
+    /// What was measured so far.
+    pub fn log(&self) -> &MetricLog {
+        self.log
+    }
+
+    /// The step checkpoint.
+    pub fn saved(&self) -> &StepCheckpoint {
+        self.saved
+    }
+
+    /// The rows of the step at `place`, counted over all passes from 0; a step's time begins here.
+    pub fn rows(&mut self, place: u64) -> Vec<&'a R> {
+        self.started = Instant::now();
+        let Schedule { stage, batch, shuffle, seed, .. } = self.schedule;
+        let steps_per_pass = self.steps_per_pass();
+        let pass = place / steps_per_pass;
+        if self.order.0 != pass {
+            self.order = (pass, seed::order(self.rows.len(), shuffle, seed, stage, pass));
+        }
+        let start = (place % steps_per_pass) as usize * batch;
+        self.order.1[start..(start + batch).min(self.rows.len())]
+            .iter()
+            .map(|&index| &self.rows[index])
+            .collect()
+    }
+
+    /// What `work` returns, which adds the gradients of `chosen` with at most so many tokens at once as it is told; where
+    /// memory runs out, it is called again with half of them.
+    ///
+    /// # Errors
+    /// Where not even one row fits.
+    pub fn gradients<T>(&mut self, chosen: &[&R], work: impl Fn(Option<u64>) -> T) -> Result<T> {
+        loop {
+            if let Some(done) = unless_out_of_memory(|| work(self.budget)) {
+                return Ok(done);
+            }
+            zero_gradients(self.sets);
+            self.budget = Some(smaller_budget(self.budget, chosen, &self.schedule)?);
+        }
+    }
+
+    /// One optimizer step with the gradients of `chosen`, and its numbers: gradient norm, learning rate, mean length of the
+    /// targets, tokens per second.
+    ///
+    /// # Errors
+    /// Where the loss, given with its name, or the gradient is not finite: the batch is saved and named.
+    pub fn step(
+        &mut self,
+        chosen: &[&R],
+        loss: (&'static str, f64),
+        learning_rate: f64,
+    ) -> Result<[(&'static str, f64); 4]> {
+        let norm = gradient_norm(self.sets);
+        if let Some(wrong) = [loss, ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
+        {
+            return Err(self.saved.not_finite((self.schedule.stage, self.steps()), wrong, chosen));
+        }
+        self.optimizer.step(self.sets, learning_rate, clip_factor(norm, self.schedule.max_grad_norm));
+        let targets: usize = chosen.iter().map(|row| row.target().len()).sum();
+        let sources: usize = chosen.iter().map(|row| row.source().len()).sum();
+        Ok([
+            ("gradient_norm", norm),
+            ("learning_rate", learning_rate),
+            ("length", targets as f64 / chosen.len() as f64),
+            ("tokens_per_s", (sources + targets) as f64 / self.started.elapsed().as_secs_f64()),
+        ])
+    }
+
+    /// Logs numbers of the step just done, `places` of the schedule behind it.
+    pub fn push<'n>(&mut self, places: u64, numbers: impl IntoIterator<Item = (&'n str, f64)>) {
+        self.log.push(self.steps(), places as f64 / self.steps_per_pass() as f64, numbers);
+    }
+
+    /// Shows how far training is.
+    pub fn show(&mut self, places: u64, remark: String) {
+        self.progress.set(places, remark);
+    }
+
+    /// Writes the step checkpoint where it is time, where Ctrl-C was pressed, or `now`.
+    ///
+    /// # Errors
+    /// Where the disk refuses a save that must be.
+    pub fn save(&mut self, now: bool) -> Result<()> {
+        self.saved.save(self.sets, &self.optimizer, self.log, now || interrupted())
+    }
+}
+
+fn steps_per_pass(schedule: &Schedule, rows: usize) -> u64 {
+    rows.div_ceil(schedule.batch) as u64
+}
+
+/// Half the budget that did not fit, where there is still something to halve; at first half of what the largest minibatch
+/// would take as a whole, padding included.
+fn smaller_budget<R: Row>(budget: Option<u64>, chosen: &[&R], schedule: &Schedule) -> Result<u64> {
+    let longest = |rows: &[&R]| {
+        let longest = |of: fn(&R) -> &[i64]| rows.iter().map(|row| of(row).len()).max().unwrap_or(0);
+        (longest(R::source) + longest(R::target)) as u64
+    };
+    let whole = chosen.chunks(schedule.minibatch).map(|rows| rows.len() as u64 * longest(rows)).max();
+    let whole = whole.unwrap_or(1);
+    let single = chosen.iter().map(|row| (row.source().len() + row.target().len()) as u64).max().unwrap_or(1);
+    halved(budget.map_or(whole, |budget| budget.min(whole)), single, schedule.stage)
+}
+
+/// Half a step's budget of tokens, at least the longest row, said to the user.
+fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
+    if budget <= longest {
+        return Err(Error::input(
+            format!("{stage}: out of memory on a single row of {longest} tokens"),
+            "a smaller student, --dtype bfloat16, or smaller student.max_source_tokens would fit",
+        ));
+    }
+    let half = (budget / 2).max(longest);
+    eprintln!(
+        "{stage}: out of memory; going on with at most {half} tokens at once (student.max_tokens_per_batch)"
+    );
+    Ok(half)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sft::Example;
+
+    #[test]
+    fn the_budget_is_halved_down_to_one_row() {
+        assert_eq!(halved(1000, 100, "rl").expect("half"), 500);
+        assert_eq!(halved(150, 100, "rl").expect("half"), 100);
+        assert!(halved(100, 100, "rl").is_err());
+    }
+
+    /// Minibatches of two: [30 + 9, 8 + 20] take 2 · (30 + 20) tokens, [5 + 5] takes 10.
+    #[test]
+    fn what_does_not_bind_is_not_halved() {
+        let lengths = [(30, 9), (8, 20), (5, 5)];
+        let example = |(source, target): (usize, usize)| Example {
+            problem_id: String::new(),
+            source: vec![3; source],
+            target: vec![3; target],
+        };
+        let rows = lengths.map(example);
+        let schedule = Schedule {
+            stage: "rl",
+            passes: 1,
+            batch: 4,
+            minibatch: 2,
+            shuffle: false,
+            seed: 0,
+            weight_decay: 0.0,
+            max_grad_norm: None,
+            max_tokens: None,
+        };
+        let next =
+            |budget| smaller_budget(budget, &rows.iter().collect::<Vec<_>>(), &schedule).expect("a budget");
+        assert_eq!(next(None), 50);
+        assert_eq!(next(Some(1_000_000)), 50, "a bound that nothing comes near");
+        assert_eq!(next(Some(60)), 39, "no less than the longest row");
+    }
+}
