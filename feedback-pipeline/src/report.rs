@@ -17,7 +17,7 @@ pub use pictures::MOST_PICTURE_BYTES;
 use crate::error::{Error, Result};
 use crate::status;
 use gather::Gathered;
-use schemas::{Dataset, table};
+use schemas::{Dataset, file};
 use std::path::{Path, PathBuf};
 
 /// What a report holds, for the last line of the command.
@@ -65,7 +65,7 @@ pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>) -> Result<Written>
     let figures = figures::Figures::of(dataset, &gathered)?;
     let (deck, pictures) = cards::deck(dataset, &gathered)?;
     let html = page::render(dataset, &gathered, &state, &figures, &deck, &pictures)?;
-    table::write_bytes(&path, html.as_bytes())?;
+    file::write_bytes(&path, html.as_bytes())?;
     Ok(Written {
         path,
         bytes: html.len(),

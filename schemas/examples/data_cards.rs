@@ -10,7 +10,7 @@
 use arrow::datatypes::{DataType, TimeUnit};
 use schemas::{
     Answer, Column, Correction, Error, Judgement, Metric, Problem, Rationale, Reject, Request, Result,
-    Rollout, Score, Table, table,
+    Rollout, Score, Table, file,
 };
 use std::fmt::Write;
 use std::path::Path;
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
         println!("{} is up to date", path.display());
         return Ok(());
     }
-    table::write_bytes(path, filled.as_bytes())?;
+    file::write_bytes(path, filled.as_bytes())?;
     println!("{} written", path.display());
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::column::Table;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::ids::IdSet;
 use crate::problem::Problem;
 use crate::provenance::Provenance;
@@ -146,7 +147,7 @@ impl Dataset {
         let path = self.card_path();
         let text = toml::to_string(card)
             .map_err(|e| Error::Settings { origin: path.display().to_string(), message: e.to_string() })?;
-        table::write_bytes(&path, text.as_bytes())
+        file::write_bytes(&path, text.as_bytes())
     }
 
     /// All problems, in the file's order.

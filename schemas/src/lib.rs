@@ -15,6 +15,7 @@ pub mod column;
 pub mod correction;
 pub mod dataset;
 pub mod error;
+pub mod file;
 pub mod ids;
 pub mod judgement;
 pub mod metric;

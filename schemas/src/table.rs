@@ -1,10 +1,10 @@
 //! Typed reading and atomic writing of one Parquet file.
 //!
-//! A file is written beside its place, synced and renamed: it appears whole or not at all. Whoever reads or
-//! writes rows has every cell checked against the column's declaration.
+//! A file appears whole or not at all (see [`file`]). Whoever reads or writes rows has every cell checked against the column's declaration.
 
 use crate::column::{Column, Table};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::provenance::{Provenance, SCHEMA_VERSION};
 use arrow::array::{Array, ArrayRef, Float32Array, Float64Array, ListArray, RecordBatch, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
@@ -31,14 +31,11 @@ const DICTIONARY_BYTES: usize = 256 << 10;
 /// Uncompressed page at most.
 const PAGE_BYTES: usize = 256 << 10;
 
-/// Prefix of files that are being written. A leading dot hides them from globs over `*.parquet`.
-const TEMPORARY_PREFIX: &str = ".writing-";
-
 /// Writes one Parquet file of table `T`; nothing is visible at its path before [`TableWriter::finish`].
 pub struct TableWriter<T: Table> {
     path: PathBuf,
     writer: ArrowWriter<File>,
-    temporary: tempfile_path::Guard,
+    temporary: file::Temporary,
     fields: Vec<Arc<Field>>,
     columns: Vec<Column>,
     rows: Vec<T>,
@@ -51,7 +48,7 @@ impl<T: Table> TableWriter<T> {
     /// # Errors
     /// Where the folder cannot be written.
     pub fn create(path: &Path, provenance: &Provenance) -> Result<Self> {
-        let (file, temporary) = tempfile_path::create_beside(path)?;
+        let (file, temporary) = file::create_beside(path)?;
         let fields = T::fields();
         let schema =
             Arc::new(Schema::new(fields.iter().map(|field| field.as_ref().clone()).collect::<Vec<_>>()));
@@ -118,7 +115,7 @@ impl<T: Table> TableWriter<T> {
         self.flush_rows()?;
         let file = self.writer.into_inner().map_err(|e| write_error(&self.path, e))?;
         file.sync_all().map_err(Error::io("sync", &self.path))?;
-        self.temporary.rename_to(&self.path)?;
+        self.temporary.put()?;
         Ok(self.written)
     }
 }
@@ -135,28 +132,6 @@ pub fn write<T: Table>(
     let mut writer = TableWriter::create(path, provenance)?;
     rows.into_iter().try_for_each(|row| writer.push(row))?;
     writer.finish()
-}
-
-/// Writes bytes as a file that appears whole or not at all.
-///
-/// # Errors
-/// Where the disk refuses.
-pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_with(path, |file| file.write_all(bytes))
-}
-
-/// Has `write` write a file that appears whole or not at all.
-///
-/// # Errors
-/// Where the disk refuses.
-pub fn write_with(
-    path: &Path,
-    write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
-) -> Result<()> {
-    let (mut file, temporary) = tempfile_path::create_beside(path)?;
-    write(&mut file).map_err(Error::io("write", path))?;
-    file.sync_all().map_err(Error::io("sync", path))?;
-    temporary.rename_to(path)
 }
 
 fn write_error(path: &Path, error: parquet::errors::ParquetError) -> Error {
@@ -416,52 +391,4 @@ fn check_values(path: &Path, batch: &RecordBatch, columns: &[Column], first_row:
         }
     }
     Ok(())
-}
-
-/// Temporary files beside their final place.
-mod tempfile_path {
-    use super::TEMPORARY_PREFIX;
-    use crate::error::{Error, Result};
-    use std::fs::{self, File};
-    use std::path::{Path, PathBuf};
-
-    /// Removes the temporary file unless it was renamed.
-    pub(super) struct Guard {
-        path: Option<PathBuf>,
-    }
-
-    impl Guard {
-        pub(super) fn rename_to(mut self, target: &Path) -> Result<()> {
-            if let Some(path) = self.path.take() {
-                fs::rename(&path, target).map_err(Error::io("rename", target))?;
-                if let Some(folder) = target.parent() {
-                    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-                    File::open(folder)
-                        .and_then(|folder| folder.sync_all())
-                        .map_err(Error::io("sync", folder))?;
-                }
-            }
-            Ok(())
-        }
-    }
-
-    impl Drop for Guard {
-        fn drop(&mut self) {
-            if let Some(path) = &self.path {
-                let _ = fs::remove_file(path); // the error that led here matters more
-            }
-        }
-    }
-
-    pub(super) fn create_beside(target: &Path) -> Result<(File, Guard)> {
-        let folder = target.parent().unwrap_or(Path::new("."));
-        if !folder.as_os_str().is_empty() {
-            fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        }
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        // The same name each time: what a killed process left behind is overwritten, not collected.
-        let path = folder.join(format!("{TEMPORARY_PREFIX}{name}"));
-        let file = File::create(&path).map_err(Error::io("create", &path))?;
-        Ok((file, Guard { path: Some(path) }))
-    }
 }

@@ -1,6 +1,6 @@
 //! Datasets made by the schemas' writers alone, for tests that need no trainer.
 
-use schemas::{Dataset, DatasetCard, Problem, Provenance, Rationale, Result, Rollout, Sentence, table};
+use schemas::{Dataset, DatasetCard, Problem, Provenance, Rationale, Result, Rollout, Sentence, file, table};
 use std::path::Path;
 
 /// Size of a small dataset.
@@ -52,7 +52,7 @@ pub fn make(root: &Path, size: Size) -> Result<Dataset> {
 /// Where the disk refuses.
 pub fn write_problems(dataset: &Dataset, numbers: std::ops::Range<usize>) -> Result<()> {
     for number in numbers.clone().filter(|number| number.is_multiple_of(3)) {
-        table::write_bytes(&dataset.images_dir().join(format!("p{number}.png")), PICTURE)?;
+        file::write_bytes(&dataset.images_dir().join(format!("p{number}.png")), PICTURE)?;
     }
     table::write(&dataset.problems_path(), numbers.map(problem), &provenance())?;
     Ok(())

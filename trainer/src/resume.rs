@@ -162,7 +162,7 @@ impl StepCheckpoint {
         // The metrics lie on disk before the place that knows of them does.
         let metrics = self.metrics_path(optimizer.steps());
         let rows = serde_json::to_vec(&SavedMetrics::new(log)).map_err(wrong)?;
-        schemas::table::write_bytes(&metrics, &rows)?;
+        schemas::file::write_bytes(&metrics, &rows)?;
         let trained = weights.iter().flat_map(|(set, weights)| {
             let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
             trained.map(move |(name, weight)| (format!("{set}.{name}"), weight))
@@ -221,7 +221,7 @@ impl StepCheckpoint {
             })
             .collect();
         let text = serde_json::Value::from(text).to_string();
-        if let Err(error) = schemas::table::write_bytes(&batch, text.as_bytes()) {
+        if let Err(error) = schemas::file::write_bytes(&batch, text.as_bytes()) {
             return error.into();
         }
         let problems: Vec<&str> = rows.iter().map(|row| row.problem_id()).collect();

@@ -40,7 +40,7 @@ pub fn write(out: &Path, seed: u64) -> Result<SampleSet, Error> {
     let dataset = Dataset::at(out);
     remove_other_pictures(&dataset, &set)?;
     for (name, bytes) in &set.pictures {
-        schemas::table::write_bytes(&out.join(name), bytes)?;
+        schemas::file::write_bytes(&out.join(name), bytes)?;
     }
     // No git revision here: the file's bytes depend on the seed alone.
     let maker = "sample-generator".to_owned();

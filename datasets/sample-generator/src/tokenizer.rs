@@ -58,12 +58,12 @@ pub(crate) fn write(folder: &Path, problems: &[Problem]) -> Result<(), Error> {
         "eos_token": SPECIAL[1],
         "unk_token": SPECIAL[2],
     });
-    schemas::table::write_bytes(
+    schemas::file::write_bytes(
         &folder.join("tokenizer.json"),
         (tokenizer.to_string(true)? + "\n").as_bytes(),
     )?;
-    schemas::table::write_bytes(&folder.join("tokenizer_config.json"), pretty(&config)?.as_bytes())?;
-    schemas::table::write_bytes(&folder.join("special_tokens_map.json"), pretty(&names)?.as_bytes())?;
+    schemas::file::write_bytes(&folder.join("tokenizer_config.json"), pretty(&config)?.as_bytes())?;
+    schemas::file::write_bytes(&folder.join("special_tokens_map.json"), pretty(&names)?.as_bytes())?;
     Ok(())
 }
 

@@ -50,6 +50,6 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<bool> {
     if fs::read(to).is_ok_and(|there| there == bytes) {
         return Ok(false);
     }
-    schemas::table::write_bytes(to, &bytes)?;
+    schemas::file::write_bytes(to, &bytes)?;
     Ok(true)
 }

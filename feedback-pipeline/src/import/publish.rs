@@ -140,7 +140,7 @@ fn list_missing(dataset: &Dataset, problems: &[Problem], missing: &[String]) -> 
         return Ok(false);
     }
     let lines: String = now.iter().map(|id| format!("{id}\n")).collect();
-    schemas::table::write_bytes(&dataset.images_dir().join(image::NEVER_THERE), lines.as_bytes())?;
+    schemas::file::write_bytes(&dataset.images_dir().join(image::NEVER_THERE), lines.as_bytes())?;
     Ok(true)
 }
 

@@ -21,7 +21,7 @@ pub fn next_number(dataset: &Dataset, kind: Kind, round: u32) -> Result<u32> {
 /// Announces that set `number` will replace all older ones; with `ledger`, their request parts too.
 pub fn announce(dataset: &Dataset, kind: Kind, round: u32, number: u32, ledger: bool) -> Result<()> {
     let text = format!("{number}{}", if ledger { LEDGER } else { "" });
-    Ok(schemas::table::write_bytes(&announcement(dataset, kind, round), text.as_bytes())?)
+    Ok(schemas::file::write_bytes(&announcement(dataset, kind, round), text.as_bytes())?)
 }
 
 /// Ends what a kill cut off: removes sets without their marker, and older sets that a finished one replaces.

@@ -51,8 +51,8 @@ pub struct Base<'a> {
 /// Where the disk refuses; then the folder does not appear.
 pub fn write_adapter(folder: &Path, lora: &LoraConfig, weights: &Weights, base: &Base<'_>) -> Result<()> {
     write_folder(folder, |temporary| {
-        schemas::table::write_bytes(&temporary.join("adapter_config.json"), to_json(lora)?.as_bytes())?;
-        schemas::table::write_bytes(&temporary.join("config.json"), to_json(base.config)?.as_bytes())?;
+        schemas::file::write_bytes(&temporary.join("adapter_config.json"), to_json(lora)?.as_bytes())?;
+        schemas::file::write_bytes(&temporary.join("config.json"), to_json(base.config)?.as_bytes())?;
         let matrices = weights.iter().filter(|(name, _)| is_lora(name));
         let tensors = matrices.filter_map(|(name, tensor)| Some((peft_name(name)?, tensor)));
         let metadata = [("format", "pt".to_owned()), (BASE, base.fingerprint.to_owned())];

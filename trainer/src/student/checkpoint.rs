@@ -6,8 +6,9 @@ use super::weights::{Weights, each_bytes};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
+use schemas::file;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
@@ -143,7 +144,7 @@ pub fn write_safetensors<'a>(
     let mut header = serde_json::to_string(&header).map_err(|e| wrong(e.to_string()))?;
     // Numbers begin at a multiple of eight bytes.
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-    schemas::table::write_with(path, |file| {
+    file::write_with(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
         tensors.iter().try_for_each(|(_, tensor)| each_bytes(tensor, |bytes| file.write_all(bytes)))
@@ -164,7 +165,7 @@ pub fn write_student(
 ) -> Result<()> {
     write_folder(folder, |temporary| {
         let json = to_json(config)?;
-        schemas::table::write_bytes(&temporary.join("config.json"), json.as_bytes())?;
+        file::write_bytes(&temporary.join("config.json"), json.as_bytes())?;
         let plain = weights.iter().filter(|(name, _)| !name.starts_with("lora."));
         let tensors = plain.map(|(name, tensor)| (name.to_owned(), tensor));
         let mut metadata = vec![("format", "pt".to_owned())];
@@ -178,7 +179,7 @@ pub fn write_student(
                 "eos_token_id": config.eos_token_id,
                 "pad_token_id": config.pad_token_id,
             });
-            schemas::table::write_bytes(&generation, format!("{json:#}\n").as_bytes())?;
+            file::write_bytes(&generation, format!("{json:#}\n").as_bytes())?;
         }
         Ok(())
     })
@@ -217,7 +218,7 @@ pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
         let source = from.join(name);
         if source.is_file() {
             let bytes = fs::read(&source).map_err(Error::io("read", &source))?;
-            schemas::table::write_bytes(&to.join(name), &bytes)?;
+            file::write_bytes(&to.join(name), &bytes)?;
         }
     }
     Ok(())
@@ -225,19 +226,14 @@ pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
 
 /// Fills a temporary folder, then renames it to `folder`, which must not exist.
 pub(super) fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = parent.join(format!(".writing-{name}"));
+    let temporary = file::beside(folder)?;
     if temporary.exists() {
         fs::remove_dir_all(&temporary).map_err(Error::io("remove", &temporary))?;
     }
     fs::create_dir_all(&temporary).map_err(Error::io("create", &temporary))?;
-    let done =
-        fill(&temporary).and_then(|()| fs::rename(&temporary, folder).map_err(Error::io("rename", folder)));
+    let done = fill(&temporary).and_then(|()| Ok(file::put(&temporary, folder)?));
     if done.is_err() {
         let _ = fs::remove_dir_all(&temporary); // the first error matters more
     }
-    done?;
-    File::open(parent).and_then(|parent| parent.sync_all()).map_err(Error::io("sync", parent))
+    done
 }

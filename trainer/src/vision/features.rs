@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::student::checkpoint::map_file;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
+use schemas::file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -212,7 +213,7 @@ impl FeatureWriter {
     ) -> Result<Self> {
         let metadata = serde_json::json!({ "ares.encoder": encoder });
         let (header, waiting) = header(ids, [patches, width], metadata);
-        let temporary = temporary(path)?;
+        let temporary = file::beside(path)?;
         forget(&temporary.with_extension("json"))?;
         let file = start(&temporary, &header)?;
         let shape = [patches as i64, width as i64];
@@ -234,7 +235,7 @@ impl FeatureWriter {
     ) -> Result<Self> {
         let metadata = serde_json::json!({ "ares.encoder": encoder, IDENTITY: identity });
         let (header, total) = header(ids, [patches, width], metadata);
-        let temporary = temporary(path)?;
+        let temporary = file::beside(path)?;
         let kept = temporary.with_extension("json");
         let found: Option<Kept> =
             std::fs::read(&kept).ok().and_then(|text| serde_json::from_slice(&text).ok());
@@ -279,7 +280,7 @@ impl FeatureWriter {
         let synced = file.flush().and_then(|()| file.get_ref().sync_data());
         synced.map_err(Error::io("write", &self.temporary))?;
         let text = serde_json::json!(Kept { identity: identity.clone(), written: self.written });
-        schemas::table::write_bytes(kept, text.to_string().as_bytes())?;
+        file::write_bytes(kept, text.to_string().as_bytes())?;
         Ok(())
     }
 
@@ -325,12 +326,9 @@ impl FeatureWriter {
             let written = file.flush().and_then(|()| file.get_ref().sync_all());
             written.map_err(Error::io("write", &self.temporary))?;
         }
-        std::fs::rename(&self.temporary, &self.path).map_err(Error::io("rename", &self.path))?;
+        file::put(&self.temporary, &self.path)?;
         self.file = None;
-        self.kept.as_ref().map_or(Ok(()), |(kept, _)| forget(kept))?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
+        self.kept.as_ref().map_or(Ok(()), |(kept, _)| forget(kept))
     }
 }
 
@@ -356,15 +354,6 @@ fn header<'a>(
     // The format wants the numbers to begin at a multiple of 8.
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
     (header, count)
-}
-
-/// Where a file is written until it is finished: the same name each time, so that what a killed process left behind is
-/// overwritten.
-fn temporary(path: &Path) -> Result<PathBuf> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Ok(folder.join(format!(".writing-{name}")))
 }
 
 /// Removes a file that may not be there.

@@ -5,7 +5,7 @@ use arrow::array::{ArrayRef, Float32Array, RecordBatch};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
-use schemas::{Correction, Problem, Rationale, Reject, Rollout, Score, Sentence, table};
+use schemas::{Correction, Problem, Rationale, Reject, Rollout, Score, Sentence, file, table};
 use std::fs::{self, File};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -332,7 +332,7 @@ fn features_then_init_make_a_student_that_fits() {
     let place = place();
     let dataset = place.dataset();
     let picture = dataset.images_dir().join("p0.png");
-    table::write_bytes(&picture, crate::small::PICTURE).expect("written");
+    file::write_bytes(&picture, crate::small::PICTURE).expect("written");
     let rows = (0..12).map(|number| Problem {
         image: (number == 0).then(|| "images/p0.png".into()),
         ..crate::small::problem(number)

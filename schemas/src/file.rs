@@ -1,0 +1,112 @@
+//! Files that appear whole or not at all: written beside their place under a hidden name, synced, renamed.
+
+use crate::error::{Error, Result};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Prefix of what is being written. A leading dot hides it from globs over `*.parquet`.
+const PREFIX: &str = ".writing-";
+
+/// Writes bytes as a file that appears whole or not at all.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// Has `write` write a file that appears whole or not at all.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let (mut file, temporary) = create_beside(path)?;
+    write(&mut file).map_err(Error::io("write", path))?;
+    file.sync_all().map_err(Error::io("sync", path))?;
+    temporary.put()
+}
+
+/// Where a file or folder is written until it is finished; the folder around it is made. It is the same name each time, so
+/// that what a killed process left behind is overwritten, not collected.
+///
+/// # Errors
+/// Where the folder cannot be made.
+pub fn beside(target: &Path) -> Result<PathBuf> {
+    let folder = folder_of(target);
+    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    Ok(folder.join(format!("{PREFIX}{name}")))
+}
+
+/// Renames what was written beside its place, synced, to `target`, and makes sure that the new name survives a crash.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn put(temporary: &Path, target: &Path) -> Result<()> {
+    fs::rename(temporary, target).map_err(Error::io("rename", target))?;
+    let folder = folder_of(target);
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
+}
+
+/// A file being written beside its place; removed unless it is put there.
+#[derive(Debug)]
+pub(crate) struct Temporary {
+    path: PathBuf,
+    target: PathBuf,
+    is_put: bool,
+}
+
+impl Temporary {
+    /// Makes the file, written and synced, appear at its place.
+    pub(crate) fn put(mut self) -> Result<()> {
+        put(&self.path, &self.target)?;
+        self.is_put = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_put {
+            let _ = fs::remove_file(&self.path); // the error that led here matters more
+        }
+    }
+}
+
+pub(crate) fn create_beside(target: &Path) -> Result<(File, Temporary)> {
+    let path = beside(target)?;
+    let file = File::create(&path).map_err(Error::io("create", &path))?;
+    Ok((file, Temporary { path, target: target.to_path_buf(), is_put: false }))
+}
+
+/// The folder that holds `target`: the working folder where only a name is given.
+fn folder_of(target: &Path) -> &Path {
+    target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{beside, write_bytes, write_with};
+    use std::fs;
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("new/a.json");
+        write_bytes(&path, b"old").expect("written");
+        let failed = write_with(&path, |file| {
+            file.write_all(b"ne")?;
+            Err(std::io::Error::other("the disk is full"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read(&path).expect("read"), b"old");
+        assert!(!beside(&path).expect("name").exists(), "nothing is left behind");
+
+        // What cannot be renamed (a folder is in the way) leaves nothing either.
+        let taken = folder.path().join("taken");
+        fs::create_dir_all(taken.join("inside")).expect("folder");
+        assert!(write_bytes(&taken, b"new").is_err());
+        assert!(!beside(&taken).expect("name").exists());
+    }
+}
