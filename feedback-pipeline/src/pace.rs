@@ -2,8 +2,9 @@
 //!
 //! Buckets hold about a second of allowance, so that there is no burst at the start of a minute. A request takes what it
 //! will probably use, by the lengths seen so far; its reply corrects that, a failure gives it back. Limits come from the
-//! settings and from reply headers, whichever is lower; a 429 shrinks the rate to what the service really let through,
-//! and quiet lets it grow again.
+//! settings and from reply headers, whichever is lower; 429s shrink the rate to what the service really let through, and
+//! quiet lets it grow again. Where everything is refused, a probe after each pause tells when the service is back; then
+//! the rate goes back to what it was.
 
 use crate::due::Kind;
 use crate::headers::Limits;
@@ -25,6 +26,22 @@ const NOISE_SECS: f64 = 60.0;
 const QUIET_SECS: f64 = 10.0;
 /// Growth of a shrunk rate: 18 % a minute.
 const GROWTH_A_SEC: f64 = 0.003;
+/// Seconds without a refusal after which it grows ten times as fast: the service lets through more than was thought.
+const LONG_QUIET_SECS: f64 = 30.0;
+/// Growth after an outage, up to the rate before it: twofold in 5 s.
+const RECOVERY_A_SEC: f64 = 0.14;
+/// Share of refusals from which nothing is said about the rate: the service lets nothing through.
+const OUTAGE_SHARE: f64 = 0.9;
+/// First pause of an outage, in seconds; it doubles with each probe that is refused.
+const FIRST_PAUSE_SECS: f64 = 1.0;
+/// Longest pause between two probes that the service does not ask for.
+const LONGEST_PAUSE_SECS: f64 = 15.0;
+/// Longest pause that it can ask for.
+const LONGEST_TOLD_PAUSE_SECS: f64 = 60.0;
+/// Seconds after which a probe that was not refused was accepted, however long its reply takes.
+const PROBE_SECS: f64 = 1.0;
+/// An outage so soon after another, in seconds, comes of what was sent between them.
+const SOON_SECS: f64 = 120.0;
 
 /// governor's clock over tokio's time, so that tests can pause it.
 #[derive(Debug, Clone)]
@@ -142,7 +159,49 @@ struct Throttle {
     before: (f64, f64),
     /// Share of refusals that no rate prevents, and until when that is believed.
     noise: (f64, f64),
+    /// While nothing is let through.
+    outage: Option<Outage>,
+    outage_ended_at: f64,
+    /// Rate before the outage, which the rate goes back to.
+    recovers_to: f64,
+    recent: Recent,
     total: u64,
+}
+
+/// A time in which everything is refused. Nothing is sent but a probe after each pause, as many more would only be refused
+/// too, and a rate cannot be told from refusals alone.
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    until: f64,
+    pause: f64,
+    probe_at: Option<f64>,
+}
+
+/// Requests of the last minute that were not refused, by the second they were sent in or refused in.
+#[derive(Debug)]
+struct Recent {
+    second: u64,
+    accepted: [f64; 60],
+    since: Option<f64>,
+}
+
+impl Recent {
+    fn add(&mut self, now: f64, count: f64) {
+        self.since.get_or_insert(now);
+        let second = now as u64;
+        for stale in (self.second + 1..=second).take(60) {
+            self.accepted[(stale % 60) as usize] = 0.0;
+        }
+        self.second = second;
+        self.accepted[(second % 60) as usize] += count;
+    }
+
+    /// Accepted a second, in the mean of the last minute.
+    fn rate(&mut self, now: f64) -> f64 {
+        self.add(now, 0.0);
+        let secs = (now - self.since.unwrap_or(now)).clamp(1.0, 60.0);
+        self.accepted.iter().sum::<f64>().max(0.0) / secs
+    }
 }
 
 /// What a refusal leads to.
@@ -164,18 +223,45 @@ impl Throttle {
             grown_at: 0.0,
             before: (f64::INFINITY, f64::INFINITY),
             noise: (0.0, f64::MIN),
+            outage: None,
+            outage_ended_at: f64::MIN,
+            recovers_to: 0.0,
+            recent: Recent { second: 0, accepted: [0.0; 60], since: None },
             total: 0,
         }
     }
 
+    /// Seconds for which an outage lets nothing leave.
+    fn wait_secs(&mut self, now: f64) -> f64 {
+        let Some(outage) = self.outage else { return 0.0 };
+        let wait = outage.probe_at.map_or(outage.until, |at| at + PROBE_SECS) - now;
+        if wait <= 0.0 && outage.probe_at.is_some() {
+            (self.outage, self.outage_ended_at, self.grown_at) = (None, now, now);
+        }
+        wait.max(0.0)
+    }
+
     fn send(&mut self, now: f64) {
+        if let Some(outage) = &mut self.outage {
+            outage.probe_at = Some(now);
+        }
+        self.recent.add(now, 1.0);
         self.sent.push_back(now);
         drop_before(&mut self.sent, now - 3.0 * EVENT_SECS);
     }
 
-    fn refuse(&mut self, now: f64, current: f64) -> Refusal {
+    fn refuse(&mut self, now: f64, current: f64, told: Option<Duration>) -> Refusal {
         self.total += 1;
         self.held_at = now;
+        self.recent.add(now, -1.0);
+        if let Some(outage) = &mut self.outage {
+            // Before a probe: of those that left when it began.
+            if outage.probe_at.take().is_some() {
+                outage.pause = (2.0 * outage.pause).min(LONGEST_PAUSE_SECS);
+                outage.until = now + pause_secs(outage.pause, told);
+            }
+            return Refusal::Watched;
+        }
         let event_at = match self.event_at {
             Some(at) if now - at <= 3.0 * EVENT_SECS => at,
             _ => {
@@ -192,7 +278,17 @@ impl Throttle {
         let sent = (self.sent.iter().filter(|at| **at >= event_at).count() as f64).max(refused);
         let share = refused / sent;
         if refused < 3.0 && share < 0.45 {
+            self.recovers_to = 0.0;
             return Refusal::Pause;
+        }
+        if share >= OUTAGE_SHARE {
+            let pause = FIRST_PAUSE_SECS;
+            self.outage = Some(Outage { until: now + pause_secs(pause, told), pause, probe_at: None });
+            let accepted = self.recent.rate(now);
+            let comes_of_rate = now - self.outage_ended_at < SOON_SECS;
+            self.recovers_to = if comes_of_rate { accepted.min(current) } else { current.max(self.recovers_to) };
+            self.rate = current.min(accepted.max(1.0));
+            return Refusal::Watched;
         }
         let noise = if now < self.noise.1 { self.noise.0 } else { 0.0 };
         let (before_rate, before_share) = self.before;
@@ -207,23 +303,37 @@ impl Throttle {
         }
         self.before = (current, share);
         let accepted = sent / (now - event_at) * (1.0 - share + noise) * 0.975;
-        self.rate = accepted.min(current).max(0.05);
+        // What a second of refusals tells is not worth more than this.
+        self.rate = accepted.max(0.1 * current.min(1e4)).min(current).max(0.05);
+        self.recovers_to = 0.0;
         self.shrunk_at = now;
         self.grown_at = now;
         Refusal::Pause
     }
 
     fn grow(&mut self, now: f64, limit: f64) {
-        if !self.rate.is_finite() || now - self.held_at < QUIET_SECS {
+        let quiet = now - self.held_at;
+        let recovers = self.rate < self.recovers_to;
+        if !self.rate.is_finite() || self.outage.is_some() || (quiet < QUIET_SECS && !recovers) {
             self.grown_at = now;
             return;
         }
-        self.rate *= (GROWTH_A_SEC * (now - self.grown_at)).exp();
+        let growth = match quiet {
+            _ if recovers => RECOVERY_A_SEC,
+            LONG_QUIET_SECS.. => 10.0 * GROWTH_A_SEC,
+            _ => GROWTH_A_SEC,
+        };
+        self.rate *= (growth * (now - self.grown_at)).exp();
         self.grown_at = now;
         if self.rate >= limit {
             self.rate = f64::INFINITY;
         }
     }
+}
+
+/// A pause of our own, or as long as the service asks for.
+fn pause_secs(own: f64, told: Option<Duration>) -> f64 {
+    told.map_or(own, |told| told.as_secs_f64().min(LONGEST_TOLD_PAUSE_SECS).max(own))
 }
 
 fn drop_before(times: &mut VecDeque<f64>, since: f64) {
@@ -322,8 +432,9 @@ impl<C: Clock> Pace<C> {
         state.tokens.fill(now, token_rate);
         let both = input + reservation.output;
         let wait = state
-            .requests
-            .wait_secs(1.0, request_rate)
+            .throttle
+            .wait_secs(now)
+            .max(state.requests.wait_secs(1.0, request_rate))
             .max(state.input.wait_secs(input, input_rate))
             .max(state.output.wait_secs(reservation.output, output_rate))
             .max(state.tokens.wait_secs(both, token_rate));
@@ -366,7 +477,7 @@ impl<C: Clock> Pace<C> {
         let now = self.now();
         let state = &mut *self.state();
         let current = state.requests.rate().min(state.throttle.rate);
-        if state.throttle.refuse(now, current) == Refusal::Watched {
+        if state.throttle.refuse(now, current, retry_after) == Refusal::Watched {
             return;
         }
         // The service's bucket is empty: let it fill a little. Only this item waits the whole retry-after.

@@ -16,6 +16,10 @@ struct Service {
     refused: Vec<f64>,
     /// Share refused for no reason.
     random: f64,
+    /// Seconds from the start in which everything is refused.
+    closed: std::ops::Range<f64>,
+    /// Requests in any minute.
+    a_minute: usize,
     state: u64,
 }
 
@@ -31,6 +35,8 @@ impl Service {
             ok: Vec::new(),
             refused: Vec::new(),
             random: 0.0,
+            closed: 0.0..0.0,
+            a_minute: usize::MAX,
             state: 1,
         };
         Rc::new(RefCell::new(service))
@@ -44,7 +50,9 @@ impl Service {
         self.state =
             self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let unlucky = ((self.state >> 33) as f64 / f64::from(1_u32 << 31)) < self.random;
-        let ok = !unlucky && self.level >= 1.0 && self.token_level >= tokens;
+        let lately = self.ok.iter().rev().take_while(|at| **at > since - 60.0).count();
+        let open = !self.closed.contains(&since) && lately < self.a_minute;
+        let ok = open && !unlucky && self.level >= 1.0 && self.token_level >= tokens;
         if ok {
             self.level -= 1.0;
             self.token_level -= tokens;
@@ -149,6 +157,61 @@ async fn random_refusals_do_not_end_in_a_standstill() {
         let share = service.ok.len() as f64 / (per_minute as f64 * 2.0 * 0.95);
         assert!(share > least, "{per_minute} a minute, latency {latency}: {share} of what was possible");
     }
+}
+
+/// Where nothing is let through for a while, the rate is not at fault: it comes back, and the service is left in peace.
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_little_more_than_its_time() {
+    let cases: [(u32, _, _); 6] = [
+        (600, 3.0..5.0, 0.05),
+        (180, 3.0..6.0, 8.0),
+        (180, 3.0..23.0, 0.05),
+        (3_000, 3.0..63.0, 0.05),
+        (30_000, 2.0..14.0, 0.05),
+        (600, 0.0..10.0, 0.05),
+    ];
+    for (per_minute, closed, latency) in cases {
+        let service = Service::new(f64::from(per_minute) / 60.0, f64::MAX);
+        service.borrow_mut().closed = closed.clone();
+        let limits = limits(Some(u64::from(per_minute)), None);
+        drive(Pace::new(&limits, 1_024), service.clone(), 180.0, latency, 500).await;
+        let service = service.borrow();
+        let ok = service.ok.iter().filter(|at| **at > closed.end).count() as f64;
+        let possible = service.per_sec * (180.0 - closed.end);
+        let case = format!("{per_minute} a minute, closed {closed:?}: {ok} of {possible} accepted after");
+        assert!(ok >= 0.75 * possible, "{case}");
+        let probes = service.refused.iter().filter(|at| **at > closed.start + 2.5).count();
+        assert!(probes < 30, "{case}, {probes} refused");
+    }
+}
+
+/// Nine of ten refused for some seconds.
+#[tokio::test(start_paused = true)]
+async fn a_rate_that_was_shrunk_too_far_grows_back() {
+    let service = Service::new(1e9, f64::MAX);
+    service.borrow_mut().random = 0.8;
+    let pace = Pace::new(&limits(Some(600), None), 1_024);
+    let calms_down = service.clone();
+    let local = tokio::task::LocalSet::new();
+    local.spawn_local(async move {
+        sleep(Duration::from_secs(4)).await;
+        calms_down.borrow_mut().random = 0.0;
+    });
+    local.run_until(drive(pace, service.clone(), 300.0, 0.05, 500)).await;
+    let service = service.borrow();
+    let last = service.ok.iter().filter(|at| **at > 240.0).count();
+    assert!(last > 500, "{last} in the last minute, of 600");
+}
+
+/// A limit that is counted by the minute refuses everything once it is used up.
+#[tokio::test(start_paused = true)]
+async fn a_limit_by_the_minute_is_found() {
+    let service = Service::new(1e9, f64::MAX);
+    service.borrow_mut().a_minute = 100;
+    drive(Pace::new(&limits(Some(200), None), 1_024), service.clone(), 600.0, 0.05, 500).await;
+    let service = service.borrow();
+    let (ok, refused) = (service.ok.len(), service.refused.len());
+    assert!(ok > 800 && refused < 150, "{ok} of 1000 accepted, {refused} refused");
 }
 
 #[tokio::test(start_paused = true)]
