@@ -6,6 +6,7 @@
 mod turn;
 
 use crate::cache::{Ask, Cache, Reply};
+use crate::collect::{self, Asks};
 use crate::due::{Item, Job};
 use crate::error::Result;
 use crate::image::{Images, Prepared, Shown};
@@ -102,7 +103,7 @@ impl Asker {
         let open = Arc::new(Semaphore::new(self.slots.available_permits().saturating_mul(3)));
         let running = Arc::new(Mutex::new(HashSet::new()));
         let mut tasks = JoinSet::new();
-        let mut warm = !self.template_is_worth_warming();
+        let mut warm = !self.template_is_worth_warming() && !self.limit_is_unknown();
         let in_batches = self.cache.keys_in_batches(self.teacher.provider)?;
         let mut waiting = 0;
         let fed: Result<()> = async {
@@ -130,7 +131,9 @@ impl Asker {
                     continue;
                 }
                 let replies = self.cache.replies(&question.key)?;
-                if !matches!(self.judge(&question.item, &replies), Verdict::Ask(_)) {
+                if !matches!(self.judge(&question.item, &replies), Verdict::Ask(_))
+                    || self.is_answered_already(&question)?
+                {
                     lock(&running).remove(&question.key);
                     self.progress.shared();
                     continue;
@@ -153,7 +156,7 @@ impl Asker {
                 if warm {
                     tasks.spawn(settle);
                 } else {
-                    settle.await; // the first request writes the provider's prompt cache for all others
+                    settle.await; // the first request writes the provider's prompt cache for all others, and learns the limits
                     warm = true;
                 }
                 while tasks.try_join_next().is_some() {}
@@ -173,6 +176,15 @@ impl Asker {
         Ok(())
     }
 
+    /// Whether a run that was cut off bought an answer of this model and prompt with other settings; it stands.
+    pub(crate) fn is_answered_already(&self, question: &Question) -> Result<bool> {
+        if self.retry_rejects {
+            return Ok(false);
+        }
+        let found = collect::settled(&self.cache, &self.job, &question.item, Some(self.asks()))?;
+        Ok(found.is_some_and(|settled| settled.ask.key != question.key))
+    }
+
     async fn join(&self, mut tasks: JoinSet<()>) {
         let all = async { while tasks.join_next().await.is_some() {} };
         let grace = async {
@@ -189,6 +201,11 @@ impl Asker {
     fn template_is_worth_warming(&self) -> bool {
         self.teacher.provider == Provider::Anthropic
             && self.prompt_tokens() >= anthropic::prompt_cache_minimum(&self.model)
+    }
+
+    /// Where nobody said how fast requests may leave, the headers of the first reply may.
+    fn limit_is_unknown(&self) -> bool {
+        self.transport.is_some() && self.pace.requests_per_minute().is_none()
     }
 
     /// About as many tokens as the system prompt has.
@@ -295,6 +312,11 @@ impl Asker {
             user_text: question.text.clone(),
             image_sha256: question.image.as_ref().map(|image| image.sha256.clone()),
         })
+    }
+
+    /// Model and version of the prompt that this run asks with.
+    pub(crate) fn asks(&self) -> Asks<'_> {
+        Asks { model: &self.model, prompt_version: &self.prompt.version }
     }
 
     pub(crate) fn judge(&self, item: &Item, replies: &[Reply]) -> Verdict {

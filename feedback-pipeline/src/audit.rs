@@ -96,7 +96,9 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
         let _snapshot = asker.cache.snapshot()?;
         for item in due::all_items(dataset, &job, &problems)? {
             let item = item?;
-            let Some(settled) = collect::settled(&asker.cache, &job, &item, Some(&asker))? else { continue };
+            let Some(settled) = collect::settled(&asker.cache, &job, &item, Some(asker.asks()))? else {
+                continue;
+            };
             // Earlier samples of this seed stay in the ledger.
             ledger.push(tables::request_row(&job, &item, &settled));
             if !chosen.contains(item.subject_id.as_str()) {
@@ -114,9 +116,8 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
     }
     if !ledger.is_empty() {
         // One file an audit, written anew each time: a killed run leaves no hole.
-        let name = format!("{} {} {}", choice.seed, context.model, asker.prompt.version);
-        let digest: String = sha256_hex(name.as_bytes()).chars().take(12).collect();
-        dataset.write_part::<Request>(round, &format!("audit-{digest}"), ledger, &context.provenance)?;
+        let part = part_name(choice.seed, &context.model, &asker.prompt.version);
+        dataset.write_part::<Request>(round, &part, ledger, &context.provenance)?;
     }
     let audit = Audit {
         round,
@@ -131,6 +132,12 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
         agreement: Agreement::of(pairs),
     };
     Ok((audit, asker.stop.take_reason()))
+}
+
+/// Name of an audit's part of the ledger.
+pub(crate) fn part_name(seed: u64, model: &str, prompt_version: &str) -> String {
+    let digest = sha256_hex(format!("{seed} {model} {prompt_version}").as_bytes());
+    format!("audit-{}", digest.get(..12).unwrap_or(&digest))
 }
 
 impl Audit {

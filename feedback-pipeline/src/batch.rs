@@ -183,7 +183,8 @@ impl Run<'_> {
             }
             let replies = asker.cache.replies(&question.key)?;
             let verdict = asker.judge(&question.item, &replies);
-            let (true, Verdict::Ask(follow_ups)) = (keys.insert(question.key), verdict) else {
+            let is_new = keys.insert(question.key) && !asker.is_answered_already(&question)?;
+            let (true, Verdict::Ask(follow_ups)) = (is_new, verdict) else {
                 if self.first {
                     asker.progress.shared();
                 }
@@ -218,8 +219,8 @@ impl Run<'_> {
         Ok(wave)
     }
 
-    /// Dollars that a request will hardly go beyond: a tenth more input than is counted, and as much output as single
-    /// requests set aside for; 0 where there is no cap.
+    /// Dollars that a request will hardly go beyond: a tenth more input than is counted, and a quarter more output than the
+    /// longest reply so far; 0 where there is no cap.
     fn likely_dollars(&self, question: &Question) -> f64 {
         let (Some(price), Some(counter)) = (self.asker.price, &self.counter) else { return 0.0 };
         let (provider, model) = (self.asker.teacher.provider, &self.asker.model);

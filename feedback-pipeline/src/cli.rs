@@ -199,7 +199,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
             "note: the embedded Teacher (reference) grades against the dataset's own solutions; it is for trials and tests"
         );
     }
-    let mut said = false;
+    let (mut said, mut only_rejects, mut in_batches) = (false, false, false);
     for (place, job) in jobs.iter().enumerate() {
         match context.collect(job)? {
             // A round that still has no rationales needs only what came before.
@@ -209,14 +209,15 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                     println!("{}", context.waits_for(&jobs[0])?);
                 }
             }
-            Outcome::NothingDue { done } => {
+            Outcome::NothingDue { answered, rejected } => {
                 said = true;
-                println!(
-                    "round {}: {done} {} have {}; nothing due",
-                    job.round,
-                    job.items(),
-                    job.kind.as_str()
-                );
+                let (round, items, kind) = (job.round, job.items(), job.kind.as_str());
+                let rejects = match rejected {
+                    0 => String::new(),
+                    _ => format!(", {rejected} were rejected (--retry-rejects asks them again)"),
+                };
+                println!("round {round}: {answered} {items} have {kind}{rejects}; nothing due");
+                only_rejects |= answered == 0 && rejected > 0;
             }
             Outcome::Settled { counts, left, sent, dollars, stopped } => {
                 said = true;
@@ -239,11 +240,22 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                 if let Some(error) = stopped {
                     return Err(error);
                 }
+                only_rejects |= counts.answered == 0 && counts.rejected > 0 && left == 0;
+                in_batches |= left > 0;
             }
         }
     }
     if said && jobs.first().is_some_and(|job| job.kind != Kind::Judgements) {
-        println!("round {0}: next: train --round {0}{1}", jobs[0].round, context.dataset.flag());
+        let (round, flag) = (jobs[0].round, context.dataset.flag());
+        if in_batches {
+            println!("round {round}: next: collect-feedback --round {round} --batch{flag}");
+        } else if only_rejects {
+            println!(
+                "round {round}: next: look at the rejects table, then collect-feedback --round {round} --retry-rejects{flag}"
+            );
+        } else {
+            println!("round {round}: next: train --round {round}{flag}");
+        }
     }
     Ok(())
 }

@@ -16,9 +16,12 @@ use crate::teacher::{self, Key, Secret, Template};
 use crate::transport::Transport;
 use crate::verdict::{self, Verdict};
 use schemas::settings::{Provider, Resolved, Settings};
-use schemas::{Dataset, IdSet, Provenance, Rationale, Request, Rollout};
+use schemas::{Dataset, IdSet, Provenance, Rationale, Request, Rollout, provenance};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// About what a reply takes in the cache with its request.
+const BYTES_OF_A_REPLY: u64 = 16 << 10;
 
 /// What every job of a run works with.
 pub struct Context {
@@ -45,8 +48,10 @@ pub enum Outcome {
     NothingThere,
     /// Everything was answered before.
     NothingDue {
-        /// Items answered or rejected before.
-        done: usize,
+        /// Items answered before.
+        answered: usize,
+        /// Items rejected before.
+        rejected: usize,
     },
     /// Items were settled; `left` are still due.
     Settled {
@@ -98,22 +103,37 @@ impl Context {
     /// Does a job; see [`Outcome`].
     pub fn collect(&self, job: &Job) -> Result<Outcome> {
         let _lock = self.dataset.lock(crate::PROGRAM)?;
-        tables::heal(&self.dataset, job.kind, job.round)?;
         let prompt = SystemPrompt::load(job.kind, &self.settings.teacher.prompts)?;
-        let done = Done::find(&self.dataset, job, &self.model, &prompt.version, self.retry_rejects)?;
         let problems = Problems::load(&self.dataset, self.settings.teacher.provider)?;
-        let (all, due) = self.count(job, &problems, &done)?;
+        let find = || Done::find(&self.dataset, job, &self.model, &prompt.version, self.retry_rejects);
+        if tables::is_cut_off(&self.dataset, job.kind, job.round)? {
+            // What is damaged is told before anything is removed.
+            let cache = self.dataset.feedback_path();
+            if cache.is_file() {
+                Cache::open(&cache)?.spent_usd()?;
+            }
+            self.count(job, &problems, &find()?)?;
+            tables::heal(&self.dataset, job.kind, job.round)?;
+        }
+        let mut done = find()?;
+        let (all, mut due) = self.count(job, &problems, &done)?;
         if all == 0 {
             return Ok(Outcome::NothingThere);
+        }
+        if due > 0 && self.write_left_behind(job, &problems, &done)? {
+            done = find()?;
+            due = self.count(job, &problems, &done)?.1;
         }
         for (teacher, rows) in &done.others {
             let (items, model) = (job.items(), &self.model);
             eprintln!("note: {rows} {items} carry answers of {teacher}, not of {model}; they stand");
         }
-        if due == 0 {
-            return Ok(Outcome::NothingDue { done: all });
+        if due == 0 && !self.has_open_batches()? {
+            let rejected = done.rejected;
+            return Ok(Outcome::NothingDue { answered: all - rejected.min(all), rejected });
         }
         let asker = Arc::new(self.asker(job, prompt, due)?);
+        self.warn_of_unknown_costs(&asker.cache)?;
         self.warn_of_missing_pictures(job, &problems, &done, &asker)?;
         if self.batch && asker.transport.is_some() {
             run(&asker, true, crate::batch::all(&asker, || self.due(job, &problems, &done)))?;
@@ -131,7 +151,70 @@ impl Context {
         let sent = asker.progress.attempts();
         let dollars = asker.price.map(|_| asker.progress.dollars());
         let left = due - (counts.answered + counts.rejected).min(due);
-        Ok(Outcome::Settled { counts, left, sent, dollars, stopped: asker.stop.take_reason() })
+        let stopped = asker.stop.take_reason();
+        if due == 0 && stopped.is_none() {
+            let rejected = done.rejected;
+            return Ok(Outcome::NothingDue { answered: all - rejected.min(all), rejected });
+        }
+        Ok(Outcome::Settled { counts, left, sent, dollars, stopped })
+    }
+
+    /// Whether this run has batches to collect, whatever is due.
+    fn has_open_batches(&self) -> Result<bool> {
+        let path = self.dataset.feedback_path();
+        if !self.batch || !path.is_file() {
+            return Ok(false);
+        }
+        let open = Cache::open(&path)?.open_batches(self.settings.teacher.provider)?;
+        Ok(open.iter().any(|batch| batch.model == self.model))
+    }
+
+    /// What is not known does not count under the cap.
+    fn warn_of_unknown_costs(&self, cache: &Cache) -> Result<()> {
+        let unknown = cache.unpriced()?;
+        if self.settings.budget.max_usd.is_some() && unknown > 0 {
+            eprintln!(
+                "warning: the cost of {unknown} earlier replies is not known; --max-usd does not count them"
+            );
+        }
+        Ok(())
+    }
+
+    /// Writes what a run that was killed had bought of another model: such answers stand, as those of a run that ended in
+    /// order do. Returns whether there was anything.
+    fn write_left_behind(&self, job: &Job, problems: &Problems, done: &Done) -> Result<bool> {
+        let path = self.dataset.feedback_path();
+        if !path.is_file() {
+            return Ok(false);
+        }
+        let cache = Cache::open(&path)?;
+        if !cache.knows_other_models(&job.scope(), job.round, &self.model)? {
+            return Ok(false);
+        }
+        let _snapshot = cache.snapshot()?;
+        let number = tables::next_number(&self.dataset, job.kind, job.round)?;
+        let mut set = PartSet::create(&self.dataset, job.kind, job.round, number, true, &self.provenance)?;
+        let booked = self.booked(job)?;
+        let mut found = false;
+        for item in self.due(job, problems, done)? {
+            let item = item?;
+            if done.stale.contains(item.id()) {
+                continue; // has an answer, and is asked anew
+            }
+            let Some(settled) = settled(&cache, job, &item, None)? else { continue };
+            if settled.ask.model == self.model {
+                continue;
+            }
+            if !booked.contains(&booking(&settled.key_text(), &item.subject_id)) {
+                set.ledger(job, &item, &settled)?;
+            }
+            set.outcome(job, &item, settled)?;
+            found = true;
+        }
+        if found {
+            set.finish()?;
+        }
+        Ok(found)
     }
 
     /// Says how many due items will be asked without a picture that the source never had.
@@ -194,7 +277,11 @@ impl Context {
         };
         let cache = Cache::open(&self.dataset.feedback_path())?;
         // What runs in batches at the service will be charged, so it counts as spent until it is.
-        let spent = cache.spent_usd()? + cache.running_usd()?;
+        let spent = cache.spent_usd()? + cache.lost_usd()? + cache.running_usd()?;
+        if transport.is_some() {
+            let replies = u64::from(limits.concurrency).min(due as u64).max(1);
+            cache.make_room(replies * BYTES_OF_A_REPLY)?;
+        }
         Ok(Asker {
             job: job.clone(),
             model: self.model.clone(),
@@ -219,20 +306,31 @@ impl Context {
     }
 
     /// Writes what the due items were answered. Where some were answered before under another prompt, the whole round
-    /// is written anew; the ledger only grows.
+    /// is written anew. The ledger only grows: by everything that was paid for and does not stand there yet, of whatever
+    /// run, model and prompt.
     fn write(&self, job: &Job, problems: &Problems, done: &Done, asker: &Asker) -> Result<Counts> {
         let number = tables::next_number(&self.dataset, job.kind, job.round)?;
         let mut set = PartSet::create(&self.dataset, job.kind, job.round, number, true, &self.provenance)?;
-        let replaces = !done.stale.is_empty();
-        // A prompt that was taken back has the replies that it had before, which stand in the ledger.
-        let booked = if replaces { self.booked(job)? } else { IdSet::default() };
-        let mut fresh = Counts::default();
-        for item in self.due(job, problems, done)? {
+        let mut replaces = !done.stale.is_empty();
+        let booked = self.booked(job)?;
+        let (mut fresh, mut entered) = (Counts::default(), false);
+        for item in due::all_items(&self.dataset, job, problems)? {
             let item = item?;
-            let Some(settled) = settled(&asker.cache, job, &item, Some(asker))? else { continue };
-            if !booked.contains(&booking(&settled.key_text(), &item.subject_id)) {
-                set.ledger(job, &item, &settled)?;
+            for key in asker.cache.keys_of(&job.scope(), item.round, &item.subject_id)?.iter().rev() {
+                if booked.contains(&booking(&provenance::hex(key), &item.subject_id)) {
+                    continue;
+                }
+                if let Some(settled) = settle(&asker.cache, key, &item, |_| true)?
+                    && !(settled.key_text().is_empty() && booked.contains(&booking("", &item.subject_id)))
+                {
+                    set.ledger(job, &item, &settled)?;
+                    entered = true;
+                }
             }
+            if done.contains(item.id()) {
+                continue;
+            }
+            let Some(settled) = settled(&asker.cache, job, &item, Some(asker.asks()))? else { continue };
             fresh.answered += usize::from(matches!(settled.verdict, Verdict::Answer(_)));
             fresh.rejected += usize::from(matches!(settled.verdict, Verdict::Reject { .. }));
             fresh.shared += usize::from(!settled.ask.is_paid_by(job, &item));
@@ -240,7 +338,8 @@ impl Context {
                 set.outcome(job, &item, settled)?;
             }
         }
-        if fresh.answered + fresh.rejected == 0 {
+        replaces &= fresh.answered + fresh.rejected > 0;
+        if fresh.answered + fresh.rejected == 0 && !entered {
             return Ok(fresh);
         }
         if replaces {
@@ -285,8 +384,18 @@ impl Context {
                 format!("round {round}: no rationales after RL yet; {next}")
             }
             Kind::Judgements => {
-                let stages = self.dataset.parts::<Rationale>(round)?.is_empty();
-                let what = if stages { "no rationales" } else { "no test rationales of both sides" };
+                let base = job.against.parse().unwrap_or(0);
+                let missing =
+                    |round: u32| self.dataset.parts::<Rationale>(round).map(|parts| parts.is_empty());
+                let (what, next) = if missing(round)? {
+                    ("no rationales", next)
+                } else if base > 0 && missing(base)? {
+                    let next =
+                        format!("next: train --round {base}{}, or another --against", self.dataset.flag());
+                    ("no rationales of the other side", next)
+                } else {
+                    ("no test rationales of both sides", next)
+                };
                 format!("round {round}: {what} to compare with {} yet; {next}", job.against)
             }
         })
@@ -297,12 +406,21 @@ fn booking(request_key: &str, subject_id: &str) -> String {
     format!("{request_key} {subject_id}")
 }
 
-/// The latest request of an item, as it is now, that amounts to something. With `now`, only requests of this run's model
-/// and prompt count.
-pub fn settled(cache: &Cache, job: &Job, item: &Item, now: Option<&Asker>) -> Result<Option<Settled>> {
+/// Model and version of the prompt that a run asks with.
+#[derive(Debug, Clone, Copy)]
+pub struct Asks<'a> {
+    /// The model.
+    pub model: &'a str,
+    /// Version of the prompt.
+    pub prompt_version: &'a str,
+}
+
+/// The latest request of an item, as it is now, that amounts to something. With `now`, only requests of that model and
+/// prompt count.
+pub fn settled(cache: &Cache, job: &Job, item: &Item, now: Option<Asks<'_>>) -> Result<Option<Settled>> {
     let mine = |ask: &Ask| {
         prompt::is_about(&ask.user_text, item)
-            && now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt.version)
+            && now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt_version)
     };
     for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)? {
         if let Some(settled) = settle(cache, &key, item, mine)? {

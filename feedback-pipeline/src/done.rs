@@ -18,6 +18,8 @@ pub struct Done {
     ids: IdSet,
     /// Items answered under another version of the prompt; they are due again.
     pub stale: IdSet,
+    /// Items that were rejected.
+    pub rejected: usize,
     /// Other Teachers whose answers stand, with the number of their rows.
     pub others: BTreeMap<String, u64>,
 }
@@ -140,6 +142,7 @@ impl Done {
             if stale {
                 self.stale.insert(id);
             } else {
+                self.rejected += usize::from(!self.ids.contains(id));
                 self.ids.insert(id);
             }
         }

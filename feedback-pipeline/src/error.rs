@@ -28,7 +28,7 @@ pub enum Error {
     MissingKey { variable: &'static str, provider: &'static str },
 
     #[error(
-        "the budget of ${max_usd:.2} is reached: ${spent_usd:.4} spent, the next request may cost ${next_usd:.4}"
+        "the budget of ${max_usd} is reached: ${spent_usd:.4} spent, the next request may cost ${next_usd:.4}"
     )]
     Budget { max_usd: f64, spent_usd: f64, next_usd: f64 },
 
@@ -59,13 +59,12 @@ impl Error {
         match self {
             Self::Dataset(error) if error.is_bad_input() => 2,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 2,
-            Self::BadInput { .. } | Self::MissingKey { .. } => 2,
+            Self::BadInput { .. } | Self::MissingKey { .. } | Self::CacheDamaged { .. } => 2,
             Self::Budget { .. } => 3,
             Self::Interrupted => 130,
             Self::Dataset(_)
             | Self::Io { .. }
             | Self::Cache { .. }
-            | Self::CacheDamaged { .. }
             | Self::Service { .. }
             | Self::Failed(_) => 1,
         }
@@ -94,7 +93,7 @@ impl Error {
                 path.display()
             ),
             Self::Cache { path, .. } => format!(
-                "is there room on the disk, and may {} be written? Then run the same command again; nothing is bought twice",
+                "is there room on the disk, and may {} be written? Then run the same command again; only replies that were in flight are bought again",
                 path.display()
             ),
             Self::Service { hint, .. } => (*hint)?.to_owned(),

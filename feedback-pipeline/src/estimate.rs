@@ -99,7 +99,9 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
         let image = shown.picture();
         let text = prompt::user_text(&item, &shown);
         let key = template.key(image.map(|image| image.as_ref()), &text, &[]);
-        if !keys.insert(key) || matches!(&cache, Some(cache) if !cache.replies(&key)?.is_empty()) {
+        // What was rejected is asked anew although its replies lie there.
+        let cache = cache.as_ref().filter(|_| !context.retry_rejects);
+        if !keys.insert(key) || matches!(cache, Some(cache) if !cache.replies(&key)?.is_empty()) {
             continue;
         }
         estimate.requests += 1;

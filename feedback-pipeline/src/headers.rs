@@ -35,32 +35,33 @@ pub fn limits<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Limi
     limits
 }
 
-/// Reads when to try again.
+/// Reads when to try again. A moment is compared with the service's own clock where it tells it.
 pub fn hints<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>, now: SystemTime) -> Hints {
     let mut hints = Hints::default();
     let mut exact = None;
+    let (mut date, mut moment) = (None, None);
     for (name, value) in headers {
         let value = value.trim();
         match name {
             "retry-after-ms" => exact = number(value, 1e-3),
-            "retry-after" => hints.retry_after = number(value, 1.0).or_else(|| until(value, now)),
+            "retry-after" => {
+                hints.retry_after = number(value, 1.0);
+                moment = httpdate::parse_http_date(value).ok();
+            }
+            "date" => date = httpdate::parse_http_date(value).ok(),
             "x-should-retry" => hints.should_retry = value.parse().ok(),
             _ => {}
         }
     }
-    hints.retry_after = exact.or(hints.retry_after);
+    let until =
+        |moment: SystemTime| moment.duration_since(date.unwrap_or(now)).unwrap_or_default().min(LONGEST);
+    hints.retry_after = exact.or(hints.retry_after).or(moment.map(until));
     hints
 }
 
 fn number(value: &str, unit_secs: f64) -> Option<Duration> {
     let secs = value.parse::<f64>().ok()? * unit_secs;
     (0.0..=LONGEST.as_secs_f64()).contains(&secs).then(|| Duration::from_secs_f64(secs))
-}
-
-/// An HTTP date, for instance `Wed, 21 Oct 2026 07:28:00 GMT`.
-fn until(value: &str, now: SystemTime) -> Option<Duration> {
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default().min(LONGEST))
 }
 
 #[cfg(test)]
@@ -92,6 +93,11 @@ mod tests {
         assert_eq!(wait("retry-after", "0.5"), Some(500));
         assert_eq!(wait("retry-after-ms", "250"), Some(250));
         assert_eq!(wait("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT"), Some(7_000));
+        let of_a_service_that_is_late = hints(
+            [("retry-after", "Sun, 06 Nov 1994 08:44:37 GMT"), ("date", "Sun, 06 Nov 1994 08:44:33 GMT")],
+            now,
+        );
+        assert_eq!(of_a_service_that_is_late.retry_after, Some(Duration::from_secs(4)));
         for nonsense in ["", "-1", "NaN", "inf", "1e30", "soon"] {
             assert_eq!(wait("retry-after", nonsense), None, "{nonsense}");
         }

@@ -113,6 +113,15 @@ struct State {
     open: usize,
 }
 
+/// Dollars that an attempt may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// With a reply as long as the limit.
+    pub most: f64,
+    /// With a reply hardly longer than those before it.
+    pub likely: f64,
+}
+
 /// Dollars set aside for one attempt.
 #[derive(Debug)]
 #[must_use]
@@ -124,28 +133,32 @@ impl Purse {
         Self { max_usd, state: Mutex::new(State { spent, ..State::default() }), settled: Notify::new() }
     }
 
-    /// Sets dollars aside for an attempt. Where those in flight leave too little, waits until they cost what they cost;
-    /// `most` is asked anew then, as it follows what replies cost.
+    /// Sets the `most` dollars aside that an attempt may cost. Where those in flight leave too little, waits until they cost
+    /// what they cost. Where nothing is in flight, what it will `likely` cost is enough, so that no more than one request's
+    /// cost is left of the cap, and no more than one request can pass it. Both are asked anew after each wait, as they follow
+    /// what replies cost.
     ///
     /// # Errors
     /// [`Error::Budget`] where nothing is in flight and still too little is left.
-    pub async fn set_aside(&self, most: impl Fn() -> f64) -> Result<SetAside> {
+    pub async fn set_aside(&self, cost: impl Fn() -> Cost) -> Result<SetAside> {
         loop {
             let settled = self.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
             {
-                let most = most();
+                let Cost { most, likely } = cost();
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                let fits = self.max_usd.is_none_or(|max| state.spent + state.reserved + most <= max);
-                if fits {
-                    state.reserved += most;
+                let used = state.spent + state.reserved;
+                let fits = |dollars: f64| self.max_usd.is_none_or(|max| used + dollars <= max);
+                let dollars = if state.open == 0 && !fits(most) { likely } else { most };
+                if fits(dollars) {
+                    state.reserved += dollars;
                     state.open += 1;
-                    return Ok(SetAside(most));
+                    return Ok(SetAside(dollars));
                 }
                 if state.open == 0 {
                     let max_usd = self.max_usd.unwrap_or_default();
-                    return Err(Error::Budget { max_usd, spent_usd: state.spent, next_usd: most });
+                    return Err(Error::Budget { max_usd, spent_usd: state.spent, next_usd: likely });
                 }
             }
             settled.await;
@@ -218,18 +231,26 @@ mod tests {
     #[tokio::test]
     async fn purse_waits_for_those_in_flight_and_then_ends() {
         let purse = std::sync::Arc::new(Purse::new(Some(1.0), 0.2));
-        let first = purse.set_aside(|| 0.5).await.unwrap();
+        let dollars = |dollars: f64| Cost { most: dollars, likely: dollars };
+        let first = purse.set_aside(|| dollars(0.5)).await.unwrap();
         let waiting = tokio::spawn({
             let purse = purse.clone();
-            async move { purse.set_aside(|| 0.5).await }
+            async move { purse.set_aside(|| Cost { most: 0.5, likely: 0.1 }).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         purse.settle(first, 0.1);
         let second = waiting.await.unwrap().unwrap();
         purse.settle(second, 0.5);
-        let error = purse.set_aside(|| 0.5).await.unwrap_err();
+        let error = purse.set_aside(|| dollars(0.5)).await.unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!((purse.spent() - 0.8).abs() < 1e-9);
+        let last = purse.set_aside(|| Cost { most: 0.5, likely: 0.1 }).await.unwrap();
+        let after = tokio::time::timeout(
+            std::time::Duration::from_millis(20),
+            purse.set_aside(|| Cost { most: 0.5, likely: 0.05 }),
+        );
+        assert!(after.await.is_err(), "what is likely is enough for one at a time");
+        purse.settle(last, 0.15);
     }
 }

@@ -286,7 +286,8 @@ impl Throttle {
             self.outage = Some(Outage { until: now + pause_secs(pause, told), pause, probe_at: None });
             let accepted = self.recent.rate(now);
             let comes_of_rate = now - self.outage_ended_at < SOON_SECS;
-            self.recovers_to = if comes_of_rate { accepted.min(current) } else { current.max(self.recovers_to) };
+            self.recovers_to =
+                if comes_of_rate { accepted.min(current) } else { current.max(self.recovers_to) };
             self.rate = current.min(accepted.max(1.0));
             return Refusal::Watched;
         }

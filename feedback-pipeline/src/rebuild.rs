@@ -9,9 +9,9 @@ use crate::prompt;
 use crate::tables::{self, PartSet};
 use crate::verdict::Verdict;
 use schemas::{
-    Correction, Dataset, Judgement, Rationale, Reject, Rollout, Score, provenance, table::Batches,
+    Correction, Dataset, Judgement, Rationale, Reject, Request, Rollout, Score, provenance, table::Batches,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Makes all scores, corrections, judgements, rejects and requests anew; returns the number of rows of the ledger.
 pub fn all(context: &Context) -> Result<usize> {
@@ -31,6 +31,7 @@ pub fn all(context: &Context) -> Result<usize> {
                 rows += one(context, &cache, &problems, &jobs)?;
             }
         }
+        rows += audits(context, &cache, &problems, round)?;
     }
     Ok(rows)
 }
@@ -66,6 +67,27 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
     tables::announce(dataset, kind, round, number, true)?;
     set.finish()?;
     tables::end_replacement(dataset, kind, round, number, true)?;
+    Ok(rows)
+}
+
+/// Writes the ledgers of a round's audits anew, whose replies touch no other table.
+fn audits(context: &Context, cache: &Cache, problems: &Problems, round: u32) -> Result<usize> {
+    let mut ledgers: BTreeMap<String, Vec<Request>> = BTreeMap::new();
+    for scope in cache.scopes(round)? {
+        let Some(seed) = scope.strip_prefix("audit/").and_then(|seed| seed.parse().ok()) else { continue };
+        let job = Job::audit(round, seed);
+        for item in due::all_items(&context.dataset, &job, problems)? {
+            let item = item?;
+            for settled in crate::collect::all_settled(cache, &job, &item)?.iter().rev() {
+                let part = crate::audit::part_name(seed, &settled.ask.model, &settled.ask.prompt_version);
+                ledgers.entry(part).or_default().push(tables::request_row(&job, &item, settled));
+            }
+        }
+    }
+    let rows = ledgers.values().map(Vec::len).sum();
+    for (part, ledger) in ledgers {
+        context.dataset.write_part::<Request>(round, &part, ledger, &context.provenance)?;
+    }
     Ok(rows)
 }
 

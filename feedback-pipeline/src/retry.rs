@@ -182,8 +182,11 @@ fn again(asked: Option<Duration>, effort: Effort, why: &str, may_be_the_items: b
     let doublings = effort.attempts.saturating_sub(1).min(16);
     let backoff =
         FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).mul_f64(0.5 + 0.5 * effort.jitter);
-    // A service that names a time is believed; a few per cent on top spread those that were told the same.
-    let after = asked.map_or(backoff, |asked| asked + asked.min(FIRST_WAIT).mul_f64(0.2 * effort.jitter));
+    // A service that names a time is believed; a few per cent on top spread those that were told the same. One that says
+    // "at once" each time is not.
+    let least = backoff.min(FIRST_WAIT).mul_f64(if effort.attempts > 1 { 1.0 } else { 0.0 });
+    let after = asked
+        .map_or(backoff, |asked| (asked + asked.min(FIRST_WAIT).mul_f64(0.2 * effort.jitter)).max(least));
     if effort.attempts >= MOST_ATTEMPTS || effort.waited + after > effort.patience {
         return Decision::GiveUp { why: why.to_owned(), may_be_the_items };
     }

@@ -10,6 +10,7 @@ mod query;
 pub use books::Account;
 pub use query::Spending;
 
+use crate::cache::Cache;
 use crate::error::{Error, Result};
 use layout::{Align, Grid};
 pub(crate) use schemas::number::grouped;
@@ -36,6 +37,11 @@ pub struct Report {
     pub spending: Vec<Spending>,
     /// True where every account adds up and agrees with the requests table.
     pub balanced: bool,
+    /// Dollars of replies in `feedback.sqlite` that do not stand in the requests table: of a run that is under way, or was
+    /// cut off.
+    pub unbooked_usd: f64,
+    /// Dollars that attempts without a whole reply may have cost besides.
+    pub maybe_lost_usd: f64,
 }
 
 /// Tables of a round, in the order of the road.
@@ -90,7 +96,25 @@ pub fn report(dataset: &Dataset) -> Result<Report> {
         spending.extend(spent);
     }
     let balanced = accounts.iter().all(|account| account.faults.is_empty());
-    Ok(Report { dataset: dataset.root().display().to_string(), problems, rows, accounts, spending, balanced })
+    let (mut unbooked_usd, mut maybe_lost_usd) = (0.0, 0.0);
+    let cache = dataset.feedback_path();
+    if cache.is_file() {
+        let (paid, lost) = Cache::sums(&cache)?;
+        let booked = spending.iter().map(|line| line.cost_usd).sum::<f64>();
+        // Below a millionth of a dollar it is rounding.
+        unbooked_usd = if paid - booked > 1e-6 { paid - booked } else { 0.0 };
+        maybe_lost_usd = lost;
+    }
+    Ok(Report {
+        dataset: dataset.root().display().to_string(),
+        problems,
+        rows,
+        accounts,
+        spending,
+        balanced,
+        unbooked_usd,
+        maybe_lost_usd,
+    })
 }
 
 fn rows(dataset: &Dataset) -> Result<BTreeMap<u32, BTreeMap<&'static str, u64>>> {
@@ -155,6 +179,21 @@ impl fmt::Display for Report {
                 f,
                 "\n{}",
                 if self.balanced { "The books balance." } else { "The books do not balance, see above." }
+            )?;
+        }
+        if self.unbooked_usd > 0.0 {
+            writeln!(
+                f,
+                "feedback.sqlite holds replies for ${:.4} more, of a run that is under way or was cut off; next: the same \
+                 command again, or collect-feedback rebuild",
+                self.unbooked_usd
+            )?;
+        }
+        if self.maybe_lost_usd > 0.0 {
+            writeln!(
+                f,
+                "Replies that came broken or too late may have cost ${:.4} besides.",
+                self.maybe_lost_usd
             )?;
         }
         Ok(())

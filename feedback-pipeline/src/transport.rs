@@ -11,6 +11,9 @@ use std::time::Duration;
 /// Longest upload or download of a batch.
 const LONGEST_TRANSFER: Duration = Duration::from_secs(3_600);
 
+/// Shorter ones are no secrets, and may stand in a text by chance.
+const SHORTEST_KEY: usize = 8;
+
 /// A reply whose body is still to come.
 pub type Reply = reqwest::Response;
 
@@ -19,6 +22,8 @@ pub struct Transport {
     client: reqwest::Client,
     url: reqwest::Url,
     root: String,
+    /// Taken out of whatever comes back.
+    key: Option<Secret>,
 }
 
 /// A reply as it came.
@@ -73,12 +78,37 @@ impl Transport {
         let client = builder.build().map_err(|e| Error::Failed(format!("no HTTP client: {}", chain(&e))))?;
         let root = ["/messages", "/chat/completions"].iter().find_map(|end| address.strip_suffix(end));
         let root = root.unwrap_or(&address).to_owned();
-        Ok(Self { client, url, root })
+        Ok(Self { client, url, root, key: key.cloned() })
     }
 
-    /// Address below which all calls of the API lie; ends in `/v1`.
-    pub fn root(&self) -> &str {
-        &self.root
+    /// Address below which all calls of the API lie, as it may be written down: without a user's name and password.
+    pub fn address(&self) -> String {
+        let Ok(mut url) = self.root.parse::<reqwest::Url>() else { return self.root.clone() };
+        if url.username().is_empty() && url.password().is_none() {
+            return self.root.clone();
+        }
+        let hidden = url.set_username("").and_then(|()| url.set_password(None));
+        hidden.map_or_else(|()| String::new(), |()| url.to_string())
+    }
+
+    /// A body in which the service does not quote our key: it is kept, and shown in messages and reports.
+    fn without_key(&self, body: Bytes) -> Bytes {
+        let Some(key) = self.key.as_ref().map(|key| key.expose().as_bytes()) else { return body };
+        if key.len() < SHORTEST_KEY || !body.windows(key.len()).any(|part| part == key) {
+            return body;
+        }
+        let mut hidden = Vec::with_capacity(body.len());
+        let mut rest = body.as_ref();
+        while let Some((&first, others)) = rest.split_first() {
+            if let Some(after) = rest.strip_prefix(key) {
+                hidden.extend_from_slice(b"[key]");
+                rest = after;
+            } else {
+                hidden.push(first);
+                rest = others;
+            }
+        }
+        hidden.into()
     }
 
     /// One attempt at another call of the API, `/batches` for instance. A body is JSON unless its type is named.
@@ -86,7 +116,7 @@ impl Transport {
         let response = self.open(path, body).await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.bytes().await.map_err(|e| Failure::Broken(describe(e)))?;
-        Ok(Raw { status, headers, body })
+        Ok(Raw { status, headers, body: self.without_key(body) })
     }
 
     /// As [`Transport::call`], with the body still to come: GET without a body, else POST.
@@ -105,9 +135,11 @@ impl Transport {
     /// One attempt.
     pub async fn send(&self, body: Bytes) -> Result<Raw, Failure> {
         let sent = self.client.post(self.url.clone()).body(body).send().await;
-        let response = sent.map_err(|e| match e.is_timeout() && !e.is_connect() {
-            true => Failure::TimedOut,
-            false => Failure::Unreachable(describe(e)),
+        let response = sent.map_err(|e| match (e.is_connect(), e.is_timeout()) {
+            (true, _) => Failure::Unreachable(describe(e)),
+            (false, true) => Failure::TimedOut,
+            // The request may have got there, and may be paid for.
+            (false, false) => Failure::Broken(describe(e)),
         })?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
@@ -115,7 +147,7 @@ impl Transport {
             true => Failure::TimedOut,
             false => Failure::Broken(describe(e)),
         })?;
-        Ok(Raw { status, headers, body })
+        Ok(Raw { status, headers, body: self.without_key(body) })
     }
 }
 

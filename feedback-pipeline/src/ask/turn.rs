@@ -5,7 +5,7 @@ use crate::cache::Reply;
 use crate::due::Item;
 use crate::error::Error;
 use crate::headers;
-use crate::money::SetAside;
+use crate::money::{Cost, SetAside};
 use crate::retry::{self, Decision, Effort, Failure};
 use crate::teacher::{self, FollowUp, Usage};
 use crate::tokens;
@@ -77,15 +77,11 @@ impl Asker {
             // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
             let body = self.template.body(image, &question.text, follow_ups);
             let text_bytes = body.len().saturating_sub(picture);
-            let reservation = tokio::select! {
-                biased;
-                () = self.stop.wait() => return None,
-                reservation = self.pace.take(self.job.kind, text_bytes, image_tokens) => reservation,
-            };
+            // Before the pace: whoever waits for money would hold leave to send, and leave with others all at once.
             let aside = tokio::select! {
                 biased;
                 () = self.stop.wait() => return None,
-                aside = self.purse.set_aside(|| self.most_dollars(text_bytes, image_tokens)) => aside,
+                aside = self.purse.set_aside(|| self.dollars(text_bytes, image_tokens)) => aside,
             };
             let mut aside = match aside {
                 Ok(aside) => Some(aside),
@@ -93,6 +89,11 @@ impl Asker {
                     self.stop.because(error);
                     return None;
                 }
+            };
+            let reservation = tokio::select! {
+                biased;
+                () = self.stop.wait() => return None,
+                reservation = self.pace.take(self.job.kind, text_bytes, image_tokens) => reservation,
             };
             effort.attempts += 1;
             effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
@@ -109,12 +110,19 @@ impl Asker {
                     // A paid reply holds its slot until it is durable, so that no more than the slots can be lost.
                     drop(slot);
                     self.pace.give_back(reservation);
-                    // What came broken or not in time may have been charged; the cap must hold all the same.
+                    // What came broken or not in time may have been charged; the cap must hold all the same, in later
+                    // runs too.
                     let charged = match failure {
-                        Failure::Broken(_) | Failure::TimedOut => self.most_dollars(text_bytes, image_tokens),
+                        Failure::Broken(_) | Failure::TimedOut => self.dollars(text_bytes, image_tokens).most,
                         _ => 0.0,
                     };
                     self.settle_dollars(&mut aside, charged);
+                    if charged > 0.0
+                        && let Err(error) = self.cache.writer().lost(charged)
+                    {
+                        self.stop.because(error);
+                        return None;
+                    }
                     let before = at_last_failure.replace(self.seen.good_replies.load(Ordering::Relaxed));
                     match self.after(&failure, &mut effort, before).await {
                         After::Again => continue,
@@ -172,14 +180,16 @@ impl Asker {
         seen.then(|| self.seen.longest_output.load(Ordering::Relaxed))
     }
 
-    /// The most that an attempt may cost: replies as long as the limit until some were seen, then a quarter longer than
-    /// the longest.
-    fn most_dollars(&self, text_bytes: usize, image_tokens: u64) -> f64 {
-        let Some(price) = self.price else { return 0.0 };
+    /// What an attempt may cost: its reply may be as long as the limit, and is likely no more than a quarter longer than the
+    /// longest so far.
+    fn dollars(&self, text_bytes: usize, image_tokens: u64) -> Cost {
+        let Some(price) = self.price else { return Cost { most: 0.0, likely: 0.0 } };
         let (input, _) = self.pace.expect(self.job.kind, text_bytes, image_tokens);
         let limit = f64::from(self.teacher.max_output_tokens);
-        let output = self.longest_output().map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
-        (input * 1.25 * price.input.max(price.cache_write) + output * price.output) / 1e6
+        let longest = self.longest_output().map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
+        let with =
+            |output: f64| (input * 1.25 * price.input.max(price.cache_write) + output * price.output) / 1e6;
+        Cost { most: with(limit), likely: with(longest) }
     }
 
     async fn attempt(&self, item: &Item, body: bytes::Bytes) -> Result<(Raw, Usage), (Option<Raw>, Failure)> {

@@ -37,8 +37,8 @@ impl<'a> Service<'a> {
     }
 
     /// Address that batches are sent to.
-    pub(super) fn address(&self) -> &str {
-        self.transport.root()
+    pub(super) fn address(&self) -> String {
+        self.transport.address()
     }
 
     fn batches(&self) -> &'static str {

@@ -12,6 +12,8 @@
 //! | `subjects` | which request an item has; several items may share one, the last row of an item counts |
 //! | `batches` | a batch that is about to be sent, runs at the service, or is done with |
 //! | `batch_requests` | which requests a batch holds |
+//! | `losses` | what an attempt without a whole reply may have cost |
+
 mod batches;
 mod writer;
 
@@ -29,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Version of the file's tables; a newer one is refused.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS prompts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
@@ -46,6 +48,7 @@ CREATE TABLE IF NOT EXISTS replies (
 CREATE TABLE IF NOT EXISTS subjects (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
     request_key BLOB NOT NULL, UNIQUE (scope, round, subject_id, request_key));
+CREATE TABLE IF NOT EXISTS losses (likely_usd REAL NOT NULL);
 ";
 
 /// A distinct request, as it is stored.
@@ -159,6 +162,19 @@ impl Cache {
         Ok(reader)
     }
 
+    /// Dollars of all replies, and of attempts without a whole one, of a file that is only looked at: another process may be
+    /// writing to it.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn sums(path: &Path) -> Result<(f64, f64)> {
+        let reader = Self::read_connection(path)?;
+        let sum = |query: &str| reader.query_row(query, [], |row| row.get::<_, f64>(0));
+        let replies = sum("SELECT coalesce(sum(cost_usd), 0.0) FROM replies").map_err(error(path))?;
+        // A file of an older version has no such table.
+        Ok((replies, sum("SELECT coalesce(sum(likely_usd), 0.0) FROM losses").unwrap_or(0.0)))
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -265,6 +281,47 @@ impl Cache {
         })
     }
 
+    /// Dollars that attempts without a whole reply may have cost.
+    pub fn lost_usd(&self) -> Result<f64> {
+        self.read(|connection| {
+            connection.query_row("SELECT coalesce(sum(likely_usd), 0.0) FROM losses", [], |row| row.get(0))
+        })
+    }
+
+    /// Number of paid replies whose cost is not known.
+    pub fn unpriced(&self) -> Result<u64> {
+        self.read(|connection| {
+            connection.query_row("SELECT count(*) FROM replies WHERE cost_usd IS NULL", [], |row| row.get(0))
+        })
+    }
+
+    /// Whether anything was asked in a round of another model.
+    pub fn knows_other_models(&self, scope: &str, round: u32, model: &str) -> Result<bool> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT EXISTS (SELECT 1 FROM asks WHERE scope = ?1 AND round = ?2 AND model <> ?3)",
+                params![scope, round, model],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Makes sure that the disk has room for so many bytes of replies, before any is paid for: they are written and dropped
+    /// again, which leaves their room in the file.
+    ///
+    /// # Errors
+    /// Where it has none.
+    pub fn make_room(&self, bytes: u64) -> Result<()> {
+        let make = || {
+            let connection = Connection::open(&self.path)?;
+            prepare(&connection)?;
+            connection.execute_batch("CREATE TABLE IF NOT EXISTS room (bytes BLOB NOT NULL)")?;
+            connection.execute("INSERT INTO room VALUES (zeroblob(?1))", [bytes])?;
+            connection.execute_batch("DROP TABLE room; PRAGMA wal_checkpoint(PASSIVE)")
+        };
+        make().map_err(error(&self.path))
+    }
+
     /// The latest requests of a model to a scope that carried no picture, with what they used.
     pub fn samples(&self, scope: &str, model: &str, most: usize) -> Result<Vec<Sample>> {
         self.read(|connection| {
@@ -332,6 +389,8 @@ pub(crate) enum Write {
     Subject { scope: Arc<str>, round: u32, subject_id: String, key: Key },
     /// A system prompt.
     Prompt { hash: String, text: String },
+    /// Dollars that an attempt without a whole reply may have cost.
+    Lost(f64),
     /// A reply that can be had again until its batch is done with.
     Fetched(Key, Box<Reply>),
     /// What happens to a batch.

@@ -68,6 +68,11 @@ impl Writer {
         self.send(Write::Subject { scope: Arc::clone(scope), round, subject_id: subject_id.to_owned(), key })
     }
 
+    /// Remembers dollars that an attempt without a reply may have cost.
+    pub fn lost(&self, likely_usd: f64) -> Result<()> {
+        self.send(Write::Lost(likely_usd))
+    }
+
     /// Stores a system prompt.
     pub fn prompt(&self, hash: &str, text: &str) -> Result<()> {
         self.send(Write::Prompt { hash: hash.to_owned(), text: text.to_owned() })
@@ -133,7 +138,11 @@ fn run(mut connection: Connection, receiver: &mpsc::Receiver<Vec<Write>>, path: 
                 Write::Flush(told) => {
                     let _ = told.send(outcome());
                 }
-                Write::Subject { .. } | Write::Prompt { .. } | Write::Fetched(..) | Write::Batch(_) => {}
+                Write::Subject { .. }
+                | Write::Prompt { .. }
+                | Write::Lost(_)
+                | Write::Fetched(..)
+                | Write::Batch(_) => {}
             }
         }
     }
@@ -180,6 +189,10 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
             let mut statement =
                 transaction.prepare_cached("INSERT OR IGNORE INTO prompts VALUES (?1, ?2)")?;
             statement.execute(params![hash, text])?;
+        }
+        Write::Lost(likely_usd) => {
+            let mut statement = transaction.prepare_cached("INSERT INTO losses VALUES (?1)")?;
+            statement.execute([likely_usd])?;
         }
         Write::Flush(_) => {}
     }

@@ -25,7 +25,7 @@ pub enum Answer {
 /// Reads a reply to `content`; an error says why it cannot be used.
 pub fn read(content: &Content, text: &str) -> Result<Answer, String> {
     let mut reason = None;
-    for object in objects(text) {
+    for object in objects(text).flat_map(|outer| with_inner(outer, DEEPEST)) {
         let answer = match content {
             Content::Scores { sentences, .. } => scores::read(&object, sentences.len()).map(Answer::Scores),
             Content::Correction { .. } => correction::read(&object).map(Answer::Correction),
@@ -64,9 +64,34 @@ fn objects(text: &str) -> impl Iterator<Item = Map<String, Value>> + '_ {
     })
 }
 
+/// Objects inside an object that may hold the answer: `{"result": {"scores": …}}`.
+const DEEPEST: u32 = 3;
+
+/// An object and then those among its values, down to some depth; lists hold parts of an answer, no answers.
+fn with_inner(object: Map<String, Value>, depth: u32) -> Vec<Map<String, Value>> {
+    let mut all = Vec::new();
+    if depth > 0 {
+        for value in object.values() {
+            if let Value::Object(inner) = value {
+                all.extend(with_inner(inner.clone(), depth - 1));
+            }
+        }
+    }
+    all.insert(0, object);
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn object_is_found_in_another() {
+        let text = "{\"result\":{\"scores\":[{\"sentence\":1,\"score\":0.5}]}}";
+        assert_eq!(read(&scores(1), text), Ok(Answer::Scores(vec![0.5])));
+        let first = "{\"result\":{\"scores\":{}},\"more\":1}";
+        assert_eq!(read(&scores(1), first), Err("`scores` is missing".to_owned()), "the outermost says why");
+    }
 
     fn scores(count: usize) -> Content {
         Content::Scores { sample: 0, sentences: vec!["a".into(); count] }

@@ -7,7 +7,7 @@
 
 mod parts;
 
-pub use parts::{announce, end_replacement, heal, next_number};
+pub use parts::{announce, end_replacement, heal, is_cut_off, next_number};
 
 use crate::cache::{Ask, Reply};
 use crate::due::{Content, Item, Job, Kind};
@@ -258,7 +258,8 @@ pub fn request_row(job: &Job, item: &Item, settled: &Settled) -> Request {
         input_tokens: sum(|reply| reply.usage.input + reply.usage.cache_write),
         cached_input_tokens: sum(|reply| reply.usage.cache_read),
         output_tokens: sum(|reply| reply.usage.output),
-        cost_usd: paid.iter().map(|reply| reply.cost_usd).sum(),
+        // Summed from 0.0: the empty sum of floats is -0.0.
+        cost_usd: paid.iter().try_fold(0.0, |sum, reply| Some(sum + reply.cost_usd?)),
         latency_ms: paid.last().map_or(0, |reply| reply.latency_ms),
         started_at: TimestampMs(replies.first().map_or(0, |reply| reply.started_at_ms)),
     }

@@ -41,15 +41,26 @@ pub fn heal(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
         }
         remove(&announcement)?;
     }
-    let next = next_number(dataset, kind, round)?;
-    let prefix = format!("{}-", kind.as_str());
-    for path in dataset.parts::<Request>(round)?.into_iter().chain(dataset.parts::<Reject>(round)?) {
-        if number(&path, &prefix).is_some_and(|number| number >= next) {
-            tracing::info!(file = %path.display(), "removed: its set was cut off, and is written anew");
-            remove(&path)?;
-        }
+    for path in cut_off(dataset, kind, round)? {
+        tracing::info!(file = %path.display(), "removed: its set was cut off, and is written anew");
+        remove(&path)?;
     }
     Ok(())
+}
+
+/// Whether [`heal`] would change anything.
+pub fn is_cut_off(dataset: &Dataset, kind: Kind, round: u32) -> Result<bool> {
+    Ok(announcement(dataset, kind, round).is_file() || !cut_off(dataset, kind, round)?.is_empty())
+}
+
+/// Files of sets without their marker.
+fn cut_off(dataset: &Dataset, kind: Kind, round: u32) -> Result<Vec<PathBuf>> {
+    let next = next_number(dataset, kind, round)?;
+    let prefix = format!("{}-", kind.as_str());
+    let mut paths = dataset.parts::<Request>(round)?;
+    paths.extend(dataset.parts::<Reject>(round)?);
+    paths.retain(|path| number(path, &prefix).is_some_and(|number| number >= next));
+    Ok(paths)
 }
 
 /// Removes the marker and reject parts below `new`, and then the announcement. With `ledger`, request parts too.

@@ -1,6 +1,6 @@
 //! The Anthropic Messages API.
 
-use super::{Ended, Envelope, Usage, json_text};
+use super::{Count, Ended, Envelope, Usage, json_text};
 use crate::due::Kind;
 use crate::prompt;
 use schemas::settings::TeacherSettings;
@@ -72,7 +72,7 @@ struct Message {
     content: Vec<Block>,
     stop_reason: Option<String>,
     #[serde(default)]
-    usage: MessageUsage,
+    usage: Option<MessageUsage>,
 }
 
 #[derive(Deserialize)]
@@ -82,11 +82,12 @@ struct Block {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(default)]
 struct MessageUsage {
-    input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    cache_creation_input_tokens: Option<u64>,
-    cache_read_input_tokens: Option<u64>,
+    input_tokens: Count,
+    output_tokens: Count,
+    cache_creation_input_tokens: Count,
+    cache_read_input_tokens: Count,
 }
 
 /// Opens a reply.
@@ -97,11 +98,12 @@ pub(super) fn open(body: &[u8]) -> Result<Envelope, String> {
         Some("refusal") => Ended::Refused,
         _ => Ended::Complete,
     };
+    let usage = message.usage.unwrap_or_default();
     let usage = Usage {
-        input: message.usage.input_tokens.unwrap_or(0),
-        cache_write: message.usage.cache_creation_input_tokens.unwrap_or(0),
-        cache_read: message.usage.cache_read_input_tokens.unwrap_or(0),
-        output: message.usage.output_tokens.unwrap_or(0),
+        input: usage.input_tokens.0,
+        cache_write: usage.cache_creation_input_tokens.0,
+        cache_read: usage.cache_read_input_tokens.0,
+        output: usage.output_tokens.0,
     };
     let text = message.content.into_iter().filter_map(|block| block.text).collect();
     Ok(Envelope { text, ended, usage })
@@ -120,5 +122,9 @@ mod tests {
         assert_eq!(envelope.ended, Ended::Truncated);
         assert_eq!(envelope.usage, Usage { input: 7, cache_write: 3, cache_read: 4, output: 2 });
         assert!(open(b"{}").is_err());
+        let lax = br#"{"content":[{"type":"text","text":"{}"}],"stop_reason":null,"usage":null}"#;
+        assert_eq!(open(lax).map(|envelope| envelope.usage), Ok(Usage::default()));
+        let decimal = br#"{"content":[],"usage":{"input_tokens":7.0,"output_tokens":null}}"#;
+        assert_eq!(open(decimal).map(|envelope| envelope.usage.input), Ok(7));
     }
 }

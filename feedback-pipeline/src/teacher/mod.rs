@@ -219,8 +219,25 @@ pub struct Envelope {
     pub usage: Usage,
 }
 
+/// A number of tokens, as services write it: whole, as a decimal, or not at all.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count(u64);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = Option::<serde_json::Number>::deserialize(deserializer)?;
+        let whole = |number: serde_json::Number| {
+            number
+                .as_u64()
+                .or_else(|| number.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64))
+        };
+        Ok(Self(number.and_then(whole).unwrap_or(0)))
+    }
+}
+
 /// Opens a provider's envelope; an error says what is wrong with it.
 pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, String> {
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body); // some servers begin with a byte order mark
     match provider {
         Provider::Anthropic => anthropic::open(body),
         Provider::OpenAi => openai::open(body),
@@ -231,13 +248,17 @@ pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, String> {
 /// Usage told by a reply that is whole JSON and no error, but not the envelope that was expected: it was paid for. None for
 /// anything else, which may be asked for again.
 pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     let reply: serde_json::Value = serde_json::from_slice(body).ok()?;
     let is_error = reply.get("error").is_some_and(|error| !error.is_null());
     if !reply.is_object() || is_error || reply.get("type").is_some_and(|kind| kind == "error") {
         return None;
     }
     let usage = reply.get("usage")?;
-    let number = |names: [&str; 2]| names.iter().find_map(|name| usage.get(name)?.as_u64()).unwrap_or(0);
+    let number = |names: [&str; 2]| {
+        let count = |name: &&str| Count::deserialize(usage.get(*name)?).ok();
+        names.iter().find_map(count).map_or(0, |count| count.0)
+    };
     Some(Usage {
         input: number(["input_tokens", "prompt_tokens"]),
         cache_write: number(["cache_creation_input_tokens", ""]),

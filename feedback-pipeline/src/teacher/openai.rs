@@ -1,6 +1,6 @@
 //! The OpenAI chat completions API, and the servers that speak it.
 
-use super::{Ended, Envelope, Usage, json_text};
+use super::{Count, Ended, Envelope, Usage, json_text};
 use crate::due::Kind;
 use crate::prompt;
 use schemas::settings::TeacherSettings;
@@ -61,20 +61,45 @@ struct Choice {
 
 #[derive(Deserialize)]
 struct Message {
-    content: Option<String>,
+    content: Option<Content>,
     refusal: Option<String>,
 }
 
+/// A text, or its parts, as some compatible servers send it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(default)]
+    text: Option<String>,
+}
+
+impl Content {
+    fn text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Parts(parts) => parts.into_iter().filter_map(|part| part.text).collect(),
+        }
+    }
+}
+
 #[derive(Deserialize, Default)]
+#[serde(default)]
 struct CompletionUsage {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
+    prompt_tokens: Count,
+    completion_tokens: Count,
     prompt_tokens_details: Option<PromptTokens>,
 }
 
 #[derive(Deserialize)]
 struct PromptTokens {
-    cached_tokens: Option<u64>,
+    #[serde(default)]
+    cached_tokens: Count,
 }
 
 /// Opens a reply.
@@ -91,17 +116,16 @@ pub(super) fn open(body: &[u8]) -> Result<Envelope, String> {
         _ => Ended::Complete,
     };
     let usage = completion.usage.unwrap_or_default();
-    let prompt = usage.prompt_tokens.unwrap_or(0);
-    let cached =
-        usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0).min(prompt);
+    let prompt = usage.prompt_tokens.0;
+    let cached = usage.prompt_tokens_details.map_or(0, |details| details.cached_tokens.0).min(prompt);
     Ok(Envelope {
-        text: refusal.or(choice.message.content).unwrap_or_default(),
+        text: refusal.or(choice.message.content.map(Content::text)).unwrap_or_default(),
         ended,
         usage: Usage {
             input: prompt - cached,
             cache_write: 0,
             cache_read: cached,
-            output: usage.completion_tokens.unwrap_or(0),
+            output: usage.completion_tokens.0,
         },
     })
 }
@@ -117,6 +141,15 @@ mod tests {
         let envelope = open(body).unwrap();
         assert_eq!(envelope.ended, Ended::Truncated);
         assert_eq!(envelope.usage, Usage { input: 6, cache_write: 0, cache_read: 4, output: 2 });
+    }
+
+    #[test]
+    fn text_in_parts() {
+        let body =
+            br#"{"choices":[{"message":{"content":[{"type":"text","text":"{"},{"type":"text","text":"}"}]}}],
+            "usage":{"prompt_tokens":10.0,"completion_tokens":2}}"#;
+        let envelope = open(body).unwrap();
+        assert_eq!((envelope.text.as_str(), envelope.usage.input, envelope.usage.output), ("{}", 10, 2));
     }
 
     #[test]

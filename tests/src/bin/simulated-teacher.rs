@@ -58,6 +58,7 @@ fn main() -> Result<(), String> {
         },
         tell_limits: cli.tell_limits,
         key: None,
+        extra_output_tokens: 0,
         real_tokens: cli.real_tokens,
         batch: BatchOptions {
             latency: Duration::from_millis(cli.batch_latency_ms),

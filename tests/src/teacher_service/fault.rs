@@ -36,6 +36,10 @@ faults! {
     Slow = "slow",
     /// A body that ends early.
     CutOff = "cut-off",
+    /// The connection ends without a word on a request that was answered.
+    HangUp = "hang-up",
+    /// A 400 that quotes the key.
+    EchoedKey = "echoed-key",
     /// A 200 whose body is no JSON.
     NoJson = "no-json",
     /// A paid reply in an envelope of another API.
@@ -65,6 +69,7 @@ impl Fault {
         Self::Internal,
         Self::Slow,
         Self::CutOff,
+        Self::HangUp,
         Self::NoJson,
         Self::WrongJson,
         Self::WrongCount,
@@ -72,7 +77,7 @@ impl Fault {
 
     /// Faults that belong to a request for good.
     fn is_lasting(self) -> bool {
-        matches!(self, Self::Refusal | Self::Truncated | Self::BadRequest)
+        matches!(self, Self::Refusal | Self::Truncated | Self::BadRequest | Self::EchoedKey)
     }
 }
 

@@ -148,6 +148,10 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
     tokio::time::sleep(shared.options.latency * slow).await;
     let text = received.reply(&shared, fault);
     Ok(match fault {
+        Some(Fault::HangUp) => return Err(std::io::Error::other("hung up")),
+        Some(Fault::EchoedKey) => {
+            bad_request(&format!("no such field; the key was {}", key.unwrap_or_default()))
+        }
         Some(Fault::CutOff) => respond(200, &headers, text[..text.len() / 2].to_owned().into(), true),
         Some(Fault::NoJson) => respond(200, &headers, "<html>upstream</html>".into(), false),
         _ => respond(200, &headers, text.into(), false),
@@ -208,9 +212,12 @@ impl Received {
             Some(Fault::Strange) => {
                 json!({"object": "other", "usage": {"prompt_tokens": 50, "completion_tokens": 5}})
             }
-            _ => wire::reply(self.api, self.number, &self.asked, &said, ended),
+            _ => {
+                let more = shared.options.extra_output_tokens;
+                wire::reply(self.api, self.number, &self.asked, (&said, ended), more)
+            }
         };
-        if !matches!(fault, Some(Fault::CutOff | Fault::NoJson)) {
+        if !matches!(fault, Some(Fault::CutOff | Fault::NoJson | Fault::HangUp | Fault::EchoedKey)) {
             let mut stats = shared.stats();
             stats.good += 1;
             stats.input_tokens += self.asked.input_tokens;
@@ -241,7 +248,7 @@ pub(super) fn answer(shared: &Shared, api: Api, body: &[u8]) -> Answered {
     };
     let fault = received.fault(shared);
     match fault {
-        Some(Fault::CutOff | Fault::NoJson) => error(500, "api_error", "internal"),
+        Some(Fault::CutOff | Fault::NoJson | Fault::HangUp) => error(500, "api_error", "internal"),
         Some(fault) if refusal(fault).is_some() => match refusal(fault) {
             Some((status, body)) => Answered { status, body: body.to_string() },
             None => error(500, "api_error", "internal"),

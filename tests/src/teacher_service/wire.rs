@@ -105,8 +105,8 @@ fn read_blocks(api: Api, blocks: &[Value], asked: &mut Asked) -> Result<String, 
 }
 
 /// A reply's body.
-pub(super) fn reply(api: Api, number: u64, asked: &Asked, said: &str, ended: &str) -> Value {
-    let output = if asked.real_tokens { super::count::text(api, said) } else { tokens(said) + 1 };
+pub(super) fn reply(api: Api, number: u64, asked: &Asked, (said, ended): (&str, &str), more: u64) -> Value {
+    let output = more + if asked.real_tokens { super::count::text(api, said) } else { tokens(said) + 1 };
     let (written, read) = asked.cached;
     match api {
         Api::Anthropic => json!({

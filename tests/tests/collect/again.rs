@@ -257,3 +257,48 @@ fn replies_that_come_too_late_are_waited_for_a_few_times_only() {
     assert_eq!(place.tables().rejects, [], "none gets through, so it is the service");
     assert!(service.stats().requests <= 6, "{}", service.stats().requests);
 }
+
+/// What a killed run bought of another model, prompt or setting stands, and stands in the ledger.
+#[test]
+fn what_a_killed_run_bought_stands_whatever_is_asked_next() {
+    let other_prompts = tempfile::tempdir().unwrap();
+    let prompt = "Give each numbered sentence of the rationale a score from 0.0 to 1.0, as JSON.";
+    std::fs::write(other_prompts.path().join("scores.md"), prompt).unwrap();
+    let cases: [(&[&str], bool); 3] = [
+        (&["--model", "gpt-4o"], true),
+        (&["--teacher-temperature", "0.3"], true),
+        (&["--prompts", other_prompts.path().to_str().unwrap()], false),
+    ];
+    for (other, stands) in cases {
+        let place = Place::new(60, 4);
+        let slow = place.service(Options { latency: Duration::from_millis(40), ..Options::default() });
+        let url = slow.url();
+        let mut arguments = vec!["--round", "1", "--teacher", "openai", "--base-url", &url];
+        arguments.extend(["--stage", "scores", "--concurrency", "4"]);
+        let mut command = collect_feedback(place.path(), &arguments);
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        while slow.stats().good < 60 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(place.tables().scores.is_empty(), "{other:?}");
+        let service = place.service(fast());
+        let ran = place.collect(&service, &[&["--stage", "scores"], other].concat());
+        assert_eq!(ran.status, Some(0), "{other:?}: {}", ran.stderr);
+        let tables = place.tables();
+        assert_eq!((tables.scores.len(), tables.rejects.len()), (720, 0), "{other:?}");
+        let again = service.stats().good;
+        if stands {
+            assert!(again <= 228 - 60 + 4, "{other:?}: {again} bought, 60 were there");
+        } else {
+            assert_eq!(again, 228, "{other:?}: another prompt makes items due again");
+        }
+        let cache = rusqlite::Connection::open(place.dataset.feedback_path()).unwrap();
+        let paid: f64 = cache.query_row("SELECT sum(cost_usd) FROM replies", [], |row| row.get(0)).unwrap();
+        let booked: f64 = tables.requests.iter().filter_map(|row| row.cost_usd).sum();
+        assert!((paid - booked).abs() < 1e-9, "{other:?}: {paid} paid, {booked} in the ledger");
+        let status = place.reference(&["status"]).stdout;
+        assert!(status.contains("The books balance.") && !status.contains("more, of a run"), "{status}");
+    }
+}

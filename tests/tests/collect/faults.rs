@@ -1,6 +1,7 @@
 //! The fault matrix: each fault alone, and all at random together.
 
-use crate::shared::{Place, fast};
+use crate::shared::{Place, fast, files};
+use workspace_tests::command::{collect_feedback, run};
 use workspace_tests::teacher_service::{Fault, Faults, Options};
 
 #[test]
@@ -104,4 +105,47 @@ fn service_that_is_not_there() {
     assert_eq!(ran.status, Some(1), "{}", ran.stdout);
     assert!(ran.stderr.contains("the service does not go on"), "{}", ran.stderr);
     assert_eq!(place.tables().scores.len(), 0);
+}
+
+#[test]
+fn a_key_that_the_service_quotes_is_kept_nowhere() {
+    let place = Place::new(30, 4);
+    let key = "sk-quoted-0123456789";
+    let faults = Faults { seed: 3, share: 0.3, kinds: vec![Fault::EchoedKey], after: 5 };
+    let service = place.service(Options { faults, key: Some(key.into()), ..fast() });
+    let url = service.url();
+    let arguments = ["--round", "1", "--teacher", "openai", "--base-url", &url, "--stage", "scores"];
+    let mut command = collect_feedback(place.path(), &arguments);
+    command.args(["--concurrency", "4"]).env("OPENAI_API_KEY", key);
+    let ran = run(command).unwrap();
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let tables = place.tables();
+    let quoted = |reason: &str| reason.contains("the key was [key]");
+    assert!(tables.rejects.iter().any(|row| quoted(&row.reason)), "{:?}", tables.rejects);
+    for (path, ..) in files(place.path()) {
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(key.len()).any(|part| part == key.as_bytes()), "{}", path.display());
+    }
+    assert!(!ran.stderr.contains(key) && !ran.stdout.contains(key));
+}
+
+/// A connection that ends without a word may have cost a reply: the cap counts it, in later runs too.
+#[test]
+fn what_may_have_been_lost_counts_under_the_cap() {
+    let place = Place::new(60, 4);
+    let faults = Faults { seed: 5, share: 0.4, kinds: vec![Fault::HangUp], after: 0 };
+    let service = place.service(Options { faults, ..fast() });
+    let arguments = ["--stage", "scores", "--model", "gpt-4o", "--max-usd", "0.3"];
+    for _ in 0..3 {
+        let ran = place.collect(&service, &arguments);
+        assert_eq!(ran.status, Some(3), "{}{}", ran.stdout, ran.stderr);
+        let stats = service.stats();
+        let lost = stats.faults.get("hang-up").copied().unwrap_or_default();
+        let most = 2.5 * stats.input_tokens as f64 / 1e6 + 10.0 * stats.output_tokens as f64 / 1e6;
+        assert!(lost > 5 && most < 0.3, "{lost} lost, ${most} paid");
+    }
+    let (before, stats) = (service.stats().requests, place.reference(&["status"]).stdout);
+    assert!(stats.contains("may have cost"), "{stats}");
+    assert_eq!(place.collect(&service, &arguments).status, Some(3));
+    assert!(service.stats().requests <= before + 1, "nothing more is bought by running it again");
 }

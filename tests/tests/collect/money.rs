@@ -83,3 +83,21 @@ fn estimate_sends_nothing_and_is_near_the_ledger() {
     eprintln!("estimated {estimated}, spent {spent}");
     assert!((estimated / spent - 1.0).abs() < 0.3, "estimated {estimated}, spent {spent}");
 }
+
+/// Replies that grow longer pass the cap by no more than one of them.
+#[test]
+fn cap_holds_where_replies_grow_longer() {
+    let place = Place::new(60, 4);
+    let short = place.service(fast());
+    let stop = ["--stage", "scores", "--model", "gpt-4o"];
+    let ran = place.collect(&short, &[&stop[..], &["--max-usd", "0.06"]].concat());
+    assert_eq!(ran.status, Some(3), "{}", ran.stderr);
+    let before = dollars(&place);
+    let long =
+        place.service(Options { extra_output_tokens: 900, latency: Duration::from_millis(20), ..fast() });
+    let cap = 0.2;
+    let ran = place.collect(&long, &[&stop[..], &["--max-usd", &cap.to_string()]].concat());
+    assert_eq!(ran.status, Some(3), "{}{}", ran.stdout, ran.stderr);
+    let (spent, one) = (dollars(&place), 1_000.0 * 10.0 / 1e6);
+    assert!(before < 0.06 && spent > cap - 2.0 * one && spent < cap + one, "cap {cap}, spent {spent}");
+}
