@@ -242,11 +242,22 @@ impl Context {
     }
 
     /// Number of items, and of those that are due.
+    ///
+    /// # Errors
+    /// Where a table cannot be read, or an item stands there twice: it would be paid for twice.
     pub fn count(&self, job: &Job, problems: &Problems, done: &Done) -> Result<(usize, usize)> {
         let mut counts = (0, 0);
+        let mut seen = IdSet::default();
         for item in due::all_items(&self.dataset, job, problems)? {
+            let item = item?;
+            if !seen.insert(&item.subject_id) {
+                let location = format!("{}, round {}", self.dataset.root().display(), job.round);
+                let message =
+                    format!("expected each of {} once, found `{}` twice", job.items(), item.subject_id);
+                return Err(Error::bad_input(location, message));
+            }
             counts.0 += 1;
-            counts.1 += usize::from(!done.contains(item?.id()));
+            counts.1 += usize::from(!done.contains(item.id()));
         }
         Ok(counts)
     }

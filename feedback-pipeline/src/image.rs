@@ -140,6 +140,9 @@ pub fn prepare(bytes: Vec<u8>) -> Result<Prepared, String> {
     let media_type =
         media_type(format).ok_or_else(|| format!("expected png, jpeg, gif or webp, found {format:?}"))?;
     let size = reader.into_dimensions().map_err(|e| e.to_string())?;
+    if !is_whole(format, &bytes) {
+        return Err("it is cut off".to_owned());
+    }
     if size.0.max(size.1) <= MAX_EDGE && bytes.len() <= MAX_BYTES {
         return Ok(finish(media_type, &bytes, size));
     }
@@ -156,6 +159,22 @@ pub fn prepare(bytes: Vec<u8>) -> Result<Prepared, String> {
     let picture = image::DynamicImage::ImageRgb8(picture.to_rgb8());
     picture.write_to(&mut Cursor::new(&mut smaller), ImageFormat::Jpeg).map_err(|e| e.to_string())?;
     Ok(finish("image/jpeg", &smaller, size))
+}
+
+/// Whether a picture has its end: one that lost it would be paid for all the same. Decoding each would take longer than
+/// asking about it.
+fn is_whole(format: ImageFormat, bytes: &[u8]) -> bool {
+    let holds = |end: &[u8]| bytes.windows(end.len()).rev().any(|part| part == end);
+    match format {
+        ImageFormat::Png => holds(b"IEND"),
+        ImageFormat::Jpeg => holds(&[0xff, 0xd9]),
+        ImageFormat::Gif => holds(&[0x3b]),
+        ImageFormat::WebP => {
+            let told = bytes.get(4..8).and_then(|told| told.try_into().ok()).map_or(0, u32::from_le_bytes);
+            bytes.len() >= told as usize + 8
+        }
+        _ => true,
+    }
 }
 
 fn media_type(format: ImageFormat) -> Option<&'static str> {
@@ -194,6 +213,16 @@ mod tests {
         let prepared = prepare(picture(9_000, 30, ImageFormat::Png)).unwrap();
         assert_eq!(prepared.media_type, "image/png");
         assert_eq!(prepared.size.0, TARGET_EDGE);
+    }
+
+    #[test]
+    fn a_picture_that_is_cut_off_is_told() {
+        for format in [ImageFormat::Png, ImageFormat::Jpeg] {
+            let whole = picture(40, 30, format);
+            assert!(prepare(whole.clone()).is_ok());
+            let half = whole[..whole.len() - 8].to_vec();
+            assert_eq!(prepare(half).unwrap_err(), "it is cut off", "{format:?}");
+        }
     }
 
     #[test]

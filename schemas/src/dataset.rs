@@ -252,7 +252,9 @@ impl Dataset {
     pub fn read<T: Table>(&self, round: u32) -> Result<Vec<T>> {
         let mut rows = Vec::new();
         for part in self.parts::<T>(round)? {
-            rows.extend(table::read::<T>(&part)?);
+            for batch in Batches::<T, T>::open(&part)?.of_round(round) {
+                rows.extend(batch?);
+            }
         }
         Ok(rows)
     }
@@ -264,7 +266,8 @@ impl Dataset {
     pub fn project<T: Table, P: DeserializeOwned>(&self, round: u32, names: &[&str]) -> Result<Vec<P>> {
         let mut rows = Vec::new();
         for part in self.parts::<T>(round)? {
-            for batch in Batches::<T, P>::project(&part, names)? {
+            let with_round: Vec<&str> = names.iter().copied().chain(["round"]).collect();
+            for batch in Batches::<T, P>::project(&part, &with_round)?.of_round(round) {
                 rows.extend(batch?);
             }
         }

@@ -59,7 +59,9 @@ impl Error {
     /// True where the user's input or usage is at fault (exit status 2), false for failures of the machine (1).
     pub fn is_bad_input(&self) -> bool {
         match self {
-            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            Self::Io { source, .. } => {
+                matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData)
+            }
             _ => true,
         }
     }

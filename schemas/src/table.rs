@@ -6,9 +6,11 @@ use crate::column::{Column, Table};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::provenance::{Provenance, SCHEMA_VERSION};
-use arrow::array::{Array, ArrayRef, Float32Array, Float64Array, ListArray, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray,
+};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
@@ -160,6 +162,7 @@ pub struct Batches<T: Table, P: DeserializeOwned> {
     reader: parquet::arrow::arrow_reader::ParquetRecordBatchReader,
     columns: Vec<Column>,
     row: usize,
+    round: Option<u32>,
     marker: PhantomData<fn() -> (T, P)>,
 }
 
@@ -209,7 +212,28 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
             .with_batch_size(BATCH_ROWS)
             .build()
             .map_err(|e| not_parquet(e.to_string()))?;
-        Ok(Self { path: path.to_path_buf(), reader, columns, row: 0, marker: PhantomData })
+        Ok(Self { path: path.to_path_buf(), reader, columns, row: 0, round: None, marker: PhantomData })
+    }
+
+    /// The same, where rows of another round than that of their folder are refused: a part that was copied there.
+    pub fn of_round(mut self, round: u32) -> Self {
+        self.round = Some(round);
+        self
+    }
+
+    fn check_round(&self, batch: &RecordBatch) -> Result<()> {
+        let Some(round) = self.round else { return Ok(()) };
+        let Some(column) = self.columns.iter().find(|column| column.name == "round") else { return Ok(()) };
+        let rounds = batch.column_by_name("round").and_then(|array| array.as_primitive_opt::<UInt32Type>());
+        let found = rounds.and_then(|rounds| {
+            rounds
+                .iter()
+                .enumerate()
+                .find_map(|(row, found)| Some((row, found?)).filter(|(_, found)| *found != round))
+        });
+        found.map_or(Ok(()), |(row, found)| {
+            Err(self.value_error(column, self.row + row, &round.to_string(), &found.to_string()))
+        })
     }
 
     fn convert(&mut self, batch: &RecordBatch) -> Result<Vec<P>> {
@@ -244,6 +268,7 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
             .map_err(|e| convert(e.to_string()))?;
         check_values(&self.path, &batch, &self.columns, self.row)?;
+        self.check_round(&batch)?;
         self.row += batch.num_rows();
         serde_arrow::from_record_batch(&batch).map_err(|e| convert(e.to_string()))
     }

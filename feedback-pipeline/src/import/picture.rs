@@ -19,6 +19,15 @@ pub(super) fn first_file(candidates: impl IntoIterator<Item = PathBuf>) -> Optio
 
 /// Extension by what the file holds; the file's own where that is unknown.
 pub(super) fn extension(file: &Path) -> Result<String> {
+    Ok(known_extension(file)?.map_or_else(|| own_extension(file), str::to_owned))
+}
+
+/// Whether a file is a picture of a known format.
+pub(super) fn is_known(file: &Path) -> Result<bool> {
+    Ok(known_extension(file)?.is_some())
+}
+
+fn known_extension(file: &Path) -> Result<Option<&'static str>> {
     use std::io::Read;
     let mut start = [0u8; 12];
     let mut handle = fs::File::open(file).map_err(Error::io("open", file))?;
@@ -29,14 +38,13 @@ pub(super) fn extension(file: &Path) -> Result<String> {
             read => filled += read,
         }
     }
-    let known = match &start {
-        [0x89, b'P', b'N', b'G', ..] => "png",
-        [0xff, 0xd8, 0xff, ..] => "jpg",
-        [b'G', b'I', b'F', b'8', ..] => "gif",
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P'] => "webp",
-        _ => return Ok(own_extension(file)),
-    };
-    Ok(known.to_owned())
+    Ok(match &start {
+        [0x89, b'P', b'N', b'G', ..] => Some("png"),
+        [0xff, 0xd8, 0xff, ..] => Some("jpg"),
+        [b'G', b'I', b'F', b'8', ..] => Some("gif"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P'] => Some("webp"),
+        _ => None,
+    })
 }
 
 /// The extension of a path in lower case; `png` where it has none.

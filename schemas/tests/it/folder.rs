@@ -29,8 +29,9 @@ fn a_second_lock_is_refused() {
 fn rounds_and_parts_in_their_order() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::at(folder.path());
+    let of_round = |round| Score::golden().into_iter().map(move |row| Score { round, ..row });
     for round in [10, 2] {
-        dataset.write_part(round, "00007", Score::golden(), &provenance()).unwrap();
+        dataset.write_part(round, "00007", of_round(round), &provenance()).unwrap();
     }
     fs::create_dir_all(dataset.round_dir::<Score>(3)).unwrap();
     fs::create_dir_all(folder.path().join("scores/round=x")).unwrap();
@@ -38,12 +39,25 @@ fn rounds_and_parts_in_their_order() {
     assert_eq!(dataset.rounds::<Score>().unwrap(), [2, 10]);
 
     let mut writer = dataset.next_part::<Score>(2, &provenance()).unwrap();
-    writer.push(Score::golden().swap_remove(0)).unwrap();
+    writer.push(of_round(2).next().unwrap()).unwrap();
     writer.finish().unwrap();
     assert_eq!(names(&dataset.round_dir::<Score>(2)), ["part-00007.parquet", "part-00008.parquet"]);
     assert_eq!(dataset.count::<Score>(2).unwrap(), 4);
     assert_eq!(dataset.read::<Score>(2).unwrap().len(), 4);
     assert_eq!(dataset.count::<Score>(1).unwrap(), 0);
+
+    // A part that was copied from another round.
+    let copy = dataset.part_path::<Score>(2, "00009");
+    fs::copy(dataset.part_path::<Score>(10, "00007"), &copy).unwrap();
+    #[derive(serde::Deserialize, Debug)]
+    struct Of {
+        #[expect(dead_code)]
+        rollout_id: String,
+    }
+    let told = format!("{}: column `round`, row 0: expected 2, found 10", copy.display());
+    assert_eq!(dataset.read::<Score>(2).unwrap_err().to_string(), told);
+    let projected = dataset.project::<Score, Of>(2, &["rollout_id"]);
+    assert_eq!(projected.unwrap_err().to_string(), told, "also where the column was not asked for");
 }
 
 #[test]

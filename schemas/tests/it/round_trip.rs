@@ -58,7 +58,7 @@ fn many_rows_in_several_row_groups() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::at(folder.path());
     let rows: Vec<Metric> = (0..70_000)
-        .map(|step| Metric { step, value: step as f64 / 7.0, ..Metric::golden().swap_remove(0) })
+        .map(|step| Metric { round: 3, step, value: step as f64 / 7.0, ..Metric::golden().swap_remove(0) })
         .collect();
     dataset.write_part(3, "rl", rows.clone(), &provenance()).unwrap();
     assert_eq!(dataset.count::<Metric>(3).unwrap(), 70_000);
@@ -74,7 +74,8 @@ fn some_columns_of_a_file() {
     }
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::at(folder.path());
-    dataset.write_part(1, "00000", Rollout::golden(), &provenance()).unwrap();
+    let rollouts = Rollout::golden().into_iter().map(|row| Rollout { round: 1, ..row });
+    dataset.write_part(1, "00000", rollouts, &provenance()).unwrap();
     let spans: Vec<Spans> = dataset.project::<Rollout, _>(1, &["rollout_id", "sentences"]).unwrap();
     let expected: Vec<Spans> = Rollout::golden()
         .into_iter()

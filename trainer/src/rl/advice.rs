@@ -7,8 +7,7 @@ use std::collections::BTreeSet;
 #[derive(Debug, Default)]
 pub struct Adviser {
     said: BTreeSet<&'static str>,
-    /// Entropy of the first step.
-    entropy: Option<f64>,
+    steps: u64,
 }
 
 /// A number's name, what is unhealthy about a value, and what to do.
@@ -24,7 +23,8 @@ const RULES: [Rule; 5] = [
     (
         "explained_variance",
         |share, _| share < 0.0,
-        "values predict returns worse than their mean; the value model learns too little, or too fast",
+        "values predict returns worse than their mean; let the value model learn first (rl.value_passes), or lower \
+         rl.learning_rate",
     ),
     (
         "effective_sample_share",
@@ -38,7 +38,9 @@ impl Adviser {
     /// As after the steps of these rows, which an interrupted run has spoken of.
     pub fn after(rows: &[Metric], kl_bound: f64) -> Self {
         let mut adviser = Self::default();
-        adviser.lines(rows.iter().map(|row| (row.name.as_str(), row.value)), kl_bound);
+        for step in rows.chunk_by(|a, b| a.step == b.step).filter(|step| step[0].step > 0) {
+            adviser.lines(step.iter().map(|row| (row.name.as_str(), row.value)), kl_bound);
+        }
         adviser
     }
 
@@ -49,16 +51,24 @@ impl Adviser {
         numbers: impl IntoIterator<Item = (&'a str, f64)>,
         kl_bound: f64,
     ) -> Vec<String> {
+        let numbers: Vec<(&str, f64)> = numbers.into_iter().collect();
         let mut lines = Vec::new();
-        for (name, value) in numbers {
-            if name == "entropy" {
-                let first = *self.entropy.get_or_insert(value);
-                if value < 0.5 * first && self.said.insert("entropy") {
-                    lines.push(format!(
-                        "entropy is {value:.3}, less than half of {first:.3} at the start: samples become alike; lower \
-                         rl.learning_rate or rl.passes"
-                    ));
-                }
+        self.steps += 1;
+        let find = |name: &str| numbers.iter().find(|(of, _)| *of == name).map(|(_, value)| *value);
+        // On the same tokens: steps differ far more by what they hold than by what was learned.
+        if let (Some(now), Some(before)) = (find("entropy"), find("sampler_entropy"))
+            && now < 0.5 * before
+            && self.said.insert("entropy")
+        {
+            lines.push(format!(
+                "entropy is {now:.3}, less than half of {before:.3} when these tokens were sampled: samples become alike; \
+                 lower rl.learning_rate or rl.passes"
+            ));
+        }
+        for &(name, value) in &numbers {
+            // Before the first step the value model has learned nothing.
+            if name == "explained_variance" && self.steps == 1 {
+                continue;
             }
             for (of, unhealthy, text) in RULES {
                 if of == name && unhealthy(value, kl_bound) && self.said.insert(of) {
@@ -83,14 +93,20 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("clip_fraction is 0.400: "), "{lines:?}");
         assert!(adviser.lines([("clip_fraction", 0.5)], 0.1).is_empty());
-        assert!(adviser.lines([("entropy", 0.8)], 0.1).is_empty());
-        assert!(adviser.lines([("entropy", 0.41)], 0.1).is_empty());
-        assert_eq!(adviser.lines([("entropy", 0.39)], 0.1).len(), 1);
+        let entropies = |now: f64| [("entropy", now), ("sampler_entropy", 0.8)];
+        assert!(adviser.lines(entropies(0.8), 0.1).is_empty());
+        assert!(adviser.lines(entropies(0.41), 0.1).is_empty());
+        assert!(adviser.lines([("entropy", 0.1), ("sampler_entropy", 0.1)], 0.1).is_empty(), "other tokens");
+        assert_eq!(adviser.lines(entropies(0.39), 0.1).len(), 1);
+        let mut first = Adviser::default();
+        assert!(first.lines([("explained_variance", -0.5)], 0.1).is_empty(), "nothing is learned yet");
+        assert_eq!(first.lines([("explained_variance", -0.5)], 0.1).len(), 1);
         // A continued run remembers.
         let mut log = MetricLog::new(1, "rl");
-        log.push(1, 0.1, [("entropy", 0.8), ("clip_fraction", 0.4)]);
+        log.push(0, 0.0, [("rollouts", 8.0)]);
+        log.push(1, 0.1, [("explained_variance", -0.5), ("clip_fraction", 0.4)]);
         let mut adviser = Adviser::after(log.rows(), 0.1);
         assert!(adviser.lines([("clip_fraction", 0.5)], 0.1).is_empty());
-        assert_eq!(adviser.lines([("entropy", 0.39)], 0.1).len(), 1);
+        assert_eq!(adviser.lines([("explained_variance", -0.5)], 0.1).len(), 1);
     }
 }

@@ -6,13 +6,13 @@ use tch::{Device, Kind, Tensor};
 /// Sums over the real tokens of the minibatches of one step; scalars on the device.
 #[derive(Debug)]
 pub struct Statistics {
-    /// Tokens, policy loss, clipped, KL, ρ, ρ², value loss, R, R², R − V, (R − V)², −ρ log π.
+    /// Tokens, policy loss, clipped, KL, ρ, ρ², value loss, R, R², R − V, (R − V)², −ρ log π, −log π_old.
     sums: Tensor,
     largest_ratio: Tensor,
     has_values: bool,
 }
 
-const SUMS: i64 = 12;
+const SUMS: i64 = 13;
 
 impl Statistics {
     /// No tokens yet.
@@ -37,7 +37,8 @@ impl Statistics {
         let added = [count, policy, clipped, kl, mean_ratio, ratio.square().sum(Kind::Float)];
         let _ = self.sums.narrow(0, 0, 6).g_add_(&Tensor::stack(&added, 0));
         let surprise = -(inputs.logprobs.detach() * &ratio).sum(Kind::Float);
-        let _ = self.sums.narrow(0, 11, 1).g_add_(&surprise);
+        let of_sampler = -inputs.old_logprobs.sum(Kind::Float);
+        let _ = self.sums.narrow(0, 11, 2).g_add_(&Tensor::stack(&[surprise, of_sampler], 0));
         self.largest_ratio = self.largest_ratio.maximum(&ratio.max());
     }
 
@@ -73,11 +74,13 @@ impl Statistics {
             ("clip_fraction", mean(2)),
             ("kl_to_sampler", mean(3)),
             ("ratio", mean(4)),
-            ("ratio_max", sums[12]),
+            ("ratio_max", sums[SUMS as usize]),
             // (Σρ)² / (n·Σρ²): 1 where all tokens weigh alike.
             ("effective_sample_share", sums[4].powi(2) / (tokens * sums[5]).max(f64::MIN_POSITIVE)),
             // −Σ ρ log π / Σ ρ: an estimate, in nats a token, from what the older policy sampled.
             ("entropy", sums[11] / sums[4].max(f64::MIN_POSITIVE)),
+            // The same of the policy that sampled, on the same tokens.
+            ("sampler_entropy", sums[12] / tokens),
             ("tokens", sums[0]),
         ];
         if self.has_values {
@@ -146,6 +149,7 @@ mod tests {
         close("clip_fraction", 1.0 / 3.0);
         close("ratio", (2.0 + e) / 3.0);
         close("entropy", (1.0 + 1.0 + e) / (2.0 + e));
+        close("sampler_entropy", (1.0 + 1.0 + 2.0) / 3.0);
         close("ratio_max", e);
         close("effective_sample_share", (2.0 + e).powi(2) / (3.0 * (2.0 + e * e)));
         // Errors 0, 0, 1 have variance 2/9, returns 0, 1, 2 have 2/3.

@@ -105,12 +105,28 @@ fn check(rollout: &Rollout, algorithm: Algorithm, vocabulary: i64) -> Result<(),
     let values = if algorithm == Algorithm::Ppo { rollout.values.len() } else { tokens };
     for (column, found) in [("logprobs", rollout.logprobs.len()), ("values", values)] {
         if found != tokens {
-            return Err(format!("expected {tokens} {column}, found {found}"));
+            let of_grpo = column == "values" && found == 0;
+            let next = if of_grpo {
+                ": they were sampled for rl.algorithm = grpo; say so, or sample anew"
+            } else {
+                ""
+            };
+            return Err(format!("expected {tokens} {column}, found {found}{next}"));
         }
     }
     let mut numbers = rollout.logprobs.iter().chain(&rollout.ref_logprobs).chain(&rollout.values);
     if let Some(number) = numbers.find(|number| !number.is_finite()) {
         return Err(format!("expected finite numbers, found {number}"));
+    }
+    if let Some(number) = rollout.logprobs.iter().find(|number| **number > 1e-3) {
+        return Err(format!("expected log-probabilities of at most 0, found {number}"));
+    }
+    let ends = rollout.sentences.iter().map(|sentence| sentence.token_end);
+    if !ends.clone().is_sorted() {
+        return Err(format!(
+            "expected sentences in order, found ends at tokens {:?}",
+            ends.collect::<Vec<_>>()
+        ));
     }
     match rollout.token_ids.iter().find(|&&id| !(0..vocabulary).contains(&i64::from(id))) {
         Some(id) => Err(format!("expected tokens below {vocabulary}, found {id}")),

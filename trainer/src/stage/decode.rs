@@ -212,9 +212,14 @@ fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[
                 rise.map_or(String::new(), |rise| format!(", {:.1} points more than before", rise * 100.0));
             eprintln!(
                 "round {round}: {:.1} % of the rationales of {split} after {stage} are {}{than_before}: the policy \
-                 degenerates; lower rl.learning_rate or rl.passes, or set rl.max_kl",
+                 degenerates{}",
                 value * 100.0,
                 if *name == "empty" { "empty" } else { "partly repeated" },
+                match stage {
+                    "rl" => "; lower rl.learning_rate or rl.passes, or set rl.max_kl",
+                    "sft" => "; lower sft.learning_rate or sft.epochs, or set sft.keep",
+                    _ => "",
+                },
             );
         }
     }

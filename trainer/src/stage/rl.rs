@@ -4,20 +4,24 @@ use super::advantages::{Baseline, advantages, kl_coefficient, mean_kl, mean_rewa
 use super::context::{Context, Policy, short};
 use super::rollout::{sample_seed, value_model};
 use super::{Outcome, decode};
+use crate::batch::Padded;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
+use crate::memory::in_batches;
 use crate::metrics::MetricLog;
 use crate::resume::StepCheckpoint;
 use crate::rl::passes::{self, Plan};
 use crate::rl::ppo::{Learner, ScoredRollout};
 use crate::rl::warmup;
-use crate::student::checkpoint;
+use crate::rollout::logprobs::token_logprobs;
+use crate::student::{Mode, checkpoint};
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
 use schemas::settings::Algorithm;
 use schemas::{Metric, Reject, Rollout, Score};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
+use tch::{Kind, Tensor, no_grad};
 
 /// Name of the value model's own training, in file names.
 const VALUES: &str = "rl-values";
@@ -159,7 +163,7 @@ fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored
                 least * 100.0,
                 coverage * 100.0
             ),
-            "look at the rejects table, or lower --min-coverage",
+            "look at the rejects table; collect-feedback --retry-rejects asks them again; or lower --min-coverage",
         ));
     }
     if scored.is_empty() {
@@ -208,6 +212,45 @@ fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
     }
 }
 
+/// Rollouts that are looked at by [`warn_of_other_input`].
+const LOOKED_AT: usize = 16;
+
+/// The policy must give the log-probabilities now that it gave while sampling, or ratios are wrong from the first step on:
+/// says where it does not, as it sees other sources or pictures, or runs in another number format.
+fn warn_of_other_input(
+    context: &Context,
+    policy: &Policy,
+    rollouts: &[ScoredRollout],
+    corpus: &Corpus,
+) -> Result<()> {
+    let some: Vec<&ScoredRollout> =
+        rollouts.iter().step_by(rollouts.len().div_ceil(LOOKED_AT).max(1)).collect();
+    let mode = Mode { train: false, kind: context.kind() };
+    let (mut off, mut tokens) = (0.0, 0);
+    in_batches("log-probabilities", &some, context.settings.student.decode_batch as usize, |part| {
+        let padded = Padded::new(part, &corpus.features, &policy.student.config, context.device);
+        let old: Vec<f32> = part.iter().flat_map(|rollout| rollout.old_logprobs.iter().copied()).collect();
+        let old = Tensor::from_slice(&old).to_device(context.device);
+        let now = no_grad(|| {
+            token_logprobs(&policy.student, &padded.states(&policy.student, mode), padded.tokens(), mode)
+        });
+        off += (now - &old).abs().sum(Kind::Double).double_value(&[]);
+        tokens += old.numel();
+        Ok(())
+    })?;
+    let off = off / tokens.max(1) as f64;
+    // What rounding explains.
+    let bound = if mode.kind == Kind::Float { 1e-3 } else { 0.1 };
+    if off > bound {
+        eprintln!(
+            "warning: the policy's log-probabilities of what it sampled are off by {off:.4} nats a token: was it sampled \
+             with another student.vision (or other features), max_source_tokens, use_caption or dtype? Ratios start from \
+             the stored ones"
+        );
+    }
+    Ok(())
+}
+
 type SentenceScores = HashMap<u32, f32>;
 
 fn scores_by_rollout(
@@ -216,8 +259,15 @@ fn scores_by_rollout(
     rollouts: &[Rollout],
     imported: &[Rollout],
 ) -> Result<HashMap<String, SentenceScores>> {
-    let known: HashMap<&str, &Rollout> =
-        rollouts.iter().chain(imported).map(|rollout| (rollout.rollout_id.as_str(), rollout)).collect();
+    let mut known: HashMap<&str, &Rollout> = HashMap::new();
+    for rollout in rollouts.iter().chain(imported) {
+        if known.insert(&rollout.rollout_id, rollout).is_some() {
+            return Err(Error::input(
+                format!("rollouts, round {round}: {} stands there twice", rollout.rollout_id),
+                "remove the part that was added, and the scores of its rollouts",
+            ));
+        }
+    }
     let mut scores: HashMap<String, SentenceScores> = HashMap::new();
     let columns = ["rollout_id", "sentence_index", "sentence", "score"];
     for row in context.dataset.project::<Score, ScoreOf>(round, &columns)? {
@@ -256,6 +306,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let kl_coefficient = kl_coefficient(context, round, kl)?;
     let rewarded = rewarded(context, &corpus, policy, &scored.rollouts, kl_coefficient)?;
     let mut rollouts = advantages(&settings.rl, &rewarded, kl_coefficient, &Baseline::Stored);
+    warn_of_other_input(context, policy, &rollouts, &corpus)?;
     let uses_value = settings.rl.algorithm == Algorithm::Ppo;
     let trunk = settings.rl.value_model;
     let value = uses_value.then(|| value_model(policy, trunk, settings.rollout.seed, round));

@@ -226,6 +226,7 @@ fn well_scored(context: &Context, round: u32) -> Result<(Vec<Text>, String)> {
 fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     let settings = &context.settings;
     let policy = context.read_policy(&context.checkpoint(round, "rl"))?;
+    decode::refuse_others(context, round, "rl", &policy)?;
     let config = &policy.student.config;
     let corpus = Corpus::open(&context.dataset, &settings.student, config)?;
     let example = |problem_id: &str, rationale: &str| -> Result<Example> {

@@ -264,7 +264,7 @@ fn nothing_scored_waits_and_nothing_to_score_is_refused() {
     place.dataset().write_part::<Reject>(1, "test", rejects, &provenance()).expect("written");
     let expected = [
         "error: round 1: rl.min_coverage: expected 95.0 % of 6 rollouts scored, found 0.0 % (6 rejected)",
-        "look at the rejects table, or lower --min-coverage",
+        "look at the rejects table; collect-feedback --retry-rejects asks them again; or lower --min-coverage",
     ];
     assert_eq!(place.refused("rl"), expected);
 
@@ -325,6 +325,47 @@ fn a_problem_longer_than_the_model_is_cut_at_its_end() {
     let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
     assert_eq!(rollouts.len(), 8);
     assert!(rollouts.iter().all(|rollout| !rollout.token_ids.is_empty()));
+}
+
+#[test]
+fn rollouts_that_contradict_themselves() {
+    let place = place();
+    let rollouts = rollouts(&place);
+    write_rollouts(&place, &rollouts);
+    place.write_scores(&rollouts, |_| {});
+    let refused = |change: &dyn Fn(&mut Rollout)| {
+        let mut changed = rollouts.clone();
+        change(&mut changed[3]);
+        write_rollouts(&place, &changed);
+        place.refused("rl").swap_remove(0)
+    };
+    let positive = refused(&|row| row.logprobs[1] = 5.0);
+    assert_eq!(
+        positive,
+        "error: rollouts, round 1: p1-r1-s1: expected log-probabilities of at most 0, found 5"
+    );
+    let order = refused(&|row| (row.sentences[0].token_end, row.sentences[1].token_end) = (2, 0));
+    assert!(order.contains("p1-r1-s1: expected sentences in order"), "{order}");
+    let values = refused(&|row| row.values.clear());
+    assert!(values.contains("found 0: they were sampled for rl.algorithm = grpo"), "{values}");
+    let round = refused(&|row| row.round = 7);
+    assert!(round.contains("column `round`, row 3: expected 1, found 7"), "{round}");
+    write_rollouts(&place, &rollouts);
+    place.dataset().write_part(1, "copy", rollouts[..1].iter().cloned(), &provenance()).expect("written");
+    assert_eq!(place.refused("rl")[0], "error: rollouts, round 1: p0-r1-s0 stands there twice");
+}
+
+#[test]
+fn rationales_of_another_policy() {
+    let place = place().scored();
+    place.stage("rl");
+    place.write_corrections(|_| {});
+    let said: Vec<Rationale> = place.dataset().read(1).expect("rationales");
+    let said = said.into_iter().map(|row| Rationale { policy: "abc".into(), ..row });
+    place.dataset().write_part(1, "rl-train-00000", said, &provenance()).expect("written");
+    let refused = place.refused("sft").swap_remove(0);
+    assert!(refused.ends_with("found one of policy abc"), "{refused}");
+    assert!(!place.checkpoint("round=1/sft").exists());
 }
 
 #[test]

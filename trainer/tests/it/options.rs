@@ -1,7 +1,7 @@
 //! Options of RL and fine-tuning through the real `train`: what they leave in the metrics and on disk.
 
 use crate::small::{Place, error_lines, provenance, tokenizer_folder};
-use schemas::{Correction, Metric, Rollout};
+use schemas::{Correction, Metric, Rationale, Rollout};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use trainer::student::checkpoint::{self, Loaded};
@@ -22,6 +22,21 @@ fn values(place: &Place, name: &str) -> Vec<f64> {
     rows.retain(|row| row.name == name);
     rows.sort_by_key(|row| row.step);
     rows.into_iter().map(|row| row.value).collect()
+}
+
+/// Ratios start from the log-probabilities of sampling: a policy that is shown something else than then has others.
+#[test]
+fn other_sources_than_those_of_sampling_are_told() {
+    let start = scored();
+    let told = |flags: &[&str]| {
+        let place = start.copy();
+        let train = place.train(&["--round", "1", "--stage", "rl"]).args(flags).output().expect("train");
+        let said = String::from_utf8_lossy(&train.stderr).into_owned();
+        assert!(train.status.success(), "{said}");
+        said.contains("log-probabilities of what it sampled are off by")
+    };
+    assert!(!told(&[]));
+    assert!(told(&["--max-source-tokens", "12"]));
 }
 
 #[test]
@@ -124,6 +139,10 @@ fn a_loss_that_is_no_number_stops_and_names_the_batch() {
     }
     std::fs::remove_dir_all(&folder).expect("removed");
     checkpoint::write_student(&folder, &config, &weights, &tokenizer_folder()).expect("written");
+    let policy = checkpoint::read_student(&folder).expect("student").weights.fingerprint();
+    let said: Vec<Rationale> = place.dataset().read(1).expect("rationales");
+    let said = said.into_iter().map(|row| Rationale { policy: policy.clone(), ..row });
+    place.dataset().write_part(1, "rl-train-00000", said, &provenance()).expect("written");
     stops("sft");
     assert!(!place.checkpoint("round=1/sft").exists());
 }
