@@ -1,26 +1,28 @@
-//! Asking what is due: every item goes once through picture → key → cache → pace → purse → Teacher → cache.
+//! Asking what is due: every item goes once through picture → key → cache → purse → pace → Teacher → cache.
 //!
 //! Items leave in the order of the tables. Of several with the same request the first pays, the others share its reply;
 //! that rule does not depend on timing, so a run that was killed ends in the same tables as one that was not.
 
+mod question;
 mod turn;
+
+pub(crate) use question::Question;
+pub use question::Questions;
 
 use crate::cache::{Ask, Cache, Reply};
 use crate::collect::{self, Asks};
 use crate::due::{Item, Job};
 use crate::error::Result;
-use crate::image::{Images, Prepared, Shown};
 use crate::money::{Price, Purse};
 use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::prompt::{self, SystemPrompt};
+use crate::prompt::SystemPrompt;
 use crate::stop::Stop;
-use crate::teacher::{Key, Template, Usage, anthropic};
+use crate::teacher::{Usage, anthropic};
 use crate::transport::Transport;
 use crate::verdict::{self, Verdict};
+use schemas::TimestampMs;
 use schemas::settings::{Provider, TeacherSettings};
-use schemas::{Problem, TimestampMs};
-use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,10 +43,8 @@ pub struct Asker {
     pub model: String,
     /// Instructions.
     pub prompt: SystemPrompt,
-    /// The part of a request that all share.
-    pub template: Template,
-    /// Pictures.
-    pub images: Images,
+    /// What items are asked with.
+    pub questions: Questions,
     /// Replies.
     pub cache: Cache,
     /// When the next request may leave.
@@ -63,8 +63,6 @@ pub struct Asker {
     pub stop: Stop,
     /// Learned in this run.
     pub seen: Seen,
-    /// Whether what was rejected is asked anew.
-    pub retry_rejects: bool,
     /// Batches that are given up.
     pub abandoned: Vec<String>,
 }
@@ -76,16 +74,6 @@ pub struct Seen {
     /// Paid replies in an envelope that cannot be opened.
     pub(crate) unreadable: AtomicU64,
     pub(crate) longest_output: AtomicU64,
-}
-
-/// An item with everything that its request needs.
-pub(crate) struct Question {
-    pub(crate) item: Item,
-    pub(crate) key: Key,
-    pub(crate) text: String,
-    pub(crate) image: Option<Arc<Prepared>>,
-    /// Why it cannot be sent.
-    pub(crate) unsent: Option<String>,
 }
 
 impl Asker {
@@ -111,7 +99,7 @@ impl Asker {
                 if self.stop.is_set() {
                     break;
                 }
-                let question = self.due_question(item?)?;
+                let question = self.questions.due(item?, &self.cache)?;
                 self.cache.writer().subject(
                     &scope,
                     self.job.round,
@@ -178,7 +166,7 @@ impl Asker {
 
     /// Whether a run that was cut off bought an answer of this model and prompt with other settings; it stands.
     pub(crate) fn is_answered_already(&self, question: &Question) -> Result<bool> {
-        if self.retry_rejects {
+        if self.questions.retry_rejects {
             return Ok(false);
         }
         let found = collect::settled(&self.cache, &self.job, &question.item, Some(self.asks()))?;
@@ -231,52 +219,6 @@ impl Asker {
         })
     }
 
-    /// The question that an item is due with: another than one whose reply was rejected, where such are asked anew.
-    pub(crate) fn due_question(&self, item: Item) -> Result<Question> {
-        let mut question = self.question(item)?;
-        while self.retry_rejects && question.unsent.is_none() {
-            let replies = self.cache.replies(&question.key)?;
-            if !matches!(self.judge(&question.item, &replies), Verdict::Reject { .. }) {
-                break;
-            }
-            // The same for whoever asks after the same reject, so that a run that was killed goes on with it.
-            let mut hash = Sha256::new();
-            hash.update(b"asked anew after ");
-            hash.update(question.key);
-            question.key = hash.finalize().into();
-        }
-        Ok(question)
-    }
-
-    pub(crate) fn question(&self, item: Item) -> Result<Question> {
-        // The embedded Teacher looks at no picture, so it misses none.
-        let (shown, unsent) = match self.teacher.provider {
-            Provider::Reference => (Shown::None, None),
-            _ => match self.images.shown(&item.problem) {
-                Ok(shown) => (shown, None),
-                Err(reason) => (Shown::None, Some(reason)),
-            },
-        };
-        let mut text = prompt::user_text(&item, &shown);
-        if self.teacher.provider == Provider::Reference {
-            // It also reads what no other Teacher is shown, so that belongs to the request.
-            let Problem { solution, lecture, caption, .. } = item.problem.as_ref();
-            text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
-        }
-        let image = shown.picture().map(Arc::clone);
-        // An audit asks anew what was asked before, so its seed belongs to the request.
-        let keyed = match self.job.audit {
-            Some(seed) => format!("{text}\naudit {seed}"),
-            None => text.clone(),
-        };
-        // Without its picture an item has a request of its own that is never sent.
-        let key = match &unsent {
-            None => self.template.key(image.as_deref(), &keyed, &[]),
-            Some(reason) => self.template.key(None, &format!("{keyed}\n{}\n{reason}", item.subject_id), &[]),
-        };
-        Ok(Question { item, key, text, image, unsent })
-    }
-
     pub(crate) async fn keep_unsent(&self, question: &Question, reason: &str) -> Result<()> {
         let now = TimestampMs::now().0;
         let reply = Reply {
@@ -310,7 +252,7 @@ impl Asker {
             model: self.model.clone(),
             prompt_version: self.prompt.version.clone(),
             user_text: question.text.clone(),
-            image_sha256: question.image.as_ref().map(|image| image.sha256.clone()),
+            image_sha256: question.image().map(|image| image.sha256.clone()),
         })
     }
 

@@ -172,7 +172,7 @@ impl Run<'_> {
         let mut of_chunk = 0.0;
         for item in items {
             self.service.check_stop()?;
-            let question = asker.due_question(item?)?;
+            let question = asker.questions.due(item?, &asker.cache)?;
             // In each wave: where the cap ended one early, the next reaches further.
             asker.cache.writer().subject(&scope, asker.job.round, &question.item.subject_id, question.key)?;
             if let Some(reason) = &question.unsent {
@@ -190,13 +190,14 @@ impl Run<'_> {
                 }
                 continue;
             };
-            let image = question.image.as_deref();
-            let sent_key = asker.template.sent_key(&question.key, image, &question.text, &follow_ups);
+            let image = question.image();
+            let sent_key =
+                asker.questions.template.sent_key(&question.key, image, &question.text, &follow_ups);
             if self.tries.get(&sent_key).is_some_and(|tries| *tries >= MOST_TRIES) {
                 wave.given_up += 1;
                 continue;
             }
-            let body = asker.template.body(image, &question.text, &follow_ups);
+            let body = asker.questions.template.body(image, &question.text, &follow_ups);
             let dollars = self.likely_dollars(&question);
             if dollars > room {
                 wave.too_dear = Some(dollars);
@@ -224,7 +225,7 @@ impl Run<'_> {
     fn likely_dollars(&self, question: &Question) -> f64 {
         let (Some(price), Some(counter)) = (self.asker.price, &self.counter) else { return 0.0 };
         let (provider, model) = (self.asker.teacher.provider, &self.asker.model);
-        let image = question.image.as_ref().map_or(0, |image| tokens::of_image(provider, model, image.size));
+        let image = question.image().map_or(0, |image| tokens::of_image(provider, model, image.size));
         let input = counter.input(&question.text) + image as f64;
         let limit = f64::from(self.asker.teacher.max_output_tokens);
         let longest = counter.longest_output.max(self.asker.longest_output());

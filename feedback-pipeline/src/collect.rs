@@ -1,18 +1,17 @@
 //! The road of one job, in one screen: due → ask → keep → check → write → what comes next.
 
-use crate::ask::{Asker, Seen};
+use crate::ask::{Asker, Questions, Seen};
 use crate::cache::{Ask, Cache};
 use crate::done::Done;
 use crate::due::{self, Item, Job, Kind, Problems};
 use crate::error::{Error, Result};
-use crate::image::Images;
 use crate::money::{Price, Prices, Purse};
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::prompt::{self, SystemPrompt};
 use crate::stop::Stop;
 use crate::tables::{self, Counts, PartSet, Settled};
-use crate::teacher::{self, Key, Secret, Template};
+use crate::teacher::{self, Key, Secret};
 use crate::transport::Transport;
 use crate::verdict::{self, Verdict};
 use schemas::settings::{Provider, Resolved, Settings};
@@ -225,13 +224,13 @@ impl Context {
         done: &Done,
         asker: &Asker,
     ) -> Result<()> {
-        if asker.teacher.provider == Provider::Reference || !asker.images.any_was_never_there() {
+        if asker.teacher.provider == Provider::Reference || !asker.questions.images.any_was_never_there() {
             return Ok(());
         }
         let (mut without, mut all) = (0, 0);
         for item in self.due(job, problems, done)? {
             all += 1;
-            without += usize::from(asker.images.was_never_there(&item?.problem));
+            without += usize::from(asker.questions.images.was_never_there(&item?.problem));
         }
         if without > 0 {
             eprintln!(
@@ -296,9 +295,8 @@ impl Context {
         Ok(Asker {
             job: job.clone(),
             model: self.model.clone(),
-            template: Template::new(teacher, job.kind, &prompt),
+            questions: Questions::new(&self.dataset, teacher, job, &prompt, self.retry_rejects)?,
             prompt,
-            images: Images::new(&self.dataset)?,
             pace: Pace::new(limits, teacher.max_output_tokens),
             purse: Purse::new(self.settings.budget.max_usd, spent),
             price,
@@ -309,7 +307,6 @@ impl Context {
             progress: Progress::new(job, due as u64),
             stop: Stop::default(),
             seen: Seen::default(),
-            retry_rejects: self.retry_rejects,
             abandoned: self.abandoned.clone(),
             teacher: teacher.clone(),
             cache,

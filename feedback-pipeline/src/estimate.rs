@@ -1,14 +1,15 @@
 //! What a round would cost: requests, tokens, dollars and minutes, without sending any request.
 
+use crate::ask::Questions;
 use crate::cache::Cache;
 use crate::collect::Context;
 use crate::done::Done;
 use crate::due::{Job, Problems};
 use crate::error::Result;
-use crate::image::{Images, Shown};
+use crate::image::Shown;
 use crate::money::Price;
-use crate::prompt::{self, SystemPrompt};
-use crate::teacher::{Template, Usage};
+use crate::prompt::SystemPrompt;
+use crate::teacher::Usage;
 use crate::tokens::{self, Counter};
 use schemas::settings::Provider;
 use std::collections::HashSet;
@@ -70,10 +71,9 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let teacher = &context.settings.teacher;
     let (provider, model) = (teacher.provider, &context.model);
     let system = SystemPrompt::load(job.kind, &teacher.prompts)?;
-    let template = Template::new(teacher, job.kind, &system);
+    let questions = Questions::new(&context.dataset, teacher, job, &system, context.retry_rejects)?;
     let done = Done::find(&context.dataset, job, model, &system.version, context.retry_rejects)?;
     let problems = Problems::load(&context.dataset, provider)?;
-    let images = Images::new(&context.dataset)?;
     let path = context.dataset.feedback_path();
     let cache = if path.is_file() { Some(Cache::open(&path)?) } else { None };
     let counter = Counter::new(provider, model, job.kind, &job.scope(), &system.text, cache.as_ref())?;
@@ -87,29 +87,25 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     for item in context.due(job, &problems, &done)? {
         let item = item?;
         estimate.items += 1;
-        let shown = match provider {
-            Provider::Reference => Ok(Shown::None),
-            _ => images.shown(&item.problem),
+        let question = match &cache {
+            Some(cache) => questions.due(item, cache)?,
+            None => questions.of(item),
         };
-        let Ok(shown) = shown else {
+        if question.unsent.is_some() {
             estimate.without_image += 1;
             continue;
-        };
-        estimate.never_there += u64::from(matches!(shown, Shown::Remark));
-        let image = shown.picture();
-        let text = prompt::user_text(&item, &shown);
-        let key = template.key(image.map(|image| image.as_ref()), &text, &[]);
-        // What was rejected is asked anew although its replies lie there.
-        let cache = cache.as_ref().filter(|_| !context.retry_rejects);
-        if !keys.insert(key) || matches!(cache, Some(cache) if !cache.replies(&key)?.is_empty()) {
+        }
+        estimate.never_there += u64::from(matches!(question.shown, Shown::Remark));
+        let key = question.key;
+        if !keys.insert(key) || matches!(&cache, Some(cache) if !cache.replies(&key)?.is_empty()) {
             continue;
         }
         estimate.requests += 1;
         if provider == Provider::Reference {
             continue;
         }
-        sum.image_tokens += image.map_or(0, |image| tokens::of_image(provider, model, image.size));
-        sum.add(&counter, &text, estimate.requests);
+        sum.image_tokens += question.image().map_or(0, |image| tokens::of_image(provider, model, image.size));
+        sum.add(&counter, &question.text, estimate.requests);
     }
     if provider != Provider::Reference {
         let (input, output) = sum.tokens(&counter, estimate.requests);

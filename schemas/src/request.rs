@@ -14,7 +14,7 @@ table! {
         status: String, "ok, or the reason of the failure.";
         attempts: u32, "Requests sent, repeats included; 0 where the reply was shared.", unit "requests";
         cached: bool, "True where another row paid for the reply.";
-        input_tokens: u64, "Input tokens charged at the full price, summed over attempts.", unit "tokens";
+        input_tokens: u64, "Input tokens not read from the provider's prompt cache, those written to it included, summed over attempts.", unit "tokens";
         cached_input_tokens: u64, "Input tokens read from the provider's prompt cache.", unit "tokens";
         output_tokens: u64, "Output tokens, summed over attempts.", unit "tokens";
         cost_usd: Option<f64>, "Cost of all attempts; null where the model has no known price.", unit "US dollars";

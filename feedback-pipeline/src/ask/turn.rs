@@ -53,13 +53,11 @@ impl Asker {
     /// One request with all its attempts; the reply is durable on return. None where the run ends. The first attempt
     /// uses `first` where it holds a slot.
     async fn turn(&self, question: &Question, follow_ups: &[FollowUp], first: &mut Slot) -> Option<Reply> {
-        let image = question.image.as_deref();
+        let image = question.image();
         let picture = image.map_or(0, |image| image.base64.len());
-        let image_tokens = question
-            .image
-            .as_ref()
-            .map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
-        let sent_key = self.template.sent_key(&question.key, image, &question.text, follow_ups);
+        let image_tokens =
+            image.map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
+        let sent_key = self.questions.template.sent_key(&question.key, image, &question.text, follow_ups);
         let started_at_ms = TimestampMs::now().0;
         let patience = Duration::from_secs(self.teacher.timeout_secs);
         let mut effort = Effort { attempts: 0, waited: Duration::ZERO, patience, jitter: 0.0 };
@@ -75,7 +73,7 @@ impl Asker {
                 },
             };
             // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
-            let body = self.template.body(image, &question.text, follow_ups);
+            let body = self.questions.template.body(image, &question.text, follow_ups);
             let text_bytes = body.len().saturating_sub(picture);
             // Before the pace: whoever waits for money would hold leave to send, and leave with others all at once.
             let aside = tokio::select! {

@@ -73,6 +73,16 @@ fn rejects_are_asked_anew_where_that_is_asked_for() {
 
     std::fs::write(&picture, bytes).unwrap();
     assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing due"));
+    let estimated = |more: &[&str]| -> usize {
+        let mut arguments = vec!["estimate", "--round", "1", "--stage", "scores", "--teacher", "openai"];
+        arguments.extend(more);
+        let said = place.reference(&arguments).stdout;
+        let line = said.lines().find(|line| line.trim_start().starts_with("requests")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap()
+    };
+    let requests = estimated(&["--retry-rejects"]);
+    assert!(requests >= distinct.len() && requests <= distinct.len() + 4, "{requests}, {}", distinct.len());
+    assert_eq!(estimated(&[]), 0);
     // Cut off in the middle, it goes on with the same requests.
     let again = ["--stage", "scores", "--retry-rejects", "--concurrency", "2"];
     let stopping = place.service(then(Fault::NoMoney, 5));
