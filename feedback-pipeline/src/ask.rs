@@ -16,9 +16,9 @@ use crate::error::Result;
 use crate::money::{Price, Purse};
 use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::prompt::SystemPrompt;
+use crate::prompt::{self, SystemPrompt};
 use crate::stop::Stop;
-use crate::teacher::{Usage, anthropic};
+use crate::teacher::{Key, Usage, anthropic};
 use crate::transport::Transport;
 use crate::verdict::{self, Verdict};
 use schemas::TimestampMs;
@@ -107,10 +107,13 @@ impl Asker {
                     question.key,
                 )?;
                 if let Some(reason) = &question.unsent {
-                    self.keep_unsent(&question, reason).await?;
+                    // A picture that went away since takes no answer back.
+                    if !self.is_answered_already(&question)? {
+                        self.keep_unsent(&question, reason).await?;
+                    }
                     continue;
                 }
-                if in_batches.contains(&question.key) {
+                if self.lies_in_batch(&question, &in_batches)? {
                     waiting += 1; // it is paid for already
                     continue;
                 }
@@ -171,6 +174,25 @@ impl Asker {
         }
         let found = collect::settled(&self.cache, &self.job, &question.item, Some(self.asks()))?;
         Ok(found.is_some_and(|settled| settled.ask.key != question.key))
+    }
+
+    /// Whether an item's request lies in a batch at the service, with these settings or others: it is paid for. Another
+    /// prompt, or another text, is another request.
+    pub(crate) fn lies_in_batch(&self, question: &Question, in_batches: &HashSet<Key>) -> Result<bool> {
+        if in_batches.is_empty() || in_batches.contains(&question.key) {
+            return Ok(!in_batches.is_empty());
+        }
+        let item = &question.item;
+        for key in self.cache.keys_of(&self.job.scope(), item.round, &item.subject_id)? {
+            if in_batches.contains(&key)
+                && let Some(ask) = self.cache.ask(&key)?
+                && ask.prompt_version == self.prompt.version
+                && prompt::is_about(&ask.user_text, item)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn join(&self, mut tasks: JoinSet<()>) {

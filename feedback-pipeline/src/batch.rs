@@ -168,6 +168,8 @@ impl Run<'_> {
             self.counter = Some(counter);
         }
         let mut keys = HashSet::new();
+        // Those of this model were waited for.
+        let of_other_models = asker.cache.keys_in_batches(asker.teacher.provider)?;
         let mut chunk = Chunk::new(asker.teacher.provider);
         let mut of_chunk = 0.0;
         for item in items {
@@ -176,14 +178,16 @@ impl Run<'_> {
             // In each wave: where the cap ended one early, the next reaches further.
             asker.cache.writer().subject(&scope, asker.job.round, &question.item.subject_id, question.key)?;
             if let Some(reason) = &question.unsent {
-                if asker.cache.replies(&question.key)?.is_empty() {
+                if asker.cache.replies(&question.key)?.is_empty() && !asker.is_answered_already(&question)? {
                     asker.keep_unsent(&question, reason).await?;
                 }
                 continue;
             }
             let replies = asker.cache.replies(&question.key)?;
             let verdict = asker.judge(&question.item, &replies);
-            let is_new = keys.insert(question.key) && !asker.is_answered_already(&question)?;
+            let is_new = keys.insert(question.key)
+                && !asker.is_answered_already(&question)?
+                && !asker.lies_in_batch(&question, &of_other_models)?;
             let (true, Verdict::Ask(follow_ups)) = (is_new, verdict) else {
                 if self.first {
                     asker.progress.shared();

@@ -199,7 +199,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
             "note: the embedded Teacher (reference) grades against the dataset's own solutions; it is for trials and tests"
         );
     }
-    let (mut said, mut only_rejects, mut in_batches) = (false, false, false);
+    let (mut said, mut rejects, mut answers, mut in_batches) = (false, false, false, false);
     for (place, job) in jobs.iter().enumerate() {
         match context.collect(job)? {
             // A round that still has no rationales needs only what came before.
@@ -212,12 +212,12 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
             Outcome::NothingDue { answered, rejected } => {
                 said = true;
                 let (round, items, kind) = (job.round, job.items(), job.kind.as_str());
-                let rejects = match rejected {
+                let remark = match rejected {
                     0 => String::new(),
                     _ => format!(", {rejected} were rejected (--retry-rejects asks them again)"),
                 };
-                println!("round {round}: {answered} {items} have {kind}{rejects}; nothing due");
-                only_rejects |= answered == 0 && rejected > 0;
+                println!("round {round}: {answered} {items} have {kind}{remark}; nothing due");
+                (rejects, answers) = (rejects || rejected > 0, answers || answered > 0);
             }
             Outcome::Settled { counts, left, sent, dollars, stopped } => {
                 said = true;
@@ -240,7 +240,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                 if let Some(error) = stopped {
                     return Err(error);
                 }
-                only_rejects |= counts.answered == 0 && counts.rejected > 0 && left == 0;
+                (rejects, answers) = (rejects || counts.rejected > 0, answers || counts.answered > 0);
                 in_batches |= left > 0;
             }
         }
@@ -249,7 +249,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
         let (round, flag) = (jobs[0].round, context.dataset.flag());
         if in_batches {
             println!("round {round}: next: collect-feedback --round {round} --batch{flag}");
-        } else if only_rejects {
+        } else if rejects && !answers {
             println!(
                 "round {round}: next: look at the rejects table, then collect-feedback --round {round} --retry-rejects{flag}"
             );

@@ -204,9 +204,7 @@ impl Context {
             if settled.ask.model == self.model {
                 continue;
             }
-            if !booked.contains(&booking(&settled.key_text(), &item.subject_id)) {
-                set.ledger(job, &item, &settled)?;
-            }
+            enter(&mut set, &cache, job, &item, &booked)?;
             set.outcome(job, &item, settled)?;
             found = true;
         }
@@ -289,7 +287,7 @@ impl Context {
         // What runs in batches at the service will be charged, so it counts as spent until it is.
         let spent = cache.spent_usd()? + cache.lost_usd()? + cache.running_usd()?;
         if transport.is_some() {
-            let replies = u64::from(limits.concurrency).min(due as u64).max(1);
+            let replies = u64::from(limits.concurrency).min(due as u64).clamp(1, 4_096);
             cache.make_room(replies * BYTES_OF_A_REPLY)?;
         }
         Ok(Asker {
@@ -324,17 +322,7 @@ impl Context {
         let (mut fresh, mut entered) = (Counts::default(), false);
         for item in due::all_items(&self.dataset, job, problems)? {
             let item = item?;
-            for key in asker.cache.keys_of(&job.scope(), item.round, &item.subject_id)?.iter().rev() {
-                if booked.contains(&booking(&provenance::hex(key), &item.subject_id)) {
-                    continue;
-                }
-                if let Some(settled) = settle(&asker.cache, key, &item, |_| true)?
-                    && !(settled.key_text().is_empty() && booked.contains(&booking("", &item.subject_id)))
-                {
-                    set.ledger(job, &item, &settled)?;
-                    entered = true;
-                }
-            }
+            entered |= enter(&mut set, &asker.cache, job, &item, &booked)?;
             if done.contains(item.id()) {
                 continue;
             }
@@ -414,6 +402,23 @@ fn booking(request_key: &str, subject_id: &str) -> String {
     format!("{request_key} {subject_id}")
 }
 
+/// Enters into the ledger what the cache holds of an item and the ledger lacks; returns whether there was anything.
+fn enter(set: &mut PartSet, cache: &Cache, job: &Job, item: &Item, booked: &IdSet) -> Result<bool> {
+    let mut entered = false;
+    for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)?.iter().rev() {
+        if booked.contains(&booking(&provenance::hex(key), &item.subject_id)) {
+            continue;
+        }
+        if let Some(settled) = paid(cache, key, item)?
+            && !(settled.key_text().is_empty() && booked.contains(&booking("", &item.subject_id)))
+        {
+            set.ledger(job, item, &settled)?;
+            entered = true;
+        }
+    }
+    Ok(entered)
+}
+
 /// Model and version of the prompt that a run asks with.
 #[derive(Debug, Clone, Copy)]
 pub struct Asks<'a> {
@@ -442,7 +447,22 @@ pub fn settled(cache: &Cache, job: &Job, item: &Item, now: Option<Asks<'_>>) -> 
 /// done again, which were paid for.
 pub fn all_settled(cache: &Cache, job: &Job, item: &Item) -> Result<Vec<Settled>> {
     let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
-    keys.iter().filter_map(|key| settle(cache, key, item, |_| true).transpose()).collect()
+    keys.iter().filter_map(|key| paid(cache, key, item).transpose()).collect()
+}
+
+/// What was paid for a request of an item: where it amounts to something, or was about what the item said before and will
+/// not be gone on with.
+fn paid(cache: &Cache, key: &Key, item: &Item) -> Result<Option<Settled>> {
+    if let Some(settled) = settle(cache, key, item, |_| true)? {
+        return Ok(Some(settled));
+    }
+    let Some(ask) = cache.ask(key)?.filter(|ask| !prompt::is_about(&ask.user_text, item)) else {
+        return Ok(None);
+    };
+    let replies = cache.replies(key)?;
+    let raw = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
+    let verdict = verdict::judge(ask.provider, &item.content, raw);
+    Ok((!replies.is_empty()).then_some(Settled { ask, replies, verdict }))
 }
 
 fn settle(cache: &Cache, key: &Key, item: &Item, wanted: impl Fn(&Ask) -> bool) -> Result<Option<Settled>> {

@@ -2,7 +2,7 @@
 
 use crate::ask::Questions;
 use crate::cache::Cache;
-use crate::collect::Context;
+use crate::collect::{self, Context};
 use crate::done::Done;
 use crate::due::{Job, Problems};
 use crate::error::Result;
@@ -96,6 +96,13 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
             continue;
         }
         estimate.never_there += u64::from(matches!(question.shown, Shown::Remark));
+        // What a run that was cut off bought stands.
+        if let Some(cache) = cache.as_ref().filter(|_| !done.stale.contains(question.item.id()))
+            && let Some(settled) = collect::settled(cache, job, &question.item, None)?
+            && (settled.ask.model != *model || settled.ask.prompt_version == system.version)
+        {
+            continue;
+        }
         let key = question.key;
         if !keys.insert(key) || matches!(&cache, Some(cache) if !cache.replies(&key)?.is_empty()) {
             continue;

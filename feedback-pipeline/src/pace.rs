@@ -22,6 +22,8 @@ const BUCKET_SECS: f64 = 0.8;
 const EVENT_SECS: f64 = 1.0;
 /// Seconds for which a share of refusals that no rate prevents is believed.
 const NOISE_SECS: f64 = 60.0;
+/// Larger shares are never taken for such.
+const MOST_NOISE: f64 = 0.3;
 /// Seconds without a refusal before a shrunk rate grows again.
 const QUIET_SECS: f64 = 10.0;
 /// Growth of a shrunk rate: 18 % a minute.
@@ -32,13 +34,16 @@ const LONG_QUIET_SECS: f64 = 30.0;
 const RECOVERY_A_SEC: f64 = 0.14;
 /// Share of refusals from which nothing is said about the rate: the service lets nothing through.
 const OUTAGE_SHARE: f64 = 0.9;
+/// Requests that may get through all the same: where more do, the service limits the rate.
+const OUTAGE_ACCEPTED: f64 = 2.0;
 /// First pause of an outage, in seconds; it doubles with each probe that is refused.
 const FIRST_PAUSE_SECS: f64 = 1.0;
 /// Longest pause between two probes that the service does not ask for.
 const LONGEST_PAUSE_SECS: f64 = 15.0;
 /// Longest pause that it can ask for.
 const LONGEST_TOLD_PAUSE_SECS: f64 = 60.0;
-/// Seconds after which a probe that was not refused was accepted, however long its reply takes.
+/// Seconds after which a probe that was not refused was accepted, however long its reply takes: so many, or twice as long
+/// as refusals take.
 const PROBE_SECS: f64 = 1.0;
 /// An outage so soon after another, in seconds, comes of what was sent between them.
 const SOON_SECS: f64 = 120.0;
@@ -165,6 +170,8 @@ struct Throttle {
     /// Rate before the outage, which the rate goes back to.
     recovers_to: f64,
     recent: Recent,
+    /// The longest that a refusal took lately.
+    refusal_secs: f64,
     total: u64,
 }
 
@@ -227,6 +234,7 @@ impl Throttle {
             outage_ended_at: f64::MIN,
             recovers_to: 0.0,
             recent: Recent { second: 0, accepted: [0.0; 60], since: None },
+            refusal_secs: 0.0,
             total: 0,
         }
     }
@@ -234,7 +242,8 @@ impl Throttle {
     /// Seconds for which an outage lets nothing leave.
     fn wait_secs(&mut self, now: f64) -> f64 {
         let Some(outage) = self.outage else { return 0.0 };
-        let wait = outage.probe_at.map_or(outage.until, |at| at + PROBE_SECS) - now;
+        let probing = PROBE_SECS.max(2.0 * self.refusal_secs);
+        let wait = outage.probe_at.map_or(outage.until, |at| at + probing) - now;
         if wait <= 0.0 && outage.probe_at.is_some() {
             (self.outage, self.outage_ended_at, self.grown_at) = (None, now, now);
         }
@@ -250,8 +259,9 @@ impl Throttle {
         drop_before(&mut self.sent, now - 3.0 * EVENT_SECS);
     }
 
-    fn refuse(&mut self, now: f64, current: f64, told: Option<Duration>) -> Refusal {
+    fn refuse(&mut self, now: f64, current: f64, told: Option<Duration>, took: Duration) -> Refusal {
         self.total += 1;
+        self.refusal_secs = took.as_secs_f64().max(0.9 * self.refusal_secs);
         self.held_at = now;
         self.recent.add(now, -1.0);
         if let Some(outage) = &mut self.outage {
@@ -281,7 +291,7 @@ impl Throttle {
             self.recovers_to = 0.0;
             return Refusal::Pause;
         }
-        if share >= OUTAGE_SHARE {
+        if share >= OUTAGE_SHARE && sent - refused <= OUTAGE_ACCEPTED {
             let pause = FIRST_PAUSE_SECS;
             self.outage = Some(Outage { until: now + pause_secs(pause, told), pause, probe_at: None });
             let accepted = self.recent.rate(now);
@@ -293,8 +303,8 @@ impl Throttle {
         }
         let noise = if now < self.noise.1 { self.noise.0 } else { 0.0 };
         let (before_rate, before_share) = self.before;
-        if now - self.shrunk_at < QUIET_SECS && share > 0.6 * before_share {
-            self.noise = (share.min(0.9), now + NOISE_SECS);
+        if now - self.shrunk_at < QUIET_SECS && share > 0.6 * before_share && share <= MOST_NOISE {
+            self.noise = (share, now + NOISE_SECS);
             self.rate = before_rate;
             self.before = (f64::INFINITY, f64::INFINITY);
             return Refusal::Watched;
@@ -305,7 +315,7 @@ impl Throttle {
         self.before = (current, share);
         let accepted = sent / (now - event_at) * (1.0 - share + noise) * 0.975;
         // What a second of refusals tells is not worth more than this.
-        self.rate = accepted.max(0.1 * current.min(1e4)).min(current).max(0.05);
+        self.rate = accepted.max(0.1 * current.min(sent / (now - event_at))).min(current).max(0.05);
         self.recovers_to = 0.0;
         self.shrunk_at = now;
         self.grown_at = now;
@@ -473,12 +483,12 @@ impl<C: Clock> Pace<C> {
         state.tokens.take(-reservation.input - reservation.output);
     }
 
-    /// Shrinks the rate after a 429, where the rate was its cause.
-    pub fn refused(&self, retry_after: Option<Duration>) {
+    /// Shrinks the rate after a 429 that came so long after its request, where the rate was its cause.
+    pub fn refused(&self, retry_after: Option<Duration>, took: Duration) {
         let now = self.now();
         let state = &mut *self.state();
         let current = state.requests.rate().min(state.throttle.rate);
-        if state.throttle.refuse(now, current, retry_after) == Refusal::Watched {
+        if state.throttle.refuse(now, current, retry_after, took) == Refusal::Watched {
             return;
         }
         // The service's bucket is empty: let it fill a little. Only this item waits the whole retry-after.

@@ -76,23 +76,37 @@ fn limits(requests: Option<u64>, input: Option<u64>) -> LimitSettings {
 
 /// Sends as fast as the pace allows for some seconds.
 async fn drive(pace: Pace, service: Rc<RefCell<Service>>, secs: f64, latency: f64, tokens: u64) {
+    drive_at_most(1 << 20, 0.001, (pace, service, secs, latency, tokens)).await;
+}
+
+/// The same with a bound for requests in flight, and refusals that take some seconds.
+async fn drive_at_most(
+    in_flight: usize,
+    refusal: f64,
+    (pace, service, secs, latency, tokens): (Pace, Rc<RefCell<Service>>, f64, f64, u64),
+) {
     let pace = Rc::new(pace);
+    let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(in_flight));
     let start = Instant::now();
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {
             while start.elapsed().as_secs_f64() < secs {
+                let slot = slots.clone().acquire_owned().await.unwrap();
                 let reservation = pace.take(Kind::Scores, 2_000, 0).await;
                 let (pace, service) = (pace.clone(), service.clone());
                 tokio::task::spawn_local(async move {
+                    let _slot = slot;
                     sleep(Duration::from_millis(1)).await;
                     let accepted = service.borrow_mut().accepts(tokens as f64, start.elapsed().as_secs_f64());
                     if accepted {
                         sleep(Duration::from_secs_f64(latency)).await;
                         pace.used(reservation, &Usage { input: tokens, output: 50, ..Usage::default() });
                     } else {
+                        let refusal = Duration::from_secs_f64(refusal);
+                        sleep(refusal).await;
                         pace.give_back(reservation);
-                        pace.refused(Some(Duration::from_secs(1)));
+                        pace.refused(Some(Duration::from_secs(1)), refusal);
                     }
                 });
             }
@@ -182,6 +196,35 @@ async fn an_outage_costs_little_more_than_its_time() {
         assert!(ok >= 0.75 * possible, "{case}");
         let probes = service.refused.iter().filter(|at| **at > closed.start + 2.5).count();
         assert!(probes < 30, "{case}, {probes} refused");
+    }
+}
+
+/// As in the middle of a run without a known limit, at a service that takes its time to refuse.
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_is_told_slowly() {
+    let service = Service::new(100.0, f64::MAX);
+    service.borrow_mut().closed = 30.0..90.0;
+    let pace = Pace::new(&limits(Some(6_000), None), 1_024);
+    drive_at_most(200, 2.0, (pace, service.clone(), 240.0, 1.0, 500)).await;
+    let service = service.borrow();
+    let ok = service.ok.iter().filter(|at| **at > 100.0).count();
+    let refused = service.refused.len();
+    assert!(ok > 10_000 && refused < 1_500, "{ok} of 14000 accepted, {refused} refused");
+}
+
+/// Nobody said how fast: the rate is found all the same.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_nobody_tells_is_found() {
+    for (per_sec, in_flight) in [(10.0, 14), (20.0, 16), (10.0, 64)] {
+        let service = Service::new(per_sec, f64::MAX);
+        let pace = Pace::new(&limits(None, None), 1_024);
+        drive_at_most(in_flight, 0.05, (pace, service.clone(), 300.0, 0.5, 500)).await;
+        let service = service.borrow();
+        // Whoever is refused asks again at once here, so that the first seconds say little.
+        let after = |times: &[f64]| times.iter().filter(|at| **at > 20.0).count() as f64;
+        let (ok, refused) = (after(&service.ok), after(&service.refused));
+        let case = format!("{per_sec} a second, {in_flight} in flight: {ok} accepted, {refused} refused");
+        assert!(ok > 0.85 * 280.0 * per_sec && refused < 0.1 * ok, "{case}");
     }
 }
 

@@ -99,8 +99,12 @@ pub fn report(dataset: &Dataset) -> Result<Report> {
     let (mut unbooked_usd, mut maybe_lost_usd) = (0.0, 0.0);
     let cache = dataset.feedback_path();
     if cache.is_file() {
-        let (paid, lost) = Cache::sums(&cache)?;
         let booked = spending.iter().map(|line| line.cost_usd).sum::<f64>();
+        // Looking needs leave to write beside it, which a dataset that is only looked at may not give.
+        let (paid, lost) = Cache::sums(&cache).unwrap_or_else(|error| {
+            eprintln!("note: whether all replies stand in the tables is not known: {error}");
+            (booked, 0.0)
+        });
         // Below a millionth of a dollar it is rounding.
         unbooked_usd = if paid - booked > 1e-6 { paid - booked } else { 0.0 };
         maybe_lost_usd = lost;

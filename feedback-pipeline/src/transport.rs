@@ -91,6 +91,19 @@ impl Transport {
         hidden.map_or_else(|()| String::new(), |()| url.to_string())
     }
 
+    /// Headers without those that quote our key.
+    fn headers_without_key(&self, mut headers: HeaderMap) -> HeaderMap {
+        let Some(key) = self.key.as_ref().map(|key| key.expose().as_bytes()) else { return headers };
+        if key.len() >= SHORTEST_KEY {
+            for value in headers.values_mut() {
+                if value.as_bytes().windows(key.len()).any(|part| part == key) {
+                    *value = HeaderValue::from_static("[key]");
+                }
+            }
+        }
+        headers
+    }
+
     /// A body in which the service does not quote our key: it is kept, and shown in messages and reports.
     fn without_key(&self, body: Bytes) -> Bytes {
         let Some(key) = self.key.as_ref().map(|key| key.expose().as_bytes()) else { return body };
@@ -116,7 +129,7 @@ impl Transport {
         let response = self.open(path, body).await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.bytes().await.map_err(|e| Failure::Broken(describe(e)))?;
-        Ok(Raw { status, headers, body: self.without_key(body) })
+        Ok(Raw { status, headers: self.headers_without_key(headers), body: self.without_key(body) })
     }
 
     /// As [`Transport::call`], with the body still to come: GET without a body, else POST.
@@ -147,7 +160,7 @@ impl Transport {
             true => Failure::TimedOut,
             false => Failure::Broken(describe(e)),
         })?;
-        Ok(Raw { status, headers, body: self.without_key(body) })
+        Ok(Raw { status, headers: self.headers_without_key(headers), body: self.without_key(body) })
     }
 }
 

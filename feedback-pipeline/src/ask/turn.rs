@@ -196,6 +196,7 @@ impl Asker {
             self.saw_good(&Usage::default());
             return Ok((Raw { status: 200, headers: Default::default(), body }, Usage::default()));
         };
+        let sent = tokio::time::Instant::now();
         let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
         self.pace.learn(&headers::limits(raw.header_pairs()));
         if raw.status == 200 {
@@ -207,7 +208,7 @@ impl Asker {
         let hints = headers::hints(raw.header_pairs(), SystemTime::now());
         if raw.status == 429 {
             self.progress.refused();
-            self.pace.refused(hints.retry_after);
+            self.pace.refused(hints.retry_after, sent.elapsed());
         }
         let error = teacher::ServiceError::read(&raw.body);
         let failure = Failure::Status { status: raw.status, hints, error };

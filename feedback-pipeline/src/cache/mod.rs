@@ -172,7 +172,12 @@ impl Cache {
         let sum = |query: &str| reader.query_row(query, [], |row| row.get::<_, f64>(0));
         let replies = sum("SELECT coalesce(sum(cost_usd), 0.0) FROM replies").map_err(error(path))?;
         // A file of an older version has no such table.
-        Ok((replies, sum("SELECT coalesce(sum(likely_usd), 0.0) FROM losses").unwrap_or(0.0)))
+        let has_losses = "SELECT count(*) + 0.0 FROM sqlite_master WHERE name = 'losses'";
+        let lost = match sum(has_losses).map_err(error(path))? {
+            0.0 => 0.0,
+            _ => sum("SELECT coalesce(sum(likely_usd), 0.0) FROM losses").map_err(error(path))?,
+        };
+        Ok((replies, lost))
     }
 
     /// The file.

@@ -188,8 +188,7 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
         accounts.push(ledger.close(judged.len() as u64));
     }
     let asked: u64 = spending.iter().filter(|l| l.kind == Kind::Judgements.as_str()).map(|l| l.items).sum();
-    let ended = rows.len() as u64
-        + dataset.read::<Reject>(round)?.iter().filter(|r| r.kind == "judgements").count() as u64;
+    let ended = rows.len() as u64 + distinct_rejects(dataset, round)?;
     if let Some(first) = accounts.first_mut()
         && asked < ended
     {
@@ -197,6 +196,13 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
         first.faults.push(format!("the requests table has {asked} judgements, not {ended}"));
     }
     Ok(accounts)
+}
+
+/// Rejected judgements; those of two orders with the same request stand there once for each, and once in the ledger.
+fn distinct_rejects(dataset: &Dataset, round: u32) -> Result<u64> {
+    let rejects = dataset.read::<Reject>(round)?;
+    let of_kind = rejects.into_iter().filter(|row| row.kind == "judgements");
+    Ok(of_kind.map(|row| (row.request_key, row.subject_id)).collect::<HashSet<_>>().len() as u64)
 }
 
 /// Id and text of the test rationales of a stage, by problem.
