@@ -1,6 +1,7 @@
 //! Typed reading and atomic writing of one Parquet file.
 //!
-//! A file appears whole or not at all (see [`file`]). Whoever reads or writes rows has every cell checked against the column's declaration.
+//! A file appears whole or not at all (see [`crate::file`]). Whoever reads or writes rows has every cell checked against
+//! the column's declaration.
 
 use crate::column::{Column, Table};
 use crate::error::{Error, Result};
