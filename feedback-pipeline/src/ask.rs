@@ -179,8 +179,11 @@ impl Asker {
     /// Whether an item's request lies in a batch at the service, with these settings or others: it is paid for. Another
     /// prompt, or another text, is another request.
     pub(crate) fn lies_in_batch(&self, question: &Question, in_batches: &HashSet<Key>) -> Result<bool> {
-        if in_batches.is_empty() || in_batches.contains(&question.key) {
-            return Ok(!in_batches.is_empty());
+        if in_batches.contains(&question.key) {
+            return Ok(true);
+        }
+        if in_batches.is_empty() {
+            return Ok(false); // the usual case asks nothing of the cache
         }
         let item = &question.item;
         for key in self.cache.keys_of(&self.job.scope(), item.round, &item.subject_id)? {

@@ -66,7 +66,7 @@ impl Adviser {
             ));
         }
         for &(name, value) in &numbers {
-            // Before the first step the value model has learned nothing.
+            // Of the first step: without `rl.value_passes` the value model has learned nothing yet.
             if name == "explained_variance" && self.steps == 1 {
                 continue;
             }
