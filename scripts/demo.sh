@@ -1,22 +1,29 @@
 #!/usr/bin/env bash
 # Two ARES rounds on the shipped sample set with the embedded Teacher; no key, no network. Below ten minutes on two cores.
-# ARES_SEED sets the seed of the student, of sampling and of shuffling (42 where unset).
+# ARES_SEED sets the seed of the student, of sampling and of shuffling (42 where unset). ARES_DEMO_DATA names another folder
+# to work in than datasets/demo; its checkpoints then lie in it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin="${ARES_BIN:-${CARGO_TARGET_DIR:-target}/release}"
 train="$bin/train"
 collect="$bin/collect-feedback"
 work="${ARES_DEMO_DATA:-datasets/demo}"
-points="checkpoints/$(basename "$work")"
+points="checkpoints/demo"
+[ -z "${ARES_DEMO_DATA:-}" ] || points="$work/checkpoints"
+if [ -e "$work" ] && [ ! -e "$work/ares.toml" ]; then
+    echo "$work is there, and no demo made it; next: name another folder in ARES_DEMO_DATA" >&2
+    exit 2
+fi
 began=$SECONDS
 
 # A fresh copy each time, so that the demo never mixes with older runs.
 rm -rf "$work" "$points"
-mkdir -p "$work" "$points"
+mkdir -p "$work"
 cp -r datasets/sample/dataset.toml datasets/sample/problems.parquet datasets/sample/images "$work/"
 
 cat > "$work/ares.toml" <<TOML
 [student]
+checkpoints = "$points"
 max_source_tokens = 192
 use_caption = false
 decode_batch = 64

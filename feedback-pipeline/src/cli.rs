@@ -4,7 +4,7 @@ use crate::collect::{Context, Outcome};
 use crate::due::{Job, Kind, Order};
 use crate::error::{Error, Result};
 use crate::win_rate::WinRates;
-use crate::{audit, estimate, import, rebuild, report, status};
+use crate::{audit, estimate, import, interrupt, rebuild, report, status};
 use clap::{Args, Parser, Subcommand};
 use schemas::Dataset;
 use schemas::settings::{Provider, Resolved, SettingFlags};
@@ -201,6 +201,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
     }
     let (mut said, mut rejects, mut answers, mut in_batches) = (false, false, false, false);
     for (place, job) in jobs.iter().enumerate() {
+        interrupt::check()?; // what comes next would be paid for
         match context.collect(job)? {
             // A round that still has no rationales needs only what came before.
             Outcome::NothingThere if place > 0 && said => {}

@@ -1,26 +1,32 @@
 //! The road of one job, in one screen: due → ask → keep → check → write → what comes next.
 
 use crate::ask::{Asker, Questions, Seen};
-use crate::cache::{Ask, Cache};
+use crate::cache::Cache;
 use crate::done::Done;
 use crate::due::{self, Item, Job, Kind, Problems};
 use crate::error::{Error, Result};
+use crate::ledger::Ledger;
 use crate::money::{Price, Prices, Purse};
 use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::prompt::{self, SystemPrompt};
+use crate::prompt::SystemPrompt;
+use crate::rebuild;
+use crate::runtime;
+use crate::settled;
 use crate::stop::Stop;
-use crate::tables::{self, Counts, PartSet, Settled};
-use crate::teacher::{self, Key, Secret};
+use crate::tables::{self, Counts, PartSet};
+use crate::teacher::{self, Secret};
 use crate::transport::Transport;
-use crate::verdict::{self, Verdict};
+use crate::verdict::Verdict;
 use schemas::settings::{Provider, Resolved, Settings};
-use schemas::{Dataset, IdSet, Provenance, Rationale, Request, Rollout, provenance};
+use schemas::{Dataset, IdSet, Provenance, Rationale, Rollout};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// About what a reply takes in the cache with its request.
 const BYTES_OF_A_REPLY: u64 = 16 << 10;
+
+/// As many items may be bad ones all, where the service answered before; more that are refused at first tell of settings.
+const FEW_ITEMS: usize = 3;
 
 /// What every job of a run works with.
 pub struct Context {
@@ -135,9 +141,9 @@ impl Context {
         self.warn_of_unknown_costs(&asker.cache)?;
         self.warn_of_missing_pictures(job, &problems, &done, &asker)?;
         if self.batch && asker.transport.is_some() {
-            run(&asker, true, crate::batch::all(&asker, || self.due(job, &problems, &done)))?;
+            runtime::run(&asker, crate::batch::all(&asker, || self.due(job, &problems, &done)))?;
         } else {
-            run(&asker, false, asker.all(self.due(job, &problems, &done)?))?;
+            runtime::run(&asker, asker.all(self.due(job, &problems, &done)?))?;
         }
         asker.cache.writer().flush()?;
         let counts = {
@@ -193,18 +199,18 @@ impl Context {
         let _snapshot = cache.snapshot()?;
         let number = tables::next_number(&self.dataset, job.kind, job.round)?;
         let mut set = PartSet::create(&self.dataset, job.kind, job.round, number, true, &self.provenance)?;
-        let booked = self.booked(job)?;
+        let ledger = Ledger::read(&self.dataset, job)?;
         let mut found = false;
         for item in self.due(job, problems, done)? {
             let item = item?;
             if done.stale.contains(item.id()) {
                 continue; // has an answer, and is asked anew
             }
-            let Some(settled) = settled(&cache, job, &item, None)? else { continue };
+            let Some(settled) = settled::latest(&cache, job, &item, None)? else { continue };
             if settled.ask.model == self.model {
                 continue;
             }
-            enter(&mut set, &cache, job, &item, &booked)?;
+            ledger.enter(&mut set, &cache, job, &item)?;
             set.outcome(job, &item, settled)?;
             found = true;
         }
@@ -290,6 +296,7 @@ impl Context {
             let replies = u64::from(limits.concurrency).min(due as u64).clamp(1, 4_096);
             cache.make_room(replies * BYTES_OF_A_REPLY)?;
         }
+        let good_before = due <= FEW_ITEMS && cache.has_answers(&self.model, &prompt.version)?;
         Ok(Asker {
             job: job.clone(),
             model: self.model.clone(),
@@ -304,7 +311,7 @@ impl Context {
             )),
             progress: Progress::new(job, due as u64),
             stop: Stop::default(),
-            seen: Seen::default(),
+            seen: Seen { good_before, ..Seen::default() },
             abandoned: self.abandoned.clone(),
             teacher: teacher.clone(),
             cache,
@@ -318,15 +325,20 @@ impl Context {
         let number = tables::next_number(&self.dataset, job.kind, job.round)?;
         let mut set = PartSet::create(&self.dataset, job.kind, job.round, number, true, &self.provenance)?;
         let mut replaces = !done.stale.is_empty();
-        let booked = self.booked(job)?;
+        if replaces {
+            set = set.replacing();
+        }
+        let ledger = Ledger::read(&self.dataset, job)?;
         let (mut fresh, mut entered) = (Counts::default(), false);
         for item in due::all_items(&self.dataset, job, problems)? {
             let item = item?;
-            entered |= enter(&mut set, &asker.cache, job, &item, &booked)?;
+            entered |= ledger.enter(&mut set, &asker.cache, job, &item)?;
             if done.contains(item.id()) {
                 continue;
             }
-            let Some(settled) = settled(&asker.cache, job, &item, Some(asker.asks()))? else { continue };
+            let Some(settled) = settled::latest(&asker.cache, job, &item, Some(asker.asks()))? else {
+                continue;
+            };
             fresh.answered += usize::from(matches!(settled.verdict, Verdict::Answer(_)));
             fresh.rejected += usize::from(matches!(settled.verdict, Verdict::Reject { .. }));
             fresh.shared += usize::from(!settled.ask.is_paid_by(job, &item));
@@ -339,8 +351,8 @@ impl Context {
             return Ok(fresh);
         }
         if replaces {
-            crate::rebuild::carry_over(&self.dataset, job, &asker.cache, &mut set)?;
-            crate::rebuild::all_outcomes(&self.dataset, job, problems, &asker.cache, &mut set)?;
+            rebuild::all_outcomes(&self.dataset, job, problems, &asker.cache, &mut set)?;
+            rebuild::carry_over(&self.dataset, job, &asker.cache, &mut set)?;
             tables::announce(&self.dataset, job.kind, job.round, number, false)?;
         }
         set.finish()?;
@@ -348,23 +360,6 @@ impl Context {
             tables::end_replacement(&self.dataset, job.kind, job.round, number, false)?;
         }
         Ok(fresh)
-    }
-
-    /// Requests of a job's kind and round that stand in the ledger.
-    fn booked(&self, job: &Job) -> Result<IdSet> {
-        #[derive(serde::Deserialize)]
-        struct Row {
-            kind: String,
-            subject_id: String,
-            request_key: String,
-        }
-        let mut booked = IdSet::default();
-        for row in self.dataset.project::<Request, Row>(job.round, &["kind", "subject_id", "request_key"])? {
-            if row.kind == job.ledger_kind() {
-                booked.insert(&booking(&row.request_key, &row.subject_id));
-            }
-        }
-        Ok(booked)
     }
 
     /// What is missing before a job has anything to ask about.
@@ -395,138 +390,5 @@ impl Context {
                 format!("round {round}: {what} to compare with {} yet; {next}", job.against)
             }
         })
-    }
-}
-
-fn booking(request_key: &str, subject_id: &str) -> String {
-    format!("{request_key} {subject_id}")
-}
-
-/// Enters into the ledger what the cache holds of an item and the ledger lacks; returns whether there was anything.
-fn enter(set: &mut PartSet, cache: &Cache, job: &Job, item: &Item, booked: &IdSet) -> Result<bool> {
-    let mut entered = false;
-    for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)?.iter().rev() {
-        if booked.contains(&booking(&provenance::hex(key), &item.subject_id)) {
-            continue;
-        }
-        if let Some(settled) = paid(cache, key, item)?
-            && !(settled.key_text().is_empty() && booked.contains(&booking("", &item.subject_id)))
-        {
-            set.ledger(job, item, &settled)?;
-            entered = true;
-        }
-    }
-    Ok(entered)
-}
-
-/// Model and version of the prompt that a run asks with.
-#[derive(Debug, Clone, Copy)]
-pub struct Asks<'a> {
-    /// The model.
-    pub model: &'a str,
-    /// Version of the prompt.
-    pub prompt_version: &'a str,
-}
-
-/// The latest request of an item, as it is now, that amounts to something. With `now`, only requests of that model and
-/// prompt count.
-pub fn settled(cache: &Cache, job: &Job, item: &Item, now: Option<Asks<'_>>) -> Result<Option<Settled>> {
-    let mine = |ask: &Ask| {
-        prompt::is_about(&ask.user_text, item)
-            && now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt_version)
-    };
-    for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)? {
-        if let Some(settled) = settle(cache, &key, item, mine)? {
-            return Ok(Some(settled));
-        }
-    }
-    Ok(None)
-}
-
-/// All requests of an item that amount to something, the latest first; also those about what it said before a stage was
-/// done again, which were paid for.
-pub fn all_settled(cache: &Cache, job: &Job, item: &Item) -> Result<Vec<Settled>> {
-    let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
-    keys.iter().filter_map(|key| paid(cache, key, item).transpose()).collect()
-}
-
-/// What was paid for a request of an item: where it amounts to something, or was about what the item said before and will
-/// not be gone on with.
-fn paid(cache: &Cache, key: &Key, item: &Item) -> Result<Option<Settled>> {
-    if let Some(settled) = settle(cache, key, item, |_| true)? {
-        return Ok(Some(settled));
-    }
-    let Some(ask) = cache.ask(key)?.filter(|ask| !prompt::is_about(&ask.user_text, item)) else {
-        return Ok(None);
-    };
-    let replies = cache.replies(key)?;
-    let raw = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
-    let verdict = verdict::judge(ask.provider, &item.content, raw);
-    Ok((!replies.is_empty()).then_some(Settled { ask, replies, verdict }))
-}
-
-fn settle(cache: &Cache, key: &Key, item: &Item, wanted: impl Fn(&Ask) -> bool) -> Result<Option<Settled>> {
-    let Some(ask) = cache.ask(key)?.filter(wanted) else { return Ok(None) };
-    let replies = cache.replies(key)?;
-    let raw = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
-    let verdict = verdict::judge(ask.provider, &item.content, raw);
-    Ok((!matches!(verdict, Verdict::Ask(_))).then_some(Settled { ask, replies, verdict }))
-}
-
-/// Asks everything on a runtime of its own; returns when nothing is in flight any more.
-pub(crate) fn run(asker: &Arc<Asker>, batch: bool, work: impl Future<Output = ()>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(Error::io("start a runtime in", asker.cache.path()))?;
-    runtime.block_on(async {
-        let watch = Arc::clone(asker);
-        let signals = tokio::spawn(async move { watch_signals(&watch.stop, batch).await });
-        let watch = Arc::clone(asker);
-        let progress = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(Duration::from_millis(250)).await;
-                watch.progress.allow(watch.pace.requests_per_minute());
-                watch.progress.show();
-            }
-        });
-        work.await;
-        signals.abort();
-        progress.abort();
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    asker.progress.finish();
-    Ok(())
-}
-
-/// The first Ctrl-C (or SIGTERM) ends the run in order, the second ends the process.
-async fn watch_signals(stop: &Stop, batch: bool) {
-    for first in [true, false] {
-        wait_for_signal().await;
-        if first {
-            let how = if batch {
-                "batches go on at the service"
-            } else {
-                "waiting for replies in flight, they are paid"
-            };
-            eprintln!("ending: {how}; Ctrl-C again ends at once");
-            stop.because(Error::Interrupted);
-        } else {
-            std::process::exit(130);
-        }
-    }
-}
-
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        },
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
     }
 }

@@ -2,13 +2,14 @@
 
 use crate::ask::Questions;
 use crate::cache::Cache;
-use crate::collect::{self, Context};
+use crate::collect::Context;
 use crate::done::Done;
 use crate::due::{Job, Problems};
 use crate::error::Result;
 use crate::image::Shown;
 use crate::money::Price;
 use crate::prompt::SystemPrompt;
+use crate::settled;
 use crate::teacher::Usage;
 use crate::tokens::{self, Counter};
 use schemas::settings::Provider;
@@ -98,7 +99,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
         estimate.never_there += u64::from(matches!(question.shown, Shown::Remark));
         // What a run that was cut off bought stands.
         if let Some(cache) = cache.as_ref().filter(|_| !done.stale.contains(question.item.id()))
-            && let Some(settled) = collect::settled(cache, job, &question.item, None)?
+            && let Some(settled) = settled::latest(cache, job, &question.item, None)?
             && (settled.ask.model != *model || settled.ask.prompt_version == system.version)
         {
             continue;

@@ -21,6 +21,8 @@ const MAX_EDGE: u32 = 8_000;
 const TARGET_EDGE: u32 = 1_568;
 /// Pictures kept ready: the samples of one problem follow each other.
 const KEPT: usize = 16;
+/// A GIF ends within so many last bytes.
+const BEHIND_A_GIF: usize = 16;
 
 /// A picture ready to be sent.
 #[derive(Debug)]
@@ -164,16 +166,39 @@ pub fn prepare(bytes: Vec<u8>) -> Result<Prepared, String> {
 /// Whether a picture has its end: one that lost it would be paid for all the same. Decoding each would take longer than
 /// asking about it.
 fn is_whole(format: ImageFormat, bytes: &[u8]) -> bool {
-    let holds = |end: &[u8]| bytes.windows(end.len()).rev().any(|part| part == end);
     match format {
-        ImageFormat::Png => holds(b"IEND"),
-        ImageFormat::Jpeg => holds(&[0xff, 0xd9]),
-        ImageFormat::Gif => holds(&[0x3b]),
+        ImageFormat::Png => bytes.windows(4).rev().any(|part| part == b"IEND"),
+        ImageFormat::Jpeg => jpeg_ends(bytes).unwrap_or(false),
+        ImageFormat::Gif => bytes.iter().rev().take(BEHIND_A_GIF).any(|byte| *byte == 0x3b),
         ImageFormat::WebP => {
             let told = bytes.get(4..8).and_then(|told| told.try_into().ok()).map_or(0, u32::from_le_bytes);
             bytes.len() >= told as usize + 8
         }
         _ => true,
+    }
+}
+
+/// Whether a JPEG's own end is there: not that of a thumbnail in its head. Cameras append whole films behind it.
+fn jpeg_ends(bytes: &[u8]) -> Option<bool> {
+    let mut at = 2;
+    loop {
+        let marker = *bytes.get(at + 1).filter(|_| bytes[at] == 0xff)?;
+        match marker {
+            0xd9 => return Some(true),
+            0xff => at += 1, // filling
+            0x01 | 0xd0..=0xd8 => at += 2,
+            _ => {
+                let length = bytes.get(at + 2..at + 4)?;
+                at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+                if marker == 0xda {
+                    // Coded numbers: a marker is what follows 0xff and is neither stuffing nor a restart.
+                    let coded = bytes.get(at..)?;
+                    at += coded
+                        .windows(2)
+                        .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7 | 0xff))?;
+                }
+            }
+        }
     }
 }
 
@@ -217,12 +242,21 @@ mod tests {
 
     #[test]
     fn a_picture_that_is_cut_off_is_told() {
-        for format in [ImageFormat::Png, ImageFormat::Jpeg] {
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Gif] {
             let whole = picture(40, 30, format);
             assert!(prepare(whole.clone()).is_ok());
             let half = whole[..whole.len() - 8].to_vec();
             assert_eq!(prepare(half).unwrap_err(), "it is cut off", "{format:?}");
         }
+        // A thumbnail inside has an end of its own.
+        let mut cut = picture(40, 30, ImageFormat::Jpeg);
+        let thumbnail = [&[0xff, 0xe1, 0x00, 0x06], &[0xff, 0xd8, 0xff, 0xd9][..]].concat();
+        cut.splice(2..2, thumbnail);
+        assert!(is_whole(ImageFormat::Jpeg, &cut));
+        let film = [cut.clone(), vec![7; 50_000]].concat();
+        assert!(is_whole(ImageFormat::Jpeg, &film));
+        cut.truncate(cut.len() - 8);
+        assert!(!is_whole(ImageFormat::Jpeg, &cut));
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! Tables made anew from the cache, without one request: after a change of the parser or of the Parquet layout.
 
 use crate::cache::Cache;
-use crate::collect::{Context, settled};
+use crate::collect::Context;
 use crate::done::was_not_sent;
 use crate::due::{self, Job, Kind, Problems};
 use crate::error::Result;
+use crate::ledger;
 use crate::prompt;
+use crate::settled;
 use crate::tables::{self, PartSet};
+use crate::teacher;
 use crate::verdict::Verdict;
-use schemas::{
-    Correction, Dataset, Judgement, Rationale, Reject, Request, Rollout, Score, provenance, table::Batches,
-};
+use schemas::{Correction, Dataset, Judgement, Rationale, Reject, Request, Rollout, Score};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Makes all scores, corrections, judgements, rejects and requests anew; returns the number of rows of the ledger.
@@ -46,12 +47,12 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
     let Some(first) = jobs.first() else { return Ok(0) };
     let (dataset, kind, round) = (&context.dataset, first.kind, first.round);
     let number = tables::next_number(dataset, kind, round)?;
-    let mut set = PartSet::create(dataset, kind, round, number, true, &context.provenance)?;
+    let mut set = PartSet::create(dataset, kind, round, number, true, &context.provenance)?.replacing();
     let mut rows = 0;
     for job in jobs {
         for item in due::all_items(dataset, job, problems)? {
             let item = item?;
-            let settled = crate::collect::all_settled(cache, job, &item)?;
+            let settled = settled::all(cache, job, &item)?;
             for settled in settled.iter().rev() {
                 set.ledger(job, &item, settled)?;
                 rows += 1;
@@ -63,7 +64,7 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
             }
         }
     }
-    carry_over_foreign(dataset, kind, round, cache, jobs, &mut set)?;
+    carry_over_of(dataset, jobs, cache, &mut set)?;
     tables::announce(dataset, kind, round, number, true)?;
     set.finish()?;
     tables::end_replacement(dataset, kind, round, number, true)?;
@@ -78,9 +79,9 @@ fn audits(context: &Context, cache: &Cache, problems: &Problems, round: u32) -> 
         let job = Job::audit(round, seed);
         for item in due::all_items(&context.dataset, &job, problems)? {
             let item = item?;
-            for settled in crate::collect::all_settled(cache, &job, &item)?.iter().rev() {
+            for settled in settled::all(cache, &job, &item)?.iter().rev() {
                 let part = crate::audit::part_name(seed, &settled.ask.model, &settled.ask.prompt_version);
-                ledgers.entry(part).or_default().push(tables::request_row(&job, &item, settled));
+                ledgers.entry(part).or_default().push(ledger::row(&job, &item, settled));
             }
         }
     }
@@ -101,7 +102,7 @@ pub fn all_outcomes(
 ) -> Result<()> {
     for item in due::all_items(dataset, job, problems)? {
         let item = item?;
-        if let Some(settled) = settled(cache, job, &item, None)? {
+        if let Some(settled) = settled::latest(cache, job, &item, None)? {
             debug_assert!(!matches!(settled.verdict, Verdict::Ask(_)));
             set.outcome(job, &item, settled)?;
         }
@@ -109,78 +110,74 @@ pub fn all_outcomes(
     Ok(())
 }
 
-/// Takes over the rows of older parts that the cache knows nothing of, and those of other baselines.
+/// Takes over the rows of older parts that nothing of the set replaces and the cache cannot tell, and those of other
+/// baselines and orders.
+///
+/// # Errors
+/// Where a table or the cache cannot be read, or the disk refuses.
 pub fn carry_over(dataset: &Dataset, job: &Job, cache: &Cache, set: &mut PartSet) -> Result<()> {
-    carry_over_foreign(dataset, job.kind, job.round, cache, std::slice::from_ref(job), set)
+    carry_over_of(dataset, std::slice::from_ref(job), cache, set)
 }
 
-fn carry_over_foreign(
-    dataset: &Dataset,
-    kind: Kind,
-    round: u32,
-    cache: &Cache,
-    jobs: &[Job],
-    set: &mut PartSet,
-) -> Result<()> {
-    let unknown = |subject_id: &str| -> Result<bool> {
-        for job in jobs {
-            if !cache.keys_of(&job.scope(), round, subject_id)?.is_empty() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    };
+fn carry_over_of(dataset: &Dataset, jobs: &[Job], cache: &Cache, set: &mut PartSet) -> Result<()> {
+    let Some(&Job { kind, round, .. }) = jobs.first() else { return Ok(()) };
     match kind {
         Kind::Scores => {
-            for part in dataset.parts::<Score>(round)? {
-                for batch in Batches::<Score, Score>::open(&part)? {
-                    for row in batch? {
-                        if unknown(&row.rollout_id)? {
-                            set.keep_score(row)?;
-                        }
-                    }
+            for row in dataset.stream::<Score>(round)? {
+                let row = row?;
+                if !set.has_outcome(&row.rollout_id) && !is_told_by(jobs, cache, &row.request_key)? {
+                    set.keep_score(row)?;
                 }
             }
         }
         Kind::Corrections => {
-            for part in dataset.parts::<Correction>(round)? {
-                for batch in Batches::<Correction, Correction>::open(&part)? {
-                    for row in batch? {
-                        if unknown(&row.rationale_id)? {
-                            set.keep_correction(row)?;
-                        }
-                    }
+            for row in dataset.stream::<Correction>(round)? {
+                let row = row?;
+                if !set.has_outcome(&row.rationale_id) && !is_told_by(jobs, cache, &row.request_key)? {
+                    set.keep_correction(row)?;
                 }
             }
         }
         Kind::Judgements => {
-            for row in dataset.read::<Judgement>(round)? {
-                let covered =
-                    |job: &Job| job.against == row.against && job.order.covers(row.candidate_shown_first);
-                if !jobs.iter().any(covered) {
+            for row in dataset.stream::<Judgement>(round)? {
+                let row = row?;
+                let pair = tables::pair(&row.problem_id, &row.against, row.candidate_shown_first);
+                if !set.has_outcome(&pair) && !is_told_by(jobs, cache, &row.request_key)? {
                     set.keep_judgement(row)?;
                 }
             }
         }
     }
-    for row in dataset.read::<Reject>(round)? {
-        if row.kind != kind.as_str() {
-            continue;
-        }
-        let mut known = false;
-        for job in jobs {
-            let keys = cache.keys_of(&job.scope(), round, &row.subject_id)?;
-            known |= match kind {
-                Kind::Judgements => {
-                    keys.iter().any(|key| provenance::hex(&key[..]) == row.request_key)
-                        || was_not_sent(cache, &keys, &row.request_key)?
-                }
-                _ => !keys.is_empty(),
-            };
-        }
-        if !known {
+    for row in dataset.stream::<Reject>(round)? {
+        let row = row?;
+        if row.kind == kind.as_str() && !is_reject_of(jobs, cache, &row, set)? {
             set.keep_reject(row)?;
         }
     }
     Ok(())
+}
+
+/// Whether the cache holds a request of these jobs: what it amounts to is told from there, or it is about what the item
+/// said before.
+fn is_told_by(jobs: &[Job], cache: &Cache, request_key: &str) -> Result<bool> {
+    let Some(key) = teacher::parse_key(request_key) else { return Ok(false) };
+    let Some(ask) = cache.ask(&key)? else { return Ok(false) };
+    Ok(jobs.iter().any(|job| job.scope() == ask.scope) && !cache.replies(&key)?.is_empty())
+}
+
+/// Whether these jobs tell of an item that was rejected. A rationale may stand in pairs of several baselines.
+fn is_reject_of(jobs: &[Job], cache: &Cache, row: &Reject, set: &PartSet) -> Result<bool> {
+    if row.kind != Kind::Judgements.as_str() && set.has_outcome(&row.subject_id) {
+        return Ok(true);
+    }
+    if is_told_by(jobs, cache, &row.request_key)? {
+        return Ok(true);
+    }
+    for job in jobs {
+        let keys = cache.keys_of(&job.scope(), job.round, &row.subject_id)?;
+        if was_not_sent(cache, &keys, &row.request_key)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -48,12 +48,29 @@ pub struct Hints {
 pub struct Effort {
     /// Attempts made, the failed one included.
     pub attempts: u32,
+    /// Those of them that had no reply in time.
+    pub timed_out: u32,
+    /// Those of them whose reply came broken.
+    pub broken: u32,
     /// Time spent waiting between them.
     pub waited: Duration,
     /// Longest time to spend so.
     pub patience: Duration,
     /// A number from 0 to 1 that spreads the waits.
     pub jitter: f64,
+}
+
+impl Effort {
+    /// Nothing was tried yet.
+    pub fn new(patience: Duration) -> Self {
+        Self { attempts: 0, timed_out: 0, broken: 0, waited: Duration::ZERO, patience, jitter: 0.0 }
+    }
+
+    /// Counts an attempt that failed.
+    pub fn failed(&mut self, failure: &Failure) {
+        self.timed_out += u32::from(matches!(failure, Failure::TimedOut));
+        self.broken += u32::from(matches!(failure, Failure::Broken(_)));
+    }
 }
 
 /// What comes next.
@@ -91,11 +108,11 @@ pub fn decide(failure: &Failure, effort: Effort) -> Decision {
     match failure {
         Failure::Status { status, hints, error } => decide_status(*status, *hints, error, effort),
         Failure::Unreachable(why) => again(None, effort, why, false),
-        Failure::TimedOut if effort.attempts >= MOST_TIMED_OUT => {
+        Failure::TimedOut if effort.timed_out >= MOST_TIMED_OUT => {
             give_up(format!("no reply in time in {MOST_TIMED_OUT} attempts (teacher.timeout_secs)"))
         }
         Failure::TimedOut => again(None, effort, "no reply in time", true),
-        Failure::Broken(why) if effort.attempts >= MOST_BROKEN => give_up(why.clone()),
+        Failure::Broken(why) if effort.broken >= MOST_BROKEN => give_up(why.clone()),
         Failure::Broken(why) => again(None, effort, why, true),
     }
 }
@@ -198,7 +215,7 @@ mod tests {
     use super::*;
 
     fn effort(attempts: u32) -> Effort {
-        Effort { attempts, waited: Duration::ZERO, patience: Duration::from_secs(600), jitter: 1.0 }
+        Effort { attempts, jitter: 1.0, ..Effort::new(Duration::from_secs(600)) }
     }
 
     fn status(status: u16, hints: Hints, kind: &str, code: &str, message: &str) -> Failure {
@@ -296,8 +313,20 @@ mod tests {
         };
         assert_eq!((wait(1), wait(2), wait(3), wait(8), wait(40)), (500, 1_000, 2_000, 60_000, 60_000));
         assert_eq!(name(&decide(&Failure::Unreachable(String::new()), effort(50))), "give up");
-        assert_eq!(name(&decide(&Failure::Broken(String::new()), effort(8))), "give up");
-        assert_eq!(name(&decide(&Failure::TimedOut, effort(3))), "give up");
+        let failures = |failures: &[(Failure, u32)]| {
+            let mut effort = effort(0);
+            for (failure, times) in failures {
+                (0..*times).for_each(|_| effort.failed(failure));
+                effort.attempts += times;
+            }
+            name(&decide(&failures.last().expect("a failure").0, effort))
+        };
+        let (broken, late) = (|| Failure::Broken(String::new()), || Failure::TimedOut);
+        let refused = || status(429, Hints::default(), "", "", "slow down");
+        assert_eq!(failures(&[(broken(), 8)]), "give up");
+        assert_eq!(failures(&[(late(), 3)]), "give up");
+        assert_eq!(failures(&[(refused(), 9), (broken(), 7)]), "again", "refusals are no broken replies");
+        assert_eq!(failures(&[(broken(), 2), (refused(), 3), (late(), 2)]), "again");
         let late = Effort { waited: Duration::from_secs(600), ..effort(2) };
         assert_eq!(name(&decide(&Failure::Unreachable(String::new()), late)), "give up");
     }

@@ -34,11 +34,6 @@ impl Stop {
         let _ = flag.wait_for(|set| *set).await; // the sender lives as long as self
     }
 
-    /// The reason, where the run ended early.
-    pub fn into_reason(self) -> Option<Error> {
-        self.reason.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes the reason out of a shared value.
     pub fn take_reason(&self) -> Option<Error> {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -124,24 +124,27 @@ impl Transport {
         hidden.into()
     }
 
-    /// One attempt at another call of the API, `/batches` for instance. A body is JSON unless its type is named.
+    /// One attempt at another call of the API, `/batches` for instance: GET without a body, else POST. A body is JSON unless
+    /// its type is named, and may take long to get there.
     pub async fn call(&self, path: &str, body: Option<(Bytes, Option<String>)>) -> Result<Raw, Failure> {
-        let response = self.open(path, body).await?;
+        let url = format!("{}{path}", self.root);
+        let request = match body {
+            None => self.client.get(url),
+            Some((body, None)) => self.client.post(url).body(body).timeout(LONGEST_TRANSFER),
+            Some((body, Some(kind))) => {
+                self.client.post(url).header(CONTENT_TYPE, kind).body(body).timeout(LONGEST_TRANSFER)
+            }
+        };
+        let response = request.send().await.map_err(|e| Failure::Unreachable(describe(e)))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.bytes().await.map_err(|e| Failure::Broken(describe(e)))?;
         Ok(Raw { status, headers: self.headers_without_key(headers), body: self.without_key(body) })
     }
 
-    /// As [`Transport::call`], with the body still to come: GET without a body, else POST.
-    pub async fn open(&self, path: &str, body: Option<(Bytes, Option<String>)>) -> Result<Reply, Failure> {
+    /// Opens a file of the API, which may be large; its body is still to come.
+    pub async fn open(&self, path: &str) -> Result<Reply, Failure> {
         let url = format!("{}{path}", self.root);
-        let request = match body {
-            None => self.client.get(url),
-            Some((body, None)) => self.client.post(url).body(body),
-            Some((body, Some(kind))) => self.client.post(url).header(CONTENT_TYPE, kind).body(body),
-        };
-        // Hundreds of megabytes go up and down here.
-        let sent = request.timeout(LONGEST_TRANSFER).send().await;
+        let sent = self.client.get(url).timeout(LONGEST_TRANSFER).send().await;
         sent.map_err(|e| Failure::Unreachable(describe(e)))
     }
 

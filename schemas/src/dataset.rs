@@ -18,6 +18,19 @@ pub struct Dataset {
     root: PathBuf,
 }
 
+/// Rows of batches, one by one.
+fn flatten<P: Send + 'static>(
+    batches: impl Iterator<Item = Result<Vec<P>>> + Send,
+) -> impl Iterator<Item = Result<P>> + Send {
+    batches.flat_map(|batch| {
+        let (rows, failed) = match batch {
+            Ok(rows) => (rows, None),
+            Err(error) => (Vec::new(), Some(Err(error))),
+        };
+        failed.into_iter().chain(rows.into_iter().map(Ok))
+    })
+}
+
 /// `dataset.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -248,30 +261,63 @@ impl Dataset {
     /// All rows of a table's round, part by part.
     ///
     /// # Errors
-    /// As [`table::read`].
+    /// As [`table::read`], and where a row is of another round than its folder.
     pub fn read<T: Table>(&self, round: u32) -> Result<Vec<T>> {
-        let mut rows = Vec::new();
-        for part in self.parts::<T>(round)? {
-            for batch in Batches::<T, T>::open(&part)?.of_round(round) {
-                rows.extend(batch?);
-            }
-        }
-        Ok(rows)
+        self.stream::<T>(round)?.collect()
+    }
+
+    /// As [`Dataset::read`], one batch of rows in memory at a time.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read; each row may be an error of [`Dataset::read`].
+    pub fn stream<T: Table>(&self, round: u32) -> Result<impl Iterator<Item = Result<T>> + Send + use<T>> {
+        let names = T::columns().iter().map(|column| column.name).collect();
+        Ok(flatten(self.batches::<T, T>(round, names)?))
     }
 
     /// Some columns of a table's round, into a row type with fields of those names.
     ///
     /// # Errors
-    /// As [`table::read`].
-    pub fn project<T: Table, P: DeserializeOwned>(&self, round: u32, names: &[&str]) -> Result<Vec<P>> {
+    /// As [`Dataset::read`].
+    pub fn project<T: Table, P: DeserializeOwned + Send>(
+        &self,
+        round: u32,
+        names: &[&'static str],
+    ) -> Result<Vec<P>> {
         let mut rows = Vec::new();
-        for part in self.parts::<T>(round)? {
-            let with_round: Vec<&str> = names.iter().copied().chain(["round"]).collect();
-            for batch in Batches::<T, P>::project(&part, &with_round)?.of_round(round) {
-                rows.extend(batch?);
-            }
+        for batch in self.batches::<T, P>(round, names.to_vec())? {
+            rows.extend(batch?);
         }
         Ok(rows)
+    }
+
+    /// As [`Dataset::project`], one batch of rows in memory at a time.
+    ///
+    /// # Errors
+    /// As [`Dataset::stream`].
+    pub fn stream_columns<T: Table, P: DeserializeOwned + Send + 'static>(
+        &self,
+        round: u32,
+        names: &[&'static str],
+    ) -> Result<impl Iterator<Item = Result<P>> + Send + use<T, P>> {
+        Ok(flatten(self.batches::<T, P>(round, names.to_vec())?))
+    }
+
+    /// Batches of rows of a table's round. Rows of another round are refused: a part that was copied there.
+    fn batches<T: Table, P: DeserializeOwned + Send>(
+        &self,
+        round: u32,
+        mut names: Vec<&'static str>,
+    ) -> Result<impl Iterator<Item = Result<Vec<P>>> + Send + use<T, P>> {
+        names.push("round");
+        let parts = self.parts::<T>(round)?.into_iter();
+        Ok(parts.flat_map(move |part| {
+            let (batches, failed) = match Batches::<T, P>::project(&part, &names) {
+                Ok(batches) => (Some(batches.of_round(round)), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            failed.into_iter().chain(batches.into_iter().flatten())
+        }))
     }
 
     /// Number of rows of a table's round.

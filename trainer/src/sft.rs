@@ -1,10 +1,9 @@
 //! Supervised fine-tuning: teacher-forced cross-entropy on real target tokens, AdamW, linear decay to 0.
 
 use crate::batch::{self, Padded, Row};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::in_batches;
 use crate::metrics::MetricLog;
-use crate::progress::check_interrupt;
 use crate::resume::StepCheckpoint;
 use crate::rollout::logprobs::{backward_by_positions, token_logprobs};
 use crate::seed;
@@ -208,11 +207,16 @@ pub fn fit(
         training.saved().forget_best(None); // of another start
     }
     let mode = Mode { train: true, kind: plan.kind };
-    for step in first..total {
-        if step % steps_per_pass == 0 && choice.is_some_and(|choice| choice.is_over(training.log())) {
+    for step in first.. {
+        if let Some(choice) = choice.filter(|_| step > 0 && step % steps_per_pass == 0) {
+            end_pass(&mut training, &sets, choice, step / steps_per_pass - 1)?;
+            if choice.is_over(training.log()) {
+                break;
+            }
+        }
+        if step == total {
             break;
         }
-        let pass = step / steps_per_pass;
         let chosen = training.rows(step);
         let loss = training.gradients(&chosen, |budget| {
             // Dropout is seeded by step, so that a continued run draws what an undisturbed one would.
@@ -223,24 +227,37 @@ pub fn fit(
         let numbers = training.step(&chosen, loss, plan.rate(step, total))?;
         training.push(step + 1, [loss].into_iter().chain(numbers));
         training.show(step + 1, format!("loss {:.3}", loss.1));
-        let choice = choice.filter(|_| (step + 1) % steps_per_pass == 0);
-        let mut is_best = false;
-        if let Some(choice) = choice {
-            training.push(step + 1, [(choice.name, (choice.measure)()?)]);
-            is_best = choice.best(training.log()) == Some((pass, pass));
-        }
-        // The weights of a pass lie on disk before the place that knows of them does.
-        if is_best {
-            training.saved().save_best(pass, &sets)?;
-        }
-        training.save(choice.is_some())?;
-        if is_best {
-            training.saved().forget_best(Some(pass));
-        }
-        check_interrupt()?;
+        training.save(false)?;
     }
     if let Some((_, pass)) = choice.and_then(|choice| choice.best(training.log())) {
         training.saved().restore_best(pass, &sets)?;
+    }
+    Ok(())
+}
+
+/// Takes the number that a pass is kept by, and keeps its weights where it is the best one.
+fn end_pass(
+    training: &mut Training<'_, Example>,
+    sets: &[(&str, &Weights)],
+    choice: &Choice<'_>,
+    pass: u64,
+) -> Result<()> {
+    if training.log().rows().iter().filter(|row| row.name == choice.name).count() as u64 > pass {
+        return Ok(()); // by the run that was interrupted after it
+    }
+    let measured = (choice.measure)();
+    if matches!(measured, Err(Error::Interrupted)) {
+        training.save(true)?; // the pass stands; it is measured first thing next time
+    }
+    training.push((pass + 1) * training.steps_per_pass(), [(choice.name, measured?)]);
+    let is_best = choice.best(training.log()) == Some((pass, pass));
+    // The weights of a pass lie on disk before the place that knows of them does.
+    if is_best {
+        training.saved().save_best(pass, sets)?;
+    }
+    training.save(true)?;
+    if is_best {
+        training.saved().forget_best(Some(pass));
     }
     Ok(())
 }

@@ -179,12 +179,14 @@ impl<'a, R: Row> Training<'a, R> {
         self.progress.set(places, remark);
     }
 
-    /// Writes the step checkpoint where it is time, where Ctrl-C was pressed, or `now`.
+    /// Writes the step checkpoint where it is time, `now`, or where Ctrl-C was pressed, which then ends training.
     ///
     /// # Errors
-    /// Where the disk refuses a save that must be.
+    /// [`Error::Interrupted`], and where the disk refuses a save that must be.
     pub fn save(&mut self, now: bool) -> Result<()> {
-        self.saved.save(self.sets, &self.optimizer, self.log, now || interrupted())
+        let ends = interrupted(); // read once: what is pressed from here on is seen after the next step
+        self.saved.save(self.sets, &self.optimizer, self.log, now || ends)?;
+        if ends { Err(Error::Interrupted) } else { Ok(()) }
     }
 }
 

@@ -5,7 +5,8 @@ use crate::cache::Reply;
 use crate::due::Item;
 use crate::error::Error;
 use crate::headers;
-use crate::money::{Cost, SetAside};
+use crate::money::{Cost, Price, SetAside};
+use crate::pace::Reservation;
 use crate::retry::{self, Decision, Effort, Failure};
 use crate::teacher::{self, FollowUp, Usage};
 use crate::tokens;
@@ -36,16 +37,10 @@ impl Asker {
             match self.judge(&question.item, &replies) {
                 Verdict::Answer(_) => return self.progress.answered(),
                 Verdict::Reject { reason, .. } => return self.progress.rejected(&reason),
-                Verdict::Ask(follow_ups) => {
-                    if follow_ups.len() < replies.len() {
-                        // A reply that an older parser could read and this one cannot: its place is taken.
-                        replies.truncate(follow_ups.len());
-                    }
-                    match self.turn(question, &follow_ups, &mut slot).await {
-                        Some(reply) => replies.push(reply),
-                        None => return,
-                    }
-                }
+                Verdict::Ask(follow_ups) => match self.turn(question, &follow_ups, &mut slot).await {
+                    Some(reply) => replies.push(reply),
+                    None => return,
+                },
             }
         }
     }
@@ -59,122 +54,160 @@ impl Asker {
             image.map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
         let sent_key = self.questions.template.sent_key(&question.key, image, &question.text, follow_ups);
         let started_at_ms = TimestampMs::now().0;
-        let patience = Duration::from_secs(self.teacher.timeout_secs);
-        let mut effort = Effort { attempts: 0, waited: Duration::ZERO, patience, jitter: 0.0 };
+        let mut effort = Effort::new(Duration::from_secs(self.teacher.timeout_secs));
         // Good replies of all when this request failed last.
         let mut at_last_failure = None;
         loop {
-            let slot = match first.take() {
-                Some(slot) => Some(slot),
-                None => tokio::select! {
-                    biased;
-                    () = self.stop.wait() => return None,
-                    slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
-                },
-            };
+            let slot = self.slot(first).await?;
             // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
             let body = self.questions.template.body(image, &question.text, follow_ups);
             let text_bytes = body.len().saturating_sub(picture);
-            // Before the pace: whoever waits for money would hold leave to send, and leave with others all at once.
-            let aside = tokio::select! {
-                biased;
-                () = self.stop.wait() => return None,
-                aside = self.purse.set_aside(|| self.dollars(text_bytes, image_tokens)) => aside,
-            };
-            let mut aside = match aside {
-                Ok(aside) => Some(aside),
-                Err(error) => {
-                    self.stop.because(error);
-                    return None;
-                }
-            };
-            let reservation = tokio::select! {
-                biased;
-                () = self.stop.wait() => return None,
-                reservation = self.pace.take(self.job.kind, text_bytes, image_tokens) => reservation,
-            };
+            let (aside, reservation) = self.leave(text_bytes, image_tokens).await?;
             effort.attempts += 1;
             effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
+            let most = self.dollars(text_bytes, image_tokens).most;
             self.progress.sent();
+            let in_flight = self.in_flight(most);
             let start = Instant::now();
             let outcome = self.attempt(&question.item, body).await;
             let latency = start.elapsed();
-            let (status, headers, body_read, usage, rejected) = match outcome {
-                Ok((raw, usage)) => {
-                    self.pace.used(reservation, &usage);
-                    (200, raw.headers_json(), raw.body, usage, None)
-                }
-                Err((raw, failure)) => {
-                    // A paid reply holds its slot until it is durable, so that no more than the slots can be lost.
-                    drop(slot);
-                    self.pace.give_back(reservation);
-                    // What came broken or not in time may have been charged; the cap must hold all the same, in later
-                    // runs too.
-                    let charged = match failure {
-                        Failure::Broken(_) | Failure::TimedOut => self.dollars(text_bytes, image_tokens).most,
-                        _ => 0.0,
-                    };
-                    self.settle_dollars(&mut aside, charged);
-                    if charged > 0.0
-                        && let Err(error) = self.cache.writer().lost(charged)
-                    {
-                        self.stop.because(error);
-                        return None;
-                    }
-                    let before = at_last_failure.replace(self.seen.good_replies.load(Ordering::Relaxed));
-                    match self.after(&failure, &mut effort, before).await {
-                        After::Again => continue,
-                        After::End => return None,
-                        After::Keep(reason) => {
-                            let (headers, body) = raw.map_or_else(
-                                || ("{}".to_owned(), bytes::Bytes::from(reason.clone())),
-                                |raw| (raw.headers_json(), raw.body),
-                            );
-                            (status_of(&failure), headers, body, Usage::default(), Some(()))
-                        }
-                    }
-                }
-            };
-            let reply = Reply {
+            let mut reply = Reply {
                 turn: follow_ups.len() as u32,
                 sent_key,
                 attempts: effort.attempts,
-                status,
-                headers,
-                body: body_read,
-                usage,
-                cost_usd: if rejected.is_some() {
-                    Some(0.0)
-                } else {
-                    self.price.map(|price| price.cost(&usage))
-                },
+                status: 200,
+                headers: "{}".to_owned(),
+                body: bytes::Bytes::new(),
+                usage: Usage::default(),
+                cost_usd: Some(0.0),
                 started_at_ms,
                 replied_at_ms: TimestampMs::now().0,
                 latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
             };
-            let ask = follow_ups.is_empty().then(|| self.ask_row(question));
-            let kept = self.cache.writer().reply(ask, question.key, reply.clone()).await;
-            if rejected.is_none() {
-                self.progress.used(&usage, reply.cost_usd);
-                self.settle_dollars(&mut aside, reply.cost_usd.unwrap_or(0.0));
+            match outcome {
+                Ok((raw, usage)) => {
+                    (reply.headers, reply.body) = (raw.headers_json(), raw.body);
+                    reply.cost_usd = self.cost(usage.as_ref());
+                    reply.usage = usage.unwrap_or_default();
+                    if let Some(usage) = &usage {
+                        self.pace.used(reservation, usage);
+                        self.progress.used(usage, reply.cost_usd);
+                    }
+                    let charged = reply.cost_usd.unwrap_or(most);
+                    self.settle_dollars(aside, charged, reply.cost_usd.is_none())?;
+                    // It holds its slot until it is durable, so that no more than the slots can be lost.
+                    let kept = self.keep(question, reply, in_flight).await;
+                    drop(slot);
+                    return kept;
+                }
+                Err((raw, failure)) => {
+                    drop(slot);
+                    self.pace.give_back(reservation);
+                    // What came broken or not in time may have been charged; the cap must hold all the same, in later
+                    // runs too.
+                    let may_be_charged = matches!(failure, Failure::Broken(_) | Failure::TimedOut);
+                    self.settle_dollars(aside, if may_be_charged { most } else { 0.0 }, may_be_charged)?;
+                    self.landed(in_flight);
+                    effort.failed(&failure);
+                    let before = at_last_failure.replace(self.seen.good_replies.load(Ordering::Relaxed));
+                    let reason = match self.after(&failure, &mut effort, before).await {
+                        After::Again => continue,
+                        After::End => return None,
+                        After::Keep(reason) => reason,
+                    };
+                    reply.status = status_of(&failure);
+                    (reply.headers, reply.body) =
+                        raw.map_or((reply.headers, reason.into()), |raw| (raw.headers_json(), raw.body));
+                    return self.keep(question, reply, Dollars(0)).await;
+                }
             }
-            if let Err(error) = kept {
+        }
+    }
+
+    /// Leave to have a request in flight: `first`, where that holds it.
+    async fn slot(&self, first: &mut Slot) -> Option<Slot> {
+        if let Some(slot) = first.take() {
+            return Some(Some(slot));
+        }
+        tokio::select! {
+            biased;
+            () = self.stop.wait() => None,
+            slot = Arc::clone(&self.slots).acquire_owned() => Some(slot.ok()),
+        }
+    }
+
+    /// Money and allowance of an attempt. Money first: whoever waits for it would hold leave to send, and leave with others
+    /// all at once.
+    async fn leave(&self, text_bytes: usize, image_tokens: u64) -> Option<(SetAside, Reservation)> {
+        let aside = tokio::select! {
+            biased;
+            () = self.stop.wait() => return None,
+            aside = self.purse.set_aside(|| self.dollars(text_bytes, image_tokens)) => aside,
+        };
+        let aside = match aside {
+            Ok(aside) => aside,
+            Err(error) => {
                 self.stop.because(error);
                 return None;
             }
-            return Some(reply);
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.wait() => None,
+            reservation = self.pace.take(self.job.kind, text_bytes, image_tokens) => Some((aside, reservation)),
         }
     }
 
-    fn settle_dollars(&self, aside: &mut Option<SetAside>, cost: f64) {
-        if let Some(aside) = aside.take() {
-            self.purse.settle(aside, cost);
+    /// Writes a reply down; it is durable on return. None where the disk refuses.
+    async fn keep(&self, question: &Question, reply: Reply, in_flight: Dollars) -> Option<Reply> {
+        let ask = (reply.turn == 0).then(|| self.ask_row(question));
+        let kept = self.cache.writer().reply(ask, question.key, reply.clone()).await;
+        self.landed(in_flight);
+        match kept {
+            Ok(()) => Some(reply),
+            Err(error) => {
+                self.stop.because(error);
+                None
+            }
         }
     }
 
+    /// What a reply cost; none where that cannot be known.
+    pub(crate) fn cost(&self, usage: Option<&Usage>) -> Option<f64> {
+        match (self.price?, usage) {
+            (price, Some(usage)) => Some(price.cost(usage)),
+            (Price::FREE, None) => Some(0.0),
+            (_, None) => None,
+        }
+    }
+
+    /// An attempt that may cost so much leaves.
+    fn in_flight(&self, most: f64) -> Dollars {
+        let dollars = Dollars((most * 1e9).ceil() as u64);
+        self.seen.in_flight.fetch_add(dollars.0, Ordering::Relaxed);
+        dollars
+    }
+
+    /// It is in flight no more.
+    fn landed(&self, Dollars(nano): Dollars) {
+        self.seen.in_flight.fetch_sub(nano, Ordering::Relaxed);
+    }
+
+    /// Pays for an attempt. What was charged for without a word of it counts in later runs too.
+    fn settle_dollars(&self, aside: SetAside, charged: f64, is_lost: bool) -> Option<()> {
+        self.purse.settle(aside, charged);
+        if is_lost
+            && charged > 0.0
+            && let Err(error) = self.cache.writer().lost(charged)
+        {
+            self.stop.because(error);
+            return None;
+        }
+        Some(())
+    }
     /// Tokens of the longest reply of this run, where enough were seen to go by.
     pub(crate) fn longest_output(&self) -> Option<u64> {
-        let seen = self.seen.good_replies.load(Ordering::Relaxed) >= ENOUGH_REPLIES;
+        let seen = self.seen.told.load(Ordering::Relaxed) >= ENOUGH_REPLIES;
         seen.then(|| self.seen.longest_output.load(Ordering::Relaxed))
     }
 
@@ -190,11 +223,16 @@ impl Asker {
         Cost { most: with(limit), likely: with(longest) }
     }
 
-    async fn attempt(&self, item: &Item, body: bytes::Bytes) -> Result<(Raw, Usage), (Option<Raw>, Failure)> {
+    async fn attempt(
+        &self,
+        item: &Item,
+        body: bytes::Bytes,
+    ) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
         let Some(transport) = &self.transport else {
             let body = teacher::embedded_answer(item).into();
-            self.saw_good(&Usage::default());
-            return Ok((Raw { status: 200, headers: Default::default(), body }, Usage::default()));
+            let usage = Some(Usage::default());
+            self.saw_good(usage.as_ref());
+            return Ok((Raw { status: 200, headers: Default::default(), body }, usage));
         };
         let sent = tokio::time::Instant::now();
         let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
@@ -202,7 +240,7 @@ impl Asker {
         if raw.status == 200 {
             return match self.paid_usage(&raw.body) {
                 Ok(usage) => Ok((raw, usage)),
-                Err(why) => Err((None, Failure::Broken(why))),
+                Err(why) => Err((Some(raw), Failure::Broken(why))),
             };
         }
         let hints = headers::hints(raw.header_pairs(), SystemTime::now());
@@ -215,34 +253,44 @@ impl Asker {
         Err((Some(raw), failure))
     }
 
-    /// Usage of a reply of status 200 that was paid for, which is counted. A reply in another envelope than expected was paid
+    /// Usage of a reply of status 200 that was paid for, where it tells it; the reply is counted. A reply in another envelope than expected was paid
     /// for too, and a better reader may open it one day; but a service whose first replies are all of that kind is asked no
     /// more.
     ///
     /// # Errors
     /// Where it is no whole reply, but may come when it is asked for again: what is wrong with it.
-    pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Usage, String> {
+    pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Option<Usage>, String> {
         let why = match teacher::open(self.teacher.provider, body) {
             Ok(envelope) => {
-                self.saw_good(&envelope.usage);
+                self.saw_good(envelope.usage.as_ref());
                 return Ok(envelope.usage);
             }
             Err(why) => why,
         };
         let Some(usage) = teacher::usage_of_unreadable(body) else { return Err(why) };
         let unreadable = self.seen.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
-        let any_good = self.seen.good_replies.load(Ordering::Relaxed) > 0;
+        let any_good = self.seen.any_good();
         if unreadable >= UNREADABLE_BEFORE_ANY_SUCCESS && !any_good {
             let hint = Some("is this the API that --teacher names? The replies are kept");
             let why = format!("{unreadable} replies, and none to be read: {why}");
             self.stop.because(Error::Service { why, hint });
         }
-        Ok(usage)
+        Ok(Some(usage))
     }
 
     /// Counts a reply among those that tell what to expect.
-    fn saw_good(&self, usage: &Usage) {
-        self.seen.good_replies.fetch_add(1, Ordering::Relaxed);
+    fn saw_good(&self, usage: Option<&Usage>) {
+        let before = self.seen.good_replies.fetch_add(1, Ordering::Relaxed);
+        let Some(usage) = usage else {
+            if before == 0 && self.price.is_some_and(|price| price != Price::FREE) {
+                self.progress.say(
+                    "replies do not tell their tokens: what they cost is not known, and counts under --max-usd with the \
+                     most it can be",
+                );
+            }
+            return;
+        };
+        self.seen.told.fetch_add(1, Ordering::Relaxed);
         self.seen.longest_output.fetch_max(usage.output, Ordering::Relaxed);
     }
 
@@ -251,7 +299,7 @@ impl Asker {
     /// request's; else the service's.
     async fn after(&self, failure: &Failure, effort: &mut Effort, before: Option<u64>) -> After {
         let good_replies = self.seen.good_replies.load(Ordering::Relaxed);
-        let any_success = good_replies > 0;
+        let any_success = self.seen.any_good();
         let others_get_through = before.is_some_and(|before| good_replies > before);
         let wait = match retry::decide(failure, *effort) {
             Decision::Again { after } => after,
@@ -291,6 +339,9 @@ impl Asker {
         }
     }
 }
+
+/// 1e-9 dollars.
+struct Dollars(u64);
 
 /// What follows a failed attempt.
 enum After {

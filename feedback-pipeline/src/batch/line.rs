@@ -1,6 +1,6 @@
 //! What both providers say of batches, in common words.
 
-use crate::teacher::Key;
+use crate::teacher::{Key, parse_key};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -93,17 +93,8 @@ pub enum Answered {
 
 /// Reads a `custom_id` of ours.
 pub(super) fn key(custom_id: &str) -> Result<Key, String> {
-    let wrong = || format!("custom_id: expected 64 hexadecimal digits, found `{custom_id}`");
-    let bytes = custom_id.as_bytes();
-    if bytes.len() != 64 {
-        return Err(wrong());
-    }
-    let mut key = [0; 32];
-    for (place, pair) in key.iter_mut().zip(bytes.chunks_exact(2)) {
-        let digits = std::str::from_utf8(pair).map_err(|_| wrong())?;
-        *place = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
-    }
-    Ok(key)
+    parse_key(custom_id)
+        .ok_or_else(|| format!("custom_id: expected 64 hexadecimal digits, found `{custom_id}`"))
 }
 
 /// Moment of an RFC 3339 time in UTC, in ms since 1970; parts of a second are dropped.

@@ -2,15 +2,29 @@
 
 use super::Run;
 use super::line::{Answered, Line};
-use super::{RESULTS_ARE_GONE, anthropic, openai};
+use super::{RESULTS_ARE_GONE, RESULTS_CANNOT_BE_READ, anthropic, openai};
 use crate::cache::{Batch, Reply};
 use crate::error::{Error, Result};
 use crate::retry::{self, Decision, Effort, Failure, Hints};
 use crate::teacher::{self, Key, Usage};
+use bytes::Bytes;
 use schemas::TimestampMs;
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+/// What to do with a result.
+enum Outcome {
+    /// A reply that was paid for, with its usage where it tells it.
+    Paid(Bytes, Option<Usage>),
+    /// The request was refused: its status and the error.
+    Refused(u16, Bytes),
+    /// A reply that cannot be opened; it may have been paid for.
+    Broken,
+    /// No reply, and nothing was charged.
+    Nothing,
+    /// No request of this run will fare better.
+    Stop(Error),
+}
 
 impl Run<'_> {
     /// Keeps the results of an ended batch; they can be had again until it is closed.
@@ -20,6 +34,7 @@ impl Run<'_> {
         let mut without = 0_u64;
         let mut refused = Vec::new();
         let mut told = HashSet::new();
+        let (mut unread, mut why_unread) = (0_u64, String::new());
         let service = self.service;
         for path in paths {
             let mut lines = service.lines(path);
@@ -31,7 +46,8 @@ impl Run<'_> {
                 let Line { sent_key, answered: outcome } = match read {
                     Ok(line) => line,
                     Err(why) => {
-                        tracing::warn!(batch = id, why, "a line of results that cannot be read");
+                        unread += 1;
+                        why_unread = why;
                         continue;
                     }
                 };
@@ -41,17 +57,28 @@ impl Run<'_> {
                 };
                 told.insert(sent_key);
                 match self.outcome(outcome, sent_key) {
-                    Ok((200, body, usage)) => {
+                    Outcome::Paid(body, usage) => {
                         answered += 1;
                         self.store(batch, id, (key, turn, sent_key), 200, body, usage)?;
                     }
-                    Ok((status, body, _)) => refused.push(((key, turn, sent_key), status, body)),
-                    Err(error) => {
+                    Outcome::Refused(status, body) => refused.push(((key, turn, sent_key), status, body)),
+                    Outcome::Broken => {
                         without += 1;
-                        stop = stop.or(error);
+                        // It may have been charged; the cap must hold all the same, in later runs too.
+                        self.lose(batch)?;
+                    }
+                    Outcome::Nothing => without += 1,
+                    Outcome::Stop(error) => {
+                        without += 1;
+                        stop.get_or_insert(error);
                     }
                 }
             }
+        }
+        if unread > 0 && !told.is_empty() {
+            let why =
+                format!("batch {id}: {unread} of {} results cannot be read: {why_unread}", batch.requests);
+            return Err(Error::Service { why, hint: Some(RESULTS_CANNOT_BE_READ) });
         }
         if told.is_empty() {
             let why = format!("batch {id} has ended, and none of its {} results can be read", batch.requests);
@@ -59,14 +86,14 @@ impl Run<'_> {
         }
         without += self.without_a_line(batch, &told)?;
         // Refused are single requests where others were taken; else it is what all of them share.
-        let any_good = self.asker.seen.good_replies.load(Ordering::Relaxed) > 0;
+        let any_good = self.asker.seen.any_good();
         for (place, status, body) in refused {
             let error = teacher::ServiceError::read(&body);
             let reason = retry::final_for_item(status, &error).unwrap_or_else(|| error.to_string());
             if any_good || reason == retry::TOO_LARGE {
                 answered += 1;
                 self.asker.progress.rejected(&reason);
-                self.store(batch, id, place, status, body, Usage::default())?;
+                self.store(batch, id, place, status, body, None)?;
             } else {
                 without += 1;
                 let hint = Some(
@@ -104,33 +131,31 @@ impl Run<'_> {
         Ok(missing.len() as u64)
     }
 
-    /// What to store of a result; else an error where the run cannot go on.
-    fn outcome(
-        &mut self,
-        outcome: Answered,
-        sent_key: Key,
-    ) -> Result<(u16, bytes::Bytes, Usage), Option<Error>> {
+    /// What a result is.
+    fn outcome(&mut self, outcome: Answered, sent_key: Key) -> Outcome {
         let tries = self.tries.entry(sent_key).or_default();
         *tries += 1;
         let failure = match outcome {
             Answered::Reply(body) => match self.asker.paid_usage(&body) {
-                Ok(usage) => return Ok((200, body, usage)),
-                Err(why) => Failure::Broken(why),
+                Ok(usage) => return Outcome::Paid(body, usage),
+                Err(why) => {
+                    self.trouble = why;
+                    return Outcome::Broken;
+                }
             },
             Answered::Error { status, body } => {
                 let error = teacher::ServiceError::read(&body);
                 let failure = Failure::Status { status, hints: Hints::default(), error };
-                let effort =
-                    Effort { attempts: *tries, waited: Duration::ZERO, patience: Duration::MAX, jitter: 0.0 };
+                let effort = Effort { attempts: *tries, ..Effort::new(Duration::MAX) };
                 match retry::decide(&failure, effort) {
-                    Decision::Reject { .. } => return Ok((status, body, Usage::default())),
-                    Decision::Stop { why, hint } => return Err(Some(Error::Service { why, hint })),
+                    Decision::Reject { .. } => return Outcome::Refused(status, body),
+                    Decision::Stop { why, hint } => return Outcome::Stop(Error::Service { why, hint }),
                     Decision::Again { .. } | Decision::GiveUp { .. } => failure,
                 }
             }
             Answered::Not(why) => {
                 why.clone_into(&mut self.trouble);
-                return Err(None);
+                return Outcome::Nothing;
             }
         };
         self.trouble = match failure {
@@ -138,7 +163,19 @@ impl Run<'_> {
             Failure::Unreachable(why) | Failure::Broken(why) => why,
             Failure::TimedOut => "no reply in time".to_owned(),
         };
-        Err(None)
+        Outcome::Nothing
+    }
+
+    /// Counts a request of a batch that may have been charged without a word of it.
+    fn lose(&self, batch: &Batch) -> Result<()> {
+        let Some(price) = self.asker.price else { return Ok(()) };
+        // A batch that was sent without a cap was not counted with anything.
+        let most = match batch.likely_usd {
+            0.0 => f64::from(self.asker.teacher.max_output_tokens) * price.output / 1e6,
+            likely => likely / batch.requests.max(1) as f64,
+        };
+        self.asker.purse.pay(most);
+        self.asker.cache.writer().lost(most)
     }
 
     fn store(
@@ -147,17 +184,21 @@ impl Run<'_> {
         id: &str,
         (key, turn, sent_key): (Key, u32, Key),
         status: u16,
-        body: bytes::Bytes,
-        usage: Usage,
+        body: Bytes,
+        usage: Option<Usage>,
     ) -> Result<()> {
         let now = TimestampMs::now().0;
         let cost_usd = match status {
-            200 => self.asker.price.map(|price| price.cost(&usage)),
+            200 => self.asker.cost(usage.as_ref()),
             _ => Some(0.0),
         };
+        let usage = usage.unwrap_or_default();
         if status == 200 {
             self.asker.progress.used(&usage, cost_usd);
-            self.asker.purse.pay(cost_usd.unwrap_or(0.0));
+            match cost_usd {
+                Some(dollars) => self.asker.purse.pay(dollars),
+                None => self.lose(batch)?,
+            }
             if turn == 0 {
                 self.asker.progress.answered();
             }

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 /// By how much the service's clock may be off, in ms.
 const CLOCKS_DIFFER_MS: i64 = 600_000;
 /// A batch that is younger than this may not be in the service's list yet, in ms.
-const LIST_LAGS_MS: i64 = 30_000;
+const LIST_LAGS_MS: i64 = 10_000;
 /// Pages of the list that are looked through.
 const MOST_PAGES: u32 = 100;
 
@@ -49,19 +49,20 @@ impl<'a> Service<'a> {
     pub(super) async fn submit(&self, batch: &mut Batch, body: Bytes) -> Result<String> {
         let mut effort = self.effort();
         loop {
-            match self.try_to_submit(batch, &body).await? {
+            let failure = match self.try_to_submit(batch, &body).await? {
                 Ok(id) => return Ok(id),
-                Err(failure) => {
-                    if let Err(error) = self.wait_after(&failure, &mut effort).await {
-                        if is_refusal(&failure) {
-                            self.asker.cache.batch_closed(&batch.plan, "refused")?;
-                        }
-                        return Err(error);
-                    }
+                Err(failure) => failure,
+            };
+            if let Err(error) = self.wait_after(&failure, &mut effort).await {
+                if is_refusal(&failure) {
+                    self.asker.cache.batch_closed(&batch.plan, "refused")?;
                 }
+                return Err(error);
             }
             // It may have been taken all the same.
-            if let Some(id) = self.find(batch, TimestampMs::now().0).await? {
+            if !is_refusal(&failure)
+                && let Some(id) = self.find(batch, TimestampMs::now().0).await?
+            {
                 return Ok(id);
             }
         }
@@ -95,12 +96,16 @@ impl<'a> Service<'a> {
         if self.provider == Provider::OpenAi && batch.file_id.is_none() {
             return Ok(None); // without its file it cannot have been taken
         }
-        let found = self.look(batch).await?;
-        if found.is_some() || TimestampMs::now().0 - sent_at_ms > LIST_LAGS_MS {
-            return Ok(found);
+        let mut wait = Duration::from_secs(1);
+        loop {
+            let is_listed = TimestampMs::now().0 - sent_at_ms > LIST_LAGS_MS;
+            let found = self.look(batch).await?;
+            if found.is_some() || is_listed {
+                return Ok(found);
+            }
+            self.pause(wait).await?;
+            wait *= 2;
         }
-        self.pause(Duration::from_secs(1)).await?;
-        self.look(batch).await
     }
 
     async fn look(&self, batch: &Batch) -> Result<Option<String>> {
@@ -128,7 +133,8 @@ impl<'a> Service<'a> {
                 _ => return Ok(None),
             }
         }
-        Ok(None)
+        let why = format!("a batch that may have been sent is not among the latest {}", MOST_PAGES * 100);
+        Err(Error::Service { why, hint: Some("run the same command again") })
     }
 
     /// Whether a batch of the list is the one that was written down. Anthropic's list tells neither names nor requests,
@@ -209,7 +215,12 @@ impl<'a> Service<'a> {
 
     async fn once(&self, path: &str, body: Option<(Bytes, Option<String>)>) -> Result<Raw, Failure> {
         let is_look = body.is_none();
-        let raw = self.transport.call(path, body).await?;
+        let call = self.transport.call(path, body);
+        let raw = match is_look {
+            // What is only looked at can be looked at again; what is sent is waited for.
+            true => self.unless_stopped(call).await??,
+            false => call.await?,
+        };
         match raw.status {
             200 | 201 => Ok(raw),
             404 if is_look => Ok(raw),
@@ -221,14 +232,24 @@ impl<'a> Service<'a> {
         }
     }
 
+    /// What `work` comes to; a failure where the run is to end first.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            () = self.asker.stop.wait() => Err(Failure::Unreachable("the run ends".to_owned())),
+            done = work => Ok(done),
+        }
+    }
+
     fn effort(&self) -> Effort {
         let patience = Duration::from_secs(self.asker.teacher.timeout_secs);
-        Effort { attempts: 0, waited: Duration::ZERO, patience, jitter: 0.5 }
+        Effort { jitter: 0.5, ..Effort::new(patience) }
     }
 
     /// Waits before another attempt; an error where there should be none.
     async fn wait_after(&self, failure: &Failure, effort: &mut Effort) -> Result<()> {
         effort.attempts += 1;
+        effort.failed(failure);
         let (why, hint) = match retry::decide(failure, *effort) {
             Decision::Again { after } => {
                 tracing::debug!(?failure, ?after, "asked again");
@@ -318,7 +339,8 @@ impl Lines<'_> {
                 return Ok(Some(line));
             }
             if self.response.is_none() {
-                let response = self.service.transport.open(&self.path, None).await?;
+                let open = self.service.transport.open(&self.path);
+                let response = self.service.unless_stopped(open).await??;
                 let status = response.status().as_u16();
                 if status != 200 {
                     let hints = Default::default();
@@ -328,7 +350,7 @@ impl Lines<'_> {
                 self.response = Some(response);
             }
             let Some(response) = &mut self.response else { return Ok(None) };
-            match response.chunk().await {
+            match self.service.unless_stopped(response.chunk()).await? {
                 Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
                 Ok(None) if self.buffer.trim_ascii().is_empty() => return Ok(None),
                 Ok(None) => return Ok(Some(self.buffer.split().freeze())),

@@ -141,12 +141,7 @@ impl Cache {
             return Err(Error::bad_input(path.display().to_string(), message));
         }
         if version < VERSION {
-            connection.execute_batch(SCHEMA).map_err(error(path))?;
-            connection.execute_batch(batches::SCHEMA).map_err(error(path))?;
-            if version == 2 {
-                connection.execute_batch(batches::FROM_2).map_err(error(path))?;
-            }
-            connection.pragma_update(None, "user_version", VERSION).map_err(error(path))?;
+            bring_up_to_date(&connection, version).map_err(error(path))?;
         }
         let reader = Self::read_connection(path)?;
         Ok(Self { path: path.to_path_buf(), reader: reader.into(), writer: Writer::start(connection, path)? })
@@ -247,7 +242,7 @@ impl Cache {
                         round: row.get(1)?,
                         subject_id: row.get(2)?,
                         problem_id: row.get(3)?,
-                        provider: provider_of(&row.get::<_, String>(4)?),
+                        provider: provider(row, 4)?,
                         model: row.get(5)?,
                         prompt_version: row.get(6)?,
                         user_text: row.get(7)?,
@@ -293,10 +288,26 @@ impl Cache {
         })
     }
 
-    /// Number of paid replies whose cost is not known.
+    /// Number of paid replies whose cost is not known; those that told no tokens count among the losses.
     pub fn unpriced(&self) -> Result<u64> {
         self.read(|connection| {
-            connection.query_row("SELECT count(*) FROM replies WHERE cost_usd IS NULL", [], |row| row.get(0))
+            connection.query_row(
+                "SELECT count(*) FROM replies WHERE cost_usd IS NULL AND input_tokens + output_tokens > 0",
+                [],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Whether a model has answered anything under a version of the prompt.
+    pub fn has_answers(&self, model: &str, prompt_version: &str) -> Result<bool> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT EXISTS (SELECT 1 FROM asks JOIN replies USING (request_key)
+                 WHERE model = ?1 AND prompt_version = ?2 AND status = 200)",
+                params![model, prompt_version],
+                |row| row.get(0),
+            )
         })
     }
 
@@ -334,6 +345,7 @@ impl Cache {
                 "SELECT user_text, input_tokens + cache_write_tokens + cache_read_tokens, output_tokens, body
                  FROM replies JOIN asks USING (request_key)
                  WHERE scope = ?1 AND model = ?2 AND status = 200 AND turn = 0 AND image_sha256 IS NULL
+                 AND input_tokens + output_tokens > 0
                  ORDER BY replies.rowid DESC LIMIT ?3",
             )?;
             let rows = statement.query_map(params![scope, model, most as u64], |row| {
@@ -358,12 +370,26 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn provider_of(name: &str) -> Provider {
-    match name {
-        "anthropic" => Provider::Anthropic,
-        "openai" => Provider::OpenAi,
-        _ => Provider::Reference,
+/// Makes the tables that a file of an older version, or a new one, lacks: all of it or nothing.
+fn bring_up_to_date(connection: &Connection, version: i64) -> rusqlite::Result<()> {
+    let transaction = connection.unchecked_transaction()?;
+    transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(batches::SCHEMA)?;
+    if version == 2 {
+        transaction.execute_batch(batches::FROM_2)?;
     }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+/// A provider by the name that it is stored under.
+fn provider(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Provider> {
+    let name: String = row.get(column)?;
+    let known = [Provider::Anthropic, Provider::OpenAi, Provider::Reference];
+    known.into_iter().find(|provider| provider.as_str() == name).ok_or_else(|| {
+        let message = format!("expected a provider, found `{name}`");
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, message.into())
+    })
 }
 
 /// Names the file in an SQLite error, and tells damage apart.

@@ -53,7 +53,7 @@ fn problem(record: &Record<'_>, name: &str, images: &Path) -> Result<(Problem, O
             let file = picture::first_file([images.join(&path)]);
             // The path is whatever the file says: nothing but a picture may end in a folder that is shared.
             if file.as_deref().map(picture::is_known).transpose()? == Some(false) {
-                return Err(record.wrong("image", "a PNG, JPEG, GIF or WebP picture", format!("`{path}`")));
+                return Err(record.wrong("image", picture::EXPECTED, format!("`{path}`")));
             }
             let extension = match &file {
                 Some(file) => picture::extension(file)?,

@@ -12,6 +12,9 @@ pub(super) struct Picture {
     pub(super) file: Option<PathBuf>,
 }
 
+/// What a picture must be.
+pub(super) const EXPECTED: &str = "a PNG, JPEG, GIF or WebP picture";
+
 /// The first of some paths that is a file.
 pub(super) fn first_file(candidates: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
     candidates.into_iter().find(|path| path.is_file())

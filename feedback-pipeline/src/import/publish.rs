@@ -89,11 +89,11 @@ pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
     if data.exists() && !data.is_dir() {
         return Err(Error::bad_input(data.display().to_string(), "expected a dataset folder, found a file"));
     }
+    let _lock = dataset.lock(PROGRAM)?;
     let existing = if dataset.problems_path().is_file() { dataset.problems()? } else { Vec::new() };
     keep_copied_pictures(&dataset, &mut incoming);
     let (problems, added) = merge(&existing, &incoming, data)?;
 
-    let _lock = dataset.lock(PROGRAM)?;
     let mut changed = false;
     let mut copied = HashSet::new();
     for picture in &incoming.pictures {
@@ -104,11 +104,6 @@ pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
         }
     }
     changed |= write_card(&dataset, &incoming.card)?;
-    if problems != existing {
-        let provenance = Provenance::new(PROGRAM, "");
-        table::write(&dataset.problems_path(), problems.iter().cloned(), &provenance)?;
-        changed = true;
-    }
     let missing = incoming.pictures.iter().filter(|picture| picture.file.is_none());
     let missing_pictures = missing.filter_map(|picture| {
         let image = incoming.problems[picture.problem].image.as_ref()?;
@@ -116,6 +111,12 @@ pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
     });
     let missing_pictures: Vec<String> = missing_pictures.collect();
     changed |= list_missing(&dataset, &problems, &missing_pictures)?;
+    // Last: problems that are there have everything that belongs to them.
+    if problems != existing {
+        let provenance = Provenance::new(PROGRAM, "");
+        table::write(&dataset.problems_path(), problems.iter().cloned(), &provenance)?;
+        changed = true;
+    }
     Ok(Summary {
         dataset: data.to_path_buf(),
         added,

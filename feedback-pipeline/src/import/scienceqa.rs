@@ -79,6 +79,9 @@ fn problem(
         Some(name) => {
             let file =
                 picture::first_file([images.join(&split).join(id).join(&name), images.join(id).join(&name)]);
+            if file.as_deref().map(picture::is_known).transpose()? == Some(false) {
+                return Err(record.wrong("image", picture::EXPECTED, format!("`{name}`")));
+            }
             let extension = match &file {
                 Some(file) => picture::extension(file)?,
                 None => picture::own_extension(Path::new(&name)),

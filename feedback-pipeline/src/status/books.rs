@@ -35,7 +35,7 @@ pub struct Account {
 }
 
 /// Collects the account of a kind item by item.
-struct Ledger {
+struct Book {
     account: Account,
     rejected: HashSet<String>,
     seen: HashSet<String>,
@@ -43,7 +43,7 @@ struct Ledger {
     asked: u64,
 }
 
-impl Ledger {
+impl Book {
     fn new(dataset: &Dataset, round: u32, kind: Kind, spending: &[Spending]) -> Result<Self> {
         let account = Account {
             round,
@@ -109,7 +109,7 @@ pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Re
         return Ok(None);
     }
     let scores: HashMap<String, u64> = query::scores_by_rollout(dataset, round)?;
-    let mut ledger = Ledger::new(dataset, round, Kind::Scores, spending)?;
+    let mut ledger = Book::new(dataset, round, Kind::Scores, spending)?;
     let mut sentences = 0;
     for row in rollouts {
         let expected = row.sentences.len() as u64;
@@ -133,7 +133,7 @@ pub(super) fn corrections(dataset: &Dataset, round: u32, spending: &[Spending]) 
     let names = &["rationale_id", "split", "stage", "deduplicated"];
     let rationales = dataset.project::<Rationale, Row>(round, names)?;
     let corrections: HashMap<String, u64> = query::corrections_by_rationale(dataset, round)?;
-    let mut ledger = Ledger::new(dataset, round, Kind::Corrections, spending)?;
+    let mut ledger = Book::new(dataset, round, Kind::Corrections, spending)?;
     for row in rationales.into_iter().filter(|row| row.stage == "rl") {
         if row.split != "train" && !corrections.contains_key(&row.rationale_id) {
             continue;
@@ -170,7 +170,7 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
         let (stage, other) = against.parse().map_or(("base", 0), |round| ("sft", round));
         let others = test_rationales(dataset, other, stage)?;
         // Whether the requests table agrees can only be told over all baselines.
-        let mut ledger = Ledger::new(dataset, round, Kind::Judgements, &[])?;
+        let mut ledger = Book::new(dataset, round, Kind::Judgements, &[])?;
         ledger.account.against = Some((*against).to_owned());
         for (problem_id, (id, text)) in &candidates {
             let Some((_, other)) = others.get(problem_id) else { continue };

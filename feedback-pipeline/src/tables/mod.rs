@@ -9,13 +9,14 @@ mod parts;
 
 pub use parts::{announce, end_replacement, heal, is_cut_off, next_number};
 
-use crate::cache::{Ask, Reply};
 use crate::due::{Content, Item, Job, Kind};
 use crate::error::{Error, Result};
+use crate::ledger;
 use crate::reply::Answer;
-use crate::verdict::{self, NOT_SENT, Verdict};
+use crate::settled::Settled;
+use crate::verdict::Verdict;
 use schemas::table::TableWriter;
-use schemas::{Correction, Dataset, Judgement, Provenance, Reject, Request, Score, TimestampMs, provenance};
+use schemas::{Correction, Dataset, IdSet, Judgement, Provenance, Reject, Request, Score, TimestampMs};
 
 /// Rows that a set of files holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,29 +35,14 @@ pub struct PartSet {
     rejects: TableWriter<Reject>,
     marker: Marker,
     counts: Counts,
+    /// Items that have an outcome here, see [`outcome_of`]; none where nothing is taken over from older parts.
+    outcomes: Option<IdSet>,
 }
 
 enum Marker {
     Scores(TableWriter<Score>),
     Corrections(TableWriter<Correction>),
     Judgements(TableWriter<Judgement>),
-}
-
-/// A settled item: its request, the replies, and what they amount to.
-pub struct Settled {
-    /// The request.
-    pub ask: Ask,
-    /// All replies to it.
-    pub replies: Vec<Reply>,
-    /// Answer or reject.
-    pub verdict: Verdict,
-}
-
-impl Settled {
-    /// The key in hexadecimal; empty where nothing was sent.
-    pub fn key_text(&self) -> String {
-        key_text(&self.ask, &self.replies)
-    }
 }
 
 impl PartSet {
@@ -89,22 +75,35 @@ impl PartSet {
                 provenance,
             )?),
         };
-        Ok(Self { requests, rejects, marker, counts: Counts::default() })
+        Ok(Self { requests, rejects, marker, counts: Counts::default(), outcomes: None })
+    }
+
+    /// The same, which takes rows over from older parts for items that have no outcome here.
+    pub fn replacing(self) -> Self {
+        Self { outcomes: Some(IdSet::default()), ..self }
+    }
+
+    /// Whether an item has an outcome here, see [`outcome_of`].
+    pub fn has_outcome(&self, id: &str) -> bool {
+        self.outcomes.as_ref().is_some_and(|outcomes| outcomes.contains(id))
     }
 
     /// Adds a settled item's row to the ledger.
     pub fn ledger(&mut self, job: &Job, item: &Item, settled: &Settled) -> Result<()> {
         if let Some(requests) = &mut self.requests {
-            requests.push(request_row(job, item, settled))?;
+            requests.push(ledger::row(job, item, settled))?;
         }
         Ok(())
     }
 
     /// Adds a settled item's answer or reject.
     pub fn outcome(&mut self, job: &Job, item: &Item, settled: Settled) -> Result<()> {
+        if let Some(outcomes) = &mut self.outcomes {
+            outcomes.insert(&outcome_of(item));
+        }
+        let request_key = settled.key_text();
         let Settled { ask, replies, verdict } = settled;
         let cached = !ask.is_paid_by(job, item);
-        let request_key = key_text(&ask, &replies);
         let problem_id = item.problem.problem_id.clone();
         let at = TimestampMs(replies.last().map_or(0, |reply| reply.replied_at_ms));
         self.counts.shared += usize::from(cached);
@@ -235,40 +234,17 @@ impl PartSet {
     }
 }
 
-/// An item's row of the ledger.
-pub fn request_row(job: &Job, item: &Item, settled: &Settled) -> Request {
-    let Settled { ask, replies, verdict } = settled;
-    let cached = !ask.is_paid_by(job, item);
-    let paid: &[Reply] = if cached { &[] } else { replies };
-    let sum = |count: fn(&Reply) -> u64| paid.iter().map(count).sum();
-    let status = match verdict {
-        Verdict::Reject { reason, .. } => verdict::status_of(reason),
-        _ => "ok",
-    };
-    Request {
-        request_key: key_text(ask, replies),
-        kind: job.ledger_kind().to_owned(),
-        subject_id: item.subject_id.clone(),
-        round: item.round,
-        provider: ask.provider.as_str().to_owned(),
-        model: ask.model.clone(),
-        status: status.to_owned(),
-        attempts: paid.iter().map(|reply| reply.attempts).sum(),
-        cached,
-        input_tokens: sum(|reply| reply.usage.input + reply.usage.cache_write),
-        cached_input_tokens: sum(|reply| reply.usage.cache_read),
-        output_tokens: sum(|reply| reply.usage.output),
-        // Summed from 0.0: the empty sum of floats is -0.0.
-        cost_usd: paid.iter().try_fold(0.0, |sum, reply| Some(sum + reply.cost_usd?)),
-        latency_ms: paid.last().map_or(0, |reply| reply.latency_ms),
-        started_at: TimestampMs(replies.first().map_or(0, |reply| reply.started_at_ms)),
+/// What an item has one outcome of: a rollout, a rationale, or a pair as it is shown.
+fn outcome_of(item: &Item) -> String {
+    match &item.content {
+        Content::Judgement { against, candidate_shown_first, .. } => {
+            pair(&item.problem.problem_id, against, *candidate_shown_first)
+        }
+        Content::Scores { .. } | Content::Correction { .. } => item.subject_id.clone(),
     }
 }
 
-/// The key in hexadecimal; empty where nothing was sent.
-fn key_text(ask: &Ask, replies: &[Reply]) -> String {
-    match replies.first() {
-        Some(reply) if reply.status == NOT_SENT => String::new(),
-        _ => provenance::hex(&ask.key),
-    }
+/// What a pair has one outcome of.
+pub fn pair(problem_id: &str, against: &str, candidate_shown_first: bool) -> String {
+    format!("{against} {candidate_shown_first} {problem_id}")
 }

@@ -98,13 +98,12 @@ pub(super) fn open(body: &[u8]) -> Result<Envelope, String> {
         Some("refusal") => Ended::Refused,
         _ => Ended::Complete,
     };
-    let usage = message.usage.unwrap_or_default();
-    let usage = Usage {
+    let usage = message.usage.map(|usage| Usage {
         input: usage.input_tokens.0,
         cache_write: usage.cache_creation_input_tokens.0,
         cache_read: usage.cache_read_input_tokens.0,
         output: usage.output_tokens.0,
-    };
+    });
     let text = message.content.into_iter().filter_map(|block| block.text).collect();
     Ok(Envelope { text, ended, usage })
 }
@@ -120,11 +119,11 @@ mod tests {
         let envelope = open(body).unwrap();
         assert_eq!(envelope.text, "{}");
         assert_eq!(envelope.ended, Ended::Truncated);
-        assert_eq!(envelope.usage, Usage { input: 7, cache_write: 3, cache_read: 4, output: 2 });
+        assert_eq!(envelope.usage, Some(Usage { input: 7, cache_write: 3, cache_read: 4, output: 2 }));
         assert!(open(b"{}").is_err());
         let lax = br#"{"content":[{"type":"text","text":"{}"}],"stop_reason":null,"usage":null}"#;
-        assert_eq!(open(lax).map(|envelope| envelope.usage), Ok(Usage::default()));
+        assert_eq!(open(lax).map(|envelope| envelope.usage), Ok(None));
         let decimal = br#"{"content":[],"usage":{"input_tokens":7.0,"output_tokens":null}}"#;
-        assert_eq!(open(decimal).map(|envelope| envelope.usage.input), Ok(7));
+        assert_eq!(open(decimal).map(|envelope| envelope.usage.map(|usage| usage.input)), Ok(Some(7)));
     }
 }

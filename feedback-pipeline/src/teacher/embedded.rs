@@ -31,7 +31,7 @@ pub fn answer(item: &Item) -> Vec<u8> {
             let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
             let scores = reference::score(&item.problem, &sentences);
             let scores = scores.iter().zip(1..).map(|(score, number)| {
-                // One decimal, so that 0.7 does not become 0.699999988.
+                // Four decimals, so that 0.7 does not become 0.699999988.
                 json!({"sentence": number, "score": (f64::from(*score) * 1e4).round() / 1e4})
             });
             json!({"scores": scores.collect::<Vec<_>>()})
@@ -55,5 +55,5 @@ pub fn answer(item: &Item) -> Vec<u8> {
 /// Opens a reply: it has no envelope, and costs nothing.
 pub(super) fn open(body: &[u8]) -> Result<Envelope, String> {
     let text = String::from_utf8(body.to_vec()).map_err(|e| e.to_string())?;
-    Ok(Envelope { text, ended: Ended::Complete, usage: Usage::default() })
+    Ok(Envelope { text, ended: Ended::Complete, usage: Some(Usage::default()) })
 }

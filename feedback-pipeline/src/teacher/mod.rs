@@ -22,6 +22,16 @@ use sha2::{Digest, Sha256};
 /// sha256 of a whole request.
 pub type Key = [u8; 32];
 
+/// Reads a key from 64 hexadecimal digits.
+pub fn parse_key(hex: &str) -> Option<Key> {
+    let bytes = hex.as_bytes();
+    let mut key = [0; 32];
+    for (place, pair) in key.iter_mut().zip(bytes.chunks_exact(2)) {
+        *place = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    (bytes.len() == 64).then_some(key)
+}
+
 /// An API key. It is never printed: `Debug` hides it, and it has no `Display`.
 #[derive(Clone)]
 pub struct Secret(String);
@@ -172,11 +182,6 @@ impl Template {
             follow_ups => self.key(image, text, follow_ups),
         }
     }
-
-    /// Bytes that every request carries before its messages, system prompt and schema included.
-    pub fn head_len(&self) -> usize {
-        self.head.len()
-    }
 }
 
 /// Appends a text as a JSON string.
@@ -215,8 +220,8 @@ pub struct Envelope {
     pub text: String,
     /// Why it ended.
     pub ended: Ended,
-    /// What it cost in tokens.
-    pub usage: Usage,
+    /// What it cost in tokens; none where it does not tell.
+    pub usage: Option<Usage>,
 }
 
 /// A number of tokens, as services write it: whole, as a decimal, or not at all.

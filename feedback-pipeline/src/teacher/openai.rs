@@ -115,19 +115,18 @@ pub(super) fn open(body: &[u8]) -> Result<Envelope, String> {
         (Some("length"), _) => Ended::Truncated,
         _ => Ended::Complete,
     };
-    let usage = completion.usage.unwrap_or_default();
-    let prompt = usage.prompt_tokens.0;
-    let cached = usage.prompt_tokens_details.map_or(0, |details| details.cached_tokens.0).min(prompt);
-    Ok(Envelope {
-        text: refusal.or(choice.message.content.map(Content::text)).unwrap_or_default(),
-        ended,
-        usage: Usage {
+    let usage = completion.usage.map(|usage| {
+        let prompt = usage.prompt_tokens.0;
+        let cached = usage.prompt_tokens_details.map_or(0, |details| details.cached_tokens.0).min(prompt);
+        Usage {
             input: prompt - cached,
             cache_write: 0,
             cache_read: cached,
             output: usage.completion_tokens.0,
-        },
-    })
+        }
+    });
+    let text = refusal.or(choice.message.content.map(Content::text)).unwrap_or_default();
+    Ok(Envelope { text, ended, usage })
 }
 
 #[cfg(test)]
@@ -140,7 +139,7 @@ mod tests {
             "usage":{"prompt_tokens":10,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}}"#;
         let envelope = open(body).unwrap();
         assert_eq!(envelope.ended, Ended::Truncated);
-        assert_eq!(envelope.usage, Usage { input: 6, cache_write: 0, cache_read: 4, output: 2 });
+        assert_eq!(envelope.usage, Some(Usage { input: 6, cache_write: 0, cache_read: 4, output: 2 }));
     }
 
     #[test]
@@ -149,14 +148,15 @@ mod tests {
             br#"{"choices":[{"message":{"content":[{"type":"text","text":"{"},{"type":"text","text":"}"}]}}],
             "usage":{"prompt_tokens":10.0,"completion_tokens":2}}"#;
         let envelope = open(body).unwrap();
-        assert_eq!((envelope.text.as_str(), envelope.usage.input, envelope.usage.output), ("{}", 10, 2));
+        let usage = envelope.usage.map(|usage| (usage.input, usage.output));
+        assert_eq!((envelope.text.as_str(), usage), ("{}", Some((10, 2))));
     }
 
     #[test]
     fn refusal_and_no_choices() {
         let body = br#"{"choices":[{"message":{"content":null,"refusal":"No."},"finish_reason":"stop"}]}"#;
         let envelope = open(body).unwrap();
-        assert_eq!((envelope.ended, envelope.text.as_str()), (Ended::Refused, "No."));
+        assert_eq!((envelope.ended, envelope.text.as_str(), envelope.usage), (Ended::Refused, "No.", None));
         assert!(open(br#"{"choices":[]}"#).unwrap_err().contains("empty"));
     }
 }

@@ -167,7 +167,7 @@ settings! {
         neutral_score: f64 = 0.5, "Teacher score that earns no reward.";
         shuffle: bool = true, "Whether each pass takes the rollouts in a new order.";
         min_coverage: f64 = 0.95, "Least share of rollouts with sentences that must be scored.";
-        max_grad_norm: Option<f64> = None, "Clip of the gradient's norm; unset does not clip.";
+        max_grad_norm: Option<f64> = None, "Clip of the gradient's norm; unset or 0 does not clip.";
         value_model: ValueTrunk = ValueTrunk::Separate, "separate (a second student) or shared (the policy with a value head).";
         value_passes: u32 = 0, "Passes in which the value model alone learns the returns, before the policy learns; 0 as in the paper.";
         value_learning_rate: f64 = 1e-4, "Learning rate in those passes.";
@@ -187,7 +187,7 @@ settings! {
         keep: KeepBy = KeepBy::Last, "Pass that is kept: last, val_loss (lowest on the val split's gold solutions) or val_rouge_l (nearest to them).";
         patience: Option<u32> = None, "Passes without a better number of keep after which training ends; unset makes them all.";
         padded_loss: bool = false, "Whether padding up to max_target_tokens counts as a target, as in the public code.";
-        max_grad_norm: Option<f64> = Some(1.0), "Clip of the gradient's norm; unset does not clip.";
+        max_grad_norm: Option<f64> = Some(1.0), "Clip of the gradient's norm; 0 does not clip.";
     }
     /// The answer model.
     answer: AnswerSettings {
@@ -202,7 +202,7 @@ settings! {
         warmup: f64 = 0.0, "Share of the steps in which the learning rate rises to its peak.";
         keep: AnswerKeepBy = AnswerKeepBy::Last, "Pass that is kept: last, val_loss (lowest on the right answers of the val split) or val_accuracy (most of them right).";
         patience: Option<u32> = None, "Passes without a better number of keep after which training ends; unset makes them all.";
-        max_grad_norm: Option<f64> = Some(1.0), "Clip of the gradient's norm; unset does not clip.";
+        max_grad_norm: Option<f64> = Some(1.0), "Clip of the gradient's norm; 0 does not clip.";
         prompt_format: PromptFormat = PromptFormat::QcmgA, "QCMG-A (the rationale stands in the source) or QCM-A (it does not).";
         rationales: RationaleSource = RationaleSource::Generated, "Rationales to train on: generated (the policy's own) or gold.";
     }

@@ -40,7 +40,7 @@ pub fn ppo_loss(inputs: &PpoInputs, clip: f64, value_coefficient: f64) -> PpoLos
     let clipped = -(&inputs.advantages * ratio.clamp(1.0 - clip, 1.0 + clip));
     let policy = plain.maximum(&clipped).mean(Kind::Float);
     let value = match &inputs.values {
-        Some((values, returns)) => (values - returns).square().mean(Kind::Float),
+        Some((values, returns)) => value_loss(values, returns, None),
         None => policy.zeros_like(),
     };
     PpoLoss {

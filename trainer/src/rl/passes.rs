@@ -5,7 +5,6 @@ use super::ppo::{Learner, ScoredRollout};
 use super::statistics::Statistics;
 use crate::error::Result;
 use crate::metrics::MetricLog;
-use crate::progress::check_interrupt;
 use crate::resume::StepCheckpoint;
 use crate::student::Mode;
 use crate::training::{Schedule, Training};
@@ -92,7 +91,6 @@ pub fn train(
         place = next_place(place, kl, steps_per_pass, settings.max_kl);
         training.show(place, format!("loss {loss:.3}, kl {kl:.4}"));
         training.save(false)?;
-        check_interrupt()?;
     }
     Ok(())
 }

@@ -77,7 +77,12 @@ impl Learner<'_> {
             advantages,
             values,
         };
-        ppo_loss(&inputs, settings.clip, settings.value_coefficient)
+        let mut loss = ppo_loss(&inputs, settings.clip, settings.value_coefficient);
+        if let (Some(clip), Some((values, returns))) = (settings.value_clip, &inputs.values) {
+            loss.value = value_loss(values, returns, Some((clip, &values_of_sampling(&part, returns))));
+            loss.total = &loss.policy + &loss.value * settings.value_coefficient;
+        }
+        loss
     }
 
     /// Advantages [rows, longest] of a minibatch, whitened where the settings ask for it. Those of grpo are relative to
@@ -130,8 +135,7 @@ impl Learner<'_> {
             |statistics: &mut Statistics, model: &ValueModel, part: &Part<'_>, states: &Tensor| {
                 let values = model.values(states, mode);
                 let returns = part.column(|rollout| &rollout.returns);
-                // Returns are advantages + values of sampling.
-                let old = &returns - part.column(|rollout| &rollout.advantages);
+                let old = values_of_sampling(part, &returns);
                 let loss = value_loss(&values, &returns, settings.value_clip.map(|clip| (clip, &old)));
                 statistics.add_values(&values, &returns, &loss);
                 loss * (settings.value_coefficient * share(part.count()))
@@ -182,6 +186,11 @@ impl Learner<'_> {
         }
         statistics
     }
+}
+
+/// V_old of a part's tokens: returns are advantages + values of sampling.
+fn values_of_sampling(part: &Part<'_>, returns: &Tensor) -> Tensor {
+    returns - part.column(|rollout| &rollout.advantages)
 }
 
 #[cfg(test)]
@@ -271,12 +280,12 @@ pub(super) mod tests {
         let rollouts = rollouts();
         let rollouts: Vec<&ScoredRollout> = rollouts.iter().collect();
         let features = ImageFeatures::none(8);
-        let settings = Settings::default().rl;
         // Made once: libtorch's generator is common to all threads, so other tests would disturb a second making.
         let start = Weights::random(&config, 1);
         let mut own_start = Weights::random(&config, 2);
         own_start.add_random(&config, config.value_head_shapes(), 3);
-        for shared in [false, true] {
+        for (shared, value_clip) in [(false, None), (true, None), (false, Some(0.2)), (true, Some(0.2))] {
+            let settings = RlSettings { value_clip, ..Settings::default().rl };
             let run = |whole: bool, budget: Option<u64>| {
                 let weights = start.copy_to(Device::Cpu);
                 weights.train_only(|_| true);

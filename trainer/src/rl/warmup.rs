@@ -14,7 +14,6 @@ use crate::batch;
 use crate::error::Result;
 use crate::memory::in_batches;
 use crate::metrics::MetricLog;
-use crate::progress::check_interrupt;
 use crate::resume::StepCheckpoint;
 use crate::student::Mode;
 use crate::training::Training;
@@ -54,7 +53,6 @@ pub fn fit_values(
         training.show(step + 1, format!("value loss {loss:.3}, explained variance {explained:.2}"));
         // The last place stays until the stage is done: the policy's passes start from it however often they are stopped.
         training.save(step + 1 == total)?;
-        check_interrupt()?;
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ pub(super) fn due<'a, T: Table>(
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let Some(number) = number(&name, prefix) else { continue };
         next = next.max(number + 1);
-        for rows in Batches::<T, ProblemOf>::project(&path, &["problem_id"])? {
+        for rows in Batches::<T, ProblemOf>::project(&path, &["problem_id", "round"])?.of_round(round) {
             has_rows.extend(rows?.into_iter().map(|row| row.problem_id));
         }
     }

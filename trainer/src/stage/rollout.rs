@@ -147,6 +147,7 @@ fn part(
             let mode = Mode { train: false, kind: context.kind() };
             let numbers = token_numbers(&reference.student, None, &batches.source(indices), &tokens, mode);
             for (row, logprobs) in rollouts.into_iter().zip(numbers.logprobs) {
+                check_finite("reference log-probability", &rows[row].problem_id, &logprobs)?;
                 rows[row].ref_logprobs = logprobs;
             }
             Ok(())
@@ -270,6 +271,8 @@ fn rollout(
     let token_ids: Vec<i32> =
         generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
     let decoded = sentences::decode(policy.tokenizer.inner(), &token_ids)?;
+    check_finite("log-probability", &problem_id, &generated.logprobs)?;
+    check_finite("value", &problem_id, &generated.values)?;
     Ok(Rollout {
         rollout_id: Rollout::id(&problem_id, round, sample),
         problem_id,
@@ -285,6 +288,13 @@ fn rollout(
         policy: policy.fingerprint.clone(),
         seed,
     })
+}
+
+/// What is not finite now would be refused only after the Teacher was paid for its scores.
+fn check_finite(what: &str, problem_id: &str, numbers: &[f32]) -> Result<()> {
+    let Some(wrong) = numbers.iter().find(|number| !number.is_finite()) else { return Ok(()) };
+    let message = format!("rollout of problem `{problem_id}`: expected a finite {what}, found {wrong}");
+    Err(Error::input(message, "are the checkpoint's weights sound? Try --dtype float32"))
 }
 
 /// The value head that a round starts with, made from the run's seed.

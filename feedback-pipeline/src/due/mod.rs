@@ -10,11 +10,9 @@ pub use order::Order;
 pub use problems::Problems;
 
 use crate::error::{Error, Result};
-use schemas::table::Batches;
 use schemas::{Dataset, Problem, Rationale, Rollout, Sentence};
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The three things a Teacher is asked for.
@@ -200,12 +198,12 @@ type Rows<'a, R> = Box<dyn Iterator<Item = Result<R>> + Send + 'a>;
 pub fn all_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problems) -> Result<Rows<'a, Item>> {
     match job.kind {
         Kind::Scores => {
-            let parts = dataset.parts::<Rollout>(job.round)?;
-            let names = &["rollout_id", "problem_id", "sample", "sentences"];
-            Ok(Box::new(rows::<Rollout, RolloutText>(parts, names).filter_map(move |row| {
+            let names = ["rollout_id", "problem_id", "sample", "sentences"];
+            let rows = dataset.stream_columns::<Rollout, RolloutText>(job.round, &names)?;
+            Ok(Box::new(rows.filter_map(move |row| {
                 let row = match row {
                     Ok(row) => row,
-                    Err(error) => return Some(Err(error)),
+                    Err(error) => return Some(Err(error.into())),
                 };
                 if row.sentences.is_empty() {
                     return None;
@@ -292,27 +290,9 @@ fn rationales(
     dataset: &Dataset,
     round: u32,
 ) -> Result<impl Iterator<Item = Result<RationaleText>> + Send + use<>> {
-    let names = &["rationale_id", "problem_id", "split", "stage", "deduplicated"];
-    Ok(rows::<Rationale, RationaleText>(dataset.parts::<Rationale>(round)?, names))
-}
-
-/// Rows of several parts, one batch in memory at a time.
-fn rows<T: schemas::Table, R: serde::de::DeserializeOwned + Send + 'static>(
-    parts: Vec<PathBuf>,
-    names: &'static [&'static str],
-) -> impl Iterator<Item = Result<R>> + Send + use<T, R> {
-    parts.into_iter().flat_map(move |part| {
-        let batches: Rows<'static, Vec<R>> = match Batches::<T, R>::project(&part, names) {
-            Ok(batches) => Box::new(batches.map(|batch| batch.map_err(Error::from))),
-            Err(error) => Box::new(std::iter::once(Err(error.into()))),
-        };
-        batches.flat_map(|batch| -> Rows<'static, R> {
-            match batch {
-                Ok(rows) => Box::new(rows.into_iter().map(Ok)),
-                Err(error) => Box::new(std::iter::once(Err(error))),
-            }
-        })
-    })
+    let names = ["rationale_id", "problem_id", "split", "stage", "deduplicated"];
+    let rows = dataset.stream_columns::<Rationale, RationaleText>(round, &names)?;
+    Ok(rows.map(|row| row.map_err(Error::from)))
 }
 
 #[cfg(test)]

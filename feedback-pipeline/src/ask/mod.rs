@@ -10,13 +10,13 @@ pub(crate) use question::Question;
 pub use question::Questions;
 
 use crate::cache::{Ask, Cache, Reply};
-use crate::collect::{self, Asks};
 use crate::due::{Item, Job};
 use crate::error::Result;
 use crate::money::{Price, Purse};
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::prompt::{self, SystemPrompt};
+use crate::settled::{self, Asks};
 use crate::stop::Stop;
 use crate::teacher::{Key, Usage, anthropic};
 use crate::transport::Transport;
@@ -24,7 +24,7 @@ use crate::verdict::{self, Verdict};
 use schemas::TimestampMs;
 use schemas::settings::{Provider, TeacherSettings};
 use std::collections::HashSet;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -73,7 +73,20 @@ pub struct Seen {
     pub(crate) good_replies: AtomicU64,
     /// Paid replies in an envelope that cannot be opened.
     pub(crate) unreadable: AtomicU64,
+    /// Replies that told their tokens, and the most output tokens of one.
+    pub(crate) told: AtomicU64,
     pub(crate) longest_output: AtomicU64,
+    /// Whether an earlier run had good replies to the same questions, and so few are left that all of them may be bad.
+    pub(crate) good_before: bool,
+    /// Most that the attempts in flight may cost, in 1e-9 dollars.
+    pub(crate) in_flight: AtomicU64,
+}
+
+impl Seen {
+    /// Whether the service has answered: what it refuses then is the request's fault.
+    pub(crate) fn any_good(&self) -> bool {
+        self.good_before || self.good_replies.load(Ordering::Relaxed) > 0
+    }
 }
 
 impl Asker {
@@ -144,10 +157,13 @@ impl Asker {
                     lock(&running).remove(&question.key);
                     drop(permit);
                 };
-                if warm {
-                    tasks.spawn(settle);
-                } else {
-                    settle.await; // the first request writes the provider's prompt cache for all others, and learns the limits
+                tasks.spawn(settle);
+                if !warm {
+                    // The first request writes the provider's prompt cache for all others, and learns the limits.
+                    tokio::select! {
+                        _ = tasks.join_next() => {}
+                        () = self.stop.wait() => {}
+                    }
                     warm = true;
                 }
                 while tasks.try_join_next().is_some() {}
@@ -159,7 +175,7 @@ impl Asker {
         if let Err(error) = fed {
             self.stop.because(error);
         }
-        self.join(tasks).await;
+        self.join(tasks).await?;
         if waiting > 0 {
             eprintln!("note: {waiting} {} lie in a batch at the service and were left out", self.job.items());
             eprintln!("note: to collect it: {} --batch", self.job.command());
@@ -172,7 +188,7 @@ impl Asker {
         if self.questions.retry_rejects {
             return Ok(false);
         }
-        let found = collect::settled(&self.cache, &self.job, &question.item, Some(self.asks()))?;
+        let found = settled::latest(&self.cache, &self.job, &question.item, Some(self.asks()))?;
         Ok(found.is_some_and(|settled| settled.ask.key != question.key))
     }
 
@@ -198,7 +214,7 @@ impl Asker {
         Ok(false)
     }
 
-    async fn join(&self, mut tasks: JoinSet<()>) {
+    async fn join(&self, mut tasks: JoinSet<()>) -> Result<()> {
         let all = async { while tasks.join_next().await.is_some() {} };
         let grace = async {
             self.stop.wait().await;
@@ -206,8 +222,14 @@ impl Asker {
         };
         tokio::select! {
             () = all => {}
-            () = grace => tracing::warn!("replies in flight did not come in time; they are asked for again next time"),
+            () = grace => {
+                self.progress.say("not all replies in flight came in time; they are asked for again next time");
+            }
         }
+        tasks.shutdown().await;
+        // What did not come in time may be charged; the cap must hold all the same, in later runs too.
+        let lost = self.seen.in_flight.load(Ordering::Relaxed) as f64 / 1e9;
+        if lost > 0.0 { self.cache.writer().lost(lost) } else { Ok(()) }
     }
 
     /// A prompt below the model's minimum is not cached by the provider; then there is nothing to warm.

@@ -40,6 +40,10 @@ const LONGEST_LOOK: Duration = Duration::from_secs(60);
 const RESULTS_ARE_GONE: &str = "where they are gone for good: the same command with --abandon-batch and the batch's id sends its requests again, \
      and they are paid for again";
 
+/// What to do about results that are no results of this API.
+const RESULTS_CANNOT_BE_READ: &str = "the others are kept. Where it stays so: the same command with --abandon-batch and the batch's id sends the \
+     requests without an answer again, and they are paid for again";
+
 /// Asks all due items in batches; ends early where the asker's stop is set.
 pub async fn all<I>(asker: &Arc<Asker>, due: impl Fn() -> Result<I>)
 where

@@ -184,7 +184,8 @@ pub fn gradient_norm(sets: &[(&str, &Weights)]) -> f64 {
     (kernel::sum_of_squares(&plain) + others).sqrt()
 }
 
-/// Factor that brings gradients of this norm to at most `max_norm` (PyTorch's `clip_grad_norm_`); 1 without a limit.
+/// Factor that brings gradients of this norm to at most `max_norm` (PyTorch's `clip_grad_norm_`); 1 without a limit, or
+/// with one of 0.
 pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f64 {
-    max_norm.map_or(1.0, |max_norm| (max_norm / (norm + 1e-6)).min(1.0))
+    max_norm.filter(|max_norm| *max_norm > 0.0).map_or(1.0, |max_norm| (max_norm / (norm + 1e-6)).min(1.0))
 }

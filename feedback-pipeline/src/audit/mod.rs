@@ -8,12 +8,14 @@ mod agreement;
 
 pub use agreement::{Agreement, Disagreement, Pair, Place};
 
-use crate::collect::{self, Context};
+use crate::collect::Context;
 use crate::due::{self, Item, Job, Problems};
 use crate::error::{Error, Result};
+use crate::ledger;
 use crate::prompt::SystemPrompt;
 use crate::reply::Answer;
-use crate::tables;
+use crate::runtime;
+use crate::settled;
 use crate::verdict::Verdict;
 use schemas::{Request, Score, provenance::sha256_hex};
 use serde::{Deserialize, Serialize};
@@ -87,7 +89,7 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
     let is_chosen =
         |item: &Result<Item>| item.as_ref().map_or(true, |item| chosen.contains(item.subject_id.as_str()));
     let items = due::all_items(dataset, &job, &problems)?.filter(is_chosen);
-    collect::run(&asker, false, asker.all(items))?;
+    runtime::run(&asker, asker.all(items))?;
     asker.cache.writer().flush()?;
 
     let (mut ledger, mut pairs) = (Vec::<Request>::new(), Vec::new());
@@ -96,14 +98,19 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
         let _snapshot = asker.cache.snapshot()?;
         for item in due::all_items(dataset, &job, &problems)? {
             let item = item?;
-            let Some(settled) = collect::settled(&asker.cache, &job, &item, Some(asker.asks()))? else {
-                continue;
-            };
-            // Earlier samples of this seed stay in the ledger.
-            ledger.push(tables::request_row(&job, &item, &settled));
+            // Earlier samples of this seed stay in the ledger, and what was asked again after a reject.
+            for settled in settled::all(&asker.cache, &job, &item)?.iter().rev() {
+                let (ask, asks) = (&settled.ask, asker.asks());
+                if ask.model == asks.model && ask.prompt_version == asks.prompt_version {
+                    ledger.push(ledger::row(&job, &item, settled));
+                }
+            }
             if !chosen.contains(item.subject_id.as_str()) {
                 continue;
             }
+            let Some(settled) = settled::latest(&asker.cache, &job, &item, Some(asker.asks()))? else {
+                continue;
+            };
             match settled.verdict {
                 Verdict::Answer(Answer::Scores(again)) => {
                     answered += 1;

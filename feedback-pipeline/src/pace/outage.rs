@@ -1,0 +1,146 @@
+//! Times in which everything is refused: nothing is sent but a probe after each pause, as many more would only be refused
+//! too, and a rate cannot be told from refusals alone. Afterwards the rate goes back to what it was.
+
+use std::time::Duration;
+
+/// Share of refusals from which nothing is said about the rate: the service lets nothing through.
+const OUTAGE_SHARE: f64 = 0.9;
+/// Requests that may get through all the same: where more do, the service limits the rate.
+const OUTAGE_ACCEPTED: f64 = 2.0;
+/// First pause of an outage, in seconds; it doubles with each probe that is refused.
+const FIRST_PAUSE_SECS: f64 = 1.0;
+/// Longest pause between two probes that the service does not ask for.
+const LONGEST_PAUSE_SECS: f64 = 15.0;
+/// Longest pause that it can ask for.
+const LONGEST_TOLD_PAUSE_SECS: f64 = 60.0;
+/// Seconds after which a probe that was not refused was accepted, however long its reply takes: so many, or twice as long
+/// as refusals take.
+const PROBE_SECS: f64 = 1.0;
+/// An outage so soon after another, in seconds, comes of what was sent between them.
+const SOON_SECS: f64 = 120.0;
+
+/// Whether there is an outage, and what rate to go back to after it.
+#[derive(Debug)]
+pub(super) struct Outages {
+    running: Option<Outage>,
+    ended_at: f64,
+    /// Rate before the outage; 0 where refusals have told another since.
+    recovers_to: f64,
+    accepted: Accepted,
+    /// The longest that a refusal took lately.
+    refusal_secs: f64,
+}
+
+/// An outage that lasts.
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    until: f64,
+    pause: f64,
+    probe_at: Option<f64>,
+}
+
+impl Outages {
+    pub(super) fn new() -> Self {
+        Self {
+            running: None,
+            ended_at: f64::MIN,
+            recovers_to: 0.0,
+            accepted: Accepted { second: 0, counts: [0.0; 60], since: None },
+            refusal_secs: 0.0,
+        }
+    }
+
+    /// Whether one lasts.
+    pub(super) fn lasts(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Whether this share of refusals is one.
+    pub(super) fn is_one(sent: f64, refused: f64) -> bool {
+        refused / sent >= OUTAGE_SHARE && sent - refused <= OUTAGE_ACCEPTED
+    }
+
+    /// One begins, at a rate of `current`. Returns the rate to begin with after it.
+    pub(super) fn begin(&mut self, now: f64, current: f64, told: Option<Duration>) -> f64 {
+        let pause = FIRST_PAUSE_SECS;
+        self.running = Some(Outage { until: now + pause_secs(pause, told), pause, probe_at: None });
+        let accepted = self.accepted.rate(now);
+        let comes_of_rate = now - self.ended_at < SOON_SECS;
+        self.recovers_to = if comes_of_rate { accepted.min(current) } else { current.max(self.recovers_to) };
+        current.min(accepted.max(1.0))
+    }
+
+    /// Whether a rate is still below that of before.
+    pub(super) fn recovers(&self, rate: f64) -> bool {
+        rate < self.recovers_to
+    }
+
+    /// Refusals have told the rate: it is not that of before.
+    pub(super) fn forget_rate(&mut self) {
+        self.recovers_to = 0.0;
+    }
+
+    /// Seconds for which nothing leaves; an outage whose probe was not refused in time has ended.
+    pub(super) fn wait_secs(&mut self, now: f64) -> f64 {
+        let Some(outage) = self.running else { return 0.0 };
+        let probing = PROBE_SECS.max(2.0 * self.refusal_secs);
+        let wait = outage.probe_at.map_or(outage.until, |at| at + probing) - now;
+        if wait <= 0.0 && outage.probe_at.is_some() {
+            (self.running, self.ended_at) = (None, now);
+        }
+        wait.max(0.0)
+    }
+
+    /// A request leaves; in an outage it is the probe.
+    pub(super) fn send(&mut self, now: f64) {
+        if let Some(outage) = &mut self.running {
+            outage.probe_at = Some(now);
+        }
+        self.accepted.add(now, 1.0);
+    }
+
+    /// A request was refused, so long after it left. Returns whether that belongs to an outage that lasts.
+    pub(super) fn refuse(&mut self, now: f64, told: Option<Duration>, took: Duration) -> bool {
+        self.refusal_secs = took.as_secs_f64().max(0.9 * self.refusal_secs);
+        self.accepted.add(now, -1.0);
+        let Some(outage) = &mut self.running else { return false };
+        // Before a probe: of those that left when it began.
+        if outage.probe_at.take().is_some() {
+            outage.pause = (2.0 * outage.pause).min(LONGEST_PAUSE_SECS);
+            outage.until = now + pause_secs(outage.pause, told);
+        }
+        true
+    }
+}
+
+/// A pause of our own, or as long as the service asks for.
+fn pause_secs(own: f64, told: Option<Duration>) -> f64 {
+    told.map_or(own, |told| told.as_secs_f64().min(LONGEST_TOLD_PAUSE_SECS).max(own))
+}
+
+/// Requests of the last minute that were not refused, by the second they were sent in or refused in.
+#[derive(Debug)]
+struct Accepted {
+    second: u64,
+    counts: [f64; 60],
+    since: Option<f64>,
+}
+
+impl Accepted {
+    fn add(&mut self, now: f64, count: f64) {
+        self.since.get_or_insert(now);
+        let second = now as u64;
+        for stale in (self.second + 1..=second).take(60) {
+            self.counts[(stale % 60) as usize] = 0.0;
+        }
+        self.second = second;
+        self.counts[(second % 60) as usize] += count;
+    }
+
+    /// Accepted a second, in the mean of the last minute.
+    fn rate(&mut self, now: f64) -> f64 {
+        self.add(now, 0.0);
+        let secs = (now - self.since.unwrap_or(now)).clamp(1.0, 60.0);
+        self.counts.iter().sum::<f64>().max(0.0) / secs
+    }
+}

@@ -1,0 +1,82 @@
+//! What the requests of an item amount to, read from the cache: an answer, a reject, or nothing yet.
+
+use crate::cache::{Ask, Cache, Reply};
+use crate::due::{Item, Job};
+use crate::error::Result;
+use crate::prompt;
+use crate::teacher::Key;
+use crate::verdict::{self, NOT_SENT, Verdict};
+use schemas::provenance;
+
+/// A settled item: its request, the replies, and what they amount to.
+pub struct Settled {
+    /// The request.
+    pub ask: Ask,
+    /// All replies to it.
+    pub replies: Vec<Reply>,
+    /// Answer or reject.
+    pub verdict: Verdict,
+}
+
+impl Settled {
+    /// The key in hexadecimal; empty where nothing was sent.
+    pub fn key_text(&self) -> String {
+        match self.replies.first() {
+            Some(reply) if reply.status == NOT_SENT => String::new(),
+            _ => provenance::hex(&self.ask.key),
+        }
+    }
+}
+
+/// Model and version of the prompt that a run asks with.
+#[derive(Debug, Clone, Copy)]
+pub struct Asks<'a> {
+    /// The model.
+    pub model: &'a str,
+    /// Version of the prompt.
+    pub prompt_version: &'a str,
+}
+
+/// The latest request of an item, as it is now, that amounts to something. With `now`, only requests of that model and
+/// prompt count.
+pub fn latest(cache: &Cache, job: &Job, item: &Item, now: Option<Asks<'_>>) -> Result<Option<Settled>> {
+    let mine = |ask: &Ask| {
+        prompt::is_about(&ask.user_text, item)
+            && now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt_version)
+    };
+    for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)? {
+        let Some(ask) = cache.ask(&key)?.filter(mine) else { continue };
+        let found = judged(cache, ask, item)?;
+        if is_settled(&found) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// All requests of an item that amount to something, the latest first; also those about what it said before a stage was
+/// done again, which were paid for.
+pub fn all(cache: &Cache, job: &Job, item: &Item) -> Result<Vec<Settled>> {
+    let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
+    keys.iter().filter_map(|key| paid(cache, key, item).transpose()).collect()
+}
+
+/// What was paid for a request of an item: where it amounts to something, or was about what the item said before and will
+/// not be gone on with.
+pub fn paid(cache: &Cache, key: &Key, item: &Item) -> Result<Option<Settled>> {
+    let Some(ask) = cache.ask(key)? else { return Ok(None) };
+    let is_over = !prompt::is_about(&ask.user_text, item);
+    let settled = judged(cache, ask, item)?;
+    Ok(Some(settled).filter(|found| is_settled(found) || (is_over && !found.replies.is_empty())))
+}
+
+fn judged(cache: &Cache, ask: Ask, item: &Item) -> Result<Settled> {
+    let replies = cache.replies(&ask.key)?;
+    let raw = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
+    let verdict = verdict::judge(ask.provider, &item.content, raw);
+    Ok(Settled { ask, replies, verdict })
+}
+
+fn is_settled(found: &Settled) -> bool {
+    !matches!(found.verdict, Verdict::Ask(_))
+}
