@@ -3,7 +3,10 @@
 use std::env;
 use std::path::PathBuf;
 
+include!("../build/outside.rs");
+
 fn main() {
+    tell_what_lies_outside();
     if let Err(message) = link_libtorch() {
         println!("cargo::error={message}");
     }

@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::win_rate::WinRates;
 use crate::{audit, estimate, import, interrupt, rebuild, report, status};
 use clap::{Args, Parser, Subcommand};
-use schemas::Dataset;
-use schemas::settings::{Provider, Resolved, SettingFlags};
+use schemas::settings::{CorrectionFilter, Provider, Resolved, SettingFlags};
+use schemas::{Answer, Dataset};
 use std::path::PathBuf;
 
 /// Flags of `[teacher]`, `[limits]` and `[budget]`.
@@ -127,7 +127,7 @@ pub fn run(cli: Cli) -> Result<()> {
     }
     let resolved = Resolved::load(cli.place.config.as_deref(), cli.flags.values())?;
     if cli.show_settings {
-        print!("{}", resolved.show());
+        schemas::say!("{}", resolved.show().trim_end());
         return Ok(());
     }
     let dataset = Dataset::choose(cli.place.data)?;
@@ -142,7 +142,10 @@ pub fn run(cli: Cli) -> Result<()> {
     };
     if matches!(cli.command, Some(Command::Rebuild)) {
         let rows = rebuild::all(&context)?;
-        println!("made anew from {}: {rows} rows in requests", context.dataset.feedback_path().display());
+        schemas::say!(
+            "made anew from {}: {rows} rows in requests",
+            context.dataset.feedback_path().display()
+        );
         return Ok(());
     }
     let Some(round) = cli.place.round else {
@@ -151,7 +154,7 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Some(Command::Report { out }) => {
             let written = report::run(&context.dataset, round, out.as_deref())?;
-            println!("{written}");
+            schemas::say!("{written}");
             Ok(())
         }
         Some(Command::Estimate { stage }) => show_estimate(&context, &jobs(round, stage)),
@@ -165,7 +168,7 @@ pub fn run(cli: Cli) -> Result<()> {
             for rates in
                 WinRates::read(&context.dataset, round)?.iter().filter(|rates| rates.against == against)
             {
-                print!("{rates}");
+                schemas::say!("{}", rates.to_string().trim_end());
             }
             collected
         }
@@ -175,12 +178,22 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Audit { sample, seed, json }) => {
             let (audit, stopped) = audit::run(&context, round, audit::Choice { sample, seed })?;
             match json {
-                true => println!("{}", audit.to_json()?),
-                false => print!("{audit}"),
+                true => schemas::say!("{}", audit.to_json()?),
+                false => schemas::say!("{}", audit.to_string().trim_end()),
             }
             stopped.map_or(Ok(()), Err)
         }
-        _ => collect(&context, &jobs(round, cli.stage)),
+        _ => {
+            let mut jobs = jobs(round, cli.stage);
+            if cli.stage.is_none() && context.settings.sft.filter == CorrectionFilter::Scored {
+                jobs.retain(|job| job.kind != Kind::Corrections);
+                schemas::warn!(
+                    "note: sft.filter is scored, so that train reads no corrections: none are bought (--stage corrections \
+                     does)"
+                );
+            }
+            collect(&context, &jobs)
+        }
     }
 }
 
@@ -195,11 +208,16 @@ fn jobs(round: u32, stage: Option<Kind>) -> Vec<Job> {
 /// Does the jobs in turn and says what came of each, and what comes next.
 fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
     if context.settings.teacher.provider == Provider::Reference {
-        eprintln!(
+        schemas::warn!(
             "note: the embedded Teacher (reference) grades against the dataset's own solutions; it is for trials and tests"
         );
     }
-    let (mut said, mut rejects, mut answers, mut in_batches) = (false, false, false, false);
+    let (mut said, mut rejects, mut answers, mut is_left) = (false, false, false, false);
+    // Whether too many rollouts were rejected for train to learn from the others.
+    let mut uncovered = false;
+    let covers = |answered: usize, rejected: usize| {
+        answered as f64 >= context.settings.rl.min_coverage * (answered + rejected) as f64
+    };
     for (place, job) in jobs.iter().enumerate() {
         interrupt::check()?; // what comes next would be paid for
         match context.collect(job)? {
@@ -207,7 +225,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
             Outcome::NothingThere if place > 0 && said => {}
             Outcome::NothingThere => {
                 if place + 1 == jobs.len() {
-                    println!("{}", context.waits_for(&jobs[0])?);
+                    schemas::say!("{}", context.waits_for(&jobs[0])?);
                 }
             }
             Outcome::NothingDue { answered, rejected } => {
@@ -217,8 +235,9 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                     0 => String::new(),
                     _ => format!(", {rejected} were rejected (--retry-rejects asks them again)"),
                 };
-                println!("round {round}: {answered} {items} have {kind}{remark}; nothing due");
+                schemas::say!("round {round}: {answered} {items} have {kind}{remark}; nothing due");
                 (rejects, answers) = (rejects || rejected > 0, answers || answered > 0);
+                uncovered |= job.kind == Kind::Scores && !covers(answered, rejected);
             }
             Outcome::Settled { counts, left, sent, dollars, stopped } => {
                 said = true;
@@ -229,7 +248,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                 };
                 let cost =
                     dollars.map_or_else(|| "cost not known".to_owned(), |dollars| format!("${dollars:.4}"));
-                println!(
+                schemas::say!(
                     "round {}: {} {} {verb}, {} rejected, {} shared a reply; {sent} requests, {cost}{}",
                     job.round,
                     counts.answered,
@@ -242,56 +261,74 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                     return Err(error);
                 }
                 (rejects, answers) = (rejects || counts.rejected > 0, answers || counts.answered > 0);
-                in_batches |= left > 0;
+                is_left |= left > 0;
+                uncovered |= job.kind == Kind::Scores && !covers(counts.answered, counts.rejected);
             }
         }
     }
     if said && jobs.first().is_some_and(|job| job.kind != Kind::Judgements) {
         let (round, flag) = (jobs[0].round, context.dataset.flag());
-        if in_batches {
-            println!("round {round}: next: collect-feedback --round {round} --batch{flag}");
-        } else if rejects && !answers {
-            println!(
+        if is_left {
+            schemas::say!("round {round}: next: collect-feedback --round {round} --batch{flag}");
+        } else if (rejects && !answers) || uncovered {
+            schemas::say!(
                 "round {round}: next: look at the rejects table, then collect-feedback --round {round} --retry-rejects{flag}"
             );
         } else {
-            println!("round {round}: next: train --round {round}{flag}");
+            let next = if is_over(&context.dataset, round)? { round + 1 } else { round };
+            schemas::say!("round {round}: next: train --round {next}{flag}");
         }
     }
     Ok(())
+}
+
+/// Whether train has ended a round: the answers of its fine-tuned policy come last.
+fn is_over(dataset: &Dataset, round: u32) -> Result<bool> {
+    #[derive(serde::Deserialize)]
+    struct StageOf {
+        stage: String,
+    }
+    Ok(dataset.project::<Answer, StageOf>(round, &["stage"])?.iter().any(|row| row.stage == "sft"))
 }
 
 fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {
     let price = context.price()?;
     for job in jobs {
         let estimate = estimate::of(context, job)?;
-        println!("round {} {} with {}:", job.round, job.kind.as_str(), context.model);
-        println!("  items due       {:>12}", estimate.items);
-        println!("  requests        {:>12}", estimate.requests);
+        if estimate.all == 0 {
+            schemas::say!("{}", context.waits_for(job)?);
+            continue;
+        }
+        schemas::say!("round {} {} with {}:", job.round, job.kind.as_str(), context.model);
+        schemas::say!("  items due       {:>12}", estimate.items);
+        schemas::say!("  requests        {:>12}", estimate.requests);
         if estimate.without_image > 0 {
-            println!("  without image   {:>12}  (they will be rejected)", estimate.without_image);
+            schemas::say!("  without image   {:>12}  (they will be rejected)", estimate.without_image);
         }
         if estimate.never_there > 0 {
-            println!(
+            schemas::say!(
                 "  no picture      {:>12}  (the source never had it; they are asked without)",
                 estimate.never_there
             );
         }
-        println!("  input tokens    {:>12}  ({})", estimate.input_tokens(), estimate.how);
+        schemas::say!("  input tokens    {:>12}  ({})", estimate.input_tokens(), estimate.how);
         if estimate.usage.cache_read > 0 {
-            println!("  from cache      {:>12}  (the provider's prompt cache)", estimate.usage.cache_read);
+            schemas::say!(
+                "  from cache      {:>12}  (the provider's prompt cache)",
+                estimate.usage.cache_read
+            );
         }
-        println!("  output tokens   {:>12}", estimate.usage.output);
+        schemas::say!("  output tokens   {:>12}", estimate.usage.output);
         match price {
             Some(price) => {
                 let (dollars, batches) = (estimate.dollars(&price), estimate.dollars_in_batches(&price));
-                println!("  dollars         {dollars:>12.4}  (with --batch {batches:.4})");
+                schemas::say!("  dollars         {dollars:>12.4}  (with --batch {batches:.4})");
             }
-            None => println!("  dollars         {:>12}", "not known"),
+            None => schemas::say!("  dollars         {:>12}", "not known"),
         }
         match estimate.minutes(&context.settings.limits) {
-            Some(minutes) => println!("  minutes         {minutes:>12.1}  (at the configured limits)"),
-            None => println!("  minutes         {:>12}  (no limit configured)", "-"),
+            Some(minutes) => schemas::say!("  minutes         {minutes:>12.1}  (at the configured limits)"),
+            None => schemas::say!("  minutes         {:>12}  (no limit configured)", "-"),
         }
     }
     Ok(())

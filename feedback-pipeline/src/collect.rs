@@ -131,7 +131,7 @@ impl Context {
         }
         for (teacher, rows) in &done.others {
             let (items, model) = (job.items(), &self.model);
-            eprintln!("note: {rows} {items} carry answers of {teacher}, not of {model}; they stand");
+            schemas::warn!("note: {rows} {items} carry answers of {teacher}, not of {model}; they stand");
         }
         if due == 0 && !self.has_open_batches()? {
             let rejected = done.rejected;
@@ -151,7 +151,7 @@ impl Context {
             self.write(job, &problems, &done, &asker)?
         };
         if let Some(note) = asker.prompt_cache_note() {
-            eprintln!("note: {note}");
+            schemas::warn!("note: {note}");
         }
         let sent = asker.progress.attempts();
         let dollars = asker.price.map(|_| asker.progress.dollars());
@@ -178,7 +178,7 @@ impl Context {
     fn warn_of_unknown_costs(&self, cache: &Cache) -> Result<()> {
         let unknown = cache.unpriced()?;
         if self.settings.budget.max_usd.is_some() && unknown > 0 {
-            eprintln!(
+            schemas::warn!(
                 "warning: the cost of {unknown} earlier replies is not known; --max-usd does not count them"
             );
         }
@@ -199,7 +199,7 @@ impl Context {
         let _snapshot = cache.snapshot()?;
         let number = tables::next_number(&self.dataset, job.kind, job.round)?;
         let mut set = PartSet::create(&self.dataset, job.kind, job.round, number, true, &self.provenance)?;
-        let ledger = Ledger::read(&self.dataset, job)?;
+        let ledger = Ledger::read(&self.dataset, &cache, job)?;
         let mut found = false;
         for item in self.due(job, problems, done)? {
             let item = item?;
@@ -237,7 +237,7 @@ impl Context {
             without += usize::from(asker.questions.images.was_never_there(&item?.problem));
         }
         if without > 0 {
-            eprintln!(
+            schemas::warn!(
                 "warning: {without} of {all} items have no picture in the source; they are asked without it"
             );
         }
@@ -328,7 +328,7 @@ impl Context {
         if replaces {
             set = set.replacing();
         }
-        let ledger = Ledger::read(&self.dataset, job)?;
+        let ledger = Ledger::read(&self.dataset, &asker.cache, job)?;
         let (mut fresh, mut entered) = (Counts::default(), false);
         for item in due::all_items(&self.dataset, job, problems)? {
             let item = item?;
@@ -380,9 +380,10 @@ impl Context {
                     |round: u32| self.dataset.parts::<Rationale>(round).map(|parts| parts.is_empty());
                 let (what, next) = if missing(round)? {
                     ("no rationales", next)
-                } else if base > 0 && missing(base)? {
-                    let next =
-                        format!("next: train --round {base}{}, or another --against", self.dataset.flag());
+                } else if missing(base)? {
+                    let command =
+                        if base > 0 { format!("train --round {base}") } else { "train eval".into() };
+                    let next = format!("next: {command}{}, or another --against", self.dataset.flag());
                     ("no rationales of the other side", next)
                 } else {
                     ("no test rationales of both sides", next)

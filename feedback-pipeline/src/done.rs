@@ -67,36 +67,37 @@ impl Done {
     ) -> Result<Self> {
         let mut done = Self::default();
         let round = job.round;
-        let add = |done: &mut Self, id: &str, teacher: &str, version: &str, first: bool| {
+        let add = |done: &mut Self, id: &str, teacher: &str, version: &str| {
             if teacher == model && version != prompt_version {
                 done.stale.insert(id);
                 return;
             }
-            if teacher != model && first {
+            if teacher != model {
                 *done.others.entry(teacher.to_owned()).or_default() += 1;
             }
             done.ids.insert(id);
         };
         match job.kind {
             Kind::Scores => {
-                let names = ["rollout_id", "sentence_index", "teacher", "prompt_version"];
+                // The score too: one that is none is told before anything else is paid for.
+                let names = ["rollout_id", "sentence_index", "score", "teacher", "prompt_version"];
                 for row in dataset.project::<Score, ScoredBy>(round, &names)? {
                     if row.sentence_index == 0 {
-                        add(&mut done, &row.rollout_id, &row.teacher, &row.prompt_version, true);
+                        add(&mut done, &row.rollout_id, &row.teacher, &row.prompt_version);
                     }
                 }
             }
             Kind::Corrections => {
                 let names = ["rationale_id", "teacher", "prompt_version"];
                 for row in dataset.project::<Correction, CorrectedBy>(round, &names)? {
-                    add(&mut done, &row.rationale_id, &row.teacher, &row.prompt_version, true);
+                    add(&mut done, &row.rationale_id, &row.teacher, &row.prompt_version);
                 }
             }
             Kind::Judgements => {
                 let names = ["problem_id", "against", "candidate_shown_first", "teacher", "prompt_version"];
                 for row in dataset.project::<Judgement, JudgedBy>(round, &names)? {
                     if row.against == job.against && job.order.covers(row.candidate_shown_first) {
-                        add(&mut done, &row.problem_id, &row.teacher, &row.prompt_version, true);
+                        add(&mut done, &row.problem_id, &row.teacher, &row.prompt_version);
                     }
                 }
             }
@@ -121,7 +122,7 @@ impl Done {
             return Ok(());
         }
         // Which prompt was refused, and against which baseline, stands in the cache alone.
-        let cache = if path.is_file() { Some(Cache::open(&path)?) } else { None };
+        let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
         for row in rejects {
             let id = if job.kind == Kind::Judgements { &row.problem_id } else { &row.subject_id };
             let mut stale = retry;

@@ -22,6 +22,8 @@ const STRIDE: u64 = 10;
 /// What a job would take.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Estimate {
+    /// Items, those that are done included.
+    pub all: usize,
     /// Items that are due.
     pub items: u64,
     /// Requests that must be sent: distinct, and not in the cache.
@@ -76,7 +78,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let done = Done::find(&context.dataset, job, model, &system.version, context.retry_rejects)?;
     let problems = Problems::load(&context.dataset, provider)?;
     let path = context.dataset.feedback_path();
-    let cache = if path.is_file() { Some(Cache::open(&path)?) } else { None };
+    let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
     let counter = Counter::new(provider, model, job.kind, &job.scope(), &system.text, cache.as_ref())?;
     let mut estimate = Estimate::default();
     let mut sum = Sum::default();
@@ -85,6 +87,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
         Some(cache) => cache.keys_in_batches(provider)?,
         None => HashSet::new(),
     };
+    estimate.all = context.count(job, &problems, &done)?.0;
     for item in context.due(job, &problems, &done)? {
         let item = item?;
         estimate.items += 1;
@@ -131,6 +134,8 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
             output: output as u64,
         };
         estimate.how = counter.how;
+    } else {
+        estimate.how = "the embedded Teacher takes none".into();
     }
     Ok(estimate)
 }

@@ -12,7 +12,7 @@ pub fn catch() {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!(
+        schemas::warn!(
             "ending: replies in flight are waited for, as they are paid; batches go on at the service; Ctrl-C again ends at once"
         );
     });

@@ -1,37 +1,54 @@
 //! The ledger, table `requests`: a row for each request of an item that was paid for. It only grows.
 
 use crate::cache::{Cache, Reply};
-use crate::due::{Item, Job};
+use crate::due::{Item, Job, Kind};
 use crate::error::Result;
 use crate::settled::{self, Settled};
 use crate::tables::PartSet;
+use crate::teacher::Key;
 use crate::verdict::{self, Verdict};
 use schemas::{Dataset, IdSet, Request, TimestampMs, provenance};
+use std::collections::HashMap;
 
 /// What the ledger holds of a job's round.
 pub struct Ledger {
     booked: IdSet,
+    /// Rows of a judgement's request: one that is shown alike in several orders has a row for each.
+    judged: HashMap<String, usize>,
+    /// Scopes of the judgements of the round.
+    scopes: Vec<String>,
 }
 
 impl Ledger {
     /// Reads which requests stand in the ledger.
     ///
     /// # Errors
-    /// Where the table cannot be read.
-    pub fn read(dataset: &Dataset, job: &Job) -> Result<Self> {
+    /// Where the table or the cache cannot be read.
+    pub fn read(dataset: &Dataset, cache: &Cache, job: &Job) -> Result<Self> {
         #[derive(serde::Deserialize)]
         struct Row {
             kind: String,
             subject_id: String,
             request_key: String,
         }
-        let mut booked = IdSet::default();
+        let (mut booked, mut judged) = (IdSet::default(), HashMap::new());
         for row in dataset.project::<Request, Row>(job.round, &["kind", "subject_id", "request_key"])? {
-            if row.kind == job.ledger_kind() {
-                booked.insert(&booking(&row.request_key, &row.subject_id));
+            if row.kind != job.ledger_kind() {
+                continue;
+            }
+            let booking = booking(&row.request_key, &row.subject_id);
+            if job.kind == Kind::Judgements {
+                *judged.entry(booking).or_default() += 1;
+            } else {
+                booked.insert(&booking);
             }
         }
-        Ok(Self { booked })
+        let mut scopes = Vec::new();
+        if !judged.is_empty() {
+            scopes = cache.scopes(job.round)?;
+            scopes.retain(|scope| Job::of_scope(scope, job.round).is_some_and(|of| of.kind == job.kind));
+        }
+        Ok(Self { booked, judged, scopes })
     }
 
     /// Enters into `set` what the cache holds of an item and the ledger lacks, the oldest first; returns whether there was
@@ -42,12 +59,12 @@ impl Ledger {
     pub fn enter(&self, set: &mut PartSet, cache: &Cache, job: &Job, item: &Item) -> Result<bool> {
         let mut entered = false;
         for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)?.iter().rev() {
-            if self.has(&provenance::hex(key), item) {
+            if self.has(&provenance::hex(key), cache, key, item)? {
                 continue;
             }
             // What was not sent stands there without a key.
             if let Some(found) = settled::paid(cache, key, item)?
-                && !(found.key_text().is_empty() && self.has("", item))
+                && !(found.key_text().is_empty() && self.has("", cache, key, item)?)
             {
                 set.ledger(job, item, &found)?;
                 entered = true;
@@ -56,8 +73,14 @@ impl Ledger {
         Ok(entered)
     }
 
-    fn has(&self, request_key: &str, item: &Item) -> bool {
-        self.booked.contains(&booking(request_key, &item.subject_id))
+    fn has(&self, request_key: &str, cache: &Cache, key: &Key, item: &Item) -> Result<bool> {
+        let booking = booking(request_key, &item.subject_id);
+        let Some(rows) = self.judged.get(&booking) else { return Ok(self.booked.contains(&booking)) };
+        let mut asked = 0;
+        for scope in &self.scopes {
+            asked += usize::from(cache.keys_of(scope, item.round, &item.subject_id)?.contains(key));
+        }
+        Ok(*rows >= asked)
     }
 }
 

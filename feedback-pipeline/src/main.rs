@@ -14,9 +14,9 @@ fn main() -> ExitCode {
     match cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            schemas::warn!("error: {error}");
             if let Some(hint) = error.hint() {
-                eprintln!("hint: {hint}");
+                schemas::warn!("hint: {hint}");
             }
             ExitCode::from(error.exit_code())
         }

@@ -135,7 +135,7 @@ impl Progress {
         if last.elapsed() >= LINE_EVERY {
             *last = Instant::now();
             let done = self.answered.load(Relaxed) + self.shared.load(Relaxed) + self.rejected.load(Relaxed);
-            eprintln!(
+            schemas::warn!(
                 "{}: {done}/{} done, {}{}",
                 self.label,
                 self.total,
@@ -147,7 +147,7 @@ impl Progress {
 
     /// Says a line of its own, without disturbing the bar.
     pub fn say(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{}: {line}", self.label));
+        self.bar.suspend(|| schemas::warn!("{}: {line}", self.label));
     }
 
     fn time_left(&self, done: u64) -> String {

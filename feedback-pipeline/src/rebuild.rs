@@ -57,6 +57,10 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
                 set.ledger(job, &item, settled)?;
                 rows += 1;
             }
+            // A pair that was shown in the same order for two jobs has one judgement.
+            if set.has_outcome(&tables::outcome_of(&item)) {
+                continue;
+            }
             if let Some(latest) =
                 settled.into_iter().find(|settled| prompt::is_about(&settled.ask.user_text, &item))
             {

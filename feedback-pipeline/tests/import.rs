@@ -9,15 +9,9 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Published data beside the workspace, where it is there; a line says so where it is not.
-pub(crate) fn real_data() -> Option<PathBuf> {
-    let folder = std::env::var_os("ARES_REAL_DATA").map(PathBuf::from).unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("..").join("shared").join("data")
-    });
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: no real data at {}; set ARES_REAL_DATA", folder.display());
-    None
+pub(crate) fn real_data() -> PathBuf {
+    let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("..").join("shared").join("data");
+    std::env::var_os("ARES_REAL_DATA").map_or_else(usual, PathBuf::from)
 }
 
 struct Folder {
@@ -348,6 +342,13 @@ fn aokvqa_joins_rationales_and_hides_test_answers() {
     let problems = folder.problems();
     assert_eq!(problems[0].problem_id, "22jb");
     assert_eq!(problems[0].solution, "He smokes. It is lit. The man is smoking.");
+    let unended = QUESTION.replace("He smokes.", "He smokes").replace(" It is lit. ", "\\\"It is lit.\\\"");
+    folder.write("other/aokvqa_v1p0_val.json", format!("[{unended}]"));
+    fs::remove_dir_all(folder.path("data")).unwrap();
+    folder.aokvqa("other", None).unwrap();
+    assert_eq!(folder.problems()[0].solution, "He smokes. \"It is lit.\" The man is smoking.");
+    fs::remove_dir_all(folder.path("data")).unwrap();
+    folder.aokvqa("from", Some("coco")).unwrap();
     assert_eq!(problems[0].image.as_deref(), Some("images/000000461751.jpg"));
     assert_eq!(fs::read(folder.path("data/images/000000461751.jpg")).unwrap(), JPEG);
     assert_eq!((problems[1].split.as_str(), problems[1].answer_index), ("test", None));
@@ -492,6 +493,9 @@ fn rationales_become_rollouts_without_tokens() {
     let before = folder.contents();
     folder.rationales("r.json", None, false).unwrap();
     assert_eq!(folder.contents(), before);
+    // Nor do those of one split become further samples.
+    folder.rationales("r.json", Some("test"), false).unwrap();
+    assert_eq!(rollouts(&folder).len(), rows.len());
 }
 
 #[test]
@@ -592,8 +596,9 @@ fn rationales_need_a_dataset() {
 }
 
 #[test]
+#[cfg_attr(not(real_data), ignore = "needs real data: ARES_REAL_DATA")]
 fn the_published_files_have_their_numbers() {
-    let Some(real) = real_data() else { return };
+    let real = real_data();
     let folder = Folder::new();
     let scienceqa = |from: PathBuf, data: &str| {
         run(Command::Scienceqa { from, data: folder.path(data), captions: None, images: None }).unwrap();

@@ -234,3 +234,28 @@ fn a_dataset_without_rounds() {
         format!("{}: 2 problems (train 1, test 1)\nno round yet\n", dataset.root().display())
     );
 }
+
+/// What a table holds is checked, so that the error names the file and the column.
+#[test]
+fn cells_that_break_their_columns_are_named() {
+    let folder = TempDir::new().unwrap();
+    let dataset = dataset(&folder);
+    dataset.write_part(1, "0", [rollout(0, 2)], &provenance()).unwrap();
+    let rows: Vec<Score> = scores(0, 2).collect();
+    dataset
+        .write_part(2, "0", rows.iter().cloned().map(|row| Score { round: 2, ..row }), &provenance())
+        .unwrap();
+    let (one, two) = (dataset.part_path::<Score>(1, "0"), dataset.part_path::<Score>(2, "0"));
+    std::fs::create_dir_all(one.parent().unwrap()).unwrap();
+    std::fs::copy(&two, &one).unwrap();
+    let error = report(&dataset).err().unwrap();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("scores/round=1/part-0.parquet: column `round`, row 0"), "{error}");
+    let mut bytes = std::fs::read(&two).unwrap();
+    let middle = bytes.len() / 3;
+    bytes[4..middle].fill(0xee);
+    std::fs::write(&one, bytes).unwrap();
+    let error = report(&dataset).err().unwrap();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    assert!(error.to_string().contains("scores/round=1/part-0.parquet"), "{error}");
+}

@@ -18,6 +18,12 @@ pub struct Dataset {
     root: PathBuf,
 }
 
+/// A path as it is typed into a shell.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    shlex::try_quote(&text).map_or_else(|_| text.clone(), |quoted| quoted.into_owned())
+}
+
 /// Rows of batches, one by one.
 fn flatten<P: Send + 'static>(
     batches: impl Iterator<Item = Result<Vec<P>>> + Send,
@@ -101,7 +107,7 @@ impl Dataset {
     pub fn flag(&self) -> String {
         match Self::choose(None) {
             Ok(only) if only.root == self.root => String::new(),
-            _ => format!(" --data {}", self.root.display()),
+            _ => format!(" --data {}", quoted(&self.root)),
         }
     }
 
@@ -318,6 +324,20 @@ impl Dataset {
             };
             failed.into_iter().chain(batches.into_iter().flatten())
         }))
+    }
+
+    /// Removes a part of a table's round, where it is there.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn remove_part<T: Table>(&self, round: u32, name: &str) -> Result<()> {
+        let path = self.part_path::<T>(round, name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Number of rows of a table's round.

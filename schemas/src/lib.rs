@@ -26,6 +26,7 @@ pub mod rationale;
 pub mod reject;
 pub mod request;
 pub mod rollout;
+pub mod say;
 pub mod score;
 pub mod sentences;
 pub mod settings;

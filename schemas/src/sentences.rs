@@ -97,6 +97,21 @@ pub fn without_repeats<'a>(sentences: &[&'a str]) -> Vec<&'a str> {
     sentences.iter().copied().filter(|sentence| seen.insert(repeat_key(sentence))).collect()
 }
 
+/// A text without those of its sentences that were said before, with what stands between the others as it is.
+pub fn cut_repeats(text: &str, sentences: &[&str]) -> String {
+    let (mut kept, mut seen) = (String::new(), HashSet::new());
+    let mut rest = text;
+    for sentence in sentences {
+        let Some((between, behind)) = rest.split_once(sentence) else { continue };
+        rest = behind;
+        if seen.insert(repeat_key(sentence)) {
+            kept.push_str(if kept.is_empty() { "" } else { between });
+            kept.push_str(sentence);
+        }
+    }
+    kept
+}
+
 /// The text with every separator, spelled out or stray, turned into a real newline.
 pub fn restore_newlines(text: &str) -> String {
     let mut restored = String::with_capacity(text.len());
@@ -344,6 +359,16 @@ mod tests {
 
     /// Each text is cut where its bars stand.
     #[test]
+    fn repeats_are_cut_out_and_separators_stay() {
+        let text = "Solution: A cat sits. A dog runs.\nA cat  sits. It barks";
+        let sentences = ["A cat sits.", "A dog runs.", "A cat  sits.", "It barks"];
+        assert_eq!(cut_repeats(text, &sentences), "A cat sits. A dog runs. It barks");
+        assert_eq!(cut_repeats(text, &sentences[..2]), "A cat sits. A dog runs.");
+        let unlike = ["A cat sits.", "A dog runs."];
+        assert_eq!(cut_repeats("A cat sits.\\nA dog runs.", &unlike), "A cat sits.\\nA dog runs.");
+    }
+
+    #[test]
     fn ends_are_found() {
         let texts = r#"
             Cats purr.| Dogs bark.
@@ -467,8 +492,9 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(real_data), ignore = "needs real data: ARES_REAL_DATA")]
     fn real_rationales_are_cut_into_whole_sentences() {
-        let Some(folder) = real_data() else { return };
+        let folder = real_data();
         let read = |name: &str| std::fs::read_to_string(folder.join("scienceqa").join(name)).unwrap();
         let rationales: BTreeMap<String, String> =
             serde_json::from_str(&read("mm_cot_rationales_test_half.json")).unwrap();
@@ -503,15 +529,8 @@ mod tests {
     }
 
     /// The folder of real data, which is no part of the repository.
-    fn real_data() -> Option<PathBuf> {
-        let folder = std::env::var_os("ARES_REAL_DATA").map_or_else(
-            || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")),
-            PathBuf::from,
-        );
-        let found = folder.join("scienceqa").is_dir();
-        if !found {
-            println!("skipped: no real data at {}", folder.display());
-        }
-        found.then_some(folder)
+    fn real_data() -> PathBuf {
+        let usual = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data"));
+        std::env::var_os("ARES_REAL_DATA").map_or_else(usual, PathBuf::from)
     }
 }

@@ -12,6 +12,8 @@ mod disk;
 mod estimate;
 #[path = "collect/faults.rs"]
 mod faults;
+#[path = "collect/judge.rs"]
+mod judge;
 #[path = "collect/kill.rs"]
 mod kill;
 #[path = "collect/money.rs"]

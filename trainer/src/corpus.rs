@@ -43,7 +43,7 @@ impl Corpus {
                 .count();
             if missing > 0 && !HAS_WARNED.swap(true, Ordering::Relaxed) {
                 let path = path.display();
-                eprintln!(
+                schemas::warn!(
                     "warning: {missing} of {pictures} pictures have no features in {path}; the student sees none there"
                 );
             }
@@ -52,7 +52,7 @@ impl Corpus {
             ImageFeatures::none(config.image_feature_width)
         } else {
             if !HAS_WARNED.swap(true, Ordering::Relaxed) {
-                eprintln!(
+                schemas::warn!(
                     "warning: {} does not exist: the student sees none of the {pictures} pictures (make it with: train \
                  features --data {}; say --vision none to go without)",
                     path.display(),

@@ -44,7 +44,7 @@ use stage::{Context, Outcome};
 pub fn run(cli: Cli) -> Result<()> {
     let resolved = Resolved::load(cli.config.as_deref(), cli.settings.values())?;
     if cli.show_settings {
-        print!("{}", resolved.show());
+        schemas::say!("{}", resolved.show().trim_end());
         return Ok(());
     }
     libtorch::keep_memory();
@@ -64,7 +64,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 ));
             }
         };
-        println!("{line}");
+        schemas::say!("{line}");
         return Ok(());
     }
     if let Some(Command::Bench(options)) = &cli.command {
@@ -81,11 +81,11 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Some(Command::Init { .. } | Command::Bench(_)) => {}
         Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
-            println!("{}", pretrain::pretrain(&context, &from, &out, share, epochs, option_orders)?);
+            schemas::say!("{}", pretrain::pretrain(&context, &from, &out, share, epochs, option_orders)?);
         }
         Some(Command::Features { from_npy: Some(array), name_map: Some(name_map), .. }) => {
             let name = &context.settings.student.vision;
-            println!("{}", vision::npy::import(&context.dataset, &array, &name_map, name)?);
+            schemas::say!("{}", vision::npy::import(&context.dataset, &array, &name_map, name)?);
         }
         Some(Command::Features { vit, .. }) => {
             let vit = match vit {
@@ -100,14 +100,14 @@ pub fn run(cli: Cli) -> Result<()> {
                 context.device,
                 context.save_interval(),
             )?;
-            println!("{line}");
+            schemas::say!("{line}");
         }
         Some(Command::Eval { round, checkpoint }) => {
             let line = match stage::evaluate(&context, round, &checkpoint)? {
                 Outcome::Done(line) | Outcome::Waiting(line) => line,
                 Outcome::Already => format!("round {round}: answers after {checkpoint} are already there"),
             };
-            println!("{line}");
+            schemas::say!("{line}");
         }
     }
     Ok(())

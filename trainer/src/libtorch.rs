@@ -84,7 +84,7 @@ fn load_cuda() {
         // SAFETY: the library comes from the same libtorch as libtorch_cpu, which expects it to be loaded this way.
         match unsafe { libloading::Library::new(&path) } {
             Ok(library) => std::mem::forget(library), // it registers itself and must stay for good
-            Err(error) => eprintln!("cannot load {}: {error}", path.display()),
+            Err(error) => schemas::warn!("cannot load {}: {error}", path.display()),
         }
     }
 }

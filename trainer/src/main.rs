@@ -9,15 +9,15 @@ fn main() -> ExitCode {
     match catch_unwind(AssertUnwindSafe(|| trainer::run(cli))) {
         // The message stands above: libtorch's operations fail by panics, on a GPU that is lost for example.
         Err(_) => {
-            eprintln!("error: an operation failed (see above); everything finished is kept");
-            eprintln!("the same command goes on from the last step checkpoint");
+            schemas::warn!("error: an operation failed (see above); everything finished is kept");
+            schemas::warn!("the same command goes on from the last step checkpoint");
             ExitCode::FAILURE
         }
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            eprintln!("error: {error}");
+            schemas::warn!("error: {error}");
             if let Some(hint) = error.hint() {
-                eprintln!("{hint}");
+                schemas::warn!("{hint}");
             }
             ExitCode::from(error.exit_code())
         }

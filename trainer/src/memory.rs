@@ -38,7 +38,7 @@ pub fn unless_out_of_memory<T>(work: impl FnOnce() -> T) -> Option<T> {
         Err(panic) if is_out_of_memory(message(&*panic)) => None,
         Err(panic) => {
             if !before {
-                eprintln!("{}", HELD_BACK.take());
+                schemas::warn!("{}", HELD_BACK.take());
             }
             resume_unwind(panic)
         }
@@ -72,7 +72,7 @@ pub fn in_batches<R>(
             ));
         }
         together = batch.len() / 2;
-        eprintln!("{what}: out of memory; going on with {together} at once");
+        schemas::warn!("{what}: out of memory; going on with {together} at once");
     }
     Ok(())
 }

@@ -52,7 +52,7 @@ impl MetricLog {
             && let Err(error) = board.add(&self.rows[before..])
         {
             // Training matters more than its picture.
-            eprintln!("warning: {}: no more events are written: {error}", board.path().display());
+            schemas::warn!("warning: {}: no more events are written: {error}", board.path().display());
             self.board = None;
         }
     }

@@ -33,6 +33,7 @@ pub fn pretrain(
         let message = format!("--share: expected a number above 0, at most 1, found {share}");
         return Err(Error::BadInput { message, hint: None });
     }
+    checkpoint::refuse_taken(out)?;
     let settings = &context.settings;
     let policy = context.read_policy(from)?;
     let corpus = Corpus::open(&context.dataset, &settings.student, &policy.student.config)?;

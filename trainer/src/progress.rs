@@ -13,10 +13,17 @@ pub fn catch_interrupts() {
     // Where no handler can be set, Ctrl-C ends the process at once, which loses no finished file.
     let _ = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+            end_at_once();
         }
-        eprintln!("interrupted: stopping at the next safe place (again to stop at once)");
+        schemas::warn!("interrupted: stopping at the next safe place (again to stop at once)");
     });
+}
+
+/// Ends the process without taking libtorch down under the threads that compute, which would crash them.
+#[allow(unsafe_code)]
+fn end_at_once() -> ! {
+    // SAFETY: ends the process, whatever else goes on; files appear whole by renaming.
+    unsafe { libc::_exit(130) }
 }
 
 /// Whether Ctrl-C was pressed.
@@ -69,7 +76,7 @@ impl Progress {
             let left = total.saturating_sub(done) as f64 / rate;
             let left = Duration::try_from_secs_f64(left.round());
             let left = left.map_or_else(|_| String::new(), |left| format!(", {} left", HumanDuration(left)));
-            eprintln!("{}: {done}/{total} {remark} ({rate:.2}/s{left})", self.label);
+            schemas::warn!("{}: {done}/{total} {remark} ({rate:.2}/s{left})", self.label);
             self.last_line = Instant::now();
         }
         self.bar.set_message(remark);

@@ -103,7 +103,7 @@ impl StepCheckpoint {
         let place = place.ok_or_else(|| wrong("expected a step checkpoint, found no `place`".into()))?;
         let place: Place = serde_json::from_str(place).map_err(|e| wrong(e.to_string()))?;
         if place.identity != self.identity {
-            eprintln!("{} belongs to other settings or data: starting anew", self.path.display());
+            schemas::warn!("{} belongs to other settings or data: starting anew", self.path.display());
             return Ok(0);
         }
         let mut tensors = read_safetensors(&self.path)?;
@@ -122,36 +122,30 @@ impl StepCheckpoint {
             .restore(&mut tensors, place.steps, weights, device.unwrap_or(Device::Cpu))
             .map_err(wrong)?;
         let steps = place.steps;
-        eprintln!("going on after step {steps}");
+        schemas::warn!("going on after step {steps}");
         Ok(steps)
     }
 
-    /// Saves where the interval has passed (and, unless it is zero, 20 times what the last save took), or where `now`.
-    /// Where the disk refuses, the older step checkpoint stays; that is said, and training goes on, unless `now`.
-    ///
-    /// # Errors
-    /// Where the disk refuses a save that must be `now`.
+    /// Saves where the interval has passed (and, unless it is zero, 20 times what the last save took), or where `now`; true
+    /// where it did. Where the disk refuses, the older step checkpoint stays; that is said, and training goes on.
     pub fn save(
         &mut self,
         weights: &[(&str, &Weights)],
         optimizer: &AdamW,
         log: &MetricLog,
         now: bool,
-    ) -> Result<()> {
+    ) -> bool {
         let least = if self.interval.is_zero() { Duration::ZERO } else { self.cost * TRAINING_PER_SAVE };
         if !now && self.last.elapsed() < self.interval.max(least) {
-            return Ok(());
+            return false;
         }
         let started = Instant::now();
         let saved = self.write(weights, optimizer, log);
         (self.last, self.cost) = (Instant::now(), started.elapsed());
-        match saved {
-            Err(error) if !now => {
-                eprintln!("warning: no step checkpoint is written, the older one stays: {error}");
-                Ok(())
-            }
-            saved => saved,
+        if let Err(error) = &saved {
+            schemas::warn!("warning: no step checkpoint is written, the older one stays: {error}");
         }
+        saved.is_ok()
     }
 
     fn write(&self, weights: &[(&str, &Weights)], optimizer: &AdamW, log: &MetricLog) -> Result<()> {
@@ -162,14 +156,16 @@ impl StepCheckpoint {
         // The metrics lie on disk before the place that knows of them does.
         let metrics = self.metrics_path(optimizer.steps());
         let rows = serde_json::to_vec(&SavedMetrics::new(log)).map_err(wrong)?;
+        let is_new = !metrics.exists();
         schemas::file::write_bytes(&metrics, &rows)?;
-        let trained = weights.iter().flat_map(|(set, weights)| {
-            let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
-            trained.map(move |(name, weight)| (format!("{set}.{name}"), weight))
-        });
-        write_safetensors(&self.path, trained.chain(optimizer.state()), &[("place", place)])?;
-        forget(&self.path, "metrics", Some(&metrics));
-        Ok(())
+        let tensors = trained(weights).chain(optimizer.state());
+        let written = write_safetensors(&self.path, tensors, &[("place", place)]);
+        if written.is_ok() {
+            forget(&self.path, "metrics", Some(&metrics));
+        } else if is_new {
+            let _ = std::fs::remove_file(&metrics); // no place knows of them, and the disk may be full
+        }
+        written
     }
 
     /// `.sft-step.safetensors` → `.sft-step.metrics-0a1b2c3d-700.json`: another start at the same step has another file.
@@ -183,11 +179,7 @@ impl StepCheckpoint {
     /// # Errors
     /// Where the disk refuses.
     pub fn save_best(&self, pass: u64, weights: &[(&str, &Weights)]) -> Result<()> {
-        let trained = weights.iter().flat_map(|(set, weights)| {
-            let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
-            trained.map(move |(name, weight)| (format!("{set}.{name}"), weight))
-        });
-        write_safetensors(&best_path(&self.path, pass), trained, &[])
+        write_safetensors(&best_path(&self.path, pass), trained(weights), &[])
     }
 
     /// Brings weights to what [`StepCheckpoint::save_best`] kept.
@@ -235,6 +227,14 @@ impl StepCheckpoint {
         forget(&path, "best", None);
         forget(&path, "metrics", None);
     }
+}
+
+/// The weights that are trained, by the name of their set and their own.
+fn trained<'a>(weights: &[(&'a str, &'a Weights)]) -> impl Iterator<Item = (String, &'a Tensor)> {
+    weights.iter().flat_map(|&(set, weights)| {
+        let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
+        trained.map(move |(name, weight)| (format!("{set}.{name}"), weight))
+    })
 }
 
 /// Takes the weights that are trained out of `tensors`.
@@ -308,13 +308,13 @@ mod tests {
         let mut saved = StepCheckpoint::new(&folder.path().join("sft"), "id".into(), Duration::from_nanos(1));
         let files = || std::fs::read_dir(folder.path()).expect("folder").count();
         saved.cost = Duration::from_secs(60);
-        saved.save(&[], &optimizer, &log, false).expect("not yet");
+        assert!(!saved.save(&[], &optimizer, &log, false), "not yet");
         assert_eq!(files(), 0, "20 minutes have not passed");
         saved.cost = Duration::ZERO;
-        saved.save(&[], &optimizer, &log, false).expect("saved");
+        assert!(saved.save(&[], &optimizer, &log, false));
         assert_eq!(files(), 2);
         saved.cost = Duration::from_secs(60);
-        saved.save(&[], &optimizer, &log, true).expect("saved at once");
+        assert!(saved.save(&[], &optimizer, &log, true), "at once");
         assert!(saved.cost < Duration::from_secs(60), "it was measured anew");
     }
 
@@ -350,7 +350,7 @@ mod tests {
         }
         let mut saved = StepCheckpoint::new(&folder.path().join("sft"), "id".into(), Duration::ZERO);
         let mut optimizer = AdamW::new(0.0);
-        saved.save(&[], &optimizer, &log, true).expect("saved");
+        assert!(saved.save(&[], &optimizer, &log, true));
         let mut again = MetricLog::new(1, "sft");
         saved.restore(&[], &mut optimizer, &mut again).expect("restored");
         assert_eq!(again.rows().len(), 400_000);

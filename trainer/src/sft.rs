@@ -255,8 +255,8 @@ fn end_pass(
     if is_best {
         training.saved().save_best(pass, sets)?;
     }
-    training.save(true)?;
-    if is_best {
+    // An older place knows of the older best pass.
+    if training.save(true)? && is_best {
         training.saved().forget_best(Some(pass));
     }
     Ok(())

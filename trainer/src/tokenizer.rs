@@ -107,7 +107,7 @@ impl Tokenizer {
         let room = (limit as usize).saturating_sub(1);
         let tokens = encoding.get_ids().len();
         if tokens > room && !self.has_warned.swap(true, Ordering::Relaxed) {
-            eprintln!(
+            schemas::warn!(
                 "warning: a text of {tokens} tokens is cut to {room}, and others may be: see the limits in [student], [sft], [answer]"
             );
         }

@@ -179,14 +179,15 @@ impl<'a, R: Row> Training<'a, R> {
         self.progress.set(places, remark);
     }
 
-    /// Writes the step checkpoint where it is time, `now`, or where Ctrl-C was pressed, which then ends training.
+    /// Writes the step checkpoint where it is time, `now`, or where Ctrl-C was pressed, which then ends training. Returns
+    /// whether it was written.
     ///
     /// # Errors
-    /// [`Error::Interrupted`], and where the disk refuses a save that must be.
-    pub fn save(&mut self, now: bool) -> Result<()> {
+    /// [`Error::Interrupted`].
+    pub fn save(&mut self, now: bool) -> Result<bool> {
         let ends = interrupted(); // read once: what is pressed from here on is seen after the next step
-        self.saved.save(self.sets, &self.optimizer, self.log, now || ends)?;
-        if ends { Err(Error::Interrupted) } else { Ok(()) }
+        let saved = self.saved.save(self.sets, &self.optimizer, self.log, now || ends);
+        if ends { Err(Error::Interrupted) } else { Ok(saved) }
     }
 }
 
@@ -216,7 +217,7 @@ fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
         ));
     }
     let half = (budget / 2).max(longest);
-    eprintln!(
+    schemas::warn!(
         "{stage}: out of memory; going on with at most {half} tokens at once (student.max_tokens_per_batch)"
     );
     Ok(half)

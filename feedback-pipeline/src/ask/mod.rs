@@ -177,8 +177,11 @@ impl Asker {
         }
         self.join(tasks).await?;
         if waiting > 0 {
-            eprintln!("note: {waiting} {} lie in a batch at the service and were left out", self.job.items());
-            eprintln!("note: to collect it: {} --batch", self.job.command());
+            schemas::warn!(
+                "note: {waiting} {} lie in a batch at the service and were left out",
+                self.job.items()
+            );
+            schemas::warn!("note: to collect it: {} --batch", self.job.command());
         }
         Ok(())
     }

@@ -77,8 +77,10 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
     let _lock = dataset.lock(crate::PROGRAM)?;
     let (scores, teacher_of) = scored(context, round)?;
     if scores.is_empty() {
-        let message =
-            format!("expected a round with scores, found none; next: collect-feedback --round {round}");
+        let message = format!(
+            "expected a round with scores, found none; next: collect-feedback --round {round}{}",
+            dataset.flag()
+        );
         return Err(Error::bad_input(format!("{}, round {round}", dataset.root().display()), message));
     }
     let chosen = choose(scores.keys().map(String::as_str), choice);

@@ -128,6 +128,31 @@ pub struct Cache {
 }
 
 impl Cache {
+    /// Opens the file of a dataset that is only looked at. Where it cannot be written, as on a disk that is read-only, it is
+    /// read as it lies.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is damaged.
+    pub fn look(path: &Path) -> Result<Self> {
+        let opened = Self::open(path);
+        if !matches!(opened, Err(Error::Cache { .. })) {
+            return opened;
+        }
+        let uri = format!(
+            "file:{}?immutable=1",
+            path.display().to_string().replace('%', "%25").replace('?', "%3f")
+        );
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let reader = Connection::open_with_flags(uri, flags).map_err(error(path))?;
+        let version: i64 =
+            reader.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(error(path))?;
+        if version != VERSION {
+            return opened; // its tables are others
+        }
+        Ok(Self { path: path.to_path_buf(), reader: reader.into(), writer: Writer::none(path) })
+    }
+
     /// Opens the file, or makes it.
     pub fn open(path: &Path) -> Result<Self> {
         let connection = Connection::open(path).map_err(error(path))?;

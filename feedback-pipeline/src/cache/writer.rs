@@ -38,6 +38,11 @@ impl Writer {
         })
     }
 
+    /// One that refuses whatever it is handed.
+    pub(super) fn none(path: &Path) -> Self {
+        Self { sender: None, pending: Mutex::default(), thread: None, path: path.to_path_buf() }
+    }
+
     fn send(&self, write: Write) -> Result<()> {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let awaited = write.is_awaited();

@@ -69,7 +69,7 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
             hint: String::new(),
             caption: String::new(),
             lecture: String::new(),
-            solution: rationales.iter().map(|text| text.trim()).collect::<Vec<_>>().join(" "),
+            solution: as_sentences(&rationales),
             image: Some(format!("images/{name}")),
             subject: None,
             topic: None,
@@ -80,4 +80,19 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
         });
     }
     Ok(())
+}
+
+/// Rationales one after the other, each a sentence of its own: one without a mark at its end would run on into the next.
+fn as_sentences(rationales: &[String]) -> String {
+    let mut joined = String::new();
+    for rationale in rationales.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+        joined.push_str(if joined.is_empty() { "" } else { " " });
+        joined.push_str(rationale);
+        let ends = |c: char| matches!(c, '.' | '!' | '?' | '…');
+        let closes = |c: char| matches!(c, '"' | '\'' | ')' | ']' | '”' | '’');
+        if !rationale.trim_end_matches(closes).ends_with(ends) {
+            joined.push('.');
+        }
+    }
+    joined
 }

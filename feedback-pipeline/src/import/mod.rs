@@ -117,6 +117,6 @@ pub fn run(command: Command) -> Result<()> {
             rationales::import(&from, &data, round, split.as_deref(), skip_unknown)?.to_string()
         }
     };
-    println!("{summary}");
+    schemas::say!("{summary}");
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::picture::{self, Picture};
 use crate::PROGRAM;
 use crate::error::{Error, Result};
 use crate::image;
+use schemas::dataset::quoted;
 use schemas::number::grouped;
 use schemas::{Dataset, DatasetCard, Problem, Provenance, table};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -310,6 +311,7 @@ impl fmt::Display for Summary {
                 grouped(self.missing_pictures.len()),
             )?;
         }
+        let data = quoted(&self.dataset);
         if self.rounds_started {
             write!(f, "next: collect-feedback status --data {data}")
         } else {

@@ -3,6 +3,7 @@
 use super::json::{self, Node, Record};
 use crate::PROGRAM;
 use crate::error::{Error, Result};
+use schemas::dataset::quoted;
 use schemas::number::grouped;
 use schemas::{Dataset, Problem, Provenance, Rollout, Sentence, provenance, sentences};
 use std::collections::{HashMap, HashSet};
@@ -119,10 +120,23 @@ fn write(
     struct Taken {
         problem_id: String,
         sample: u32,
+        policy: String,
+        rationale: String,
     }
-    for taken in dataset.project::<Rollout, Taken>(round, &["problem_id", "sample"])? {
-        let next = next_sample.entry(taken.problem_id).or_default();
+    let names = ["problem_id", "sample", "policy", "rationale"];
+    let mut there = HashSet::new();
+    for taken in dataset.project::<Rollout, Taken>(round, &names)? {
+        let next = next_sample.entry(taken.problem_id.clone()).or_default();
         *next = (*next).max(taken.sample + 1);
+        if taken.policy == policy {
+            there.insert((taken.problem_id, taken.rationale));
+        }
+    }
+    // The same file with another --split.
+    let is_new = |entry: &&Entry| !there.contains(&(entry.problem_id.clone(), entry.rationale.clone()));
+    let entries: Vec<&Entry> = entries.iter().filter(is_new).collect();
+    if entries.is_empty() {
+        return Ok(false);
     }
     let rows = entries.iter().map(|entry| {
         let next = next_sample.entry(entry.problem_id.clone()).or_default();
@@ -290,6 +304,7 @@ impl fmt::Display for Summary {
                 grouped(self.other_splits)
             )?;
         }
+        let data = quoted(&self.dataset);
         write!(f, "next: collect-feedback --round {round} --stage scores --data {data}")
     }
 }

@@ -262,8 +262,12 @@ fn add_samples(
             }
             continue;
         }
-        let stage =
-            own.entry(&rollout.policy).or_insert_with(|| Stage::new(format!("round {round}, samples")));
+        let stage = own.entry(&rollout.policy).or_insert_with(|| {
+            Stage::new(match rollout.policy.strip_prefix("import:") {
+                Some(digest) => format!("round {round}, import {}", digest.get(..6).unwrap_or(digest)),
+                None => format!("round {round}, samples"),
+            })
+        });
         if let Some(scores) = &scored {
             stage.teacher.add(scores);
         }

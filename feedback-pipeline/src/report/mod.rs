@@ -57,8 +57,10 @@ pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>) -> Result<Written>
         out.map_or_else(|| dataset.root().join(format!("report-round-{round}.html")), Path::to_path_buf);
     let gathered = Gathered::read(dataset, round)?;
     if gathered.rollouts.is_empty() && gathered.rationales.is_empty() {
-        let message =
-            format!("expected a round with rollouts or rationales, found none; next: train --round {round}");
+        let message = format!(
+            "expected a round with rollouts or rationales, found none; next: train --round {round}{}",
+            dataset.flag()
+        );
         return Err(Error::bad_input(format!("{}, round {round}", dataset.root().display()), message));
     }
     let state = status::report(dataset)?;

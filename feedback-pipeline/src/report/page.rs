@@ -234,7 +234,8 @@ pub(super) fn summary(figures: &Figures, spending: &[Spending]) -> String {
         grid.row(stage_row(stage));
     }
     let sum = |count: fn(&Spending) -> u64| status::grouped(spending.iter().map(count).sum::<u64>());
-    let dollars: f64 = spending.iter().map(|row| row.cost_usd).sum();
+    // Summed from 0.0: the empty sum of floats is -0.0.
+    let dollars = spending.iter().fold(0.0, |sum, row| sum + row.cost_usd);
     format!(
         "{grid}samples are scored by the Teacher, greedy rationales by the embedded one\n\
          {} requests, {} input and {} output tokens, ${dollars:.2}\n",

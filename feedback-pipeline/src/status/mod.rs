@@ -62,7 +62,7 @@ const TABLES: [&str; 9] = [
 /// # Errors
 /// Where a table cannot be read.
 pub fn run(dataset: &Dataset) -> Result<()> {
-    print!("{}", report(dataset)?);
+    schemas::say!("{}", report(dataset)?.to_string().trim_end());
     Ok(())
 }
 
@@ -73,7 +73,7 @@ pub fn run(dataset: &Dataset) -> Result<()> {
 pub fn run_json(dataset: &Dataset) -> Result<()> {
     let json =
         serde_json::to_string_pretty(&report(dataset)?).map_err(|error| Error::Failed(error.to_string()))?;
-    println!("{json}");
+    schemas::say!("{json}");
     Ok(())
 }
 
@@ -102,7 +102,7 @@ pub fn report(dataset: &Dataset) -> Result<Report> {
         let booked = spending.iter().map(|line| line.cost_usd).sum::<f64>();
         // Looking needs leave to write beside it, which a dataset that is only looked at may not give.
         let (paid, lost) = Cache::sums(&cache).unwrap_or_else(|error| {
-            eprintln!("note: whether all replies stand in the tables is not known: {error}");
+            schemas::warn!("note: whether all replies stand in the tables is not known: {error}");
             (booked, 0.0)
         });
         // Below a millionth of a dollar it is rounding.

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use polars::prelude::*;
 use schemas::{Correction, Dataset, Reject, Request, Score, Table};
 use serde::Serialize;
+use serde::de::IgnoredAny;
 use std::collections::{HashMap, HashSet};
 
 /// Requests of a round, kind and model.
@@ -37,11 +38,15 @@ pub struct Spending {
     pub unpriced: u64,
 }
 
-/// A lazy scan of a table's round; none where the round has no file.
-fn scan<T: Table>(dataset: &Dataset, round: u32) -> Result<Option<LazyFrame>> {
+/// A lazy scan of a table's round; none where the round has no file. The cells of `names` are checked first, so that an
+/// error names the file and the column.
+fn scan<T: Table>(dataset: &Dataset, round: u32, names: &[&'static str]) -> Result<Option<LazyFrame>> {
     let parts = dataset.parts::<T>(round)?;
     if parts.is_empty() {
         return Ok(None);
+    }
+    for row in dataset.stream_columns::<T, IgnoredAny>(round, names)? {
+        row?;
     }
     let paths: PolarsResult<Vec<PlRefPath>> =
         parts.iter().map(|part| PlRefPath::try_from_path(part)).collect();
@@ -56,12 +61,26 @@ fn scan<T: Table>(dataset: &Dataset, round: u32) -> Result<Option<LazyFrame>> {
 }
 
 fn failed<T: Table>(error: PolarsError) -> Error {
-    Error::Failed(format!("table `{}`: {error}", T::NAME))
+    Error::bad_input(format!("table `{}`", T::NAME), error.to_string())
 }
+
+/// Columns that [`spending`] sums and groups by.
+const SPENDING_COLUMNS: [&str; 10] = [
+    "kind",
+    "provider",
+    "model",
+    "status",
+    "attempts",
+    "cached",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "cost_usd",
+];
 
 /// What was asked of whom in a round.
 pub(super) fn spending(dataset: &Dataset, round: u32) -> Result<Vec<Spending>> {
-    let Some(requests) = scan::<Request>(dataset, round)? else { return Ok(Vec::new()) };
+    let Some(requests) = scan::<Request>(dataset, round, &SPENDING_COLUMNS)? else { return Ok(Vec::new()) };
     let number = |expression: Expr| expression.cast(DataType::UInt64);
     let frame = requests
         .group_by([col("kind"), col("provider"), col("model")])
@@ -109,26 +128,29 @@ pub(super) fn spending(dataset: &Dataset, round: u32) -> Result<Vec<Spending>> {
 
 /// Number of scores by rollout.
 pub(super) fn scores_by_rollout(dataset: &Dataset, round: u32) -> Result<HashMap<String, u64>> {
-    counts::<Score>(dataset, round, "rollout_id", None)
+    counts::<Score>(dataset, round, "rollout_id", &["rollout_id", "score"], None)
 }
 
 /// Number of corrections by rationale.
 pub(super) fn corrections_by_rationale(dataset: &Dataset, round: u32) -> Result<HashMap<String, u64>> {
-    counts::<Correction>(dataset, round, "rationale_id", None)
+    counts::<Correction>(dataset, round, "rationale_id", &["rationale_id"], None)
 }
 
 /// Items of a kind that ended without a usable reply.
 pub(super) fn rejected(dataset: &Dataset, round: u32, kind: &str) -> Result<HashSet<String>> {
-    Ok(counts::<Reject>(dataset, round, "subject_id", Some(kind))?.into_keys().collect())
+    Ok(counts::<Reject>(dataset, round, "subject_id", &["subject_id", "kind"], Some(kind))?
+        .into_keys()
+        .collect())
 }
 
 fn counts<T: Table>(
     dataset: &Dataset,
     round: u32,
     id: &str,
+    names: &[&'static str],
     kind: Option<&str>,
 ) -> Result<HashMap<String, u64>> {
-    let Some(mut table) = scan::<T>(dataset, round)? else { return Ok(HashMap::new()) };
+    let Some(mut table) = scan::<T>(dataset, round, names)? else { return Ok(HashMap::new()) };
     if let Some(kind) = kind {
         table = table.filter(col("kind").eq(lit(kind)));
     }

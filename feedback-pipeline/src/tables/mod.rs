@@ -235,7 +235,7 @@ impl PartSet {
 }
 
 /// What an item has one outcome of: a rollout, a rationale, or a pair as it is shown.
-fn outcome_of(item: &Item) -> String {
+pub fn outcome_of(item: &Item) -> String {
     match &item.content {
         Content::Judgement { against, candidate_shown_first, .. } => {
             pair(&item.problem.problem_id, against, *candidate_shown_first)

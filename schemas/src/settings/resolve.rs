@@ -26,6 +26,9 @@ pub struct Resolved {
     origins: BTreeMap<String, Origin>,
 }
 
+/// More threads than this are a slip of the keyboard.
+const MOST_THREADS: u32 = 1_024;
+
 impl Resolved {
     /// Reads `file` where given, else `ares.toml` of the working folder where there is one, and lays `flags`
     /// (`section.key` → text) over it.
@@ -153,6 +156,17 @@ impl Resolved {
                 "answer.keep = val_loss or val_accuracy beside it",
                 "last",
             ));
+        }
+        if s.rl.kl_target.is_some() && s.rl.kl_coefficient == 0.0 {
+            return Err(self.value_error(
+                "rl.kl_target",
+                "rl.kl_coefficient above 0 beside it to steer",
+                "0",
+            ));
+        }
+        if s.student.threads > MOST_THREADS {
+            let found = s.student.threads.to_string();
+            return Err(self.value_error("student.threads", &format!("at most {MOST_THREADS}"), &found));
         }
         let positive = f64::MIN_POSITIVE;
         let ranges = [

@@ -23,6 +23,8 @@ pub struct BatchOptions {
     pub cut_results: u32,
     /// So many of the first batches have results that lack every second line.
     pub lose_lines: u32,
+    /// So many of the first batches have results of which every second line cannot be read.
+    pub garble_lines: u32,
     /// So many of the first looks at a batch are answered 500.
     pub failing_looks: u32,
     /// The first batch is refused as a whole after it was taken (OpenAI only).
@@ -189,6 +191,9 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
             place += 1;
             place % 2 == 1
         });
+    }
+    if number < options.garble_lines as usize {
+        results.iter_mut().step_by(2).for_each(|line| line.insert(0, '!'));
     }
     shared.stats().batches += 1;
     let id = if api == Api::Anthropic { format!("msgbatch_{number}") } else { format!("batch_{number}") };

@@ -44,6 +44,8 @@ faults! {
     NoJson = "no-json",
     /// A paid reply in an envelope of another API.
     Strange = "strange",
+    /// A good reply that does not tell its tokens.
+    NoUsage = "no-usage",
     /// A reply whose text is not what was asked for.
     WrongJson = "wrong-json",
     /// A sentence too few.

@@ -217,6 +217,7 @@ impl Received {
                 wire::reply(self.api, self.number, &self.asked, (&said, ended), more)
             }
         };
+        let reply = without_usage(reply, fault);
         if !matches!(fault, Some(Fault::CutOff | Fault::NoJson | Fault::HangUp | Fault::EchoedKey)) {
             let mut stats = shared.stats();
             stats.good += 1;
@@ -279,6 +280,13 @@ fn refusal(fault: Fault) -> Option<(u16, Value)> {
         Fault::NoMoney => (429, wire::error("insufficient_quota", "insufficient_quota", "no money left")),
         _ => return None,
     })
+}
+
+fn without_usage(mut reply: Value, fault: Option<Fault>) -> Value {
+    if fault == Some(Fault::NoUsage) {
+        reply["usage"] = Value::Null;
+    }
+    reply
 }
 
 /// The text of a reply with a fault, and why it ended.

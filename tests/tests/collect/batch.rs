@@ -239,3 +239,27 @@ fn batch_that_is_refused_as_a_whole_ends_the_run() {
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert_eq!(place.tables().scores.len(), 36);
 }
+
+/// Results that are no results of the API leave the batch open: nothing is bought again before the user says so.
+#[test]
+fn results_that_cannot_be_read_are_bought_again_only_where_that_is_said() {
+    for (teacher, model) in TEACHERS {
+        let place = Place::new(10, 2);
+        let service = place.service(options(BatchOptions { garble_lines: 1, ..Default::default() }));
+        let flags = ["--batch", "--stage", "scores"];
+        for _ in 0..2 {
+            let ran = ask(&place, &service, teacher, model, &flags);
+            assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+            assert!(ran.stderr.contains("results cannot be read"), "{}", ran.stderr);
+            assert!(ran.stderr.contains("--abandon-batch"), "{}", ran.stderr);
+            assert_eq!(service.stats().batches, 1, "nothing is sent again");
+        }
+        let kept = place.tables().requests.iter().filter(|row| !row.cached).count();
+        assert!(kept > 0, "the others are kept");
+        let id = if teacher == "anthropic" { "msgbatch_0" } else { "batch_0" };
+        let ran = ask(&place, &service, teacher, model, &[&flags[..], &["--abandon-batch", id]].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        assert_eq!(place.tables().scores.len(), 60);
+        assert_eq!(service.stats().good, 20 + (20 - kept as u64), "only what has no answer");
+    }
+}

@@ -2,6 +2,7 @@
 
 use crate::shared::{Place, fast, files};
 use workspace_tests::command::{collect_feedback, run};
+use workspace_tests::small_dataset::{write_problems, write_rollouts};
 use workspace_tests::teacher_service::{Fault, Faults, Options};
 
 #[test]
@@ -148,4 +149,58 @@ fn what_may_have_been_lost_counts_under_the_cap() {
     assert!(stats.contains("may have cost"), "{stats}");
     assert_eq!(place.collect(&service, &arguments).status, Some(3));
     assert!(service.stats().requests <= before + 1, "nothing more is bought by running it again");
+}
+
+/// Where a service answered before and refuses the few items that are left, it is their fault; else it is the settings'.
+#[test]
+fn the_last_items_can_be_rejected() {
+    let place = Place::new(4, 2);
+    let service = place.service(fast());
+    assert_eq!(place.collect(&service, &["--stage", "scores"]).status, Some(0));
+    write_problems(&place.dataset, 0..5).unwrap();
+    write_rollouts(&place.dataset, "00001", 4..5, 2).unwrap();
+    let bad = place.service(Options { faults: Faults::only(Fault::BadRequest, 1.0), ..fast() });
+    let ran = place.collect(&bad, &["--stage", "scores"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert_eq!(place.tables().rejects.len(), 2);
+
+    let place = Place::new(4, 2);
+    let bad = place.service(Options { faults: Faults::only(Fault::BadRequest, 1.0), ..fast() });
+    let ran = place.collect(&bad, &["--stage", "scores"]);
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert_eq!(place.tables().rejects, [], "no reply ever came");
+}
+
+/// Rows of another round were copied there: nothing is paid for them.
+#[test]
+fn rollouts_of_another_round_are_refused_before_anything_is_asked() {
+    let place = Place::new(4, 2);
+    let (one, two) = (place.path().join("rollouts/round=1"), place.path().join("rollouts/round=2"));
+    std::fs::create_dir_all(&two).unwrap();
+    std::fs::copy(one.join("part-00000.parquet"), two.join("part-00000.parquet")).unwrap();
+    let service = place.service(fast());
+    let url = service.url();
+    for command in [&["--round", "2"][..], &["estimate", "--round", "2"]] {
+        let ran = place.reference(&[command, &["--teacher", "openai", "--base-url", &url]].concat());
+        assert_eq!(ran.status, Some(2), "{}", ran.stdout);
+        assert!(ran.stderr.contains("column `round`, row 0: expected 2, found 1"), "{}", ran.stderr);
+    }
+    assert_eq!(service.stats().requests, 0);
+}
+
+/// Nobody listens any more, as behind `| head`: what was asked for is done all the same.
+#[test]
+fn a_closed_pipe_ends_nothing() {
+    let place = Place::new(20, 4);
+    let service = place.service(fast());
+    let url = service.url();
+    for arguments in [&["--round", "1", "--teacher", "openai", "--base-url", &url][..], &["status", "--json"]]
+    {
+        let mut command = collect_feedback(place.path(), arguments);
+        let piped = std::process::Stdio::piped;
+        let mut child = command.stdout(piped()).stderr(piped()).spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{arguments:?}");
+    }
+    assert_eq!(place.tables().corrections.len(), 20);
 }

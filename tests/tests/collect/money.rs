@@ -2,7 +2,7 @@
 
 use crate::shared::{Place, fast};
 use std::time::Duration;
-use workspace_tests::teacher_service::Options;
+use workspace_tests::teacher_service::{Fault, Faults, Options};
 
 fn dollars(place: &Place) -> f64 {
     place.tables().requests.iter().map(|row| row.cost_usd.unwrap()).sum()
@@ -100,4 +100,36 @@ fn cap_holds_where_replies_grow_longer() {
     assert_eq!(ran.status, Some(3), "{}{}", ran.stdout, ran.stderr);
     let (spent, one) = (dollars(&place), 1_000.0 * 10.0 / 1e6);
     assert!(before < 0.06 && spent > cap - 2.0 * one && spent < cap + one, "cap {cap}, spent {spent}");
+}
+
+/// What a reply without usage cost is not known: the cap counts it with the most it can be, in later runs too.
+#[test]
+fn replies_that_do_not_tell_their_tokens_count_under_the_cap() {
+    let place = Place::new(60, 4);
+    let service = place.service(Options { faults: Faults::only(Fault::NoUsage, 1.0), ..fast() });
+    let capped = ["--stage", "scores", "--model", "gpt-4o", "--max-usd", "0.1", "--concurrency", "4"];
+    let ran = place.collect(&service, &capped);
+    assert_eq!(ran.status, Some(3), "{}", ran.stderr);
+    assert!(ran.stderr.contains("replies do not tell their tokens"), "{}", ran.stderr);
+    let mut requests = place.tables().requests;
+    requests.retain(|row| !row.cached);
+    // Each may have as many output tokens as are allowed, at 10 dollars a million.
+    let most = 0.1 / (1_024.0 * 10.0 / 1e6);
+    let asked = requests.len();
+    assert!(asked > 2 && asked as f64 <= most, "{asked} of at most {most}");
+    assert!(requests.iter().all(|row| row.cost_usd.is_none()));
+    assert_eq!(place.collect(&service, &capped).status, Some(3));
+    assert_eq!(service.stats().requests as usize, asked, "nothing more is bought under the same cap");
+}
+
+/// The ledger against the service's own counts, at prices written here.
+#[test]
+fn the_ledger_is_what_the_service_counted_at_the_price() {
+    let place = Place::new(30, 4);
+    let service = place.service(fast());
+    assert_eq!(place.collect(&service, &["--model", "gpt-4o"]).status, Some(0));
+    let stats = service.stats();
+    let expected = stats.input_tokens as f64 * 2.5e-6 + stats.output_tokens as f64 * 10e-6;
+    let spent = dollars(&place);
+    assert!((spent - expected).abs() < 1e-9 && spent > 0.01, "{spent} {expected}");
 }

@@ -103,9 +103,16 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
     let device = crate::libtorch::device(settings.student.device)?;
     let lengths = options.lengths.as_deref().map(read_lengths).transpose()?;
     if !options.json {
-        println!(
+        schemas::say!(
             "{:<10} {:<6} {:<24} {:>14} {:>9} {:>9} {:>9} {:>9}",
-            "work", "shape", "variant", "batch", "s", "cpu s", "tokens/s", "peak MB"
+            "work",
+            "shape",
+            "variant",
+            "batch",
+            "s",
+            "cpu s",
+            "tokens/s",
+            "peak MB"
         );
     }
     for shape in &options.shapes {
@@ -129,11 +136,11 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
 
 fn print(m: &Measurement, json: bool) {
     if json {
-        println!("{}", serde_json::json!(m));
+        schemas::say!("{}", serde_json::json!(m));
         return;
     }
     let work = m.work.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-    println!(
+    schemas::say!(
         "{:<10} {:<6} {:<24} {:>14} {:>9.2} {:>9.2} {:>9.1} {:>9}",
         work,
         m.shape,

@@ -17,14 +17,14 @@ const RULES: [Rule; 5] = [
     (
         "kl_to_sampler",
         |kl, bound| kl > bound,
-        "the policy leaves the one that sampled; lower rl.learning_rate or rl.passes, or set rl.max_kl",
+        "the policy leaves the one that sampled; lower rl.learning_rate or rl.passes (rl.max_kl ends a pass there)",
     ),
     ("clip_fraction", |share, _| share > 0.3, "most of the gradient is cut off; lower rl.learning_rate"),
     (
         "explained_variance",
         |share, _| share < 0.0,
-        "values predict returns worse than their mean; let the value model learn first (rl.value_passes), or lower \
-         rl.learning_rate",
+        "values predict returns worse than their mean; let the value model learn first, or longer (rl.value_passes), or \
+         lower rl.learning_rate",
     ),
     (
         "effective_sample_share",

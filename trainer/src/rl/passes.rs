@@ -84,11 +84,19 @@ pub fn train(
         let loss = numbers[0].1;
         numbers.extend(training.step(&chosen, ("loss", loss), settings.learning_rate)?);
         for line in adviser.lines(numbers.iter().copied(), kl_bound) {
-            eprintln!("rl, step {}: {line}", training.steps());
+            schemas::warn!("rl, step {}: {line}", training.steps());
         }
         training.push(place + 1, numbers.iter().copied());
         let kl = numbers.iter().find(|(name, _)| *name == "kl_to_sampler").map_or(0.0, |(_, kl)| *kl);
-        place = next_place(place, kl, steps_per_pass, settings.max_kl);
+        let next = next_place(place, kl, steps_per_pass, settings.max_kl);
+        if next > place + 1 {
+            schemas::warn!(
+                "rl, step {}: KL {kl:.4} is above rl.max_kl: this pass ends {} steps early",
+                training.steps(),
+                next - place - 1
+            );
+        }
+        place = next;
         training.show(place, format!("loss {loss:.3}, kl {kl:.4}"));
         training.save(false)?;
     }

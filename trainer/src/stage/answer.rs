@@ -16,8 +16,10 @@ use crate::rollout::{Generator, Sampling};
 use crate::sentences;
 use crate::sft::{Choice, Example, Plan, fit, identity, mean_loss};
 use crate::student::Student;
-use crate::student::adapter::{Base, base_of, read_adapter, write_adapter};
+use crate::student::adapter::{Base, base_of, made_with_of, read_adapter, write_adapter};
+use crate::student::checkpoint;
 use crate::student::lora::{LoraConfig, is_lora};
+use schemas::provenance::sha256_hex;
 use schemas::settings::{AnswerKeepBy, RationaleSource};
 use schemas::{Answer, Metric, Problem, Rationale};
 use serde::Deserialize;
@@ -33,7 +35,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     if !context.has(&policy) {
         return Err(Error::input(
             format!("{}: expected the fine-tuned policy, found none", policy.display()),
-            format!("next: train --round {round} --data {}", context.dataset.root().display()),
+            format!("next: train --round {round}{}", context.dataset.flag()),
         ));
     }
     if answered(context, round, "sft")? {
@@ -49,8 +51,25 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
 /// Where the checkpoint is missing, is not the one that said the rationales that are there, there is nothing to learn from,
 /// or a step fails.
 pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
+    if (stage == "base") != (round == 0) {
+        return Err(Error::input(
+            format!(
+                "expected a round with --checkpoint rl or sft, and none with base, found round {round} with {stage}"
+            ),
+            "next: train eval --checkpoint base, or train eval --round N --checkpoint sft",
+        ));
+    }
     let (policy_folder, adapter_folder) = folders(context, round, stage);
-    let mut policy = context.read_policy(&policy_folder)?;
+    let mut policy = match stage {
+        "base" => context.starting_policy(1)?,
+        _ if !context.has(&policy_folder) => {
+            return Err(Error::input(
+                format!("{}: expected a checkpoint, found none", policy_folder.display()),
+                format!("next: train --round {round}{}", context.dataset.flag()),
+            ));
+        }
+        _ => context.read_policy(&policy_folder)?,
+    };
     decode::refuse_others(context, round, stage, &policy)?;
     if answered(context, round, stage)? {
         return Ok(Outcome::Already);
@@ -103,7 +122,9 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
                 .filter(|(class, ..)| *class != "average")
                 .map(|(class, share, _)| format!("{class} {:.2}", share * 100.0))
                 .collect();
-            line += &format!(" test by class: {}", classes.join(", "));
+            if !classes.is_empty() {
+                line += &format!(" test by class: {}", classes.join(", "));
+            }
         }
     }
     context.dataset.write_part::<Metric>(
@@ -162,15 +183,36 @@ fn adapted(context: &Context, policy: &mut Policy, folder: &Path) -> Result<Opti
                 "remove the adapter to train it anew, or put its policy back",
             ));
         }
+        if made_with_of(folder)?.is_some_and(|told| told != made_with(context)) {
+            return Err(Error::input(
+                format!(
+                    "{}: expected an adapter trained with these settings, found one of others",
+                    folder.display()
+                ),
+                "remove the adapter to train it anew, or give the settings of [answer] and [student] that it was trained \
+                 with",
+            ));
+        }
         read_adapter(folder, config, &mut policy.weights, context.device)?;
         return Ok(None);
     }
+    checkpoint::refuse_taken(folder)?;
     let settings = &context.settings.answer;
     let lora = LoraConfig::new(config, settings.lora_rank, settings.lora_alpha, settings.lora_dropout);
     let seed = crate::seed::derive(context.settings.rollout.seed, "lora", "");
     lora.add_to(&mut policy.weights, config, (seed >> 1) as i64, context.device);
     policy.weights.train_only(is_lora);
     Ok(Some(lora))
+}
+
+/// What an adapter is trained with, beside the policy and its rationales, in a line.
+fn made_with(context: &Context) -> String {
+    let (answer, student) = (&context.settings.answer, &context.settings.student);
+    let text = format!(
+        "{answer:?} {} {} {}",
+        student.use_caption, student.max_source_tokens, context.settings.rollout.seed
+    );
+    sha256_hex(text.as_bytes())
 }
 
 /// A policy with an adapter, and what it answers from.
@@ -313,7 +355,8 @@ impl AnswerModel<'_> {
         context.dataset.write_part::<Metric>(round, &part, log.into_rows(), &context.provenance)?;
         let Policy { weights, fingerprint, folder: companions, .. } = self.policy;
         let config = &self.policy.student.config;
-        write_adapter(folder, lora, weights, &Base { config, folder: companions, fingerprint })
+        let base = Base { config, folder: companions, fingerprint };
+        write_adapter(folder, lora, weights, &base, &made_with(context))
     }
 
     /// Answers problems greedily, in their order; `title` stands before the progress.

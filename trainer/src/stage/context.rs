@@ -55,7 +55,7 @@ impl Context {
         let checkpoints = PathBuf::from(settings.student.checkpoints.replace("<name>", &dataset.name()));
         let device = libtorch::device(settings.student.device)?;
         if settings.student.dtype == Dtype::Bfloat16 && !libtorch::multiplies_bfloat16(device) {
-            eprintln!(
+            schemas::warn!(
                 "student.dtype is bfloat16, which this processor has no instructions for: matrix products run in float32"
             );
         }
@@ -108,23 +108,38 @@ impl Context {
     pub fn starting_policy(&self, round: u32) -> Result<Policy> {
         let folder = self.start_of(round);
         if !folder.join("config.json").is_file() {
-            let data = self.dataset.root().display();
+            let flag = self.dataset.flag();
             return Err(if round <= 1 {
                 Error::input(
                     format!("{}: expected the base student, found none", folder.display()),
                     format!(
-                        "next: train init --tokenizer DIR --shape tiny --out {} (or --from HF_FOLDER)",
-                        folder.display()
+                        "next: {}train init --tokenizer DIR --shape tiny --out {}{flag} (or --from HF_FOLDER)",
+                        self.features_first()?,
+                        schemas::dataset::quoted(&folder)
                     ),
                 )
             } else {
                 Error::input(
                     format!("{}: expected the policy of round {}, found none", folder.display(), round - 1),
-                    format!("next: train --round {} --data {data}", round - 1),
+                    format!("next: train --round {}{flag}", round - 1),
                 )
             });
         }
         self.read_policy(&folder)
+    }
+
+    /// The command that makes image features, where the dataset has pictures and no features yet: a student is made for
+    /// features of one width.
+    fn features_first(&self) -> Result<String> {
+        let has_pictures = self.dataset.problems()?.iter().any(|problem| problem.image.is_some())
+            && self.dataset.images_dir().is_dir();
+        let vision = &self.settings.student.vision;
+        let are_there = self.dataset.vision_path(vision).is_file();
+        Ok(if has_pictures && !are_there {
+            format!("train features{}, then ", self.dataset.flag())
+        } else {
+            String::new()
+        })
     }
 
     /// Reads a policy with its tokenizer.

@@ -11,7 +11,7 @@ use crate::progress::{Progress, check_interrupt};
 use crate::rollout::{Generator, Sampling};
 use crate::sentences;
 use crate::text_metrics::{bleu, rouge_l};
-use schemas::{Metric, Problem, Rationale};
+use schemas::{Answer, Metric, Problem, Rationale};
 use serde::Deserialize;
 use std::collections::HashMap;
 
@@ -40,8 +40,11 @@ pub(super) fn refuse_leftovers(context: &Context, round: u32, stage: &str) -> Re
             found = Some(format!("rationales of split {split} after {stage}"));
         }
     }
+    let answers: &[&str] = if stage == "rl" { &["rl", "sft"] } else { &["sft"] };
+    let answers = answers.iter().map(|stage| context.dataset.part_path::<Answer>(round, stage));
     let later: &[&str] = if stage == "rl" { &["answer-rl", "sft", "answer"] } else { &["answer"] };
-    let later = later.iter().map(|stage| context.checkpoint(round, stage)).find(|folder| folder.exists());
+    let later = later.iter().map(|stage| context.checkpoint(round, stage)).chain(answers);
+    let later = later.into_iter().find(|path| path.exists());
     found = found.or(later.map(|folder| folder.display().to_string()));
     let Some(found) = found else { return Ok(()) };
     let hint = match stage {
@@ -210,7 +213,7 @@ fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[
         if rise.map_or(*value > 0.5, |rise| rise > 0.05) {
             let than_before =
                 rise.map_or(String::new(), |rise| format!(", {:.1} points more than before", rise * 100.0));
-            eprintln!(
+            schemas::warn!(
                 "round {round}: {:.1} % of the rationales of {split} after {stage} are {}{than_before}: the policy \
                  degenerates{}",
                 value * 100.0,

@@ -20,6 +20,7 @@ pub(crate) use rollout::PROBLEMS_A_PART;
 
 use crate::error::Result;
 use clap::ValueEnum;
+use schemas::{Rationale, Rollout};
 
 /// A stage of the trainer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,6 +46,42 @@ pub enum Outcome {
     Waiting(String),
 }
 
+/// Says where the round before was done again after this one had begun: this one still stands on the older policy.
+fn warn_of_redone_round(context: &Context, round: u32) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        stage: String,
+        policy: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct Sampled {
+        policy: String,
+    }
+    if round < 2 {
+        return Ok(());
+    }
+    let said = context.dataset.project::<Rationale, Said>(round - 1, &["stage", "policy"])?;
+    let Some(before) = said.into_iter().find(|row| row.stage == "sft") else { return Ok(()) };
+    for row in context.dataset.stream_columns::<Rollout, Sampled>(round, &["policy"])? {
+        let sampled = row?;
+        if sampled.policy.starts_with("import:") {
+            continue;
+        }
+        if sampled.policy == before.policy {
+            break;
+        }
+        schemas::warn!(
+            "warning: round {round} was sampled by policy {}, but round {} ends with {}: it was done again since; to build on \
+             it, remove what there is of round {round}",
+            context::short(&sampled.policy),
+            round - 1,
+            context::short(&before.policy)
+        );
+        break;
+    }
+    Ok(())
+}
+
 /// Advances round `round` as far as feedback allows, or does only the stage `only`. Returns the lines to print.
 ///
 /// # Errors
@@ -58,18 +95,19 @@ pub fn advance(context: &Context, round: u32, only: Option<Stage>) -> Result<Vec
         (Stage::Sft, sft::run),
         (Stage::Answer, answer::run),
     ];
+    warn_of_redone_round(context, round)?;
     for (stage, run) in stages {
         if only.is_some_and(|only| only != stage) {
             continue;
         }
         match run(context, round)? {
             Outcome::Done(line) => {
-                println!("{line}");
+                schemas::say!("{line}");
                 lines.push(line);
             }
             Outcome::Already => {}
             Outcome::Waiting(line) => {
-                println!("{line}");
+                schemas::say!("{line}");
                 lines.push(line);
                 return Ok(lines);
             }
@@ -78,12 +116,12 @@ pub fn advance(context: &Context, round: u32, only: Option<Stage>) -> Result<Vec
     if lines.is_empty() {
         let what = only.and_then(|stage| stage.to_possible_value());
         let what = what.map_or_else(String::new, |stage| format!(", stage {}", stage.get_name()));
-        println!("round {round}{what}: nothing is due");
+        schemas::say!("round {round}{what}: nothing is due");
     }
     if only.is_none() {
         let line =
             format!("round {round}: complete; next: train --round {}{}", round + 1, context.dataset.flag());
-        println!("{line}");
+        schemas::say!("{line}");
         lines.push(line);
     }
     Ok(lines)

@@ -17,7 +17,7 @@ use crate::rollout::logprobs::token_logprobs;
 use crate::student::{Mode, checkpoint};
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
-use schemas::settings::Algorithm;
+use schemas::settings::{Algorithm, RlSettings};
 use schemas::{Metric, Reject, Rollout, Score};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
@@ -31,6 +31,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let folder = context.checkpoint(round, "rl");
     let mut line = None;
     if !context.has(&folder) {
+        checkpoint::refuse_taken(&folder)?;
         decode::refuse_leftovers(context, round, "rl")?;
         let policy = context.starting_policy(round)?;
         let rollouts = match ready(context, round, &policy)? {
@@ -38,6 +39,16 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
             Err(waiting) => return Ok(Outcome::Waiting(waiting)),
         };
         line = Some(train(context, round, &policy, &rollouts)?);
+    }
+    if line.is_none() && context.dataset.parts::<Score>(round)?.is_empty() {
+        return Err(Error::input(
+            format!(
+                "round {round}: {} is there, but the dataset has no scores of this round: is it of another dataset?",
+                folder.display()
+            ),
+            "name other checkpoints (--checkpoints), or put the scores back; or remove the round's checkpoints to do it \
+             again",
+        ));
     }
     StepCheckpoint::forget(&folder);
     StepCheckpoint::forget(&context.checkpoint(round, VALUES));
@@ -91,7 +102,7 @@ fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored
     if own.is_empty() {
         return Err(Error::input(
             format!("round {round}: expected rollouts with tokens to learn from, found {imported} without"),
-            format!("next: train --round {round} --stage rollout --data {}", dataset.root().display()),
+            format!("next: train --round {round} --stage rollout{}", dataset.flag()),
         ));
     }
     if let Some(stale) = own.iter().find(|rollout| rollout.policy != policy.fingerprint) {
@@ -204,7 +215,7 @@ fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
         |row: &&Rollout| row.seed != sample_seed(seed, row.round, &row.problem_id, row.sample as usize);
     let others = rollouts.iter().filter(is_of_another).count();
     if context.settings.rl.algorithm == Algorithm::Ppo && others > 0 {
-        eprintln!(
+        schemas::warn!(
             "warning: {others} of {} rollouts were not sampled with rollout.seed = {seed}: their values are those of \
              another value head than the one that is trained now",
             rollouts.len()
@@ -242,7 +253,7 @@ fn warn_of_other_input(
     // What rounding explains.
     let bound = if mode.kind == Kind::Float { 1e-3 } else { 0.1 };
     if off > bound {
-        eprintln!(
+        schemas::warn!(
             "warning: the policy's log-probabilities of what it sampled are off by {off:.4} nats a token: was it sampled \
              with another student.vision (or other features), max_source_tokens, use_caption or dtype? Ratios start from \
              the stored ones"
@@ -306,6 +317,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let kl_coefficient = kl_coefficient(context, round, kl)?;
     let rewarded = rewarded(context, &corpus, policy, &scored.rollouts, kl_coefficient)?;
     let mut rollouts = advantages(&settings.rl, &rewarded, kl_coefficient, &Baseline::Stored);
+    refuse_without_differences(&settings.rl, &rollouts)?;
     warn_of_other_input(context, policy, &rollouts, &corpus)?;
     let uses_value = settings.rl.algorithm == Algorithm::Ppo;
     let trunk = settings.rl.value_model;
@@ -335,6 +347,9 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         let returns = advantages(&settings.rl, &rewarded, kl_coefficient, &Baseline::None);
         let values = warmed_up(context, round, &learner, &returns, &corpus, &identity)?;
         rollouts = advantages(&settings.rl, &rewarded, kl_coefficient, &Baseline::New(values));
+    } else {
+        // Of values that another run had learned first.
+        context.dataset.remove_part::<Metric>(round, VALUES)?;
     }
     let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval());
     let mut log = MetricLog::new(round, "rl").on_board(&settings.student.tensorboard)?;
@@ -368,6 +383,18 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         "round {round}: rl: {} on {} rollouts, mean sentence score {mean:.3}{left_out}",
         settings.rl.algorithm,
         grouped(rollouts.len())
+    ))
+}
+
+/// grpo learns from how the samples of a problem differ.
+fn refuse_without_differences(settings: &RlSettings, rollouts: &[ScoredRollout]) -> Result<()> {
+    let differ = rollouts.iter().flat_map(|rollout| &rollout.advantages).any(|advantage| *advantage != 0.0);
+    if differ || settings.algorithm != Algorithm::Grpo {
+        return Ok(());
+    }
+    Err(Error::input(
+        "rl: expected scores that differ between the samples of a problem, found none: grpo would learn nothing",
+        "sample more rationales of each problem (rollout.samples), or use rl.algorithm = ppo",
     ))
 }
 

@@ -41,7 +41,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let due = parts::due::<Rollout>(&context.dataset, round, SAMPLED, PROBLEMS_A_PART, &train)?;
     let total: usize = due.iter().map(|(_, chunk)| chunk.len()).sum();
     if total > 0 && context.has(&context.checkpoint(round, "rl")) {
-        eprintln!(
+        schemas::warn!(
             "round {round}: {total} train problems have no rollouts, but RL has been done: they join in the next round"
         );
         return Ok(Outcome::Already);

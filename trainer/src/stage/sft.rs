@@ -13,6 +13,7 @@ use crate::sft::{Choice, Example, Plan, fit, identity, mean_loss};
 use crate::student::checkpoint;
 use crate::text_metrics;
 use schemas::number::grouped;
+use schemas::sentences;
 use schemas::settings::{CorrectionFilter, KeepBy};
 use schemas::{Correction, Metric, Rationale, Reject, Rollout, Score};
 use serde::Deserialize;
@@ -26,12 +27,13 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let folder = context.checkpoint(round, "sft");
     let mut lines = Vec::new();
     if !context.has(&folder) {
+        checkpoint::refuse_taken(&folder)?;
         decode::refuse_leftovers(context, round, "sft")?;
         let (texts, line) = if context.settings.sft.filter == CorrectionFilter::Scored {
             well_scored(context, round)?
         } else {
             match ready(context, round)? {
-                Ok(ready) => of_corrections(context, &ready),
+                Ok(ready) => of_corrections(context, round, &ready)?,
                 Err(waiting) => return Ok(Outcome::Waiting(waiting)),
             }
         };
@@ -92,10 +94,9 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
         .map(|row| (row.rationale_id, row.deduplicated))
         .collect();
     if due.is_empty() && !context.has(&context.checkpoint(round, "rl")) {
-        let data = dataset.root().display();
         return Err(Error::input(
             format!("round {round}: expected rationales of stage rl, found none"),
-            format!("next: train --round {round} --data {data}"),
+            format!("next: train --round {round}{}", dataset.flag()),
         ));
     }
     let mut seen = HashSet::new();
@@ -163,10 +164,20 @@ struct Text {
 }
 
 /// The corrections that pass the filter, with the line for the user.
-fn of_corrections(context: &Context, ready: &Ready) -> (Vec<Text>, String) {
+///
+/// # Errors
+/// Where the filter leaves none.
+fn of_corrections(context: &Context, round: u32, ready: &Ready) -> Result<(Vec<Text>, String)> {
     let only_changed = context.settings.sft.filter == CorrectionFilter::Changed;
     let chosen: Vec<&Correction> =
         ready.corrections.iter().filter(|correction| correction.changed || !only_changed).collect();
+    if chosen.is_empty() && !ready.corrections.is_empty() {
+        let message = format!(
+            "round {round}: sft.filter = changed: expected corrections that changed something, found none of {}",
+            ready.corrections.len()
+        );
+        return Err(Error::input(message, "say sft.filter = all"));
+    }
     let changed = chosen.iter().filter(|correction| correction.changed).count();
     let mut line =
         format!("{} corrections learned, {} of them changed", grouped(chosen.len()), grouped(changed));
@@ -177,7 +188,7 @@ fn of_corrections(context: &Context, ready: &Ready) -> (Vec<Text>, String) {
         problem_id: correction.problem_id.clone(),
         rationale: correction.corrected.clone(),
     };
-    (chosen.iter().map(text).collect(), line)
+    Ok((chosen.iter().map(text).collect(), line))
 }
 
 #[derive(Deserialize)]
@@ -197,15 +208,19 @@ fn well_scored(context: &Context, round: u32) -> Result<(Vec<Text>, String)> {
     let least = context.settings.sft.min_score;
     let mut texts = BTreeSet::new(); // in an order that does not depend on the parts
     let mut scored = 0;
-    for rollout in context.dataset.read::<Rollout>(round)? {
+    for rollout in context.dataset.stream::<Rollout>(round)? {
+        let rollout = rollout?;
         let Some((sum, count)) = sums.get(&rollout.rollout_id) else { continue };
+        if rollout.token_ids.is_empty() {
+            continue; // imported: another model's, and perhaps about problems of other splits
+        }
         scored += 1;
         // The scores were rounded to f32, so that 0.9 may have become a little less.
         if sum / f64::from(*count) >= least - 1e-6 {
             let sentences: Vec<&str> =
                 rollout.sentences.iter().map(|sentence| sentence.text.as_str()).collect();
-            let kept = schemas::sentences::without_repeats(&sentences);
-            texts.insert((rollout.problem_id, kept.join("\n")));
+            let said = sentences::cut_repeats(&rollout.rationale, &sentences);
+            texts.insert((rollout.problem_id, sentences::restore_newlines(&said)));
         }
     }
     if texts.is_empty() {

@@ -34,6 +34,9 @@ const UNKNOWN: [&str; 15] = [
 /// Key of the weight file's metadata under which the fingerprint of the student that it belongs to stands.
 const BASE: &str = "ares.policy";
 
+/// Key under which a hash of the settings stands that it was trained with.
+const MADE_WITH: &str = "ares.settings";
+
 /// The student that an adapter was trained on.
 #[derive(Debug)]
 pub struct Base<'a> {
@@ -45,17 +48,28 @@ pub struct Base<'a> {
     pub fingerprint: &'a str,
 }
 
-/// Writes the LoRA matrices of `weights` in PEFT's layout, beside the base model's `config.json` and tokenizer.
+/// Writes the LoRA matrices of `weights` in PEFT's layout, beside the base model's `config.json` and tokenizer. `made_with`
+/// tells the settings of its training.
 ///
 /// # Errors
 /// Where the disk refuses; then the folder does not appear.
-pub fn write_adapter(folder: &Path, lora: &LoraConfig, weights: &Weights, base: &Base<'_>) -> Result<()> {
+pub fn write_adapter(
+    folder: &Path,
+    lora: &LoraConfig,
+    weights: &Weights,
+    base: &Base<'_>,
+    made_with: &str,
+) -> Result<()> {
     write_folder(folder, |temporary| {
         schemas::file::write_bytes(&temporary.join("adapter_config.json"), to_json(lora)?.as_bytes())?;
         schemas::file::write_bytes(&temporary.join("config.json"), to_json(base.config)?.as_bytes())?;
         let matrices = weights.iter().filter(|(name, _)| is_lora(name));
         let tensors = matrices.filter_map(|(name, tensor)| Some((peft_name(name)?, tensor)));
-        let metadata = [("format", "pt".to_owned()), (BASE, base.fingerprint.to_owned())];
+        let metadata = [
+            ("format", "pt".to_owned()),
+            (BASE, base.fingerprint.to_owned()),
+            (MADE_WITH, made_with.to_owned()),
+        ];
         write_safetensors(&temporary.join("adapter_model.safetensors"), tensors, &metadata)?;
         copy_companions(base.folder, temporary)
     })
@@ -67,6 +81,14 @@ pub fn write_adapter(folder: &Path, lora: &LoraConfig, weights: &Weights, base: 
 /// Where the file is broken.
 pub fn base_of(folder: &Path) -> Result<Option<String>> {
     metadata_of(&folder.join("adapter_model.safetensors"), BASE)
+}
+
+/// What tells the settings that the adapter in a folder was trained with, where it is ours.
+///
+/// # Errors
+/// Where the file is broken.
+pub fn made_with_of(folder: &Path) -> Result<Option<String>> {
+    metadata_of(&folder.join("adapter_model.safetensors"), MADE_WITH)
 }
 
 /// Adds the LoRA matrices of a PEFT folder to a student's weights.

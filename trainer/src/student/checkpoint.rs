@@ -224,6 +224,20 @@ pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a folder that is there without a checkpoint in it: it would stand in the way of the one that training will write.
+///
+/// # Errors
+/// Where it is there.
+pub fn refuse_taken(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    Err(Error::input(
+        format!("{}: expected a checkpoint or nothing, found a folder or file without one", folder.display()),
+        "remove it, or name another place",
+    ))
+}
+
 /// Fills a temporary folder, then renames it to `folder`, which must not exist.
 pub(super) fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = file::beside(folder)?;

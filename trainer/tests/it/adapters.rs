@@ -28,7 +28,7 @@ fn a_lora_of_peft_gives_the_same_logits_there_and_back() {
     let kept = TempDir::new().expect("folder");
     let copy = kept.path().join("answer");
     let of = Base { config: &config, folder: &values("student_gated_untied"), fingerprint: "f00d" };
-    write_adapter(&copy, &lora, &weights, &of).expect("written");
+    write_adapter(&copy, &lora, &weights, &of, "").expect("written");
     assert_eq!(base_of(&copy).expect("metadata").as_deref(), Some("f00d"));
     assert_eq!(base_of(&folder).expect("metadata"), None, "PEFT does not tell");
     let file = "adapter_model.safetensors";

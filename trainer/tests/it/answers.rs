@@ -17,7 +17,11 @@ fn answer(place: &Place, flags: &[&str]) -> String {
 }
 
 fn adapter(place: &Place) -> Vec<u8> {
-    std::fs::read(place.checkpoint("round=1/answer").join("adapter_model.safetensors")).expect("adapter")
+    let file = place.checkpoint("round=1/answer").join("adapter_model.safetensors");
+    let bytes = std::fs::read(file).expect("adapter");
+    // The head tells the settings too; the matrices stand behind it.
+    let head = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    bytes[8 + head..].to_vec()
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
 mod adapters;
+mod again;
 mod answers;
 mod bad_input;
 mod checkpoints;

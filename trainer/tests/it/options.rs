@@ -359,4 +359,7 @@ fn a_disk_that_refuses_step_checkpoints_stops_nothing() {
     assert!(output.status.success(), "{said}");
     assert!(said.contains("warning: no step checkpoint is written, the older one stays: "), "{said}");
     assert!(weights(&start) == weights(&undisturbed));
+    let left: Vec<PathBuf> =
+        start.hidden_files().into_iter().filter(|path| path.to_string_lossy().contains("metrics")).collect();
+    assert_eq!(left, Vec::<PathBuf>::new(), "metrics of places that were not saved");
 }

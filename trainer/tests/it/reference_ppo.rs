@@ -81,8 +81,9 @@ impl Step {
 }
 
 #[test]
+#[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn logprobs_and_values_of_the_rollouts_agree() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let step = open(&folder);
     let masked = |tensor: &Tensor| tensor * &step.mask;
     for (file, name) in [
@@ -105,8 +106,9 @@ fn logprobs_and_values_of_the_rollouts_agree() {
 
 /// The KL is masked as the public code does (one position off), so that its numbers apply.
 #[test]
+#[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn rewards_advantages_and_returns_agree() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let meta = meta(&folder);
     let reference = open(&folder).reference;
     let row = |name: &str, index: i64| Vec::<f32>::try_from(reference[name].get(index)).expect("numbers");
@@ -138,8 +140,9 @@ fn rewards_advantages_and_returns_agree() {
 /// The public code takes the value behind eos for that of a next state where a text is shorter than its batch. Ours is 0
 /// there, so that the last advantage is r − V.
 #[test]
+#[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn our_advantages_end_with_the_text() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let step = open(&folder);
     let reference = &step.reference;
     let row = |name: &str, index: i64| Vec::<f32>::try_from(reference[name].get(index)).expect("numbers");
@@ -163,8 +166,9 @@ fn our_advantages_end_with_the_text() {
 }
 
 #[test]
+#[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn whitening_agrees_where_padding_is_let_in_and_only_there() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let step = open(&folder);
     let (raw, expected) = (&step.reference["advantages_raw"], &step.reference["advantages"]);
     assert_close("over padding", &whiten(raw, &step.mask.ones_like()), expected, 1e-5);
@@ -174,8 +178,9 @@ fn whitening_agrees_where_padding_is_let_in_and_only_there() {
 }
 
 #[test]
+#[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn losses_and_gradients_of_the_step_agree() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let step = open(&folder);
     let loss = step.loss(&folder);
     let reference = &step.reference;
@@ -227,8 +232,9 @@ impl OldAdamW {
 }
 
 #[test]
+#[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn weights_after_the_step_agree() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let step = open(&folder);
     step.loss(&folder);
     for (weights, file) in
@@ -240,8 +246,9 @@ fn weights_after_the_step_agree() {
 }
 
 #[test]
+#[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn our_optimizer_makes_the_same_step_where_gradients_are_no_rounding_noise() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let step = open(&folder);
     step.loss(&folder);
     for (set, weights, file) in [
@@ -268,8 +275,9 @@ fn our_optimizer_makes_the_same_step_where_gradients_are_no_rounding_noise() {
 }
 
 #[test]
+#[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn fine_tuning_with_the_old_optimizer_agrees() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let meta = meta(&folder);
     for (steps, file) in
         [(1, "after_hf_adamw_sft_step1.safetensors"), (3, "after_hf_adamw_sft_step3.safetensors")]
@@ -292,8 +300,9 @@ fn fine_tuning_with_the_old_optimizer_agrees() {
 }
 
 #[test]
+#[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn the_same_weights_are_left_out_of_decay() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let meta = meta(&folder);
     let listed: Vec<&str> =
         meta["no_decay"].as_array().expect("list").iter().filter_map(|name| name.as_str()).collect();

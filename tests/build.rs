@@ -1,0 +1,8 @@
+//! Tells the tests whether real data is there.
+
+include!("../build/outside.rs");
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    tell_what_lies_outside();
+}

@@ -1,0 +1,118 @@
+//! Judgements: pairs in both orders, and what stays of them.
+
+use crate::shared::{Place, fast};
+use schemas::{Judgement, Provenance, Rationale};
+use std::collections::HashSet;
+use workspace_tests::small_dataset::rationale;
+use workspace_tests::teacher_service::{Fault, Faults, Options, TeacherService};
+
+const PAIRS: usize = 6;
+
+/// A place with rationales of the base student and of round 1 about six test problems.
+fn place() -> Place {
+    let place = Place::new(12, 1);
+    for (round, stage) in [(0, "base"), (1, "sft")] {
+        let split = |number: usize| if number % 2 == 0 { "test" } else { "train" };
+        let rows = (0..12).map(|number| rationale(number, round, stage, split(number)));
+        let rows = rows.map(|row| Rationale { deduplicated: format!("{} {stage}", row.deduplicated), ..row });
+        place.dataset.write_part(round, stage, rows, &Provenance::new("test", "")).unwrap();
+    }
+    place
+}
+
+fn judge(place: &Place, service: &TeacherService, more: &[&str]) -> Vec<Judgement> {
+    let url = service.url();
+    let mut arguments = vec!["judge", "--round", "1", "--teacher", "openai", "--base-url", &url];
+    arguments.extend(more);
+    let ran = place.reference(&arguments);
+    assert_eq!(ran.status, Some(0), "{more:?}: {}", ran.stderr);
+    judgements(place)
+}
+
+fn judgements(place: &Place) -> Vec<Judgement> {
+    let mut rows = place.tables().judgements;
+    rows.sort_by_key(pair);
+    rows
+}
+
+fn pair(row: &Judgement) -> (String, String, bool) {
+    (row.against.clone(), row.problem_id.clone(), row.candidate_shown_first)
+}
+
+fn assert_balanced(place: &Place) {
+    let status = place.reference(&["status"]).stdout;
+    assert!(status.contains("The books balance."), "{status}");
+}
+
+/// A text beside itself is shown alike in both orders: one request, and a row of the ledger for each of them.
+#[test]
+fn pairs_that_are_shown_alike_are_booked_in_each_order() {
+    let place = place();
+    let service = place.service(fast());
+    let rows = judge(&place, &service, &["--against", "1", "--both-orders"]);
+    assert_eq!(rows.len(), 2 * PAIRS);
+    let booked = |place: &Place| {
+        let rows = place.tables().requests;
+        (rows.len(), rows.iter().filter(|row| row.cached).count())
+    };
+    assert_eq!(booked(&place), (2 * PAIRS, PAIRS));
+    assert_eq!(service.stats().requests, PAIRS as u64);
+    assert_balanced(&place);
+    judge(&place, &service, &["--against", "1", "--both-orders"]);
+    assert_eq!(booked(&place), (2 * PAIRS, PAIRS), "nothing is booked twice");
+    assert_eq!(place.reference(&["rebuild"]).status, Some(0));
+    assert_eq!(booked(&place), (2 * PAIRS, PAIRS));
+}
+
+/// The same pair may have been shown in the same order for two jobs.
+#[test]
+fn a_rebuild_has_one_judgement_of_a_pair_in_an_order() {
+    let place = place();
+    let service = place.service(fast());
+    judge(&place, &service, &[]);
+    for table in ["judgements", "requests", "rejects"] {
+        std::fs::remove_dir_all(place.path().join(table).join("round=1")).unwrap();
+    }
+    let rows = judge(&place, &service, &["--both-orders"]);
+    assert_eq!(rows.len(), 2 * PAIRS);
+    assert_eq!(place.reference(&["rebuild"]).status, Some(0));
+    let again = judgements(&place);
+    let distinct: HashSet<_> = again.iter().map(pair).collect();
+    assert_eq!((again.len(), distinct.len()), (2 * PAIRS, 2 * PAIRS));
+    let verdicts =
+        |rows: &[Judgement]| -> Vec<_> { rows.iter().map(|row| (pair(row), row.verdict.clone())).collect() };
+    assert_eq!(verdicts(&again), verdicts(&rows));
+    assert_balanced(&place);
+}
+
+/// What one job's rejects are asked again for leaves the judgements of another one's order alone.
+#[test]
+fn judgements_of_other_orders_stay_where_rejects_are_asked_again() {
+    let place = place();
+    let good = place.service(fast());
+    let first = judge(&place, &good, &[]);
+    assert_eq!(first.len(), PAIRS);
+    let bad = place.service(Options {
+        faults: Faults { seed: 5, share: 0.6, kinds: vec![Fault::Refusal], after: 0 },
+        ..fast()
+    });
+    judge(&place, &bad, &["--both-orders"]);
+    let rejected = place.tables().rejects.len();
+    assert!((1..PAIRS).contains(&rejected), "{rejected}");
+    let all = judge(&place, &good, &["--both-orders", "--retry-rejects"]);
+    assert_eq!(all.len(), 2 * PAIRS);
+    assert_eq!(place.tables().rejects, []);
+    let keys: HashSet<_> = all.iter().map(|row| row.request_key.clone()).collect();
+    assert!(first.iter().all(|row| keys.contains(&row.request_key)), "what was paid for first still counts");
+    // The other way round, too.
+    assert_eq!(judge(&place, &good, &["--retry-rejects"]).len(), 2 * PAIRS);
+    assert_balanced(&place);
+}
+
+#[test]
+fn without_the_base_students_rationales_the_next_command_makes_them() {
+    let place = place();
+    std::fs::remove_dir_all(place.path().join("rationales/round=0")).unwrap();
+    let ran = place.reference(&["judge", "--round", "1"]);
+    assert!(ran.stdout.contains("next: train eval"), "{}", ran.stdout);
+}

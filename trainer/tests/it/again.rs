@@ -1,0 +1,181 @@
+//! Stages that are done again, beside what older ones left; and commands that would take one thing for another.
+
+use crate::small::{Place, error_lines, provenance};
+use schemas::{Answer, Rollout, Sentence};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn refused(mut command: Command) -> String {
+    error_lines(&command.output().expect("train")).join("\n")
+}
+
+fn succeeds(place: &Place, arguments: &[&str]) -> String {
+    let output = place.train(arguments).output().expect("train");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    said
+}
+
+/// Answers of an older policy would be taken for the new one's.
+#[test]
+fn rl_is_not_done_again_beside_answers() {
+    let place = Place::new(40).fine_tuned();
+    place.stage("answer");
+    for folder in ["checkpoints/round=1", "data/rationales", "data/corrections"] {
+        fs::remove_dir_all(place.path().join(folder)).expect("removed");
+    }
+    let lines = place.refused("rl");
+    assert!(lines[0].contains("answers/round=1/part-sft.parquet"), "{lines:?}");
+    fs::remove_dir_all(place.path().join("data/answers")).expect("removed");
+    place.stage("rl");
+}
+
+/// Checkpoints of the same name that another dataset left.
+#[test]
+fn a_checkpoint_without_the_scores_it_learned_from_is_refused() {
+    let place = Place::new(40).fine_tuned();
+    for table in ["scores", "rationales", "corrections"] {
+        fs::remove_dir_all(place.path().join("data").join(table)).expect("removed");
+    }
+    let lines = refused(place.train(&["--round", "1"]));
+    assert!(lines.contains("the dataset has no scores of this round"), "{lines}");
+    assert!(place.dataset().read::<schemas::Rationale>(1).expect("rationales").is_empty());
+}
+
+#[test]
+fn a_folder_in_the_way_is_refused_before_training() {
+    let place = Place::new(40).scored();
+    let folder = place.checkpoint("round=1/rl");
+    fs::create_dir_all(&folder).expect("folder");
+    fs::write(folder.join("notes.txt"), "mine").expect("written");
+    let lines = place.refused("rl");
+    assert!(
+        lines[0].contains("expected a checkpoint or nothing, found a folder or file without one"),
+        "{lines:?}"
+    );
+    let base = place.checkpoint("base").display().to_string();
+    let out = folder.display().to_string();
+    let lines = refused(place.train(&["pretrain", "--from", &base, "--out", &out, "--epochs", "1"]));
+    assert!(lines.contains("expected a checkpoint or nothing"), "{lines}");
+    assert_eq!(place.hidden_files().len(), 0, "nothing was trained");
+}
+
+#[test]
+fn an_adapter_of_other_settings_is_not_answered_with() {
+    let place = Place::new(40).fine_tuned();
+    place.stage("answer");
+    fs::remove_dir_all(place.path().join("data/answers")).expect("removed");
+    let answer = ["--round", "1", "--stage", "answer"];
+    for other in [["--prompt-format", "QCM-A"], ["--lora-rank", "2"]] {
+        let lines = refused(place.train(&[&answer[..], &other].concat()));
+        assert!(lines.contains("expected an adapter trained with these settings"), "{lines}");
+    }
+    place.stage("answer");
+    assert!(!place.dataset().read::<Answer>(1).expect("answers").is_empty());
+}
+
+/// A round of the base student would stand beside the round's own.
+#[test]
+fn the_base_student_has_no_round_and_the_others_have_one() {
+    let place = Place::new(40);
+    for arguments in [
+        &["eval", "--round", "1"][..],
+        &["eval", "--round", "2", "--checkpoint", "base"],
+        &["eval", "--checkpoint", "sft"],
+    ] {
+        let lines = refused(place.train(arguments));
+        assert!(
+            lines.contains("expected a round with --checkpoint rl or sft, and none with base"),
+            "{lines}"
+        );
+    }
+    let lines = refused(place.train(&["eval", "--round", "1", "--checkpoint", "sft"]));
+    assert!(lines.contains("round=1/sft: expected a checkpoint, found none"), "{lines}");
+    assert!(lines.contains("next: train --round 1"), "{lines}");
+}
+
+/// Round 2 stands on the policy that round 1 ended with when it was sampled.
+#[test]
+fn a_round_that_was_done_again_is_told_to_the_next() {
+    let place = Place::new(40).fine_tuned();
+    let rollout = ["--round", "2", "--stage", "rollout"];
+    assert!(!succeeds(&place, &rollout).contains("was done again since"));
+    fs::remove_dir_all(place.checkpoint("round=1/sft")).expect("removed");
+    for part in ["part-sft-train-00000", "part-sft-val-00000", "part-sft-test-00000"] {
+        let _ = fs::remove_file(place.path().join(format!("data/rationales/round=1/{part}.parquet")));
+    }
+    let again = place.train(&["--round", "1", "--stage", "sft", "--sft-learning-rate", "3e-3"]).output();
+    assert!(again.expect("train").status.success());
+    assert!(succeeds(&place, &rollout).contains("was done again since"));
+}
+
+#[test]
+fn samples_that_do_not_differ_teach_grpo_nothing() {
+    let place = Place::new(40);
+    place.stage("rollout");
+    let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
+    place.write_scores(&rollouts, |score| score.score = 0.5);
+    let lines = refused(place.train(&[
+        "--round",
+        "1",
+        "--stage",
+        "rl",
+        "--algorithm",
+        "grpo",
+        "--reward",
+        "rationale",
+    ]));
+    assert!(lines.contains("expected scores that differ between the samples of a problem"), "{lines}");
+}
+
+/// What another model said, perhaps about problems of other splits, is scored but not learned.
+#[test]
+fn imported_rationales_are_not_fine_tuned_from() {
+    let place = Place::new(40);
+    place.stage("rollout");
+    let sampled: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
+    let imported = |number: usize| Rollout {
+        rollout_id: format!("import-p{number}"),
+        problem_id: format!("p{number}"),
+        rationale: "It is imported.".into(),
+        token_ids: Vec::new(),
+        logprobs: Vec::new(),
+        ref_logprobs: Vec::new(),
+        values: Vec::new(),
+        sentences: vec![Sentence { text: "It is imported.".into(), token_end: 0 }],
+        policy: "import:0123".into(),
+        ..sampled[0].clone()
+    };
+    // Of splits val and test.
+    let others: Vec<Rollout> = [14, 15].map(imported).into();
+    place.dataset().write_part(1, "import-0123", others.clone(), &provenance()).expect("written");
+    place.write_scores(&[sampled.clone(), others].concat(), |score| score.score = 1.0);
+    place.stage("rl");
+    let sft = ["--round", "1", "--stage", "sft", "--filter", "scored", "--min-score", "1"];
+    let output = place.train(&sft).output().expect("train");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let with_sentences = sampled.iter().filter(|rollout| !rollout.sentences.is_empty()).count();
+    assert!(said.contains(&format!("of {with_sentences} scored")), "{said}");
+}
+
+/// The second Ctrl-C ends the process at once, and does not crash it.
+#[test]
+fn a_second_interrupt_ends_with_its_status() {
+    let place = Place::new(200).scored();
+    let mut cut_short = 0;
+    for pause in 0..6 {
+        let place = place.copy();
+        let mut command = place.train(&["--round", "1", "--stage", "rl", "--passes", "20"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("train");
+        let id = i32::try_from(child.id()).expect("id");
+        std::thread::sleep(Duration::from_millis(600 + 70 * pause));
+        for _ in 0..2 {
+            let _ = Command::new("kill").args(["-INT", &id.to_string()]).status();
+        }
+        let status = child.wait().expect("status");
+        assert_eq!(status.code(), Some(130), "{status:?}");
+        cut_short += 1;
+    }
+    assert_eq!(cut_short, 6);
+}
