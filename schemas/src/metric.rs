@@ -6,7 +6,7 @@ table! {
     /// One number at one step of a stage.
     Metric, "metrics", by_round true {
         round: u32, "ARES round; 0 for the base student.";
-        stage: String, "Stage that measured: rollout, rl, sft, answer, eval or pretrain.";
+        stage: String, "Stage that measured: rl, sft, answer, eval or pretrain.";
         step: u64, "Optimizer steps done when it was measured.", unit "steps";
         epoch: f64, "Passes over the data done when it was measured.", unit "passes";
         name: String, "Name of the number.";

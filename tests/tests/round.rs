@@ -133,5 +133,5 @@ fn two_rounds_by_the_commands_that_each_names() {
     }
     // Both rationales of a pair say something, or there is nothing to compare.
     let judged: Vec<Judgement> = dataset.read(2).unwrap();
-    assert!(judged.len() <= 2 * count("test") && judged.len() % 2 == 0);
+    assert!(judged.len() <= 2 * count("test") && judged.len().is_multiple_of(2));
 }
