@@ -28,7 +28,7 @@ pub struct Progress {
     output: AtomicU64,
     cache_read: AtomicU64,
     cache_write: AtomicU64,
-    micro_dollars: AtomicU64,
+    nano_dollars: AtomicU64,
     allowance: AtomicU64,
 }
 
@@ -62,7 +62,7 @@ impl Progress {
             output: zero(),
             cache_read: zero(),
             cache_write: zero(),
-            micro_dollars: zero(),
+            nano_dollars: zero(),
             allowance: zero(),
         }
     }
@@ -102,7 +102,7 @@ impl Progress {
         self.cache_read.fetch_add(usage.cache_read, Relaxed);
         self.cache_write.fetch_add(usage.cache_write, Relaxed);
         self.output.fetch_add(usage.output, Relaxed);
-        self.micro_dollars.fetch_add((dollars.unwrap_or(0.0) * 1e6).round() as u64, Relaxed);
+        self.nano_dollars.fetch_add((dollars.unwrap_or(0.0) * 1e9).round() as u64, Relaxed);
     }
 
     /// Sets the present allowance in requests a minute; 0 where none is known.
@@ -117,7 +117,7 @@ impl Progress {
 
     /// Dollars of this run.
     pub fn dollars(&self) -> f64 {
-        self.micro_dollars.load(Relaxed) as f64 / 1e6
+        self.nano_dollars.load(Relaxed) as f64 / 1e9
     }
 
     /// Input tokens (all, read from the prompt cache, written to it) of this run.

@@ -72,8 +72,7 @@ pub fn paid(cache: &Cache, key: &Key, item: &Item) -> Result<Option<Settled>> {
 
 fn judged(cache: &Cache, ask: Ask, item: &Item) -> Result<Settled> {
     let replies = cache.replies(&ask.key)?;
-    let raw = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
-    let verdict = verdict::judge(ask.provider, &item.content, raw);
+    let verdict = verdict::of(ask.provider, &item.content, &replies);
     Ok(Settled { ask, replies, verdict })
 }
 

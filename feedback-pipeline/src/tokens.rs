@@ -4,7 +4,7 @@
 //! makes of them; from twenty replies on, the factor is what their usage says. Servers of one's own are learned the same
 //! way. Pictures count by each provider's published rule.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Sample};
 use crate::due::Kind;
 use crate::error::Result;
 use crate::prompt;
@@ -20,18 +20,6 @@ const MOST_REPLIES: usize = 300;
 /// Tokens that chat APIs put around each message, and before the reply.
 const AROUND_MESSAGE: u64 = 4;
 const BEFORE_REPLY: u64 = 3;
-
-/// A request whose usage is known.
-pub struct Sample {
-    /// The user's text.
-    pub user_text: String,
-    /// Input tokens, however they were charged.
-    pub input: u64,
-    /// Output tokens.
-    pub output: u64,
-    /// Body of the reply.
-    pub body: Vec<u8>,
-}
 
 /// Counts the tokens of one kind of request to one model.
 pub struct Counter {

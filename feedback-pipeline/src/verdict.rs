@@ -1,6 +1,7 @@
 //! What the replies to one item amount to: an answer, a reject, or a further question. Pure, and taken anew from the
 //! stored replies each time, so that a better parser needs no new request.
 
+use crate::cache::Reply;
 use crate::due::Content;
 use crate::prompt;
 use crate::reply::{self, Answer};
@@ -30,7 +31,12 @@ pub enum Verdict {
     },
 }
 
-/// Judges the stored replies (HTTP status and body) to an item, in order.
+/// What the replies in the cache to an item amount to.
+pub fn of(provider: Provider, content: &Content, replies: &[Reply]) -> Verdict {
+    judge(provider, content, replies.iter().map(|reply| (reply.status, reply.body.as_ref())))
+}
+
+/// Judges replies (HTTP status and body) to an item, in order.
 pub fn judge<'a>(
     provider: Provider,
     content: &Content,
@@ -92,7 +98,7 @@ mod tests {
             .into_bytes()
     }
 
-    fn of(replies: &[(u16, Vec<u8>)]) -> Verdict {
+    fn told(replies: &[(u16, Vec<u8>)]) -> Verdict {
         let content = Content::Correction { rationale: "a".into() };
         judge(Provider::OpenAi, &content, replies.iter().map(|(status, body)| (*status, body.as_slice())))
     }
@@ -100,20 +106,20 @@ mod tests {
     #[test]
     fn malformed_replies_are_asked_again_twice() {
         let bad = || (200, said("hm", "stop"));
-        assert_eq!(of(&[]), Verdict::Ask(vec![]));
-        let Verdict::Ask(follow_ups) = of(&[bad(), bad()]) else { panic!() };
+        assert_eq!(told(&[]), Verdict::Ask(vec![]));
+        let Verdict::Ask(follow_ups) = told(&[bad(), bad()]) else { panic!() };
         assert_eq!(follow_ups.len(), 2);
         assert!(follow_ups[0].complaint.contains("it holds no JSON object"), "{follow_ups:?}");
-        let Verdict::Reject { reason, reply } = of(&[bad(), bad(), bad()]) else { panic!() };
+        let Verdict::Reject { reason, reply } = told(&[bad(), bad(), bad()]) else { panic!() };
         assert_eq!((reason.as_str(), reply.as_str()), ("malformed: it holds no JSON object", "hm"));
         assert_eq!(status_of(&reason), "malformed");
         let good = (200, said("{\"rationale\":\"b\"}", "stop"));
-        assert_eq!(of(&[bad(), good]), Verdict::Answer(Answer::Correction("b".into())));
+        assert_eq!(told(&[bad(), good]), Verdict::Answer(Answer::Correction("b".into())));
     }
 
     #[test]
     fn refusal_truncation_and_errors_are_told_apart() {
-        let reason = |reply| match of(&[reply]) {
+        let reason = |reply| match told(&[reply]) {
             Verdict::Reject { reason, .. } => reason,
             other => panic!("{other:?}"),
         };

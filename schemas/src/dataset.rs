@@ -6,7 +6,7 @@ use crate::file;
 use crate::ids::IdSet;
 use crate::problem::Problem;
 use crate::provenance::Provenance;
-use crate::table::{self, Batches, TableWriter};
+use crate::table::{self, Batches};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
@@ -346,18 +346,6 @@ impl Dataset {
     /// As [`table::read`].
     pub fn count<T: Table>(&self, round: u32) -> Result<u64> {
         self.parts::<T>(round)?.iter().map(|part| table::count_rows::<T>(part)).sum()
-    }
-
-    /// Starts the next part of a table's round: `part-00000.parquet`, `part-00001.parquet`, …
-    ///
-    /// # Errors
-    /// Where the disk refuses.
-    pub fn next_part<T: Table>(&self, round: u32, provenance: &Provenance) -> Result<TableWriter<T>> {
-        let last = self.parts::<T>(round)?.into_iter().filter_map(|path| {
-            path.file_stem()?.to_str()?.strip_prefix("part-")?.get(..5)?.parse::<u32>().ok()
-        });
-        let number = last.max().map_or(0, |last| last + 1);
-        TableWriter::create(&self.round_dir::<T>(round).join(format!("part-{number:05}.parquet")), provenance)
     }
 
     /// Writes one named part of a table's round, for instance `part-sft.parquet`, in place of any older one.

@@ -312,8 +312,7 @@ impl Asker {
     }
 
     pub(crate) fn judge(&self, item: &Item, replies: &[Reply]) -> Verdict {
-        let replies = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
-        verdict::judge(self.teacher.provider, &item.content, replies)
+        verdict::of(self.teacher.provider, &item.content, replies)
     }
 }
 

@@ -67,8 +67,8 @@ impl Questions {
         let mut question = self.of(item);
         while self.retry_rejects && question.unsent.is_none() {
             let replies = cache.replies(&question.key)?;
-            let raw = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
-            if !matches!(verdict::judge(self.provider, &question.item.content, raw), Verdict::Reject { .. }) {
+            let verdict = verdict::of(self.provider, &question.item.content, &replies);
+            if !matches!(verdict, Verdict::Reject { .. }) {
                 break;
             }
             // The same for whoever asks after the same reject, so that a run that was killed goes on with it.

@@ -23,7 +23,6 @@ pub use writer::Writer;
 use crate::due::{Item, Job};
 use crate::error::{Error, Result};
 use crate::teacher::{Key, Usage};
-use crate::tokens::Sample;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use schemas::settings::Provider;
@@ -108,6 +107,18 @@ pub struct Reply {
     pub replied_at_ms: i64,
     /// Time from sending the last attempt to its reply.
     pub latency_ms: u32,
+}
+
+/// A request whose usage is known.
+pub struct Sample {
+    /// The user's text.
+    pub user_text: String,
+    /// Input tokens, however they were charged.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Body of the reply.
+    pub body: Vec<u8>,
 }
 
 /// See [`Cache::snapshot`].

@@ -236,11 +236,6 @@ impl<C: Clock> Pace<C> {
         let lengths = self.state().lengths[kind.index()];
         (lengths.input_tokens_per_byte * text_bytes as f64 + image_tokens as f64, lengths.output_tokens)
     }
-
-    /// Number of 429s so far.
-    pub fn refusals(&self) -> u64 {
-        self.state().throttle.total
-    }
 }
 
 #[cfg(test)]

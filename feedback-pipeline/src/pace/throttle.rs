@@ -29,8 +29,6 @@ const RECOVERY_A_SEC: f64 = 0.14;
 pub(super) struct Throttle {
     /// Requests a second; infinite where refusals have told none.
     pub(super) rate: f64,
-    /// Number of refusals.
-    pub(super) total: u64,
     outages: Outages,
     sent: VecDeque<f64>,
     /// Refusals of the event that is being watched, and when its first one came.
@@ -58,7 +56,6 @@ impl Throttle {
     pub(super) fn new() -> Self {
         Self {
             rate: f64::INFINITY,
-            total: 0,
             outages: Outages::new(),
             sent: VecDeque::new(),
             refused: 0,
@@ -93,7 +90,6 @@ impl Throttle {
         told: Option<Duration>,
         took: Duration,
     ) -> Refusal {
-        self.total += 1;
         self.held_at = now;
         if self.outages.refuse(now, told, took) {
             return Refusal::Watched;

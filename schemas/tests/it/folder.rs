@@ -38,9 +38,7 @@ fn rounds_and_parts_in_their_order() {
     fs::write(folder.path().join("scores/.DS_Store"), "").unwrap();
     assert_eq!(dataset.rounds::<Score>().unwrap(), [2, 10]);
 
-    let mut writer = dataset.next_part::<Score>(2, &provenance()).unwrap();
-    writer.push(of_round(2).next().unwrap()).unwrap();
-    writer.finish().unwrap();
+    dataset.write_part(2, "00008", of_round(2).take(1), &provenance()).unwrap();
     assert_eq!(names(&dataset.round_dir::<Score>(2)), ["part-00007.parquet", "part-00008.parquet"]);
     assert_eq!(dataset.count::<Score>(2).unwrap(), 4);
     assert_eq!(dataset.read::<Score>(2).unwrap().len(), 4);

@@ -46,9 +46,7 @@ fn what_a_killed_process_left_is_no_part_and_is_overwritten() {
     assert!(dataset.parts::<Score>(1).unwrap().is_empty());
     assert!(dataset.rounds::<Score>().unwrap().is_empty());
 
-    let mut writer = dataset.next_part::<Score>(1, &provenance()).unwrap();
-    Score::golden().into_iter().try_for_each(|row| writer.push(row)).unwrap();
-    assert_eq!(writer.finish().unwrap(), 3);
+    assert_eq!(dataset.write_part(1, "00000", Score::golden(), &provenance()).unwrap(), 3);
     assert_eq!(names(&round), ["part-00000.parquet"]);
     assert_eq!(dataset.read::<Score>(1).unwrap(), Score::golden());
 }

@@ -12,6 +12,7 @@ mod parts;
 mod report;
 mod rl;
 mod rollout;
+mod scored;
 mod sft;
 
 pub use answer::evaluate;

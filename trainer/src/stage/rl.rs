@@ -1,8 +1,9 @@
 //! Stage rl: learn from the scores of the round's rollouts, then say greedily what the new policy says.
 
 use super::advantages::{Baseline, advantages, kl_coefficient, mean_kl, mean_reward, rewarded};
-use super::context::{Context, Policy, short};
-use super::rollout::{sample_seed, value_model};
+use super::context::{Context, Policy};
+use super::rollout::value_model;
+use super::scored::{Scored, ready};
 use super::{Outcome, decode};
 use crate::batch::Padded;
 use crate::corpus::Corpus;
@@ -18,9 +19,7 @@ use crate::student::{Mode, checkpoint};
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
 use schemas::settings::{Algorithm, RlSettings};
-use schemas::{Metric, Reject, Rollout, Score};
-use serde::Deserialize;
-use std::collections::{HashMap, HashSet};
+use schemas::{Metric, Score};
 use tch::{Kind, Tensor, no_grad};
 
 /// Name of the value model's own training, in file names.
@@ -69,160 +68,6 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     Ok(line.map_or(Outcome::Already, Outcome::Done))
 }
 
-/// Rollouts with the scores of their sentences.
-struct Scored {
-    rollouts: Vec<(Rollout, Vec<f32>)>,
-    /// Remarks on what was left out.
-    left_out: Vec<String>,
-    /// What all sampled rationales are like, by name of the metric.
-    form: [(&'static str, f64); 3],
-}
-
-#[derive(Deserialize)]
-struct ScoreOf {
-    rollout_id: String,
-    sentence_index: u32,
-    sentence: String,
-    score: f32,
-}
-
-#[derive(Deserialize)]
-struct RejectOf {
-    kind: String,
-    subject_id: String,
-}
-
-/// Joins rollouts and scores; the inner error is the line that says what the round waits for.
-fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored, String>> {
-    let dataset = &context.dataset;
-    let rollouts: Vec<Rollout> = dataset.read(round)?;
-    let (own, others): (Vec<Rollout>, Vec<Rollout>) =
-        rollouts.into_iter().partition(|rollout| !rollout.token_ids.is_empty());
-    let imported = others.len();
-    if own.is_empty() {
-        return Err(Error::input(
-            format!("round {round}: expected rollouts with tokens to learn from, found {imported} without"),
-            format!("next: train --round {round} --stage rollout{}", dataset.flag()),
-        ));
-    }
-    if let Some(stale) = own.iter().find(|rollout| rollout.policy != policy.fingerprint) {
-        return Err(Error::input(
-            format!(
-                "round {round}: rollout {} was sampled by policy {}, but {} is {}",
-                stale.rollout_id,
-                short(&stale.policy),
-                policy.folder.display(),
-                short(&policy.fingerprint)
-            ),
-            "put the policy back that sampled, or remove this round's rollouts and scores to sample anew",
-        ));
-    }
-    warn_of_another_seed(context, &own);
-    let scores = scores_by_rollout(context, round, &own, &others)?;
-    let rejected: HashSet<String> = dataset
-        .project::<Reject, RejectOf>(round, &["kind", "subject_id"])?
-        .into_iter()
-        .filter(|reject| reject.kind == "scores")
-        .map(|reject| reject.subject_id)
-        .collect();
-    let form = form(&own);
-    let with_sentences = own.iter().filter(|rollout| !rollout.sentences.is_empty()).count();
-    let (mut waiting, mut lost, mut empty) = (0, 0, 0);
-    let mut scored = Vec::new();
-    for rollout in own {
-        if rollout.sentences.is_empty() {
-            empty += 1;
-        } else if let Some(sentences) = scores.get(&rollout.rollout_id) {
-            let count = rollout.sentences.len();
-            let complete: Option<Vec<f32>> =
-                (0..count as u32).map(|index| sentences.get(&index).copied()).collect();
-            match complete {
-                Some(sentence_scores) if sentences.len() == count => scored.push((rollout, sentence_scores)),
-                _ => {
-                    return Err(Error::BadInput {
-                        message: format!(
-                            "scores, round {round}: rollout {}: expected a score for each of {count} sentences, \
-                             found {}",
-                            rollout.rollout_id,
-                            sentences.len()
-                        ),
-                        hint: None,
-                    });
-                }
-            }
-        } else if rejected.contains(&rollout.rollout_id) {
-            lost += 1;
-        } else {
-            waiting += 1;
-        }
-    }
-    let coverage = scored.len() as f64 / with_sentences.max(1) as f64;
-    let least = context.settings.rl.min_coverage;
-    let is_too_little = scored.is_empty() || coverage < least;
-    if is_too_little && waiting > 0 {
-        return Ok(Err(format!(
-            "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}{}",
-            grouped(waiting),
-            dataset.flag()
-        )));
-    }
-    if with_sentences > 0 && coverage < least {
-        return Err(Error::input(
-            format!(
-                "round {round}: rl.min_coverage: expected {:.1} % of {with_sentences} rollouts scored, found \
-                 {:.1} % ({lost} rejected)",
-                least * 100.0,
-                coverage * 100.0
-            ),
-            "look at the rejects table; collect-feedback --retry-rejects asks them again; or lower --min-coverage",
-        ));
-    }
-    if scored.is_empty() {
-        let message =
-            format!("round {round}: expected scored rollouts to learn from, found none ({empty} are empty)");
-        return Err(Error::BadInput { message, hint: None });
-    }
-    let left_out = [(empty, "empty"), (lost, "rejected"), (waiting, "not scored"), (imported, "imported")];
-    let left_out = left_out
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    Ok(Ok(Scored { rollouts: scored, left_out, form }))
-}
-
-/// Shares of the sampled rationales that repeat a sentence, end at the limit, or say nothing.
-fn form(rollouts: &[Rollout]) -> [(&'static str, f64); 3] {
-    let share = |counts: &dyn Fn(&Rollout) -> bool| {
-        rollouts.iter().filter(|row| counts(row)).count() as f64 / rollouts.len().max(1) as f64
-    };
-    let repeats = |row: &Rollout| {
-        let texts: Vec<&str> = row.sentences.iter().map(|sentence| sentence.text.as_str()).collect();
-        schemas::sentences::without_repeats(&texts).len() < texts.len()
-    };
-    [
-        ("repeated/rollouts", share(&repeats)),
-        ("truncated/rollouts", share(&|row| row.truncated)),
-        ("empty/rollouts", share(&|row| row.sentences.is_empty())),
-    ]
-}
-
-/// The values stored with rollouts are those of a value head that was drawn from the seed of sampling, which is drawn again
-/// to be trained: says where it was another seed.
-fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
-    let seed = context.settings.rollout.seed;
-    let is_of_another =
-        |row: &&Rollout| row.seed != sample_seed(seed, row.round, &row.problem_id, row.sample as usize);
-    let others = rollouts.iter().filter(is_of_another).count();
-    if context.settings.rl.algorithm == Algorithm::Ppo && others > 0 {
-        schemas::warn!(
-            "warning: {others} of {} rollouts were not sampled with rollout.seed = {seed}: their values are those of \
-             another value head than the one that is trained now",
-            rollouts.len()
-        );
-    }
-}
-
 /// Rollouts that are looked at by [`warn_of_other_input`].
 const LOOKED_AT: usize = 16;
 
@@ -260,53 +105,6 @@ fn warn_of_other_input(
         );
     }
     Ok(())
-}
-
-type SentenceScores = HashMap<u32, f32>;
-
-fn scores_by_rollout(
-    context: &Context,
-    round: u32,
-    rollouts: &[Rollout],
-    imported: &[Rollout],
-) -> Result<HashMap<String, SentenceScores>> {
-    let mut known: HashMap<&str, &Rollout> = HashMap::new();
-    for rollout in rollouts.iter().chain(imported) {
-        if known.insert(&rollout.rollout_id, rollout).is_some() {
-            return Err(Error::input(
-                format!("rollouts, round {round}: {} stands there twice", rollout.rollout_id),
-                "remove the part that was added, and the scores of its rollouts",
-            ));
-        }
-    }
-    let mut scores: HashMap<String, SentenceScores> = HashMap::new();
-    let columns = ["rollout_id", "sentence_index", "sentence", "score"];
-    for row in context.dataset.project::<Score, ScoreOf>(round, &columns)? {
-        let wrong = |expected: String| {
-            let place =
-                format!("scores, round {round}: rollout {}, sentence {}", row.rollout_id, row.sentence_index);
-            Error::input(
-                format!("{place}: expected {expected}"),
-                "remove the scores that belong to other rollouts, or put those rollouts back",
-            )
-        };
-        let rollout = known.get(row.rollout_id.as_str());
-        let rollout = rollout.ok_or_else(|| wrong("a rollout of this round, found none".into()))?;
-        if rollout.token_ids.is_empty() {
-            continue; // imported, nothing to learn from
-        }
-        let count = rollout.sentences.len();
-        let sentence = rollout.sentences.get(row.sentence_index as usize);
-        let sentence = sentence.ok_or_else(|| wrong(format!("a sentence below {count}")))?;
-        if sentence.text != row.sentence {
-            return Err(wrong(format!("`{}`, found `{}`", sentence.text, row.sentence)));
-        }
-        let of_rollout = scores.entry(row.rollout_id.clone()).or_default();
-        if of_rollout.insert(row.sentence_index, row.score).is_some() {
-            return Err(wrong("one score, found two".into()));
-        }
-    }
-    Ok(scores)
 }
 
 fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Result<String> {

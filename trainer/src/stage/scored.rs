@@ -1,0 +1,242 @@
+//! The rollouts of a round joined with their scores: what RL learns from, what it waits for, what it refuses.
+
+use super::context::{Context, Policy, short};
+use super::rollout::sample_seed;
+use crate::error::{Error, Result};
+use schemas::number::grouped;
+use schemas::settings::Algorithm;
+use schemas::{Reject, Rollout, Score};
+use serde::Deserialize;
+use std::collections::{HashMap, HashSet};
+
+/// Rollouts with the scores of their sentences.
+pub(super) struct Scored {
+    /// Rollouts and the scores of their sentences, in order.
+    pub(super) rollouts: Vec<(Rollout, Vec<f32>)>,
+    /// Remarks on what was left out.
+    pub(super) left_out: Vec<String>,
+    /// What all sampled rationales are like, by name of the metric.
+    pub(super) form: [(&'static str, f64); 3],
+}
+
+#[derive(Deserialize)]
+struct ScoreOf {
+    rollout_id: String,
+    sentence_index: u32,
+    sentence: String,
+    score: f32,
+}
+
+#[derive(Deserialize)]
+struct RejectOf {
+    kind: String,
+    subject_id: String,
+}
+
+/// Joins rollouts and scores; the inner error is the line that says what the round waits for.
+pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored, String>> {
+    let dataset = &context.dataset;
+    let rollouts: Vec<Rollout> = dataset.read(round)?;
+    let (own, others): (Vec<Rollout>, Vec<Rollout>) =
+        rollouts.into_iter().partition(|rollout| !rollout.token_ids.is_empty());
+    let imported = others.len();
+    if own.is_empty() {
+        return Err(Error::input(
+            format!("round {round}: expected rollouts with tokens to learn from, found {imported} without"),
+            format!("next: train --round {round} --stage rollout{}", dataset.flag()),
+        ));
+    }
+    if let Some(stale) = own.iter().find(|rollout| rollout.policy != policy.fingerprint) {
+        return Err(Error::input(
+            format!(
+                "round {round}: rollout {} was sampled by policy {}, but {} is {}",
+                stale.rollout_id,
+                short(&stale.policy),
+                policy.folder.display(),
+                short(&policy.fingerprint)
+            ),
+            "put the policy back that sampled, or remove this round's rollouts and scores to sample anew",
+        ));
+    }
+    warn_of_another_seed(context, &own);
+    let scores = scores_by_rollout(context, round, &own, &others)?;
+    let rejected: HashSet<String> = dataset
+        .project::<Reject, RejectOf>(round, &["kind", "subject_id"])?
+        .into_iter()
+        .filter(|reject| reject.kind == "scores")
+        .map(|reject| reject.subject_id)
+        .collect();
+    let form = form(&own);
+    let joined = Joined::of(round, own, &scores, &rejected)?;
+    if let Some(waiting) = joined.waits(context, round)? {
+        return Ok(Err(waiting));
+    }
+    let Joined { scored, empty, lost, waiting } = joined;
+    let left_out = [(empty, "empty"), (lost, "rejected"), (waiting, "not scored"), (imported, "imported")];
+    let left_out = left_out
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    Ok(Ok(Scored { rollouts: scored, left_out, form }))
+}
+
+/// Rollouts with their scores, and how many have none, and why.
+struct Joined {
+    scored: Vec<(Rollout, Vec<f32>)>,
+    empty: usize,
+    lost: usize,
+    waiting: usize,
+}
+
+impl Joined {
+    fn of(
+        round: u32,
+        rollouts: Vec<Rollout>,
+        scores: &HashMap<String, SentenceScores>,
+        rejected: &HashSet<String>,
+    ) -> Result<Self> {
+        let mut joined = Self { scored: Vec::new(), empty: 0, lost: 0, waiting: 0 };
+        for rollout in rollouts {
+            let count = rollout.sentences.len();
+            match scores.get(&rollout.rollout_id) {
+                _ if count == 0 => joined.empty += 1,
+                None if rejected.contains(&rollout.rollout_id) => joined.lost += 1,
+                None => joined.waiting += 1,
+                Some(sentences) => {
+                    let all: Option<Vec<f32>> =
+                        (0..count as u32).map(|index| sentences.get(&index).copied()).collect();
+                    let Some(all) = all.filter(|_| sentences.len() == count) else {
+                        return Err(Error::BadInput {
+                            message: format!(
+                                "scores, round {round}: rollout {}: expected a score for each of {count} sentences, \
+                                 found {}",
+                                rollout.rollout_id,
+                                sentences.len()
+                            ),
+                            hint: None,
+                        });
+                    };
+                    joined.scored.push((rollout, all));
+                }
+            }
+        }
+        Ok(joined)
+    }
+
+    /// The line that says what is waited for, where too few are scored.
+    ///
+    /// # Errors
+    /// Where too few are scored, and no more will be.
+    fn waits(&self, context: &Context, round: u32) -> Result<Option<String>> {
+        let with_sentences = self.scored.len() + self.lost + self.waiting;
+        let coverage = self.scored.len() as f64 / with_sentences.max(1) as f64;
+        let least = context.settings.rl.min_coverage;
+        if self.waiting > 0 && (self.scored.is_empty() || coverage < least) {
+            return Ok(Some(format!(
+                "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}{}",
+                grouped(self.waiting),
+                context.dataset.flag()
+            )));
+        }
+        if with_sentences > 0 && coverage < least {
+            return Err(Error::input(
+                format!(
+                    "round {round}: rl.min_coverage: expected {:.1} % of {with_sentences} rollouts scored, found \
+                     {:.1} % ({} rejected)",
+                    least * 100.0,
+                    coverage * 100.0,
+                    self.lost
+                ),
+                "look at the rejects table; collect-feedback --retry-rejects asks them again; or lower --min-coverage",
+            ));
+        }
+        if self.scored.is_empty() {
+            let message = format!(
+                "round {round}: expected scored rollouts to learn from, found none ({} are empty)",
+                self.empty
+            );
+            return Err(Error::BadInput { message, hint: None });
+        }
+        Ok(None)
+    }
+}
+
+/// Shares of the sampled rationales that repeat a sentence, end at the limit, or say nothing.
+fn form(rollouts: &[Rollout]) -> [(&'static str, f64); 3] {
+    let share = |counts: &dyn Fn(&Rollout) -> bool| {
+        rollouts.iter().filter(|row| counts(row)).count() as f64 / rollouts.len().max(1) as f64
+    };
+    let repeats = |row: &Rollout| {
+        let texts: Vec<&str> = row.sentences.iter().map(|sentence| sentence.text.as_str()).collect();
+        schemas::sentences::without_repeats(&texts).len() < texts.len()
+    };
+    [
+        ("repeated/rollouts", share(&repeats)),
+        ("truncated/rollouts", share(&|row| row.truncated)),
+        ("empty/rollouts", share(&|row| row.sentences.is_empty())),
+    ]
+}
+
+/// The values stored with rollouts are those of a value head that was drawn from the seed of sampling, which is drawn again
+/// to be trained: says where it was another seed.
+fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
+    let seed = context.settings.rollout.seed;
+    let is_of_another =
+        |row: &&Rollout| row.seed != sample_seed(seed, row.round, &row.problem_id, row.sample as usize);
+    let others = rollouts.iter().filter(is_of_another).count();
+    if context.settings.rl.algorithm == Algorithm::Ppo && others > 0 {
+        schemas::warn!(
+            "warning: {others} of {} rollouts were not sampled with rollout.seed = {seed}: their values are those of \
+             another value head than the one that is trained now",
+            rollouts.len()
+        );
+    }
+}
+
+type SentenceScores = HashMap<u32, f32>;
+
+fn scores_by_rollout(
+    context: &Context,
+    round: u32,
+    rollouts: &[Rollout],
+    imported: &[Rollout],
+) -> Result<HashMap<String, SentenceScores>> {
+    let mut known: HashMap<&str, &Rollout> = HashMap::new();
+    for rollout in rollouts.iter().chain(imported) {
+        if known.insert(&rollout.rollout_id, rollout).is_some() {
+            return Err(Error::input(
+                format!("rollouts, round {round}: {} stands there twice", rollout.rollout_id),
+                "remove the part that was added, and the scores of its rollouts",
+            ));
+        }
+    }
+    let mut scores: HashMap<String, SentenceScores> = HashMap::new();
+    let columns = ["rollout_id", "sentence_index", "sentence", "score"];
+    for row in context.dataset.project::<Score, ScoreOf>(round, &columns)? {
+        let wrong = |expected: String| {
+            let place =
+                format!("scores, round {round}: rollout {}, sentence {}", row.rollout_id, row.sentence_index);
+            Error::input(
+                format!("{place}: expected {expected}"),
+                "remove the scores that belong to other rollouts, or put those rollouts back",
+            )
+        };
+        let rollout = known.get(row.rollout_id.as_str());
+        let rollout = rollout.ok_or_else(|| wrong("a rollout of this round, found none".into()))?;
+        if rollout.token_ids.is_empty() {
+            continue; // imported, nothing to learn from
+        }
+        let count = rollout.sentences.len();
+        let sentence = rollout.sentences.get(row.sentence_index as usize);
+        let sentence = sentence.ok_or_else(|| wrong(format!("a sentence below {count}")))?;
+        if sentence.text != row.sentence {
+            return Err(wrong(format!("`{}`, found `{}`", sentence.text, row.sentence)));
+        }
+        let of_rollout = scores.entry(row.rollout_id.clone()).or_default();
+        if of_rollout.insert(row.sentence_index, row.score).is_some() {
+            return Err(wrong("one score, found two".into()));
+        }
+    }
+    Ok(scores)
+}
