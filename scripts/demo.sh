@@ -10,7 +10,7 @@ collect="$bin/collect-feedback"
 work="${ARES_DEMO_DATA:-datasets/demo}"
 points="checkpoints/demo"
 [ -z "${ARES_DEMO_DATA:-}" ] || points="$work/checkpoints"
-if [ -e "$work" ] && [ ! -e "$work/ares.toml" ]; then
+if [ "$work" != datasets/demo ] && [ ! -e "$work/.ares-demo" ] && [ -n "$(ls -A "$work" 2>/dev/null)" ]; then
     echo "$work is there, and no demo made it; next: name another folder in ARES_DEMO_DATA" >&2
     exit 2
 fi
@@ -19,6 +19,7 @@ began=$SECONDS
 # A fresh copy each time, so that the demo never mixes with older runs.
 rm -rf "$work" "$points"
 mkdir -p "$work"
+touch "$work/.ares-demo"
 cp -r datasets/sample/dataset.toml datasets/sample/problems.parquet datasets/sample/images "$work/"
 
 cat > "$work/ares.toml" <<TOML

@@ -4,10 +4,10 @@ use crate::collect::{Context, Outcome};
 use crate::due::{Job, Kind, Order};
 use crate::error::{Error, Result};
 use crate::win_rate::WinRates;
-use crate::{audit, estimate, import, interrupt, rebuild, report, status};
+use crate::{audit, estimate, import, rebuild, report, status};
 use clap::{Args, Parser, Subcommand};
 use schemas::settings::{CorrectionFilter, Provider, Resolved, SettingFlags};
-use schemas::{Answer, Dataset};
+use schemas::{Answer, Dataset, interrupt};
 use std::path::PathBuf;
 
 /// Flags of `[teacher]`, `[limits]` and `[budget]`.
@@ -116,6 +116,7 @@ pub fn start_logging(json: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = logs.log_internal_errors(false); // it would panic where standard error is closed
     // A second subscriber is refused, and that is fine.
     let _ = if json { logs.json().try_init() } else { logs.try_init() };
 }
@@ -157,7 +158,7 @@ pub fn run(cli: Cli) -> Result<()> {
             schemas::say!("{written}");
             Ok(())
         }
-        Some(Command::Estimate { stage }) => show_estimate(&context, &jobs(round, stage)),
+        Some(Command::Estimate { stage }) => show_estimate(&context, &jobs(&context, round, stage)),
         Some(Command::Judge { against, both_orders, order_seed }) => {
             let orders = match both_orders {
                 true => vec![Order::CandidateFirst, Order::BaselineFirst],
@@ -183,22 +184,18 @@ pub fn run(cli: Cli) -> Result<()> {
             }
             stopped.map_or(Ok(()), Err)
         }
-        _ => {
-            let mut jobs = jobs(round, cli.stage);
-            if cli.stage.is_none() && context.settings.sft.filter == CorrectionFilter::Scored {
-                jobs.retain(|job| job.kind != Kind::Corrections);
-                schemas::warn!(
-                    "note: sft.filter is scored, so that train reads no corrections: none are bought (--stage corrections \
-                     does)"
-                );
-            }
-            collect(&context, &jobs)
-        }
+        _ => collect(&context, &jobs(&context, round, cli.stage)),
     }
 }
 
-fn jobs(round: u32, stage: Option<Kind>) -> Vec<Job> {
+fn jobs(context: &Context, round: u32, stage: Option<Kind>) -> Vec<Job> {
     match stage {
+        None if context.settings.sft.filter == CorrectionFilter::Scored => {
+            schemas::warn!(
+                "note: sft.filter is scored, so that train reads no corrections: none are bought (--stage corrections does)"
+            );
+            vec![Job::new(Kind::Scores, round)]
+        }
         None => vec![Job::new(Kind::Scores, round), Job::new(Kind::Corrections, round)],
         Some(Kind::Judgements) => vec![Job::judge(round, "base")],
         Some(kind) => vec![Job::new(kind, round)],
@@ -219,7 +216,9 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
         answered as f64 >= context.settings.rl.min_coverage * (answered + rejected) as f64
     };
     for (place, job) in jobs.iter().enumerate() {
-        interrupt::check()?; // what comes next would be paid for
+        if interrupt::noted() {
+            return Err(Error::Interrupted); // what comes next would be paid for
+        }
         match context.collect(job)? {
             // A round that still has no rationales needs only what came before.
             Outcome::NothingThere if place > 0 && said => {}
@@ -239,15 +238,20 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                 (rejects, answers) = (rejects || rejected > 0, answers || answered > 0);
                 uncovered |= job.kind == Kind::Scores && !covers(answered, rejected);
             }
-            Outcome::Settled { counts, left, sent, dollars, stopped } => {
+            Outcome::Settled { counts, left, in_all, sent, dollars, untold, stopped } => {
                 said = true;
                 let verb = match job.kind {
                     Kind::Scores => "scored",
                     Kind::Corrections => "corrected",
                     Kind::Judgements => "judged",
                 };
-                let cost =
-                    dollars.map_or_else(|| "cost not known".to_owned(), |dollars| format!("${dollars:.4}"));
+                let cost = match (dollars, untold) {
+                    (None, _) => "cost not known".to_owned(),
+                    (Some(dollars), 0) => format!("${dollars:.4}"),
+                    (Some(dollars), untold) => {
+                        format!("${dollars:.4} and what {untold} replies cost that told no tokens")
+                    }
+                };
                 schemas::say!(
                     "round {}: {} {} {verb}, {} rejected, {} shared a reply; {sent} requests, {cost}{}",
                     job.round,
@@ -262,7 +266,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                 }
                 (rejects, answers) = (rejects || counts.rejected > 0, answers || counts.answered > 0);
                 is_left |= left > 0;
-                uncovered |= job.kind == Kind::Scores && !covers(counts.answered, counts.rejected);
+                uncovered |= job.kind == Kind::Scores && !covers(in_all.0, in_all.1);
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::cache::Cache;
 use crate::done::Done;
 use crate::due::{self, Item, Job, Kind, Problems};
 use crate::error::{Error, Result};
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger};
 use crate::money::{Price, Prices, Purse};
 use crate::pace::Pace;
 use crate::progress::Progress;
@@ -21,6 +21,7 @@ use crate::verdict::Verdict;
 use schemas::settings::{Provider, Resolved, Settings};
 use schemas::{Dataset, IdSet, Provenance, Rationale, Rollout};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// About what a reply takes in the cache with its request.
 const BYTES_OF_A_REPLY: u64 = 16 << 10;
@@ -64,10 +65,14 @@ pub enum Outcome {
         counts: Counts,
         /// Items still due.
         left: usize,
+        /// Items of the round that are answered, and rejected, in this run or before.
+        in_all: (usize, usize),
         /// Requests sent, repeats included.
         sent: u64,
         /// Dollars spent in this run; none where the model has no known price.
         dollars: Option<f64>,
+        /// Replies that told no tokens, so that their cost is not known.
+        untold: u64,
         /// Why the run ended early.
         stopped: Option<Error>,
     },
@@ -110,7 +115,7 @@ impl Context {
         let _lock = self.dataset.lock(crate::PROGRAM)?;
         let prompt = SystemPrompt::load(job.kind, &self.settings.teacher.prompts)?;
         let problems = Problems::load(&self.dataset, self.settings.teacher.provider)?;
-        let find = || Done::find(&self.dataset, job, &self.model, &prompt.version, self.retry_rejects);
+        let find = || self.done(job, &problems, &prompt.version);
         if tables::is_cut_off(&self.dataset, job.kind, job.round)? {
             // What is damaged is told before anything is removed.
             let cache = self.dataset.feedback_path();
@@ -134,6 +139,7 @@ impl Context {
             schemas::warn!("note: {rows} {items} carry answers of {teacher}, not of {model}; they stand");
         }
         if due == 0 && !self.has_open_batches()? {
+            self.book_left_behind(job, &problems)?;
             let rejected = done.rejected;
             return Ok(Outcome::NothingDue { answered: all - rejected.min(all), rejected });
         }
@@ -155,13 +161,55 @@ impl Context {
         }
         let sent = asker.progress.attempts();
         let dollars = asker.price.map(|_| asker.progress.dollars());
+        let untold = asker.seen.untold.load(Ordering::Relaxed);
         let left = due - (counts.answered + counts.rejected).min(due);
+        let in_all =
+            (done.len() - done.rejected.min(done.len()) + counts.answered, done.rejected + counts.rejected);
         let stopped = asker.stop.take_reason();
         if due == 0 && stopped.is_none() {
             let rejected = done.rejected;
             return Ok(Outcome::NothingDue { answered: all - rejected.min(all), rejected });
         }
-        Ok(Outcome::Settled { counts, left, sent, dollars, stopped })
+        Ok(Outcome::Settled { counts, left, in_all, sent, dollars, untold, stopped })
+    }
+
+    /// What of a job is done already.
+    ///
+    /// # Errors
+    /// Where a table cannot be read.
+    pub fn done(&self, job: &Job, problems: &Problems, prompt_version: &str) -> Result<Done> {
+        let mut done = Done::find(&self.dataset, job, &self.model, prompt_version, self.retry_rejects)?;
+        if job.kind != Kind::Scores {
+            for item in due::all_items(&self.dataset, job, problems)? {
+                done.compare(&item?);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Enters into the ledger what a run that was killed had paid for, where nothing is due that would do so by the way.
+    fn book_left_behind(&self, job: &Job, problems: &Problems) -> Result<()> {
+        let path = self.dataset.feedback_path();
+        if !path.is_file() {
+            return Ok(());
+        }
+        let cache = Cache::look(&path)?;
+        let booked = ledger::booked_usd(&self.dataset, job)?;
+        if cache.spent_usd_on(job.kind, job.round)? - booked < 1e-9 {
+            return Ok(());
+        }
+        let _snapshot = cache.snapshot()?;
+        let ledger = Ledger::read(&self.dataset, &cache, job)?;
+        let number = tables::next_number(&self.dataset, job.kind, job.round)?;
+        let mut set = PartSet::create(&self.dataset, job.kind, job.round, number, true, &self.provenance)?;
+        let mut entered = false;
+        for item in due::all_items(&self.dataset, job, problems)? {
+            entered |= ledger.enter(&mut set, &cache, job, &item?)?;
+        }
+        if entered {
+            set.finish()?;
+        }
+        Ok(())
     }
 
     /// Whether this run has batches to collect, whatever is due.

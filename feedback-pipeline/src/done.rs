@@ -1,10 +1,10 @@
 //! What was answered or rejected already, and under which prompt.
 //!
-//! A changed prompt makes an item due again. A changed Teacher does not: whoever forgets a flag must not have a paid
+//! A changed prompt makes an item due again, and so does a changed text. A changed Teacher does not: whoever forgets a flag must not have a paid
 //! round overwritten by another model's answers.
 
 use crate::cache::Cache;
-use crate::due::{Job, Kind};
+use crate::due::{Content, Item, Job, Kind};
 use crate::error::Result;
 use crate::teacher::Key;
 use crate::verdict::NOT_SENT;
@@ -18,6 +18,11 @@ pub struct Done {
     ids: IdSet,
     /// Items answered under another version of the prompt; they are due again.
     pub stale: IdSet,
+    /// Items whose row is about another text than they have now; they are due again.
+    outdated: IdSet,
+    /// Items with a row that tells its texts, and those texts.
+    told: IdSet,
+    texts: IdSet,
     /// Items that were rejected.
     pub rejected: usize,
     /// Other Teachers whose answers stand, with the number of their rows.
@@ -35,6 +40,7 @@ struct ScoredBy {
 #[derive(Deserialize)]
 struct CorrectedBy {
     rationale_id: String,
+    original: String,
     teacher: String,
     prompt_version: String,
 }
@@ -43,6 +49,8 @@ struct CorrectedBy {
 struct JudgedBy {
     problem_id: String,
     against: String,
+    candidate: String,
+    baseline: String,
     candidate_shown_first: bool,
     teacher: String,
     prompt_version: String,
@@ -88,22 +96,48 @@ impl Done {
                 }
             }
             Kind::Corrections => {
-                let names = ["rationale_id", "teacher", "prompt_version"];
+                let names = ["rationale_id", "original", "teacher", "prompt_version"];
                 for row in dataset.project::<Correction, CorrectedBy>(round, &names)? {
                     add(&mut done, &row.rationale_id, &row.teacher, &row.prompt_version);
+                    done.told.insert(&row.rationale_id);
+                    done.texts.insert(&texts(&row.rationale_id, &[&row.original]));
                 }
             }
             Kind::Judgements => {
-                let names = ["problem_id", "against", "candidate_shown_first", "teacher", "prompt_version"];
+                let names = [
+                    "problem_id",
+                    "against",
+                    "candidate",
+                    "baseline",
+                    "candidate_shown_first",
+                    "teacher",
+                    "prompt_version",
+                ];
                 for row in dataset.project::<Judgement, JudgedBy>(round, &names)? {
                     if row.against == job.against && job.order.covers(row.candidate_shown_first) {
                         add(&mut done, &row.problem_id, &row.teacher, &row.prompt_version);
+                        done.told.insert(&row.problem_id);
+                        done.texts.insert(&texts(&row.problem_id, &[&row.candidate, &row.baseline]));
                     }
                 }
             }
         }
         done.add_rejects(dataset, job, model, prompt_version, retry_rejects)?;
         Ok(done)
+    }
+
+    /// Makes an item due again whose row is about another text than it has now, as its stage was done again. Scores of other
+    /// sentences are `train`'s to refuse: a round of rollouts is too large to compare each time.
+    pub fn compare(&mut self, item: &Item) {
+        let now = match &item.content {
+            Content::Scores { .. } => return,
+            Content::Correction { rationale } => texts(item.id(), &[rationale]),
+            Content::Judgement { candidate, baseline, .. } => texts(item.id(), &[candidate, baseline]),
+        };
+        if self.told.contains(item.id()) && !self.texts.contains(&now) {
+            self.outdated.insert(item.id());
+            self.stale.insert(item.id());
+        }
     }
 
     fn add_rejects(
@@ -152,7 +186,7 @@ impl Done {
 
     /// True where an item is done.
     pub fn contains(&self, id: &str) -> bool {
-        self.ids.contains(id)
+        self.ids.contains(id) && !self.outdated.contains(id)
     }
 
     /// Number of items that are done.
@@ -164,6 +198,11 @@ impl Done {
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
+}
+
+/// An item with texts, in a line that has no other reading.
+fn texts(id: &str, texts: &[&String]) -> String {
+    format!("{id} {texts:?}")
 }
 
 /// Whether a reject without a request is one of these requests, which could not be sent.

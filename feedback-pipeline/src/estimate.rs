@@ -3,7 +3,6 @@
 use crate::ask::Questions;
 use crate::cache::Cache;
 use crate::collect::Context;
-use crate::done::Done;
 use crate::due::{Job, Problems};
 use crate::error::Result;
 use crate::image::Shown;
@@ -75,8 +74,8 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let (provider, model) = (teacher.provider, &context.model);
     let system = SystemPrompt::load(job.kind, &teacher.prompts)?;
     let questions = Questions::new(&context.dataset, teacher, job, &system, context.retry_rejects)?;
-    let done = Done::find(&context.dataset, job, model, &system.version, context.retry_rejects)?;
     let problems = Problems::load(&context.dataset, provider)?;
+    let done = context.done(job, &problems, &system.version)?;
     let path = context.dataset.feedback_path();
     let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
     let counter = Counter::new(provider, model, job.kind, &job.scope(), &system.text, cache.as_ref())?;
@@ -84,7 +83,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let mut sum = Sum::default();
     // What lies in a batch is paid for already.
     let mut keys = match &cache {
-        Some(cache) => cache.keys_in_batches(provider)?,
+        Some(cache) => cache.keys_in_batches()?,
         None => HashSet::new(),
     };
     estimate.all = context.count(job, &problems, &done)?.0;

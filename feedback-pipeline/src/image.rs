@@ -182,7 +182,11 @@ fn is_whole(format: ImageFormat, bytes: &[u8]) -> bool {
 fn jpeg_ends(bytes: &[u8]) -> Option<bool> {
     let mut at = 2;
     loop {
-        let marker = *bytes.get(at + 1).filter(|_| bytes[at] == 0xff)?;
+        let marker = *bytes.get(at + 1)?;
+        if bytes[at] != 0xff {
+            at += 1; // stray bytes, which readers pass over
+            continue;
+        }
         match marker {
             0xd9 => return Some(true),
             0xff => at += 1, // filling

@@ -13,8 +13,9 @@ use std::collections::HashMap;
 /// What the ledger holds of a job's round.
 pub struct Ledger {
     booked: IdSet,
-    /// Rows of a judgement's request: one that is shown alike in several orders has a row for each.
-    judged: HashMap<String, usize>,
+    /// Rows of a judgement's request, of whom paid for it and of whom shares its reply: one that is shown alike in several
+    /// orders has a row for each.
+    judged: HashMap<String, Rows>,
     /// Scopes of the judgements of the round.
     scopes: Vec<String>,
 }
@@ -30,15 +31,18 @@ impl Ledger {
             kind: String,
             subject_id: String,
             request_key: String,
+            cached: bool,
         }
         let (mut booked, mut judged) = (IdSet::default(), HashMap::new());
-        for row in dataset.project::<Request, Row>(job.round, &["kind", "subject_id", "request_key"])? {
+        let names = ["kind", "subject_id", "request_key", "cached"];
+        for row in dataset.project::<Request, Row>(job.round, &names)? {
             if row.kind != job.ledger_kind() {
                 continue;
             }
             let booking = booking(&row.request_key, &row.subject_id);
             if job.kind == Kind::Judgements {
-                *judged.entry(booking).or_default() += 1;
+                let rows: &mut Rows = judged.entry(booking).or_default();
+                *(if row.cached { &mut rows.shared } else { &mut rows.paid }) += 1;
             } else {
                 booked.insert(&booking);
             }
@@ -58,13 +62,14 @@ impl Ledger {
     /// Where the cache is damaged, or the disk refuses.
     pub fn enter(&self, set: &mut PartSet, cache: &Cache, job: &Job, item: &Item) -> Result<bool> {
         let mut entered = false;
-        for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)?.iter().rev() {
-            if self.has(&provenance::hex(key), cache, key, item)? {
+        let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
+        for (age, key) in keys.iter().enumerate().rev() {
+            if self.has(&provenance::hex(key), cache, key, job, item)? {
                 continue;
             }
             // What was not sent stands there without a key.
-            if let Some(found) = settled::paid(cache, key, item)?
-                && !(found.key_text().is_empty() && self.has("", cache, key, item)?)
+            if let Some(found) = settled::paid(cache, key, age == 0, item)?
+                && !(found.key_text().is_empty() && self.has("", cache, key, job, item)?)
             {
                 set.ledger(job, item, &found)?;
                 entered = true;
@@ -73,15 +78,55 @@ impl Ledger {
         Ok(entered)
     }
 
-    fn has(&self, request_key: &str, cache: &Cache, key: &Key, item: &Item) -> Result<bool> {
+    fn has(&self, request_key: &str, cache: &Cache, key: &Key, job: &Job, item: &Item) -> Result<bool> {
         let booking = booking(request_key, &item.subject_id);
         let Some(rows) = self.judged.get(&booking) else { return Ok(self.booked.contains(&booking)) };
-        let mut asked = 0;
-        for scope in &self.scopes {
-            asked += usize::from(cache.keys_of(scope, item.round, &item.subject_id)?.contains(key));
+        let Some(ask) = cache.ask(key)? else { return Ok(false) };
+        if ask.is_paid_by(job, item) {
+            return Ok(rows.paid > 0);
         }
-        Ok(*rows >= asked)
+        let mut sharing = 0;
+        for scope in self.scopes.iter().filter(|scope| **scope != ask.scope) {
+            sharing += usize::from(cache.keys_of(scope, item.round, &item.subject_id)?.contains(key));
+        }
+        Ok(rows.shared >= sharing)
     }
+}
+
+/// Dollars of replies; what some of them do not tell is left out, and there are none where no one tells.
+fn known_cost(replies: &[Reply]) -> Option<f64> {
+    let mut known = replies.iter().filter_map(|reply| reply.cost_usd).peekable();
+    if known.peek().is_none() && !replies.is_empty() {
+        return None;
+    }
+    Some(known.fold(0.0, |sum, cost| sum + cost)) // from 0.0: the empty sum of floats is -0.0
+}
+
+/// Dollars in the ledger of a job's kind and round.
+///
+/// # Errors
+/// Where the table cannot be read.
+pub fn booked_usd(dataset: &Dataset, job: &Job) -> Result<f64> {
+    #[derive(serde::Deserialize)]
+    struct Row {
+        kind: String,
+        cost_usd: Option<f64>,
+    }
+    let rows = dataset.project::<Request, Row>(job.round, &["kind", "cost_usd"])?;
+    let of_kind = rows.into_iter().filter(|row| row.kind == job.ledger_kind());
+    Ok(of_kind.filter_map(|row| row.cost_usd).sum())
+}
+
+/// A key under which a row of the ledger is known.
+pub(crate) fn booking_of(row: &Request) -> String {
+    booking(&row.request_key, &row.subject_id)
+}
+
+/// Rows of one request.
+#[derive(Default)]
+struct Rows {
+    paid: usize,
+    shared: usize,
 }
 
 fn booking(request_key: &str, subject_id: &str) -> String {
@@ -111,8 +156,7 @@ pub fn row(job: &Job, item: &Item, settled: &Settled) -> Request {
         input_tokens: sum(|reply| reply.usage.input + reply.usage.cache_write),
         cached_input_tokens: sum(|reply| reply.usage.cache_read),
         output_tokens: sum(|reply| reply.usage.output),
-        // Summed from 0.0: the empty sum of floats is -0.0.
-        cost_usd: paid.iter().try_fold(0.0, |sum, reply| Some(sum + reply.cost_usd?)),
+        cost_usd: known_cost(paid),
         latency_ms: paid.last().map_or(0, |reply| reply.latency_ms),
         started_at: TimestampMs(replies.first().map_or(0, |reply| reply.started_at_ms)),
     }

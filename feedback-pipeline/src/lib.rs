@@ -21,7 +21,6 @@ pub mod estimate;
 pub mod headers;
 pub mod image;
 pub mod import;
-pub mod interrupt;
 pub mod ledger;
 pub mod money;
 pub mod pace;

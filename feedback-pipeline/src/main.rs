@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     cli::start_logging(cli.log_json);
     match cli::run(cli) {
+        Ok(()) if schemas::say::is_incomplete() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             schemas::warn!("error: {error}");

@@ -11,8 +11,10 @@ use crate::settled;
 use crate::tables::{self, PartSet};
 use crate::teacher;
 use crate::verdict::Verdict;
-use schemas::{Correction, Dataset, Judgement, Rationale, Reject, Request, Rollout, Score};
-use std::collections::{BTreeMap, BTreeSet};
+use schemas::{
+    Correction, Dataset, IdSet, Judgement, Rationale, Reject, Request, Rollout, Score, provenance,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Makes all scores, corrections, judgements, rejects and requests anew; returns the number of rows of the ledger.
 pub fn all(context: &Context) -> Result<usize> {
@@ -49,16 +51,18 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
     let number = tables::next_number(dataset, kind, round)?;
     let mut set = PartSet::create(dataset, kind, round, number, true, &context.provenance)?.replacing();
     let mut rows = 0;
-    for job in jobs {
+    let mut booked = IdSet::default();
+    let chosen = chosen_jobs(dataset, jobs, problems, cache)?;
+    for (place, job) in jobs.iter().enumerate() {
         for item in due::all_items(dataset, job, problems)? {
             let item = item?;
             let settled = settled::all(cache, job, &item)?;
             for settled in settled.iter().rev() {
                 set.ledger(job, &item, settled)?;
+                booked.insert(&ledger::booking_of(&ledger::row(job, &item, settled)));
                 rows += 1;
             }
-            // A pair that was shown in the same order for two jobs has one judgement.
-            if set.has_outcome(&tables::outcome_of(&item)) {
+            if chosen.get(&tables::outcome_of(&item)).is_some_and(|chosen| *chosen != place) {
                 continue;
             }
             if let Some(latest) =
@@ -69,10 +73,45 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
         }
     }
     carry_over_of(dataset, jobs, cache, &mut set)?;
+    // The ledger only grows: what was paid for items that are no more stays.
+    for row in dataset.stream::<Request>(round)? {
+        let row = row?;
+        if row.kind == kind.as_str() && !booked.contains(&ledger::booking_of(&row)) {
+            set.keep_request(row)?;
+            rows += 1;
+        }
+    }
     tables::announce(dataset, kind, round, number, true)?;
     set.finish()?;
     tables::end_replacement(dataset, kind, round, number, true)?;
     Ok(rows)
+}
+
+/// A pair that was shown in the same order for several jobs has one judgement: which job tells it, by the pair. An answer
+/// counts before a reject, and then the later one.
+fn chosen_jobs(
+    dataset: &Dataset,
+    jobs: &[Job],
+    problems: &Problems,
+    cache: &Cache,
+) -> Result<HashMap<String, usize>> {
+    let mut best: HashMap<String, ((bool, i64), usize)> = HashMap::new();
+    if jobs.len() < 2 {
+        return Ok(HashMap::new());
+    }
+    for (place, job) in jobs.iter().enumerate() {
+        for item in due::all_items(dataset, job, problems)? {
+            let item = item?;
+            let Some(settled) = settled::latest(cache, job, &item, None)? else { continue };
+            let at = settled.replies.last().map_or(0, |reply| reply.replied_at_ms);
+            let rank = (matches!(settled.verdict, Verdict::Answer(_)), at);
+            let found = best.entry(tables::outcome_of(&item)).or_insert((rank, place));
+            if rank > found.0 {
+                *found = (rank, place);
+            }
+        }
+    }
+    Ok(best.into_iter().map(|(pair, (_, place))| (pair, place)).collect())
 }
 
 /// Writes the ledgers of a round's audits anew, whose replies touch no other table.
@@ -179,7 +218,10 @@ fn is_reject_of(jobs: &[Job], cache: &Cache, row: &Reject, set: &PartSet) -> Res
     }
     for job in jobs {
         let keys = cache.keys_of(&job.scope(), job.round, &row.subject_id)?;
-        if was_not_sent(cache, &keys, &row.request_key)? {
+        // Also where the reply was paid for in another order, and is shared.
+        if keys.iter().any(|key| provenance::hex(key) == row.request_key)
+            || was_not_sent(cache, &keys, &row.request_key)?
+        {
             return Ok(true);
         }
     }

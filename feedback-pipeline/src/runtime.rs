@@ -2,7 +2,7 @@
 
 use crate::ask::Asker;
 use crate::error::{Error, Result};
-use crate::interrupt;
+use schemas::interrupt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,12 @@ const LOOKS_A_WORD: u32 = 5;
 
 /// Asks everything on a runtime of its own; returns when nothing is in flight any more.
 pub(crate) fn run(asker: &Arc<Asker>, work: impl Future<Output = ()>) -> Result<()> {
-    interrupt::catch();
+    interrupt::catch(
+        "ending: nothing more is sent, replies in flight are waited for; batches go on at the service; Ctrl-C again ends at once",
+    );
+    if interrupt::noted() {
+        asker.stop.because(Error::Interrupted); // before the first request leaves
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

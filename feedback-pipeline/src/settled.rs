@@ -54,18 +54,19 @@ pub fn latest(cache: &Cache, job: &Job, item: &Item, now: Option<Asks<'_>>) -> R
     Ok(None)
 }
 
-/// All requests of an item that amount to something, the latest first; also those about what it said before a stage was
-/// done again, which were paid for.
+/// All requests of an item that amount to something, the latest first; also those that will not be gone on with, which were
+/// paid for.
 pub fn all(cache: &Cache, job: &Job, item: &Item) -> Result<Vec<Settled>> {
     let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
-    keys.iter().filter_map(|key| paid(cache, key, item).transpose()).collect()
+    let settled = keys.iter().enumerate().map(|(age, key)| paid(cache, key, age == 0, item));
+    settled.filter_map(Result::transpose).collect()
 }
 
-/// What was paid for a request of an item: where it amounts to something, or was about what the item said before and will
-/// not be gone on with.
-pub fn paid(cache: &Cache, key: &Key, item: &Item) -> Result<Option<Settled>> {
+/// What was paid for a request of an item: where it amounts to something, or will not be gone on with, as it is not the
+/// latest or was about what the item said before.
+pub fn paid(cache: &Cache, key: &Key, is_latest: bool, item: &Item) -> Result<Option<Settled>> {
     let Some(ask) = cache.ask(key)? else { return Ok(None) };
-    let is_over = !prompt::is_about(&ask.user_text, item);
+    let is_over = !is_latest || !prompt::is_about(&ask.user_text, item);
     let settled = judged(cache, ask, item)?;
     Ok(Some(settled).filter(|found| is_settled(found) || (is_over && !found.replies.is_empty())))
 }

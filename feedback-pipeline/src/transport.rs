@@ -43,6 +43,12 @@ impl Raw {
         self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
     }
 
+    /// Headers with the body, as a JSON object.
+    pub fn as_json(&self) -> String {
+        let headers: serde_json::Value = serde_json::from_str(&self.headers_json()).unwrap_or_default();
+        serde_json::json!({ "headers": headers, "body": String::from_utf8_lossy(&self.body) }).to_string()
+    }
+
     /// Headers as a JSON object, without cookies.
     pub fn headers_json(&self) -> String {
         let mut object = serde_json::Map::new();

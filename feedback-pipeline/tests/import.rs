@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// Published data beside the workspace, where it is there; a line says so where it is not.
+/// Published data beside the workspace.
 pub(crate) fn real_data() -> PathBuf {
     let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("..").join("shared").join("data");
     std::env::var_os("ARES_REAL_DATA").map_or_else(usual, PathBuf::from)
@@ -493,9 +493,19 @@ fn rationales_become_rollouts_without_tokens() {
     let before = folder.contents();
     folder.rationales("r.json", None, false).unwrap();
     assert_eq!(folder.contents(), before);
-    // Nor do those of one split become further samples.
+    // Nor do those of one split become further samples, whichever came first.
     folder.rationales("r.json", Some("test"), false).unwrap();
     assert_eq!(rollouts(&folder).len(), rows.len());
+    let folder = published();
+    folder.scienceqa("from").unwrap();
+    folder.write("r.json", r#"{"7": "Solution: Look at the map.", "9": "Solution: Maine."}"#);
+    let split_of =
+        |id: &str| folder.problems().into_iter().find(|problem| problem.problem_id == id).unwrap().split;
+    folder.rationales("r.json", Some(&split_of("7")), false).unwrap();
+    for _ in 0..2 {
+        folder.rationales("r.json", None, false).unwrap();
+        assert_eq!(rollouts(&folder).len(), 2);
+    }
 }
 
 #[test]

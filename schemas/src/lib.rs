@@ -17,6 +17,7 @@ pub mod dataset;
 pub mod error;
 pub mod file;
 pub mod ids;
+pub mod interrupt;
 pub mod judgement;
 pub mod metric;
 pub mod number;

@@ -357,7 +357,6 @@ mod tests {
     use std::path::PathBuf;
     use std::time::{Duration, Instant};
 
-    /// Each text is cut where its bars stand.
     #[test]
     fn repeats_are_cut_out_and_separators_stay() {
         let text = "Solution: A cat sits. A dog runs.\nA cat  sits. It barks";
@@ -368,6 +367,7 @@ mod tests {
         assert_eq!(cut_repeats("A cat sits.\\nA dog runs.", &unlike), "A cat sits.\\nA dog runs.");
     }
 
+    /// Each text is cut where its bars stand.
     #[test]
     fn ends_are_found() {
         let texts = r#"

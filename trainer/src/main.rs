@@ -13,6 +13,7 @@ fn main() -> ExitCode {
             schemas::warn!("the same command goes on from the last step checkpoint");
             ExitCode::FAILURE
         }
+        Ok(Ok(())) if schemas::say::is_incomplete() => ExitCode::FAILURE,
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             schemas::warn!("error: {error}");

@@ -3,32 +3,16 @@
 use crate::error::{Error, Result};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// From now on Ctrl-C asks the running stage to stop at the next safe place; a second one ends the process.
 pub fn catch_interrupts() {
-    // Where no handler can be set, Ctrl-C ends the process at once, which loses no finished file.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            end_at_once();
-        }
-        schemas::warn!("interrupted: stopping at the next safe place (again to stop at once)");
-    });
-}
-
-/// Ends the process without taking libtorch down under the threads that compute, which would crash them.
-#[allow(unsafe_code)]
-fn end_at_once() -> ! {
-    // SAFETY: ends the process, whatever else goes on; files appear whole by renaming.
-    unsafe { libc::_exit(130) }
+    schemas::interrupt::catch("interrupted: stopping at the next safe place (again to stop at once)");
 }
 
 /// Whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
+    schemas::interrupt::noted()
 }
 
 /// Fails where Ctrl-C was pressed.

@@ -214,7 +214,7 @@ pub fn fit(
                 break;
             }
         }
-        if step == total {
+        if step >= total {
             break;
         }
         let chosen = training.rows(step);

@@ -73,8 +73,9 @@ pub struct Seen {
     pub(crate) good_replies: AtomicU64,
     /// Paid replies in an envelope that cannot be opened.
     pub(crate) unreadable: AtomicU64,
-    /// Replies that told their tokens, and the most output tokens of one.
+    /// Replies that told their tokens and those that did not, and the most output tokens of one.
     pub(crate) told: AtomicU64,
+    pub(crate) untold: AtomicU64,
     pub(crate) longest_output: AtomicU64,
     /// Whether an earlier run had good replies to the same questions, and so few are left that all of them may be bad.
     pub(crate) good_before: bool,
@@ -105,7 +106,7 @@ impl Asker {
         let running = Arc::new(Mutex::new(HashSet::new()));
         let mut tasks = JoinSet::new();
         let mut warm = !self.template_is_worth_warming() && !self.limit_is_unknown();
-        let in_batches = self.cache.keys_in_batches(self.teacher.provider)?;
+        let in_batches = self.cache.keys_in_batches()?;
         let mut waiting = 0;
         let fed: Result<()> = async {
             for item in items {
@@ -113,6 +114,10 @@ impl Asker {
                     break;
                 }
                 let question = self.questions.due(item?, &self.cache)?;
+                if self.is_answered_already(&question)? {
+                    self.progress.shared();
+                    continue;
+                }
                 self.cache.writer().subject(
                     &scope,
                     self.job.round,
@@ -120,10 +125,7 @@ impl Asker {
                     question.key,
                 )?;
                 if let Some(reason) = &question.unsent {
-                    // A picture that went away since takes no answer back.
-                    if !self.is_answered_already(&question)? {
-                        self.keep_unsent(&question, reason).await?;
-                    }
+                    self.keep_unsent(&question, reason).await?;
                     continue;
                 }
                 if self.lies_in_batch(&question, &in_batches)? {
@@ -135,9 +137,7 @@ impl Asker {
                     continue;
                 }
                 let replies = self.cache.replies(&question.key)?;
-                if !matches!(self.judge(&question.item, &replies), Verdict::Ask(_))
-                    || self.is_answered_already(&question)?
-                {
+                if !matches!(self.judge(&question.item, &replies), Verdict::Ask(_)) {
                     lock(&running).remove(&question.key);
                     self.progress.shared();
                     continue;
@@ -177,22 +177,27 @@ impl Asker {
         }
         self.join(tasks).await?;
         if waiting > 0 {
-            schemas::warn!(
-                "note: {waiting} {} lie in a batch at the service and were left out",
-                self.job.items()
-            );
-            schemas::warn!("note: to collect it: {} --batch", self.job.command());
+            let (items, command) = (self.job.items(), self.job.command());
+            schemas::warn!("note: {waiting} {items} lie in a batch at the service and were left out");
+            for (provider, model) in self.cache.models_in_batches()? {
+                schemas::warn!("note: to collect it: {command} --batch --teacher {provider} --model {model}");
+            }
         }
         Ok(())
     }
 
-    /// Whether a run that was cut off bought an answer of this model and prompt with other settings; it stands.
+    /// Whether an answer of this model and prompt was bought with other settings, or with a picture that went away since; it
+    /// stands, and is the item's latest request again.
     pub(crate) fn is_answered_already(&self, question: &Question) -> Result<bool> {
         if self.questions.retry_rejects {
             return Ok(false);
         }
-        let found = settled::latest(&self.cache, &self.job, &question.item, Some(self.asks()))?;
-        Ok(found.is_some_and(|settled| settled.ask.key != question.key))
+        let item = &question.item;
+        let found = settled::latest(&self.cache, &self.job, item, Some(self.asks()))?;
+        let Some(found) = found.filter(|found| found.ask.key != question.key) else { return Ok(false) };
+        let scope = self.job.scope().into();
+        self.cache.writer().subject(&scope, item.round, &item.subject_id, found.ask.key)?;
+        Ok(true)
     }
 
     /// Whether an item's request lies in a batch at the service, with these settings or others: it is paid for. Another

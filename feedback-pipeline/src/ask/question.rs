@@ -8,7 +8,7 @@ use crate::prompt::{self, SystemPrompt};
 use crate::teacher::{Key, Template};
 use crate::verdict::{self, Verdict};
 use schemas::settings::{Provider, TeacherSettings};
-use schemas::{Dataset, Problem};
+use schemas::{Dataset, Problem, TimestampMs};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub struct Questions {
     audit: Option<u64>,
     /// Whether what was rejected is asked anew.
     pub(crate) retry_rejects: bool,
+    /// When the run began, in ms since 1970: what it rejects itself is not asked again.
+    began_ms: i64,
     /// The part of a request that all share.
     pub(crate) template: Template,
     /// Pictures.
@@ -57,6 +59,7 @@ impl Questions {
             provider: teacher.provider,
             audit: job.audit,
             retry_rejects,
+            began_ms: TimestampMs::now().0,
             template: Template::new(teacher, job.kind, prompt),
             images: Images::new(dataset)?,
         })
@@ -68,7 +71,8 @@ impl Questions {
         while self.retry_rejects && question.unsent.is_none() {
             let replies = cache.replies(&question.key)?;
             let verdict = verdict::of(self.provider, &question.item.content, &replies);
-            if !matches!(verdict, Verdict::Reject { .. }) {
+            let is_of_this_run = replies.last().is_some_and(|reply| reply.replied_at_ms >= self.began_ms);
+            if !matches!(verdict, Verdict::Reject { .. }) || is_of_this_run {
                 break;
             }
             // The same for whoever asks after the same reject, so that a run that was killed goes on with it.

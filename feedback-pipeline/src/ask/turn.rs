@@ -116,8 +116,12 @@ impl Asker {
                         After::Keep(reason) => reason,
                     };
                     reply.status = status_of(&failure);
-                    (reply.headers, reply.body) =
-                        raw.map_or((reply.headers, reason.into()), |raw| (raw.headers_json(), raw.body));
+                    (reply.headers, reply.body) = match raw {
+                        // What could not be opened is kept beside the reason.
+                        Some(raw) if raw.status == 200 => (raw.as_json(), reason.into()),
+                        Some(raw) => (raw.headers_json(), raw.body),
+                        None => (reply.headers, reason.into()),
+                    };
                     return self.keep(question, reply, Dollars(0)).await;
                 }
             }
@@ -161,9 +165,10 @@ impl Asker {
     /// Writes a reply down; it is durable on return. None where the disk refuses.
     async fn keep(&self, question: &Question, reply: Reply, in_flight: Dollars) -> Option<Reply> {
         let ask = (reply.turn == 0).then(|| self.ask_row(question));
-        let kept = self.cache.writer().reply(ask, question.key, reply.clone()).await;
+        let kept = self.cache.writer().reply(ask, question.key, reply.clone());
+        // Nothing can come between this and handing the reply over, which a first poll does.
         self.landed(in_flight);
-        match kept {
+        match kept.await {
             Ok(()) => Some(reply),
             Err(error) => {
                 self.stop.because(error);
@@ -280,9 +285,10 @@ impl Asker {
 
     /// Counts a reply among those that tell what to expect.
     fn saw_good(&self, usage: Option<&Usage>) {
-        let before = self.seen.good_replies.fetch_add(1, Ordering::Relaxed);
+        self.seen.good_replies.fetch_add(1, Ordering::Relaxed);
         let Some(usage) = usage else {
-            if before == 0 && self.price.is_some_and(|price| price != Price::FREE) {
+            let is_first = self.seen.untold.fetch_add(1, Ordering::Relaxed) == 0;
+            if is_first && self.price.is_some_and(|price| price != Price::FREE) {
                 self.progress.say(
                     "replies do not tell their tokens: what they cost is not known, and counts under --max-usd with the \
                      most it can be",

@@ -20,7 +20,8 @@ use crate::ask::{Asker, Question};
 use crate::cache::{Batch, Entry};
 use crate::due::Item;
 use crate::error::{Error, Result};
-use crate::teacher::Key;
+use crate::money::Price;
+use crate::teacher::{FollowUp, Key};
 use crate::tokens::{self, Counter};
 use crate::verdict::Verdict;
 use chunk::Chunk;
@@ -62,7 +63,7 @@ where
 struct Run<'a> {
     asker: &'a Asker,
     service: Service<'a>,
-    /// Tells what a batch will cost; none where there is no cap.
+    /// Tells what a batch will cost; none where the model has no price.
     counter: Option<Counter>,
     /// Batches of this run in which a request had no answer.
     tries: HashMap<Key, u32>,
@@ -123,13 +124,29 @@ impl Run<'_> {
                 let message = format!("expected the id of an open batch, found `{id}`");
                 return Err(Error::bad_input("--abandon-batch", message));
             };
+            let unanswered = self.unanswered(batch)?;
+            // They may have been charged.
+            self.lose(batch, unanswered)?;
             self.asker.cache.batch_closed(&batch.plan, "abandoned")?;
             self.asker.purse.release(batch.likely_usd);
-            self.asker
-                .progress
-                .say(&format!("batch {id} is given up: its {} requests are sent again", batch.requests));
+            self.asker.progress.say(&format!(
+                "batch {id} is given up: {unanswered} of its {} requests have no answer and are sent again",
+                batch.requests
+            ));
         }
         Ok(())
+    }
+
+    /// Requests of a batch without a reply.
+    fn unanswered(&self, batch: &Batch) -> Result<u64> {
+        let cache = &self.asker.cache;
+        let mut unanswered = 0;
+        for sent_key in cache.batch_keys(&batch.plan)? {
+            let Some((key, turn)) = cache.batch_request(&batch.plan, &sent_key)? else { continue };
+            let replies = cache.replies(&key)?;
+            unanswered += u64::from(!replies.iter().any(|reply| reply.turn == turn));
+        }
+        Ok(unanswered)
     }
 
     /// Batches that were written down, but whose id was not: the service has them or not.
@@ -163,7 +180,7 @@ impl Run<'_> {
         let scope: Arc<str> = asker.job.scope().into();
         let mut wave = Wave::default();
         let mut room = asker.purse.room();
-        if room.is_finite() {
+        if asker.price.is_some_and(|price| price != Price::FREE) {
             let (provider, scope) = (asker.teacher.provider, asker.job.scope());
             let system = &asker.prompt.text;
             // Anew for each wave: earlier replies tell better.
@@ -173,25 +190,29 @@ impl Run<'_> {
         }
         let mut keys = HashSet::new();
         // Those of this model were waited for.
-        let of_other_models = asker.cache.keys_in_batches(asker.teacher.provider)?;
+        let of_other_models = asker.cache.keys_in_batches()?;
         let mut chunk = Chunk::new(asker.teacher.provider);
         let mut of_chunk = 0.0;
         for item in items {
             self.service.check_stop()?;
             let question = asker.questions.due(item?, &asker.cache)?;
+            if asker.is_answered_already(&question)? {
+                if self.first {
+                    asker.progress.shared();
+                }
+                continue;
+            }
             // In each wave: where the cap ended one early, the next reaches further.
             asker.cache.writer().subject(&scope, asker.job.round, &question.item.subject_id, question.key)?;
             if let Some(reason) = &question.unsent {
-                if asker.cache.replies(&question.key)?.is_empty() && !asker.is_answered_already(&question)? {
+                if asker.cache.replies(&question.key)?.is_empty() {
                     asker.keep_unsent(&question, reason).await?;
                 }
                 continue;
             }
             let replies = asker.cache.replies(&question.key)?;
             let verdict = asker.judge(&question.item, &replies);
-            let is_new = keys.insert(question.key)
-                && !asker.is_answered_already(&question)?
-                && !asker.lies_in_batch(&question, &of_other_models)?;
+            let is_new = keys.insert(question.key) && !asker.lies_in_batch(&question, &of_other_models)?;
             let (true, Verdict::Ask(follow_ups)) = (is_new, verdict) else {
                 if self.first {
                     asker.progress.shared();
@@ -206,7 +227,7 @@ impl Run<'_> {
                 continue;
             }
             let body = asker.questions.template.body(image, &question.text, &follow_ups);
-            let dollars = self.likely_dollars(&question);
+            let dollars = self.likely_dollars(&question, &follow_ups);
             if dollars > room {
                 wave.too_dear = Some(dollars);
                 break;
@@ -229,12 +250,14 @@ impl Run<'_> {
     }
 
     /// Dollars that a request will hardly go beyond: a tenth more input than is counted, and a quarter more output than the
-    /// longest reply so far; 0 where there is no cap.
-    fn likely_dollars(&self, question: &Question) -> f64 {
+    /// longest reply so far; 0 where the model has no price.
+    fn likely_dollars(&self, question: &Question, follow_ups: &[FollowUp]) -> f64 {
         let (Some(price), Some(counter)) = (self.asker.price, &self.counter) else { return 0.0 };
         let (provider, model) = (self.asker.teacher.provider, &self.asker.model);
         let image = question.image().map_or(0, |image| tokens::of_image(provider, model, image.size));
-        let input = counter.input(&question.text) + image as f64;
+        let more: String =
+            follow_ups.iter().flat_map(|more| [more.reply.as_str(), &more.complaint]).collect();
+        let input = counter.input(&(question.text.clone() + &more)) + image as f64;
         let limit = f64::from(self.asker.teacher.max_output_tokens);
         let longest = counter.longest_output.max(self.asker.longest_output());
         let output = longest.map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
@@ -267,44 +290,21 @@ impl Run<'_> {
         Ok(count)
     }
 
-    /// Waits for all open batches and keeps what came of them.
+    /// Waits for all open batches and keeps what came of them. One that cannot be ended does not keep the others.
     async fn collect(&mut self) -> Result<()> {
-        let cache = &self.asker.cache;
         let mut open = self.open()?;
         let mut wait = FIRST_LOOK;
+        let mut failed = None;
         while !open.is_empty() {
             let mut running = Vec::new();
             for batch in open {
                 let Some(id) = batch.batch_id.clone() else { continue };
-                match self.service.standing(&batch, &id).await? {
-                    line::Standing::Running { done, of } => {
-                        let next = wait.as_secs_f64();
-                        let line = format!("batch {id}: {done}/{of} done, next look in {next:.1} s");
-                        self.asker.progress.say(&line);
-                        running.push(batch);
-                    }
-                    line::Standing::Ended { paths } => self.keep(&batch, &id, &paths).await?,
-                    line::Standing::Failed(why) => {
-                        cache.batch_closed(&batch.plan, "failed")?;
-                        self.asker.purse.release(batch.likely_usd);
-                        let hint =
-                            Some("nothing of it was charged; mend the cause and run the same command again");
-                        return Err(Error::Service { why: format!("batch {id} failed: {why}"), hint });
-                    }
-                    line::Standing::Gone => {
-                        let why = format!(
-                            "batch {id} was sent to {} with {} requests, and is not to be seen here",
-                            batch.address, batch.requests
-                        );
-                        let hint = match batch.address == self.service.address() {
-                            true => {
-                                "give the key of the workspace or project that sent it; where it is gone for good: \
-                                 the same command with --abandon-batch and its id sends its requests again, and they \
-                                 are paid for again"
-                            }
-                            false => "give the --base-url that it was sent to",
-                        };
-                        return Err(Error::Service { why, hint: Some(hint) });
+                match self.look(&batch, &id, wait).await {
+                    Ok(true) => {}
+                    Ok(false) => running.push(batch),
+                    Err(Error::Interrupted) => return Err(Error::Interrupted),
+                    Err(error) => {
+                        failed.get_or_insert(error);
                     }
                 }
             }
@@ -314,7 +314,40 @@ impl Run<'_> {
                 wait = wait.mul_f64(1.5).min(LONGEST_LOOK);
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Looks how a batch stands, and keeps its results where it has ended; true where nothing more is to come of it.
+    async fn look(&mut self, batch: &Batch, id: &str, wait: Duration) -> Result<bool> {
+        match self.service.standing(batch, id).await? {
+            line::Standing::Running { done, of } => {
+                let next = wait.as_secs_f64();
+                self.asker.progress.say(&format!("batch {id}: {done}/{of} done, next look in {next:.1} s"));
+                Ok(false)
+            }
+            line::Standing::Ended { paths } => self.keep(batch, id, &paths).await.map(|()| true),
+            line::Standing::Failed(why) => {
+                self.asker.cache.batch_closed(&batch.plan, "failed")?;
+                self.asker.purse.release(batch.likely_usd);
+                let hint = Some("nothing of it was charged; mend the cause and run the same command again");
+                Err(Error::Service { why: format!("batch {id} failed: {why}"), hint })
+            }
+            line::Standing::Gone => {
+                let why = format!(
+                    "batch {id} was sent to {} with {} requests, and is not to be seen here",
+                    batch.address, batch.requests
+                );
+                let hint = match batch.address == self.service.address() {
+                    true => {
+                        "give the key of the workspace or project that sent it; where it is gone for good: \
+                         the same command with --abandon-batch and its id sends its requests again, and they \
+                         are paid for again"
+                    }
+                    false => "give the --base-url that it was sent to",
+                };
+                Err(Error::Service { why, hint: Some(hint) })
+            }
+        }
     }
 
     fn say_what_goes_on(&self) {

@@ -26,93 +26,118 @@ enum Outcome {
     Stop(Error),
 }
 
+/// A request of a batch: key of its item's first request, turn, and its own key.
+type Place = (Key, u32, Key);
+
+/// What the lines of a batch have come to so far.
+#[derive(Default)]
+struct Tally {
+    told: HashSet<Key>,
+    answered: u64,
+    without: u64,
+    /// Requests that may have been charged without a word of how much.
+    lost: u64,
+    refused: Vec<(Place, u16, Bytes)>,
+    /// Lines that cannot be read, and what is wrong with the last of them.
+    unread: (u64, String),
+    stop: Option<Error>,
+}
+
 impl Run<'_> {
     /// Keeps the results of an ended batch; they can be had again until it is closed.
     pub(super) async fn keep(&mut self, batch: &Batch, id: &str, paths: &[String]) -> Result<()> {
-        let mut stop = None;
-        let mut answered = 0_u64;
-        let mut without = 0_u64;
-        let mut refused = Vec::new();
-        let mut told = HashSet::new();
-        let (mut unread, mut why_unread) = (0_u64, String::new());
+        let mut tally = Tally::default();
         let service = self.service;
         for path in paths {
             let mut lines = service.lines(path);
             while let Some(line) = lines.next().await? {
-                let read = match batch.provider {
-                    schemas::settings::Provider::Anthropic => anthropic::line(&line),
-                    _ => openai::line(&line),
-                };
-                let Line { sent_key, answered: outcome } = match read {
-                    Ok(line) => line,
-                    Err(why) => {
-                        unread += 1;
-                        why_unread = why;
-                        continue;
-                    }
-                };
-                let Some((key, turn)) = self.asker.cache.batch_request(&batch.plan, &sent_key)? else {
-                    tracing::warn!(batch = id, "a result of a request that is not in the batch");
-                    continue;
-                };
-                told.insert(sent_key);
-                match self.outcome(outcome, sent_key) {
-                    Outcome::Paid(body, usage) => {
-                        answered += 1;
-                        self.store(batch, id, (key, turn, sent_key), 200, body, usage)?;
-                    }
-                    Outcome::Refused(status, body) => refused.push(((key, turn, sent_key), status, body)),
-                    Outcome::Broken => {
-                        without += 1;
-                        // It may have been charged; the cap must hold all the same, in later runs too.
-                        self.lose(batch)?;
-                    }
-                    Outcome::Nothing => without += 1,
-                    Outcome::Stop(error) => {
-                        without += 1;
-                        stop.get_or_insert(error);
-                    }
-                }
+                self.keep_line(batch, id, &line, &mut tally)?;
             }
         }
-        if unread > 0 && !told.is_empty() {
-            let why =
-                format!("batch {id}: {unread} of {} results cannot be read: {why_unread}", batch.requests);
+        let (unread, why) = &tally.unread;
+        if *unread > 0 && !tally.told.is_empty() {
+            let why = format!("batch {id}: {unread} of {} results cannot be read: {why}", batch.requests);
             return Err(Error::Service { why, hint: Some(RESULTS_CANNOT_BE_READ) });
         }
-        if told.is_empty() {
+        if tally.told.is_empty() {
             let why = format!("batch {id} has ended, and none of its {} results can be read", batch.requests);
             return Err(Error::Service { why, hint: Some(RESULTS_ARE_GONE) });
         }
-        without += self.without_a_line(batch, &told)?;
-        // Refused are single requests where others were taken; else it is what all of them share.
-        let any_good = self.asker.seen.any_good();
-        for (place, status, body) in refused {
-            let error = teacher::ServiceError::read(&body);
-            let reason = retry::final_for_item(status, &error).unwrap_or_else(|| error.to_string());
-            if any_good || reason == retry::TOO_LARGE {
-                answered += 1;
-                self.asker.progress.rejected(&reason);
-                self.store(batch, id, place, status, body, None)?;
-            } else {
-                without += 1;
-                let hint = Some(
-                    "every request of the batch was refused: check --model and the settings of [teacher]",
-                );
-                stop = stop.or(Some(Error::Service { why: reason, hint }));
-            }
-        }
+        tally.without += self.without_a_line(batch, &tally.told)?;
+        self.keep_refused(batch, id, &mut tally)?;
+        self.lose(batch, tally.lost)?;
         self.asker.cache.batch_closed(&batch.plan, "collected")?;
         self.asker.purse.release(batch.likely_usd);
-        let without = if without > 0 {
-            format!(", {without} without an answer ({})", self.trouble)
-        } else {
-            String::new()
+        let without = match tally.without {
+            0 => String::new(),
+            without => format!(", {without} without an answer ({})", self.trouble),
         };
         self.asker
             .progress
-            .say(&format!("batch {id} ended: {answered} of {} answered{without}", batch.requests));
-        stop.map_or(Ok(()), Err)
+            .say(&format!("batch {id} ended: {} of {} answered{without}", tally.answered, batch.requests));
+        tally.stop.map_or(Ok(()), Err)
+    }
+
+    fn keep_line(&mut self, batch: &Batch, id: &str, line: &[u8], tally: &mut Tally) -> Result<()> {
+        let read = match batch.provider {
+            schemas::settings::Provider::Anthropic => anthropic::line(line),
+            _ => openai::line(line),
+        };
+        let Line { sent_key, answered: outcome } = match read {
+            Ok(line) => line,
+            Err(why) => {
+                tally.unread = (tally.unread.0 + 1, why);
+                return Ok(());
+            }
+        };
+        let Some((key, turn)) = self.asker.cache.batch_request(&batch.plan, &sent_key)? else {
+            tracing::warn!(batch = id, "a result of a request that is not in the batch");
+            return Ok(());
+        };
+        tally.told.insert(sent_key);
+        // By a run that was ended while it read the results.
+        let replies = self.asker.cache.replies(&key)?;
+        if let Some(kept) = replies.iter().find(|reply| (reply.turn, reply.sent_key) == (turn, sent_key)) {
+            tally.answered += 1;
+            tally.lost += u64::from(kept.cost_usd.is_none());
+            return Ok(());
+        }
+        match self.outcome(outcome, sent_key) {
+            Outcome::Paid(body, usage) => {
+                tally.answered += 1;
+                tally.lost += u64::from(self.asker.cost(usage.as_ref()).is_none());
+                self.store(batch, id, (key, turn, sent_key), 200, body, usage)?;
+            }
+            Outcome::Refused(status, body) => tally.refused.push(((key, turn, sent_key), status, body)),
+            Outcome::Broken => (tally.without, tally.lost) = (tally.without + 1, tally.lost + 1),
+            Outcome::Nothing => tally.without += 1,
+            Outcome::Stop(error) => {
+                tally.without += 1;
+                tally.stop.get_or_insert(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refused are single requests where others were taken; else it is what all of them share.
+    fn keep_refused(&mut self, batch: &Batch, id: &str, tally: &mut Tally) -> Result<()> {
+        let any_good = self.asker.seen.any_good();
+        for (place, status, body) in std::mem::take(&mut tally.refused) {
+            let error = teacher::ServiceError::read(&body);
+            let reason = retry::final_for_item(status, &error).unwrap_or_else(|| error.to_string());
+            if any_good || reason == retry::TOO_LARGE {
+                tally.answered += 1;
+                self.asker.progress.rejected(&reason);
+                self.store(batch, id, place, status, body, None)?;
+            } else {
+                tally.without += 1;
+                let hint = Some(
+                    "every request of the batch was refused: check --model and the settings of [teacher]",
+                );
+                tally.stop.get_or_insert(Error::Service { why: reason, hint });
+            }
+        }
+        Ok(())
     }
 
     /// Counts requests of a batch that no line told of: they are sent again, but not for ever.
@@ -166,23 +191,28 @@ impl Run<'_> {
         Outcome::Nothing
     }
 
-    /// Counts a request of a batch that may have been charged without a word of it.
-    fn lose(&self, batch: &Batch) -> Result<()> {
-        let Some(price) = self.asker.price else { return Ok(()) };
+    /// Counts requests of a batch that may have been charged without a word of how much: the cap must hold all the same, in
+    /// later runs too.
+    pub(super) fn lose(&self, batch: &Batch, requests: u64) -> Result<()> {
+        let Some(price) = self.asker.price.filter(|_| requests > 0) else { return Ok(()) };
         // A batch that was sent without a cap was not counted with anything.
-        let most = match batch.likely_usd {
+        let one = match batch.likely_usd {
             0.0 => f64::from(self.asker.teacher.max_output_tokens) * price.output / 1e6,
             likely => likely / batch.requests.max(1) as f64,
         };
-        self.asker.purse.pay(most);
-        self.asker.cache.writer().lost(most)
+        let dollars = one * requests as f64;
+        if dollars == 0.0 {
+            return Ok(());
+        }
+        self.asker.purse.pay(dollars);
+        self.asker.cache.writer().lost(dollars)
     }
 
     fn store(
         &self,
         batch: &Batch,
         id: &str,
-        (key, turn, sent_key): (Key, u32, Key),
+        (key, turn, sent_key): Place,
         status: u16,
         body: Bytes,
         usage: Option<Usage>,
@@ -195,10 +225,7 @@ impl Run<'_> {
         let usage = usage.unwrap_or_default();
         if status == 200 {
             self.asker.progress.used(&usage, cost_usd);
-            match cost_usd {
-                Some(dollars) => self.asker.purse.pay(dollars),
-                None => self.lose(batch)?,
-            }
+            self.asker.purse.pay(cost_usd.unwrap_or(0.0));
             if turn == 0 {
                 self.asker.progress.answered();
             }

@@ -13,6 +13,7 @@ use crate::teacher::ServiceError;
 use crate::transport::{self, Raw, Transport};
 use bytes::{Bytes, BytesMut};
 use schemas::TimestampMs;
+use schemas::interrupt;
 use schemas::settings::Provider;
 use std::time::{Duration, SystemTime};
 
@@ -282,6 +283,21 @@ impl<'a> Service<'a> {
     }
 }
 
+/// What `work` comes to; a failure where Ctrl-C is pressed first. Whatever else ends the run, results that are paid for are
+/// read to their end.
+async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let interrupted = async {
+        while !interrupt::noted() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = interrupted => Err(Failure::Unreachable("the run ends".to_owned())),
+        done = work => Ok(done),
+    }
+}
+
 /// True where the service surely did not take what it was sent.
 fn is_refusal(failure: &Failure) -> bool {
     matches!(failure, Failure::Status { status: 400..=407 | 410..=499, .. })
@@ -340,7 +356,7 @@ impl Lines<'_> {
             }
             if self.response.is_none() {
                 let open = self.service.transport.open(&self.path);
-                let response = self.service.unless_stopped(open).await??;
+                let response = unless_interrupted(open).await??;
                 let status = response.status().as_u16();
                 if status != 200 {
                     let hints = Default::default();
@@ -350,7 +366,7 @@ impl Lines<'_> {
                 self.response = Some(response);
             }
             let Some(response) = &mut self.response else { return Ok(None) };
-            match self.service.unless_stopped(response.chunk()).await? {
+            match unless_interrupted(response.chunk()).await? {
                 Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
                 Ok(None) if self.buffer.trim_ascii().is_empty() => return Ok(None),
                 Ok(None) => return Ok(Some(self.buffer.split().freeze())),

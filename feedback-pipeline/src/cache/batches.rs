@@ -109,12 +109,23 @@ impl Cache {
     }
 
     /// First requests of all that lie in batches that are not done with.
-    pub fn keys_in_batches(&self, provider: Provider) -> Result<HashSet<Key>> {
+    pub fn keys_in_batches(&self) -> Result<HashSet<Key>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
-                "SELECT request_key FROM batch_requests JOIN batches USING (plan) WHERE provider = ?1 AND closed IS NULL",
+                "SELECT request_key FROM batch_requests JOIN batches USING (plan) WHERE closed IS NULL",
             )?;
-            let rows = statement.query_map([provider.as_str()], |row| row.get(0))?;
+            let rows = statement.query_map([], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    /// Providers and models of batches that are not done with.
+    pub fn models_in_batches(&self) -> Result<Vec<(String, String)>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT DISTINCT provider, model FROM batches WHERE closed IS NULL ORDER BY provider, model",
+            )?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect()
         })
     }

@@ -12,7 +12,7 @@
 //! | `subjects` | which request an item has; several items may share one, the last row of an item counts |
 //! | `batches` | a batch that is about to be sent, runs at the service, or is done with |
 //! | `batch_requests` | which requests a batch holds |
-//! | `losses` | what an attempt without a whole reply may have cost |
+//! | `losses` | what an attempt may have cost without a word of it: a reply that broke, came too late, or tells no tokens |
 
 mod batches;
 mod writer;
@@ -20,7 +20,7 @@ mod writer;
 pub use batches::{Batch, Entry};
 pub use writer::Writer;
 
-use crate::due::{Item, Job};
+use crate::due::{Item, Job, Kind};
 use crate::error::{Error, Result};
 use crate::teacher::{Key, Usage};
 use rusqlite::config::DbConfig;
@@ -99,7 +99,7 @@ pub struct Reply {
     pub body: bytes::Bytes,
     /// Tokens.
     pub usage: Usage,
-    /// Dollars; none where the model has no known price.
+    /// Dollars; none where the model has no known price, or the reply tells no tokens.
     pub cost_usd: Option<f64>,
     /// Moment the first attempt was sent, in ms since 1970.
     pub started_at_ms: i64,
@@ -145,14 +145,13 @@ impl Cache {
     /// # Errors
     /// Where it cannot be read, or is damaged.
     pub fn look(path: &Path) -> Result<Self> {
+        let can_be_written = std::fs::OpenOptions::new().append(true).open(path).is_ok();
         let opened = Self::open(path);
-        if !matches!(opened, Err(Error::Cache { .. })) {
+        if can_be_written || !matches!(opened, Err(Error::Cache { .. })) {
             return opened;
         }
-        let uri = format!(
-            "file:{}?immutable=1",
-            path.display().to_string().replace('%', "%25").replace('?', "%3f")
-        );
+        let escaped = path.display().to_string().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        let uri = format!("file:{}?immutable=1", escaped);
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         let reader = Connection::open_with_flags(uri, flags).map_err(error(path))?;
@@ -317,6 +316,18 @@ impl Cache {
         })
     }
 
+    /// Dollars of all replies to requests of a kind and round.
+    pub fn spent_usd_on(&self, kind: Kind, round: u32) -> Result<f64> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT coalesce(sum(cost_usd), 0.0) FROM replies JOIN asks USING (request_key)
+                 WHERE (scope = ?1 OR scope LIKE ?1 || '/%') AND round = ?2",
+                params![kind.as_str(), round],
+                |row| row.get(0),
+            )
+        })
+    }
+
     /// Dollars that attempts without a whole reply may have cost.
     pub fn lost_usd(&self) -> Result<f64> {
         self.read(|connection| {
@@ -324,7 +335,8 @@ impl Cache {
         })
     }
 
-    /// Number of paid replies whose cost is not known; those that told no tokens count among the losses.
+    /// Number of paid replies whose cost is not known although they told their tokens. What the others may have cost, where
+    /// their model had a price, stands among the losses.
     pub fn unpriced(&self) -> Result<u64> {
         self.read(|connection| {
             connection.query_row(
@@ -408,7 +420,13 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Makes the tables that a file of an older version, or a new one, lacks: all of it or nothing.
 fn bring_up_to_date(connection: &Connection, version: i64) -> rusqlite::Result<()> {
-    let transaction = connection.unchecked_transaction()?;
+    let transaction =
+        rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)?;
+    // Another process may have done it meanwhile.
+    let version = version.max(transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?);
+    if version >= VERSION {
+        return Ok(());
+    }
     transaction.execute_batch(SCHEMA)?;
     transaction.execute_batch(batches::SCHEMA)?;
     if version == 2 {

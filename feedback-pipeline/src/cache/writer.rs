@@ -44,6 +44,9 @@ impl Writer {
     }
 
     fn send(&self, write: Write) -> Result<()> {
+        if self.sender.is_none() {
+            return Err(self.gone());
+        }
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let awaited = write.is_awaited();
         pending.push(write);

@@ -97,21 +97,6 @@ fn write(
     entries: &[Entry],
     from: &Path,
 ) -> Result<bool> {
-    let part = dataset.part_path::<Rollout>(round, name);
-    if part.is_file() {
-        let there: Vec<Rollout> = schemas::table::read(&part)?;
-        let same = there.len() == entries.len()
-            && there
-                .iter()
-                .zip(entries)
-                .all(|(a, b)| a.problem_id == b.problem_id && a.rationale == b.rationale);
-        if same {
-            return Ok(false);
-        }
-        let message =
-            format!("was imported into round {round} before, with other problems; use another round");
-        return Err(Error::bad_input(from.display().to_string(), message));
-    }
     let source = policy.replace(':', "-");
     let source: String = source.chars().take("import-".len() + 8).collect();
     // Further rationales of a problem that has some are its next samples.
@@ -137,6 +122,11 @@ fn write(
     let entries: Vec<&Entry> = entries.iter().filter(is_new).collect();
     if entries.is_empty() {
         return Ok(false);
+    }
+    if dataset.part_path::<Rollout>(round, name).is_file() {
+        let message =
+            format!("was imported into round {round} before, with other problems; use another round");
+        return Err(Error::bad_input(from.display().to_string(), message));
     }
     let rows = entries.iter().map(|entry| {
         let next = next_sample.entry(entry.problem_id.clone()).or_default();

@@ -198,7 +198,7 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
     Ok(accounts)
 }
 
-/// Rejected judgements; those of two orders with the same request stand there once for each, and once in the ledger.
+/// Rejected judgements; those of two orders with the same request stand there once for each.
 fn distinct_rejects(dataset: &Dataset, round: u32) -> Result<u64> {
     let rejects = dataset.read::<Reject>(round)?;
     let of_kind = rejects.into_iter().filter(|row| row.kind == "judgements");

@@ -196,7 +196,7 @@ impl fmt::Display for Report {
         if self.maybe_lost_usd > 0.0 {
             writeln!(
                 f,
-                "Replies that came broken or too late may have cost ${:.4} besides.",
+                "Replies that came broken or too late, or told no tokens, may have cost ${:.4} besides.",
                 self.maybe_lost_usd
             )?;
         }

@@ -61,6 +61,9 @@ fn scan<T: Table>(dataset: &Dataset, round: u32, names: &[&'static str]) -> Resu
 }
 
 fn failed<T: Table>(error: PolarsError) -> Error {
+    if matches!(error, PolarsError::IO { .. }) {
+        return Error::Failed(format!("table `{}`: {error}", T::NAME));
+    }
     Error::bad_input(format!("table `{}`", T::NAME), error.to_string())
 }
 

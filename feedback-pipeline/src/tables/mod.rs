@@ -189,6 +189,14 @@ impl PartSet {
         Ok(())
     }
 
+    /// Takes over a row of an older ledger.
+    pub fn keep_request(&mut self, row: Request) -> Result<()> {
+        match &mut self.requests {
+            Some(requests) => Ok(requests.push(row)?),
+            None => Ok(()),
+        }
+    }
+
     /// Takes over a row of an older part.
     pub fn keep_score(&mut self, row: Score) -> Result<()> {
         match &mut self.marker {

@@ -12,8 +12,15 @@ const REPLACING: &str = ".replacing";
 /// What follows the number where the ledger is replaced too.
 const LEDGER: &str = " with the ledger";
 
-/// Number of the next set: one above the highest of the marker table.
+/// Number of the next set: one above the highest of the marker table and of the ledger.
 pub fn next_number(dataset: &Dataset, kind: Kind, round: u32) -> Result<u32> {
+    let prefix = format!("{}-", kind.as_str());
+    let requests = dataset.parts::<Request>(round)?.into_iter().filter_map(|path| number(&path, &prefix));
+    let next = requests.max().map_or(0, |last| last + 1);
+    Ok(next.max(next_marker(dataset, kind, round)?))
+}
+
+fn next_marker(dataset: &Dataset, kind: Kind, round: u32) -> Result<u32> {
     let numbers = marker_parts(dataset, kind, round)?.into_iter().filter_map(|path| number(&path, ""));
     Ok(numbers.max().map_or(0, |last| last + 1))
 }
@@ -38,6 +45,9 @@ pub fn heal(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
             && markers.iter().any(|path| number(path, "") == Some(new))
         {
             remove_older(dataset, kind, round, new, ledger)?;
+        } else if let (Some(new), true) = (new, ledger) {
+            // A whole ledger beside the older one.
+            remove(&dataset.part_path::<Request>(round, &format!("{}-{new:05}", kind.as_str())))?;
         }
         remove(&announcement)?;
     }
@@ -53,12 +63,11 @@ pub fn is_cut_off(dataset: &Dataset, kind: Kind, round: u32) -> Result<bool> {
     Ok(announcement(dataset, kind, round).is_file() || !cut_off(dataset, kind, round)?.is_empty())
 }
 
-/// Files of sets without their marker.
+/// Rejects of sets without their marker. Rows of the ledger stand, whatever becomes of the set: they were paid for.
 fn cut_off(dataset: &Dataset, kind: Kind, round: u32) -> Result<Vec<PathBuf>> {
-    let next = next_number(dataset, kind, round)?;
+    let next = next_marker(dataset, kind, round)?;
     let prefix = format!("{}-", kind.as_str());
-    let mut paths = dataset.parts::<Request>(round)?;
-    paths.extend(dataset.parts::<Reject>(round)?);
+    let mut paths = dataset.parts::<Reject>(round)?;
     paths.retain(|path| number(path, &prefix).is_some_and(|number| number >= next));
     Ok(paths)
 }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::process::Command;
 use std::time::Duration;
 use workspace_tests::command::collect_feedback;
+use workspace_tests::small_dataset::write_rollouts;
 use workspace_tests::teacher_service::{BatchOptions, Fault, Faults, Options, TeacherService};
 
 /// The service answers `after` requests, and then so.
@@ -311,4 +312,99 @@ fn what_a_killed_run_bought_stands_whatever_is_asked_next() {
         let status = place.reference(&["status"]).stdout;
         assert!(status.contains("The books balance.") && !status.contains("more, of a run"), "{status}");
     }
+}
+
+/// Rejects of the run itself are not asked again in it: a Teacher that always refuses would be asked for ever.
+#[test]
+fn rejects_are_asked_again_once_a_run() {
+    for batch in [false, true] {
+        let place = Place::new(4, 2);
+        let service = place.service(then(Fault::Refusal, 0));
+        let flags: &[&str] = if batch { &BATCH } else { &["--stage", "scores"] };
+        assert_eq!(place.collect(&service, flags).status, Some(0));
+        let first = service.stats().requests;
+        let ran = place.collect(&service, &[flags, &["--retry-rejects"]].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        assert_eq!(service.stats().requests, 2 * first, "each once more");
+        assert_eq!(place.tables().rejects.len(), 8);
+    }
+}
+
+/// Back to an older prompt with other settings: its answers count again, and the tables hold them.
+#[test]
+fn an_older_prompts_answers_come_back_whatever_the_settings() {
+    let prompts = |text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let prompt =
+            format!("{text} each numbered sentence of the rationale a score from 0.0 to 1.0, as JSON.");
+        std::fs::write(folder.path().join("scores.md"), prompt).unwrap();
+        folder
+    };
+    let (one, two) = (prompts("Give"), prompts("Please give"));
+    let place = Place::new(10, 2);
+    let service = place.service(fast());
+    let collect = |folder: &tempfile::TempDir, more: &[&str]| {
+        let flags = ["--stage", "scores", "--prompts", folder.path().to_str().unwrap()];
+        let ran = place.collect(&service, &[&flags[..], more].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        let rows = place.tables().scores;
+        let versions: HashSet<String> = rows.iter().map(|row| row.prompt_version.clone()).collect();
+        assert_eq!((rows.len(), versions.len()), (60, 1));
+        (versions, ran.stdout)
+    };
+    let (first, _) = collect(&one, &["--teacher-temperature", "0.5"]);
+    let (second, _) = collect(&two, &[]);
+    assert_ne!(first, second);
+    let asked = service.stats().requests;
+    assert_eq!(collect(&one, &[]).0, first);
+    let (versions, said) = collect(&one, &[]);
+    assert!(said.contains("nothing due"), "{said}");
+    assert_eq!((versions, service.stats().requests), (first, asked));
+}
+
+/// The ledger only grows: what was paid for rollouts that are no more stays in it.
+#[test]
+fn the_ledger_keeps_what_was_paid_for_rollouts_that_are_gone() {
+    let place = Place::new(10, 3);
+    let service = place.service(fast());
+    let flags = ["--stage", "scores", "--model", "gpt-4o"];
+    assert_eq!(place.collect(&service, &flags).status, Some(0));
+    let dollars =
+        |place: &Place| -> f64 { place.tables().requests.iter().map(|row| row.cost_usd.unwrap()).sum() };
+    let before = dollars(&place);
+    for table in ["scores", "rollouts"] {
+        std::fs::remove_dir_all(place.path().join(table).join("round=1")).unwrap();
+    }
+    write_rollouts(&place.dataset, "00000", 0..10, 2).unwrap();
+    assert_eq!(place.collect(&service, &flags).status, Some(0));
+    assert_eq!(place.tables().scores.len(), 60);
+    assert!((dollars(&place) - before).abs() < 1e-12);
+    assert_eq!(place.reference(&["rebuild"]).status, Some(0));
+    assert!((dollars(&place) - before).abs() < 1e-12);
+    let status = place.reference(&["status"]).stdout;
+    assert!(status.contains("The books balance.") && !status.contains("more, of a run"), "{status}");
+}
+
+/// What lies in a batch of one provider is not bought from another.
+#[test]
+fn what_lies_in_another_providers_batch_is_left_out() {
+    let place = Place::new(6, 2);
+    let service =
+        place.service(in_batches(BatchOptions { latency: Duration::from_secs(600), ..Default::default() }));
+    let url = service.url();
+    let mut arguments = vec!["--round", "1", "--teacher", "anthropic", "--base-url", &url];
+    arguments.extend(BATCH);
+    let mut child =
+        collect_feedback(place.path(), &arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+    while service.stats().batches == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(200)); // its id is written down
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let sent = service.stats().requests;
+    let ran = place.collect(&service, &["--stage", "scores"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--batch --teacher anthropic --model claude-haiku-4-5"), "{}", ran.stderr);
+    assert_eq!(service.stats().requests, sent, "nothing is bought twice");
 }

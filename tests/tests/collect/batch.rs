@@ -256,10 +256,19 @@ fn results_that_cannot_be_read_are_bought_again_only_where_that_is_said() {
         }
         let kept = place.tables().requests.iter().filter(|row| !row.cached).count();
         assert!(kept > 0, "the others are kept");
+        // Reading them again costs nothing.
+        let losses = |place: &Place| -> f64 {
+            let cache = rusqlite::Connection::open(place.dataset.feedback_path()).unwrap();
+            cache
+                .query_row("SELECT coalesce(sum(likely_usd), 0.0) FROM losses", [], |row| row.get(0))
+                .unwrap()
+        };
+        assert_eq!(losses(&place), 0.0);
         let id = if teacher == "anthropic" { "msgbatch_0" } else { "batch_0" };
         let ran = ask(&place, &service, teacher, model, &[&flags[..], &["--abandon-batch", id]].concat());
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         assert_eq!(place.tables().scores.len(), 60);
         assert_eq!(service.stats().good, 20 + (20 - kept as u64), "only what has no answer");
+        assert!(losses(&place) > 0.0, "what was given up may have been charged");
     }
 }

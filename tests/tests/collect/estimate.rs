@@ -39,7 +39,7 @@ fn near(what: &str, estimated: f64, spent: f64, within: f64) {
     assert!(off.abs() < within, "{what}: estimated {estimated}, spent {spent}");
 }
 
-/// Published data beside the workspace, where it is there; a line says so where it is not.
+/// Published data beside the workspace.
 fn real_data() -> PathBuf {
     let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("..").join("shared").join("data");
     std::env::var_os("ARES_REAL_DATA").map_or_else(usual, PathBuf::from)

@@ -109,6 +109,46 @@ fn judgements_of_other_orders_stay_where_rejects_are_asked_again() {
     assert_balanced(&place);
 }
 
+/// A reject that two jobs share, and that one of them asked again about, stays answered in a rebuild.
+#[test]
+fn a_rebuild_takes_an_answer_before_a_reject() {
+    let place = place();
+    let faults = Faults { seed: 5, share: 0.6, kinds: vec![Fault::Refusal], after: 0 };
+    let bad = place.service(Options { faults, ..fast() });
+    judge(&place, &bad, &[]);
+    let rejected = place.tables().rejects.len();
+    assert!((1..PAIRS).contains(&rejected), "{rejected}");
+    judge(&place, &bad, &["--both-orders"]);
+    let good = place.service(fast());
+    let all = judge(&place, &good, &["--both-orders", "--retry-rejects"]);
+    assert_eq!((all.len(), place.tables().rejects.len()), (2 * PAIRS, 0));
+    let asked = good.stats().requests;
+    assert_eq!(place.reference(&["rebuild"]).status, Some(0));
+    let verdicts = |rows: Vec<Judgement>| -> Vec<_> {
+        rows.into_iter().map(|row| (pair(&row), row.verdict, row.request_key)).collect()
+    };
+    assert_eq!(verdicts(judgements(&place)), verdicts(all));
+    judge(&place, &good, &["--both-orders", "--retry-rejects"]);
+    assert_eq!(good.stats().requests, asked, "nothing is left to ask again");
+    assert_balanced(&place);
+}
+
+/// A stage that was done again says other things under the same names.
+#[test]
+fn judgements_of_older_texts_are_made_anew() {
+    let place = place();
+    let service = place.service(fast());
+    let before = judge(&place, &service, &[]);
+    let mut rows: Vec<Rationale> = place.dataset.read(1).unwrap();
+    rows.retain(|row| row.stage == "sft");
+    rows.iter_mut().for_each(|row| row.deduplicated.push_str(" It was said later."));
+    place.dataset.write_part(1, "sft", rows, &Provenance::new("test", "")).unwrap();
+    let after = judge(&place, &service, &[]);
+    assert_eq!((before.len(), after.len()), (PAIRS, PAIRS));
+    assert!(after.iter().all(|row| row.candidate.ends_with("It was said later.")));
+    assert_balanced(&place);
+}
+
 #[test]
 fn without_the_base_students_rationales_the_next_command_makes_them() {
     let place = place();

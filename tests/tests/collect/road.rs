@@ -272,8 +272,9 @@ fn sets_of_files_that_a_kill_cut_off_are_written_anew() {
     assert_eq!(place.tables(), expected);
     // As if a replacement had ended before the older files were removed.
     let scores = place.path().join("scores/round=1");
-    std::fs::copy(scores.join("part-00000.parquet"), scores.join("part-00001.parquet")).unwrap();
-    std::fs::write(scores.join(".replacing"), "1").unwrap();
+    // The ledger of the set that was cut off stands, so the next one has another number.
+    std::fs::copy(scores.join("part-00001.parquet"), scores.join("part-00002.parquet")).unwrap();
+    std::fs::write(scores.join(".replacing"), "2").unwrap();
     assert!(place.reference(&["--round", "1"]).stdout.contains("nothing due"));
     assert_eq!(place.tables(), expected);
 }

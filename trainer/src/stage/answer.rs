@@ -23,7 +23,7 @@ use schemas::provenance::sha256_hex;
 use schemas::settings::{AnswerKeepBy, RationaleSource};
 use schemas::{Answer, Metric, Problem, Rationale};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// Splits that are answered.
@@ -84,7 +84,7 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
         log.on_board(&context.settings.student.tensorboard)
     };
     let mut log = new_log()?;
-    let lora = adapted(context, &mut policy, &adapter_folder)?;
+    let lora = adapted(context, (&corpus, &rationales), &mut policy, &adapter_folder)?;
     let model = AnswerModel {
         context,
         student: Student::new(&policy.weights, &policy.student.config),
@@ -168,7 +168,12 @@ fn rationales(context: &Context, round: u32, stage: &str) -> Result<HashMap<Stri
 }
 
 /// Adds to the policy's weights the adapter in `folder`; where there is none, a new one to train, which is returned.
-fn adapted(context: &Context, policy: &mut Policy, folder: &Path) -> Result<Option<LoraConfig>> {
+fn adapted(
+    context: &Context,
+    (corpus, rationales): (&Corpus, &HashMap<String, String>),
+    policy: &mut Policy,
+    folder: &Path,
+) -> Result<Option<LoraConfig>> {
     let config = &policy.student.config;
     if folder.join("adapter_config.json").is_file() {
         if let Some(base) = base_of(folder)?.filter(|base| *base != policy.fingerprint) {
@@ -183,10 +188,10 @@ fn adapted(context: &Context, policy: &mut Policy, folder: &Path) -> Result<Opti
                 "remove the adapter to train it anew, or put its policy back",
             ));
         }
-        if made_with_of(folder)?.is_some_and(|told| told != made_with(context)) {
+        if made_with_of(folder)?.is_some_and(|told| told != made_with(context, corpus, rationales)) {
             return Err(Error::input(
                 format!(
-                    "{}: expected an adapter trained with these settings, found one of others",
+                    "{}: expected an adapter trained with these settings and rationales, found one of others",
                     folder.display()
                 ),
                 "remove the adapter to train it anew, or give the settings of [answer] and [student] that it was trained \
@@ -206,12 +211,19 @@ fn adapted(context: &Context, policy: &mut Policy, folder: &Path) -> Result<Opti
 }
 
 /// What an adapter is trained with, beside the policy and its rationales, in a line.
-fn made_with(context: &Context) -> String {
+fn made_with(context: &Context, corpus: &Corpus, rationales: &HashMap<String, String>) -> String {
     let (answer, student) = (&context.settings.answer, &context.settings.student);
-    let text = format!(
-        "{answer:?} {} {} {}",
-        student.use_caption, student.max_source_tokens, context.settings.rollout.seed
-    );
+    let training = (answer.epochs, answer.batch, answer.learning_rate, answer.weight_decay, answer.warmup);
+    let shape = (answer.lora_rank, answer.lora_alpha, answer.lora_dropout);
+    let chosen = (answer.keep, answer.patience, answer.max_grad_norm);
+    let source = (answer.prompt_format, answer.rationales, answer.max_new_tokens);
+    let student = (student.use_caption, student.max_source_tokens, corpus.features.identity());
+    let run = (context.settings.rollout.seed, context.kind());
+    // What it was trained on; gold solutions are the dataset's.
+    let texts: BTreeMap<&str, &str> =
+        rationales.iter().map(|(problem, text)| (problem.as_str(), text.as_str())).collect();
+    let texts = (answer.rationales == RationaleSource::Generated).then_some(texts);
+    let text = format!("{training:?} {shape:?} {chosen:?} {source:?} {student:?} {run:?} {texts:?}");
     sha256_hex(text.as_bytes())
 }
 
@@ -342,9 +354,10 @@ impl AnswerModel<'_> {
         };
         let vision = corpus.features.identity();
         let chosen = format!(
-            "{vision} {lora:?} {:?} {patience:?} {right:?} {:?}",
+            "{vision} {lora:?} {:?} {patience:?} {right:?} {:?} {}",
             settings.keep,
-            context.sampling_kind()
+            context.sampling_kind(),
+            settings.max_new_tokens
         );
         let identity = identity(&self.policy.fingerprint, &plan, &examples, &chosen);
         let mut saved = StepCheckpoint::new(folder, identity, context.save_interval());
@@ -356,7 +369,7 @@ impl AnswerModel<'_> {
         let Policy { weights, fingerprint, folder: companions, .. } = self.policy;
         let config = &self.policy.student.config;
         let base = Base { config, folder: companions, fingerprint };
-        write_adapter(folder, lora, weights, &base, &made_with(context))
+        write_adapter(folder, lora, weights, &base, &made_with(context, corpus, self.rationales))
     }
 
     /// Answers problems greedily, in their order; `title` stands before the progress.

@@ -60,6 +60,23 @@ pub(super) fn refuse_leftovers(context: &Context, round: u32, stage: &str) -> Re
     ))
 }
 
+/// Removes metrics of a stage's older policy and of what came of it: they would be compared with the new one's.
+///
+/// # Errors
+/// Where the disk refuses.
+pub(super) fn forget_metrics(context: &Context, round: u32, stage: &str) -> Result<()> {
+    let of_sft = ["sft", "rationales-sft-", "answer-sft", "answer-training"];
+    let stale: &[&str] = if stage == "rl" { &["sft", "rationales-", "answer-"] } else { &of_sft };
+    for part in context.dataset.parts::<Metric>(round)? {
+        let name = part.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(name) = name.strip_prefix("part-") else { continue };
+        if stale.iter().any(|stale| name.starts_with(stale)) {
+            context.dataset.remove_part::<Metric>(round, name)?;
+        }
+    }
+    Ok(())
+}
+
 #[derive(Deserialize)]
 struct PolicyOf {
     rationale_id: String,
@@ -103,6 +120,14 @@ pub(super) fn is_done(
 ) -> Result<bool> {
     let nothing_due = due(context, round, (stage, split), problems)?.is_empty();
     Ok(nothing_due && (problems.is_empty() || measured(context, round, stage, split)))
+}
+
+/// Whether there are any rationales of a stage.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub(super) fn exist(context: &Context, round: u32, stage: &str) -> Result<bool> {
+    parts::exist::<Rationale>(&context.dataset, round, &format!("{stage}-train"))
 }
 
 /// Name of the metrics part on a stage's rationales of a split.

@@ -61,8 +61,9 @@ fn warn_of_redone_round(context: &Context, round: u32) -> Result<()> {
     if round < 2 {
         return Ok(());
     }
-    let said = context.dataset.project::<Rationale, Said>(round - 1, &["stage", "policy"])?;
-    let Some(before) = said.into_iter().find(|row| row.stage == "sft") else { return Ok(()) };
+    let mut said = context.dataset.stream_columns::<Rationale, Said>(round - 1, &["stage", "policy"])?;
+    let is_sft = |row: &schemas::Result<Said>| row.as_ref().map_or(true, |row| row.stage == "sft");
+    let Some(before) = said.find(is_sft).transpose()? else { return Ok(()) };
     for row in context.dataset.stream_columns::<Rollout, Sampled>(round, &["policy"])? {
         let sampled = row?;
         if sampled.policy.starts_with("import:") {

@@ -171,6 +171,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     };
     passes::train(&learner, &rollouts, &corpus.features, &plan, &mut saved, &mut log)?;
     // The checkpoint comes last: where it is, the stage is done.
+    decode::forget_metrics(context, round, "rl")?;
     context.dataset.write_part::<Metric>(round, "rl", log.into_rows(), &context.provenance)?;
     checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)?;
     let left_out = match scored.left_out.as_slice() {
@@ -192,7 +193,7 @@ fn refuse_without_differences(settings: &RlSettings, rollouts: &[ScoredRollout])
     }
     Err(Error::input(
         "rl: expected scores that differ between the samples of a problem, found none: grpo would learn nothing",
-        "sample more rationales of each problem (rollout.samples), or use rl.algorithm = ppo",
+        "remove the round's rollouts and scores, and sample more of each problem (rollout.samples); or with rl.algorithm = ppo",
     ))
 }
 

@@ -29,6 +29,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     if !context.has(&folder) {
         checkpoint::refuse_taken(&folder)?;
         decode::refuse_leftovers(context, round, "sft")?;
+        refuse_incomplete(context, round)?;
         let (texts, line) = if context.settings.sft.filter == CorrectionFilter::Scored {
             well_scored(context, round)?
         } else {
@@ -41,10 +42,10 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         lines.push(line);
     }
     StepCheckpoint::forget(&folder);
-    if lines.is_empty() && answered(context, round, "sft")? {
+    let problems = context.dataset.problems()?;
+    if lines.is_empty() && answered(context, round, "sft")? && decode::exist(context, round, "sft")? {
         return Ok(Outcome::Already); // whatever problems were imported since
     }
-    let problems = context.dataset.problems()?;
     let mut written = 0;
     for split in SPLITS {
         let of_split: Vec<_> = problems.iter().filter(|problem| problem.split == split).collect();
@@ -61,6 +62,21 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         [] => Outcome::Already,
         lines => Outcome::Done(format!("round {round}: sft: {}", lines.join("; "))),
     })
+}
+
+/// Fine-tuning waits until the policy of RL has said all that is to be corrected.
+fn refuse_incomplete(context: &Context, round: u32) -> Result<()> {
+    let problems = context.dataset.problems()?;
+    let of_train: Vec<_> = problems.iter().filter(|problem| problem.split == "train").collect();
+    if !context.has(&context.checkpoint(round, "rl"))
+        || decode::is_done(context, round, "rl", "train", &of_train)?
+    {
+        return Ok(());
+    }
+    Err(Error::input(
+        format!("round {round}: expected rationales after rl of all train problems, found some missing"),
+        format!("next: train --round {round}{}", context.dataset.flag()),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -279,7 +295,10 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     let mut chosen =
         format!("{} {:?} {:?}", corpus.features.identity(), settings.sft.keep, settings.sft.patience);
     if settings.sft.keep != KeepBy::Last {
-        chosen += &format!(" {val:?} {} {:?}", settings.rollout.max_new_tokens, context.sampling_kind());
+        let student = &settings.student;
+        let limits = (settings.sft.max_target_tokens, student.max_source_tokens, student.use_caption);
+        chosen +=
+            &format!(" {val:?} {} {:?} {limits:?}", settings.rollout.max_new_tokens, context.sampling_kind());
     }
     let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
     let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval());
@@ -288,7 +307,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     if settings.sft.keep != KeepBy::Last && val.is_empty() {
         let message =
             format!("sft.keep = {}: expected val problems with a solution, found none", settings.sft.keep);
-        return Err(Error::input(message, "say keep = last"));
+        return Err(Error::input(message, "say sft.keep = last"));
     }
     let measured = if settings.sft.keep == KeepBy::ValLoss { val.as_slice() } else { &[] };
     let gold: Vec<Example> = measured
@@ -316,6 +335,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     let student = (&policy.student, &policy.weights);
     fit(student, &examples, &corpus.features, &plan, choice.as_ref(), &mut saved, &mut log)?;
     // The checkpoint comes last: where it is, the stage is done.
+    decode::forget_metrics(context, round, "sft")?;
     context.dataset.write_part::<Metric>(round, "sft", log.into_rows(), &context.provenance)?;
     checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)
 }

@@ -1,7 +1,8 @@
 //! Stages that are done again, beside what older ones left; and commands that would take one thing for another.
 
 use crate::small::{Place, error_lines, provenance};
-use schemas::{Answer, Rollout, Sentence};
+use schemas::{Answer, Metric, Rollout, Sentence};
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -29,6 +30,39 @@ fn rl_is_not_done_again_beside_answers() {
     assert!(lines[0].contains("answers/round=1/part-sft.parquet"), "{lines:?}");
     fs::remove_dir_all(place.path().join("data/answers")).expect("removed");
     place.stage("rl");
+}
+
+/// What the older policy was measured at would be compared with the new one's.
+#[test]
+fn metrics_of_an_older_policy_go_when_rl_is_done_again() {
+    let place = Place::new(40).fine_tuned();
+    place.stage("answer");
+    succeeds(&place, &["eval", "--round", "1", "--checkpoint", "rl"]);
+    let stages = |place: &Place| -> BTreeSet<String> {
+        place.dataset().read::<Metric>(1).expect("metrics").into_iter().map(|row| row.stage).collect()
+    };
+    let of = |names: &[&str]| -> BTreeSet<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    assert_eq!(stages(&place), of(&["rl", "sft", "answer", "eval"]));
+    for folder in ["checkpoints/round=1", "data/rationales", "data/corrections", "data/answers"] {
+        fs::remove_dir_all(place.path().join(folder)).expect("removed");
+    }
+    place.stage("rl");
+    assert_eq!(stages(&place), of(&["rl"]));
+}
+
+/// An adapter answers from the rationales that it was trained on.
+#[test]
+fn an_adapter_of_other_rationales_is_not_answered_with() {
+    let place = Place::new(40).fine_tuned();
+    place.stage("answer");
+    fs::remove_dir_all(place.path().join("data/answers")).expect("removed");
+    for split in ["train", "val", "test"] {
+        fs::remove_file(place.path().join(format!("data/rationales/round=1/part-sft-{split}-00000.parquet")))
+            .expect("removed");
+    }
+    succeeds(&place, &["--round", "1", "--stage", "sft", "--rollout-max-new-tokens", "3"]);
+    let lines = place.refused("answer");
+    assert!(lines[0].contains("expected an adapter trained with these settings and rationales"), "{lines:?}");
 }
 
 /// Checkpoints of the same name that another dataset left.
@@ -69,7 +103,7 @@ fn an_adapter_of_other_settings_is_not_answered_with() {
     let answer = ["--round", "1", "--stage", "answer"];
     for other in [["--prompt-format", "QCM-A"], ["--lora-rank", "2"]] {
         let lines = refused(place.train(&[&answer[..], &other].concat()));
-        assert!(lines.contains("expected an adapter trained with these settings"), "{lines}");
+        assert!(lines.contains("expected an adapter trained with these settings and rationales"), "{lines}");
     }
     place.stage("answer");
     assert!(!place.dataset().read::<Answer>(1).expect("answers").is_empty());
@@ -162,20 +196,24 @@ fn imported_rationales_are_not_fine_tuned_from() {
 /// The second Ctrl-C ends the process at once, and does not crash it.
 #[test]
 fn a_second_interrupt_ends_with_its_status() {
-    let place = Place::new(200).scored();
-    let mut cut_short = 0;
-    for pause in 0..6 {
-        let place = place.copy();
-        let mut command = place.train(&["--round", "1", "--stage", "rl", "--passes", "20"]);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("train");
-        let id = i32::try_from(child.id()).expect("id");
-        std::thread::sleep(Duration::from_millis(600 + 70 * pause));
-        for _ in 0..2 {
-            let _ = Command::new("kill").args(["-INT", &id.to_string()]).status();
+    let start = Place::new(200).scored();
+    for _ in 0..6 {
+        let place = start.copy();
+        let mut command = place.train(&["--round", "1", "--stage", "rl", "--passes", "50"]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
+        let interrupt = || {
+            let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+            assert!(status.expect("kill").success());
+        };
+        let step = place.checkpoint("round=1/.rl-step.safetensors");
+        while !step.exists() {
+            std::thread::sleep(Duration::from_millis(2)); // until it trains
         }
-        let status = child.wait().expect("status");
-        assert_eq!(status.code(), Some(130), "{status:?}");
-        cut_short += 1;
+        interrupt();
+        interrupt();
+        let output = child.wait_with_output().expect("output");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{:?} {said}", output.status);
+        assert!(said.contains("interrupted: stopping"), "{said}");
     }
-    assert_eq!(cut_short, 6);
 }
