@@ -114,8 +114,9 @@ fn an_interrupted_stage_goes_on() {
         let start = Instant::now();
         run(&calm, stage);
         let took = start.elapsed();
-        // Earlier and earlier, so that one signal comes while the stage runs.
-        let interrupted = [0.7, 0.5, 0.35, 0.2, 0.1].into_iter().find_map(|share| {
+        // Earlier and earlier, so that one signal comes while the stage runs; and again, as a machine may be busy for a while.
+        let shares = [0.7, 0.5, 0.35, 0.2, 0.1].into_iter().cycle().take(25);
+        let interrupted = shares.into_iter().find_map(|share| {
             let place = prepared.copy();
             let mut child =
                 command(&place, stage).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
