@@ -12,7 +12,7 @@ const PAIRS: usize = 6;
 fn place() -> Place {
     let place = Place::new(12, 1);
     for (round, stage) in [(0, "base"), (1, "sft")] {
-        let split = |number: usize| if number % 2 == 0 { "test" } else { "train" };
+        let split = |number: usize| if number.is_multiple_of(2) { "test" } else { "train" };
         let rows = (0..12).map(|number| rationale(number, round, stage, split(number)));
         let rows = rows.map(|row| Rationale { deduplicated: format!("{} {stage}", row.deduplicated), ..row });
         place.dataset.write_part(round, stage, rows, &Provenance::new("test", "")).unwrap();
