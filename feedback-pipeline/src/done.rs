@@ -1,7 +1,7 @@
 //! What was answered or rejected already, and under which prompt.
 //!
-//! A changed prompt makes an item due again, and so does a changed text. A changed Teacher does not: whoever forgets a flag must not have a paid
-//! round overwritten by another model's answers.
+//! A changed prompt makes an item due again, and so does a changed text. A changed Teacher does not: whoever forgets a flag
+//! must not have a paid round overwritten by another model's answers.
 
 use crate::cache::Cache;
 use crate::due::{Content, Item, Job, Kind};

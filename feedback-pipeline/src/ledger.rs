@@ -117,11 +117,6 @@ pub fn booked_usd(dataset: &Dataset, job: &Job) -> Result<f64> {
     Ok(of_kind.filter_map(|row| row.cost_usd).sum())
 }
 
-/// A key under which a row of the ledger is known.
-pub(crate) fn booking_of(row: &Request) -> String {
-    booking(&row.request_key, &row.subject_id)
-}
-
 /// Rows of one request.
 #[derive(Default)]
 struct Rows {
@@ -129,7 +124,8 @@ struct Rows {
     shared: usize,
 }
 
-fn booking(request_key: &str, subject_id: &str) -> String {
+/// A key under which a row of the ledger is known.
+pub(crate) fn booking(request_key: &str, subject_id: &str) -> String {
     format!("{request_key} {subject_id}")
 }
 

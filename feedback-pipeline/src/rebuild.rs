@@ -59,7 +59,7 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
             let settled = settled::all(cache, job, &item)?;
             for settled in settled.iter().rev() {
                 set.ledger(job, &item, settled)?;
-                booked.insert(&ledger::booking_of(&ledger::row(job, &item, settled)));
+                booked.insert(&ledger::booking(&settled.key_text(), &item.subject_id));
                 rows += 1;
             }
             if chosen.get(&tables::outcome_of(&item)).is_some_and(|chosen| *chosen != place) {
@@ -76,7 +76,8 @@ fn one(context: &Context, cache: &Cache, problems: &Problems, jobs: &[Job]) -> R
     // The ledger only grows: what was paid for items that are no more stays.
     for row in dataset.stream::<Request>(round)? {
         let row = row?;
-        if row.kind == kind.as_str() && !booked.contains(&ledger::booking_of(&row)) {
+        if row.kind == kind.as_str() && !booked.contains(&ledger::booking(&row.request_key, &row.subject_id))
+        {
             set.keep_request(row)?;
             rows += 1;
         }
