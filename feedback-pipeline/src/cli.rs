@@ -1,10 +1,12 @@
 //! The command line: clap types, and which part of the pipeline each command runs.
 
 use crate::collect::{Context, Outcome};
-use crate::due::{Job, Kind, Order};
 use crate::error::{Error, Result};
-use crate::win_rate::WinRates;
-use crate::{audit, estimate, import, rebuild, report, status};
+use crate::import;
+use crate::inspect::win_rate::WinRates;
+use crate::inspect::{audit, estimate, report, status};
+use crate::items::{Job, Kind, Order};
+use crate::tables::rebuild;
 use clap::{Args, Parser, Subcommand};
 use schemas::settings::{CorrectionFilter, Provider, Resolved, SettingFlags};
 use schemas::{Answer, Dataset, interrupt};
@@ -142,7 +144,7 @@ pub fn run(cli: Cli) -> Result<()> {
         ..Context::new(dataset, resolved)
     };
     if matches!(cli.command, Some(Command::Rebuild)) {
-        let rows = rebuild::all(&context)?;
+        let rows = rebuild::all(&context.dataset, &context.provenance)?;
         schemas::say!(
             "made anew from {}: {rows} rows in requests",
             context.dataset.feedback_path().display()
@@ -238,18 +240,18 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                 (rejects, answers) = (rejects || rejected > 0, answers || answered > 0);
                 uncovered |= job.kind == Kind::Scores && !covers(answered, rejected);
             }
-            Outcome::Settled { counts, left, in_all, sent, dollars, untold, stopped } => {
+            Outcome::Finished { counts, left, in_all, sent, dollars, without_usage, stopped } => {
                 said = true;
                 let verb = match job.kind {
                     Kind::Scores => "scored",
                     Kind::Corrections => "corrected",
                     Kind::Judgements => "judged",
                 };
-                let cost = match (dollars, untold) {
+                let cost = match (dollars, without_usage) {
                     (None, _) => "cost not known".to_owned(),
                     (Some(dollars), 0) => format!("${dollars:.4}"),
-                    (Some(dollars), untold) => {
-                        format!("${dollars:.4} and what {untold} replies cost that told no tokens")
+                    (Some(dollars), without_usage) => {
+                        format!("${dollars:.4} and what {without_usage} replies cost that told no tokens")
                     }
                 };
                 schemas::say!(

@@ -1,45 +1,37 @@
-//! The feedback half of an ARES round: asks a Teacher what is due and writes its answers as Parquet tables.
+//! The feedback half of an ARES round: asks a Teacher for whatever is pending and writes its answers as Parquet tables.
 //!
 //! ```text
-//! rollouts, rationales ─► due ─► prompt + image ─► cache? ─► pace ─► teacher ─► cache ─► reply ─► tables
-//!                                                    └── retry, money, stop ──┘
+//! rollouts, rationales ─► items ─► request ─► store? ─► send ─► teacher ─► store ─► reply ─► tables
 //! ```
 //!
-//! [`collect`] is the road. [`due`] says what is missing, [`prompt`] what is asked, [`teacher`] how each service wants it,
-//! [`pace`] when, [`retry`] whether again, [`cache`] keeps every paid reply, [`reply`] reads it, [`tables`] writes it.
+//! [`collect`] runs one job from end to end. Modules import only what stands below them:
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`cli`] | the command line |
+//! | [`inspect`] | status, report, audit, estimate, win rate |
+//! | [`import`] | making a dataset |
+//! | [`collect`] | the run of a job, and the gate that decides what becomes of each item |
+//! | [`tables`] | Parquet: part sets, the ledger, replacement, rebuild |
+//! | [`send`] | requests on their way, single or in batches: pace, retries, budget |
+//! | [`store`] | `feedback.sqlite`: every paid reply |
+//! | [`reply`] | what a reply says, and what an item's replies amount to |
+//! | [`request`] | what an item is asked with: prompt, picture, tokens |
+//! | [`teacher`] | the services: models, request and reply formats |
+//! | [`items`] | what a round can be asked about |
 
-pub mod ask;
-pub mod audit;
-pub mod batch;
-pub mod cache;
 pub mod cli;
 pub mod collect;
-pub mod done;
-pub mod due;
 pub mod error;
-pub mod estimate;
-pub mod headers;
-pub mod image;
 pub mod import;
-pub mod ledger;
-pub mod money;
-pub mod pace;
-pub mod progress;
-pub mod prompt;
-pub mod rebuild;
+pub mod inspect;
+pub mod items;
 pub mod reply;
-pub mod report;
-pub mod retry;
-pub mod runtime;
-pub mod settled;
-pub mod status;
-pub mod stop;
+pub mod request;
+pub mod send;
+pub mod store;
 pub mod tables;
 pub mod teacher;
-pub mod tokens;
-pub mod transport;
-pub mod verdict;
-pub mod win_rate;
 
 /// Name of the program in provenance and lock files.
 pub const PROGRAM: &str = "collect-feedback";

@@ -2,11 +2,11 @@
 //! judgements; audits.
 
 use crate::fixture::*;
-use feedback_pipeline::audit::{self, Choice};
 use feedback_pipeline::collect::{Context, Outcome};
-use feedback_pipeline::due::{Job, Kind, Order};
-use feedback_pipeline::status;
-use feedback_pipeline::win_rate::WinRates;
+use feedback_pipeline::inspect::audit::{self, Choice};
+use feedback_pipeline::inspect::status;
+use feedback_pipeline::inspect::win_rate::WinRates;
+use feedback_pipeline::items::{Job, Kind, Order};
 use schemas::settings::Resolved;
 use schemas::{Dataset, Judgement, Request, Score};
 use tempfile::TempDir;
@@ -86,7 +86,7 @@ fn both_orders_are_asked_once_and_counted_once() {
     let book = state.accounts.iter().find(|account| account.kind == "judgements").unwrap();
     assert_eq!((book.items, book.done, book.waiting, book.faults.len()), (20, 20, 0, 0), "{book}");
     assert!(state.to_string().contains("round 1, judgements against base: 20 pairs = 20 judged"), "{state}");
-    feedback_pipeline::rebuild::all(&context(&dataset)).unwrap();
+    feedback_pipeline::tables::rebuild::all(&context(&dataset)).unwrap();
     let rebuilt = dataset.read::<Judgement>(1).unwrap();
     assert_eq!(rebuilt.len(), 40, "a rebuild keeps both orders");
 }

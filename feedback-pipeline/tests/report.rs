@@ -1,7 +1,7 @@
 //! The report: its numbers are those worked by hand, and no text of a dataset becomes part of the page.
 
 use crate::fixture::*;
-use feedback_pipeline::report;
+use feedback_pipeline::inspect::report;
 use schemas::Dataset;
 use serde_json::Value;
 use tempfile::TempDir;

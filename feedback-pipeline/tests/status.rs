@@ -1,6 +1,6 @@
 //! Status: every item is accounted for once, sums are those of the tables, and faults are named.
 
-use feedback_pipeline::status::report;
+use feedback_pipeline::inspect::status::report;
 use schemas::{
     Correction, Dataset, Problem, Provenance, Rationale, Reject, Request, Rollout, Score, Sentence,
     TimestampMs, table,

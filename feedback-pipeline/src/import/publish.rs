@@ -8,7 +8,7 @@
 use super::picture::{self, Picture};
 use crate::PROGRAM;
 use crate::error::{Error, Result};
-use crate::image;
+use crate::request::image;
 use schemas::dataset::quoted;
 use schemas::number::grouped;
 use schemas::{Dataset, DatasetCard, Problem, Provenance, table};

@@ -5,10 +5,11 @@
 mod correction;
 mod judgement;
 mod scores;
+pub mod verdict;
 
 pub use judgement::Better;
 
-use crate::due::Content;
+use crate::items::Content;
 use serde_json::{Map, Value};
 
 /// A usable reply.
@@ -40,6 +41,13 @@ pub fn read(content: &Content, text: &str) -> Result<Answer, String> {
         "" => "it is empty".to_owned(),
         _ => "it holds no JSON object".to_owned(),
     }))
+}
+
+/// What a Teacher is told when its reply could not be used.
+pub fn complaint(reason: &str) -> String {
+    format!(
+        "Your reply could not be used: {reason}. Reply again with one JSON object in the format that was asked for, and nothing else."
+    )
 }
 
 /// All JSON objects in a text, from left to right, those inside others left out unless the outer one is broken.

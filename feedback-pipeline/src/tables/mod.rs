@@ -2,19 +2,23 @@
 //!
 //! One run writes one set of files: `requests/…/part-scores-00003.parquet`, `rejects/…/part-scores-00003.parquet` and, last,
 //! `scores/…/part-00003.parquet`, the marker. A set without its marker was cut off; the next start removes it and writes
-//! it anew, see [`heal`]. A set that replaces older ones (changed prompt, rebuild) is announced by a file `.replacing`
-//! beside the marker before, and the older ones are removed after; [`heal`] ends what was cut off in between.
+//! it anew, see [`recover`]. A set that replaces older ones (changed prompt, rebuild) is announced by a file `.replacing`
+//! beside the marker before, and the older ones are removed after; [`recover`] ends what was cut off in between.
 
+pub mod completed;
+pub mod ledger;
 mod parts;
+pub mod publish;
+pub mod rebuild;
+mod replace;
 
-pub use parts::{announce, end_replacement, heal, is_cut_off, next_number};
+pub use parts::{announce, end_replacement, is_cut_off, next_number, recover};
 
-use crate::due::{Content, Item, Job, Kind};
 use crate::error::{Error, Result};
-use crate::ledger;
+use crate::items::{Content, Item, Job, Kind};
 use crate::reply::Answer;
-use crate::settled::Settled;
-use crate::verdict::Verdict;
+use crate::reply::verdict::Verdict;
+use crate::store::outcome::ItemOutcome;
 use schemas::table::TableWriter;
 use schemas::{Correction, Dataset, IdSet, Judgement, Provenance, Reject, Request, Score, TimestampMs};
 
@@ -37,6 +41,8 @@ pub struct PartSet {
     counts: Counts,
     /// Items that have an outcome here, see [`outcome_of`]; none where nothing is taken over from older parts.
     outcomes: Option<IdSet>,
+    /// Rows of the ledger, by request and item; kept where `outcomes` are.
+    booked: IdSet,
 }
 
 enum Marker {
@@ -75,7 +81,14 @@ impl PartSet {
                 provenance,
             )?),
         };
-        Ok(Self { requests, rejects, marker, counts: Counts::default(), outcomes: None })
+        Ok(Self {
+            requests,
+            rejects,
+            marker,
+            counts: Counts::default(),
+            outcomes: None,
+            booked: IdSet::default(),
+        })
     }
 
     /// The same, which takes rows over from older parts for items that have no outcome here.
@@ -88,21 +101,29 @@ impl PartSet {
         self.outcomes.as_ref().is_some_and(|outcomes| outcomes.contains(id))
     }
 
-    /// Adds a settled item's row to the ledger.
-    pub fn ledger(&mut self, job: &Job, item: &Item, settled: &Settled) -> Result<()> {
+    /// Whether the ledger of this set, which replaces another, has a row for an item's request.
+    pub fn has_booked(&self, request_key: &str, subject_id: &str) -> bool {
+        self.booked.contains(&ledger::booking(request_key, subject_id))
+    }
+
+    /// Adds an item's row to the ledger.
+    pub fn ledger(&mut self, job: &Job, item: &Item, settled: &ItemOutcome) -> Result<()> {
         if let Some(requests) = &mut self.requests {
+            if self.outcomes.is_some() {
+                self.booked.insert(&ledger::booking(&settled.key_text(), &item.subject_id));
+            }
             requests.push(ledger::row(job, item, settled))?;
         }
         Ok(())
     }
 
     /// Adds a settled item's answer or reject.
-    pub fn outcome(&mut self, job: &Job, item: &Item, settled: Settled) -> Result<()> {
+    pub fn outcome(&mut self, job: &Job, item: &Item, settled: ItemOutcome) -> Result<()> {
         if let Some(outcomes) = &mut self.outcomes {
             outcomes.insert(&outcome_of(item));
         }
         let request_key = settled.key_text();
-        let Settled { ask, replies, verdict } = settled;
+        let ItemOutcome { ask, replies, verdict } = settled;
         let cached = !ask.is_paid_by(job, item);
         let problem_id = item.problem.problem_id.clone();
         let at = TimestampMs(replies.last().map_or(0, |reply| reply.replied_at_ms));

@@ -1,7 +1,7 @@
 //! Numbers of part files, and the repair of sets that a kill cut off.
 
-use crate::due::Kind;
 use crate::error::{Error, Result};
+use crate::items::Kind;
 use schemas::{Correction, Dataset, Judgement, Reject, Request, Score, Table};
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ pub fn announce(dataset: &Dataset, kind: Kind, round: u32, number: u32, ledger: 
 }
 
 /// Ends what a kill cut off: removes sets without their marker, and older sets that a finished one replaces.
-pub fn heal(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
+pub fn recover(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
     let announcement = announcement(dataset, kind, round);
     if let Ok(text) = std::fs::read_to_string(&announcement) {
         let (new, ledger) = match text.trim().strip_suffix(LEDGER) {
@@ -58,7 +58,7 @@ pub fn heal(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
     Ok(())
 }
 
-/// Whether [`heal`] would change anything.
+/// Whether [`recover`] would change anything.
 pub fn is_cut_off(dataset: &Dataset, kind: Kind, round: u32) -> Result<bool> {
     Ok(announcement(dataset, kind, round).is_file() || !cut_off(dataset, kind, round)?.is_empty())
 }

@@ -2,7 +2,7 @@
 //! nothing leaves the process.
 
 use super::{Ended, Envelope, Usage, json_text, reference};
-use crate::due::{Content, Item};
+use crate::items::{Content, Item};
 use serde_json::json;
 
 /// Request up to its messages.

@@ -2,13 +2,13 @@
 //! type promises.
 #![allow(dead_code)] // each fuzz target uses one of them
 
-use feedback_pipeline::batch::{anthropic, openai};
-use feedback_pipeline::due::Content;
 use feedback_pipeline::import::{self, Command};
+use feedback_pipeline::items::Content;
+use feedback_pipeline::reply::verdict;
 use feedback_pipeline::reply::{self, Answer};
+use feedback_pipeline::send::batch::{anthropic, openai};
+use feedback_pipeline::send::{headers, retry};
 use feedback_pipeline::teacher::{self, ServiceError};
-use feedback_pipeline::verdict;
-use feedback_pipeline::{headers, retry};
 use schemas::settings::Provider;
 use std::path::PathBuf;
 use std::time::SystemTime;

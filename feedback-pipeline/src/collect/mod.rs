@@ -1,0 +1,146 @@
+//! How a job runs, in one screen: plan, send, keep, check, publish.
+
+mod notes;
+mod plan;
+mod session;
+
+pub use plan::Plan;
+pub use session::Context;
+
+use crate::error::{Error, Result};
+use crate::items::{Job, Problems};
+use crate::request::prompt::SystemPrompt;
+use crate::send::{batch, runtime};
+use crate::store::Cache;
+use crate::tables::completed::Completed;
+use crate::tables::publish::Publisher;
+use crate::tables::{self, Counts};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What became of a job.
+#[derive(Debug)]
+pub enum Outcome {
+    /// There is nothing to ask about yet.
+    NothingThere,
+    /// Everything was answered before.
+    NothingDue {
+        /// Items answered before.
+        answered: usize,
+        /// Items rejected before.
+        rejected: usize,
+    },
+    /// Items were asked about; `left` are still pending.
+    Finished {
+        /// Rows written.
+        counts: Counts,
+        /// Items still due.
+        left: usize,
+        /// Items of the round that are answered, and rejected, in this run or before.
+        in_all: (usize, usize),
+        /// Requests sent, repeats included.
+        sent: u64,
+        /// Dollars spent in this run; none where the model has no known price.
+        dollars: Option<f64>,
+        /// Replies that told no tokens, so that their cost is not known.
+        without_usage: u64,
+        /// Why the run ended early.
+        stopped: Option<Error>,
+    },
+}
+
+impl Context {
+    /// Does a job; see [`Outcome`].
+    pub fn collect(&self, job: &Job) -> Result<Outcome> {
+        let _lock = self.dataset.lock(crate::PROGRAM)?;
+        let prompt = SystemPrompt::load(job.kind, &self.settings.teacher.prompts)?;
+        let problems = Problems::load(&self.dataset, self.settings.teacher.provider)?;
+        let find = || self.completed(job, &problems, &prompt.version);
+        if tables::is_cut_off(&self.dataset, job.kind, job.round)? {
+            // What is damaged is told before anything is removed.
+            let cache = self.dataset.feedback_path();
+            if cache.is_file() {
+                Cache::open(&cache)?.spent_usd()?;
+            }
+            self.count(job, &problems, &find()?)?;
+            tables::recover(&self.dataset, job.kind, job.round)?;
+        }
+        let mut completed = find()?;
+        let (all, mut pending) = self.count(job, &problems, &completed)?;
+        if all == 0 {
+            return Ok(Outcome::NothingThere);
+        }
+        if pending > 0 && self.publish_left_behind(job, &problems, &completed)? {
+            completed = find()?;
+            pending = self.count(job, &problems, &completed)?.1;
+        }
+        for (teacher, rows) in &completed.others {
+            let (items, model) = (job.items(), &self.model);
+            schemas::warn!("note: {rows} {items} carry answers of {teacher}, not of {model}; they stand");
+        }
+        if pending == 0 && !self.has_open_batches()? {
+            self.book_left_behind(job, &problems)?;
+            let rejected = completed.rejected;
+            return Ok(Outcome::NothingDue { answered: all - rejected.min(all), rejected });
+        }
+        let session = Arc::new(self.session(job, prompt, pending)?);
+        self.warn_of_unknown_costs(&session.cache)?;
+        self.warn_of_missing_pictures(job, &problems, &completed, &session)?;
+        let plan = || {
+            let plan = Plan::of(self, &session)?;
+            Ok(self.pending(job, &problems, &completed)?.map(move |item| plan.next(item?)))
+        };
+        if self.batch && session.transport.is_some() {
+            runtime::run(&session, batch::all(&session, plan))?;
+        } else {
+            runtime::run(&session, session.all(plan()?))?;
+        }
+        session.cache.writer().flush()?;
+        let counts =
+            self.publisher(job, &problems, &session.cache).answers(&completed, session.asked_with())?;
+        if let Some(note) = session.prompt_cache_note() {
+            schemas::warn!("note: {note}");
+        }
+        let rejected = completed.rejected;
+        let stopped = session.stop.take_reason();
+        if pending == 0 && stopped.is_none() {
+            return Ok(Outcome::NothingDue { answered: all - rejected.min(all), rejected });
+        }
+        Ok(Outcome::Finished {
+            left: pending - (counts.answered + counts.rejected).min(pending),
+            in_all: (
+                completed.len() - rejected.min(completed.len()) + counts.answered,
+                rejected + counts.rejected,
+            ),
+            counts,
+            sent: session.progress.attempts(),
+            dollars: session.price.map(|_| session.progress.dollars()),
+            without_usage: session.stats.without_usage.load(Ordering::Relaxed),
+            stopped,
+        })
+    }
+
+    fn publisher<'a>(&'a self, job: &'a Job, problems: &'a Problems, cache: &'a Cache) -> Publisher<'a> {
+        Publisher { dataset: &self.dataset, provenance: &self.provenance, job, problems, cache }
+    }
+
+    /// Writes what a killed run had bought from another model; returns whether there was anything.
+    fn publish_left_behind(&self, job: &Job, problems: &Problems, completed: &Completed) -> Result<bool> {
+        let path = self.dataset.feedback_path();
+        if !path.is_file() {
+            return Ok(false);
+        }
+        let cache = Cache::open(&path)?;
+        self.publisher(job, problems, &cache).left_behind(completed, &self.model)
+    }
+
+    /// Enters into the ledger what a killed run had paid for.
+    fn book_left_behind(&self, job: &Job, problems: &Problems) -> Result<()> {
+        let path = self.dataset.feedback_path();
+        if !path.is_file() {
+            return Ok(());
+        }
+        let cache = Cache::look(&path)?;
+        self.publisher(job, problems, &cache).unbooked()
+    }
+}

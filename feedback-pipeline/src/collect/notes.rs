@@ -1,0 +1,79 @@
+//! What a run tells the user beside its progress.
+
+use super::Context;
+use crate::error::Result;
+use crate::items::{Job, Kind, Problems};
+use crate::send::Session;
+use crate::store::Cache;
+use crate::tables::completed::Completed;
+use schemas::settings::Provider;
+use schemas::{Rationale, Rollout};
+
+impl Context {
+    /// What is not known does not count under the cap.
+    pub(super) fn warn_of_unknown_costs(&self, cache: &Cache) -> Result<()> {
+        let unknown = cache.unpriced()?;
+        if self.settings.budget.max_usd.is_some() && unknown > 0 {
+            schemas::warn!(
+                "warning: the cost of {unknown} earlier replies is not known; --max-usd does not count them"
+            );
+        }
+        Ok(())
+    }
+
+    /// Says how many due items will be asked without a picture that the source never had.
+    pub(super) fn warn_of_missing_pictures(
+        &self,
+        job: &Job,
+        problems: &Problems,
+        completed: &Completed,
+        session: &Session,
+    ) -> Result<()> {
+        if session.teacher.provider == Provider::Reference || !session.questions.images.any_was_never_there()
+        {
+            return Ok(());
+        }
+        let (mut without, mut all) = (0, 0);
+        for item in self.pending(job, problems, completed)? {
+            all += 1;
+            without += usize::from(session.questions.images.was_never_there(&item?.problem));
+        }
+        if without > 0 {
+            schemas::warn!(
+                "warning: {without} of {all} items have no picture in the source; they are asked without it"
+            );
+        }
+        Ok(())
+    }
+
+    /// What is missing before a job has anything to ask about.
+    pub fn waits_for(&self, job: &Job) -> Result<String> {
+        let round = job.round;
+        let next = format!("next: train --round {round}{}", self.dataset.flag());
+        Ok(match job.kind {
+            Kind::Scores if self.dataset.parts::<Rollout>(round)?.is_empty() => {
+                format!("round {round}: no rollouts yet; {next}")
+            }
+            Kind::Scores => format!("round {round}: no rollout has a sentence; nothing to score"),
+            Kind::Corrections => {
+                format!("round {round}: no rationales after RL yet; {next}")
+            }
+            Kind::Judgements => {
+                let base = job.against.parse().unwrap_or(0);
+                let missing =
+                    |round: u32| self.dataset.parts::<Rationale>(round).map(|parts| parts.is_empty());
+                let (what, next) = if missing(round)? {
+                    ("no rationales", next)
+                } else if missing(base)? {
+                    let command =
+                        if base > 0 { format!("train --round {base}") } else { "train eval".into() };
+                    let next = format!("next: {command}{}, or another --against", self.dataset.flag());
+                    ("no rationales of the other side", next)
+                } else {
+                    ("no test rationales of both sides", next)
+                };
+                format!("round {round}: {what} to compare with {} yet; {next}", job.against)
+            }
+        })
+    }
+}

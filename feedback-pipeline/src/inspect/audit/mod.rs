@@ -1,0 +1,222 @@
+//! `collect-feedback audit`: how far another Teacher, model or seed agrees with the scores of a round.
+//!
+//! A seeded sample of scored rollouts is scored again through the same cache, pace and budget. The replies lie in the
+//! cache under a scope of their own and in the ledger as kind `audit`; the scores table is not touched. The same audit
+//! again asks nothing.
+
+mod agreement;
+
+pub use agreement::{Agreement, Disagreement, Pair, Place};
+
+use crate::collect::{Context, Plan};
+use crate::error::{Error, Result};
+use crate::items::{self, Item, Job, Problems};
+use crate::reply::Answer;
+use crate::reply::verdict::Verdict;
+use crate::request::prompt::SystemPrompt;
+use crate::send::runtime;
+use crate::store::outcome;
+use crate::tables::ledger;
+use schemas::{Request, Score, provenance::sha256_hex};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+/// Which rollouts are scored again.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice {
+    /// Number of rollouts.
+    pub sample: usize,
+    /// Chooses them; a larger sample of the same seed holds the smaller one.
+    pub seed: u64,
+}
+
+/// What an audit found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Audit {
+    /// ARES round.
+    pub round: u32,
+    /// Seed of the sample.
+    pub seed: u64,
+    /// Who had scored the sample.
+    pub teachers: BTreeSet<String>,
+    /// Who scored it again.
+    pub auditor: String,
+    /// Rollouts in the sample.
+    pub rollouts: usize,
+    /// Those scored again.
+    pub answered: usize,
+    /// Those without a usable reply.
+    pub rejected: usize,
+    /// Requests sent by this run.
+    pub sent: u64,
+    /// Dollars spent by this run; none where the model has no known price.
+    pub cost_usd: Option<f64>,
+    /// How far the scores agree.
+    pub agreement: Agreement,
+}
+
+#[derive(Deserialize)]
+struct Scored {
+    rollout_id: String,
+    sentence_index: u32,
+    score: f32,
+    teacher: String,
+}
+
+/// Scores of a rollout in the order of its sentences.
+type Scores = Vec<(u32, f32)>;
+
+/// Scores a sample again. The error says why the audit ended early; what was answered before counts nevertheless.
+///
+/// # Errors
+/// Where the round has no scores, a table cannot be read, or the cache cannot be written.
+pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Option<Error>)> {
+    let dataset = &context.dataset;
+    let _lock = dataset.lock(crate::PROGRAM)?;
+    let (scores, teacher_of) = scored(context, round)?;
+    if scores.is_empty() {
+        let message = format!(
+            "expected a round with scores, found none; next: collect-feedback --round {round}{}",
+            dataset.flag()
+        );
+        return Err(Error::bad_input(format!("{}, round {round}", dataset.root().display()), message));
+    }
+    let chosen = choose(scores.keys().map(String::as_str), choice);
+    let job = Job::audit(round, choice.seed);
+    let prompt = SystemPrompt::load(job.kind, &context.settings.teacher.prompts)?;
+    let problems = Problems::load(dataset, context.settings.teacher.provider)?;
+    let session = Arc::new(context.session(&job, prompt, chosen.len())?);
+    let is_chosen =
+        |item: &Result<Item>| item.as_ref().map_or(true, |item| chosen.contains(item.subject_id.as_str()));
+    let items = items::all_items(dataset, &job, &problems)?.filter(is_chosen);
+    let plan = Plan::of(context, &session)?;
+    runtime::run(&session, session.all(items.map(|item| plan.next(item?))))?;
+    session.cache.writer().flush()?;
+
+    let (mut ledger, mut pairs) = (Vec::<Request>::new(), Vec::new());
+    let (mut answered, mut rejected) = (0, 0);
+    {
+        let _snapshot = session.cache.snapshot()?;
+        for item in items::all_items(dataset, &job, &problems)? {
+            let item = item?;
+            // Earlier samples of this seed stay in the ledger, and what was asked again after a reject.
+            for settled in outcome::all(&session.cache, &job, &item)?.iter().rev() {
+                let (ask, asks) = (&settled.ask, session.asked_with());
+                if ask.model == asks.model && ask.prompt_version == asks.prompt_version {
+                    ledger.push(ledger::row(&job, &item, settled));
+                }
+            }
+            if !chosen.contains(item.subject_id.as_str()) {
+                continue;
+            }
+            let Some(settled) = outcome::latest(&session.cache, &job, &item, Some(session.asked_with()))?
+            else {
+                continue;
+            };
+            match settled.verdict {
+                Verdict::Answer(Answer::Scores(again)) => {
+                    answered += 1;
+                    let first = scores.get(&item.subject_id).map_or(&[][..], Vec::as_slice);
+                    pairs.extend(self::pairs(&item, first, &again));
+                }
+                _ => rejected += 1,
+            }
+        }
+    }
+    if !ledger.is_empty() {
+        // One file an audit, written anew each time: a killed run leaves no hole.
+        let part = ledger::audit_part_name(choice.seed, &context.model, &session.prompt.version);
+        dataset.write_part::<Request>(round, &part, ledger, &context.provenance)?;
+    }
+    let audit = Audit {
+        round,
+        seed: choice.seed,
+        teachers: chosen.iter().filter_map(|id| teacher_of.get(*id).cloned()).collect(),
+        auditor: context.model.clone(),
+        rollouts: chosen.len(),
+        answered,
+        rejected,
+        sent: session.progress.attempts(),
+        cost_usd: session.price.map(|_| session.progress.dollars()),
+        agreement: Agreement::of(pairs),
+    };
+    Ok((audit, session.stop.take_reason()))
+}
+
+impl Audit {
+    /// As one JSON object.
+    ///
+    /// # Errors
+    /// Never with the numbers that an audit has.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self).map_err(|error| Error::Failed(error.to_string()))
+    }
+}
+
+/// Scores and Teacher by rollout.
+fn scored(context: &Context, round: u32) -> Result<(HashMap<String, Scores>, HashMap<String, String>)> {
+    let names = ["rollout_id", "sentence_index", "score", "teacher"];
+    let (mut scores, mut teachers) = (HashMap::<String, Scores>::new(), HashMap::new());
+    for row in context.dataset.project::<Score, Scored>(round, &names)? {
+        if row.sentence_index == 0 {
+            teachers.insert(row.rollout_id.clone(), row.teacher);
+        }
+        scores.entry(row.rollout_id).or_default().push((row.sentence_index, row.score));
+    }
+    scores.values_mut().for_each(|rows| rows.sort_by_key(|row| row.0));
+    Ok((scores, teachers))
+}
+
+/// The rollouts with the smallest hashes: the same for a seed whatever the order of the rows.
+fn choose<'a>(ids: impl Iterator<Item = &'a str>, choice: Choice) -> HashSet<&'a str> {
+    let mut hashed: Vec<(String, &str)> =
+        ids.map(|id| (sha256_hex(format!("{} {id}", choice.seed).as_bytes()), id)).collect();
+    hashed.sort_unstable();
+    hashed.into_iter().take(choice.sample).map(|(_, id)| id).collect()
+}
+
+fn pairs(item: &Item, first: &[(u32, f32)], again: &[f32]) -> Vec<Pair> {
+    let items::Content::Scores { sentences, .. } = &item.content else { return Vec::new() };
+    let scores = first.iter().filter_map(|(index, score)| {
+        let at = *index as usize;
+        Some(Pair {
+            rollout_id: item.subject_id.clone(),
+            problem_id: item.problem.problem_id.clone(),
+            sentence_index: *index,
+            sentence: sentences.get(at)?.clone(),
+            first: *score,
+            again: *again.get(at)?,
+        })
+    });
+    scores.collect()
+}
+
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let teachers = self.teachers.iter().cloned().collect::<Vec<_>>().join(", ");
+        let cost = self.cost_usd.map_or_else(|| "cost not known".to_owned(), |cost| format!("${cost:.4}"));
+        writeln!(
+            f,
+            "round {}: {} of {} rollouts scored by {teachers} were scored again by {}, {} rejected; {} requests, {cost}",
+            self.round, self.answered, self.rollouts, self.auditor, self.rejected, self.sent
+        )?;
+        write!(f, "{}", self.agreement)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_larger_sample_holds_the_smaller_one() {
+        let ids: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        let of = |sample, seed| choose(ids.iter().map(String::as_str), Choice { sample, seed });
+        assert_eq!(of(10, 1).len(), 10);
+        assert!(of(10, 1).is_subset(&of(20, 1)));
+        assert_ne!(of(10, 1), of(10, 2));
+        assert_eq!(of(500, 1).len(), 100);
+    }
+}

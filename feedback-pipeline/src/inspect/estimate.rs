@@ -1,0 +1,163 @@
+//! What a round would cost: requests, tokens, dollars and minutes, without sending any request.
+
+use crate::collect::{Context, Plan};
+use crate::error::Result;
+use crate::items::{Job, Problems};
+use crate::request::Questions;
+use crate::request::image::Shown;
+use crate::request::prompt::SystemPrompt;
+use crate::request::tokens::{self, Counter};
+use crate::send::Next;
+use crate::send::budget::Price;
+use crate::store::Cache;
+use crate::store::outcome::{self, AskedWith};
+use crate::teacher::Usage;
+use schemas::settings::Provider;
+
+/// So many requests are counted one by one; of those after them every [`STRIDE`]th, the others by their length.
+const COUNTED: u64 = 4_000;
+const STRIDE: u64 = 10;
+
+/// What a job would take.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Estimate {
+    /// Items, those that are done included.
+    pub all: usize,
+    /// Items that are due.
+    pub items: u64,
+    /// Requests that must be sent: distinct, and not in the cache.
+    pub requests: u64,
+    /// Items whose picture is missing or unreadable.
+    pub without_image: u64,
+    /// Items whose picture the source never had; they are asked without it.
+    pub never_there: u64,
+    /// Tokens, as they will be charged one by one.
+    pub usage: Usage,
+    /// How they were counted; empty where there are none.
+    pub how: String,
+}
+
+impl Estimate {
+    /// All input tokens, however they are charged.
+    pub fn input_tokens(&self) -> u64 {
+        self.usage.input + self.usage.cache_write + self.usage.cache_read
+    }
+
+    /// Dollars at a price, each request for itself.
+    pub fn dollars(&self, price: &Price) -> f64 {
+        price.cost(&self.usage)
+    }
+
+    /// Dollars in batch mode, where the provider's prompt cache is not to be relied on.
+    pub fn dollars_in_batches(&self, price: &Price) -> f64 {
+        let usage = Usage { input: self.input_tokens(), output: self.usage.output, ..Usage::default() };
+        price.in_batch().cost(&usage)
+    }
+
+    /// Minutes at an allowance; none where there is no limit. Tokens read from a prompt cache count against none.
+    pub fn minutes(&self, limits: &schemas::settings::LimitSettings) -> Option<f64> {
+        let at = |count: u64, limit: Option<u64>| limit.map(|limit| count as f64 / limit as f64);
+        [
+            at(self.requests, limits.requests_per_minute),
+            at(self.usage.input + self.usage.cache_write, limits.input_tokens_per_minute),
+            at(self.usage.output, limits.output_tokens_per_minute),
+        ]
+        .into_iter()
+        .flatten()
+        .max_by(f64::total_cmp)
+    }
+}
+
+/// Estimates a job.
+pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
+    let teacher = &context.settings.teacher;
+    let (provider, model) = (teacher.provider, &context.model);
+    let system = SystemPrompt::load(job.kind, &teacher.prompts)?;
+    let questions = Questions::new(&context.dataset, teacher, job, &system)?;
+    let problems = Problems::load(&context.dataset, provider)?;
+    let completed = context.completed(job, &problems, &system.version)?;
+    let path = context.dataset.feedback_path();
+    let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
+    let counter = Counter::new(provider, model, job.kind, &job.scope(), &system.text, cache.as_ref())?;
+    let mut estimate = Estimate::default();
+    let mut sum = Sum::default();
+    let asked_with = AskedWith { model, prompt_version: &system.version };
+    let plan = Plan::new(context, job, &questions, asked_with, cache.as_ref())?;
+    let mut claims = Vec::new(); // the same request of a later item is shared
+    estimate.all = context.count(job, &problems, &completed)?.0;
+    for item in context.pending(job, &problems, &completed)? {
+        let item = item?;
+        estimate.items += 1;
+        // What a run that was cut off bought from another model is kept.
+        if let Some(cache) = cache.as_ref().filter(|_| !completed.stale.contains(item.id()))
+            && outcome::latest(cache, job, &item, None)?.is_some_and(|found| found.ask.model != *model)
+        {
+            continue;
+        }
+        let question = match plan.next(item)? {
+            Next::Send(question, _, claim) => {
+                claims.push(claim);
+                question
+            }
+            Next::Unsendable(_) => {
+                estimate.without_image += 1;
+                continue;
+            }
+            Next::Answered(..) | Next::Shared(_) | Next::InBatch(_) => continue,
+        };
+        estimate.never_there += u64::from(matches!(question.shown, Shown::Remark));
+        estimate.requests += 1;
+        if provider == Provider::Reference {
+            continue;
+        }
+        sum.image_tokens += question.image().map_or(0, |image| tokens::of_image(provider, model, image.size));
+        sum.add(&counter, &question.text, estimate.requests);
+    }
+    if provider != Provider::Reference {
+        let (input, output) = sum.tokens(&counter, estimate.requests);
+        let (input, requests) = (input + sum.image_tokens as f64, estimate.requests as f64);
+        let kept = tokens::kept_in_prompt_cache(provider, model, counter.head());
+        let (written, read) = match provider {
+            _ if estimate.requests == 0 => (0.0, 0.0),
+            Provider::Anthropic => (kept, kept * (requests - 1.0)),
+            _ => (0.0, kept * (requests - 1.0)),
+        };
+        estimate.usage = Usage {
+            input: (input - written - read).max(0.0) as u64,
+            cache_write: written as u64,
+            cache_read: read as u64,
+            output: output as u64,
+        };
+        estimate.how = counter.how;
+    } else {
+        estimate.how = "the embedded Teacher takes none".into();
+    }
+    Ok(estimate)
+}
+
+/// Counted tokens, and the lengths by which those of the others are told.
+#[derive(Default)]
+struct Sum {
+    bytes: u64,
+    counted_bytes: u64,
+    /// Tokens of the user's texts and of the replies, for those that were counted.
+    input: f64,
+    output: f64,
+    image_tokens: u64,
+}
+
+impl Sum {
+    fn add(&mut self, counter: &Counter, text: &str, number: u64) {
+        self.bytes += text.len() as u64;
+        if number <= COUNTED || number.is_multiple_of(STRIDE) {
+            self.counted_bytes += text.len() as u64;
+            self.input += counter.input(text) - counter.head();
+            self.output += counter.output(text);
+        }
+    }
+
+    fn tokens(&self, counter: &Counter, requests: u64) -> (f64, f64) {
+        let more = self.bytes as f64 / self.counted_bytes.max(1) as f64;
+        (counter.head() * requests as f64 + self.input * more, self.output * more)
+    }
+}

@@ -1,0 +1,78 @@
+//! `collect-feedback report`: one HTML file on a round that needs no network, for people who do not write code.
+//!
+//! `gather` reads the tables, `figures` makes the numbers, `charts` draws them, `cards` prepares the rationales
+//! for the browser part, `pictures` embeds their pictures, `page` puts it all into the template. Texts of a
+//! rationale reach the page only as JSON, and the script inserts them as text, never as HTML.
+
+mod cards;
+mod charts;
+pub mod figures;
+mod gather;
+mod page;
+mod pictures;
+
+pub use cards::MOST_PROBLEMS;
+pub use pictures::MOST_PICTURE_BYTES;
+
+use crate::error::{Error, Result};
+use crate::inspect::status;
+use gather::Gathered;
+use schemas::{Dataset, file};
+use std::path::{Path, PathBuf};
+
+/// What a report holds, for the last line of the command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: usize,
+    /// Problems that can be looked at.
+    pub problems: usize,
+    /// Pictures in it.
+    pub pictures: usize,
+    /// The stages' numbers and what the feedback took, as plain text.
+    pub summary: String,
+}
+
+impl std::fmt::Display for Written {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let megabytes = self.bytes as f64 / 1e6;
+        let (path, problems) = (self.path.display(), status::grouped(self.problems as u64));
+        write!(
+            f,
+            "{}{path}: {problems} problems, {} pictures, {megabytes:.1} MB",
+            self.summary,
+            status::grouped(self.pictures as u64)
+        )
+    }
+}
+
+/// Writes the report of a round; without `out`, as `report-round-N.html` in the dataset folder.
+///
+/// # Errors
+/// Where the round has neither rollouts nor rationales, a table cannot be read, or the disk refuses.
+pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>) -> Result<Written> {
+    let path =
+        out.map_or_else(|| dataset.root().join(format!("report-round-{round}.html")), Path::to_path_buf);
+    let gathered = Gathered::read(dataset, round)?;
+    if gathered.rollouts.is_empty() && gathered.rationales.is_empty() {
+        let message = format!(
+            "expected a round with rollouts or rationales, found none; next: train --round {round}{}",
+            dataset.flag()
+        );
+        return Err(Error::bad_input(format!("{}, round {round}", dataset.root().display()), message));
+    }
+    let state = status::report(dataset)?;
+    let figures = figures::Figures::of(dataset, &gathered)?;
+    let (deck, pictures) = cards::deck(dataset, &gathered)?;
+    let html = page::render(dataset, &gathered, &state, &figures, &deck, &pictures)?;
+    file::write_bytes(&path, html.as_bytes())?;
+    Ok(Written {
+        path,
+        bytes: html.len(),
+        problems: deck.cards.len(),
+        pictures: pictures.uris.len(),
+        summary: page::summary(&figures, &state.spending),
+    })
+}

@@ -1,0 +1,360 @@
+//! The page itself: numbers as text, charts, and the data of the browser part, in the template `templates/report.html`.
+
+use super::cards::{Deck, MOST_PROBLEMS};
+use super::charts::{self, Chart};
+use super::figures::{Figures, Stage, Tally, share};
+use super::gather::Gathered;
+use super::pictures::{MOST_PICTURE_BYTES, Pictures};
+use crate::error::{Error, Result};
+use crate::inspect::status::layout::{Align, Grid};
+use crate::inspect::status::{self, Spending};
+use crate::inspect::win_rate::{Results, WinRates};
+use base64::Engine as _;
+use minijinja::{Environment, UndefinedBehavior};
+use schemas::{Dataset, Problem};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+
+const TEMPLATE: (&str, &str) = ("report.html", include_str!("../../../templates/report.html"));
+const STYLE: &str = include_str!("../../../templates/report.css");
+const SCRIPT: &str = include_str!("../../../templates/report.js");
+/// What stands where nothing was measured.
+const NONE: &str = "–";
+/// Rejects that are shown with their reply.
+const MOST_REJECTS: usize = 20;
+/// Characters of a reject's reply.
+const REPLY_CHARACTERS: usize = 300;
+
+#[derive(Serialize)]
+struct Page<'a> {
+    name: String,
+    round: u32,
+    made: String,
+    by: &'static str,
+    teachers: String,
+    facts: Vec<(&'static str, String)>,
+    notes: Vec<String>,
+    stages: Vec<Vec<String>>,
+    scored: bool,
+    charts: Vec<Chart>,
+    groups: Vec<(&'static str, Vec<Group>)>,
+    curves: Vec<(String, Vec<Chart>)>,
+    rounds: Vec<Vec<String>>,
+    wins: Vec<(String, Vec<Vec<String>>, String)>,
+    spending: Vec<Vec<String>>,
+    accounts: Vec<String>,
+    reject_counts: Vec<(String, String, u64)>,
+    rejects: Vec<RejectRow>,
+    rejects_left_out: usize,
+    style: &'static str,
+    script: &'static str,
+    script_hash: String,
+    cards: &'a str,
+    pictures: &'a str,
+}
+
+/// Scores of a subject or a skill.
+#[derive(Serialize)]
+struct Group {
+    name: String,
+    mean: String,
+    width: String,
+    whole: String,
+    rationales: String,
+}
+
+#[derive(Serialize)]
+struct RejectRow {
+    kind: String,
+    subject_id: String,
+    reason: String,
+    reply: String,
+}
+
+/// The whole page.
+pub(super) fn render(
+    dataset: &Dataset,
+    gathered: &Gathered,
+    state: &status::Report,
+    figures: &Figures,
+    deck: &Deck,
+    pictures: &Pictures,
+) -> Result<String> {
+    let mut drawn = Vec::new();
+    if !figures.is_unscored() {
+        drawn.push(charts::distribution(figures)?);
+        drawn.push(charts::positions(figures)?);
+    }
+    drawn.extend(charts::rounds(figures)?);
+    let (cards, uris) = (json(&deck.cards)?, json(&pictures.uris)?);
+    let teachers: Vec<&str> = gathered.scores.teachers.iter().map(String::as_str).collect();
+    let page = Page {
+        name: dataset.card().map_or_else(|_| dataset.name(), |card| card.name),
+        round: gathered.round,
+        made: httpdate::fmt_http_date(std::time::SystemTime::now()),
+        by: concat!("collect-feedback ", env!("CARGO_PKG_VERSION")),
+        teachers: teachers.join(", "),
+        facts: facts(gathered, figures),
+        notes: notes(deck, pictures),
+        stages: figures.stages.iter().map(stage_row).collect(),
+        scored: !figures.is_unscored(),
+        charts: drawn,
+        groups: vec![("Subject", groups(&figures.subjects)), ("Skill", groups(&figures.skills))],
+        curves: charts::curves(&gathered.metrics)?,
+        rounds: figures.rounds.iter().map(round_row).collect(),
+        wins: wins(gathered),
+        spending: state.spending.iter().map(spending_row).collect(),
+        accounts: state.accounts.iter().map(ToString::to_string).collect(),
+        reject_counts: reject_counts(gathered),
+        rejects: gathered.rejects.iter().take(MOST_REJECTS).map(reject_row).collect(),
+        rejects_left_out: gathered.rejects.len().saturating_sub(MOST_REJECTS),
+        style: STYLE,
+        script: SCRIPT,
+        script_hash: base64::engine::general_purpose::STANDARD.encode(Sha256::digest(SCRIPT.as_bytes())),
+        cards: &cards,
+        pictures: &uris,
+    };
+    fill(&page).map_err(|error| Error::Failed(format!("the report's template: {error:#}")))
+}
+
+/// The template with the page's values; by its name, it escapes every text that is not marked safe.
+fn fill(page: &Page<'_>) -> Result<String, minijinja::Error> {
+    let mut environment = Environment::new();
+    // A misspelt name is an error, not an empty place.
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_template(TEMPLATE.0, TEMPLATE.1)?;
+    environment.get_template(TEMPLATE.0)?.render(minijinja::value::Serde(page))
+}
+
+/// JSON that may stand within a script element: no `<` can end it, no `&` is taken for an entity.
+fn json<T: serde::Serialize>(value: &T) -> Result<String> {
+    let text = serde_json::to_string(value).map_err(|error| Error::Failed(error.to_string()))?;
+    Ok(text
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026")
+        .replace('\u{2028}', "\\u2028")
+        .replace('\u{2029}', "\\u2029"))
+}
+
+fn facts(gathered: &Gathered, figures: &Figures) -> Vec<(&'static str, String)> {
+    let mut all = Tally::default();
+    for tally in figures.subjects.values() {
+        all.rationales += tally.rationales;
+        all.sentences += tally.sentences;
+        all.sum += tally.sum;
+        all.without_wrong += tally.without_wrong;
+    }
+    let mut facts = Vec::new();
+    if all.rationales > 0 {
+        facts.push(("mean sentence score", number(all.mean(), 3)));
+        facts.push(("rationales without a wrong sentence", percent(all.share_without_wrong())));
+        facts.push(("sentences scored", status::grouped(all.sentences)));
+    } else if !gathered.rollouts.is_empty() {
+        facts.push(("rollouts, none scored yet", status::grouped(gathered.rollouts.len() as u64)));
+    }
+    if let Some(round) = figures.rounds.iter().find(|round| round.round == gathered.round) {
+        if round.corrected.1 > 0 {
+            facts.push((
+                "corrections that changed something",
+                percent(share(round.corrected.0, round.corrected.1)),
+            ));
+        }
+        if round.test.1 > 0 {
+            facts.push(("test answers right", percent(share(round.test.0, round.test.1))));
+        }
+        for win in round.wins.iter().filter(|win| win.against == "base") {
+            facts.push(("win rate against base", percent(win.all.win_rate().share)));
+        }
+    }
+    facts
+}
+
+fn notes(deck: &Deck, pictures: &Pictures) -> Vec<String> {
+    let mut notes = Vec::new();
+    let count = |count: usize| status::grouped(count as u64);
+    if deck.left_out > 0 {
+        notes.push(format!(
+            "The round has {} problems. Here are {}: the 2,000 with the lowest mean score, and every so many of the others. \
+             The figures above are of all.",
+            count(deck.left_out + deck.cards.len()),
+            count(MOST_PROBLEMS)
+        ));
+    }
+    if pictures.left_out > 0 {
+        notes.push(format!(
+            "Pictures take at most {} MB of this file; those of {} problems are left out.",
+            MOST_PICTURE_BYTES >> 20,
+            count(pictures.left_out)
+        ));
+    }
+    if pictures.unreadable > 0 {
+        notes.push(format!("{} picture files are missing or unreadable.", count(pictures.unreadable)));
+    }
+    notes
+}
+
+fn stage_row(stage: &Stage) -> Vec<String> {
+    let [train, test] = &stage.embedded;
+    let form = &stage.form;
+    let answers = stage.answers.map(|(right, all)| percent(share(right, all)));
+    let [val, last] = answers;
+    vec![
+        stage.label.clone(),
+        number(stage.teacher.mean(), 3),
+        percent(stage.teacher.share_without_wrong()),
+        number(train.mean(), 3),
+        number(test.mean(), 3),
+        percent(test.share_without_wrong()),
+        percent(share(form.repeated, form.sentences)),
+        percent(share(form.truncated, form.rationales)),
+        val,
+        last,
+    ]
+}
+
+/// The stages' numbers as a plain table, and what all feedback took. A wrong sentence is one below 0.5.
+pub(super) fn summary(figures: &Figures, spending: &[Spending]) -> String {
+    let headings = [
+        "policy",
+        "samples: score",
+        "none wrong",
+        "greedy: train",
+        "test",
+        "none wrong",
+        "repeated",
+        "cut off",
+        "answers: val",
+        "test",
+    ];
+    let side = |place: usize| if place == 0 { Align::Left } else { Align::Right };
+    let mut grid = Grid::new(headings.into_iter().enumerate().map(|(place, name)| (name, side(place))));
+    for stage in &figures.stages {
+        grid.row(stage_row(stage));
+    }
+    let sum = |count: fn(&Spending) -> u64| status::grouped(spending.iter().map(count).sum::<u64>());
+    // Summed from 0.0: the empty sum of floats is -0.0.
+    let dollars = spending.iter().fold(0.0, |sum, row| sum + row.cost_usd);
+    format!(
+        "{grid}samples are scored by the Teacher, greedy rationales by the embedded one\n\
+         {} requests, {} input and {} output tokens, ${dollars:.2}\n",
+        sum(|row| row.attempts),
+        sum(|row| row.input_tokens + row.cached_input_tokens),
+        sum(|row| row.output_tokens),
+    )
+}
+
+fn round_row(round: &super::figures::Round) -> Vec<String> {
+    let base = round.wins.iter().find(|win| win.against == "base");
+    vec![
+        round.round.to_string(),
+        round.teachers.iter().cloned().collect::<Vec<_>>().join(", "),
+        status::grouped(round.teacher.rationales),
+        number(round.teacher.mean(), 3),
+        percent(round.teacher.share_without_wrong()),
+        percent(share(round.corrected.0, round.corrected.1)),
+        percent(share(round.test.0, round.test.1)),
+        base.map_or_else(|| NONE.to_owned(), |win| percent(win.all.win_rate().share)),
+    ]
+}
+
+fn groups(tallies: &BTreeMap<String, Tally>) -> Vec<Group> {
+    let mut sorted: Vec<(&String, &Tally)> = tallies.iter().collect();
+    // The worst first: that is where there is something to learn.
+    sorted.sort_by(|a, b| a.1.mean().unwrap_or(2.0).total_cmp(&b.1.mean().unwrap_or(2.0)));
+    let group = |(name, tally): (&String, &Tally)| Group {
+        name: name.clone(),
+        mean: number(tally.mean(), 3),
+        width: format!("{:.1}", tally.mean().unwrap_or_default() * 100.0),
+        whole: percent(tally.share_without_wrong()),
+        rationales: status::grouped(tally.rationales),
+    };
+    sorted.into_iter().map(group).collect()
+}
+
+fn wins(gathered: &Gathered) -> Vec<(String, Vec<Vec<String>>, String)> {
+    let problems: HashMap<&str, &Problem> =
+        gathered.problems.iter().map(|problem| (problem.problem_id.as_str(), problem)).collect();
+    let subject = |id: &str| problems.get(id).and_then(|problem| problem.subject.clone());
+    let row = |name: &str, results: &Results| {
+        let rate = results.win_rate();
+        let interval = format!("{:.1} – {:.1} %", rate.low * 100.0, rate.high * 100.0);
+        vec![
+            name.to_owned(),
+            percent(rate.share),
+            interval,
+            status::grouped(results.wins),
+            status::grouped(results.losses),
+            status::grouped(results.ties),
+        ]
+    };
+    let table = |rates: WinRates| {
+        let mut rows = vec![row("all", &rates.all)];
+        rows.extend(rates.subjects.iter().map(|(name, results)| row(name, results)));
+        (rates.against, rows, rates.shown_first.to_string())
+    };
+    WinRates::of(&gathered.judgements, subject).into_iter().map(table).collect()
+}
+
+fn spending_row(line: &Spending) -> Vec<String> {
+    let dollars = match (line.cost_usd, line.unpriced) {
+        (cost, 0) => format!("{cost:.4}"),
+        (0.0, _) => "not known".to_owned(),
+        (cost, _) => format!("over {cost:.4}"),
+    };
+    vec![
+        line.round.to_string(),
+        line.kind.clone(),
+        line.provider.clone(),
+        line.model.clone(),
+        status::grouped(line.items),
+        status::grouped(line.shared),
+        status::grouped(line.attempts),
+        status::grouped(line.input_tokens),
+        status::grouped(line.cached_input_tokens),
+        status::grouped(line.output_tokens),
+        dollars,
+    ]
+}
+
+fn reject_counts(gathered: &Gathered) -> Vec<(String, String, u64)> {
+    let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for reject in &gathered.rejects {
+        let reason = crate::reply::verdict::status_of(&reject.reason).to_owned();
+        *counts.entry((reject.kind.clone(), reason)).or_default() += 1;
+    }
+    counts.into_iter().map(|((kind, reason), count)| (kind, reason, count)).collect()
+}
+
+fn reject_row(reject: &schemas::Reject) -> RejectRow {
+    let mut reply: String = reject.reply.chars().take(REPLY_CHARACTERS).collect();
+    if reply.len() < reject.reply.len() {
+        reply.push('…');
+    }
+    RejectRow {
+        kind: reject.kind.clone(),
+        subject_id: reject.subject_id.clone(),
+        reason: reject.reason.clone(),
+        reply,
+    }
+}
+
+fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| NONE.to_owned(), |share| format!("{:.1} %", share * 100.0))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn json_cannot_end_its_script_element() {
+        let text = super::json(&vec!["</script><script>alert(1)</script>&lt;\u{2028}"]).unwrap();
+        assert!(!text.contains(['<', '>', '&', '\u{2028}']), "{text}");
+        let back: Vec<String> = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, ["</script><script>alert(1)</script>&lt;\u{2028}"]);
+    }
+}

@@ -1,0 +1,261 @@
+//! `collect-feedback status`: what a dataset holds, what each round still lacks, and what it cost.
+//!
+//! `books` accounts for every rollout and every rationale exactly once; `query` sums the tables, which
+//! may be large, by lazy scans that read only the columns they need.
+
+mod books;
+pub(crate) mod layout;
+mod query;
+
+pub use books::Account;
+pub use query::Spending;
+
+use crate::error::{Error, Result};
+use crate::store::Cache;
+use layout::{Align, Grid};
+pub(crate) use schemas::number::grouped;
+use schemas::{
+    Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout, Score,
+    Table,
+};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The state of a dataset.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The dataset folder.
+    pub dataset: String,
+    /// Number of problems by split.
+    pub problems: BTreeMap<String, usize>,
+    /// Number of rows by round and table.
+    pub rows: BTreeMap<u32, BTreeMap<&'static str, u64>>,
+    /// What became of every rollout and every rationale.
+    pub accounts: Vec<Account>,
+    /// Requests, tokens and dollars by round, kind and model.
+    pub spending: Vec<Spending>,
+    /// True where every account adds up and agrees with the requests table.
+    pub balanced: bool,
+    /// Dollars of replies in `feedback.sqlite` that do not stand in the requests table: of a run that is under way, or was
+    /// cut off.
+    pub unbooked_usd: f64,
+    /// Dollars that attempts without a whole reply may have cost besides.
+    pub maybe_lost_usd: f64,
+}
+
+/// Tables of a round, in the order of the road.
+const TABLES: [&str; 9] = [
+    Rollout::NAME,
+    Score::NAME,
+    Rationale::NAME,
+    Correction::NAME,
+    Judgement::NAME,
+    Answer::NAME,
+    Metric::NAME,
+    Request::NAME,
+    Reject::NAME,
+];
+
+/// Prints the state of a dataset as tables.
+///
+/// # Errors
+/// Where a table cannot be read.
+pub fn run(dataset: &Dataset) -> Result<()> {
+    schemas::say!("{}", report(dataset)?.to_string().trim_end());
+    Ok(())
+}
+
+/// Prints the state of a dataset as one JSON object.
+///
+/// # Errors
+/// Where a table cannot be read.
+pub fn run_json(dataset: &Dataset) -> Result<()> {
+    let json =
+        serde_json::to_string_pretty(&report(dataset)?).map_err(|error| Error::Failed(error.to_string()))?;
+    schemas::say!("{json}");
+    Ok(())
+}
+
+/// The state of a dataset.
+///
+/// # Errors
+/// Where a table cannot be read.
+pub fn report(dataset: &Dataset) -> Result<Report> {
+    let mut problems = BTreeMap::new();
+    for problem in dataset.problems()? {
+        *problems.entry(problem.split).or_default() += 1;
+    }
+    let rows = rows(dataset)?;
+    let (mut accounts, mut spending) = (Vec::new(), Vec::new());
+    for &round in rows.keys() {
+        let spent = query::spending(dataset, round)?;
+        accounts.extend(books::scores(dataset, round, &spent)?);
+        accounts.extend(books::corrections(dataset, round, &spent)?);
+        accounts.extend(books::judgements(dataset, round, &spent)?);
+        spending.extend(spent);
+    }
+    let balanced = accounts.iter().all(|account| account.faults.is_empty());
+    let (mut unbooked_usd, mut maybe_lost_usd) = (0.0, 0.0);
+    let cache = dataset.feedback_path();
+    if cache.is_file() {
+        let booked = spending.iter().map(|line| line.cost_usd).sum::<f64>();
+        // Looking needs leave to write beside it, which a dataset that is only looked at may not give.
+        let (paid, lost) = Cache::sums(&cache).unwrap_or_else(|error| {
+            schemas::warn!("note: whether all replies stand in the tables is not known: {error}");
+            (booked, 0.0)
+        });
+        // Below a millionth of a dollar it is rounding.
+        unbooked_usd = if paid - booked > 1e-6 { paid - booked } else { 0.0 };
+        maybe_lost_usd = lost;
+    }
+    Ok(Report {
+        dataset: dataset.root().display().to_string(),
+        problems,
+        rows,
+        accounts,
+        spending,
+        balanced,
+        unbooked_usd,
+        maybe_lost_usd,
+    })
+}
+
+fn rows(dataset: &Dataset) -> Result<BTreeMap<u32, BTreeMap<&'static str, u64>>> {
+    fn count<T: Table>(
+        dataset: &Dataset,
+        rows: &mut BTreeMap<u32, BTreeMap<&'static str, u64>>,
+    ) -> Result<()> {
+        for round in dataset.rounds::<T>()? {
+            rows.entry(round).or_default().insert(T::NAME, dataset.count::<T>(round)?);
+        }
+        Ok(())
+    }
+    let mut rows = BTreeMap::new();
+    count::<Rollout>(dataset, &mut rows)?;
+    count::<Score>(dataset, &mut rows)?;
+    count::<Rationale>(dataset, &mut rows)?;
+    count::<Correction>(dataset, &mut rows)?;
+    count::<Judgement>(dataset, &mut rows)?;
+    count::<Answer>(dataset, &mut rows)?;
+    count::<Metric>(dataset, &mut rows)?;
+    count::<Request>(dataset, &mut rows)?;
+    count::<Reject>(dataset, &mut rows)?;
+    Ok(rows)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total: usize = self.problems.values().sum();
+        write!(f, "{}: {} {}", self.dataset, grouped(total as u64), Problem::NAME)?;
+        let of_split = |split: &&str| {
+            self.problems.get(*split).map(|count| format!("{split} {}", grouped(*count as u64)))
+        };
+        let splits: Vec<_> = ["train", "val", "test"].iter().filter_map(of_split).collect();
+        writeln!(f, " ({})", splits.join(", "))?;
+        if self.rows.is_empty() {
+            return writeln!(f, "no round yet");
+        }
+        let shown: Vec<_> = TABLES
+            .into_iter()
+            .filter(|table| self.rows.values().any(|tables| tables.contains_key(table)))
+            .collect();
+        let mut grid =
+            Grid::new(std::iter::once("round").chain(shown.iter().copied()).map(|name| (name, Align::Right)));
+        for (round, tables) in &self.rows {
+            let counts = shown
+                .iter()
+                .map(|table| tables.get(table).map_or_else(|| "-".to_owned(), |rows| grouped(*rows)));
+            grid.row(std::iter::once(round.to_string()).chain(counts));
+        }
+        write!(f, "\n{grid}")?;
+        if !self.accounts.is_empty() {
+            writeln!(f)?;
+        }
+        for account in &self.accounts {
+            writeln!(f, "{account}")?;
+        }
+        if !self.spending.is_empty() {
+            write!(f, "\n{}", spending_grid(&self.spending))?;
+        }
+        if !self.accounts.is_empty() {
+            writeln!(
+                f,
+                "\n{}",
+                if self.balanced { "The books balance." } else { "The books do not balance, see above." }
+            )?;
+        }
+        if self.unbooked_usd > 0.0 {
+            writeln!(
+                f,
+                "feedback.sqlite holds replies for ${:.4} more, of a run that is under way or was cut off; next: the same \
+                 command again, or collect-feedback rebuild",
+                self.unbooked_usd
+            )?;
+        }
+        if self.maybe_lost_usd > 0.0 {
+            writeln!(
+                f,
+                "Replies that came broken or too late, or told no tokens, may have cost ${:.4} besides.",
+                self.maybe_lost_usd
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn spending_grid(spending: &[Spending]) -> Grid {
+    use Align::{Left, Right};
+    let mut grid = Grid::new([
+        ("round", Right),
+        ("kind", Left),
+        ("model", Left),
+        ("items", Right),
+        ("shared", Right),
+        ("failed", Right),
+        ("requests", Right),
+        ("input tokens", Right),
+        ("from cache", Right),
+        ("output tokens", Right),
+        ("US dollars", Right),
+    ]);
+    let dollars = |spending: &Spending| match (spending.cost_usd, spending.unpriced) {
+        (cost, 0) => format!("{cost:.4}"),
+        (0.0, _) => "unknown".to_owned(),
+        (cost, _) => format!("over {cost:.4}"),
+    };
+    for line in spending {
+        grid.row([
+            line.round.to_string(),
+            line.kind.clone(),
+            format!("{}/{}", line.provider, line.model),
+            grouped(line.items),
+            grouped(line.shared),
+            grouped(line.failed),
+            grouped(line.attempts),
+            grouped(line.input_tokens),
+            grouped(line.cached_input_tokens),
+            grouped(line.output_tokens),
+            dollars(line),
+        ]);
+    }
+    if spending.len() > 1 {
+        let sum = |number: fn(&Spending) -> u64| grouped(spending.iter().map(number).sum::<u64>());
+        let cost = spending.iter().map(|line| line.cost_usd).sum::<f64>();
+        let unpriced = spending.iter().any(|line| line.unpriced > 0);
+        grid.row([
+            "all".to_owned(),
+            String::new(),
+            String::new(),
+            sum(|line| line.items),
+            sum(|line| line.shared),
+            sum(|line| line.failed),
+            sum(|line| line.attempts),
+            sum(|line| line.input_tokens),
+            sum(|line| line.cached_input_tokens),
+            sum(|line| line.output_tokens),
+            if unpriced { format!("over {cost:.4}") } else { format!("{cost:.4}") },
+        ]);
+    }
+    grid
+}

@@ -1,0 +1,317 @@
+//! What a round still lacks, found by comparing tables: rollouts without scores, rationales without corrections, pairs
+//! without a judgement.
+//!
+//! Items come as an iterator over the tables, batch by batch, so that a round of any size takes the same memory.
+
+mod order;
+mod problems;
+
+pub use order::Order;
+pub use problems::Problems;
+
+use crate::error::{Error, Result};
+use schemas::{Dataset, Problem, Rationale, Rollout, Sentence};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The three things a Teacher is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Kind {
+    /// A score for each sentence of a rollout.
+    Scores,
+    /// A repaired rationale.
+    Corrections,
+    /// The better of two rationales.
+    Judgements,
+}
+
+impl Kind {
+    /// All kinds, in the order of a round.
+    pub const ALL: [Self; 3] = [Self::Scores, Self::Corrections, Self::Judgements];
+
+    /// Name in tables, file names and templates.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scores => "scores",
+            Self::Corrections => "corrections",
+            Self::Judgements => "judgements",
+        }
+    }
+
+    /// Index for arrays with a place for each kind.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// One kind of feedback for one round: the unit that a run works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// What is asked for.
+    pub kind: Kind,
+    /// ARES round.
+    pub round: u32,
+    /// What candidates are compared with, `base` or a round; judgements only.
+    pub against: String,
+    /// How pairs are shown; judgements only.
+    pub order: Order,
+    /// Seed of an audit: scores that are asked for anew and do not land in the table.
+    pub audit: Option<u64>,
+}
+
+impl Job {
+    /// Scores or corrections of a round.
+    pub fn new(kind: Kind, round: u32) -> Self {
+        Self { kind, round, against: String::new(), order: Order::Shuffled(0), audit: None }
+    }
+
+    /// Judgements of a round's rationales against `base` or a round.
+    pub fn judge(round: u32, against: &str) -> Self {
+        Self { against: against.to_owned(), ..Self::new(Kind::Judgements, round) }
+    }
+
+    /// Scores of a round, asked for anew.
+    pub fn audit(round: u32, seed: u64) -> Self {
+        Self { audit: Some(seed), ..Self::new(Kind::Scores, round) }
+    }
+
+    /// The job of a scope that the tables hold; none for audits and unknown scopes.
+    pub fn of_scope(scope: &str, round: u32) -> Option<Self> {
+        match scope.split('/').collect::<Vec<_>>()[..] {
+            ["scores"] => Some(Self::new(Kind::Scores, round)),
+            ["corrections"] => Some(Self::new(Kind::Corrections, round)),
+            ["judgements", against] => Some(Self::judge(round, against)),
+            ["judgements", against, order] => {
+                Some(Self { order: Order::from_name(order)?, ..Self::judge(round, against) })
+            }
+            _ => None,
+        }
+    }
+
+    /// Kind in the ledger.
+    pub fn ledger_kind(&self) -> &'static str {
+        if self.audit.is_some() { "audit" } else { self.kind.as_str() }
+    }
+
+    /// Name under which the cache remembers which request an item has: judgements against different baselines are
+    /// different items of the same rationale.
+    pub fn scope(&self) -> String {
+        match (self.kind, self.order.name(), self.audit) {
+            (_, _, Some(seed)) => format!("audit/{seed}"),
+            (Kind::Judgements, None, None) => format!("judgements/{}", self.against),
+            (Kind::Judgements, Some(order), None) => format!("judgements/{}/{order}", self.against),
+            (kind, ..) => kind.as_str().to_owned(),
+        }
+    }
+
+    /// The command that does this job.
+    pub fn command(&self) -> String {
+        let round = self.round;
+        match self.kind {
+            Kind::Judgements => format!("collect-feedback judge --round {round} --against {}", self.against),
+            kind => format!("collect-feedback --round {round} --stage {}", kind.as_str()),
+        }
+    }
+
+    /// What one item is called in messages.
+    pub fn items(&self) -> &'static str {
+        match self.kind {
+            Kind::Scores => "rollouts",
+            Kind::Corrections => "rationales",
+            Kind::Judgements => "pairs of rationales",
+        }
+    }
+}
+
+/// One thing to ask the Teacher.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// rollout_id or rationale_id.
+    pub subject_id: String,
+    /// The problem.
+    pub problem: Arc<Problem>,
+    /// ARES round.
+    pub round: u32,
+    /// What the Teacher is to read.
+    pub content: Content,
+}
+
+impl Item {
+    /// What [`crate::tables::completed::Completed`] knows the item by.
+    pub fn id(&self) -> &str {
+        match self.content {
+            Content::Judgement { .. } => &self.problem.problem_id,
+            _ => &self.subject_id,
+        }
+    }
+}
+
+/// What the Teacher is to read, by kind.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Sentences of a rollout.
+    Scores {
+        /// Sample number of the rollout.
+        sample: u32,
+        /// The sentences in order.
+        sentences: Vec<String>,
+    },
+    /// A de-duplicated rationale.
+    Correction {
+        /// The rationale, a sentence a line.
+        rationale: String,
+    },
+    /// Two rationales.
+    Judgement {
+        /// What the candidate is compared with.
+        against: String,
+        /// The candidate.
+        candidate: String,
+        /// The other.
+        baseline: String,
+        /// True where the candidate is shown as A.
+        candidate_shown_first: bool,
+    },
+}
+
+#[derive(Deserialize)]
+struct RolloutText {
+    rollout_id: String,
+    problem_id: String,
+    sample: u32,
+    sentences: Vec<Sentence>,
+}
+
+#[derive(Deserialize)]
+struct RationaleText {
+    rationale_id: String,
+    problem_id: String,
+    split: String,
+    stage: String,
+    deduplicated: String,
+}
+
+type Rows<'a, R> = Box<dyn Iterator<Item = Result<R>> + Send + 'a>;
+
+/// Everything of a job that a Teacher could be asked, in the order of the tables, whether done or not.
+pub fn all_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problems) -> Result<Rows<'a, Item>> {
+    match job.kind {
+        Kind::Scores => {
+            let names = ["rollout_id", "problem_id", "sample", "sentences"];
+            let rows = dataset.stream_columns::<Rollout, RolloutText>(job.round, &names)?;
+            Ok(Box::new(rows.filter_map(move |row| {
+                let row = match row {
+                    Ok(row) => row,
+                    Err(error) => return Some(Err(error.into())),
+                };
+                if row.sentences.is_empty() {
+                    return None;
+                }
+                Some(problems.get("rollouts", &row.rollout_id, &row.problem_id).map(|problem| Item {
+                    subject_id: row.rollout_id,
+                    problem,
+                    round: job.round,
+                    content: Content::Scores {
+                        sample: row.sample,
+                        sentences: row.sentences.into_iter().map(|sentence| sentence.text).collect(),
+                    },
+                }))
+            })))
+        }
+        Kind::Corrections => {
+            let rows = rationales(dataset, job.round)?;
+            Ok(Box::new(rows.filter_map(move |row| {
+                let row = match row {
+                    Ok(row) => row,
+                    Err(error) => return Some(Err(error)),
+                };
+                // `train eval` may have decoded other splits too; nobody learns from corrections of those.
+                if row.stage != "rl" || row.split != "train" || row.deduplicated.trim().is_empty() {
+                    return None;
+                }
+                Some(problems.get("rationales", &row.rationale_id, &row.problem_id).map(|problem| Item {
+                    subject_id: row.rationale_id,
+                    problem,
+                    round: job.round,
+                    content: Content::Correction { rationale: row.deduplicated },
+                }))
+            })))
+        }
+        Kind::Judgements => judgement_items(dataset, job, problems),
+    }
+}
+
+fn judgement_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problems) -> Result<Rows<'a, Item>> {
+    let (stage, round) = match job.against.as_str() {
+        "base" => ("base", 0),
+        text => match text.parse::<u32>() {
+            Ok(round) if round >= 1 => ("sft", round),
+            _ => {
+                let message = format!("expected base or a round, found `{text}`");
+                return Err(Error::bad_input("--against", message));
+            }
+        },
+    };
+    let mut baselines = HashMap::new();
+    for row in rationales(dataset, round)? {
+        let row = row?;
+        if row.stage == stage && row.split == "test" && !row.deduplicated.trim().is_empty() {
+            baselines.insert(row.problem_id, row.deduplicated);
+        }
+    }
+    Ok(Box::new(rationales(dataset, job.round)?.filter_map(move |row| {
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => return Some(Err(error)),
+        };
+        if row.stage != "sft" || row.split != "test" || row.deduplicated.trim().is_empty() {
+            return None;
+        }
+        let baseline = baselines.get(&row.problem_id)?.clone();
+        Some(problems.get("rationales", &row.rationale_id, &row.problem_id).map(|problem| {
+            let candidate_shown_first = job.order.candidate_first(&row.problem_id, job.round, &job.against);
+            Item {
+                subject_id: row.rationale_id,
+                problem,
+                round: job.round,
+                content: Content::Judgement {
+                    against: job.against.clone(),
+                    candidate: row.deduplicated,
+                    baseline,
+                    candidate_shown_first,
+                },
+            }
+        }))
+    })))
+}
+
+fn rationales(
+    dataset: &Dataset,
+    round: u32,
+) -> Result<impl Iterator<Item = Result<RationaleText>> + Send + use<>> {
+    let names = ["rationale_id", "problem_id", "split", "stage", "deduplicated"];
+    let rows = dataset.stream_columns::<Rationale, RationaleText>(round, &names)?;
+    Ok(rows.map(|row| row.map_err(Error::from)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_name_their_jobs() {
+        let swapped = Job { order: Order::BaselineFirst, ..Job::judge(2, "base") };
+        let seeded = Job { order: Order::Shuffled(7), ..Job::judge(2, "1") };
+        for job in [
+            Job::new(Kind::Scores, 2),
+            Job::new(Kind::Corrections, 2),
+            Job::judge(2, "base"),
+            swapped,
+            seeded,
+        ] {
+            assert_eq!(Job::of_scope(&job.scope(), 2), Some(job));
+        }
+        assert_eq!((Job::audit(2, 3).scope(), Job::of_scope("audit/3", 2)), ("audit/3".to_owned(), None));
+    }
+}

@@ -1,0 +1,124 @@
+//! What the replies to one item amount to: an answer, a reject, or a further question. Pure, and taken anew from the
+//! stored replies each time, so that a better parser needs no new request.
+
+use super::{Answer, complaint, read};
+use crate::items::Content;
+use crate::teacher::{self, Ended, FollowUp, ServiceError};
+use schemas::settings::Provider;
+
+/// A malformed reply is asked for again this many times.
+pub const MOST_FOLLOW_UPS: usize = 2;
+
+/// Status under which an item is stored that could not be asked at all; the body says why.
+pub const NOT_SENT: u16 = 0;
+
+/// What the replies so far amount to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// The Teacher is to be asked, with these malformed replies before.
+    Ask(Vec<FollowUp>),
+    /// A usable answer.
+    Answer(Answer),
+    /// No usable answer will come.
+    Reject {
+        /// Why.
+        reason: String,
+        /// The last reply's text.
+        reply: String,
+    },
+}
+
+/// Judges replies (HTTP status and body) to an item, in order.
+pub fn judge<'a>(
+    provider: Provider,
+    content: &Content,
+    replies: impl IntoIterator<Item = (u16, &'a [u8])>,
+) -> Verdict {
+    let mut follow_ups: Vec<FollowUp> = Vec::new();
+    for (status, body) in replies {
+        if status == NOT_SENT {
+            return Verdict::Reject {
+                reason: String::from_utf8_lossy(body).into_owned(),
+                reply: String::new(),
+            };
+        }
+        if status != 200 {
+            let error = ServiceError::read(body);
+            let reason = teacher::final_for_item(status, &error)
+                .unwrap_or_else(|| format!("no answer: HTTP {status}, {error}"));
+            return Verdict::Reject { reason, reply: String::from_utf8_lossy(body).into_owned() };
+        }
+        let envelope = match teacher::open(provider, body) {
+            Ok(envelope) => envelope,
+            Err(reason) => {
+                let reply = String::from_utf8_lossy(body).into_owned();
+                return Verdict::Reject { reason: format!("malformed: {reason}"), reply };
+            }
+        };
+        match envelope.ended {
+            Ended::Refused => return Verdict::Reject { reason: "refusal".to_owned(), reply: envelope.text },
+            Ended::Truncated => {
+                return Verdict::Reject { reason: "truncated".to_owned(), reply: envelope.text };
+            }
+            Ended::Complete => {}
+        }
+        match read(content, &envelope.text) {
+            Ok(answer) => return Verdict::Answer(answer),
+            Err(reason) if follow_ups.len() >= MOST_FOLLOW_UPS => {
+                return Verdict::Reject { reason: format!("malformed: {reason}"), reply: envelope.text };
+            }
+            Err(reason) => {
+                follow_ups.push(FollowUp { reply: envelope.text, complaint: complaint(&reason) });
+            }
+        }
+    }
+    Verdict::Ask(follow_ups)
+}
+
+/// Short name of a reject's reason for the ledger: the part before the first colon.
+pub fn status_of(reason: &str) -> &str {
+    reason.split(':').next().unwrap_or(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str, finish: &str) -> Vec<u8> {
+        serde_json::json!({"choices": [{"message": {"content": text}, "finish_reason": finish}]})
+            .to_string()
+            .into_bytes()
+    }
+
+    fn told(replies: &[(u16, Vec<u8>)]) -> Verdict {
+        let content = Content::Correction { rationale: "a".into() };
+        judge(Provider::OpenAi, &content, replies.iter().map(|(status, body)| (*status, body.as_slice())))
+    }
+
+    #[test]
+    fn malformed_replies_are_asked_again_twice() {
+        let bad = || (200, said("hm", "stop"));
+        assert_eq!(told(&[]), Verdict::Ask(vec![]));
+        let Verdict::Ask(follow_ups) = told(&[bad(), bad()]) else { panic!() };
+        assert_eq!(follow_ups.len(), 2);
+        assert!(follow_ups[0].complaint.contains("it holds no JSON object"), "{follow_ups:?}");
+        let Verdict::Reject { reason, reply } = told(&[bad(), bad(), bad()]) else { panic!() };
+        assert_eq!((reason.as_str(), reply.as_str()), ("malformed: it holds no JSON object", "hm"));
+        assert_eq!(status_of(&reason), "malformed");
+        let good = (200, said("{\"rationale\":\"b\"}", "stop"));
+        assert_eq!(told(&[bad(), good]), Verdict::Answer(Answer::Correction("b".into())));
+    }
+
+    #[test]
+    fn refusal_truncation_and_errors_are_told_apart() {
+        let reason = |reply| match told(&[reply]) {
+            Verdict::Reject { reason, .. } => reason,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(reason((200, said("{", "length"))), "truncated");
+        assert_eq!(reason((200, said("no", "content_filter"))), "refusal");
+        assert_eq!(reason((413, Vec::new())), "request too large");
+        assert_eq!(reason((500, Vec::new())), "no answer: HTTP 500, no explanation");
+        assert_eq!(reason((NOT_SENT, b"missing image: a.png".to_vec())), "missing image: a.png");
+    }
+}

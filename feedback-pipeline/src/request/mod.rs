@@ -1,0 +1,8 @@
+//! What an item is asked with: its text, its picture, the key of the request, and the tokens it will take.
+
+pub mod image;
+pub mod prompt;
+pub mod question;
+pub mod tokens;
+
+pub use question::{Question, Questions};

@@ -1,0 +1,368 @@
+//! One item's requests: attempts until a reply is durable, replies until they amount to something.
+
+use super::Session;
+use crate::error::Error;
+use crate::items::Item;
+use crate::reply::verdict::Verdict;
+use crate::request::Question;
+use crate::request::tokens;
+use crate::send::budget::{Cost, Price, ReservedDollars};
+use crate::send::headers;
+use crate::send::http::Raw;
+use crate::send::pace::Reservation;
+use crate::send::retry::{self, Decision, Effort, Failure};
+use crate::store::Reply;
+use crate::teacher::{self, FollowUp, Usage};
+use schemas::TimestampMs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// A service that refuses this many attempts of a request before it took any is asked no more.
+const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
+
+/// Replies after which the longest of them tells how long others will be.
+const ENOUGH_REPLIES: u64 = 20;
+
+/// Paid replies that cannot be opened, before any that can, after which a service is asked no more.
+const UNREADABLE_BEFORE_ANY_SUCCESS: u64 = 10;
+
+/// Leave to have a request in flight.
+type Slot = Option<OwnedSemaphorePermit>;
+
+impl Session {
+    /// Asks until the replies amount to something, or the run ends.
+    pub(super) async fn resolve(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Slot) {
+        loop {
+            match self.judge(&question.item, &replies) {
+                Verdict::Answer(_) => return self.progress.answered(),
+                Verdict::Reject { reason, .. } => return self.progress.rejected(&reason),
+                Verdict::Ask(follow_ups) => match self.turn(question, &follow_ups, &mut slot).await {
+                    Some(reply) => replies.push(reply),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// One request with all its attempts; the reply is durable on return. None where the run ends. The first attempt
+    /// uses `first` where it holds a slot.
+    async fn turn(&self, question: &Question, follow_ups: &[FollowUp], first: &mut Slot) -> Option<Reply> {
+        let image = question.image();
+        let picture = image.map_or(0, |image| image.base64.len());
+        let image_tokens =
+            image.map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
+        let sent_key = self.questions.template.sent_key(&question.key, image, &question.text, follow_ups);
+        let started_at_ms = TimestampMs::now().0;
+        let mut effort = Effort::new(Duration::from_secs(self.teacher.timeout_secs));
+        // Good replies of all when this request failed last.
+        let mut at_last_failure = None;
+        loop {
+            let slot = self.slot(first).await?;
+            // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
+            let body = self.questions.template.body(image, &question.text, follow_ups);
+            let text_bytes = body.len().saturating_sub(picture);
+            let (aside, reservation) = self.leave(text_bytes, image_tokens).await?;
+            effort.attempts += 1;
+            effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
+            let most = self.dollars(text_bytes, image_tokens).most;
+            self.progress.sent();
+            let in_flight = self.in_flight(most);
+            let start = Instant::now();
+            let outcome = self.attempt(&question.item, body).await;
+            let latency = start.elapsed();
+            let mut reply = Reply {
+                turn: follow_ups.len() as u32,
+                sent_key,
+                attempts: effort.attempts,
+                status: 200,
+                headers: "{}".to_owned(),
+                body: bytes::Bytes::new(),
+                usage: Usage::default(),
+                cost_usd: Some(0.0),
+                started_at_ms,
+                replied_at_ms: TimestampMs::now().0,
+                latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
+            };
+            match outcome {
+                Ok((raw, usage)) => {
+                    (reply.headers, reply.body) = (raw.headers_json(), raw.body);
+                    reply.cost_usd = self.cost(usage.as_ref());
+                    reply.usage = usage.unwrap_or_default();
+                    if let Some(usage) = &usage {
+                        self.pace.used(reservation, usage);
+                        self.progress.used(usage, reply.cost_usd);
+                    }
+                    let charged = reply.cost_usd.unwrap_or(most);
+                    self.charge(aside, charged, reply.cost_usd.is_none())?;
+                    // It holds its slot until it is durable, so that no more than the slots can be lost.
+                    let kept = self.keep(question, reply, in_flight).await;
+                    drop(slot);
+                    return kept;
+                }
+                Err((raw, failure)) => {
+                    drop(slot);
+                    self.pace.give_back(reservation);
+                    // What came broken or not in time may have been charged; the cap must hold all the same, in later
+                    // runs too.
+                    let may_be_charged = matches!(failure, Failure::Broken(_) | Failure::TimedOut);
+                    self.charge(aside, if may_be_charged { most } else { 0.0 }, may_be_charged)?;
+                    self.landed(in_flight);
+                    effort.failed(&failure);
+                    let before = at_last_failure.replace(self.stats.good_replies.load(Ordering::Relaxed));
+                    let reason = match self.after(&failure, &mut effort, before).await {
+                        After::Again => continue,
+                        After::End => return None,
+                        After::Keep(reason) => reason,
+                    };
+                    reply.status = status_of(&failure);
+                    (reply.headers, reply.body) = match raw {
+                        // What could not be opened is kept beside the reason.
+                        Some(raw) if raw.status == 200 => (raw.as_json(), reason.into()),
+                        Some(raw) => (raw.headers_json(), raw.body),
+                        None => (reply.headers, reason.into()),
+                    };
+                    return self.keep(question, reply, Dollars(0)).await;
+                }
+            }
+        }
+    }
+
+    /// Leave to have a request in flight: `first`, where that holds it.
+    async fn slot(&self, first: &mut Slot) -> Option<Slot> {
+        if let Some(slot) = first.take() {
+            return Some(Some(slot));
+        }
+        tokio::select! {
+            biased;
+            () = self.stop.wait() => None,
+            slot = Arc::clone(&self.slots).acquire_owned() => Some(slot.ok()),
+        }
+    }
+
+    /// Money and allowance of an attempt. Money first: whoever waits for it would hold leave to send, and leave with others
+    /// all at once.
+    async fn leave(&self, text_bytes: usize, image_tokens: u64) -> Option<(ReservedDollars, Reservation)> {
+        let aside = tokio::select! {
+            biased;
+            () = self.stop.wait() => return None,
+            aside = self.budget.reserve(|| self.dollars(text_bytes, image_tokens)) => aside,
+        };
+        let aside = match aside {
+            Ok(aside) => aside,
+            Err(error) => {
+                self.stop.because(error);
+                return None;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.wait() => None,
+            reservation = self.pace.take(self.job.kind, text_bytes, image_tokens) => Some((aside, reservation)),
+        }
+    }
+
+    /// Writes a reply down; it is durable on return. None where the disk refuses.
+    async fn keep(&self, question: &Question, reply: Reply, in_flight: Dollars) -> Option<Reply> {
+        let ask = (reply.turn == 0).then(|| self.ask_row(question));
+        let kept = self.cache.writer().reply(ask, question.key, reply.clone());
+        // Nothing can come between this and handing the reply over, which a first poll does.
+        self.landed(in_flight);
+        match kept.await {
+            Ok(()) => Some(reply),
+            Err(error) => {
+                self.stop.because(error);
+                None
+            }
+        }
+    }
+
+    /// What a reply cost; none where that cannot be known.
+    pub(crate) fn cost(&self, usage: Option<&Usage>) -> Option<f64> {
+        match (self.price?, usage) {
+            (price, Some(usage)) => Some(price.cost(usage)),
+            (Price::FREE, None) => Some(0.0),
+            (_, None) => None,
+        }
+    }
+
+    /// An attempt that may cost so much leaves.
+    fn in_flight(&self, most: f64) -> Dollars {
+        let dollars = Dollars((most * 1e9).ceil() as u64);
+        self.stats.in_flight.fetch_add(dollars.0, Ordering::Relaxed);
+        dollars
+    }
+
+    /// It is in flight no more.
+    fn landed(&self, Dollars(nano): Dollars) {
+        self.stats.in_flight.fetch_sub(nano, Ordering::Relaxed);
+    }
+
+    /// Pays for an attempt. What was charged for without a word of it counts in later runs too.
+    fn charge(&self, aside: ReservedDollars, charged: f64, is_lost: bool) -> Option<()> {
+        self.budget.settle(aside, charged);
+        if is_lost
+            && charged > 0.0
+            && let Err(error) = self.cache.writer().lost(charged)
+        {
+            self.stop.because(error);
+            return None;
+        }
+        Some(())
+    }
+    /// Tokens of the longest reply of this run, where enough were seen to go by.
+    pub(crate) fn longest_output(&self) -> Option<u64> {
+        let seen = self.stats.told.load(Ordering::Relaxed) >= ENOUGH_REPLIES;
+        seen.then(|| self.stats.longest_output.load(Ordering::Relaxed))
+    }
+
+    /// What an attempt may cost: its reply may be as long as the limit, and is likely no more than a quarter longer than the
+    /// longest so far.
+    fn dollars(&self, text_bytes: usize, image_tokens: u64) -> Cost {
+        let Some(price) = self.price else { return Cost { most: 0.0, likely: 0.0 } };
+        let (input, _) = self.pace.expect(self.job.kind, text_bytes, image_tokens);
+        let limit = f64::from(self.teacher.max_output_tokens);
+        let longest = self.longest_output().map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
+        let with =
+            |output: f64| (input * 1.25 * price.input.max(price.cache_write) + output * price.output) / 1e6;
+        Cost { most: with(limit), likely: with(longest) }
+    }
+
+    async fn attempt(
+        &self,
+        item: &Item,
+        body: bytes::Bytes,
+    ) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
+        let Some(transport) = &self.transport else {
+            let body = teacher::embedded_answer(item).into();
+            let usage = Some(Usage::default());
+            self.saw_good(usage.as_ref());
+            return Ok((Raw { status: 200, headers: Default::default(), body }, usage));
+        };
+        let sent = tokio::time::Instant::now();
+        let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
+        self.pace.learn(&headers::limits(raw.header_pairs()));
+        if raw.status == 200 {
+            return match self.paid_usage(&raw.body) {
+                Ok(usage) => Ok((raw, usage)),
+                Err(why) => Err((Some(raw), Failure::Broken(why))),
+            };
+        }
+        let hints = headers::hints(raw.header_pairs(), SystemTime::now());
+        if raw.status == 429 {
+            self.progress.refused();
+            self.pace.refused(hints.retry_after, sent.elapsed());
+        }
+        let error = teacher::ServiceError::read(&raw.body);
+        let failure = Failure::Status { status: raw.status, hints, error };
+        Err((Some(raw), failure))
+    }
+
+    /// Usage of a reply of status 200 that was paid for, where it tells it; the reply is counted. A reply in another envelope than expected was paid
+    /// for too, and a better reader may open it one day; but a service whose first replies are all of that kind is asked no
+    /// more.
+    ///
+    /// # Errors
+    /// Where it is no whole reply, but may come when it is asked for again: what is wrong with it.
+    pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Option<Usage>, String> {
+        let why = match teacher::open(self.teacher.provider, body) {
+            Ok(envelope) => {
+                self.saw_good(envelope.usage.as_ref());
+                return Ok(envelope.usage);
+            }
+            Err(why) => why,
+        };
+        let Some(usage) = teacher::usage_of_unreadable(body) else { return Err(why) };
+        let unreadable = self.stats.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
+        let any_good = self.stats.any_good();
+        if unreadable >= UNREADABLE_BEFORE_ANY_SUCCESS && !any_good {
+            let hint = Some("is this the API that --teacher names? The replies are kept");
+            let why = format!("{unreadable} replies, and none to be read: {why}");
+            self.stop.because(Error::Service { why, hint });
+        }
+        Ok(Some(usage))
+    }
+
+    /// Counts a reply among those that tell what to expect.
+    fn saw_good(&self, usage: Option<&Usage>) {
+        self.stats.good_replies.fetch_add(1, Ordering::Relaxed);
+        let Some(usage) = usage else {
+            let is_first = self.stats.without_usage.fetch_add(1, Ordering::Relaxed) == 0;
+            if is_first && self.price.is_some_and(|price| price != Price::FREE) {
+                self.progress.say(
+                    "replies do not tell their tokens: what they cost is not known, and counts under --max-usd with the \
+                     most it can be",
+                );
+            }
+            return;
+        };
+        self.stats.told.fetch_add(1, Ordering::Relaxed);
+        self.stats.longest_output.fetch_max(usage.output, Ordering::Relaxed);
+    }
+
+    /// What a failed attempt leads to; waits where it is to be made again. `before` are the good replies of all
+    /// when this request failed the time before: where there are more by now, the service answers, and the fault is the
+    /// request's; else the service's.
+    async fn after(&self, failure: &Failure, effort: &mut Effort, before: Option<u64>) -> After {
+        let good_replies = self.stats.good_replies.load(Ordering::Relaxed);
+        let any_success = self.stats.any_good();
+        let others_get_through = before.is_some_and(|before| good_replies > before);
+        let wait = match retry::decide(failure, *effort) {
+            Decision::Again { after } => after,
+            Decision::Reject { reason } if any_success || reason == teacher::TOO_LARGE => {
+                return After::Keep(reason);
+            }
+            // The first requests of all are refused: their fault, or that of the settings? Others will tell.
+            Decision::Reject { .. } if effort.attempts < BAD_REQUESTS_BEFORE_ANY_SUCCESS => {
+                Duration::from_secs(1)
+            }
+            Decision::Reject { reason } => {
+                let hint = Some(
+                    "every request so far was refused: check --model, --base-url and the settings of [teacher]",
+                );
+                self.stop.because(Error::Service { why: reason, hint });
+                return After::End;
+            }
+            Decision::Stop { why, hint } => {
+                self.stop.because(Error::Service { why, hint });
+                return After::End;
+            }
+            Decision::GiveUp { why, may_be_the_items: true } if others_get_through => {
+                return After::Keep(format!("no answer: {why}"));
+            }
+            Decision::GiveUp { why, .. } => {
+                let hint =
+                    Some("run the same command again when the service answers; nothing is bought twice");
+                self.stop.because(Error::Service { why, hint });
+                return After::End;
+            }
+        };
+        tracing::debug!(?failure, ?wait, attempts = effort.attempts, "asked again");
+        effort.waited += wait;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => After::Again,
+            () = self.stop.wait() => After::End,
+        }
+    }
+}
+
+/// 1e-9 dollars.
+struct Dollars(u64);
+
+/// What follows a failed attempt.
+enum After {
+    Again,
+    End,
+    Keep(String),
+}
+
+/// Status under which a failure for good is stored; a body that came broken counts as 502, as a gateway would say it.
+fn status_of(failure: &Failure) -> u16 {
+    match failure {
+        Failure::Status { status, .. } => *status,
+        Failure::Unreachable(_) => 503,
+        Failure::TimedOut => 504,
+        Failure::Broken(_) => 502,
+    }
+}

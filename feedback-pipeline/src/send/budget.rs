@@ -1,0 +1,256 @@
+//! What replies cost, and the cap on it. Prices stand in a dated file; a model without a price has an unknown cost.
+
+use crate::error::{Error, Result};
+use crate::teacher::Usage;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::Notify;
+
+/// Prices of one model, in US dollars per million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Input tokens.
+    pub input: f64,
+    /// Output tokens.
+    pub output: f64,
+    /// Input tokens written to the prompt cache.
+    pub cache_write: f64,
+    /// Input tokens read from the prompt cache.
+    pub cache_read: f64,
+    /// Factor on everything in batch mode.
+    #[serde(default = "one")]
+    pub batch_factor: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Price {
+    /// What the embedded Teacher costs.
+    pub const FREE: Self =
+        Self { input: 0.0, output: 0.0, cache_write: 0.0, cache_read: 0.0, batch_factor: 1.0 };
+
+    /// The same in batch mode.
+    pub fn in_batch(self) -> Self {
+        let factor = self.batch_factor;
+        Self {
+            input: self.input * factor,
+            output: self.output * factor,
+            cache_write: self.cache_write * factor,
+            cache_read: self.cache_read * factor,
+            batch_factor: 1.0,
+        }
+    }
+
+    /// Dollars for the tokens of a reply.
+    pub fn cost(&self, usage: &Usage) -> f64 {
+        (usage.input as f64 * self.input
+            + usage.output as f64 * self.output
+            + usage.cache_write as f64 * self.cache_write
+            + usage.cache_read as f64 * self.cache_read)
+            / 1e6
+    }
+}
+
+/// A price table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prices {
+    /// Date of the prices.
+    pub as_of: String,
+    models: BTreeMap<String, Price>,
+}
+
+impl Prices {
+    /// Reads the table at `path`, or the built-in one where the path is empty.
+    pub fn load(path: &str) -> Result<Self> {
+        let text = match path {
+            "" => include_str!("../../prices.toml").to_owned(),
+            path => std::fs::read_to_string(path).map_err(Error::io("read", Path::new(path)))?,
+        };
+        let location = if path.is_empty() { "prices.toml" } else { path };
+        let prices: Self = toml::from_str(&text).map_err(|e| Error::bad_input(location, e.to_string()))?;
+        for (model, price) in &prices.models {
+            let numbers =
+                [price.input, price.output, price.cache_write, price.cache_read, price.batch_factor];
+            if numbers.iter().any(|number| !number.is_finite() || *number < 0.0) {
+                let message = format!("{model}: expected prices of at least 0, found {numbers:?}");
+                return Err(Error::bad_input(location, message));
+            }
+        }
+        Ok(prices)
+    }
+
+    /// Price of a model: its own entry, or that of the model of which it is a dated version.
+    pub fn of(&self, model: &str) -> Option<Price> {
+        let dated = |known: &str| match model.strip_prefix(known) {
+            Some("") => true,
+            Some(rest) => rest
+                .strip_prefix(['-', '@'])
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())),
+            None => false,
+        };
+        let fitting = self.models.iter().filter(|(known, _)| dated(known));
+        fitting.max_by_key(|(known, _)| known.len()).map(|(_, price)| *price)
+    }
+}
+
+/// Counts dollars spent and dollars that requests in flight may cost, against the cap.
+pub struct Budget {
+    max_usd: Option<f64>,
+    state: Mutex<State>,
+    settled: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    spent: f64,
+    reserved: f64,
+    open: usize,
+}
+
+/// Dollars that an attempt may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// With a reply as long as the limit.
+    pub most: f64,
+    /// With a reply hardly longer than those before it.
+    pub likely: f64,
+}
+
+/// Dollars set aside for one attempt.
+#[derive(Debug)]
+#[must_use]
+pub struct ReservedDollars(f64);
+
+impl Budget {
+    /// A budget from which `spent` dollars were taken in earlier runs.
+    pub fn new(max_usd: Option<f64>, spent: f64) -> Self {
+        Self { max_usd, state: Mutex::new(State { spent, ..State::default() }), settled: Notify::new() }
+    }
+
+    /// Sets the `most` dollars aside that an attempt may cost. Where those in flight leave too little, waits until they cost
+    /// what they cost. Where nothing is in flight, what it will `likely` cost is enough, so that no more than one request's
+    /// cost is left of the cap, and no more than one request can pass it. Both are asked anew after each wait, as they follow
+    /// what replies cost.
+    ///
+    /// # Errors
+    /// [`Error::Budget`] where nothing is in flight and still too little is left.
+    pub async fn reserve(&self, cost: impl Fn() -> Cost) -> Result<ReservedDollars> {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            {
+                let Cost { most, likely } = cost();
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let used = state.spent + state.reserved;
+                let fits = |dollars: f64| self.max_usd.is_none_or(|max| used + dollars <= max);
+                let dollars = if state.open == 0 && !fits(most) { likely } else { most };
+                if fits(dollars) {
+                    state.reserved += dollars;
+                    state.open += 1;
+                    return Ok(ReservedDollars(dollars));
+                }
+                if state.open == 0 {
+                    let max_usd = self.max_usd.unwrap_or_default();
+                    return Err(Error::Budget { max_usd, spent_usd: state.spent, next_usd: likely });
+                }
+            }
+            settled.await;
+        }
+    }
+
+    /// Replaces dollars set aside by what the attempt did cost.
+    pub fn settle(&self, aside: ReservedDollars, cost: f64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.reserved = (state.reserved - aside.0).max(0.0);
+        state.open = state.open.saturating_sub(1);
+        if state.open == 0 {
+            state.reserved = 0.0; // rounding leaves dust
+        }
+        state.spent += cost;
+        drop(state);
+        self.settled.notify_waiters();
+    }
+
+    /// Dollars left below the cap; infinite where there is none.
+    pub fn room(&self) -> f64 {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.max_usd.map_or(f64::INFINITY, |max| max - state.spent - state.reserved)
+    }
+
+    /// Takes dollars that were spent without being set aside.
+    pub fn pay(&self, dollars: f64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).spent += dollars;
+    }
+
+    /// Gives back what a batch was counted with: its replies are paid for one by one.
+    pub fn release(&self, dollars: f64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.spent = (state.spent - dollars).max(0.0);
+    }
+
+    /// The error of a request that may cost more than is left.
+    pub fn too_little_for(&self, next_usd: f64) -> Error {
+        Error::Budget { max_usd: self.max_usd.unwrap_or_default(), spent_usd: self.spent(), next_usd }
+    }
+
+    /// Dollars spent, earlier runs included.
+    pub fn spent(&self) -> f64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).spent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prices_of_dated_models() {
+        let prices = Prices::load("").unwrap();
+        assert_eq!(prices.of("claude-haiku-4-5-20251001").unwrap().input, 1.0);
+        assert_eq!(prices.of("gpt-4o-mini-2024-07-18").unwrap().input, 0.15);
+        assert_eq!(prices.of("gpt-4o-2024-08-06").unwrap().input, 2.5);
+        assert!(prices.of("gpt-4o-audio-preview").is_none());
+        assert!(prices.of("llama").is_none());
+    }
+
+    #[test]
+    fn cached_tokens_are_charged_as_such() {
+        let price = Prices::load("").unwrap().of("claude-haiku-4-5").unwrap();
+        let usage =
+            Usage { input: 1_000_000, cache_write: 1_000_000, cache_read: 1_000_000, output: 1_000_000 };
+        assert!((price.cost(&usage) - (1.0 + 1.25 + 0.1 + 5.0)).abs() < 1e-9);
+    }
+
+    #[tokio::test]
+    async fn purse_waits_for_those_in_flight_and_then_ends() {
+        let budget = std::sync::Arc::new(Budget::new(Some(1.0), 0.2));
+        let dollars = |dollars: f64| Cost { most: dollars, likely: dollars };
+        let first = budget.reserve(|| dollars(0.5)).await.unwrap();
+        let waiting = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.reserve(|| Cost { most: 0.5, likely: 0.1 }).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        budget.settle(first, 0.1);
+        let second = waiting.await.unwrap().unwrap();
+        budget.settle(second, 0.5);
+        let error = budget.reserve(|| dollars(0.5)).await.unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!((budget.spent() - 0.8).abs() < 1e-9);
+        let last = budget.reserve(|| Cost { most: 0.5, likely: 0.1 }).await.unwrap();
+        let after = tokio::time::timeout(
+            std::time::Duration::from_millis(20),
+            budget.reserve(|| Cost { most: 0.5, likely: 0.05 }),
+        );
+        assert!(after.await.is_err(), "what is likely is enough for one at a time");
+        budget.settle(last, 0.15);
+    }
+}

@@ -1,0 +1,47 @@
+//! The runtime that requests are sent on, watched for Ctrl-C.
+
+use crate::error::{Error, Result};
+use crate::send::Session;
+use schemas::interrupt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time between two looks at Ctrl-C.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Looks between two words of progress.
+const LOOKS_A_WORD: u32 = 5;
+
+/// Asks everything on a runtime of its own; returns when nothing is in flight any more.
+pub(crate) fn run(session: &Arc<Session>, work: impl Future<Output = ()>) -> Result<()> {
+    interrupt::catch(
+        "ending: nothing more is sent, replies in flight are waited for; batches go on at the service; Ctrl-C again ends at once",
+    );
+    if interrupt::noted() {
+        session.stop.because(Error::Interrupted); // before the first request leaves
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::io("start a runtime in", session.cache.path()))?;
+    runtime.block_on(async {
+        let watched = Arc::clone(session);
+        let watch = tokio::spawn(async move {
+            for look in 1_u32.. {
+                tokio::time::sleep(LOOK_EVERY).await;
+                if interrupt::noted() {
+                    watched.stop.because(Error::Interrupted);
+                }
+                if look % LOOKS_A_WORD == 0 {
+                    watched.progress.allow(watched.pace.requests_per_minute());
+                    watched.progress.show();
+                }
+            }
+        });
+        work.await;
+        watch.abort();
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    session.progress.finish();
+    Ok(())
+}

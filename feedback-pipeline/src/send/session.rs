@@ -1,0 +1,74 @@
+//! What the requests of one job are sent with, and what the run has learned about the service.
+
+use crate::items::Job;
+use crate::request::Questions;
+use crate::request::prompt::SystemPrompt;
+use crate::send::budget::{Budget, Price};
+use crate::send::http::HttpClient;
+use crate::send::pace::Pace;
+use crate::send::progress::Progress;
+use crate::send::stop::Stop;
+use crate::store::Cache;
+use schemas::settings::TeacherSettings;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Semaphore;
+
+/// What a run asks with.
+pub struct Session {
+    /// What is asked for.
+    pub job: Job,
+    /// Name of the job in the store.
+    pub scope: Arc<str>,
+    /// Who is asked, and how.
+    pub teacher: TeacherSettings,
+    /// Model that is asked.
+    pub model: String,
+    /// Instructions.
+    pub prompt: SystemPrompt,
+    /// What items are asked with.
+    pub questions: Questions,
+    /// Replies.
+    pub cache: Cache,
+    /// When the next request may leave.
+    pub pace: Pace,
+    /// Dollars.
+    pub budget: Budget,
+    /// Prices of the model.
+    pub price: Option<Price>,
+    /// HTTP; none for the embedded Teacher.
+    pub transport: Option<HttpClient>,
+    /// Requests that may be in flight.
+    pub slots: Arc<Semaphore>,
+    /// What the user sees.
+    pub progress: Progress,
+    /// Ends the run early.
+    pub stop: Stop,
+    /// Learned in this run.
+    pub stats: ServiceStats,
+    /// Batches that are given up.
+    pub abandoned: Vec<String>,
+}
+
+/// What this run has seen of the service.
+#[derive(Debug, Default)]
+pub struct ServiceStats {
+    pub(crate) good_replies: AtomicU64,
+    /// Paid replies in an envelope that cannot be opened.
+    pub(crate) unreadable: AtomicU64,
+    /// Replies that told their tokens and those that did not, and the most output tokens of one.
+    pub(crate) told: AtomicU64,
+    pub(crate) without_usage: AtomicU64,
+    pub(crate) longest_output: AtomicU64,
+    /// Whether an earlier run had good replies to the same questions, and so few are left that all of them may be bad.
+    pub(crate) good_before: bool,
+    /// Most that the attempts in flight may cost, in 1e-9 dollars.
+    pub(crate) in_flight: AtomicU64,
+}
+
+impl ServiceStats {
+    /// Whether the service has answered: what it refuses then is the request's fault.
+    pub(crate) fn any_good(&self) -> bool {
+        self.good_before || self.good_replies.load(Ordering::Relaxed) > 0
+    }
+}

@@ -1,0 +1,219 @@
+//! Requests one by one: each pending item is answered from the store, or sent within the pace and the budget.
+//!
+//! Items leave in the order of the tables. Of several with the same request the first pays, the others share its reply;
+//! that rule does not depend on timing, so a run that was killed ends in the same tables as one that was not.
+
+use super::{Next, Session};
+use crate::error::Result;
+use crate::items::Item;
+use crate::reply::verdict::{self, Verdict};
+use crate::request::Question;
+use crate::store::outcome::{self, AskedWith};
+use crate::store::{Ask, Reply};
+use crate::teacher::{Usage, anthropic};
+use schemas::TimestampMs;
+use schemas::settings::Provider;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// How long to wait for replies in flight after the run was told to end.
+const GRACE: Duration = Duration::from_secs(30);
+
+impl Session {
+    /// Sends whatever a plan says of the pending items; ends early where [`Session::stop`] is set.
+    pub async fn all(self: &Arc<Self>, plan: impl Iterator<Item = Result<Next>>) {
+        if let Err(error) = self.send_all(plan).await {
+            self.stop.because(error);
+        }
+    }
+
+    async fn send_all(self: &Arc<Self>, plan: impl Iterator<Item = Result<Next>>) -> Result<()> {
+        self.cache.writer().prompt(&self.prompt.version, &self.prompt.text)?;
+        // Items that wait for another attempt hold no slot, so more are open than in flight; this bounds them.
+        let open = Arc::new(Semaphore::new(self.slots.available_permits().saturating_mul(3)));
+        let mut tasks = JoinSet::new();
+        let mut warm = !self.template_is_worth_warming() && !self.limit_is_unknown();
+        let mut in_batches = 0;
+        let fed: Result<()> = async {
+            for next in plan {
+                if self.stop.is_set() {
+                    break;
+                }
+                let (question, replies, claim) = match next? {
+                    Next::Send(question, replies, claim) => (question, replies, claim),
+                    other => {
+                        in_batches += usize::from(matches!(other, Next::InBatch(_)));
+                        self.note(other, true).await?;
+                        continue;
+                    }
+                };
+                self.remember(&question)?;
+                let permit = tokio::select! {
+                    permit = Arc::clone(&open).acquire_owned() => permit,
+                    () = self.stop.wait() => break,
+                };
+                // Nothing is made ready that could not leave: what waits here waits in the tables, not in memory.
+                let slot = tokio::select! {
+                    slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
+                    () = self.stop.wait() => break,
+                };
+                let session = Arc::clone(self);
+                tasks.spawn(async move {
+                    session.resolve(&question, replies, slot).await;
+                    drop((claim, permit));
+                });
+                if !warm {
+                    // The first request writes the provider's prompt cache for all others, and learns the limits.
+                    tokio::select! {
+                        _ = tasks.join_next() => {}
+                        () = self.stop.wait() => {}
+                    }
+                    warm = true;
+                }
+                while tasks.try_join_next().is_some() {}
+            }
+            Ok(())
+        }
+        .await;
+        // Whatever went wrong, requests in flight are paid for.
+        if let Err(error) = fed {
+            self.stop.because(error);
+        }
+        self.join(tasks).await?;
+        if in_batches > 0 {
+            let (items, command) = (self.job.items(), self.job.command());
+            schemas::warn!("note: {in_batches} {items} are in a batch at the service and were left out");
+            for (provider, model) in self.cache.models_in_batches()? {
+                schemas::warn!("note: to collect it: {command} --batch --teacher {provider} --model {model}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Records what became of an item for which nothing is sent; counts it as progress where that `is_news`.
+    pub(super) async fn note(&self, next: Next, is_news: bool) -> Result<()> {
+        match next {
+            Next::Answered(question, key) => {
+                // It is the item's latest request again.
+                self.cache.writer().subject(&self.scope, self.job.round, &question.item.subject_id, key)?;
+            }
+            Next::Unsendable(question) => {
+                self.remember(&question)?;
+                return if is_news { self.keep_unsent(&question).await } else { Ok(()) };
+            }
+            Next::InBatch(question) | Next::Send(question, ..) => return self.remember(&question),
+            Next::Shared(question) => self.remember(&question)?,
+        }
+        if is_news {
+            self.progress.shared();
+        }
+        Ok(())
+    }
+
+    /// Remembers which request an item has.
+    pub(super) fn remember(&self, question: &Question) -> Result<()> {
+        self.cache.writer().subject(&self.scope, self.job.round, &question.item.subject_id, question.key)
+    }
+
+    async fn join(&self, mut tasks: JoinSet<()>) -> Result<()> {
+        let all = async { while tasks.join_next().await.is_some() {} };
+        let grace = async {
+            self.stop.wait().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            () = all => {}
+            () = grace => {
+                self.progress.say("not all replies in flight came in time; they are asked for again next time");
+            }
+        }
+        tasks.shutdown().await;
+        // What did not come in time may be charged; the cap must hold all the same, in later runs too.
+        let lost = self.stats.in_flight.load(Ordering::Relaxed) as f64 / 1e9;
+        if lost > 0.0 { self.cache.writer().lost(lost) } else { Ok(()) }
+    }
+
+    /// A prompt below the model's minimum is not cached by the provider; then there is nothing to warm.
+    fn template_is_worth_warming(&self) -> bool {
+        self.teacher.provider == Provider::Anthropic
+            && self.prompt_tokens() >= anthropic::prompt_cache_minimum(&self.model)
+    }
+
+    /// Where nobody said how fast requests may leave, the headers of the first reply may.
+    fn limit_is_unknown(&self) -> bool {
+        self.transport.is_some() && self.pace.requests_per_minute().is_none()
+    }
+
+    /// About as many tokens as the system prompt has.
+    fn prompt_tokens(&self) -> u64 {
+        self.prompt.text.len() as u64 / 4
+    }
+
+    /// What is to be said about the provider's prompt cache after a run.
+    pub fn prompt_cache_note(&self) -> Option<String> {
+        if self.teacher.provider != Provider::Anthropic || self.progress.attempts() < 2 {
+            return None;
+        }
+        let (input, read, _) = self.progress.input_tokens();
+        let (tokens, minimum) = (self.prompt_tokens(), anthropic::prompt_cache_minimum(&self.model));
+        if tokens < minimum {
+            let model = &self.model;
+            return Some(format!(
+                "the instructions have about {tokens} tokens; {model} caches prompts from {minimum} on, so every request pays for them in full"
+            ));
+        }
+        (read == 0).then(|| {
+            format!("no reply reported tokens read from the prompt cache, out of {input} input tokens")
+        })
+    }
+
+    async fn keep_unsent(&self, question: &Question) -> Result<()> {
+        let Some(reason) = &question.unsent else { return Ok(()) };
+        let now = TimestampMs::now().0;
+        let reply = Reply {
+            turn: 0,
+            sent_key: question.key,
+            attempts: 0,
+            status: verdict::NOT_SENT,
+            headers: "{}".to_owned(),
+            body: reason.to_owned().into(),
+            usage: Usage::default(),
+            cost_usd: Some(0.0),
+            started_at_ms: now,
+            replied_at_ms: now,
+            latency_ms: 0,
+        };
+        if self.cache.replies(&question.key)?.is_empty() {
+            self.cache.writer().reply(Some(self.ask_row(question)), question.key, reply).await?;
+        }
+        self.progress.rejected(reason);
+        Ok(())
+    }
+
+    pub(crate) fn ask_row(&self, question: &Question) -> Arc<Ask> {
+        Arc::new(Ask {
+            key: question.key,
+            scope: self.job.scope(),
+            round: self.job.round,
+            subject_id: question.item.subject_id.clone(),
+            problem_id: question.item.problem.problem_id.clone(),
+            provider: self.teacher.provider,
+            model: self.model.clone(),
+            prompt_version: self.prompt.version.clone(),
+            user_text: question.text.clone(),
+            image_sha256: question.image().map(|image| image.sha256.clone()),
+        })
+    }
+
+    /// Model and version of the prompt that this run asks with.
+    pub(crate) fn asks(&self) -> AskedWith<'_> {
+        AskedWith { model: &self.model, prompt_version: &self.prompt.version }
+    }
+
+    pub(crate) fn judge(&self, item: &Item, replies: &[Reply]) -> Verdict {
+        outcome::verdict(self.teacher.provider, &item.content, replies)
+    }
+}

@@ -1,0 +1,122 @@
+//! How each change lands in the tables of the store.
+
+use super::write::{Change, Write};
+use super::{Ask, Reply};
+use crate::teacher::Key;
+use rusqlite::{Transaction, params};
+
+pub(super) fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
+    match write {
+        Write::Reply(ask, key, reply, _) => {
+            if let Some(ask) = ask {
+                insert_ask(transaction, ask)?;
+            }
+            insert_reply(transaction, key, reply)?;
+        }
+        Write::Fetched(key, reply) => insert_reply(transaction, key, reply)?,
+        Write::Batch(change) => apply_batch(transaction, change)?,
+        Write::Subject { scope, round, subject_id, key } => {
+            let mut statement = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO subjects (scope, round, subject_id, request_key) VALUES (?1, ?2, ?3, ?4)",
+            )?;
+            statement.execute(params![scope.as_ref(), round, subject_id, key.as_slice()])?;
+        }
+        Write::Prompt { hash, text } => {
+            let mut statement =
+                transaction.prepare_cached("INSERT OR IGNORE INTO prompts VALUES (?1, ?2)")?;
+            statement.execute(params![hash, text])?;
+        }
+        Write::Lost(likely_usd) => {
+            let mut statement = transaction.prepare_cached("INSERT INTO losses VALUES (?1)")?;
+            statement.execute([likely_usd])?;
+        }
+        Write::Flush(_) => {}
+    }
+    Ok(())
+}
+
+fn insert_ask(transaction: &Transaction<'_>, ask: &Ask) -> rusqlite::Result<()> {
+    let mut statement = transaction
+        .prepare_cached("INSERT OR IGNORE INTO asks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?;
+    statement.execute(params![
+        ask.key.as_slice(),
+        ask.scope,
+        ask.round,
+        ask.subject_id,
+        ask.problem_id,
+        ask.provider.as_str(),
+        ask.model,
+        ask.prompt_version,
+        ask.user_text,
+        ask.image_sha256,
+    ])?;
+    Ok(())
+}
+
+fn insert_reply(transaction: &Transaction<'_>, key: &Key, reply: &Reply) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO replies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+    )?;
+    statement.execute(params![
+        key.as_slice(),
+        reply.turn,
+        reply.sent_key.as_slice(),
+        reply.attempts,
+        reply.status,
+        reply.headers,
+        reply.body.as_ref(),
+        reply.usage.input,
+        reply.usage.cache_write,
+        reply.usage.cache_read,
+        reply.usage.output,
+        reply.cost_usd,
+        reply.started_at_ms,
+        reply.replied_at_ms,
+        reply.latency_ms,
+    ])?;
+    Ok(())
+}
+
+fn apply_batch(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
+    match change {
+        Change::Planned(batch, entries) => {
+            transaction.execute(
+                "INSERT INTO batches (plan, provider, model, address, requests, planned_at_ms, likely_usd)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    batch.plan,
+                    batch.provider.as_str(),
+                    batch.model,
+                    batch.address,
+                    batch.requests,
+                    batch.planned_at_ms,
+                    batch.likely_usd
+                ],
+            )?;
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO batch_requests VALUES (?1, ?2, ?3, ?4)")?;
+            for entry in entries {
+                // Who pays is settled now: results come without the items.
+                insert_ask(transaction, &entry.ask)?;
+                insert.execute(params![
+                    batch.plan,
+                    entry.sent_key.as_slice(),
+                    entry.ask.key.as_slice(),
+                    entry.turn
+                ])?;
+            }
+        }
+        Change::Uploaded { plan, file_id } => {
+            transaction.execute("UPDATE batches SET file_id = ?2 WHERE plan = ?1", params![plan, file_id])?;
+        }
+        Change::Sent { plan, batch_id } => {
+            transaction
+                .execute("UPDATE batches SET batch_id = ?2 WHERE plan = ?1", params![plan, batch_id])?;
+        }
+        Change::Closed { plan, how } => {
+            transaction.execute("UPDATE batches SET closed = ?2 WHERE plan = ?1", params![plan, how])?;
+            transaction.execute("DELETE FROM batch_requests WHERE plan = ?1", [plan])?;
+        }
+    }
+    Ok(())
+}

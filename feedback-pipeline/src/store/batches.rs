@@ -1,0 +1,131 @@
+//! Batches in `feedback.sqlite`. A batch is written down with its requests before it is sent, and its id before it is
+//! polled, so that a kill at any moment leaves enough to find it again instead of paying for it twice.
+
+use super::Cache;
+use super::write::{Batch, Change, Entry};
+use crate::error::Result;
+use crate::teacher::Key;
+use rusqlite::{OptionalExtension, params};
+use schemas::settings::Provider;
+use std::collections::HashSet;
+
+pub(super) const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS batches (
+    plan TEXT PRIMARY KEY, provider TEXT NOT NULL, model TEXT NOT NULL, address TEXT NOT NULL, requests INTEGER NOT NULL,
+    planned_at_ms INTEGER NOT NULL, likely_usd REAL NOT NULL, file_id TEXT, batch_id TEXT, closed TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batch_requests (
+    plan TEXT NOT NULL, sent_key BLOB NOT NULL, request_key BLOB NOT NULL, turn INTEGER NOT NULL,
+    PRIMARY KEY (plan, sent_key)) WITHOUT ROWID;
+";
+
+/// Version 2 did not say what a batch would cost.
+pub(super) const FROM_2: &str = "ALTER TABLE batches ADD COLUMN likely_usd REAL NOT NULL DEFAULT 0.0";
+
+impl Cache {
+    /// Writes a batch down before it is sent.
+    pub fn plan_batch(&self, batch: Batch, entries: Vec<Entry>) -> Result<()> {
+        self.writer.batch(Change::Planned(batch, entries))
+    }
+
+    /// Remembers the uploaded file of a batch.
+    pub fn batch_uploaded(&self, plan: &str, file_id: &str) -> Result<()> {
+        self.writer.batch(Change::Uploaded { plan: plan.to_owned(), file_id: file_id.to_owned() })
+    }
+
+    /// Remembers the service's id of a batch.
+    pub fn batch_sent(&self, plan: &str, batch_id: &str) -> Result<()> {
+        self.writer.batch(Change::Sent { plan: plan.to_owned(), batch_id: batch_id.to_owned() })
+    }
+
+    /// Ends a batch; everything that came of it is durable on return.
+    pub fn batch_closed(&self, plan: &str, how: &'static str) -> Result<()> {
+        self.writer.batch(Change::Closed { plan: plan.to_owned(), how })
+    }
+
+    /// Batches of a provider that are not done with, the oldest first.
+    pub fn open_batches(&self, provider: Provider) -> Result<Vec<Batch>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT plan, model, address, requests, planned_at_ms, file_id, batch_id, likely_usd FROM batches
+                 WHERE provider = ?1 AND closed IS NULL ORDER BY planned_at_ms, plan",
+            )?;
+            let rows = statement.query_map([provider.as_str()], |row| {
+                Ok(Batch {
+                    plan: row.get(0)?,
+                    provider,
+                    model: row.get(1)?,
+                    address: row.get(2)?,
+                    requests: row.get(3)?,
+                    planned_at_ms: row.get(4)?,
+                    file_id: row.get(5)?,
+                    batch_id: row.get(6)?,
+                    likely_usd: row.get(7)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// First requests of all that lie in batches that are not done with.
+    pub fn keys_in_batches(&self) -> Result<HashSet<Key>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT request_key FROM batch_requests JOIN batches USING (plan) WHERE closed IS NULL",
+            )?;
+            let rows = statement.query_map([], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    /// Providers and models of batches that are not done with.
+    pub fn models_in_batches(&self) -> Result<Vec<(String, String)>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT DISTINCT provider, model FROM batches WHERE closed IS NULL ORDER BY provider, model",
+            )?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        })
+    }
+
+    /// Keys of all requests that a batch was sent with.
+    pub fn batch_keys(&self, plan: &str) -> Result<Vec<Key>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare("SELECT sent_key FROM batch_requests WHERE plan = ?1")?;
+            let rows = statement.query_map([plan], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    /// Dollars that batches which are not done with will hardly go beyond.
+    pub fn running_usd(&self) -> Result<f64> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT coalesce(sum(likely_usd), 0.0) FROM batches WHERE closed IS NULL",
+                [],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// True where a batch of the service is one of ours.
+    pub fn knows_batch(&self, batch_id: &str) -> Result<bool> {
+        self.read(|connection| {
+            connection.query_row("SELECT count(*) > 0 FROM batches WHERE batch_id = ?1", [batch_id], |row| {
+                row.get(0)
+            })
+        })
+    }
+
+    /// First request and turn of what a batch calls `sent_key`.
+    pub fn batch_request(&self, plan: &str, sent_key: &Key) -> Result<Option<(Key, u32)>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT request_key, turn FROM batch_requests WHERE plan = ?1 AND sent_key = ?2",
+            )?;
+            statement
+                .query_row(params![plan, sent_key.as_slice()], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
+        })
+    }
+}

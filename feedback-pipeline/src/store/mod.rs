@@ -1,0 +1,463 @@
+//! `feedback.sqlite`: every reply that was paid for, kept before anything else is done with it.
+//!
+//! One thread writes. It takes whatever waits, commits it as one transaction (synced to disk) and only then tells those
+//! who wait, so that a reply is durable before it is parsed, and thousands a second share a few syncs. Reading goes over
+//! a second connection.
+//!
+//! | table | a row is |
+//! | --- | --- |
+//! | `prompts` | a system prompt, by its hash |
+//! | `asks` | a distinct request: who paid for it, what was asked; the picture by its hash only |
+//! | `replies` | what came back: raw body, headers, usage, cost; turn 1 and 2 follow malformed replies |
+//! | `subjects` | which request an item has; several items may share one, the last row of an item counts |
+//! | `batches` | a batch that is about to be sent, runs at the service, or is done with |
+//! | `batch_requests` | which requests a batch holds |
+//! | `losses` | what an attempt may have cost without a word of it: a reply that broke, came too late, or tells no tokens |
+
+mod apply;
+mod batches;
+pub mod outcome;
+mod write;
+mod writer;
+
+pub use write::{Batch, Entry};
+pub use writer::Writer;
+
+use crate::error::{Error, Result};
+use crate::items::{Item, Job, Kind};
+use crate::teacher::{Key, Usage};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use schemas::settings::Provider;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Version of the file's tables; a newer one is refused.
+const VERSION: i64 = 4;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS prompts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS asks (
+    request_key BLOB NOT NULL UNIQUE, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
+    problem_id TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL, prompt_version TEXT NOT NULL,
+    user_text TEXT NOT NULL, image_sha256 TEXT);
+CREATE TABLE IF NOT EXISTS replies (
+    request_key BLOB NOT NULL, turn INTEGER NOT NULL, sent_key BLOB NOT NULL, attempts INTEGER NOT NULL,
+    status INTEGER NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL,
+    input_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, cache_read_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL, cost_usd REAL, started_at_ms INTEGER NOT NULL, replied_at_ms INTEGER NOT NULL, latency_ms INTEGER NOT NULL,
+    UNIQUE (request_key, turn));
+CREATE TABLE IF NOT EXISTS subjects (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
+    request_key BLOB NOT NULL, UNIQUE (scope, round, subject_id, request_key));
+CREATE TABLE IF NOT EXISTS losses (likely_usd REAL NOT NULL);
+";
+
+/// A distinct request, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Key of the first request; later turns belong to it.
+    pub key: Key,
+    /// Scope of the item that pays, see [`Job::scope`].
+    pub scope: String,
+    /// Round of the item that pays.
+    pub round: u32,
+    /// The item that pays.
+    pub subject_id: String,
+    /// Its problem.
+    pub problem_id: String,
+    /// Who is asked.
+    pub provider: Provider,
+    /// Model that is asked.
+    pub model: String,
+    /// Short hash of the system prompt.
+    pub prompt_version: String,
+    /// Text block of the request.
+    pub user_text: String,
+    /// sha256 of the picture.
+    pub image_sha256: Option<String>,
+}
+
+impl Ask {
+    /// True where `item` of `job` is the one that pays.
+    pub fn is_paid_by(&self, job: &Job, item: &Item) -> bool {
+        self.subject_id == item.subject_id && self.round == item.round && self.scope == job.scope()
+    }
+}
+
+/// A reply, raw, with all that is known about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// 0 for the first request, 1 and 2 for those after a malformed reply.
+    pub turn: u32,
+    /// Key of the request that this is the reply to.
+    pub sent_key: Key,
+    /// Attempts until it came.
+    pub attempts: u32,
+    /// HTTP status; [`crate::reply::verdict::NOT_SENT`] where nothing could be sent.
+    pub status: u16,
+    /// Headers as a JSON object; empty in what is read back.
+    pub headers: String,
+    /// The body as it came.
+    pub body: bytes::Bytes,
+    /// Tokens.
+    pub usage: Usage,
+    /// Dollars; none where the model has no known price, or the reply tells no tokens.
+    pub cost_usd: Option<f64>,
+    /// Moment the first attempt was sent, in ms since 1970.
+    pub started_at_ms: i64,
+    /// Moment of the reply, in ms since 1970.
+    pub replied_at_ms: i64,
+    /// Time from sending the last attempt to its reply.
+    pub latency_ms: u32,
+}
+
+/// A request whose usage is known.
+pub struct Sample {
+    /// The user's text.
+    pub user_text: String,
+    /// Input tokens, however they were charged.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Body of the reply.
+    pub body: Vec<u8>,
+}
+
+/// See [`Cache::snapshot`].
+#[must_use]
+pub struct Snapshot<'a>(&'a Cache);
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.read(|connection| connection.execute_batch("COMMIT")); // it only read
+    }
+}
+
+/// The cache of one dataset.
+pub struct Cache {
+    path: PathBuf,
+    reader: std::sync::Mutex<Connection>,
+    writer: Writer,
+}
+
+impl Cache {
+    /// Opens the file of a dataset that is only looked at. Where it cannot be written, as on a disk that is read-only, it is
+    /// read as it lies.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is damaged.
+    pub fn look(path: &Path) -> Result<Self> {
+        let can_be_written = std::fs::OpenOptions::new().append(true).open(path).is_ok();
+        let opened = Self::open(path);
+        if can_be_written || !matches!(opened, Err(Error::Cache { .. })) {
+            return opened;
+        }
+        let escaped = path.display().to_string().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        let uri = format!("file:{}?immutable=1", escaped);
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let reader = Connection::open_with_flags(uri, flags).map_err(error(path))?;
+        let version: i64 =
+            reader.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(error(path))?;
+        if version != VERSION {
+            return opened; // its tables are others
+        }
+        Ok(Self { path: path.to_path_buf(), reader: reader.into(), writer: Writer::none(path) })
+    }
+
+    /// Opens the file, or makes it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let connection = Connection::open(path).map_err(error(path))?;
+        prepare(&connection).map_err(error(path))?;
+        let version: i64 =
+            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(error(path))?;
+        if version > VERSION {
+            let message = format!(
+                "written with version {version}, this program reads up to {VERSION}: use a newer version of it"
+            );
+            return Err(Error::bad_input(path.display().to_string(), message));
+        }
+        if version < VERSION {
+            bring_up_to_date(&connection, version).map_err(error(path))?;
+        }
+        let reader = Self::read_connection(path)?;
+        Ok(Self { path: path.to_path_buf(), reader: reader.into(), writer: Writer::start(connection, path)? })
+    }
+
+    fn read_connection(path: &Path) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(path, flags).map_err(error(path))?;
+        reader.busy_timeout(std::time::Duration::from_secs(10)).map_err(error(path))?;
+        reader.set_prepared_statement_cache_capacity(32);
+        // Otherwise each new value bound to a statement has it planned anew.
+        reader.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(error(path))?;
+        Ok(reader)
+    }
+
+    /// Dollars of all replies, and of attempts without a whole one, of a file that is only looked at: another process may be
+    /// writing to it.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn sums(path: &Path) -> Result<(f64, f64)> {
+        let reader = Self::read_connection(path)?;
+        let sum = |query: &str| reader.query_row(query, [], |row| row.get::<_, f64>(0));
+        let replies = sum("SELECT coalesce(sum(cost_usd), 0.0) FROM replies").map_err(error(path))?;
+        // A file of an older version has no such table.
+        let has_losses = "SELECT count(*) + 0.0 FROM sqlite_master WHERE name = 'losses'";
+        let lost = match sum(has_losses).map_err(error(path))? {
+            0.0 => 0.0,
+            _ => sum("SELECT coalesce(sum(likely_usd), 0.0) FROM losses").map_err(error(path))?,
+        };
+        Ok((replies, lost))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The thread that writes.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    fn read<R>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> Result<R> {
+        let reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        query(&reader).map_err(error(&self.path))
+    }
+
+    /// Reads the same state of the file until the guard is dropped; spares a lock for each of many questions.
+    pub fn snapshot(&self) -> Result<Snapshot<'_>> {
+        self.read(|connection| connection.execute_batch("BEGIN"))?;
+        Ok(Snapshot(self))
+    }
+
+    /// All replies to a request, in order of their turns.
+    pub fn replies(&self, key: &Key) -> Result<Vec<Reply>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT turn, sent_key, attempts, status, body, input_tokens, cache_write_tokens, cache_read_tokens,
+                 output_tokens, cost_usd, started_at_ms, replied_at_ms, latency_ms FROM replies WHERE request_key = ?1 ORDER BY turn",
+            )?;
+            let rows = statement.query_map([key.as_slice()], |row| {
+                Ok(Reply {
+                    turn: row.get(0)?,
+                    sent_key: row.get(1)?,
+                    attempts: row.get(2)?,
+                    status: row.get(3)?,
+                    headers: String::new(),
+                    body: row.get::<_, Vec<u8>>(4)?.into(),
+                    usage: Usage {
+                        input: row.get(5)?,
+                        cache_write: row.get(6)?,
+                        cache_read: row.get(7)?,
+                        output: row.get(8)?,
+                    },
+                    cost_usd: row.get(9)?,
+                    started_at_ms: row.get(10)?,
+                    replied_at_ms: row.get(11)?,
+                    latency_ms: row.get(12)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Who paid for a request, and what was asked.
+    pub fn ask(&self, key: &Key) -> Result<Option<Ask>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT scope, round, subject_id, problem_id, provider, model, prompt_version, user_text,
+                        image_sha256 FROM asks WHERE request_key = ?1",
+            )?;
+            statement
+                .query_row([key.as_slice()], |row| {
+                    Ok(Ask {
+                        key: *key,
+                        scope: row.get(0)?,
+                        round: row.get(1)?,
+                        subject_id: row.get(2)?,
+                        problem_id: row.get(3)?,
+                        provider: provider(row, 4)?,
+                        model: row.get(5)?,
+                        prompt_version: row.get(6)?,
+                        user_text: row.get(7)?,
+                        image_sha256: row.get(8)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// The requests that an item has had, the last first.
+    pub fn keys_of(&self, scope: &str, round: u32, subject_id: &str) -> Result<Vec<Key>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT request_key FROM subjects WHERE scope = ?1 AND round = ?2 AND subject_id = ?3 ORDER BY seq DESC",
+            )?;
+            let rows = statement.query_map(params![scope, round, subject_id], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    /// Scopes that a round has items in.
+    pub fn scopes(&self, round: u32) -> Result<Vec<String>> {
+        self.read(|connection| {
+            let mut statement =
+                connection.prepare("SELECT DISTINCT scope FROM subjects WHERE round = ?1 ORDER BY scope")?;
+            let rows = statement.query_map([round], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    /// Dollars of all replies ever.
+    pub fn spent_usd(&self) -> Result<f64> {
+        self.read(|connection| {
+            connection.query_row("SELECT coalesce(sum(cost_usd), 0.0) FROM replies", [], |row| row.get(0))
+        })
+    }
+
+    /// Dollars of all replies to requests of a kind and round.
+    pub fn spent_usd_on(&self, kind: Kind, round: u32) -> Result<f64> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT coalesce(sum(cost_usd), 0.0) FROM replies JOIN asks USING (request_key)
+                 WHERE (scope = ?1 OR scope LIKE ?1 || '/%') AND round = ?2",
+                params![kind.as_str(), round],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Dollars that attempts without a whole reply may have cost.
+    pub fn lost_usd(&self) -> Result<f64> {
+        self.read(|connection| {
+            connection.query_row("SELECT coalesce(sum(likely_usd), 0.0) FROM losses", [], |row| row.get(0))
+        })
+    }
+
+    /// Number of paid replies whose cost is not known although they told their tokens. What the others may have cost, where
+    /// their model had a price, stands among the losses.
+    pub fn unpriced(&self) -> Result<u64> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT count(*) FROM replies WHERE cost_usd IS NULL AND input_tokens + output_tokens > 0",
+                [],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Whether a model has answered anything under a version of the prompt.
+    pub fn has_answers(&self, model: &str, prompt_version: &str) -> Result<bool> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT EXISTS (SELECT 1 FROM asks JOIN replies USING (request_key)
+                 WHERE model = ?1 AND prompt_version = ?2 AND status = 200)",
+                params![model, prompt_version],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Whether anything was asked in a round of another model.
+    pub fn knows_other_models(&self, scope: &str, round: u32, model: &str) -> Result<bool> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT EXISTS (SELECT 1 FROM asks WHERE scope = ?1 AND round = ?2 AND model <> ?3)",
+                params![scope, round, model],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Makes sure that the disk has room for so many bytes of replies, before any is paid for: they are written and dropped
+    /// again, which leaves their room in the file.
+    ///
+    /// # Errors
+    /// Where it has none.
+    pub fn make_room(&self, bytes: u64) -> Result<()> {
+        let make = || {
+            let connection = Connection::open(&self.path)?;
+            prepare(&connection)?;
+            connection.execute_batch("CREATE TABLE IF NOT EXISTS room (bytes BLOB NOT NULL)")?;
+            connection.execute("INSERT INTO room VALUES (zeroblob(?1))", [bytes])?;
+            connection.execute_batch("DROP TABLE room; PRAGMA wal_checkpoint(PASSIVE)")
+        };
+        make().map_err(error(&self.path))
+    }
+
+    /// The latest requests of a model to a scope that carried no picture, with what they used.
+    pub fn samples(&self, scope: &str, model: &str, most: usize) -> Result<Vec<Sample>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT user_text, input_tokens + cache_write_tokens + cache_read_tokens, output_tokens, body
+                 FROM replies JOIN asks USING (request_key)
+                 WHERE scope = ?1 AND model = ?2 AND status = 200 AND turn = 0 AND image_sha256 IS NULL
+                 AND input_tokens + output_tokens > 0
+                 ORDER BY replies.rowid DESC LIMIT ?3",
+            )?;
+            let rows = statement.query_map(params![scope, model, most as u64], |row| {
+                Ok(Sample {
+                    user_text: row.get(0)?,
+                    input: row.get(1)?,
+                    output: row.get(2)?,
+                    body: row.get(3)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?; // a commit returns when it is on disk
+    connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+/// Makes the tables that a file of an older version, or a new one, lacks: all of it or nothing.
+fn bring_up_to_date(connection: &Connection, version: i64) -> rusqlite::Result<()> {
+    let transaction =
+        rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)?;
+    // Another process may have done it meanwhile.
+    let version = version.max(transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?);
+    if version >= VERSION {
+        return Ok(());
+    }
+    transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(batches::SCHEMA)?;
+    if version == 2 {
+        transaction.execute_batch(batches::FROM_2)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+/// A provider by the name that it is stored under.
+fn provider(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Provider> {
+    let name: String = row.get(column)?;
+    let known = [Provider::Anthropic, Provider::OpenAi, Provider::Reference];
+    known.into_iter().find(|provider| provider.as_str() == name).ok_or_else(|| {
+        let message = format!("expected a provider, found `{name}`");
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, message.into())
+    })
+}
+
+/// Names the file in an SQLite error, and tells damage apart.
+pub(crate) fn error(path: &Path) -> impl Fn(rusqlite::Error) -> Error + use<> {
+    let path = path.to_path_buf();
+    move |source| {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let message = source.to_string();
+        match source.sqlite_error_code() {
+            Some(DatabaseCorrupt | NotADatabase) => Error::CacheDamaged { path: path.clone(), message },
+            _ => Error::Cache { path: path.clone(), message },
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What the requests of an item amount to, read from the cache: an answer, a reject, or nothing yet.
+
+use super::{Ask, Cache, Reply};
+use crate::error::Result;
+use crate::items::{Content, Item, Job};
+use crate::reply::verdict::{self, NOT_SENT, Verdict};
+use crate::request::prompt;
+use crate::teacher::Key;
+use schemas::provenance;
+use schemas::settings::Provider;
+
+/// A settled item: its request, the replies, and what they amount to.
+pub struct ItemOutcome {
+    /// The request.
+    pub ask: Ask,
+    /// All replies to it.
+    pub replies: Vec<Reply>,
+    /// Answer or reject.
+    pub verdict: Verdict,
+}
+
+impl ItemOutcome {
+    /// The key in hexadecimal; empty where nothing was sent.
+    pub fn key_text(&self) -> String {
+        match self.replies.first() {
+            Some(reply) if reply.status == NOT_SENT => String::new(),
+            _ => provenance::hex(&self.ask.key),
+        }
+    }
+}
+
+/// Model and version of the prompt that a run asks with.
+#[derive(Debug, Clone, Copy)]
+pub struct AskedWith<'a> {
+    /// The model.
+    pub model: &'a str,
+    /// Version of the prompt.
+    pub prompt_version: &'a str,
+}
+
+/// The latest request of an item, as it is now, that amounts to something. With `now`, only requests of that model and
+/// prompt count.
+pub fn latest(
+    cache: &Cache,
+    job: &Job,
+    item: &Item,
+    now: Option<AskedWith<'_>>,
+) -> Result<Option<ItemOutcome>> {
+    let mine = |ask: &Ask| {
+        prompt::is_about(&ask.user_text, item)
+            && now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt_version)
+    };
+    for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)? {
+        let Some(ask) = cache.ask(&key)?.filter(mine) else { continue };
+        let found = judged(cache, ask, item)?;
+        if is_settled(&found) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// All requests of an item that amount to something, the latest first; also those that will not be gone on with, which were
+/// paid for.
+pub fn all(cache: &Cache, job: &Job, item: &Item) -> Result<Vec<ItemOutcome>> {
+    let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
+    let settled = keys.iter().enumerate().map(|(age, key)| paid(cache, key, age == 0, item));
+    settled.filter_map(Result::transpose).collect()
+}
+
+/// What was paid for a request of an item: where it amounts to something, or will not be gone on with, as it is not the
+/// latest or was about what the item said before.
+pub fn paid(cache: &Cache, key: &Key, is_latest: bool, item: &Item) -> Result<Option<ItemOutcome>> {
+    let Some(ask) = cache.ask(key)? else { return Ok(None) };
+    let is_over = !is_latest || !prompt::is_about(&ask.user_text, item);
+    let settled = judged(cache, ask, item)?;
+    Ok(Some(settled).filter(|found| is_settled(found) || (is_over && !found.replies.is_empty())))
+}
+
+/// What the stored replies to an item amount to.
+pub fn verdict(provider: Provider, content: &Content, replies: &[Reply]) -> Verdict {
+    verdict::judge(provider, content, replies.iter().map(|reply| (reply.status, reply.body.as_ref())))
+}
+
+fn judged(cache: &Cache, ask: Ask, item: &Item) -> Result<ItemOutcome> {
+    let replies = cache.replies(&ask.key)?;
+    let verdict = self::verdict(ask.provider, &item.content, &replies);
+    Ok(ItemOutcome { ask, replies, verdict })
+}
+
+fn is_settled(found: &ItemOutcome) -> bool {
+    !matches!(found.verdict, Verdict::Ask(_))
+}

@@ -1,0 +1,74 @@
+//! What is written to the store: replies, which request an item has, prompts, losses, and what happens to batches.
+
+use super::{Ask, Reply};
+use crate::error::Result;
+use crate::teacher::Key;
+use schemas::settings::Provider;
+use std::sync::Arc;
+
+/// One change of the store; see [`Writer`](super::Writer).
+pub(crate) enum Write {
+    /// A reply, with its request where it is the first; told when it is durable.
+    Reply(Option<Arc<Ask>>, Key, Box<Reply>, tokio::sync::oneshot::Sender<Result<()>>),
+    /// An item's request.
+    Subject { scope: Arc<str>, round: u32, subject_id: String, key: Key },
+    /// A system prompt.
+    Prompt { hash: String, text: String },
+    /// Dollars that an attempt without a whole reply may have cost.
+    Lost(f64),
+    /// A reply that can be had again until its batch is done with.
+    Fetched(Key, Box<Reply>),
+    /// What happens to a batch.
+    Batch(Change),
+    /// Told when everything before is durable.
+    Flush(std::sync::mpsc::Sender<Result<()>>),
+}
+
+impl Write {
+    /// True where someone waits until it is durable.
+    fn is_awaited(&self) -> bool {
+        matches!(self, Self::Reply(..) | Self::Flush(_))
+    }
+}
+
+/// A batch that is not done with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Our own name of it, made before it is sent.
+    pub plan: String,
+    /// Whose service.
+    pub provider: Provider,
+    /// Model that is asked.
+    pub model: String,
+    /// Address of the service.
+    pub address: String,
+    /// Number of requests in it.
+    pub requests: u64,
+    /// Moment it was written down, in ms since 1970.
+    pub planned_at_ms: i64,
+    /// Dollars that it will hardly go beyond; 0 where nothing caps them.
+    pub likely_usd: f64,
+    /// The uploaded file, where the service wants one.
+    pub file_id: Option<String>,
+    /// The service's name of it; none where it is not known whether the service has it.
+    pub batch_id: Option<String>,
+}
+
+/// A request of a batch.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Key of what is sent, its `custom_id` in the batch.
+    pub sent_key: Key,
+    /// The first request, to which later turns belong.
+    pub ask: Arc<Ask>,
+    /// 0 for the first request, 1 and 2 for those after a malformed reply.
+    pub turn: u32,
+}
+
+/// What happens to a batch.
+pub(crate) enum Change {
+    Planned(Batch, Vec<Entry>),
+    Uploaded { plan: String, file_id: String },
+    Sent { plan: String, batch_id: String },
+    Closed { plan: String, how: &'static str },
+}

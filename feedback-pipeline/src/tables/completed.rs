@@ -1,0 +1,219 @@
+//! What was answered or rejected already, and under which prompt.
+//!
+//! A changed prompt makes an item due again, and so does a changed text. A changed Teacher does not: whoever forgets a flag
+//! must not have a paid round overwritten by another model's answers.
+
+use crate::error::Result;
+use crate::items::{Content, Item, Job, Kind};
+use crate::reply::verdict::NOT_SENT;
+use crate::store::Cache;
+use crate::teacher::Key;
+use schemas::{Correction, Dataset, IdSet, Judgement, Reject, Score};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The items of a job that are done.
+#[derive(Debug, Default)]
+pub struct Completed {
+    ids: IdSet,
+    /// Items answered under another version of the prompt; they are due again.
+    pub stale: IdSet,
+    /// Items whose row is about another text than they have now; they are due again.
+    outdated: IdSet,
+    /// Items with a row that tells its texts, and those texts.
+    told: IdSet,
+    texts: IdSet,
+    /// Items that were rejected.
+    pub rejected: usize,
+    /// Other Teachers whose answers stand, with the number of their rows.
+    pub others: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct ScoredBy {
+    rollout_id: String,
+    sentence_index: u32,
+    teacher: String,
+    prompt_version: String,
+}
+
+#[derive(Deserialize)]
+struct CorrectedBy {
+    rationale_id: String,
+    original: String,
+    teacher: String,
+    prompt_version: String,
+}
+
+#[derive(Deserialize)]
+struct JudgedBy {
+    problem_id: String,
+    against: String,
+    candidate: String,
+    baseline: String,
+    candidate_shown_first: bool,
+    teacher: String,
+    prompt_version: String,
+}
+
+#[derive(Deserialize)]
+struct Rejected {
+    kind: String,
+    subject_id: String,
+    problem_id: String,
+    request_key: String,
+}
+
+impl Completed {
+    /// Reads the tables of a job. With `retry_rejects`, what was rejected is due again.
+    pub fn find(
+        dataset: &Dataset,
+        job: &Job,
+        model: &str,
+        prompt_version: &str,
+        retry_rejects: bool,
+    ) -> Result<Self> {
+        let mut done = Self::default();
+        let round = job.round;
+        let add = |done: &mut Self, id: &str, teacher: &str, version: &str| {
+            if teacher == model && version != prompt_version {
+                done.stale.insert(id);
+                return;
+            }
+            if teacher != model {
+                *done.others.entry(teacher.to_owned()).or_default() += 1;
+            }
+            done.ids.insert(id);
+        };
+        match job.kind {
+            Kind::Scores => {
+                // The score too: one that is none is told before anything else is paid for.
+                let names = ["rollout_id", "sentence_index", "score", "teacher", "prompt_version"];
+                for row in dataset.project::<Score, ScoredBy>(round, &names)? {
+                    if row.sentence_index == 0 {
+                        add(&mut done, &row.rollout_id, &row.teacher, &row.prompt_version);
+                    }
+                }
+            }
+            Kind::Corrections => {
+                let names = ["rationale_id", "original", "teacher", "prompt_version"];
+                for row in dataset.project::<Correction, CorrectedBy>(round, &names)? {
+                    add(&mut done, &row.rationale_id, &row.teacher, &row.prompt_version);
+                    done.told.insert(&row.rationale_id);
+                    done.texts.insert(&texts(&row.rationale_id, &[&row.original]));
+                }
+            }
+            Kind::Judgements => {
+                let names = [
+                    "problem_id",
+                    "against",
+                    "candidate",
+                    "baseline",
+                    "candidate_shown_first",
+                    "teacher",
+                    "prompt_version",
+                ];
+                for row in dataset.project::<Judgement, JudgedBy>(round, &names)? {
+                    if row.against == job.against && job.order.covers(row.candidate_shown_first) {
+                        add(&mut done, &row.problem_id, &row.teacher, &row.prompt_version);
+                        done.told.insert(&row.problem_id);
+                        done.texts.insert(&texts(&row.problem_id, &[&row.candidate, &row.baseline]));
+                    }
+                }
+            }
+        }
+        done.add_rejects(dataset, job, model, prompt_version, retry_rejects)?;
+        Ok(done)
+    }
+
+    /// Makes an item due again whose row is about another text than it has now, as its stage was done again. Scores of other
+    /// sentences are `train`'s to refuse: a round of rollouts is too large to compare each time.
+    pub fn compare(&mut self, item: &Item) {
+        let now = match &item.content {
+            Content::Scores { .. } => return,
+            Content::Correction { rationale } => texts(item.id(), &[rationale]),
+            Content::Judgement { candidate, baseline, .. } => texts(item.id(), &[candidate, baseline]),
+        };
+        if self.told.contains(item.id()) && !self.texts.contains(&now) {
+            self.outdated.insert(item.id());
+            self.stale.insert(item.id());
+        }
+    }
+
+    fn add_rejects(
+        &mut self,
+        dataset: &Dataset,
+        job: &Job,
+        model: &str,
+        prompt_version: &str,
+        retry: bool,
+    ) -> Result<()> {
+        let names = ["kind", "subject_id", "problem_id", "request_key"];
+        let mut rejects = dataset.project::<Reject, Rejected>(job.round, &names)?;
+        rejects.retain(|row| row.kind == job.kind.as_str());
+        let path = dataset.feedback_path();
+        if rejects.is_empty() {
+            return Ok(());
+        }
+        // Which prompt was refused, and against which baseline, stands in the cache alone.
+        let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
+        for row in rejects {
+            let id = if job.kind == Kind::Judgements { &row.problem_id } else { &row.subject_id };
+            let mut stale = retry;
+            if let Some(cache) = &cache {
+                let keys = cache.keys_of(&job.scope(), job.round, &row.subject_id)?;
+                let key = keys.iter().find(|key| schemas::provenance::hex(&key[..]) == row.request_key);
+                if job.kind == Kind::Judgements
+                    && key.is_none()
+                    && !was_not_sent(cache, &keys, &row.request_key)?
+                {
+                    continue; // another baseline's
+                }
+                let key = key.or(keys.first());
+                if let Some(ask) = key.map(|key| cache.ask(key)).transpose()?.flatten() {
+                    stale |= ask.model == model && ask.prompt_version != prompt_version;
+                }
+            }
+            if stale {
+                self.stale.insert(id);
+            } else {
+                self.rejected += usize::from(!self.ids.contains(id));
+                self.ids.insert(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// True where an item is done.
+    pub fn contains(&self, id: &str) -> bool {
+        self.ids.contains(id) && !self.outdated.contains(id)
+    }
+
+    /// Number of items that are done.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// True where nothing is done.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// An item with texts, in a line that has no other reading.
+fn texts(id: &str, texts: &[&String]) -> String {
+    format!("{id} {texts:?}")
+}
+
+/// Whether a reject without a request is one of these requests, which could not be sent.
+pub(crate) fn was_not_sent(cache: &Cache, keys: &[Key], request_key: &str) -> Result<bool> {
+    if !request_key.is_empty() {
+        return Ok(false);
+    }
+    for key in keys {
+        if cache.replies(key)?.iter().any(|reply| reply.status == NOT_SENT) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,176 @@
+//! The ledger, table `requests`: a row for each request of an item that was paid for. It only grows.
+
+use crate::error::Result;
+use crate::items::{Item, Job, Kind};
+use crate::reply::verdict::{self, Verdict};
+use crate::store::outcome::{self, ItemOutcome};
+use crate::store::{Cache, Reply};
+use crate::tables::PartSet;
+use crate::teacher::Key;
+use schemas::provenance::{self, sha256_hex};
+use schemas::{Dataset, IdSet, Request, TimestampMs};
+use std::collections::HashMap;
+
+/// What the ledger holds of a job's round.
+#[derive(Default)]
+pub struct Ledger {
+    /// Nothing more is entered.
+    complete: bool,
+    booked: IdSet,
+    /// Rows of a judgement's request, of whom paid for it and of whom shares its reply: one that is shown alike in several
+    /// orders has a row for each.
+    judged: HashMap<String, Rows>,
+    /// Scopes of the judgements of the round.
+    scopes: Vec<String>,
+}
+
+impl Ledger {
+    /// Reads which requests stand in the ledger.
+    ///
+    /// # Errors
+    /// Where the table or the cache cannot be read.
+    pub fn read(dataset: &Dataset, cache: &Cache, job: &Job) -> Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            kind: String,
+            subject_id: String,
+            request_key: String,
+            cached: bool,
+        }
+        let (mut booked, mut judged) = (IdSet::default(), HashMap::new());
+        let names = ["kind", "subject_id", "request_key", "cached"];
+        for row in dataset.project::<Request, Row>(job.round, &names)? {
+            if row.kind != job.ledger_kind() {
+                continue;
+            }
+            let booking = booking(&row.request_key, &row.subject_id);
+            if job.kind == Kind::Judgements {
+                let rows: &mut Rows = judged.entry(booking).or_default();
+                *(if row.cached { &mut rows.shared } else { &mut rows.paid }) += 1;
+            } else {
+                booked.insert(&booking);
+            }
+        }
+        let mut scopes = Vec::new();
+        if !judged.is_empty() {
+            scopes = cache.scopes(job.round)?;
+            scopes.retain(|scope| Job::of_scope(scope, job.round).is_some_and(|of| of.kind == job.kind));
+        }
+        Ok(Self { complete: false, booked, judged, scopes })
+    }
+
+    /// A ledger to which nothing is to be added.
+    pub fn complete() -> Self {
+        Self { complete: true, ..Self::default() }
+    }
+
+    /// Enters into `set` what the cache holds of an item and the ledger lacks, the oldest first; returns how much.
+    ///
+    /// # Errors
+    /// Where the cache is damaged, or the disk refuses.
+    pub fn enter(&self, set: &mut PartSet, cache: &Cache, job: &Job, item: &Item) -> Result<usize> {
+        let mut entered = 0;
+        if self.complete {
+            return Ok(entered);
+        }
+        let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
+        for (age, key) in keys.iter().enumerate().rev() {
+            if self.has(&provenance::hex(key), cache, key, job, item)? {
+                continue;
+            }
+            // What was not sent stands there without a key.
+            if let Some(found) = outcome::paid(cache, key, age == 0, item)?
+                && !(found.key_text().is_empty() && self.has("", cache, key, job, item)?)
+            {
+                set.ledger(job, item, &found)?;
+                entered += 1;
+            }
+        }
+        Ok(entered)
+    }
+
+    fn has(&self, request_key: &str, cache: &Cache, key: &Key, job: &Job, item: &Item) -> Result<bool> {
+        let booking = booking(request_key, &item.subject_id);
+        let Some(rows) = self.judged.get(&booking) else { return Ok(self.booked.contains(&booking)) };
+        let Some(ask) = cache.ask(key)? else { return Ok(false) };
+        if ask.is_paid_by(job, item) {
+            return Ok(rows.paid > 0);
+        }
+        let mut sharing = 0;
+        for scope in self.scopes.iter().filter(|scope| **scope != ask.scope) {
+            sharing += usize::from(cache.keys_of(scope, item.round, &item.subject_id)?.contains(key));
+        }
+        Ok(rows.shared >= sharing)
+    }
+}
+
+/// Name of an audit's part of the ledger.
+pub(crate) fn audit_part_name(seed: u64, model: &str, prompt_version: &str) -> String {
+    let digest = sha256_hex(format!("{seed} {model} {prompt_version}").as_bytes());
+    format!("audit-{}", digest.get(..12).unwrap_or(&digest))
+}
+
+/// Dollars of replies; what some of them do not tell is left out, and there are none where no one tells.
+fn known_cost(replies: &[Reply]) -> Option<f64> {
+    let mut known = replies.iter().filter_map(|reply| reply.cost_usd).peekable();
+    if known.peek().is_none() && !replies.is_empty() {
+        return None;
+    }
+    Some(known.fold(0.0, |sum, cost| sum + cost)) // from 0.0: the empty sum of floats is -0.0
+}
+
+/// Dollars in the ledger of a job's kind and round.
+///
+/// # Errors
+/// Where the table cannot be read.
+pub fn booked_usd(dataset: &Dataset, job: &Job) -> Result<f64> {
+    #[derive(serde::Deserialize)]
+    struct Row {
+        kind: String,
+        cost_usd: Option<f64>,
+    }
+    let rows = dataset.project::<Request, Row>(job.round, &["kind", "cost_usd"])?;
+    let of_kind = rows.into_iter().filter(|row| row.kind == job.ledger_kind());
+    Ok(of_kind.filter_map(|row| row.cost_usd).sum())
+}
+
+/// Rows of one request.
+#[derive(Default)]
+struct Rows {
+    paid: usize,
+    shared: usize,
+}
+
+/// A key under which a row of the ledger is known.
+pub(crate) fn booking(request_key: &str, subject_id: &str) -> String {
+    format!("{request_key} {subject_id}")
+}
+
+/// An item's row of the ledger.
+pub fn row(job: &Job, item: &Item, settled: &ItemOutcome) -> Request {
+    let ItemOutcome { ask, replies, verdict } = settled;
+    let cached = !ask.is_paid_by(job, item);
+    let paid: &[Reply] = if cached { &[] } else { replies };
+    let sum = |count: fn(&Reply) -> u64| paid.iter().map(count).sum();
+    let status = match verdict {
+        Verdict::Reject { reason, .. } => verdict::status_of(reason),
+        _ => "ok",
+    };
+    Request {
+        request_key: settled.key_text(),
+        kind: job.ledger_kind().to_owned(),
+        subject_id: item.subject_id.clone(),
+        round: item.round,
+        provider: ask.provider.as_str().to_owned(),
+        model: ask.model.clone(),
+        status: status.to_owned(),
+        attempts: paid.iter().map(|reply| reply.attempts).sum(),
+        cached,
+        input_tokens: sum(|reply| reply.usage.input + reply.usage.cache_write),
+        cached_input_tokens: sum(|reply| reply.usage.cache_read),
+        output_tokens: sum(|reply| reply.usage.output),
+        cost_usd: known_cost(paid),
+        latency_ms: paid.last().map_or(0, |reply| reply.latency_ms),
+        started_at: TimestampMs(replies.first().map_or(0, |reply| reply.started_at_ms)),
+    }
+}

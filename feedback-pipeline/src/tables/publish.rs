@@ -1,0 +1,154 @@
+//! Out of the store, into the tables: the one loop that enters requests in the ledger and writes outcomes.
+
+use super::completed::Completed;
+use super::ledger::{self, Ledger};
+use super::{Counts, PartSet, parts, replace};
+use crate::error::Result;
+use crate::items::{self, Item, Job, Problems};
+use crate::reply::verdict::Verdict;
+use crate::store::Cache;
+use crate::store::outcome::{self, AskedWith, ItemOutcome};
+use schemas::{Dataset, Provenance};
+
+/// Writes the tables of one job.
+pub struct Publisher<'a> {
+    /// The dataset.
+    pub dataset: &'a Dataset,
+    /// Stands in every file that is written.
+    pub provenance: &'a Provenance,
+    /// What was asked for.
+    pub job: &'a Job,
+    /// Its problems.
+    pub problems: &'a Problems,
+    /// Every reply.
+    pub cache: &'a Cache,
+}
+
+/// Enters into the ledger what it lacks of some items, and writes the outcome that `choose` finds for each; returns the
+/// number of rows entered.
+///
+/// # Errors
+/// Where a table or the cache cannot be read, or the write fails.
+pub fn write(
+    set: &mut PartSet,
+    ledger: &Ledger,
+    cache: &Cache,
+    job: &Job,
+    items: impl Iterator<Item = Result<Item>>,
+    mut choose: impl FnMut(&Item) -> Result<Option<ItemOutcome>>,
+) -> Result<usize> {
+    let mut entered = 0;
+    for item in items {
+        let item = item?;
+        entered += ledger.enter(set, cache, job, &item)?;
+        if let Some(outcome) = choose(&item)? {
+            set.outcome(job, &item, outcome)?;
+        }
+    }
+    Ok(entered)
+}
+
+impl Publisher<'_> {
+    fn set(&self, number: u32) -> Result<PartSet> {
+        PartSet::create(self.dataset, self.job.kind, self.job.round, number, true, self.provenance)
+    }
+
+    fn items(&self) -> Result<impl Iterator<Item = Result<Item>>> {
+        items::all_items(self.dataset, self.job, self.problems)
+    }
+
+    /// Writes what the pending items were answered. Where some were answered before under another prompt, the whole round
+    /// is written anew. The ledger only grows: by everything that was paid for and that it lacks, of whatever run, model and
+    /// prompt.
+    ///
+    /// # Errors
+    /// Where a table or the cache cannot be read, or the write fails.
+    pub fn answers(&self, completed: &Completed, asked_with: AskedWith<'_>) -> Result<Counts> {
+        let _snapshot = self.cache.snapshot()?;
+        let number = parts::next_number(self.dataset, self.job.kind, self.job.round)?;
+        let ledger = Ledger::read(self.dataset, self.cache, self.job)?;
+        let mut set = self.set(number)?;
+        let replaces = !completed.stale.is_empty();
+        if replaces {
+            set = set.replacing();
+        }
+        let mut fresh = Counts::default();
+        let entered = write(&mut set, &ledger, self.cache, self.job, self.items()?, |item| {
+            if completed.contains(item.id()) {
+                return Ok(None);
+            }
+            let Some(found) = outcome::latest(self.cache, self.job, item, Some(asked_with))? else {
+                return Ok(None);
+            };
+            fresh.answered += usize::from(matches!(found.verdict, Verdict::Answer(_)));
+            fresh.rejected += usize::from(matches!(found.verdict, Verdict::Reject { .. }));
+            fresh.shared += usize::from(!found.ask.is_paid_by(self.job, item));
+            Ok((!replaces).then_some(found))
+        })?;
+        let is_any = fresh.answered + fresh.rejected > 0;
+        if !is_any && entered == 0 {
+            return Ok(fresh);
+        }
+        if replaces && is_any {
+            write(&mut set, &Ledger::complete(), self.cache, self.job, self.items()?, |item| {
+                outcome::latest(self.cache, self.job, item, None)
+            })?;
+            replace::carry_over(self.dataset, self.job, self.cache, &mut set)?;
+            parts::announce(self.dataset, self.job.kind, self.job.round, number, false)?;
+            set.finish()?;
+            parts::end_replacement(self.dataset, self.job.kind, self.job.round, number, false)?;
+        } else {
+            set.finish()?;
+        }
+        Ok(fresh)
+    }
+
+    /// Writes what a run that was killed had bought from another model: such answers are kept, as those of a run that ended
+    /// in order are. Returns whether there was anything.
+    ///
+    /// # Errors
+    /// Where a table or the cache cannot be read, or the write fails.
+    pub fn left_behind(&self, completed: &Completed, model: &str) -> Result<bool> {
+        if !self.cache.knows_other_models(&self.job.scope(), self.job.round, model)? {
+            return Ok(false);
+        }
+        let _snapshot = self.cache.snapshot()?;
+        let number = parts::next_number(self.dataset, self.job.kind, self.job.round)?;
+        let ledger = Ledger::read(self.dataset, self.cache, self.job)?;
+        let mut set = self.set(number)?;
+        let mut found = false;
+        write(&mut set, &ledger, self.cache, self.job, self.items()?, |item| {
+            // Stale items have an answer, and are asked anew.
+            if completed.contains(item.id()) || completed.stale.contains(item.id()) {
+                return Ok(None);
+            }
+            let latest = outcome::latest(self.cache, self.job, item, None)?;
+            let of_another = latest.filter(|latest| latest.ask.model != model);
+            found |= of_another.is_some();
+            Ok(of_another)
+        })?;
+        if found {
+            set.finish()?;
+        }
+        Ok(found)
+    }
+
+    /// Enters into the ledger what a killed run had paid for, where nothing is pending.
+    ///
+    /// # Errors
+    /// Where a table or the cache cannot be read, or the write fails.
+    pub fn unbooked(&self) -> Result<()> {
+        let booked = ledger::booked_usd(self.dataset, self.job)?;
+        if self.cache.spent_usd_on(self.job.kind, self.job.round)? - booked < 1e-9 {
+            return Ok(());
+        }
+        let _snapshot = self.cache.snapshot()?;
+        let ledger = Ledger::read(self.dataset, self.cache, self.job)?;
+        let number = parts::next_number(self.dataset, self.job.kind, self.job.round)?;
+        let mut set = self.set(number)?;
+        if write(&mut set, &ledger, self.cache, self.job, self.items()?, |_| Ok(None))? > 0 {
+            set.finish()?;
+        }
+        Ok(())
+    }
+}

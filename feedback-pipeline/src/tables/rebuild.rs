@@ -1,0 +1,130 @@
+//! Tables made anew from the cache, without one request: after a change of the parser or of the Parquet layout.
+
+use super::ledger::{self, Ledger};
+use super::{PartSet, publish, replace};
+use crate::error::Result;
+use crate::items::{self, Job, Kind, Problems};
+use crate::reply::verdict::Verdict;
+use crate::store::{Cache, outcome};
+use crate::tables;
+use schemas::{Dataset, Provenance, Rationale, Request, Rollout};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Makes all scores, corrections, judgements, rejects and requests anew; returns the number of rows of the ledger.
+pub fn all(dataset: &Dataset, provenance: &Provenance) -> Result<usize> {
+    let _lock = dataset.lock(crate::PROGRAM)?;
+    let cache = Cache::open(&dataset.feedback_path())?;
+    let _snapshot = cache.snapshot()?;
+    let problems = Problems::load(dataset, schemas::settings::Provider::Anthropic)?;
+    let mut rounds: BTreeSet<u32> = dataset.rounds::<Rollout>()?.into_iter().collect();
+    rounds.extend(dataset.rounds::<Rationale>()?);
+    let mut rows = 0;
+    for round in rounds {
+        for kind in Kind::ALL {
+            tables::recover(dataset, kind, round)?;
+            let jobs = jobs(&cache, kind, round)?;
+            if !jobs.is_empty() {
+                rows += one(dataset, provenance, &cache, &problems, &jobs)?;
+            }
+        }
+        rows += audits(dataset, provenance, &cache, &problems, round)?;
+    }
+    Ok(rows)
+}
+
+/// The jobs of a kind and round that the cache has requests of.
+fn jobs(cache: &Cache, kind: Kind, round: u32) -> Result<Vec<Job>> {
+    let scopes = cache.scopes(round)?;
+    Ok(scopes.iter().filter_map(|scope| Job::of_scope(scope, round)).filter(|job| job.kind == kind).collect())
+}
+
+fn one(
+    dataset: &Dataset,
+    provenance: &Provenance,
+    cache: &Cache,
+    problems: &Problems,
+    jobs: &[Job],
+) -> Result<usize> {
+    let Some(first) = jobs.first() else { return Ok(0) };
+    let (kind, round) = (first.kind, first.round);
+    let number = tables::next_number(dataset, kind, round)?;
+    let mut set = PartSet::create(dataset, kind, round, number, true, provenance)?.replacing();
+    let mut rows = 0;
+    let chosen = chosen_jobs(dataset, jobs, problems, cache)?;
+    for (place, job) in jobs.iter().enumerate() {
+        let items = items::all_items(dataset, job, problems)?;
+        rows += publish::write(&mut set, &Ledger::default(), cache, job, items, |item| {
+            match chosen.get(&tables::outcome_of(item)).is_none_or(|chosen| *chosen == place) {
+                true => outcome::latest(cache, job, item, None),
+                false => Ok(None),
+            }
+        })?;
+    }
+    replace::carry_over_of(dataset, jobs, cache, &mut set)?;
+    // The ledger only grows: what was paid for items that are no more stays.
+    for row in dataset.stream::<Request>(round)? {
+        let row = row?;
+        if row.kind == kind.as_str() && !set.has_booked(&row.request_key, &row.subject_id) {
+            set.keep_request(row)?;
+            rows += 1;
+        }
+    }
+    tables::announce(dataset, kind, round, number, true)?;
+    set.finish()?;
+    tables::end_replacement(dataset, kind, round, number, true)?;
+    Ok(rows)
+}
+
+/// A pair that was shown in the same order for several jobs has one judgement: which job tells it, by the pair. An answer
+/// counts before a reject, and then the later one.
+fn chosen_jobs(
+    dataset: &Dataset,
+    jobs: &[Job],
+    problems: &Problems,
+    cache: &Cache,
+) -> Result<HashMap<String, usize>> {
+    let mut best: HashMap<String, ((bool, i64), usize)> = HashMap::new();
+    if jobs.len() < 2 {
+        return Ok(HashMap::new());
+    }
+    for (place, job) in jobs.iter().enumerate() {
+        for item in items::all_items(dataset, job, problems)? {
+            let item = item?;
+            let Some(settled) = outcome::latest(cache, job, &item, None)? else { continue };
+            let at = settled.replies.last().map_or(0, |reply| reply.replied_at_ms);
+            let rank = (matches!(settled.verdict, Verdict::Answer(_)), at);
+            let found = best.entry(tables::outcome_of(&item)).or_insert((rank, place));
+            if rank > found.0 {
+                *found = (rank, place);
+            }
+        }
+    }
+    Ok(best.into_iter().map(|(pair, (_, place))| (pair, place)).collect())
+}
+
+/// Writes the ledgers of a round's audits anew, whose replies touch no other table.
+fn audits(
+    dataset: &Dataset,
+    provenance: &Provenance,
+    cache: &Cache,
+    problems: &Problems,
+    round: u32,
+) -> Result<usize> {
+    let mut ledgers: BTreeMap<String, Vec<Request>> = BTreeMap::new();
+    for scope in cache.scopes(round)? {
+        let Some(seed) = scope.strip_prefix("audit/").and_then(|seed| seed.parse().ok()) else { continue };
+        let job = Job::audit(round, seed);
+        for item in items::all_items(dataset, &job, problems)? {
+            let item = item?;
+            for settled in outcome::all(cache, &job, &item)?.iter().rev() {
+                let part = ledger::audit_part_name(seed, &settled.ask.model, &settled.ask.prompt_version);
+                ledgers.entry(part).or_default().push(ledger::row(&job, &item, settled));
+            }
+        }
+    }
+    let rows = ledgers.values().map(Vec::len).sum();
+    for (part, ledger) in ledgers {
+        dataset.write_part::<Request>(round, &part, ledger, provenance)?;
+    }
+    Ok(rows)
+}

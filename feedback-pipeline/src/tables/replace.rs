@@ -1,0 +1,84 @@
+//! Rows of older parts that a set which replaces them takes over.
+
+use super::PartSet;
+use super::completed::was_not_sent;
+use crate::error::Result;
+use crate::items::{Job, Kind};
+use crate::store::Cache;
+use crate::teacher;
+use schemas::{Correction, Dataset, Judgement, Reject, Score, provenance};
+
+/// Takes over the rows of older parts that nothing of the set replaces and the cache cannot tell, and those of other
+/// baselines and orders.
+///
+/// # Errors
+/// Where a table or the cache cannot be read, or the disk refuses.
+pub fn carry_over(dataset: &Dataset, job: &Job, cache: &Cache, set: &mut PartSet) -> Result<()> {
+    carry_over_of(dataset, std::slice::from_ref(job), cache, set)
+}
+
+pub(super) fn carry_over_of(dataset: &Dataset, jobs: &[Job], cache: &Cache, set: &mut PartSet) -> Result<()> {
+    let Some(&Job { kind, round, .. }) = jobs.first() else { return Ok(()) };
+    match kind {
+        Kind::Scores => {
+            for row in dataset.stream::<Score>(round)? {
+                let row = row?;
+                if !set.has_outcome(&row.rollout_id) && !is_told_by(jobs, cache, &row.request_key)? {
+                    set.keep_score(row)?;
+                }
+            }
+        }
+        Kind::Corrections => {
+            for row in dataset.stream::<Correction>(round)? {
+                let row = row?;
+                if !set.has_outcome(&row.rationale_id) && !is_told_by(jobs, cache, &row.request_key)? {
+                    set.keep_correction(row)?;
+                }
+            }
+        }
+        Kind::Judgements => {
+            for row in dataset.stream::<Judgement>(round)? {
+                let row = row?;
+                let pair = super::pair(&row.problem_id, &row.against, row.candidate_shown_first);
+                if !set.has_outcome(&pair) && !is_told_by(jobs, cache, &row.request_key)? {
+                    set.keep_judgement(row)?;
+                }
+            }
+        }
+    }
+    for row in dataset.stream::<Reject>(round)? {
+        let row = row?;
+        if row.kind == kind.as_str() && !is_reject_of(jobs, cache, &row, set)? {
+            set.keep_reject(row)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the cache holds a request of these jobs: what it amounts to is told from there, or it is about what the item
+/// said before.
+fn is_told_by(jobs: &[Job], cache: &Cache, request_key: &str) -> Result<bool> {
+    let Some(key) = teacher::parse_key(request_key) else { return Ok(false) };
+    let Some(ask) = cache.ask(&key)? else { return Ok(false) };
+    Ok(jobs.iter().any(|job| job.scope() == ask.scope) && !cache.replies(&key)?.is_empty())
+}
+
+/// Whether these jobs tell of an item that was rejected. A rationale may stand in pairs of several baselines.
+fn is_reject_of(jobs: &[Job], cache: &Cache, row: &Reject, set: &PartSet) -> Result<bool> {
+    if row.kind != Kind::Judgements.as_str() && set.has_outcome(&row.subject_id) {
+        return Ok(true);
+    }
+    if is_told_by(jobs, cache, &row.request_key)? {
+        return Ok(true);
+    }
+    for job in jobs {
+        let keys = cache.keys_of(&job.scope(), job.round, &row.subject_id)?;
+        // Also where the reply was paid for in another order, and is shared.
+        if keys.iter().any(|key| provenance::hex(key) == row.request_key)
+            || was_not_sent(cache, &keys, &row.request_key)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,8 @@
+//! The Anthropic Messages API.
+
+mod reply;
+mod request;
+
+pub(super) use reply::open;
+pub use request::{API_VERSION, prompt_cache_minimum};
+pub(super) use request::{head, user};

@@ -1,0 +1,37 @@
+//! API keys, which are never printed.
+
+use crate::error::{Error, Result};
+use schemas::settings::{Provider, TeacherSettings};
+
+/// An API key. It is never printed: `Debug` hides it, and it has no `Display`.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Reads the key of a provider from the environment; none where the embedded Teacher needs none.
+    ///
+    /// Servers of one's own (`base_url` set) may go without.
+    pub fn from_environment(settings: &TeacherSettings) -> Result<Option<Self>> {
+        let (variable, provider) = match settings.provider {
+            Provider::Anthropic => ("ANTHROPIC_API_KEY", "anthropic"),
+            Provider::OpenAi => ("OPENAI_API_KEY", "openai"),
+            Provider::Reference => return Ok(None),
+        };
+        match std::env::var(variable) {
+            Ok(key) if !key.trim().is_empty() => Ok(Some(Self(key.trim().to_owned()))),
+            _ if settings.base_url.is_empty() => Err(Error::MissingKey { variable, provider }),
+            _ => Ok(None),
+        }
+    }
+
+    /// The key itself, for the one header that carries it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(hidden)")
+    }
+}
