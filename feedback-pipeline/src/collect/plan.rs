@@ -3,7 +3,7 @@
 use super::Context;
 use crate::error::{Error, Result};
 use crate::items::{self, Item, Job, Kind, Problems};
-use crate::reply::verdict::{self, Verdict};
+use crate::reply::verdict::Verdict;
 use crate::request::{Question, Questions, prompt};
 use crate::send::{Claims, Next, Session};
 use crate::store::Cache;

@@ -209,7 +209,7 @@ impl Session {
     }
 
     /// Model and version of the prompt that this run asks with.
-    pub(crate) fn asks(&self) -> AskedWith<'_> {
+    pub(crate) fn asked_with(&self) -> AskedWith<'_> {
         AskedWith { model: &self.model, prompt_version: &self.prompt.version }
     }
 

@@ -30,7 +30,6 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use schemas::settings::Provider;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Version of the file's tables; a newer one is refused.
 const VERSION: i64 = 4;

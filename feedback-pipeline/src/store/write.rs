@@ -26,7 +26,7 @@ pub(crate) enum Write {
 
 impl Write {
     /// True where someone waits until it is durable.
-    fn is_awaited(&self) -> bool {
+    pub(super) fn is_awaited(&self) -> bool {
         matches!(self, Self::Reply(..) | Self::Flush(_))
     }
 }

@@ -13,7 +13,7 @@ use schemas::{Correction, Dataset, Judgement, Reject, Score, provenance};
 ///
 /// # Errors
 /// Where a table or the cache cannot be read, or the disk refuses.
-pub fn carry_over(dataset: &Dataset, job: &Job, cache: &Cache, set: &mut PartSet) -> Result<()> {
+pub(super) fn carry_over(dataset: &Dataset, job: &Job, cache: &Cache, set: &mut PartSet) -> Result<()> {
     carry_over_of(dataset, std::slice::from_ref(job), cache, set)
 }
 

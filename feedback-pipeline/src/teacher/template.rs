@@ -44,7 +44,7 @@ const TAIL: &[u8] = b"]}";
 impl Template {
     /// Prepares requests of a kind.
     pub fn new(settings: &TeacherSettings, kind: Kind, system: &str, schema: &str) -> Self {
-        let model = model(settings);
+        let model = super::model(settings);
         let head = match settings.provider {
             Provider::Anthropic => anthropic::head(settings, &model, system, schema),
             Provider::OpenAi => openai::head(settings, &model, kind, system, schema),

@@ -77,7 +77,7 @@ impl Book {
             None if self.rejected.contains(&id) => self.account.rejected += 1,
             None => self.account.waiting += 1,
         }
-        if !self.stats.insert(id.clone()) {
+        if !self.seen.insert(id.clone()) {
             self.account.faults.push(format!("`{id}` stands there twice"));
         }
     }

@@ -26,7 +26,7 @@ impl Lengths {
     }
 
     pub(super) fn learn(&mut self, reservation: &Reservation, usage: &Usage) {
-        self.seen = self.stats.saturating_add(1);
+        self.seen = self.seen.saturating_add(1);
         let weight = (1.0 / f64::from(self.seen)).max(0.02);
         let input = (usage.input + usage.cache_write + usage.cache_read) as f64 - reservation.image_tokens;
         let ratio = (input / reservation.text_bytes.max(1.0)).clamp(0.02, 2.0);
