@@ -1,0 +1,1 @@
+//! Holds the features of third-party crates together; see `Cargo.toml`.
