@@ -80,6 +80,7 @@ impl Context {
     pub fn session(&self, job: &Job, prompt: SystemPrompt, due: usize) -> Result<Session> {
         let teacher = &self.settings.teacher;
         let limits = &self.settings.limits;
+        let reply_limit = teacher.max_output_tokens.unwrap_or(1_024);
         let price = self.price()?.map(|price| if self.batch { price.in_batch() } else { price });
         let transport = match teacher.provider {
             Provider::Reference => None,
@@ -103,9 +104,10 @@ impl Context {
             model: self.model.clone(),
             questions: Questions::new(&self.dataset, teacher, job, &prompt)?,
             prompt,
-            pace: Pace::new(limits, teacher.max_output_tokens),
+            pace: Pace::new(limits, reply_limit),
             budget: Budget::new(self.settings.budget.max_usd, spent),
             price,
+            reply_limit,
             transport,
             slots: Arc::new(tokio::sync::Semaphore::new(
                 usize::try_from(limits.concurrency).unwrap_or(1).max(1),

@@ -222,7 +222,7 @@ impl Session {
     fn dollars(&self, text_bytes: usize, image_tokens: u64) -> Cost {
         let Some(price) = self.price else { return Cost { most: 0.0, likely: 0.0 } };
         let (input, _) = self.pace.expect(self.job.kind, text_bytes, image_tokens);
-        let limit = f64::from(self.teacher.max_output_tokens);
+        let limit = f64::from(self.reply_limit);
         let longest = self.longest_output().map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
         let with =
             |output: f64| (input * 1.25 * price.input.max(price.cache_write) + output * price.output) / 1e6;

@@ -36,6 +36,8 @@ pub struct Session {
     pub budget: Budget,
     /// Prices of the model.
     pub price: Option<Price>,
+    /// Limit of a reply, in tokens.
+    pub reply_limit: u32,
     /// HTTP; none for the embedded Teacher.
     pub transport: Option<HttpClient>,
     /// Requests that may be in flight.

@@ -254,7 +254,7 @@ impl Run<'_> {
         let more: String =
             follow_ups.iter().flat_map(|more| [more.reply.as_str(), &more.complaint]).collect();
         let input = counter.input(&(question.text.clone() + &more)) + image as f64;
-        let limit = f64::from(self.session.teacher.max_output_tokens);
+        let limit = f64::from(self.session.reply_limit);
         let longest = counter.longest_output.max(self.session.longest_output());
         let output = longest.map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
         (1.1 * input * price.input.max(price.cache_write) + output * price.output) / 1e6

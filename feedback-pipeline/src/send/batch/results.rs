@@ -197,7 +197,7 @@ impl Run<'_> {
         let Some(price) = self.session.price.filter(|_| requests > 0) else { return Ok(()) };
         // A batch that was sent without a cap was not counted with anything.
         let one = match batch.likely_usd {
-            0.0 => f64::from(self.session.teacher.max_output_tokens) * price.output / 1e6,
+            0.0 => f64::from(self.session.reply_limit) * price.output / 1e6,
             likely => likely / batch.requests.max(1) as f64,
         };
         let dollars = one * requests as f64;

@@ -15,8 +15,11 @@ pub(in crate::teacher) fn head(
 ) -> Vec<u8> {
     let mut out = br#"{"model":"#.to_vec();
     json_text(&mut out, model);
-    let limits =
-        format!(r#","max_tokens":{},"temperature":{}"#, settings.max_output_tokens, settings.temperature);
+    let limits = format!(
+        r#","max_tokens":{},"temperature":{}"#,
+        settings.max_output_tokens.unwrap_or(1_024),
+        settings.temperature.unwrap_or(0.0)
+    );
     out.extend_from_slice(limits.as_bytes());
     out.extend_from_slice(br#","system":[{"type":"text","text":"#);
     json_text(&mut out, system);

@@ -14,9 +14,13 @@ pub(in crate::teacher) fn head(
 ) -> Vec<u8> {
     let mut out = br#"{"model":"#.to_vec();
     json_text(&mut out, model);
-    out.extend_from_slice(format!(r#","max_completion_tokens":{}"#, settings.max_output_tokens).as_bytes());
+    out.extend_from_slice(
+        format!(r#","max_completion_tokens":{}"#, settings.max_output_tokens.unwrap_or(1_024)).as_bytes(),
+    );
     if takes_temperature(model) {
-        out.extend_from_slice(format!(r#","temperature":{}"#, settings.temperature).as_bytes());
+        out.extend_from_slice(
+            format!(r#","temperature":{}"#, settings.temperature.unwrap_or(0.0)).as_bytes(),
+        );
     }
     let name = kind.as_str();
     let format = format!(
