@@ -6,6 +6,7 @@ use crate::request::Questions;
 use crate::request::prompt::SystemPrompt;
 use crate::send::budget::{Budget, Price, Prices};
 use crate::send::http::HttpClient;
+use crate::send::in_flight::InFlight;
 use crate::send::pace::Pace;
 use crate::send::progress::Progress;
 use crate::send::stop::Stop;
@@ -14,7 +15,6 @@ use crate::store::Cache;
 use crate::teacher::{self, Secret};
 use schemas::settings::{Provider, Resolved, Settings};
 use schemas::{Dataset, Provenance, TimestampMs};
-use std::sync::Arc;
 
 /// Room on the disk for one reply with its request, about.
 const BYTES_PER_REPLY: u64 = 16 << 10;
@@ -109,9 +109,7 @@ impl Context {
             price,
             reply_limit,
             transport,
-            slots: Arc::new(tokio::sync::Semaphore::new(
-                usize::try_from(limits.concurrency).unwrap_or(1).max(1),
-            )),
+            slots: InFlight::new(usize::try_from(limits.concurrency).unwrap_or(usize::MAX)),
             progress: Progress::new(job, due as u64),
             stop: Stop::default(),
             stats: ServiceStats { good_before, ..ServiceStats::default() },

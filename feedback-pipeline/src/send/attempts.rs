@@ -7,20 +7,17 @@ use crate::reply::verdict::Verdict;
 use crate::request::Question;
 use crate::request::tokens;
 use crate::send::budget::{Cost, Price, ReservedDollars};
+use crate::send::fault::{After, status_of};
 use crate::send::headers;
 use crate::send::http::Raw;
+use crate::send::in_flight::Slot;
 use crate::send::pace::Reservation;
-use crate::send::retry::{self, Decision, Effort, Failure};
+use crate::send::retry::{Effort, Failure};
 use crate::store::Reply;
 use crate::teacher::{self, FollowUp, Usage};
 use schemas::TimestampMs;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::OwnedSemaphorePermit;
-
-/// A service that refuses this many attempts of a request before it took any is asked no more.
-const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
 
 /// Replies after which the longest of them tells how long others will be.
 const ENOUGH_REPLIES: u64 = 20;
@@ -28,12 +25,9 @@ const ENOUGH_REPLIES: u64 = 20;
 /// Paid replies that cannot be opened, before any that can, after which a service is asked no more.
 const UNREADABLE_BEFORE_ANY_SUCCESS: u64 = 10;
 
-/// Leave to have a request in flight.
-type Slot = Option<OwnedSemaphorePermit>;
-
 impl Session {
     /// Asks until the replies amount to something, or the run ends.
-    pub(super) async fn resolve(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Slot) {
+    pub(super) async fn resolve(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Option<Slot>) {
         loop {
             match self.judge(&question.item, &replies) {
                 Verdict::Answer(_) => return self.progress.answered(),
@@ -48,7 +42,12 @@ impl Session {
 
     /// One request with all its attempts; the reply is durable on return. None where the run ends. The first attempt
     /// uses `first` where it holds a slot.
-    async fn turn(&self, question: &Question, follow_ups: &[FollowUp], first: &mut Slot) -> Option<Reply> {
+    async fn turn(
+        &self,
+        question: &Question,
+        follow_ups: &[FollowUp],
+        first: &mut Option<Slot>,
+    ) -> Option<Reply> {
         let image = question.image();
         let picture = image.map_or(0, |image| image.base64.len());
         let image_tokens =
@@ -56,10 +55,8 @@ impl Session {
         let sent_key = self.questions.template.sent_key(&question.key, image, &question.text, follow_ups);
         let started_at_ms = TimestampMs::now().0;
         let mut effort = Effort::new(Duration::from_secs(self.teacher.timeout_secs));
-        // Good replies of all when this request failed last.
-        let mut at_last_failure = None;
         loop {
-            let slot = self.slot(first).await?;
+            let mut slot = self.slot(first).await?;
             // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
             let body = self.questions.template.body(image, &question.text, follow_ups);
             let text_bytes = body.len().saturating_sub(picture);
@@ -68,6 +65,7 @@ impl Session {
             effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
             let most = self.dollars(text_bytes, image_tokens).most;
             self.progress.sent();
+            slot.departs();
             let in_flight = self.in_flight(most);
             let start = Instant::now();
             let outcome = self.attempt(&question.item, body).await;
@@ -96,22 +94,20 @@ impl Session {
                     }
                     let charged = reply.cost_usd.unwrap_or(most);
                     self.charge(aside, charged, reply.cost_usd.is_none())?;
+                    slot.answered();
                     // It holds its slot until it is durable, so that no more than the slots can be lost.
                     let kept = self.keep(question, reply, in_flight).await;
                     drop(slot);
                     return kept;
                 }
                 Err((raw, failure)) => {
-                    drop(slot);
                     self.pace.give_back(reservation);
                     // What came broken or not in time may have been charged; the cap must hold all the same, in later
                     // runs too.
                     let may_be_charged = matches!(failure, Failure::Broken(_) | Failure::TimedOut);
                     self.charge(aside, if may_be_charged { most } else { 0.0 }, may_be_charged)?;
                     self.landed(in_flight);
-                    effort.failed(&failure);
-                    let before = at_last_failure.replace(self.stats.good_replies.load(Ordering::Relaxed));
-                    let reason = match self.after(&failure, &mut effort, before).await {
+                    let reason = match self.after(slot, &failure, &mut effort).await {
                         After::Again => continue,
                         After::End => return None,
                         After::Keep(reason) => reason,
@@ -130,14 +126,14 @@ impl Session {
     }
 
     /// Leave to have a request in flight: `first`, where that holds it.
-    async fn slot(&self, first: &mut Slot) -> Option<Slot> {
+    async fn slot(&self, first: &mut Option<Slot>) -> Option<Slot> {
         if let Some(slot) = first.take() {
-            return Some(Some(slot));
+            return Some(slot);
         }
         tokio::select! {
             biased;
             () = self.stop.wait() => None,
-            slot = Arc::clone(&self.slots).acquire_owned() => Some(slot.ok()),
+            slot = self.slots.slot() => Some(slot),
         }
     }
 
@@ -300,69 +296,7 @@ impl Session {
         self.stats.told.fetch_add(1, Ordering::Relaxed);
         self.stats.longest_output.fetch_max(usage.output, Ordering::Relaxed);
     }
-
-    /// What a failed attempt leads to; waits where it is to be made again. `before` are the good replies of all
-    /// when this request failed the time before: where there are more by now, the service answers, and the fault is the
-    /// request's; else the service's.
-    async fn after(&self, failure: &Failure, effort: &mut Effort, before: Option<u64>) -> After {
-        let good_replies = self.stats.good_replies.load(Ordering::Relaxed);
-        let any_success = self.stats.any_good();
-        let others_get_through = before.is_some_and(|before| good_replies > before);
-        let wait = match retry::decide(failure, *effort) {
-            Decision::Again { after } => after,
-            Decision::Reject { reason } if any_success || reason == teacher::TOO_LARGE => {
-                return After::Keep(reason);
-            }
-            // The first requests of all are refused: their fault, or that of the settings? Others will tell.
-            Decision::Reject { .. } if effort.attempts < BAD_REQUESTS_BEFORE_ANY_SUCCESS => {
-                Duration::from_secs(1)
-            }
-            Decision::Reject { reason } => {
-                let hint = Some(
-                    "every request so far was refused: check --model, --base-url and the settings of [teacher]",
-                );
-                self.stop.because(Error::Service { why: reason, hint });
-                return After::End;
-            }
-            Decision::Stop { why, hint } => {
-                self.stop.because(Error::Service { why, hint });
-                return After::End;
-            }
-            Decision::GiveUp { why, may_be_the_items: true } if others_get_through => {
-                return After::Keep(format!("no answer: {why}"));
-            }
-            Decision::GiveUp { why, .. } => {
-                let hint =
-                    Some("run the same command again when the service answers; nothing is bought twice");
-                self.stop.because(Error::Service { why, hint });
-                return After::End;
-            }
-        };
-        tracing::debug!(?failure, ?wait, attempts = effort.attempts, "asked again");
-        effort.waited += wait;
-        tokio::select! {
-            () = tokio::time::sleep(wait) => After::Again,
-            () = self.stop.wait() => After::End,
-        }
-    }
 }
 
 /// 1e-9 dollars.
 struct Dollars(u64);
-
-/// What follows a failed attempt.
-enum After {
-    Again,
-    End,
-    Keep(String),
-}
-
-/// Status under which a failure for good is stored; a body that came broken counts as 502, as a gateway would say it.
-fn status_of(failure: &Failure) -> u16 {
-    match failure {
-        Failure::Status { status, .. } => *status,
-        Failure::Unreachable(_) => 503,
-        Failure::TimedOut => 504,
-        Failure::Broken(_) => 502,
-    }
-}

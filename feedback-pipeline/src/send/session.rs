@@ -5,6 +5,7 @@ use crate::request::Questions;
 use crate::request::prompt::SystemPrompt;
 use crate::send::budget::{Budget, Price};
 use crate::send::http::HttpClient;
+use crate::send::in_flight::InFlight;
 use crate::send::pace::Pace;
 use crate::send::progress::Progress;
 use crate::send::stop::Stop;
@@ -12,7 +13,6 @@ use crate::store::Cache;
 use schemas::settings::TeacherSettings;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::Semaphore;
 
 /// What a run asks with.
 pub struct Session {
@@ -40,8 +40,8 @@ pub struct Session {
     pub reply_limit: u32,
     /// HTTP; none for the embedded Teacher.
     pub transport: Option<HttpClient>,
-    /// Requests that may be in flight.
-    pub slots: Arc<Semaphore>,
+    /// How many requests may be in flight.
+    pub slots: Arc<InFlight>,
     /// What the user sees.
     pub progress: Progress,
     /// Ends the run early.

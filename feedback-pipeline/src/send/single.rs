@@ -33,7 +33,8 @@ impl Session {
     async fn send_all(self: &Arc<Self>, plan: impl Iterator<Item = Result<Next>>) -> Result<()> {
         self.cache.writer().prompt(&self.prompt.version, &self.prompt.text)?;
         // Items that wait for another attempt hold no slot, so more are open than in flight; this bounds them.
-        let open = Arc::new(Semaphore::new(self.slots.available_permits().saturating_mul(3)));
+        let open =
+            Arc::new(Semaphore::new(self.slots.ceiling().saturating_mul(3).min(Semaphore::MAX_PERMITS)));
         let mut tasks = JoinSet::new();
         let mut warm = !self.template_is_worth_warming() && !self.limit_is_unknown();
         let mut in_batches = 0;
@@ -57,12 +58,12 @@ impl Session {
                 };
                 // Nothing is made ready that could not leave: what waits here waits in the tables, not in memory.
                 let slot = tokio::select! {
-                    slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
+                    slot = self.slots.slot() => slot,
                     () = self.stop.wait() => break,
                 };
                 let session = Arc::clone(self);
                 tasks.spawn(async move {
-                    session.resolve(&question, replies, slot).await;
+                    session.resolve(&question, replies, Some(slot)).await;
                     drop((claim, permit));
                 });
                 if !warm {
