@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::items::{Item, Job};
 use crate::request::image::{Images, Shown};
-use crate::request::prompt::{self, SystemPrompt};
+use crate::request::prompt;
 use crate::teacher::{Key, Picture, Template};
 use schemas::settings::{Provider, TeacherSettings};
 use schemas::{Dataset, Problem};
@@ -45,18 +45,8 @@ impl Questions {
     ///
     /// # Errors
     /// Where the dataset's list of missing pictures cannot be read.
-    pub fn new(
-        dataset: &Dataset,
-        teacher: &TeacherSettings,
-        job: &Job,
-        prompt: &SystemPrompt,
-    ) -> Result<Self> {
-        Ok(Self {
-            provider: teacher.provider,
-            audit: job.audit,
-            template: Template::new(teacher, job.kind, &prompt.text, prompt::schema(job.kind)),
-            images: Images::new(dataset)?,
-        })
+    pub fn new(dataset: &Dataset, teacher: &TeacherSettings, job: &Job, template: Template) -> Result<Self> {
+        Ok(Self { provider: teacher.provider, audit: job.audit, template, images: Images::new(dataset)? })
     }
 
     /// The question of an item.
