@@ -3,7 +3,7 @@
 use super::Session;
 use crate::error::Error;
 use crate::items::Item;
-use crate::reply::verdict::Verdict;
+use crate::reply::verdict::{NOT_SENT, Verdict};
 use crate::request::Question;
 use crate::request::tokens;
 use crate::send::budget::{Cost, Price, ReservedDollars};
@@ -12,7 +12,7 @@ use crate::send::http::Raw;
 use crate::send::pace::Reservation;
 use crate::send::retry::{self, Decision, Effort, Failure};
 use crate::store::Reply;
-use crate::teacher::{self, FollowUp, Usage};
+use crate::teacher::{self, Body, FollowUp, Usage};
 use schemas::TimestampMs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -50,7 +50,6 @@ impl Session {
     /// uses `first` where it holds a slot.
     async fn turn(&self, question: &Question, follow_ups: &[FollowUp], first: &mut Slot) -> Option<Reply> {
         let image = question.image();
-        let picture = image.map_or(0, |image| image.base64.len());
         let image_tokens =
             image.map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
         let sent_key = self.questions.template.sent_key(&question.key, image, &question.text, follow_ups);
@@ -62,7 +61,7 @@ impl Session {
             let slot = self.slot(first).await?;
             // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
             let body = self.questions.template.body(image, &question.text, follow_ups);
-            let text_bytes = body.len().saturating_sub(picture);
+            let text_bytes = body.text_len();
             let (aside, reservation) = self.leave(text_bytes, image_tokens).await?;
             effort.attempts += 1;
             effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
@@ -111,10 +110,14 @@ impl Session {
                     self.landed(in_flight);
                     effort.failed(&failure);
                     let before = at_last_failure.replace(self.stats.good_replies.load(Ordering::Relaxed));
-                    let reason = match self.after(&failure, &mut effort, before).await {
-                        After::Again => continue,
-                        After::End => return None,
-                        After::Keep(reason) => reason,
+                    let reason = match failure {
+                        // The item's own fault, whatever the service does with others.
+                        Failure::Picture(ref reason) => reason.clone(),
+                        _ => match self.after(&failure, &mut effort, before).await {
+                            After::Again => continue,
+                            After::End => return None,
+                            After::Keep(reason) => reason,
+                        },
                     };
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {
@@ -232,7 +235,7 @@ impl Session {
     async fn attempt(
         &self,
         item: &Item,
-        body: bytes::Bytes,
+        body: Body,
     ) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
         let Some(transport) = &self.transport else {
             let body = teacher::embedded_answer(item).into();
@@ -364,5 +367,6 @@ fn status_of(failure: &Failure) -> u16 {
         Failure::Unreachable(_) => 503,
         Failure::TimedOut => 504,
         Failure::Broken(_) => 502,
+        Failure::Picture(_) => NOT_SENT,
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod runtime;
 mod session;
 pub mod single;
 pub mod stop;
+mod upload;
 
 pub use session::{ServiceStats, Session};
 

@@ -6,17 +6,23 @@ pub mod anthropic;
 pub mod openai;
 pub mod reference;
 
+mod body;
 mod embedded;
 mod envelope;
+mod picture;
 mod secret;
 mod service_error;
 mod template;
 
+pub use body::{Body, BodyReader, PictureError};
 pub use embedded::answer as embedded_answer;
 pub use envelope::{Ended, Envelope, Usage};
+#[cfg(test)]
+pub(crate) use picture::tests as picture_tests;
+pub use picture::{Picture, PictureContent};
 pub use secret::Secret;
 pub use service_error::{ServiceError, TOO_LARGE, final_for_item};
-pub use template::{FollowUp, Picture, Template};
+pub use template::{FollowUp, Template};
 
 use envelope::Count;
 use schemas::settings::{Provider, TeacherSettings};
