@@ -14,7 +14,7 @@ use crate::send::in_flight::Slot;
 use crate::send::pace::Reservation;
 use crate::send::retry::{Effort, Failure};
 use crate::store::Reply;
-use crate::teacher::{self, FollowUp, Key, Refusal, Template, Usage};
+use crate::teacher::{self, Body, FollowUp, Key, Refusal, Template, Usage};
 use schemas::TimestampMs;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -49,7 +49,6 @@ impl Session {
         first: &mut Option<Slot>,
     ) -> Option<Reply> {
         let image = question.image();
-        let picture = image.map_or(0, |image| image.base64.len());
         let image_tokens =
             image.map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
         let started_at_ms = TimestampMs::now().0;
@@ -60,7 +59,7 @@ impl Session {
             let (lessons, template) = self.template();
             let sent_key = self.sent_key(question, follow_ups, lessons, &template);
             let body = template.body(image, &question.text, follow_ups);
-            let text_bytes = body.len().saturating_sub(picture);
+            let text_bytes = body.text_len();
             let (aside, reservation) = self.leave(text_bytes, image_tokens).await?;
             effort.attempts += 1;
             effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
@@ -118,10 +117,14 @@ impl Session {
                         Some(_) => return None,
                         None => self.attempts_ended.send_modify(|ended| *ended += 1),
                     }
-                    let reason = match self.after(slot, &failure, &mut effort).await {
-                        After::Again => continue,
-                        After::End => return None,
-                        After::Keep(reason) => reason,
+                    let reason = match failure {
+                        // The item's own fault, whatever the service does with others.
+                        Failure::Picture(ref reason) => reason.clone(),
+                        _ => match self.after(slot, &failure, &mut effort).await {
+                            After::Again => continue,
+                            After::End => return None,
+                            After::Keep(reason) => reason,
+                        },
                     };
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {
@@ -274,11 +277,7 @@ impl Session {
         Cost { most: with(limit), likely: with(longest) }
     }
 
-    async fn attempt(
-        &self,
-        item: &Item,
-        body: bytes::Bytes,
-    ) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
+    async fn attempt(&self, item: &Item, body: Body) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
         let Some(transport) = &self.transport else {
             let body = teacher::embedded_answer(item).into();
             let usage = Some(Usage::default());

@@ -2,6 +2,7 @@
 
 use super::Session;
 use crate::error::Error;
+use crate::reply::verdict::NOT_SENT;
 use crate::send::in_flight::Slot;
 use crate::send::retry::{self, Decision, Effort, Failure};
 use crate::teacher;
@@ -78,5 +79,6 @@ pub(super) fn status_of(failure: &Failure) -> u16 {
         Failure::Unreachable(_) => 503,
         Failure::TimedOut => 504,
         Failure::Broken(_) => 502,
+        Failure::Picture(_) => NOT_SENT,
     }
 }

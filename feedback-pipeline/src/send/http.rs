@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::send::retry::Failure;
+use crate::send::upload::Upload;
 use crate::teacher::catalogue::Auth;
-use crate::teacher::{Address, Secret, anthropic};
+use crate::teacher::{Address, Body, Secret, anthropic};
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use schemas::settings::{Provider, TeacherSettings};
@@ -153,13 +154,26 @@ impl HttpClient {
     }
 
     /// One attempt.
-    pub async fn send(&self, body: Bytes) -> Result<Raw, Failure> {
-        let sent = self.client.post(self.address.endpoint().clone()).body(body).send().await;
-        let response = sent.map_err(|e| match (e.is_connect(), e.is_timeout()) {
-            (true, _) => Failure::Unreachable(describe(e)),
-            (false, true) => Failure::TimedOut,
-            // The request may have got there, and may be paid for.
-            (false, false) => Failure::Broken(describe(e)),
+    pub async fn send(&self, body: Body) -> Result<Raw, Failure> {
+        let request = self.client.post(self.address.endpoint().clone());
+        let (request, unread) = match body.as_plain() {
+            Some(plain) => (request.body(plain.clone()), None),
+            None => {
+                let (upload, failure) = Upload::new(body);
+                (request.body(reqwest::Body::wrap(upload)), Some(failure))
+            }
+        };
+        let response = request.send().await.map_err(|e| {
+            // Its last bytes were not sent, so the service has no whole request.
+            if let Some(why) = unread.as_ref().and_then(|failure| failure.get()) {
+                return Failure::Picture(why.to_string());
+            }
+            match (e.is_connect(), e.is_timeout()) {
+                (true, _) => Failure::Unreachable(describe(e)),
+                (false, true) => Failure::TimedOut,
+                // The request may have got there, and may be paid for.
+                (false, false) => Failure::Broken(describe(e)),
+            }
         })?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();

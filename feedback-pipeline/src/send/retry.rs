@@ -32,6 +32,8 @@ pub enum Failure {
     TimedOut,
     /// A reply that is cut off or no reply of this API.
     Broken(String),
+    /// The item's picture cannot be read any more, or has changed; nothing was asked.
+    Picture(String),
 }
 
 /// What the headers of an error say about another try.
@@ -124,6 +126,7 @@ pub fn decide(failure: &Failure, effort: Effort) -> Decision {
         Failure::TimedOut => again(None, effort, "no reply in time", true),
         Failure::Broken(why) if effort.broken >= MOST_BROKEN => give_up(why.clone()),
         Failure::Broken(why) => again(None, effort, why, true),
+        Failure::Picture(why) => Decision::Reject { reason: why.clone() },
     }
 }
 

@@ -8,22 +8,28 @@ pub mod openai;
 pub mod reference;
 
 mod address;
+mod body;
 pub mod dialect;
 mod dialects;
 mod embedded;
 mod envelope;
+mod picture;
 mod secret;
 mod service_error;
 mod template;
 
 pub use address::Address;
+pub use body::{Body, BodyReader, PictureError};
 pub use dialect::Dialect;
 pub use dialects::{Dialects, Refusal, Spoken};
 pub use embedded::answer as embedded_answer;
 pub use envelope::{Ended, Envelope, Usage};
+#[cfg(test)]
+pub(crate) use picture::tests as picture_tests;
+pub use picture::{Picture, PictureContent};
 pub use secret::Secret;
 pub use service_error::{ServiceError, TOO_LARGE, final_for_item};
-pub use template::{FollowUp, Picture, Template};
+pub use template::{FollowUp, Template};
 
 use envelope::Count;
 use schemas::settings::{Provider, TeacherSettings};

@@ -4,26 +4,13 @@
 //! the machine, a picture standing for its own hash.
 
 use super::dialect::Dialect;
-use super::{Key, anthropic, embedded, json_text, openai};
+use super::{Body, Key, Picture, anthropic, embedded, json_text, openai};
 use crate::items::Kind;
 use schemas::settings::{Provider, SystemRole};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::sync::Arc;
-
-/// A picture ready to be sent.
-#[derive(Debug)]
-pub struct Picture {
-    /// For instance `image/png`.
-    pub media_type: &'static str,
-    /// sha256 of the bytes that are sent.
-    pub sha256: String,
-    /// The bytes in base64.
-    pub base64: String,
-    /// Width and height in pixels.
-    pub size: (u32, u32),
-}
 
 /// A malformed reply and what the Teacher is told about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,10 +82,9 @@ impl Template {
     }
 
     /// Key of a request: hash of its body with the picture's hash in place of the picture.
-    pub fn key(&self, image: Option<&Picture>, text: &str, follow_ups: &[FollowUp]) -> Key {
+    pub fn key(&self, image: Option<&Arc<Picture>>, text: &str, follow_ups: &[FollowUp]) -> Key {
         let mut messages = Vec::with_capacity(text.len() + 256);
-        let shown = image.map(|image| (image.media_type, image.sha256.as_str()));
-        self.messages(&mut messages, shown, text, follow_ups);
+        self.messages(&mut messages, image, text, follow_ups);
         let mut hash = self.hashed_head.clone();
         hash.update(&messages);
         hash.update(TAIL);
@@ -106,17 +92,27 @@ impl Template {
     }
 
     /// Body of a request.
-    pub fn body(&self, image: Option<&Picture>, text: &str, follow_ups: &[FollowUp]) -> bytes::Bytes {
-        let picture = image.map_or(0, |image| image.base64.len());
-        let mut body = Vec::with_capacity(self.head.len() + text.len() + text.len() / 8 + picture + 512);
+    pub fn body(&self, image: Option<&Arc<Picture>>, text: &str, follow_ups: &[FollowUp]) -> Body {
+        let mut body = Vec::with_capacity(self.head.len() + text.len() + text.len() / 8 + 512);
         body.extend_from_slice(&self.head);
-        let shown = image.map(|image| (image.media_type, image.base64.as_str()));
-        self.messages(&mut body, shown, text, follow_ups);
+        self.messages(&mut body, image, text, follow_ups);
         body.extend_from_slice(TAIL);
-        body.into()
+        let Some(image) = image else { return Body::plain(body) };
+        // The picture comes first of the messages, so the first place that holds its hash is its own.
+        let hash = image.sha256.as_bytes();
+        let messages = body.get(self.head.len()..).unwrap_or_default();
+        let Some(place) = messages.windows(hash.len()).position(|part| part == hash) else {
+            return Body::plain(body);
+        };
+        let mut before = bytes::Bytes::from(body);
+        let mut after = before.split_off(self.head.len() + place);
+        let _ = after.split_to(hash.len());
+        Body::around(before, Arc::clone(image), after)
     }
 
-    fn messages(&self, out: &mut Vec<u8>, image: Option<(&str, &str)>, text: &str, follow_ups: &[FollowUp]) {
+    /// Messages with the picture's hash in place of the picture.
+    fn messages(&self, out: &mut Vec<u8>, image: Option<&Arc<Picture>>, text: &str, follow_ups: &[FollowUp]) {
+        let image = image.map(|image| (image.media_type, image.sha256.as_str()));
         let text = &match self.instructions.as_str() {
             "" => Cow::Borrowed(text),
             instructions => Cow::Owned(format!("{instructions}{text}")),
@@ -133,6 +129,68 @@ impl Template {
             out.extend_from_slice(br#"},{"role":"user","content":"#);
             json_text(out, &follow_up.complaint);
             out.push(b'}');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::teacher::catalogue::{Model, Service};
+    use crate::teacher::picture::tests::picture_of;
+    use base64::Engine as _;
+    use schemas::settings::TeacherSettings;
+
+    fn template(provider: Provider) -> Template {
+        let settings = TeacherSettings { provider, ..TeacherSettings::default() };
+        let dialect = Dialect::new(&settings, &Model::default(), &Service::default());
+        Template::new(&dialect, "m", Kind::Scores, "Be fair.", r#"{"type":"object"}"#)
+    }
+
+    #[test]
+    fn a_streamed_body_is_the_plain_one_byte_for_byte() {
+        let follow_up =
+            FollowUp { reply: "no \"scores\"".to_owned(), complaint: "Scores, please.".to_owned() };
+        for provider in [Provider::Anthropic, Provider::OpenAi] {
+            let template = template(provider);
+            for length in [0, 1, 1_000, 100_000] {
+                let bytes: Vec<u8> = (0..length).map(|at| (at * at / 7) as u8).collect();
+                let picture = Arc::new(picture_of(&bytes));
+                // A text may hold anything, another picture's hash too.
+                let text = format!("line\n\"{}\"", picture.sha256);
+                let body = template.body(Some(&picture), &text, std::slice::from_ref(&follow_up));
+                let mut plain = template.head.clone();
+                template.messages(&mut plain, Some(&picture), &text, std::slice::from_ref(&follow_up));
+                plain.extend_from_slice(TAIL);
+                let base64 = base64::engine::general_purpose::STANDARD.encode(&bytes);
+                let plain = String::from_utf8(plain).unwrap().replacen(&picture.sha256, &base64, 1);
+                let sent = body.to_bytes().unwrap();
+                assert!(sent == plain.as_bytes(), "{provider:?}, {length} bytes");
+                assert_eq!((body.len(), body.text_len()), (sent.len() as u64, sent.len() - base64.len()));
+                let read: serde_json::Value = serde_json::from_slice(&sent).unwrap();
+                let user = read["messages"].as_array().unwrap().iter().find(|m| m["role"] == "user").unwrap();
+                let block = &user["content"][0];
+                let shown = match provider {
+                    Provider::Anthropic => block["source"]["data"].as_str().unwrap().to_owned(),
+                    _ => block["image_url"]["url"].as_str().unwrap().replace("data:image/png;base64,", ""),
+                };
+                assert!(shown == base64);
+                assert_eq!(user["content"][1]["text"], text);
+            }
+            let body = template.body(None, "text", &[]);
+            assert_eq!(body.as_plain().unwrap(), &body.to_bytes().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_picture_is_part_of_a_requests_identity() {
+        for provider in [Provider::Anthropic, Provider::OpenAi] {
+            let template = template(provider);
+            let [one, same, other] = [b"one", b"one", b"two"].map(|bytes| Arc::new(picture_of(bytes)));
+            let key = |picture| template.key(picture, "text", &[]);
+            assert_eq!(key(Some(&one)), key(Some(&same)));
+            assert_ne!(key(Some(&one)), key(Some(&other)));
+            assert_ne!(key(Some(&one)), key(None));
         }
     }
 }

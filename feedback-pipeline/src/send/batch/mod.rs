@@ -199,7 +199,7 @@ impl Run<'_> {
         let mut claims = Vec::new(); // held until the wave ends
         for next in plan {
             self.service.check_stop()?;
-            let (question, replies, claim) = match next? {
+            let (mut question, replies, claim) = match next? {
                 Next::Send(question, replies, claim) => (question, replies, claim),
                 other => {
                     let is_news = match &other {
@@ -221,7 +221,14 @@ impl Run<'_> {
                 wave.given_up += 1;
                 continue;
             }
-            let body = template.body(image, &question.text, &follow_ups);
+            let body = match template.body(image, &question.text, &follow_ups).to_bytes() {
+                Ok(body) => body,
+                Err(error) => {
+                    question.unsent = Some(error.to_string());
+                    session.note(Next::Unsendable(question), true).await?;
+                    continue;
+                }
+            };
             let dollars = self.likely_dollars(&question, &follow_ups);
             if dollars > room {
                 wave.too_dear = Some(dollars);

@@ -185,7 +185,7 @@ impl Run<'_> {
         };
         self.trouble = match failure {
             Failure::Status { status, error, .. } => format!("HTTP {status}, {error}"),
-            Failure::Unreachable(why) | Failure::Broken(why) => why,
+            Failure::Unreachable(why) | Failure::Broken(why) | Failure::Picture(why) => why,
             Failure::TimedOut => "no reply in time".to_owned(),
         };
         Outcome::Nothing
