@@ -56,8 +56,19 @@ impl Desk {
         Self::new(Options { service, ..Options::default() })
     }
 
-    /// Sends some bytes.
+    /// Sends some bytes and hears the reply.
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[Header], body: &[u8]) -> Heard {
+        let mut stream = self.begin(method, path, headers, body);
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+        let headers = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
+        Heard { status, headers, bytes: bytes[end + 4..].to_vec() }
+    }
+
+    /// Sends some bytes; the reply comes on the connection that is returned.
+    pub(crate) fn begin(&self, method: &str, path: &str, headers: &[Header], body: &[u8]) -> TcpStream {
         let address = self.service.url();
         let mut stream = TcpStream::connect(address.trim_start_matches("http://")).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -68,12 +79,7 @@ impl Desk {
         head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(body).unwrap();
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
-        let headers = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
-        Heard { status, headers, bytes: bytes[end + 4..].to_vec() }
+        stream
     }
 
     pub(crate) fn post(&self, path: &str, headers: &[Header], body: &Value) -> Heard {

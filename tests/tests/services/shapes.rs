@@ -134,3 +134,19 @@ fn one_slot_serves_one_at_a_time() {
     });
     assert!(begun.elapsed() >= latency * 4);
 }
+
+#[test]
+fn who_gives_up_leaves_the_line() {
+    let latency = Duration::from_millis(200);
+    let desk = Desk::new(Options { slots: Some(1), latency, ..Options::default() });
+    let body = chat("m", &scores()).to_string();
+    let begin = || desk.begin("POST", "/v1/chat/completions", &[BEARER], body.as_bytes());
+    let first = begin();
+    std::thread::sleep(latency / 4);
+    drop((begin(), begin(), begin()));
+    std::thread::sleep(latency / 4);
+    assert_eq!(desk.service.stats().in_flight, 1);
+    assert_eq!(desk.chat(&chat("m", &scores())).status, 200);
+    assert_eq!((desk.service.stats().good, desk.service.stats().requests), (2, 5));
+    drop(first);
+}
