@@ -266,7 +266,7 @@ pub(super) fn refusal(shared: &Shared, fault: Fault) -> Option<Failure> {
             Failure::new(429, "rate_limit_error", "limit", "slow down").code("rate_limit_exceeded")
         }
         Fault::Overloaded => {
-            Failure::new(529, "overloaded_error", "overload", "overloaded").code("overloaded")
+            Failure::new(profile.overloaded, "overloaded_error", "overload", "overloaded").code("overloaded")
         }
         Fault::Internal => Failure::new(500, "api_error", "internal", "internal").code("internal"),
         Fault::BadRequest => Failure::bad("request", "a field is wrong"),

@@ -206,6 +206,8 @@ pub(crate) struct Profile {
     pub(crate) caching: fn(&Sent<'_>) -> Caching,
     /// Where nothing limits the reply, some go on until the context is full: its size.
     pub(crate) context: Option<u64>,
+    /// The status of an overload.
+    pub(crate) overloaded: u16,
     /// Whether the header of the request limit counts a day.
     pub(crate) counts_days: bool,
     /// Whether schemas are dropped without a word, so that replies have prose around them.
@@ -239,6 +241,7 @@ pub(crate) const PERMISSIVE: Profile = Profile {
     picture: |_, picture| Ok(pictures::patches(picture, 28).min(4_096)),
     caching: |_| Caching::None,
     context: None,
+    overloaded: 529,
     counts_days: false,
     drops_schema: |_| false,
     is_named: false,
@@ -252,6 +255,7 @@ pub(crate) const OPENAI_LIKE: Profile = Profile {
     needs_key: true,
     word: failure::openai,
     limit: either_limit,
+    overloaded: 503,
     no_path: |path| Failure::new(404, "invalid_request_error", "path", format!("Invalid URL (POST {path})")),
     is_named: true,
     ..PERMISSIVE
