@@ -1,0 +1,91 @@
+"""Lets collect-feedback ask a simulated Teacher service for several models and checks every request body against the providers' types.
+
+    python3 -m venv /tmp/sdk && /tmp/sdk/bin/pip install -r tests/sdk/requirements.txt -r tests/reference/requirements-sdk.txt
+    /tmp/sdk/bin/python tests/sdk/run.py [--keep LOG.jsonl]
+
+Exit status: 0 all bodies are valid, 1 some are not.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "reference")]
+
+from check_requests import Checker, listing
+from harness import call, rows, simulated_teacher, small_dataset
+
+MODELS = [
+    ("anthropic", "claude-haiku-5-5"),
+    ("anthropic", "claude-opus-5-5"),
+    ("anthropic", "claude-haiku-4-5"),
+    ("anthropic", "claude-sonnet-5"),
+    ("openai", "gpt-6-luna"),
+    ("openai", "gpt-6.1-sol"),
+    ("openai", "gpt-4.1-mini"),
+    ("openai", "gpt-5.1"),
+    ("openai", "mistral-large"),
+]
+TABLES = ["scores", "corrections", "judgements"]
+
+
+def collect(original, folder, provider, model, address, mode):
+    """Asks for all feedback of round 1."""
+    data = folder / f"{model}{mode}"
+    shutil.copytree(original, data)
+    whom = ["--round", 1, "--data", data, "--teacher", provider, "--model", model, "--base-url", address, *mode.split()]
+    call("collect-feedback", *whom, "--stage", "scores")
+    call("collect-feedback", *whom, "--stage", "corrections")
+    call("collect-feedback", "judge", *whom)
+    empty = [name for name in TABLES if not rows(data, name)]
+    if empty:
+        raise AssertionError(f"{model} {mode}: no rows in {', '.join(empty)}")
+
+
+def models_of(record):
+    """The models that a logged request asks."""
+    body = record.get("body", {})
+    return [entry["params"]["model"] for entry in body["requests"]] if "requests" in body else [body.get("model")]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--keep", type=Path, metavar="LOG.jsonl", help="keep the log of all requests here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        original, log = small_dataset(folder / "small"), folder / "requests.jsonl"
+        # Replies that cannot be read make follow-up requests, which hold the reply as the assistant's message.
+        unreadable = ["--fault-share", 0.15, "--faults", "wrong-json,wrong-count", "--seed", 3]
+        with simulated_teacher(original, "--log-requests", log, *unreadable) as address:
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                runs = [
+                    pool.submit(collect, original, folder, provider, model, address, mode)
+                    for provider, model in MODELS
+                    for mode in ("", " --batch")
+                ]
+            for run in runs:
+                run.result()
+        checker = Checker()
+        faults = checker.check_log(log)
+        text = log.read_text()
+        if options.keep:
+            options.keep.write_text(text)
+    asked = collections.Counter(model for line in text.splitlines() for model in models_of(json.loads(line)))
+    lines = listing(faults) + [f"no request to {model}" for _, model in MODELS if not asked[model]]
+    for word, meaning in {'"image"': "a picture for Anthropic", '"image_url"': "a picture for OpenAI", '"assistant"': "a follow-up"}.items():
+        if word not in text:
+            lines.append(f"no request holds {meaning}")
+    print("\n".join(lines))
+    print(f"{checker}: {len(faults)} faults")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
