@@ -110,9 +110,10 @@ def simulated_teacher(dataset, *options):
     """The address of a simulated Teacher service that knows a dataset."""
     line = [COMMANDS / "simulated-teacher", "--data", dataset, "--latency-ms", "1", "--batch-latency-ms", "1", *options]
     with process(line, stdout=subprocess.PIPE, text=True) as running:
-        if not select.select([running.stdout], [], [], 30)[0]:
-            raise AssertionError("the simulated Teacher did not tell its address within 30 s")
-        yield running.stdout.readline().strip()
+        told = select.select([running.stdout], [], [], 30)[0] and running.stdout.readline().strip()
+        if not told:
+            raise AssertionError("the simulated Teacher did not tell its address")
+        yield told
 
 
 def wait_for(ready, running, seconds, log):

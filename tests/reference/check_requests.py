@@ -4,8 +4,9 @@
     simulated-teacher --data datasets/NAME --log-requests LOG.jsonl
     /tmp/sdk/bin/python tests/reference/check_requests.py LOG.jsonl...
 
-A line of a log is `{"path": "/v1/messages", "body": {...}}`; the path says which API the body is for. A line may also be one
-of an OpenAI batch file, `{"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}`.
+A line of a log is `{"path": "/v1/messages", "body": {...}}`; the path says which API the body is for. Requests of a batch may
+stand on lines of their own, with the path that the batch was sent to. A line may also be one of an OpenAI batch file,
+`{"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}`.
 
 An unknown field is an error at any depth, and so is a value of another type, a missing field, and a JSON schema that the
 package would not send unchanged. Exit status: 0 all bodies are valid, 1 some are not, 2 bad usage, 77 skipped because the
@@ -31,6 +32,9 @@ DOCUMENTED = {
     # the field, anthropic 0.125.0: `temperature: float`, "Ranges from 0.0 to 1.0".
     ("anthropic", "temperature"): (float, r"claude-(haiku-4-5|sonnet-4-[56]|opus-4-[156])(-\d{8})?"),
 }
+
+# The API version that these fields are taken in.
+ANTHROPIC_VERSION = "2023-06-01"
 
 # Fields that tell the members of a union apart.
 TAGS = ("type", "role")
@@ -312,18 +316,27 @@ class Checker:
             return "unknown", [Fault("", "an object", brief(record))]
         if "path" not in record:
             return "OpenAI batch line", self.openai.check_line(record)
-        path = str(record["path"]).split("?")[0].rstrip("/")
+        path, body = str(record["path"]).split("?")[0].rstrip("/"), record.get("body")
+        alone = isinstance(body, dict) and "messages" in body
         kinds = [
             ("/messages/count_tokens", "Anthropic token count", self.anthropic.check_count),
+            ("/messages/batches", "Anthropic batch request", self.anthropic.check_message if alone else None),
             ("/messages/batches", "Anthropic batch", self.anthropic.check_batch),
             ("/messages", "Anthropic message", self.anthropic.check_message),
             ("/chat/completions", "OpenAI chat completion", self.openai.check_completion),
+            ("/files", "OpenAI batch request", self.openai.check_completion),
             ("/batches", "OpenAI batch", self.openai.check_batch),
         ]
         for end, name, check in kinds:
-            if path.endswith(end):
-                return name, check(record.get("body"))
+            if check and path.endswith(end):
+                return name, check(body) + (self.check_version(record) if name.startswith("Anthropic") else [])
         return "unknown", [Fault("path", "a path of a known API", brief(record["path"]))]
+
+    @staticmethod
+    def check_version(record):
+        """The version of the API, where the log has it."""
+        version = at(record, "headers", "anthropic-version")
+        return [] if version in (None, ANTHROPIC_VERSION) else [Fault("headers.anthropic-version", ANTHROPIC_VERSION, brief(version))]
 
     def check_log(self, path):
         """Counts a log's requests and returns its faults, each with the number of its line."""

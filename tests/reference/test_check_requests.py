@@ -243,6 +243,18 @@ class Check(unittest.TestCase):
             with self.subTest(path=path):
                 self.bad({"path": "/v1/batches", "body": changed(batch, path, value)}, where)
 
+    def test_requests_of_batches_on_lines_of_their_own(self):
+        for path, body in [("/v1/messages/batches", message()), ("/v1/files", completion())]:
+            with self.subTest(path=path):
+                self.good({"path": path, "body": body})
+                self.bad({"path": path, "body": changed(body, "nonsense", 1)}, "nonsense")
+        self.bad({"path": "/v1/messages/batches", "body": {}}, "requests")
+
+    def test_version_of_the_messages_api(self):
+        record = {"path": "/v1/messages", "headers": {"anthropic-version": "2023-06-01"}, "body": message()}
+        self.good(record)
+        self.bad(changed(record, "headers.anthropic-version", "2026-10-21"), "headers.anthropic-version")
+
     def test_unknown_paths_and_lines(self):
         self.bad({"path": "/v1/complete", "body": {}}, "path")
         self.bad({"path": "/v1/messages", "body": "text"}, "")
