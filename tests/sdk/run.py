@@ -9,6 +9,7 @@ Exit status: 0 all bodies are valid, 1 some are not.
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import json
 import shutil
 import sys
@@ -32,25 +33,48 @@ MODELS = [
     ("openai", "gpt-5.1"),
     ("openai", "mistral-large"),
 ]
+# Services that refuse a field each, so that requests take other shapes; whether all of them give feedback is tested elsewhere.
+REFUSING = ["mistral", "no-format", "no-system", "texts-only"]
 TABLES = ["scores", "corrections", "judgements"]
+KEYS = {"ANTHROPIC_API_KEY": "none", "OPENAI_API_KEY": "none"}
 
 
-def collect(original, folder, provider, model, address, mode):
+def collect(original, data, provider, model, address, *mode):
     """Asks for all feedback of round 1."""
-    data = folder / f"{model}{mode}"
     shutil.copytree(original, data)
-    whom = ["--round", 1, "--data", data, "--teacher", provider, "--model", model, "--base-url", address, *mode.split()]
-    call("collect-feedback", *whom, "--stage", "scores")
-    call("collect-feedback", *whom, "--stage", "corrections")
-    call("collect-feedback", "judge", *whom)
+    whom = ["--round", 1, "--data", data, "--teacher", provider, "--model", model, "--base-url", address, *mode]
+    call("collect-feedback", *whom, "--stage", "scores", keys=KEYS)
+    call("collect-feedback", *whom, "--stage", "corrections", keys=KEYS)
+    call("collect-feedback", "judge", *whom, keys=KEYS)
     empty = [name for name in TABLES if not rows(data, name)]
     if empty:
-        raise AssertionError(f"{model} {mode}: no rows in {', '.join(empty)}")
+        raise AssertionError(f"{model} {' '.join(mode)}: no rows in {', '.join(empty)}")
+
+
+def collect_all(original, folder, log):
+    """Lets every model and every refusing service be asked, several at once; the log gets all requests."""
+    # Replies that cannot be read make follow-up requests, which hold the reply as the assistant's message.
+    unreadable = ["--fault-share", 0.15, "--faults", "wrong-json,wrong-count", "--seed", 3]
+    with contextlib.ExitStack() as services, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        start = lambda *options: services.enter_context(simulated_teacher(original, "--log-requests", log, *options))
+        address, refusing = start(*unreadable), {name: start("--service", name) for name in REFUSING}
+        asked = [
+            pool.submit(collect, original, folder / f"{model}{len(mode)}", provider, model, address, *mode)
+            for provider, model in MODELS
+            for mode in ((), ("--batch",))
+        ]
+        tried = [
+            pool.submit(collect, original, folder / name, "openai", "mistral-large", address, "--concurrency", 1)
+            for name, address in refusing.items()
+        ]
+        for run in asked:
+            run.result()
+        concurrent.futures.wait(tried)
 
 
 def models_of(record):
     """The models that a logged request asks."""
-    body = record.get("body", {})
+    body = record.get("body") or {}
     return [entry["params"]["model"] for entry in body["requests"]] if "requests" in body else [body.get("model")]
 
 
@@ -61,17 +85,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         original, log = small_dataset(folder / "small"), folder / "requests.jsonl"
-        # Replies that cannot be read make follow-up requests, which hold the reply as the assistant's message.
-        unreadable = ["--fault-share", 0.15, "--faults", "wrong-json,wrong-count", "--seed", 3]
-        with simulated_teacher(original, "--log-requests", log, *unreadable) as address:
-            with concurrent.futures.ThreadPoolExecutor(4) as pool:
-                runs = [
-                    pool.submit(collect, original, folder, provider, model, address, mode)
-                    for provider, model in MODELS
-                    for mode in ("", " --batch")
-                ]
-            for run in runs:
-                run.result()
+        collect_all(original, folder, log)
         checker = Checker()
         faults = checker.check_log(log)
         text = log.read_text()
