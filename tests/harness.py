@@ -1,6 +1,6 @@
-"""What the Python tests share: an environment with their packages, the built commands, a small dataset, and services to end.
+"""Shared by the Python tests: virtual environments, the built commands, a small dataset, child processes.
 
-The tests themselves need the standard library alone; what needs packages runs in the environment, in a process of its own.
+The tests themselves need only the standard library; whatever needs packages runs in a virtual environment as a child process.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ COMMANDS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 
 
 def environment(name, *requirements):
-    """A Python that has the packages, in a virtual environment under ~/.cache, or the reason why there is none."""
+    """The Python of a virtual environment under ~/.cache with these packages, or the reason it could not be made."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / f"ares-{name}"
     wanted = b"".join(Path(file).read_bytes() for file in requirements)
     folder = cache / hashlib.sha256(wanted).hexdigest()[:12]
@@ -41,9 +41,9 @@ def environment(name, *requirements):
 
 
 def call(command, *words, keys=None):
-    """Runs a built command; where it fails, the error holds all it said."""
+    """Runs a built command and returns its output; if it fails, the output is in the error."""
     line = [str(word) for word in (COMMANDS / command, *words)]
-    # Keys of the user's own accounts are kept away from tests.
+    # Tests never see the keys of real accounts.
     clean = {name: value for name, value in os.environ.items() if name not in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")}
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=clean | (keys or {}))
     if done.returncode:
@@ -52,7 +52,7 @@ def call(command, *words, keys=None):
 
 
 def small_dataset(folder, problems=8, samples=1):
-    """A dataset of which scores, corrections and judgements of round 1 are missing; needs pyarrow."""
+    """A dataset that lacks scores, corrections and judgements of round 1. Needs pyarrow."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -78,7 +78,7 @@ def small_dataset(folder, problems=8, samples=1):
 
 
 def rows(dataset, name):
-    """Rows of a table; none where it does not exist."""
+    """Rows of a table; empty if it does not exist."""
     import pyarrow.parquet as parquet
 
     parts = sorted((Path(dataset) / name).rglob("*.parquet"))
@@ -93,7 +93,7 @@ def free_port():
 
 @contextlib.contextmanager
 def process(line, **how):
-    """A process that is ended on the way out."""
+    """A process that is terminated on exit."""
     with subprocess.Popen([str(word) for word in line], **how) as running:
         try:
             yield running
@@ -107,17 +107,17 @@ def process(line, **how):
 
 @contextlib.contextmanager
 def simulated_teacher(dataset, *options):
-    """The address of a simulated Teacher service that knows a dataset."""
+    """The address of a simulated Teacher service for a dataset."""
     line = [COMMANDS / "simulated-teacher", "--data", dataset, "--latency-ms", "1", "--batch-latency-ms", "1", *options]
     with process(line, stdout=subprocess.PIPE, text=True) as running:
         told = select.select([running.stdout], [], [], 30)[0] and running.stdout.readline().strip()
         if not told:
-            raise AssertionError("the simulated Teacher did not tell its address")
+            raise AssertionError("the simulated Teacher did not start")
         yield told
 
 
 def wait_for(ready, running, seconds, log):
-    """Waits until `ready` says so; a process that ended or takes too long is an error with the end of its log."""
+    """Waits until `ready()`; fails with the end of the log if the process exits or takes too long."""
     end = time.monotonic() + seconds
     while not ready():
         if running.poll() is not None or time.monotonic() > end:

@@ -1,11 +1,11 @@
-"""Lets collect-feedback ask LiteLLM's proxy on loopback, by both APIs and with its default settings.
+"""Runs collect-feedback with default settings against LiteLLM's proxy on loopback, over both APIs.
 
     python3 -m venv /tmp/gateway && /tmp/gateway/bin/pip install -r tests/gateway/requirements.txt
     /tmp/gateway/bin/python tests/gateway/run.py fixed|passing
 
-`fixed`: the gateway answers by itself (fixed.yaml). `passing`: it passes requests on to a simulated Teacher service
-(passing.yaml). The gateway refuses what it knows a model not to take, a temperature for instance.
-Exit status: 0 every model gave scores, corrections and judgements, 1 some did not.
+`fixed`: the gateway itself replies (fixed.yaml). `passing`: it forwards requests to a simulated Teacher (passing.yaml). It refuses
+fields that it knows a model does not support, such as a temperature; with fixed replies, over the chat API only.
+Exit status: 0 all models gave scores, corrections and judgements, 1 some did not.
 """
 
 import argparse
@@ -29,8 +29,7 @@ from harness import call, free_port, process, rows, simulated_teacher, small_dat
 CLAUDE = ["claude-opus-5-5", "claude-haiku-5-5", "claude-haiku-4-5"]
 GPT = ["gpt-6-luna", "gpt-6.1-sol", "gpt-4.1-mini"]
 PROVIDERS = ("anthropic", "openai")
-# Which API each model is asked by. A gateway translates, so any model can be asked by both; the simulated service understands
-# each provider's own API only.
+# The API used for each model. The gateway translates between them; the simulated Teacher does not understand all translations.
 ASKED = {
     "fixed": [(provider, model) for provider in PROVIDERS for model in CLAUDE + GPT],
     "passing": [("anthropic", model) for model in CLAUDE] + [("openai", model) for model in GPT],
@@ -48,16 +47,17 @@ def answers(address):
 
 @contextlib.contextmanager
 def gateway(config, folder, teacher):
-    """The address of a gateway and the key that it wants."""
+    """The address of a gateway and its key."""
     port, key, log = free_port(), f"sk-{secrets.token_hex(16)}", folder / "gateway.log"
     settings = {
         "LITELLM_MASTER_KEY": key,
-        # Prices and abilities of models come from the package, not from the network.
+        # Model data comes from the package, not from the network.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "TEACHER_URL": teacher,
         "TEACHER_URL_V1": f"{teacher}/v1",
     }
-    line = [Path(sys.executable).with_name("litellm"), "--config", config, "--host", "127.0.0.1", "--port", port, "--telemetry", "False"]
+    command = Path(sys.executable).with_name("litellm")
+    line = [command, "--config", config, "--host", "127.0.0.1", "--port", port, "--telemetry", "False"]
     with open(log, "w") as said:
         with process(line, cwd=folder, stdout=said, stderr=subprocess.STDOUT, env=os.environ | settings) as running:
             address = f"http://127.0.0.1:{port}"
@@ -66,7 +66,7 @@ def gateway(config, folder, teacher):
 
 
 def collect(original, folder, provider, model, address, key):
-    """Asks for all feedback of round 1; an error says what did not work."""
+    """Collects all feedback of round 1; raises if anything is missing."""
     data = folder / f"{provider}-{model}"
     shutil.copytree(original, data)
     base = f"{address}/v1" if provider == "openai" else address

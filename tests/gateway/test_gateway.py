@@ -1,7 +1,7 @@
-"""collect-feedback gets its answers through a gateway, LiteLLM's proxy, by both APIs and without a setting (run.py).
+"""collect-feedback works through a gateway, LiteLLM's proxy, over both APIs with default settings (run.py).
 
-The packages go into a virtual environment under ~/.cache/ares-gateway, outside the checkout. Where that cannot be made (no
-network, no venv) the tests are skipped, and say why.
+The packages are installed into a virtual environment under ~/.cache/ares-gateway (about 1 GB). If that fails (no network, no
+venv), the tests are skipped with the reason.
 """
 
 import subprocess
@@ -27,10 +27,10 @@ class Gateway(unittest.TestCase):
         done = subprocess.run(line, capture_output=True, text=True, timeout=300)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
-    def test_a_gateway_that_answers_by_itself(self):
+    def test_gateway_with_fixed_replies(self):
         self.collect("fixed")
 
-    def test_a_gateway_that_passes_requests_on(self):
+    def test_gateway_in_front_of_a_service(self):
         self.collect("passing")
 
 

@@ -4,13 +4,12 @@
     simulated-teacher --data datasets/NAME --log-requests LOG.jsonl
     /tmp/sdk/bin/python tests/reference/check_requests.py LOG.jsonl...
 
-A line of a log is `{"path": "/v1/messages", "body": {...}}`; the path says which API the body is for. Requests of a batch may
-stand on lines of their own, with the path that the batch was sent to. A line may also be one of an OpenAI batch file,
+A line of a log is `{"path": "/v1/messages", "body": {...}}`; the path says which API the body is for. The requests of a
+batch may be logged one per line, with the path the batch was sent to. A line may also come from an OpenAI batch file:
 `{"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}`.
 
-An unknown field is an error at any depth, and so is a value of another type, a missing field, and a JSON schema that the
-package would not send unchanged. Exit status: 0 all bodies are valid, 1 some are not, 2 bad usage, 77 skipped because the
-packages are not installed.
+Unknown fields, wrong types and missing fields are errors at any depth, as is a JSON schema that the package would change before
+sending it. Exit status: 0 all bodies are valid, 1 some are not, 2 bad usage, 77 skipped because the packages are not installed.
 """
 
 import argparse
@@ -25,21 +24,21 @@ from pathlib import Path
 
 SKIPPED = 77
 
-# Fields that a provider documents although the types of its newest package lack them: path in the body -> type, models, source.
+# Fields that a provider documents but the types of its newest package lack: path in the body -> type and models.
 DOCUMENTED = {
-    # The package speaks API version 2026-10-21, which has no sampling parameters. Version 2023-06-01, which collect-feedback names,
-    # takes them for models up to Claude 4.6. Source: https://platform.claude.com/docs/en/api/versioning, and the last package with
+    # The package uses API version 2026-10-21, which dropped the sampling parameters. collect-feedback uses 2023-06-01, where models
+    # up to Claude 4.6 accept them. Sources: https://platform.claude.com/docs/en/api/versioning, and the last package that has
     # the field, anthropic 0.125.0: `temperature: float`, "Ranges from 0.0 to 1.0".
     ("anthropic", "temperature"): (float, r"claude-(haiku-4-5|sonnet-4-[56]|opus-4-[156])(-\d{8})?"),
 }
 
-# The API version that these fields are taken in.
+# The API version that accepts these fields.
 ANTHROPIC_VERSION = "2023-06-01"
 
 # Fields that tell the members of a union apart.
 TAGS = ("type", "role")
 
-# Parameters of the packages' methods that travel as HTTP headers, so they have no place in a body.
+# Parameters in the same types that are sent as HTTP headers, not in the body.
 HEADERS = {"anthropic": {"betas", "user_profile_id", "workspace_id"}, "openai": set()}
 
 
@@ -142,7 +141,7 @@ class Types:
         return faults + [Fault(join(path, name), f"the field ({typed_dict.__name__})", "nothing") for name in missing]
 
     def check_unknown(self, name, one, path, whole):
-        """A field that the types do not have: wrong, unless it is documented elsewhere."""
+        """A field that the types lack is an error unless DOCUMENTED has it."""
         unknown = Fault(path, "no such field", brief(one))
         inside = re.sub(r"^requests\[\d+\]\.params\.", "", path)
         if (self.provider, inside) not in DOCUMENTED:
@@ -161,7 +160,8 @@ class Types:
                 return []
             results.append((member, faults))
         alike = [(member, faults) for member, faults in results if self.is_alike(member, value)]
-        tagged = [faults for member, faults in alike if len(alike) == 1 or isinstance(value, list) or self.has_tags(member, value)]
+        certain = len(alike) == 1 or isinstance(value, list)
+        tagged = [faults for member, faults in alike if certain or self.has_tags(member, value)]
         if tagged:
             return min(tagged, key=len)
         names = [self.tags(member) for member, _ in alike] or [self.name(member) for member, _ in results]
@@ -203,7 +203,8 @@ class Types:
             return "null"
         if origin is not None and not self.typing.is_typeddict(hint):
             return "a list" if origin in (list, collections.abc.Iterable, collections.abc.Sequence) else "an object"
-        return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
+        plain = {str: "a string", int: "an integer", float: "a number", bool: "a boolean"}
+        return plain.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 class Anthropic:
@@ -230,25 +231,30 @@ class Anthropic:
         requests = body.get("requests") if isinstance(body, dict) else None
         requests = requests if isinstance(requests, list) else []
         ids = collections.Counter(request.get("custom_id") for request in requests if isinstance(request, dict))
-        faults += [Fault("requests", "each custom_id once", f"{name!r} {times} times") for name, times in ids.items() if times > 1]
+        twice = [(name, times) for name, times in ids.items() if times > 1]
+        faults += [Fault("requests", "unique custom_ids", f"{name!r} {times} times") for name, times in twice]
         for place, request in enumerate(requests):
             if isinstance(request, dict):
                 faults += self.check_schema(request.get("params"), f"requests[{place}].params.")
         return faults
 
     def check_schema(self, body, path=""):
-        """The package moves the keywords that the API does not take into descriptions."""
+        """The package moves keywords that the API does not accept into descriptions."""
         schema = at(body, "output_config", "format", "schema")
         if not isinstance(schema, dict):
             return []
-        sent = without_type_of_enum(self.transform(schema))
+        where = f"{path}output_config.format.schema"
+        try:
+            sent = without_type_of_enum(self.transform(json.loads(json.dumps(schema))))
+        except ValueError as error:
+            return [Fault(where, f"a schema ({error})", brief(schema))]
         if sent == without_type_of_enum(schema):
             return []
-        return [Fault(f"{path}output_config.format.schema", f"as the package would send it, {brief(sent)}", brief(schema))]
+        return [Fault(where, f"as the package would send it, {brief(sent)}", brief(schema))]
 
 
 class OpenAi:
-    """Bodies of the chat completions API, lines of batch files, and what makes a batch of a file."""
+    """Bodies of the chat completions API and of the Batch API, and the lines of batch files."""
 
     def __init__(self):
         from openai.lib._pydantic import _ensure_strict_json_schema
@@ -276,7 +282,7 @@ class OpenAi:
         return self.types.check(self.batch, body)
 
     def check_line(self, line):
-        """A line of a batch file; no type describes it, so its four fields stand here."""
+        """A line of a batch file. The package has no type for it."""
         expected = {"custom_id": str, "method": "POST", "url": "/v1/chat/completions", "body": dict}
         faults = [Fault(name, "no such field", brief(line[name])) for name in line if name not in expected]
         for name, kind in expected.items():
@@ -295,7 +301,7 @@ def at(value, *names):
 
 
 def without_type_of_enum(schema):
-    """A schema without the types beside its enums, which say the same; the package leaves them out."""
+    """A schema without the types beside enums, which are redundant and which the package drops."""
     if isinstance(schema, list):
         return [without_type_of_enum(one) for one in schema]
     if not isinstance(schema, dict):
@@ -304,14 +310,14 @@ def without_type_of_enum(schema):
 
 
 class Checker:
-    """Chooses the check of a request by its path."""
+    """Picks the check for a request by its path."""
 
     def __init__(self):
         self.anthropic, self.openai = Anthropic(), OpenAi()
         self.counts = collections.Counter()
 
     def check(self, record):
-        """What the request is, and its faults."""
+        """The kind of a request, and its faults."""
         if not isinstance(record, dict):
             return "unknown", [Fault("", "an object", brief(record))]
         if "path" not in record:
@@ -334,12 +340,14 @@ class Checker:
 
     @staticmethod
     def check_version(record):
-        """The version of the API, where the log has it."""
+        """The version of the API, if it was logged."""
         version = at(record, "headers", "anthropic-version")
-        return [] if version in (None, ANTHROPIC_VERSION) else [Fault("headers.anthropic-version", ANTHROPIC_VERSION, brief(version))]
+        if version in (None, ANTHROPIC_VERSION):
+            return []
+        return [Fault("headers.anthropic-version", ANTHROPIC_VERSION, brief(version))]
 
     def check_log(self, path):
-        """Counts a log's requests and returns its faults, each with the number of its line."""
+        """Counts the requests of a log and returns their faults with line numbers."""
         faults = []
         with open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -363,7 +371,7 @@ class Checker:
 
 
 def listing(faults, most=50):
-    """Lines of text; faults that differ in the places of lists alone are told once."""
+    """Faults as lines of text; those that differ only in list positions are reported once."""
     groups = {}
     for number, fault in faults:
         groups.setdefault(re.sub(r"\[\d+\]", "[]", fault), []).append((number, fault))

@@ -1,4 +1,4 @@
-"""check_requests.py accepts good bodies and finds every fault of bad ones; needs the packages of requirements-sdk.txt."""
+"""Tests of check_requests.py with good and bad bodies. Needs the packages of requirements-sdk.txt."""
 
 import copy
 import json
@@ -58,7 +58,7 @@ def completion(model="gpt-6-luna"):
 
 
 def changed(body, path, value):
-    """The body with one field set, added or dropped; the path is dotted, with places of lists as numbers."""
+    """The body with one field set, added or dropped. Numbers in the dotted path are list positions."""
     body = copy.deepcopy(body)
     *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
     inside = body
@@ -121,6 +121,7 @@ class Check(unittest.TestCase):
             ("output_config.format.type", "json", "output_config.format.type"),
             ("output_config.format.name", "x", "output_config.format.name"),
             ("output_config.format.schema", [], "output_config.format.schema"),
+            ("output_config.format.schema", {"properties": {}}, "output_config.format.schema"),
             ("output_config.format.schema.additionalProperties", DROP, "output_config.format.schema"),
             ("output_config.format.schema.properties.better.maxLength", 3, "output_config.format.schema"),
             ("system.0.cache_control.type", "lasting", "system[0].cache_control.type"),

@@ -1,4 +1,4 @@
-"""Lets collect-feedback ask a simulated Teacher service for several models and checks every request body against the providers' types.
+"""Runs collect-feedback against a simulated Teacher for several models and checks every request body against the providers' types.
 
     python3 -m venv /tmp/sdk && /tmp/sdk/bin/pip install -r tests/sdk/requirements.txt -r tests/reference/requirements-sdk.txt
     /tmp/sdk/bin/python tests/sdk/run.py [--keep LOG.jsonl]
@@ -33,14 +33,14 @@ MODELS = [
     ("openai", "gpt-5.1"),
     ("openai", "mistral-large"),
 ]
-# Services that refuse a field each, so that requests take other shapes; whether all of them give feedback is tested elsewhere.
+# Services that refuse some field, which leads to other request bodies. Whether they give feedback is tested elsewhere.
 REFUSING = ["mistral", "no-format", "no-system", "texts-only"]
 TABLES = ["scores", "corrections", "judgements"]
 KEYS = {"ANTHROPIC_API_KEY": "none", "OPENAI_API_KEY": "none"}
 
 
 def collect(original, data, provider, model, address, *mode):
-    """Asks for all feedback of round 1."""
+    """Collects all feedback of round 1."""
     shutil.copytree(original, data)
     whom = ["--round", 1, "--data", data, "--teacher", provider, "--model", model, "--base-url", address, *mode]
     call("collect-feedback", *whom, "--stage", "scores", keys=KEYS)
@@ -52,8 +52,8 @@ def collect(original, data, provider, model, address, *mode):
 
 
 def collect_all(original, folder, log):
-    """Lets every model and every refusing service be asked, several at once; the log gets all requests."""
-    # Replies that cannot be read make follow-up requests, which hold the reply as the assistant's message.
+    """Collects from every model and from every refusing service; all requests end up in the log."""
+    # Unreadable replies cause follow-up requests, with the reply as the assistant's message.
     unreadable = ["--fault-share", 0.15, "--faults", "wrong-json,wrong-count", "--seed", 3]
     with contextlib.ExitStack() as services, concurrent.futures.ThreadPoolExecutor(4) as pool:
         start = lambda *options: services.enter_context(simulated_teacher(original, "--log-requests", log, *options))
@@ -73,7 +73,7 @@ def collect_all(original, folder, log):
 
 
 def models_of(record):
-    """The models that a logged request asks."""
+    """The models that a logged request is for."""
     body = record.get("body") or {}
     return [entry["params"]["model"] for entry in body["requests"]] if "requests" in body else [body.get("model")]
 
@@ -93,9 +93,8 @@ def main():
             options.keep.write_text(text)
     asked = collections.Counter(model for line in text.splitlines() for model in models_of(json.loads(line)))
     lines = listing(faults) + [f"no request to {model}" for _, model in MODELS if not asked[model]]
-    for word, meaning in {'"image"': "a picture for Anthropic", '"image_url"': "a picture for OpenAI", '"assistant"': "a follow-up"}.items():
-        if word not in text:
-            lines.append(f"no request holds {meaning}")
+    wanted = {'"image"': "an Anthropic picture", '"image_url"': "an OpenAI picture", '"assistant"': "a follow-up"}
+    lines += [f"no request has {meaning}" for word, meaning in wanted.items() if word not in text]
     print("\n".join(lines))
     print(f"{checker}: {len(faults)} faults")
     return 1 if lines else 0

@@ -1,7 +1,7 @@
-"""Every request body that collect-feedback sends is valid by the types in the providers' own Python packages (run.py).
+"""All request bodies of collect-feedback are valid by the types in the providers' own Python packages (run.py).
 
-The packages go into a virtual environment under ~/.cache/ares-sdk, outside the checkout. Where that cannot be made (no network,
-no venv) the tests are skipped, and say why.
+The packages are installed into a virtual environment under ~/.cache/ares-sdk. If that fails (no network, no venv), the tests are
+skipped with the reason.
 """
 
 import subprocess
@@ -27,10 +27,10 @@ class Requests(unittest.TestCase):
         done = subprocess.run([str(word) for word in (self.python, *words)], capture_output=True, text=True, timeout=300)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
-    def test_the_check_finds_what_is_wrong(self):
+    def test_the_check_itself(self):
         self.run_python(HERE.parent / "reference" / "test_check_requests.py")
 
-    def test_bodies_are_as_the_providers_packages_have_them(self):
+    def test_request_bodies_are_valid(self):
         self.run_python(HERE / "run.py")
 
 
