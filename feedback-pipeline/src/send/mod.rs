@@ -3,8 +3,10 @@
 mod attempts;
 pub mod batch;
 pub mod budget;
+mod fault;
 pub mod headers;
 pub mod http;
+pub mod in_flight;
 pub mod pace;
 pub mod progress;
 pub mod retry;
@@ -12,6 +14,7 @@ pub(crate) mod runtime;
 mod session;
 pub mod single;
 pub mod stop;
+mod upload;
 
 pub use session::{ServiceStats, Session};
 

@@ -32,6 +32,8 @@ pub enum Failure {
     TimedOut,
     /// A reply that is cut off or no reply of this API.
     Broken(String),
+    /// The item's picture cannot be read any more, or has changed; nothing was asked.
+    Picture(String),
 }
 
 /// What the headers of an error say about another try.
@@ -58,12 +60,22 @@ pub struct Effort {
     pub patience: Duration,
     /// A number from 0 to 1 that spreads the waits.
     pub jitter: f64,
+    /// Good replies of the whole run when this request failed last.
+    pub good_replies: Option<u64>,
 }
 
 impl Effort {
     /// Nothing was tried yet.
     pub fn new(patience: Duration) -> Self {
-        Self { attempts: 0, timed_out: 0, broken: 0, waited: Duration::ZERO, patience, jitter: 0.0 }
+        Self {
+            attempts: 0,
+            timed_out: 0,
+            broken: 0,
+            waited: Duration::ZERO,
+            patience,
+            jitter: 0.0,
+            good_replies: None,
+        }
     }
 
     /// Counts an attempt that failed.
@@ -114,6 +126,7 @@ pub fn decide(failure: &Failure, effort: Effort) -> Decision {
         Failure::TimedOut => again(None, effort, "no reply in time", true),
         Failure::Broken(why) if effort.broken >= MOST_BROKEN => give_up(why.clone()),
         Failure::Broken(why) => again(None, effort, why, true),
+        Failure::Picture(why) => Decision::Reject { reason: why.clone() },
     }
 }
 
