@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::send::retry::Failure;
+use crate::send::spool::Spooled;
 use crate::send::upload::Upload;
 use crate::teacher::{Body, Secret, anthropic};
 use bytes::Bytes;
@@ -17,6 +18,24 @@ const SHORTEST_KEY: usize = 8;
 
 /// A reply whose body is still to come.
 pub type Reply = reqwest::Response;
+
+/// What another call of the API sends.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// A few bytes.
+    Plain(Bytes),
+    /// What is too large for memory.
+    Spooled(Spooled),
+}
+
+impl From<Payload> for reqwest::Body {
+    fn from(payload: Payload) -> Self {
+        match payload {
+            Payload::Plain(bytes) => bytes.into(),
+            Payload::Spooled(body) => Self::wrap(Upload::of_spool(&body).0),
+        }
+    }
+}
 
 /// Sends requests to one address.
 pub struct HttpClient {
@@ -133,13 +152,16 @@ impl HttpClient {
 
     /// One attempt at another call of the API, `/batches` for instance: GET without a body, else POST. A body is JSON unless
     /// its type is named, and may take long to get there.
-    pub async fn call(&self, path: &str, body: Option<(Bytes, Option<String>)>) -> Result<Raw, Failure> {
+    pub async fn call(&self, path: &str, body: Option<(Payload, Option<String>)>) -> Result<Raw, Failure> {
         let url = format!("{}{path}", self.root);
         let request = match body {
             None => self.client.get(url),
-            Some((body, None)) => self.client.post(url).body(body).timeout(LONGEST_TRANSFER),
-            Some((body, Some(kind))) => {
-                self.client.post(url).header(CONTENT_TYPE, kind).body(body).timeout(LONGEST_TRANSFER)
+            Some((body, kind)) => {
+                let request = self.client.post(url).body(body).timeout(LONGEST_TRANSFER);
+                match kind {
+                    None => request,
+                    Some(kind) => request.header(CONTENT_TYPE, kind),
+                }
             }
         };
         let response = request.send().await.map_err(|e| Failure::Unreachable(describe(e)))?;
@@ -168,7 +190,7 @@ impl HttpClient {
         let response = request.send().await.map_err(|e| {
             // Its last bytes were not sent, so the service has no whole request.
             if let Some(why) = unread.as_ref().and_then(|failure| failure.get()) {
-                return Failure::Picture(why.to_string());
+                return Failure::Picture(why.clone());
             }
             match (e.is_connect(), e.is_timeout()) {
                 (true, _) => Failure::Unreachable(describe(e)),
