@@ -3,14 +3,11 @@
 use crate::error::Result;
 use crate::items::{Item, Job};
 use crate::request::image::{ImageLimits, Images, Shown};
-use crate::request::prompt::{self, SystemPrompt};
+use crate::request::prompt;
 use crate::teacher::{Key, Picture, Template};
 use schemas::settings::{Provider, TeacherSettings};
 use schemas::{Dataset, Problem};
 use std::sync::Arc;
-
-/// Most pixels of a picture's longer edge.
-const MAX_IMAGE_EDGE: u32 = 2_048;
 
 /// An item with everything that its request needs.
 pub struct Question {
@@ -48,17 +45,13 @@ impl Questions {
     ///
     /// # Errors
     /// Where the dataset's list of missing pictures cannot be read.
-    pub fn new(
-        dataset: &Dataset,
-        teacher: &TeacherSettings,
-        job: &Job,
-        prompt: &SystemPrompt,
-    ) -> Result<Self> {
+    pub fn new(dataset: &Dataset, teacher: &TeacherSettings, job: &Job, template: Template) -> Result<Self> {
+        let limits = ImageLimits::new(teacher.provider, teacher.max_image_edge);
         Ok(Self {
             provider: teacher.provider,
             audit: job.audit,
-            template: Template::new(teacher, job.kind, &prompt.text, prompt::schema(job.kind)),
-            images: Images::new(dataset, ImageLimits::new(teacher.provider, MAX_IMAGE_EDGE))?,
+            template,
+            images: Images::new(dataset, limits)?,
         })
     }
 

@@ -4,9 +4,10 @@ use crate::error::{Error, Result};
 use crate::send::retry::Failure;
 use crate::send::spool::Spooled;
 use crate::send::upload::Upload;
-use crate::teacher::{Body, Secret, anthropic};
+use crate::teacher::catalogue::Auth;
+use crate::teacher::{Address, Body, Secret, anthropic};
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use schemas::settings::{Provider, TeacherSettings};
 use std::time::Duration;
 
@@ -40,8 +41,7 @@ impl From<Payload> for reqwest::Body {
 /// Sends requests to one address.
 pub struct HttpClient {
     client: reqwest::Client,
-    url: reqwest::Url,
-    root: String,
+    address: Address,
     /// Taken out of whatever comes back.
     key: Option<Secret>,
 }
@@ -80,16 +80,21 @@ impl Raw {
 }
 
 impl HttpClient {
-    /// Prepares connections to the settings' service.
-    pub fn new(settings: &TeacherSettings, key: Option<&Secret>, connections: u32) -> Result<Self> {
-        let address = crate::teacher::url(settings);
-        let url: reqwest::Url = address.parse().map_err(|e| {
-            Error::bad_input("--base-url", format!("expected an address, found `{address}`: {e}"))
-        })?;
+    /// Prepares connections to a service.
+    ///
+    /// # Errors
+    /// Where the key cannot stand in a header, or the system has no certificates.
+    pub fn new(
+        settings: &TeacherSettings,
+        address: &Address,
+        auth: Auth,
+        key: Option<&Secret>,
+        connections: u32,
+    ) -> Result<Self> {
         // A second process-wide provider is refused, and that is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
-            .default_headers(headers(settings.provider, key)?)
+            .default_headers(headers(settings, auth, key)?)
             .user_agent(concat!("collect-feedback/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(15))
             .timeout(Duration::from_secs(settings.timeout_secs))
@@ -98,23 +103,16 @@ impl HttpClient {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .tcp_nodelay(true);
-        if url.scheme() == "http" {
+        if address.endpoint().scheme() == "http" {
             builder = builder.http1_only().tls_certs_only([]); // spares reading the machine's certificates
         }
         let client = builder.build().map_err(|e| Error::Failed(format!("no HTTP client: {}", chain(&e))))?;
-        let root = ["/messages", "/chat/completions"].iter().find_map(|end| address.strip_suffix(end));
-        let root = root.unwrap_or(&address).to_owned();
-        Ok(Self { client, url, root, key: key.cloned() })
+        Ok(Self { client, address: address.clone(), key: key.cloned() })
     }
 
-    /// Address below which all calls of the API lie, as it may be written down: without a user's name and password.
-    pub fn address(&self) -> String {
-        let Ok(mut url) = self.root.parse::<reqwest::Url>() else { return self.root.clone() };
-        if url.username().is_empty() && url.password().is_none() {
-            return self.root.clone();
-        }
-        let hidden = url.set_username("").and_then(|()| url.set_password(None));
-        hidden.map_or_else(|()| String::new(), |()| url.to_string())
+    /// Where requests go.
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Headers without those that quote our key.
@@ -153,7 +151,7 @@ impl HttpClient {
     /// One attempt at another call of the API, `/batches` for instance: GET without a body, else POST. A body is JSON unless
     /// its type is named, and may take long to get there.
     pub async fn call(&self, path: &str, body: Option<(Payload, Option<String>)>) -> Result<Raw, Failure> {
-        let url = format!("{}{path}", self.root);
+        let url = self.address.call(path);
         let request = match body {
             None => self.client.get(url),
             Some((body, kind)) => {
@@ -172,14 +170,14 @@ impl HttpClient {
 
     /// Opens a file of the API, which may be large; its body is still to come.
     pub async fn open(&self, path: &str) -> Result<Reply, Failure> {
-        let url = format!("{}{path}", self.root);
+        let url = self.address.call(path);
         let sent = self.client.get(url).timeout(LONGEST_TRANSFER).send().await;
         sent.map_err(|e| Failure::Unreachable(describe(e)))
     }
 
     /// One attempt.
     pub async fn send(&self, body: Body) -> Result<Raw, Failure> {
-        let request = self.client.post(self.url.clone());
+        let request = self.client.post(self.address.endpoint().clone());
         let (request, unread) = match body.as_plain() {
             Some(plain) => (request.body(plain.clone()), None),
             None => {
@@ -209,29 +207,32 @@ impl HttpClient {
     }
 }
 
-fn headers(provider: Provider, key: Option<&Secret>) -> Result<HeaderMap> {
+/// Headers of every request. Servers of one's own that speak the Messages API may want the key as a bearer token, so at an
+/// address that was given it is sent in both ways.
+fn headers(settings: &TeacherSettings, auth: Auth, key: Option<&Secret>) -> Result<HeaderMap> {
     let secret = |text: String| {
         let mut value = HeaderValue::from_str(&text)
             .map_err(|_| Error::bad_input("API key", "expected printable characters, found others"))?;
         value.set_sensitive(true);
         Ok::<_, Error>(value)
     };
+    let is_anthropic = settings.provider == Provider::Anthropic;
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    match (provider, key) {
-        (Provider::Anthropic, key) => {
-            headers.insert(
-                HeaderName::from_static("anthropic-version"),
-                HeaderValue::from_static(anthropic::API_VERSION),
-            );
-            if let Some(key) = key {
-                headers.insert(HeaderName::from_static("x-api-key"), secret(key.expose().to_owned())?);
-            }
-        }
-        (Provider::OpenAi, Some(key)) => {
-            headers.insert(AUTHORIZATION, secret(format!("Bearer {}", key.expose()))?);
-        }
-        (Provider::OpenAi | Provider::Reference, _) => {}
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if is_anthropic {
+        let version = HeaderValue::from_static(anthropic::API_VERSION);
+        headers.insert(HeaderName::from_static("anthropic-version"), version);
+    }
+    let Some(key) = key else { return Ok(headers) };
+    if is_anthropic || auth == Auth::XApiKey {
+        headers.insert(HeaderName::from_static("x-api-key"), secret(key.expose().to_owned())?);
+    }
+    if auth == Auth::ApiKey {
+        headers.insert(HeaderName::from_static("api-key"), secret(key.expose().to_owned())?);
+    }
+    if (is_anthropic && !settings.base_url.is_empty()) || (!is_anthropic && auth == Auth::Bearer) {
+        headers.insert(AUTHORIZATION, secret(format!("Bearer {}", key.expose()))?);
     }
     Ok(headers)
 }

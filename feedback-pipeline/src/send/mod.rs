@@ -3,8 +3,10 @@
 mod attempts;
 pub mod batch;
 pub mod budget;
+mod fault;
 pub mod headers;
 pub mod http;
+pub mod in_flight;
 pub mod pace;
 pub mod progress;
 pub mod retry;

@@ -60,12 +60,22 @@ pub struct Effort {
     pub patience: Duration,
     /// A number from 0 to 1 that spreads the waits.
     pub jitter: f64,
+    /// Good replies of the whole run when this request failed last.
+    pub good_replies: Option<u64>,
 }
 
 impl Effort {
     /// Nothing was tried yet.
     pub fn new(patience: Duration) -> Self {
-        Self { attempts: 0, timed_out: 0, broken: 0, waited: Duration::ZERO, patience, jitter: 0.0 }
+        Self {
+            attempts: 0,
+            timed_out: 0,
+            broken: 0,
+            waited: Duration::ZERO,
+            patience,
+            jitter: 0.0,
+            good_replies: None,
+        }
     }
 
     /// Counts an attempt that failed.

@@ -148,16 +148,13 @@ impl Drop for Lent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::items::Kind;
-    use crate::teacher::Template;
     use crate::teacher::picture_tests::{overwrite, picture_of};
+    use crate::teacher::test_template;
     use http_body::Body as _;
-    use schemas::settings::Settings;
+    use schemas::settings::Provider;
 
     fn body(bytes: &[u8]) -> (Body, Arc<crate::teacher::Picture>) {
-        let mut settings = Settings::default().teacher;
-        settings.provider = schemas::settings::Provider::Anthropic;
-        let template = Template::new(&settings, Kind::Scores, "Be fair.", "{}");
+        let template = test_template(Provider::Anthropic);
         let picture = Arc::new(picture_of(bytes));
         (template.body(Some(&picture), "text", &[]), picture)
     }

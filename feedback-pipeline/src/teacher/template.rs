@@ -3,10 +3,13 @@
 //! A [`Template`] is the shared part; its hash is taken once. The key of a request is the sha256 of everything that leaves
 //! the machine, a picture standing for its own hash.
 
+use super::dialect::Dialect;
 use super::{Body, Key, Picture, anthropic, embedded, json_text, openai};
 use crate::items::Kind;
-use schemas::settings::{Provider, TeacherSettings};
+use schemas::settings::{Provider, SystemRole};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A malformed reply and what the Teacher is told about it.
@@ -21,28 +24,61 @@ pub struct FollowUp {
 /// The part of a request that all items of a kind share.
 #[derive(Clone)]
 pub struct Template {
-    provider: Provider,
+    dialect: Dialect,
+    of: Arc<Shared>,
     head: Vec<u8>,
     hashed_head: Sha256,
+    /// Instructions that stand at the head of each user message, where the service takes no system message.
+    instructions: String,
+}
+
+/// What the requests of a kind share, in whatever dialect.
+struct Shared {
+    model: String,
+    kind: Kind,
+    system: String,
+    schema: String,
 }
 
 /// End of every request body: messages come last.
 const TAIL: &[u8] = b"]}";
 
 impl Template {
-    /// Prepares requests of a kind.
-    pub fn new(settings: &TeacherSettings, kind: Kind, system: &str, schema: &str) -> Self {
-        let model = super::model(settings);
-        let head = match settings.provider {
-            Provider::Anthropic => anthropic::head(settings, &model, system, schema),
-            Provider::OpenAi => openai::head(settings, &model, kind, system, schema),
-            Provider::Reference => embedded::head(&model, system),
+    /// Prepares requests of a kind to a model: `system` are the instructions, `schema` is the JSON schema of the reply.
+    pub fn new(dialect: &Dialect, model: &str, kind: Kind, system: &str, schema: &str) -> Self {
+        let (model, system, schema) = (model.to_owned(), system.to_owned(), schema.to_owned());
+        Self::of(Arc::new(Shared { model, kind, system, schema }), dialect)
+    }
+
+    /// The same requests in another dialect.
+    pub fn in_dialect(&self, dialect: &Dialect) -> Self {
+        Self::of(Arc::clone(&self.of), dialect)
+    }
+
+    /// The dialect that its requests are written in.
+    pub fn dialect(&self) -> &Dialect {
+        &self.dialect
+    }
+
+    fn of(of: Arc<Shared>, dialect: &Dialect) -> Self {
+        let Shared { model, kind, system, schema } = of.as_ref();
+        let schema = serde_json::from_str::<&RawValue>(schema).ok();
+        let mut head = match dialect.provider {
+            Provider::Anthropic => anthropic::head(dialect, model, system, schema),
+            Provider::OpenAi => openai::head(dialect, model, *kind, schema),
+            Provider::Reference => embedded::head(model, system),
         };
+        head.extend_from_slice(br#","messages":["#);
+        if dialect.provider == Provider::OpenAi {
+            openai::system(&mut head, dialect, system);
+        }
+        let in_user = dialect.system_role == SystemRole::User;
         let mut hashed_head = Sha256::new();
-        hashed_head.update(settings.provider.as_str().as_bytes());
+        hashed_head.update(dialect.provider.as_str().as_bytes());
         hashed_head.update(b"\n");
         hashed_head.update(&head);
-        Self { provider: settings.provider, head, hashed_head }
+        let instructions = if in_user { format!("{system}\n\n") } else { String::new() };
+        Self { dialect: dialect.clone(), of, head, hashed_head, instructions }
     }
 
     /// Key of a request: hash of its body with the picture's hash in place of the picture.
@@ -83,9 +119,13 @@ impl Template {
         follow_ups: &[FollowUp],
     ) {
         let image = image.map(|image| (image.media_type, image.sha256.as_str()));
-        match self.provider {
-            Provider::Anthropic => anthropic::user(out, image, text),
-            Provider::OpenAi => openai::user(out, image, text),
+        let text = &match self.instructions.as_str() {
+            "" => Cow::Borrowed(text),
+            instructions => Cow::Owned(format!("{instructions}{text}")),
+        };
+        match self.dialect.provider {
+            Provider::Anthropic => anthropic::user(out, &self.dialect, image, text),
+            Provider::OpenAi => openai::user(out, &self.dialect, image, text),
             Provider::Reference => embedded::user(out, image, text),
         }
         for follow_up in follow_ups {
@@ -97,31 +137,21 @@ impl Template {
             out.push(b'}');
         }
     }
-
-    /// Key of a request of any turn, whose first has the key `first`.
-    pub fn sent_key(
-        &self,
-        first: &Key,
-        image: Option<&Arc<Picture>>,
-        text: &str,
-        follow_ups: &[FollowUp],
-    ) -> Key {
-        match follow_ups {
-            [] => *first,
-            follow_ups => self.key(image, text, follow_ups),
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::teacher::catalogue::{Model, Service};
+    use schemas::settings::TeacherSettings;
     use crate::teacher::picture::tests::picture_of;
     use base64::Engine as _;
 
-    fn template(provider: Provider) -> Template {
-        let settings = TeacherSettings { provider, ..schemas::settings::Settings::default().teacher };
-        Template::new(&settings, Kind::Scores, "Be fair.", crate::request::prompt::schema(Kind::Scores))
+    /// Requests for scores to a provider's services, with default settings.
+    pub(crate) fn template(provider: Provider) -> Template {
+        let settings = TeacherSettings { provider, ..TeacherSettings::default() };
+        let dialect = Dialect::new(&settings, &Model::default(), &Service::default());
+        Template::new(&dialect, "model", Kind::Scores, "Be fair.", r#"{"type":"object"}"#)
     }
 
     #[test]

@@ -118,9 +118,8 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::items::Kind;
     use crate::store::Ask;
-    use crate::teacher::Template;
+    use crate::teacher::test_template;
     use std::sync::Arc;
 
     fn entry(number: u8) -> Entry {
@@ -149,8 +148,7 @@ mod tests {
     }
 
     fn body(text: &str) -> Body {
-        let settings = schemas::settings::Settings::default().teacher;
-        Template::new(&settings, Kind::Scores, "", "{}").body(None, text, &[])
+        test_template(Provider::OpenAi).body(None, text, &[])
     }
 
     #[test]
