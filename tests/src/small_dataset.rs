@@ -67,10 +67,8 @@ pub fn show_pictures(dataset: &Dataset, numbers: std::ops::Range<usize>, bytes: 
         let path = dataset.images_dir().join(format!("p{number}.png"));
         file::write_bytes(&path, &noise_picture(number, bytes))?;
     }
-    let problems = numbers.map(|number| Problem {
-        image: Some(format!("images/p{number}.png")),
-        ..problem(number)
-    });
+    let problems =
+        numbers.map(|number| Problem { image: Some(format!("images/p{number}.png")), ..problem(number) });
     table::write(&dataset.problems_path(), problems, &provenance())
 }
 

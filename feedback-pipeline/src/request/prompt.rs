@@ -78,8 +78,7 @@ pub fn is_about(user_text: &str, item: &Item) -> bool {
         '>' | '\u{fe65}' | '\u{ff1e}' => ']',
         other => other,
     };
-    let squeezed =
-        |text: &str| text.chars().filter(|c| !c.is_whitespace()).map(bracket).collect::<String>();
+    let squeezed = |text: &str| text.chars().filter(|c| !c.is_whitespace()).map(bracket).collect::<String>();
     squeezed(user_text).contains(&squeezed(&content))
 }
 
@@ -258,9 +257,34 @@ mod tests {
 
     fn pieces() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
-            "<", "<", ">", "/", "\u{ff1c}", "\u{ff1e}", " ", "\n", "\u{a0}", "\u{2003}", "\u{200b}", "\u{3000}", "\u{feff}",
-            "sentences", "Sentences", "SENTENCES", "problem", "Rationale", "rationale_A", "rationale_b", "gold", "Gold",
-            "x", "1", "\n2: ", "=\"y\"", "[", "é",
+            "<",
+            "<",
+            ">",
+            "/",
+            "\u{ff1c}",
+            "\u{ff1e}",
+            " ",
+            "\n",
+            "\u{a0}",
+            "\u{2003}",
+            "\u{200b}",
+            "\u{3000}",
+            "\u{feff}",
+            "sentences",
+            "Sentences",
+            "SENTENCES",
+            "problem",
+            "Rationale",
+            "rationale_A",
+            "rationale_b",
+            "gold",
+            "Gold",
+            "x",
+            "1",
+            "\n2: ",
+            "=\"y\"",
+            "[",
+            "é",
         ]);
         prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
     }
@@ -304,9 +328,16 @@ mod tests {
         ] {
             assert_eq!(untagged(text), expected);
         }
-        for harmless in
-            ["1 < 2", "a < b > c", "<b>problem</b>", "<problems>", "<problem-solving>", "x <= problem", "<", "if x<sentence"]
-        {
+        for harmless in [
+            "1 < 2",
+            "a < b > c",
+            "<b>problem</b>",
+            "<problems>",
+            "<problem-solving>",
+            "x <= problem",
+            "<",
+            "if x<sentence",
+        ] {
             assert_eq!(untagged(harmless), harmless);
         }
         assert_eq!(one_line(" a\n\tb\u{2028}2: c "), "a b 2: c");
@@ -325,18 +356,20 @@ mod tests {
     fn the_right_answer_is_named_by_its_letter() {
         let choices: Vec<String> = (0..26).map(|number| format!("choice {number}")).collect();
         for (index, letter) in ('A'..='Z').enumerate() {
-            let problem = Problem {
-                choices: choices.clone(),
-                answer_index: Some(index as u8),
-                ..problem("Which?")
-            };
-            let asked = user_text(&item(problem, Content::Correction { rationale: "x".to_owned() }), &Shown::None);
+            let problem =
+                Problem { choices: choices.clone(), answer_index: Some(index as u8), ..problem("Which?") };
+            let asked =
+                user_text(&item(problem, Content::Correction { rationale: "x".to_owned() }), &Shown::None);
             assert!(asked.contains(&format!("\nCorrect answer: ({letter}) choice {index}\n")), "{asked}");
             assert!(asked.contains(&format!(" ({letter}) choice {index}")), "{asked}");
         }
         let unknown = Problem { answer_index: None, ..problem("Which?") };
-        let asked = user_text(&item(unknown, Content::Correction { rationale: "x".to_owned() }), &Shown::Remark);
-        assert!(asked.contains("\nCorrect answer: not known\n(the picture is not available)\n</problem>"), "{asked}");
+        let asked =
+            user_text(&item(unknown, Content::Correction { rationale: "x".to_owned() }), &Shown::Remark);
+        assert!(
+            asked.contains("\nCorrect answer: not known\n(the picture is not available)\n</problem>"),
+            "{asked}"
+        );
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl Questions {
         if self.provider == Provider::Reference {
             // It also reads what no other Teacher is shown, so that belongs to the request.
             let Problem { solution, lecture, caption, .. } = item.problem.as_ref();
-            let [solution, lecture, caption] = [solution, lecture, caption].map(|text| prompt::untagged(text));
+            let [solution, lecture, caption] =
+                [solution, lecture, caption].map(|text| prompt::untagged(text));
             text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
         }
         // An audit asks anew what was asked before, so its seed belongs to the request.

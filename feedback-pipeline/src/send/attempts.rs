@@ -273,11 +273,7 @@ impl Session {
         Cost { most: with(limit), likely: with(longest) }
     }
 
-    async fn attempt(
-        &self,
-        item: &Item,
-        body: Body,
-    ) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
+    async fn attempt(&self, item: &Item, body: Body) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
         let Some(transport) = &self.transport else {
             let body = teacher::embedded_answer(item).into();
             let usage = Some(Usage::default());

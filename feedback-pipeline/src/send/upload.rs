@@ -51,10 +51,8 @@ impl Upload {
 
     fn of(source: Source, left: u64) -> (Self, UploadFailure) {
         let failure = UploadFailure::default();
-        let gate = Arc::new(Gate(Mutex::new(State {
-            piece: Some(Vec::with_capacity(PIECE_ROOM)),
-            waiting: None,
-        })));
+        let gate =
+            Arc::new(Gate(Mutex::new(State { piece: Some(Vec::with_capacity(PIECE_ROOM)), waiting: None })));
         (Self { source, left, gate, failure: Arc::clone(&failure) }, failure)
     }
 }

@@ -111,13 +111,7 @@ impl Template {
     }
 
     /// Messages with the picture's hash in place of the picture.
-    fn messages(
-        &self,
-        out: &mut Vec<u8>,
-        image: Option<&Arc<Picture>>,
-        text: &str,
-        follow_ups: &[FollowUp],
-    ) {
+    fn messages(&self, out: &mut Vec<u8>, image: Option<&Arc<Picture>>, text: &str, follow_ups: &[FollowUp]) {
         let image = image.map(|image| (image.media_type, image.sha256.as_str()));
         let text = &match self.instructions.as_str() {
             "" => Cow::Borrowed(text),
@@ -143,9 +137,9 @@ impl Template {
 pub(crate) mod tests {
     use super::*;
     use crate::teacher::catalogue::{Model, Service};
-    use schemas::settings::TeacherSettings;
     use crate::teacher::picture::tests::picture_of;
     use base64::Engine as _;
+    use schemas::settings::TeacherSettings;
 
     /// Requests for scores to a provider's services, with default settings.
     pub(crate) fn template(provider: Provider) -> Template {
@@ -156,11 +150,12 @@ pub(crate) mod tests {
 
     #[test]
     fn a_streamed_body_is_the_plain_one_byte_for_byte() {
-        let follow_up = FollowUp { reply: "no \"scores\"".to_owned(), complaint: "Scores, please.".to_owned() };
+        let follow_up =
+            FollowUp { reply: "no \"scores\"".to_owned(), complaint: "Scores, please.".to_owned() };
         for provider in [Provider::Anthropic, Provider::OpenAi] {
             let template = template(provider);
             for length in [0, 1, 1_000, 100_000] {
-                let bytes: Vec<u8> = (0..length).map(|at| (at * at / 7) as u8).collect();
+                let bytes: Vec<u8> = (0..length).map(|at: u64| (at * at / 7) as u8).collect();
                 let picture = Arc::new(picture_of(&bytes));
                 // A text may hold anything, another picture's hash too.
                 let text = format!("line\n\"{}\"", picture.sha256);

@@ -96,7 +96,8 @@ fn adapt(bytes: &[u8], limits: ImageLimits) -> Result<Adapted, String> {
     // Metadata that cannot be read turns nothing.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let has_size = size.0.max(size.1) <= limits.max_edge && bytes.len() <= limits.max_bytes;
-    let has_form = orientation == Orientation::NoTransforms && (limits.takes_gif || format != ImageFormat::Gif);
+    let has_form =
+        orientation == Orientation::NoTransforms && (limits.takes_gif || format != ImageFormat::Gif);
     if has_size && has_form {
         return Ok(Adapted::Untouched { media_type, size });
     }
@@ -231,7 +232,8 @@ pub(super) mod tests {
 
     /// A picture whose top left quarter is red, the rest blue.
     pub(in crate::request::image) fn drawing(width: u32, height: u32) -> DynamicImage {
-        RgbImage::from_fn(width, height, |x, y| if x < width / 2 && y < height / 2 { RED } else { BLUE }).into()
+        RgbImage::from_fn(width, height, |x, y| if x < width / 2 && y < height / 2 { RED } else { BLUE })
+            .into()
     }
 
     fn noise(width: u32, height: u32) -> DynamicImage {
@@ -305,8 +307,11 @@ pub(super) mod tests {
 
     #[test]
     fn the_longer_edge_is_brought_to_the_limit() {
-        for (from, to) in [((3_000, 2_000), (2_048, 1_365)), ((30, 9_000), (7, 2_048)), ((9_000, 1), (2_048, 1))] {
-            let (media_type, size, picture) = changed(&encoded(&drawing(from.0, from.1), ImageFormat::Png), LIMITS);
+        for (from, to) in
+            [((3_000, 2_000), (2_048, 1_365)), ((30, 9_000), (7, 2_048)), ((9_000, 1), (2_048, 1))]
+        {
+            let (media_type, size, picture) =
+                changed(&encoded(&drawing(from.0, from.1), ImageFormat::Png), LIMITS);
             assert_eq!((media_type, size), ("image/png", to), "a drawing stays one");
             assert!(from.1 == 1 || (is_red(&picture, 0, 0) && !is_red(&picture, size.0 - 1, size.1 - 1)));
         }
@@ -341,7 +346,11 @@ pub(super) mod tests {
                 for (x, y) in [(false, false), (true, false), (false, true), (true, true)] {
                     let at = |far: bool, length: u32| if far { length - length / 8 } else { length / 8 };
                     let found = is_red(&picture, at(x, width), at(y, height));
-                    assert_eq!(found, (x, y) == (right, bottom), "orientation {orientation}, {stored:?}, {x} {y}");
+                    assert_eq!(
+                        found,
+                        (x, y) == (right, bottom),
+                        "orientation {orientation}, {stored:?}, {x} {y}"
+                    );
                 }
             }
         }
@@ -356,10 +365,7 @@ pub(super) mod tests {
         });
         let length = (chunk.len() as u32 - 4).to_be_bytes();
         let behind_head = 8 + 25;
-        bytes.splice(
-            behind_head..behind_head,
-            [length.to_vec(), chunk, sum.to_be_bytes().to_vec()].concat(),
-        );
+        bytes.splice(behind_head..behind_head, [length.to_vec(), chunk, sum.to_be_bytes().to_vec()].concat());
         let (media_type, size, picture) = changed(&bytes, LIMITS);
         assert_eq!((media_type, size), ("image/png", (40, 80)));
         assert!(is_red(&picture, 39, 0) && !is_red(&picture, 0, 0));
@@ -371,7 +377,8 @@ pub(super) mod tests {
         let mut moving = Vec::new();
         {
             let mut encoder = image::codecs::gif::GifEncoder::new(&mut moving);
-            let frames = [drawing(40, 30), noise(40, 30)].map(|picture| image::Frame::new(picture.to_rgba8()));
+            let frames =
+                [drawing(40, 30), noise(40, 30)].map(|picture| image::Frame::new(picture.to_rgba8()));
             encoder.encode_frames(frames).unwrap();
         }
         for bytes in [encoded(&drawing(40, 30), ImageFormat::Gif), moving] {

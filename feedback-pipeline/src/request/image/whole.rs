@@ -46,9 +46,9 @@ fn jpeg_ends(bytes: &[u8]) -> Option<()> {
                 if marker == 0xda {
                     // Coded numbers: a marker is what follows 0xff and is neither stuffing nor a restart.
                     let coded = bytes.get(at..)?;
-                    at += coded
-                        .windows(2)
-                        .position(|pair| matches!(pair, [0xff, next] if !matches!(next, 0x00 | 0xd0..=0xd7 | 0xff)))?;
+                    at += coded.windows(2).position(
+                        |pair| matches!(pair, [0xff, next] if !matches!(next, 0x00 | 0xd0..=0xd7 | 0xff)),
+                    )?;
                 }
             }
         }

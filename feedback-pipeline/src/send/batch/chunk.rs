@@ -77,7 +77,11 @@ impl Chunk {
     ///
     /// # Errors
     /// Where the disk is full. Inside, why the request has no body: then nothing was added.
-    pub(super) fn push(&mut self, body: &Body, entry: Entry) -> Result<std::result::Result<(), PictureError>> {
+    pub(super) fn push(
+        &mut self,
+        body: &Body,
+        entry: Entry,
+    ) -> Result<std::result::Result<(), PictureError>> {
         let body = match body.to_bytes() {
             Ok(body) => body,
             Err(error) => return Ok(Err(error)),
