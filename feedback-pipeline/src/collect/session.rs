@@ -1,8 +1,9 @@
 //! What every job of a run works with, and the session that its requests are sent with.
 
 use crate::error::{Error, Result};
-use crate::items::{Job, Kind};
+use crate::items::Job;
 use crate::request::Questions;
+use crate::request::image::ImageLimits;
 use crate::request::prompt::{self, SystemPrompt};
 use crate::send::budget::Budget;
 use crate::send::http::HttpClient;
@@ -112,13 +113,21 @@ impl Context {
         Ok(self.teacher.get_or_init(|| Asked { model, service, address, dialects }))
     }
 
-    /// The requests of a kind, in the dialect that a run begins with.
+    /// What the items of a job are asked with, in the dialect that a run begins with.
     ///
     /// # Errors
-    /// As [`Context::asked`].
-    pub fn template(&self, kind: Kind, prompt: &SystemPrompt) -> Result<Template> {
-        let first = self.asked()?.dialects.first();
-        Ok(Template::new(first, &self.model, kind, &prompt.text, prompt::schema(kind)))
+    /// As [`Context::asked`], and where the dataset's list of missing pictures cannot be read.
+    pub fn questions(&self, job: &Job, prompt: &SystemPrompt) -> Result<Questions> {
+        let Asked { service, dialects, .. } = self.asked()?;
+        let teacher = &self.settings.teacher;
+        let schema = prompt::schema(job.kind);
+        let template = Template::new(dialects.first(), &self.model, job.kind, &prompt.text, schema);
+        let mut limits = ImageLimits::new(teacher.provider, teacher.max_image_edge);
+        limits.takes_gif |= service.takes_gif;
+        if let Some(most) = service.max_image_bytes.and_then(|most| usize::try_from(most).ok()) {
+            limits.max_bytes = limits.max_bytes.min(most);
+        }
+        Questions::new(&self.dataset, teacher, job, template, limits)
     }
 
     /// What `pending` items of a job are asked with.
@@ -128,13 +137,13 @@ impl Context {
     pub fn session(&self, job: &Job, prompt: SystemPrompt, pending: usize) -> Result<Session> {
         let teacher = &self.settings.teacher;
         let limits = &self.settings.limits;
-        let Asked { model, service, address, dialects } = self.asked()?;
+        let Asked { model, service, address, dialects } = self.asked()?.clone();
         let price = self.price()?.map(|price| if self.batch { price.in_batch() } else { price });
         let transport = match teacher.provider {
             Provider::Reference => None,
             _ => {
                 let key = Secret::from_environment(teacher)?;
-                Some(HttpClient::new(teacher, address, service.auth, key.as_ref(), limits.concurrency)?)
+                Some(HttpClient::new(teacher, &address, service.auth, key.as_ref(), limits.concurrency)?)
             }
         };
         let cache = Cache::open(&self.dataset.feedback_path())?;
@@ -145,17 +154,16 @@ impl Context {
             cache.make_room(replies * BYTES_PER_REPLY)?;
         }
         let good_before = pending <= FEW_ITEMS && cache.has_answers(&self.model, &prompt.version)?;
-        let template = self.template(job.kind, &prompt)?;
+        let questions = self.questions(job, &prompt)?;
         let concurrency =
             service.max_in_flight.map_or(limits.concurrency, |most| most.min(limits.concurrency));
         Ok(Session {
             job: job.clone(),
             scope: job.scope().into(),
             model: self.model.clone(),
-            known: model.clone(),
-            questions: Questions::new(&self.dataset, teacher, job, template.clone())?,
-            template: Mutex::new((0, Arc::new(template))),
-            dialects: Arc::clone(dialects),
+            known: model,
+            template: Mutex::new((0, Arc::new(questions.template.clone()))),
+            questions,
             attempts_ended: watch::Sender::new(0),
             prompt,
             pace: Pace::new(limits, dialects.first().max_output_tokens),
@@ -166,6 +174,7 @@ impl Context {
             progress: Progress::new(job, pending as u64),
             stop: Stop::default(),
             stats: ServiceStats { good_before, ..ServiceStats::default() },
+            dialects,
             abandoned: self.abandoned.clone(),
             teacher: teacher.clone(),
             cache,

@@ -45,14 +45,15 @@ impl Questions {
     ///
     /// # Errors
     /// Where the dataset's list of missing pictures cannot be read.
-    pub fn new(dataset: &Dataset, teacher: &TeacherSettings, job: &Job, template: Template) -> Result<Self> {
-        let limits = ImageLimits::new(teacher.provider, teacher.max_image_edge);
-        Ok(Self {
-            provider: teacher.provider,
-            audit: job.audit,
-            template,
-            images: Images::new(dataset, limits)?,
-        })
+    pub fn new(
+        dataset: &Dataset,
+        teacher: &TeacherSettings,
+        job: &Job,
+        template: Template,
+        limits: ImageLimits,
+    ) -> Result<Self> {
+        let images = Images::new(dataset, limits)?;
+        Ok(Self { provider: teacher.provider, audit: job.audit, template, images })
     }
 
     /// The question of an item.

@@ -18,7 +18,10 @@ impl Address {
     /// # Errors
     /// Where the address has no scheme or no host.
     pub fn of(settings: &TeacherSettings) -> Result<Self> {
-        let given = settings.base_url.trim();
+        let given = match settings.provider {
+            Provider::Reference => "", // nothing is sent
+            _ => settings.base_url.trim(),
+        };
         let (own, call) = match settings.provider {
             Provider::Anthropic => ("https://api.anthropic.com", "messages"),
             _ => ("https://api.openai.com", "chat/completions"),
