@@ -254,3 +254,78 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::teacher::picture_tests::{overwrite, picture_of};
+    use crate::teacher::test_template;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    /// What a service gets of a request until it is whole, or its connection ends; it answers whole ones.
+    fn received(listener: &TcpListener) -> (Vec<u8>, bool) {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut all, mut piece) = (Vec::new(), [0; 4_096]);
+        loop {
+            if let Some(end) = all.windows(4).position(|part| part == b"\r\n\r\n") {
+                let head = String::from_utf8(all[..end].to_vec()).unwrap().to_lowercase();
+                assert!(!head.contains("transfer-encoding"), "{head}");
+                let (_, length) = head.split_once("content-length: ").unwrap();
+                let length: usize = length.lines().next().unwrap().parse().unwrap();
+                let body = all.len() - end - 4;
+                assert!(body <= length, "{body} of {length} bytes");
+                if body == length {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+                    return (all.split_off(end + 4), true);
+                }
+            }
+            match stream.read(&mut piece) {
+                Ok(0) | Err(_) => return (all, false),
+                Ok(read) => all.extend_from_slice(&piece[..read]),
+            }
+        }
+    }
+
+    fn client() -> (HttpClient, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap());
+        let settings = TeacherSettings { base_url, ..TeacherSettings::default() };
+        let address = Address::of(&settings).unwrap();
+        (HttpClient::new(&settings, &address, Auth::XApiKey, None, 4).unwrap(), listener)
+    }
+
+    #[tokio::test]
+    async fn a_picture_gets_there_whole_and_again() {
+        let picture = Arc::new(picture_of(&b"pixels".repeat(70_000)));
+        for provider in [Provider::Anthropic, Provider::OpenAi] {
+            let body = test_template(provider).body(Some(&picture), "text", &[]);
+            for _ in 0..2 {
+                let (client, listener) = client();
+                let service = std::thread::spawn(move || received(&listener));
+                assert_eq!(client.send(body.clone()).await.unwrap().status, 200);
+                let (sent, is_whole) = service.join().unwrap();
+                assert!(is_whole && sent == body.to_bytes().unwrap());
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_picture_that_changed_since_is_the_items_fault_and_never_gets_there() {
+        let pixels = b"pixels".repeat(70_000);
+        let mut other = pixels.clone();
+        other.reverse();
+        let shorter = pixels.get(..50_000).unwrap();
+        for now in [&other[..], shorter] {
+            let picture = Arc::new(picture_of(&pixels));
+            let body = test_template(Provider::Anthropic).body(Some(&picture), "text", &[]);
+            overwrite(&picture, now);
+            let (client, listener) = client();
+            let service = std::thread::spawn(move || received(&listener));
+            let failure = client.send(body).await.unwrap_err();
+            assert!(matches!(&failure, Failure::Picture(why) if why.contains("changed")), "{failure:?}");
+            assert!(!service.join().unwrap().1, "the service has no whole request");
+        }
+    }
+}
