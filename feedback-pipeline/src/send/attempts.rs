@@ -118,14 +118,10 @@ impl Session {
                         Some(_) => return None,
                         None => self.attempts_ended.send_modify(|ended| *ended += 1),
                     }
-                    let reason = match failure {
-                        // The item's own fault, whatever the service does with others.
-                        Failure::Picture(ref reason) => reason.clone(),
-                        _ => match self.after(slot, &failure, &mut effort).await {
-                            After::Again => continue,
-                            After::End => return None,
-                            After::Keep(reason) => reason,
-                        },
+                    let reason = match self.after(slot, &failure, &mut effort).await {
+                        After::Again => continue,
+                        After::End => return None,
+                        After::Keep(reason) => reason,
                     };
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {

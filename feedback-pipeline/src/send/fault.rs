@@ -17,6 +17,9 @@ impl Session {
     pub(super) async fn after(&self, slot: Slot, failure: &Failure, effort: &mut Effort) -> After {
         slot.failed(failure);
         effort.failed(failure);
+        if let Failure::Picture(why) = failure {
+            return After::Keep(why.clone()); // the item's own fault, whatever the service does with others
+        }
         // Where others had good replies since this request failed the time before, the service answers, and the fault is
         // the request's; else the service's.
         let good_replies = self.stats.good_replies.load(Ordering::Relaxed);
