@@ -5,16 +5,19 @@ use crate::items::Job;
 use crate::request::Questions;
 use crate::request::prompt::SystemPrompt;
 use crate::send::budget::{Budget, Price, Prices};
+use crate::send::fault::Evidence;
 use crate::send::http::HttpClient;
 use crate::send::in_flight::InFlight;
 use crate::send::pace::Pace;
 use crate::send::progress::Progress;
+use crate::send::rejects::Rejects;
 use crate::send::stop::Stop;
 use crate::send::{ServiceStats, Session};
 use crate::store::Cache;
 use crate::teacher::{self, Secret};
 use schemas::settings::{Provider, Resolved, Settings};
 use schemas::{Dataset, Provenance, TimestampMs};
+use std::time::Duration;
 
 /// Room on the disk for one reply with its request, about.
 const BYTES_PER_REPLY: u64 = 16 << 10;
@@ -89,6 +92,9 @@ impl Context {
                 limits.concurrency,
             )?),
         };
+        // Where a pace is set, that limits what leaves; the embedded Teacher takes any number.
+        let takes_all = transport.is_none() || limits.requests_per_minute.is_some();
+        let timeout = Duration::from_secs(teacher.timeout_secs);
         let cache = Cache::open(&self.dataset.feedback_path())?;
         // What runs in batches at the service will be charged, so it counts as spent until it is.
         let spent = cache.spent_usd()? + cache.lost_usd()? + cache.running_usd()?;
@@ -107,9 +113,11 @@ impl Context {
             budget: Budget::new(self.settings.budget.max_usd, spent),
             price,
             transport,
-            slots: InFlight::new(usize::try_from(limits.concurrency).unwrap_or(usize::MAX)),
+            slots: InFlight::new(limits.concurrency, timeout, takes_all),
             progress: Progress::new(job, due as u64),
             stop: Stop::default(),
+            evidence: Evidence::default(),
+            rejects: Rejects::default(),
             stats: ServiceStats { good_before, ..ServiceStats::default() },
             abandoned: self.abandoned.clone(),
             teacher: teacher.clone(),

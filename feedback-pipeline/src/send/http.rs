@@ -1,6 +1,7 @@
 //! One attempt over HTTP: pooled connections, a key that no one prints, and the reply as it came.
 
 use crate::error::{Error, Result};
+use crate::send::headers;
 use crate::send::retry::Failure;
 use crate::teacher::{Secret, anthropic};
 use bytes::Bytes;
@@ -69,7 +70,7 @@ impl HttpClient {
         // A second process-wide provider is refused, and that is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
-            .default_headers(headers(settings.provider, key)?)
+            .default_headers(default_headers(settings.provider, key)?)
             .user_agent(concat!("collect-feedback/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(15))
             .timeout(Duration::from_secs(settings.timeout_secs))
@@ -95,6 +96,11 @@ impl HttpClient {
         }
         let hidden = url.set_username("").and_then(|()| url.set_password(None));
         hidden.map_or_else(|()| String::new(), |()| url.to_string())
+    }
+
+    /// Whether the service is known to tell its limit of requests by the minute.
+    pub fn counts_by_the_minute(&self) -> bool {
+        self.url.host_str().is_some_and(headers::counts_by_the_minute)
     }
 
     /// Headers without those that quote our key.
@@ -173,7 +179,7 @@ impl HttpClient {
     }
 }
 
-fn headers(provider: Provider, key: Option<&Secret>) -> Result<HeaderMap> {
+fn default_headers(provider: Provider, key: Option<&Secret>) -> Result<HeaderMap> {
     let secret = |text: String| {
         let mut value = HeaderValue::from_str(&text)
             .map_err(|_| Error::bad_input("API key", "expected printable characters, found others"))?;

@@ -19,6 +19,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+/// Fewest items that may be open: those that fail again and again must not keep all others waiting.
+const FEWEST_OPEN: usize = 256;
+
 /// How long to wait for replies in flight after the run was told to end.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -33,8 +36,7 @@ impl Session {
     async fn send_all(self: &Arc<Self>, plan: impl Iterator<Item = Result<Next>>) -> Result<()> {
         self.cache.writer().prompt(&self.prompt.version, &self.prompt.text)?;
         // Items that wait for another attempt hold no slot, so more are open than in flight; this bounds them.
-        let open =
-            Arc::new(Semaphore::new(self.slots.ceiling().saturating_mul(3).min(Semaphore::MAX_PERMITS)));
+        let open = Arc::new(Semaphore::new(self.slots.ceiling().saturating_mul(3).max(FEWEST_OPEN)));
         let mut tasks = JoinSet::new();
         let mut warm = !self.template_is_worth_warming() && !self.limit_is_unknown();
         let mut in_batches = 0;
@@ -67,9 +69,11 @@ impl Session {
                     drop((claim, permit));
                 });
                 if !warm {
-                    // The first request writes the provider's prompt cache for all others, and learns the limits.
+                    // The first request writes the provider's prompt cache for all others, and learns the limits; one that
+                    // fails does not keep them waiting.
                     tokio::select! {
                         _ = tasks.join_next() => {}
+                        () = self.evidence.failed_first() => {}
                         () = self.stop.wait() => {}
                     }
                     warm = true;
