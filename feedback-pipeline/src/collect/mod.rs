@@ -114,7 +114,7 @@ impl Context {
             ),
             counts,
             sent: session.progress.attempts(),
-            dollars: session.price.map(|_| session.progress.dollars()),
+            dollars: session.price.as_ref().map(|_| session.progress.dollars()),
             without_usage: session.stats.without_usage.load(Ordering::Relaxed),
             stopped,
         })

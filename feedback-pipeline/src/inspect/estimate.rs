@@ -3,15 +3,14 @@
 use crate::collect::{Context, Plan};
 use crate::error::Result;
 use crate::items::{Job, Problems};
-use crate::request::Questions;
 use crate::request::image::Shown;
 use crate::request::prompt::SystemPrompt;
 use crate::request::tokens::{self, Counter};
 use crate::send::Next;
-use crate::send::budget::Price;
 use crate::store::Cache;
 use crate::store::outcome::{self, AskedWith};
 use crate::teacher::Usage;
+use crate::teacher::catalogue::Price;
 use schemas::settings::Provider;
 
 /// So many requests are counted one by one; of those after them every [`STRIDE`]th, the others by their length.
@@ -73,7 +72,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let teacher = &context.settings.teacher;
     let (provider, model) = (teacher.provider, &context.model);
     let system = SystemPrompt::load(job.kind, &teacher.prompts)?;
-    let questions = Questions::new(&context.dataset, teacher, job, &system)?;
+    let questions = context.questions(job, &system)?;
     let problems = Problems::load(&context.dataset, provider)?;
     let completed = context.completed(job, &problems, &system.version)?;
     let path = context.dataset.feedback_path();

@@ -179,7 +179,7 @@ pub fn of_image(provider: Provider, model: &str, size: (u32, u32)) -> u64 {
 /// Tokens at the front of every request that the provider keeps in its prompt cache; 0 where they are too few for that.
 pub fn kept_in_prompt_cache(provider: Provider, model: &str, head: f64) -> f64 {
     match provider {
-        Provider::Anthropic if head >= teacher::anthropic::prompt_cache_minimum(model) as f64 => head,
+        Provider::Anthropic if head >= 1_024.0 => head,
         // OpenAI keeps prefixes from 1024 tokens on, in steps of 128, without being asked.
         Provider::OpenAi if head >= 1_024.0 => (head / 128.0).floor() * 128.0,
         _ => 0.0,

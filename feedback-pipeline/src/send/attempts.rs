@@ -6,7 +6,7 @@ use crate::items::Item;
 use crate::reply::verdict::Verdict;
 use crate::request::Question;
 use crate::request::tokens;
-use crate::send::budget::{Cost, Price, ReservedDollars};
+use crate::send::budget::{Cost, ReservedDollars};
 use crate::send::fault::{After, status_of};
 use crate::send::headers;
 use crate::send::http::Raw;
@@ -14,7 +14,7 @@ use crate::send::in_flight::Slot;
 use crate::send::pace::Reservation;
 use crate::send::retry::{Effort, Failure};
 use crate::store::Reply;
-use crate::teacher::{self, FollowUp, Usage};
+use crate::teacher::{self, Body, FollowUp, Key, Refusal, Template, Usage};
 use schemas::TimestampMs;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -58,17 +58,17 @@ impl Session {
         first: &mut Option<Slot>,
     ) -> Option<Reply> {
         let image = question.image();
-        let picture = image.map_or(0, |image| image.base64.len());
         let image_tokens =
             image.map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
-        let sent_key = self.questions.template.sent_key(&question.key, image, &question.text, follow_ups);
         let started_at_ms = TimestampMs::now().0;
         let mut effort = Effort::new(Duration::from_secs(self.teacher.timeout_secs));
         loop {
             let mut slot = self.slot(first).await?;
             // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
-            let body = self.questions.template.body(image, &question.text, follow_ups);
-            let text_bytes = body.len().saturating_sub(picture);
+            let (lessons, template) = self.template();
+            let sent_key = self.sent_key(question, follow_ups, lessons, &template);
+            let body = template.body(image, &question.text, follow_ups);
+            let text_bytes = body.text_len();
             let (aside, reservation) = self.leave(text_bytes, image_tokens).await?;
             effort.attempts += 1;
             effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
@@ -94,6 +94,8 @@ impl Session {
             };
             match outcome {
                 Ok((raw, usage)) => {
+                    self.dialects.accept(image.is_some());
+                    self.attempts_ended.send_modify(|ended| *ended += 1);
                     (reply.headers, reply.body) = (raw.headers_json(), raw.body);
                     reply.cost_usd = self.cost(usage.as_ref());
                     reply.usage = usage.unwrap_or_default();
@@ -116,10 +118,22 @@ impl Session {
                     let may_be_charged = matches!(failure, Failure::Broken(_) | Failure::TimedOut);
                     self.charge(aside, if may_be_charged { most } else { 0.0 }, may_be_charged)?;
                     self.landed(in_flight);
-                    let reason = match self.after(slot, &failure, &mut effort).await {
-                        After::Again => continue,
-                        After::End => return None,
-                        After::Keep(reason) => reason,
+                    match self.learn(&failure, lessons, image.is_some()) {
+                        Some(After::Again) => {
+                            effort.attempts -= 1; // no fault of the item
+                            continue;
+                        }
+                        Some(_) => return None,
+                        None => self.attempts_ended.send_modify(|ended| *ended += 1),
+                    }
+                    let reason = match failure {
+                        // The item's own fault, whatever the service does with others.
+                        Failure::Picture(ref reason) => reason.clone(),
+                        _ => match self.after(slot, &failure, &mut effort).await {
+                            After::Again => continue,
+                            After::End => return None,
+                            After::Keep(reason) => reason,
+                        },
                     };
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {
@@ -132,6 +146,45 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Key of what is sent: that of the item's request, unless it is written otherwise or follows earlier replies.
+    pub(super) fn sent_key(
+        &self,
+        question: &Question,
+        follow_ups: &[FollowUp],
+        lessons: u32,
+        template: &Template,
+    ) -> Key {
+        match (follow_ups, lessons) {
+            ([], 0) => question.key,
+            _ => template.key(question.image(), &question.text, follow_ups),
+        }
+    }
+
+    /// What the refusal of a request says about the dialect that it was written in, after so many lessons; none where it
+    /// says nothing.
+    fn learn(&self, failure: &Failure, lessons: u32, has_picture: bool) -> Option<After> {
+        let Failure::Status { status, error, .. } = failure else { return None };
+        let (why, hint) = match self.dialects.refuse(lessons, *status, error, has_picture) {
+            Refusal::Other => return None,
+            Refusal::Again(what) => {
+                if let Some(what) = what {
+                    self.progress.say(&format!("{what}: the service answered HTTP {status}, {error}"));
+                }
+                return Some(After::Again);
+            }
+            Refusal::Pinned(setting) => (
+                format!("{setting} is set by hand, and refused: HTTP {status}, {error}"),
+                "unset it, or choose another --model",
+            ),
+            Refusal::CannotSee => (
+                format!("{} cannot see pictures: HTTP {status}, {error}", self.model),
+                "choose a --model that can; no item is asked without its picture",
+            ),
+        };
+        self.stop.because(Error::Service { why, hint: Some(hint) });
+        Some(After::End)
     }
 
     /// Leave to have a request in flight: `first`, where that holds it.
@@ -193,10 +246,10 @@ impl Session {
 
     /// What a reply cost; none where that cannot be known.
     pub(crate) fn cost(&self, usage: Option<&Usage>) -> Option<f64> {
-        match (self.price?, usage) {
-            (price, Some(usage)) => Some(price.cost(usage)),
-            (Price::FREE, None) => Some(0.0),
-            (_, None) => None,
+        let price = self.price.as_ref()?;
+        match usage {
+            Some(usage) => Some(price.cost(usage)),
+            None => price.is_free().then_some(0.0),
         }
     }
 
@@ -233,20 +286,15 @@ impl Session {
     /// What an attempt may cost: its reply may be as long as the limit, and is likely no more than a quarter longer than the
     /// longest so far.
     fn dollars(&self, text_bytes: usize, image_tokens: u64) -> Cost {
-        let Some(price) = self.price else { return Cost { most: 0.0, likely: 0.0 } };
+        let Some(price) = &self.price else { return Cost { most: 0.0, likely: 0.0 } };
         let (input, _) = self.pace.expect(self.job.kind, text_bytes, image_tokens);
-        let limit = f64::from(self.teacher.max_output_tokens);
+        let limit = self.reply_limit();
         let longest = self.longest_output().map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
-        let with =
-            |output: f64| (input * 1.25 * price.input.max(price.cache_write) + output * price.output) / 1e6;
+        let with = |output: f64| price.most(input * 1.25, output);
         Cost { most: with(limit), likely: with(longest) }
     }
 
-    async fn attempt(
-        &self,
-        item: &Item,
-        body: bytes::Bytes,
-    ) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
+    async fn attempt(&self, item: &Item, body: Body) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
         let Some(transport) = &self.transport else {
             let body = teacher::embedded_answer(item).into();
             let usage = Some(Usage::default());
@@ -302,7 +350,7 @@ impl Session {
         self.stats.good_replies.fetch_add(1, Ordering::Relaxed);
         let Some(usage) = usage else {
             let is_first = self.stats.without_usage.fetch_add(1, Ordering::Relaxed) == 0;
-            if is_first && self.price.is_some_and(|price| price != Price::FREE) {
+            if is_first && self.price.as_ref().is_some_and(|price| !price.is_free()) {
                 self.progress.say(
                     "replies do not tell their tokens: what they cost is not known, and counts under --max-usd with the \
                      most it can be",

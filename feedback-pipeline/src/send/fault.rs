@@ -11,6 +11,7 @@
 
 use super::Session;
 use crate::error::Error;
+use crate::reply::verdict::NOT_SENT;
 use crate::request::Question;
 use crate::send::in_flight::Slot;
 use crate::send::retry::{self, Decision, Effort, Failure};
@@ -18,7 +19,6 @@ use crate::teacher;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A service that refuses this many attempts of a request before it took any is asked no more.
@@ -48,8 +48,6 @@ const ALL_REFUSED: &str =
 #[derive(Debug, Default)]
 pub struct Evidence {
     state: Mutex<Seen>,
-    /// Told when an attempt has failed.
-    has_failed: Notify,
     /// Whether an item has a usable answer.
     has_answer: AtomicBool,
     probe: tokio::sync::Mutex<u32>,
@@ -70,11 +68,6 @@ struct Seen {
 impl Evidence {
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until an attempt has failed.
-    pub(super) async fn failed_first(&self) {
-        self.has_failed.notified().await;
     }
 
     /// A request that left at `departed` has a good reply. Returns whether that ends a trouble that was told.
@@ -98,7 +91,6 @@ impl Evidence {
 
     /// An attempt failed. Returns whether a request that left after `before` has had a good reply.
     fn failed(&self, before: Option<Instant>) -> bool {
-        self.has_failed.notify_one();
         let mut seen = self.seen();
         seen.trouble.get_or_insert((Instant::now(), false));
         before.is_some_and(|before| seen.good.is_some_and(|good| good > before))
@@ -246,8 +238,8 @@ impl Session {
         }
         let Some(text) = self.answered_text().filter(|_| *probes < MOST_PROBES) else { return false };
         let Some(transport) = &self.transport else { return false };
-        let body = self.questions.template.body(None, &text, &[]);
-        let Some((aside, reservation)) = self.leave_with_room(body.len()).await else { return false };
+        let body = self.template().1.body(None, &text, &[]);
+        let Some((aside, reservation)) = self.leave_with_room(body.text_len()).await else { return false };
         *probes += 1;
         self.progress.sent();
         let departed = Instant::now();
@@ -303,6 +295,7 @@ pub(super) fn status_of(failure: &Failure) -> u16 {
         Failure::Unreachable(_) => 503,
         Failure::TimedOut => 504,
         Failure::Broken(_) => 502,
+        Failure::Picture(_) => NOT_SENT,
     }
 }
 

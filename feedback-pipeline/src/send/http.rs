@@ -3,9 +3,11 @@
 use crate::error::{Error, Result};
 use crate::send::headers;
 use crate::send::retry::Failure;
-use crate::teacher::{Secret, anthropic};
+use crate::send::upload::Upload;
+use crate::teacher::catalogue::Auth;
+use crate::teacher::{Address, Body, Secret, anthropic};
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use schemas::settings::{Provider, TeacherSettings};
 use std::time::Duration;
 
@@ -21,8 +23,7 @@ pub type Reply = reqwest::Response;
 /// Sends requests to one address.
 pub struct HttpClient {
     client: reqwest::Client,
-    url: reqwest::Url,
-    root: String,
+    address: Address,
     /// Taken out of whatever comes back.
     key: Option<Secret>,
 }
@@ -61,16 +62,21 @@ impl Raw {
 }
 
 impl HttpClient {
-    /// Prepares connections to the settings' service.
-    pub fn new(settings: &TeacherSettings, key: Option<&Secret>, connections: u32) -> Result<Self> {
-        let address = crate::teacher::url(settings);
-        let url: reqwest::Url = address.parse().map_err(|e| {
-            Error::bad_input("--base-url", format!("expected an address, found `{address}`: {e}"))
-        })?;
+    /// Prepares connections to a service.
+    ///
+    /// # Errors
+    /// Where the key cannot stand in a header, or the system has no certificates.
+    pub fn new(
+        settings: &TeacherSettings,
+        address: &Address,
+        auth: Auth,
+        key: Option<&Secret>,
+        connections: u32,
+    ) -> Result<Self> {
         // A second process-wide provider is refused, and that is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
-            .default_headers(default_headers(settings.provider, key)?)
+            .default_headers(default_headers(settings, auth, key)?)
             .user_agent(concat!("collect-feedback/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(15))
             .timeout(Duration::from_secs(settings.timeout_secs))
@@ -79,28 +85,21 @@ impl HttpClient {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .tcp_nodelay(true);
-        if url.scheme() == "http" {
+        if address.endpoint().scheme() == "http" {
             builder = builder.http1_only().tls_certs_only([]); // spares reading the machine's certificates
         }
         let client = builder.build().map_err(|e| Error::Failed(format!("no HTTP client: {}", chain(&e))))?;
-        let root = ["/messages", "/chat/completions"].iter().find_map(|end| address.strip_suffix(end));
-        let root = root.unwrap_or(&address).to_owned();
-        Ok(Self { client, url, root, key: key.cloned() })
+        Ok(Self { client, address: address.clone(), key: key.cloned() })
     }
 
-    /// Address below which all calls of the API lie, as it may be written down: without a user's name and password.
-    pub fn address(&self) -> String {
-        let Ok(mut url) = self.root.parse::<reqwest::Url>() else { return self.root.clone() };
-        if url.username().is_empty() && url.password().is_none() {
-            return self.root.clone();
-        }
-        let hidden = url.set_username("").and_then(|()| url.set_password(None));
-        hidden.map_or_else(|()| String::new(), |()| url.to_string())
+    /// Where requests go.
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Whether the service is known to tell its limit of requests by the minute.
     pub fn counts_by_the_minute(&self) -> bool {
-        self.url.host_str().is_some_and(headers::counts_by_the_minute)
+        self.address.endpoint().host_str().is_some_and(headers::counts_by_the_minute)
     }
 
     /// Headers without those that quote our key.
@@ -139,7 +138,7 @@ impl HttpClient {
     /// One attempt at another call of the API, `/batches` for instance: GET without a body, else POST. A body is JSON unless
     /// its type is named, and may take long to get there.
     pub async fn call(&self, path: &str, body: Option<(Bytes, Option<String>)>) -> Result<Raw, Failure> {
-        let url = format!("{}{path}", self.root);
+        let url = self.address.call(path);
         let request = match body {
             None => self.client.get(url),
             Some((body, None)) => self.client.post(url).body(body).timeout(LONGEST_TRANSFER),
@@ -155,19 +154,32 @@ impl HttpClient {
 
     /// Opens a file of the API, which may be large; its body is still to come.
     pub async fn open(&self, path: &str) -> Result<Reply, Failure> {
-        let url = format!("{}{path}", self.root);
+        let url = self.address.call(path);
         let sent = self.client.get(url).timeout(LONGEST_TRANSFER).send().await;
         sent.map_err(|e| Failure::Unreachable(describe(e)))
     }
 
     /// One attempt.
-    pub async fn send(&self, body: Bytes) -> Result<Raw, Failure> {
-        let sent = self.client.post(self.url.clone()).body(body).send().await;
-        let response = sent.map_err(|e| match (e.is_connect(), e.is_timeout()) {
-            (true, _) => Failure::Unreachable(describe(e)),
-            (false, true) => Failure::TimedOut,
-            // The request may have got there, and may be paid for.
-            (false, false) => Failure::Broken(describe(e)),
+    pub async fn send(&self, body: Body) -> Result<Raw, Failure> {
+        let request = self.client.post(self.address.endpoint().clone());
+        let (request, unread) = match body.as_plain() {
+            Some(plain) => (request.body(plain.clone()), None),
+            None => {
+                let (upload, failure) = Upload::new(body);
+                (request.body(reqwest::Body::wrap(upload)), Some(failure))
+            }
+        };
+        let response = request.send().await.map_err(|e| {
+            // Its last bytes were not sent, so the service has no whole request.
+            if let Some(why) = unread.as_ref().and_then(|failure| failure.get()) {
+                return Failure::Picture(why.to_string());
+            }
+            match (e.is_connect(), e.is_timeout()) {
+                (true, _) => Failure::Unreachable(describe(e)),
+                (false, true) => Failure::TimedOut,
+                // The request may have got there, and may be paid for.
+                (false, false) => Failure::Broken(describe(e)),
+            }
         })?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
@@ -179,29 +191,32 @@ impl HttpClient {
     }
 }
 
-fn default_headers(provider: Provider, key: Option<&Secret>) -> Result<HeaderMap> {
+/// Headers of every request. Servers of one's own that speak the Messages API may want the key as a bearer token, so at an
+/// address that was given it is sent in both ways.
+fn default_headers(settings: &TeacherSettings, auth: Auth, key: Option<&Secret>) -> Result<HeaderMap> {
     let secret = |text: String| {
         let mut value = HeaderValue::from_str(&text)
             .map_err(|_| Error::bad_input("API key", "expected printable characters, found others"))?;
         value.set_sensitive(true);
         Ok::<_, Error>(value)
     };
+    let is_anthropic = settings.provider == Provider::Anthropic;
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    match (provider, key) {
-        (Provider::Anthropic, key) => {
-            headers.insert(
-                HeaderName::from_static("anthropic-version"),
-                HeaderValue::from_static(anthropic::API_VERSION),
-            );
-            if let Some(key) = key {
-                headers.insert(HeaderName::from_static("x-api-key"), secret(key.expose().to_owned())?);
-            }
-        }
-        (Provider::OpenAi, Some(key)) => {
-            headers.insert(AUTHORIZATION, secret(format!("Bearer {}", key.expose()))?);
-        }
-        (Provider::OpenAi | Provider::Reference, _) => {}
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if is_anthropic {
+        let version = HeaderValue::from_static(anthropic::API_VERSION);
+        headers.insert(HeaderName::from_static("anthropic-version"), version);
+    }
+    let Some(key) = key else { return Ok(headers) };
+    if is_anthropic || auth == Auth::XApiKey {
+        headers.insert(HeaderName::from_static("x-api-key"), secret(key.expose().to_owned())?);
+    }
+    if auth == Auth::ApiKey {
+        headers.insert(HeaderName::from_static("api-key"), secret(key.expose().to_owned())?);
+    }
+    if (is_anthropic && !settings.base_url.is_empty()) || (!is_anthropic && auth == Auth::Bearer) {
+        headers.insert(AUTHORIZATION, secret(format!("Bearer {}", key.expose()))?);
     }
     Ok(headers)
 }

@@ -15,6 +15,7 @@ pub(crate) mod runtime;
 mod session;
 pub mod single;
 pub mod stop;
+mod upload;
 
 pub use session::{ServiceStats, Session};
 

@@ -32,6 +32,8 @@ pub enum Failure {
     TimedOut,
     /// A reply that is cut off or no reply of this API.
     Broken(String),
+    /// The item's picture cannot be read any more, or has changed; nothing was asked.
+    Picture(String),
 }
 
 /// What the headers of an error say about another try.
@@ -111,7 +113,7 @@ impl Failure {
     pub fn why(&self) -> String {
         match self {
             Self::Status { status, error, .. } => format!("HTTP {status}, {error}"),
-            Self::Unreachable(why) | Self::Broken(why) => why.clone(),
+            Self::Unreachable(why) | Self::Broken(why) | Self::Picture(why) => why.clone(),
             Self::TimedOut => "no reply in time (teacher.timeout_secs)".to_owned(),
         }
     }
@@ -165,6 +167,7 @@ pub fn decide(failure: &Failure, effort: Effort) -> Decision {
         Failure::TimedOut => again(None, effort, "no reply in time", true),
         Failure::Broken(why) if effort.broken >= MOST_BROKEN => give_up(why.clone()),
         Failure::Broken(why) => again(None, effort, why, true),
+        Failure::Picture(why) => Decision::Reject { reason: why.clone() },
     }
 }
 
@@ -297,7 +300,8 @@ mod tests {
     }
 
     fn status(status: u16, hints: Hints, kind: &str, code: &str, message: &str) -> Failure {
-        let error = ServiceError { kind: kind.into(), code: code.into(), message: message.into() };
+        let error =
+            ServiceError { kind: kind.into(), code: code.into(), message: message.into(), ..ServiceError::default() };
         Failure::Status { status, hints, error }
     }
 

@@ -9,6 +9,8 @@ pub struct ServiceError {
     pub kind: String,
     /// For instance `insufficient_quota`; empty where there is none.
     pub code: String,
+    /// Field of the request that the service names; empty where it names none.
+    pub param: String,
     /// In words.
     pub message: String,
 }
@@ -35,6 +37,7 @@ impl ServiceError {
                     .map(text)
                     .find(|code| !code.is_empty())
                     .unwrap_or_default(),
+                param: text(error.get("param")),
                 message: text(error.get("message")),
             },
             Err(_) => {

@@ -20,7 +20,6 @@ use crate::error::{Error, Result};
 use crate::reply::verdict::Verdict;
 use crate::request::Question;
 use crate::request::tokens::{self, Counter};
-use crate::send::budget::Price;
 use crate::send::{Next, Session};
 use crate::store::{Batch, Entry};
 use crate::teacher::{FollowUp, Key};
@@ -181,7 +180,7 @@ impl Run<'_> {
         let session = self.session;
         let mut wave = Wave::default();
         let mut room = session.budget.room();
-        if session.price.is_some_and(|price| price != Price::FREE) {
+        if session.price.as_ref().is_some_and(|price| !price.is_free()) {
             let (provider, scope) = (session.teacher.provider, session.job.scope());
             let system = &session.prompt.text;
             // Anew for each wave: earlier replies tell better.
@@ -200,7 +199,7 @@ impl Run<'_> {
         let mut claims = Vec::new(); // held until the wave ends
         for next in plan {
             self.service.check_stop()?;
-            let (question, replies, claim) = match next? {
+            let (mut question, replies, claim) = match next? {
                 Next::Send(question, replies, claim) => (question, replies, claim),
                 other => {
                     let is_news = match &other {
@@ -216,13 +215,20 @@ impl Run<'_> {
             claims.push(claim);
             let Verdict::Ask(follow_ups) = session.judge(&question.item, &replies) else { continue };
             let image = question.image();
-            let sent_key =
-                session.questions.template.sent_key(&question.key, image, &question.text, &follow_ups);
+            let (lessons, template) = session.template();
+            let sent_key = session.sent_key(&question, &follow_ups, lessons, &template);
             if self.tries.get(&sent_key).is_some_and(|tries| *tries >= MOST_TRIES) {
                 wave.given_up += 1;
                 continue;
             }
-            let body = session.questions.template.body(image, &question.text, &follow_ups);
+            let body = match template.body(image, &question.text, &follow_ups).to_bytes() {
+                Ok(body) => body,
+                Err(error) => {
+                    question.unsent = Some(error.to_string());
+                    session.note(Next::Unsendable(question), true).await?;
+                    continue;
+                }
+            };
             let dollars = self.likely_dollars(&question, &follow_ups);
             if dollars > room {
                 wave.too_dear = Some(dollars);
@@ -248,13 +254,13 @@ impl Run<'_> {
     /// Dollars that a request will hardly go beyond: a tenth more input than is counted, and a quarter more output than the
     /// longest reply so far; 0 where the model has no price.
     fn likely_dollars(&self, question: &Question, follow_ups: &[FollowUp]) -> f64 {
-        let (Some(price), Some(counter)) = (self.session.price, &self.counter) else { return 0.0 };
+        let (Some(price), Some(counter)) = (&self.session.price, &self.counter) else { return 0.0 };
         let (provider, model) = (self.session.teacher.provider, &self.session.model);
         let image = question.image().map_or(0, |image| tokens::of_image(provider, model, image.size));
         let more: String =
             follow_ups.iter().flat_map(|more| [more.reply.as_str(), &more.complaint]).collect();
         let input = counter.input(&(question.text.clone() + &more)) + image as f64;
-        let limit = f64::from(self.session.teacher.max_output_tokens);
+        let limit = self.session.reply_limit();
         let longest = counter.longest_output.max(self.session.longest_output());
         let output = longest.map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
         (1.1 * input * price.input.max(price.cache_write) + output * price.output) / 1e6

@@ -39,7 +39,7 @@ impl<'a> Service<'a> {
 
     /// Address that batches are sent to.
     pub(super) fn address(&self) -> String {
-        self.transport.address()
+        self.transport.address().root_shown()
     }
 
     fn batches(&self) -> &'static str {

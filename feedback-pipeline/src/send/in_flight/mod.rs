@@ -178,7 +178,7 @@ impl InFlight {
                 // At the rate at which replies come, those in flight cannot all be answered in time.
                 Failure::TimedOut => state.out as f64 > state.replies.count(now) as f64 / 2.0,
                 Failure::Unreachable(_) | Failure::Status { status: 503, .. } => state.failed >= state.good,
-                Failure::Broken(_) | Failure::Status { .. } => return false,
+                Failure::Broken(_) | Failure::Picture(_) | Failure::Status { .. } => return false,
             };
         if is_load && is_new {
             self.lower(&mut state, now);

@@ -4,4 +4,4 @@ mod reply;
 mod request;
 
 pub(super) use reply::open;
-pub(super) use request::{head, user};
+pub(super) use request::{head, system, user};
