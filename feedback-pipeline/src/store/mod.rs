@@ -354,6 +354,21 @@ impl Cache {
         })
     }
 
+    /// Text of a request without a picture to which a model replied, with this prompt.
+    pub fn answered_text(&self, model: &str, prompt_version: &str) -> Result<Option<String>> {
+        self.read(|connection| {
+            connection
+                .query_row(
+                    "SELECT user_text FROM asks JOIN replies USING (request_key)
+                     WHERE model = ?1 AND prompt_version = ?2 AND image_sha256 IS NULL AND turn = 0 AND status = 200
+                     LIMIT 1",
+                    params![model, prompt_version],
+                    |row| row.get(0),
+                )
+                .optional()
+        })
+    }
+
     /// Whether anything was asked in a round of another model.
     pub fn knows_other_models(&self, scope: &str, round: u32, model: &str) -> Result<bool> {
         self.read(|connection| {
