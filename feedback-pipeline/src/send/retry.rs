@@ -300,8 +300,12 @@ mod tests {
     }
 
     fn status(status: u16, hints: Hints, kind: &str, code: &str, message: &str) -> Failure {
-        let error =
-            ServiceError { kind: kind.into(), code: code.into(), message: message.into(), ..ServiceError::default() };
+        let error = ServiceError {
+            kind: kind.into(),
+            code: code.into(),
+            message: message.into(),
+            ..ServiceError::default()
+        };
         Failure::Status { status, hints, error }
     }
 

@@ -127,15 +127,17 @@ impl Drop for Lent {
 mod tests {
     use super::*;
     use crate::items::Kind;
-    use crate::teacher::Template;
+    use crate::teacher::catalogue::{Model, Service};
     use crate::teacher::picture_tests::{overwrite, picture_of};
+    use crate::teacher::{Dialect, Template};
     use http_body::Body as _;
     use schemas::settings::Settings;
 
     fn body(bytes: &[u8]) -> (Body, Arc<crate::teacher::Picture>) {
         let mut settings = Settings::default().teacher;
         settings.provider = schemas::settings::Provider::Anthropic;
-        let template = Template::new(&settings, Kind::Scores, "Be fair.", "{}");
+        let dialect = Dialect::new(&settings, &Model::default(), &Service::default());
+        let template = Template::new(&dialect, "m", Kind::Scores, "Be fair.", "{}");
         let picture = Arc::new(picture_of(bytes));
         (template.body(Some(&picture), "text", &[]), picture)
     }
