@@ -91,6 +91,7 @@ impl Session {
                 started_at_ms,
                 replied_at_ms: TimestampMs::now().0,
                 latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
+                dialect: None,
             };
             match outcome {
                 Ok((raw, usage)) => {
@@ -126,14 +127,10 @@ impl Session {
                         Some(_) => return None,
                         None => self.attempts_ended.send_modify(|ended| *ended += 1),
                     }
-                    let reason = match failure {
-                        // The item's own fault, whatever the service does with others.
-                        Failure::Picture(ref reason) => reason.clone(),
-                        _ => match self.after(slot, &failure, &mut effort).await {
-                            After::Again => continue,
-                            After::End => return None,
-                            After::Keep(reason) => reason,
-                        },
+                    let reason = match self.after(slot, &failure, &mut effort).await {
+                        After::Again => continue,
+                        After::End => return None,
+                        After::Keep(reason) => reason,
                     };
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {

@@ -134,6 +134,9 @@ impl Session {
     /// What a failed attempt, which had `slot`, leads to; waits without the slot where it is to be made again.
     pub(super) async fn after(&self, slot: Slot, failure: &Failure, effort: &mut Effort) -> After {
         let is_load = slot.failed(failure);
+        if let Failure::Picture(why) = failure {
+            return After::Keep(why.clone()); // the item's own fault, whatever the service does with others
+        }
         if effort.attempts == 1 {
             self.evidence.first_attempt(true);
         }

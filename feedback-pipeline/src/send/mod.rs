@@ -14,6 +14,7 @@ pub mod retry;
 pub(crate) mod runtime;
 mod session;
 pub mod single;
+mod spool;
 pub mod stop;
 mod upload;
 

@@ -181,6 +181,7 @@ impl Session {
             started_at_ms: now,
             replied_at_ms: now,
             latency_ms: 0,
+            dialect: None,
         };
         if self.cache.replies(&question.key)?.is_empty() {
             self.cache.writer().reply(Some(self.ask_row(question)), question.key, reply).await?;

@@ -194,7 +194,7 @@ impl Run<'_> {
             )?;
             self.counter = Some(counter);
         }
-        let mut chunk = Chunk::new(session.teacher.provider);
+        let mut chunk = Chunk::new(session.teacher.provider)?;
         let mut of_chunk = 0.0;
         let mut claims = Vec::new(); // held until the wave ends
         for next in plan {
@@ -221,29 +221,24 @@ impl Run<'_> {
                 wave.given_up += 1;
                 continue;
             }
-            let body = match template.body(image, &question.text, &follow_ups).to_bytes() {
-                Ok(body) => body,
-                Err(error) => {
-                    question.unsent = Some(error.to_string());
-                    session.note(Next::Unsendable(question), true).await?;
-                    continue;
-                }
-            };
+            let body = template.body(image, &question.text, &follow_ups);
             let dollars = self.likely_dollars(&question, &follow_ups);
             if dollars > room {
                 wave.too_dear = Some(dollars);
                 break;
             }
-            room -= dollars;
             if !chunk.has_room(&body) {
-                let full = std::mem::replace(&mut chunk, Chunk::new(session.teacher.provider));
+                let full = std::mem::replace(&mut chunk, Chunk::new(session.teacher.provider)?);
                 wave.sent += self.send(full, std::mem::take(&mut of_chunk)).await?;
             }
+            let entry = Entry { sent_key, ask: session.ask_row(&question), turn: follow_ups.len() as u32 };
+            if let Err(error) = chunk.push(&body, entry)? {
+                question.unsent = Some(error.to_string());
+                session.note(Next::Unsendable(question), true).await?;
+                continue;
+            }
+            room -= dollars;
             of_chunk += dollars;
-            chunk.push(
-                &body,
-                Entry { sent_key, ask: session.ask_row(&question), turn: follow_ups.len() as u32 },
-            );
         }
         if !chunk.is_empty() {
             wave.sent += self.send(chunk, of_chunk).await?;
@@ -269,7 +264,7 @@ impl Run<'_> {
     /// Writes a batch down, sends it, and writes its id down.
     async fn send(&self, chunk: Chunk, likely_usd: f64) -> Result<usize> {
         let session = self.session;
-        let (plan, body, entries) = chunk.finish();
+        let (plan, body, bytes, entries) = chunk.finish()?;
         let count = entries.len();
         let mut batch = Batch {
             plan,
@@ -284,7 +279,7 @@ impl Run<'_> {
         };
         session.cache.plan_batch(batch.clone(), entries)?;
         session.budget.pay(likely_usd); // until it is collected
-        let megabytes = body.len() as f64 / 1e6;
+        let megabytes = bytes as f64 / 1e6;
         let id = self.service.submit(&mut batch, body).await?;
         session.cache.batch_sent(&batch.plan, &id)?;
         (0..count).for_each(|_| session.progress.sent());

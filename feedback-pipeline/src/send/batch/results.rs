@@ -244,6 +244,7 @@ impl Run<'_> {
             started_at_ms: batch.planned_at_ms,
             replied_at_ms: now,
             latency_ms: u32::try_from(now.saturating_sub(batch.planned_at_ms)).unwrap_or(u32::MAX),
+            dialect: None,
         };
         self.session.cache.writer().fetched(key, reply)
     }
