@@ -160,7 +160,7 @@ impl InFlight {
         state.count(true);
         let is_queued = latency > QUEUED * least;
         if is_queued && latency > self.timeout_secs / 2.0 {
-            self.lower(&mut state, now);
+            self.lower(&mut state, departed, now);
         } else if state.full_at.is_some_and(|at| at >= departed)
             && !(is_queued && latency > self.timeout_secs / 4.0)
         {
@@ -186,15 +186,17 @@ impl InFlight {
                 Failure::Broken(_) | Failure::Picture(_) | Failure::Status { .. } => return false,
             };
         if is_load && is_new {
-            self.lower(&mut state, now);
+            self.lower(&mut state, departed, now);
         }
         // What left before the limit was lowered is part of the same load.
         is_load || (!is_new && matches!(failure, Failure::TimedOut | Failure::Unreachable(_)))
     }
 
-    /// Halves the limit.
-    fn lower(&self, state: &mut State, now: Instant) {
-        let limit = (state.limit.min(state.out as f64) / 2.0).floor().max(1.0);
+    /// Halves the limit, or what was in flight where that is less, after a request that left at `departed`.
+    fn lower(&self, state: &mut State, departed: Instant, now: Instant) {
+        let was_full = state.full_at.is_some_and(|at| at >= departed);
+        let used = if was_full { state.limit } else { state.limit.min(state.out as f64) };
+        let limit = (used / 2.0).floor().max(1.0);
         // Where no reply came since it was lowered the last time, the service may be down: it tells nothing of what it takes.
         if state.lowered_at.is_none() || state.good > 0.0 {
             state.threshold = limit;
