@@ -6,6 +6,8 @@
 mod again;
 #[path = "collect/batch.rs"]
 mod batch;
+#[path = "collect/blame.rs"]
+mod blame;
 #[path = "collect/disk.rs"]
 mod disk;
 #[path = "collect/estimate.rs"]
