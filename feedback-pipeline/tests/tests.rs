@@ -9,3 +9,4 @@ mod judging;
 mod reference;
 mod report;
 mod status;
+mod store;

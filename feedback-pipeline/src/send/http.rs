@@ -1,6 +1,7 @@
 //! One attempt over HTTP: pooled connections, a key that no one prints, and the reply as it came.
 
 use crate::error::{Error, Result};
+use crate::send::headers;
 use crate::send::retry::Failure;
 use crate::send::spool::Spooled;
 use crate::send::upload::Upload;
@@ -94,7 +95,7 @@ impl HttpClient {
         // A second process-wide provider is refused, and that is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
-            .default_headers(headers(settings, auth, key)?)
+            .default_headers(default_headers(settings, auth, key)?)
             .user_agent(concat!("collect-feedback/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(15))
             .timeout(Duration::from_secs(settings.timeout_secs))
@@ -113,6 +114,11 @@ impl HttpClient {
     /// Where requests go.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Whether the service is known to tell its limit of requests by the minute.
+    pub fn counts_by_the_minute(&self) -> bool {
+        self.address.endpoint().host_str().is_some_and(headers::counts_by_the_minute)
     }
 
     /// Headers without those that quote our key.
@@ -209,7 +215,7 @@ impl HttpClient {
 
 /// Headers of every request. Servers of one's own that speak the Messages API may want the key as a bearer token, so at an
 /// address that was given it is sent in both ways.
-fn headers(settings: &TeacherSettings, auth: Auth, key: Option<&Secret>) -> Result<HeaderMap> {
+fn default_headers(settings: &TeacherSettings, auth: Auth, key: Option<&Secret>) -> Result<HeaderMap> {
     let secret = |text: String| {
         let mut value = HeaderValue::from_str(&text)
             .map_err(|_| Error::bad_input("API key", "expected printable characters, found others"))?;

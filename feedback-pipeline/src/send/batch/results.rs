@@ -173,7 +173,9 @@ impl Run<'_> {
                 let failure = Failure::Status { status, hints: Hints::default(), error };
                 let effort = Effort { attempts: *tries, ..Effort::new(Duration::MAX) };
                 match retry::decide(&failure, effort) {
-                    Decision::Reject { .. } => return Outcome::Refused(status, body),
+                    Decision::Reject { .. } | Decision::Forbidden { .. } => {
+                        return Outcome::Refused(status, body);
+                    }
                     Decision::Stop { why, hint } => return Outcome::Stop(Error::Service { why, hint }),
                     Decision::Again { .. } | Decision::GiveUp { .. } => failure,
                 }
@@ -242,6 +244,7 @@ impl Run<'_> {
             started_at_ms: batch.planned_at_ms,
             replied_at_ms: now,
             latency_ms: u32::try_from(now.saturating_sub(batch.planned_at_ms)).unwrap_or(u32::MAX),
+            dialect: None,
         };
         self.session.cache.writer().fetched(key, reply)
     }

@@ -250,7 +250,7 @@ impl<'a> Service<'a> {
     /// Waits before another attempt; an error where there should be none.
     async fn wait_after(&self, failure: &Failure, effort: &mut Effort) -> Result<()> {
         effort.attempts += 1;
-        effort.failed(failure);
+        effort.failed(failure, false, false);
         let (why, hint) = match retry::decide(failure, *effort) {
             Decision::Again { after } => {
                 tracing::debug!(?failure, ?after, "asked again");
@@ -258,6 +258,7 @@ impl<'a> Service<'a> {
                 return self.pause(after).await;
             }
             Decision::Stop { why, hint } => (why, hint),
+            Decision::Forbidden { why, hint } => (why, Some(hint)),
             Decision::Reject { reason } => {
                 (reason, Some("does this service have a batch API? Run without --batch"))
             }
