@@ -16,12 +16,12 @@ use crate::request::Question;
 use crate::send::in_flight::Slot;
 use crate::send::retry::{self, Decision, Effort, Failure};
 use crate::teacher;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A service that refuses this many attempts of a request before it took any is asked no more.
+/// A service that refuses this many requests before it accepted any is asked no more.
 const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
 /// Attempts for which a refusal that may be about the key or about the item is asked again, until others tell.
 const MOST_FORBIDDEN: u32 = 5;
@@ -53,6 +53,8 @@ pub struct Evidence {
     /// Whether an item has a usable answer.
     has_answer: AtomicBool,
     probes: tokio::sync::Mutex<Probes>,
+    /// Requests that were refused before any was accepted.
+    refused: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +76,11 @@ struct Seen {
 }
 
 impl Evidence {
+    /// Counts a request that was refused before any was accepted; returns how many there are.
+    fn refused_before_any(&self) -> u32 {
+        self.refused.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,7 +181,9 @@ impl Session {
                 return After::Keep(reason);
             }
             // The first requests of all are refused: their fault, or that of the settings? Others will tell.
-            Decision::Reject { .. } if effort.attempts < BAD_REQUESTS_BEFORE_ANY_SUCCESS => {
+            Decision::Reject { .. }
+                if self.evidence.refused_before_any() < BAD_REQUESTS_BEFORE_ANY_SUCCESS =>
+            {
                 Duration::from_secs(1)
             }
             Decision::Reject { reason } => return self.end(reason, ALL_REFUSED),
