@@ -109,6 +109,11 @@ impl Effort {
 }
 
 impl Failure {
+    /// Whether it says that what was asked about is refused, however it is asked.
+    pub fn is_about_the_input(&self) -> bool {
+        matches!(self, Self::Status { error, .. } if is_flagged(error))
+    }
+
     /// Whether it says that the key lacks a right.
     pub fn is_about_rights(&self) -> bool {
         let Self::Status { error, .. } = self else { return false };
