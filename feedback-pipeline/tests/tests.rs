@@ -7,5 +7,6 @@ mod fuzz;
 mod import;
 mod judging;
 mod reference;
+mod replies;
 mod report;
 mod status;

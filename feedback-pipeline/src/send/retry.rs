@@ -169,7 +169,7 @@ fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
     }
     match status {
         401 => Some("check the key in ANTHROPIC_API_KEY or OPENAI_API_KEY"),
-        403 => Some("the key may not use this model or this service"),
+        403 if !error.is_moderation() => Some("the key may not use this model or this service"),
         404 => Some("check --model and --base-url"),
         400 if code("model_not_found") => Some("check --model"),
         _ => None,
@@ -200,7 +200,12 @@ mod tests {
     }
 
     fn status(status: u16, hints: Hints, kind: &str, code: &str, message: &str) -> Failure {
-        let error = ServiceError { kind: kind.into(), code: code.into(), message: message.into() };
+        let error = ServiceError {
+            kind: kind.into(),
+            code: code.into(),
+            message: message.into(),
+            ..ServiceError::default()
+        };
         Failure::Status { status, hints, error }
     }
 
