@@ -62,8 +62,10 @@ fn said(provider: Provider, content: Value, end: &str) -> Value {
         }
         (Provider::Anthropic, content) => json!({"type": "message", "content": content, "stop_reason": end,
             "usage": {"input_tokens": 210, "output_tokens": 31}}),
-        (_, content) => json!({"choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": end}],
-            "usage": {"prompt_tokens": 210, "completion_tokens": 31}}),
+        (_, content) => {
+            json!({"choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": end}],
+            "usage": {"prompt_tokens": 210, "completion_tokens": 31}})
+        }
     }
 }
 
@@ -75,7 +77,8 @@ fn through_a_batch(provider: Provider, body: &str) -> Vec<u8> {
             format!(r#"{{"custom_id":"{id}","result":{{"type":"succeeded","message":{body}}}}}"#).as_bytes(),
         ),
         _ => openai::line(
-            format!(r#"{{"custom_id":"{id}","response":{{"status_code":200,"body":{body}}},"error":null}}"#).as_bytes(),
+            format!(r#"{{"custom_id":"{id}","response":{{"status_code":200,"body":{body}}},"error":null}}"#)
+                .as_bytes(),
         ),
     };
     match read.map(|line| line.answered) {
@@ -143,7 +146,9 @@ fn answers_that_stay_different_are_a_reject() {
             let text = format!("{} or {}", asked.draft, asked.answer);
             let body = said(provider, json!(text), "stop").to_string();
             let replies = [(200, body.as_bytes()); 3];
-            let Verdict::Reject { reason, reply } = verdict::judge(provider, &asked.content, replies) else { panic!() };
+            let Verdict::Reject { reason, reply } = verdict::judge(provider, &asked.content, replies) else {
+                panic!()
+            };
             assert_eq!((reason.as_str(), reply), ("malformed: it holds several different answers", text));
         }
     }
@@ -159,11 +164,14 @@ fn only_what_is_needed_is_read_strictly() {
                 is_answer(provider, &asked, &said(provider, content, "stop").to_string());
             }
             let mut odd = said(provider, json!(asked.answer), "stop");
-            let odd_fields = json!({"error": null, "stop_reason": 0, "stop_details": "none", "service_tier": 1});
+            let odd_fields =
+                json!({"error": null, "stop_reason": 0, "stop_details": "none", "service_tier": 1});
             odd.as_object_mut().unwrap().extend(odd_fields.as_object().unwrap().clone());
             if let Some(choice) = odd.pointer_mut("/choices/0") {
-                (choice["finish_reason"], choice["error"], choice["logprobs"]) = (json!(0), json!({}), json!("none"));
-                (choice["message"]["refusal"], choice["message"]["annotations"]) = (json!(false), json!("none"));
+                (choice["finish_reason"], choice["error"], choice["logprobs"]) =
+                    (json!(0), json!({}), json!("none"));
+                (choice["message"]["refusal"], choice["message"]["annotations"]) =
+                    (json!(false), json!("none"));
             }
             odd["usage"]["prompt_tokens_details"] = json!("none");
             is_answer(provider, &asked, &odd.to_string());
@@ -178,7 +186,11 @@ fn broken_characters_cost_no_reply() {
         let body = said(provider, json!(r#"{"rationale":"Ice floats @."}"#), "stop").to_string();
         for broken in [r"\ud83d", r"\\ud83d", r"\udc00"] {
             for verdict in judged(provider, &content, &body.replace('@', broken)) {
-                assert_eq!(verdict, Verdict::Answer(Answer::Correction("Ice floats \u{fffd}.".into())), "{broken}");
+                assert_eq!(
+                    verdict,
+                    Verdict::Answer(Answer::Correction("Ice floats \u{fffd}.".into())),
+                    "{broken}"
+                );
             }
         }
         let mut bytes = body.replace('@', "#").into_bytes();
@@ -206,7 +218,12 @@ fn wrapped_bodies_are_read() {
                 (201, body.into_bytes()),
             ] {
                 let verdict = verdict::judge(provider, &asked.content, [(status, wrapped.as_slice())]);
-                assert_eq!(verdict, Verdict::Answer(asked.read.clone()), "{}", String::from_utf8_lossy(&wrapped));
+                assert_eq!(
+                    verdict,
+                    Verdict::Answer(asked.read.clone()),
+                    "{}",
+                    String::from_utf8_lossy(&wrapped)
+                );
                 let usage = teacher::open(provider, &wrapped).unwrap().usage;
                 assert_eq!(usage, Some(Usage { input: 210, output: 31, ..Usage::default() }));
             }
@@ -216,7 +233,8 @@ fn wrapped_bodies_are_read() {
 
 /// A reply as a stream of events, in pieces of a few characters.
 fn events(provider: Provider, text: &str) -> String {
-    let pieces: Vec<String> = text.as_bytes().chunks(7).map(|piece| String::from_utf8_lossy(piece).into_owned()).collect();
+    let pieces: Vec<String> =
+        text.as_bytes().chunks(7).map(|piece| String::from_utf8_lossy(piece).into_owned()).collect();
     let mut events = Vec::new();
     if provider == Provider::Anthropic {
         events.push(json!({"type": "message_start", "message": {"content": [], "usage": {"input_tokens": 210, "output_tokens": 1}}}));
@@ -226,7 +244,9 @@ fn events(provider: Provider, text: &str) -> String {
         events.push(json!({"type": "message_stop"}));
     } else {
         events.push(json!({"choices": [{"index": 0, "delta": {"reasoning_content": "{\"better\":\"tie\"}"}, "finish_reason": null}], "usage": null}));
-        events.extend(pieces.iter().map(|piece| json!({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": null}]})));
+        events.extend(pieces.iter().map(
+            |piece| json!({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": null}]}),
+        ));
         events.push(json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}));
         events.push(json!({"choices": [], "usage": {"prompt_tokens": 210, "completion_tokens": 31}}));
     }
@@ -242,12 +262,16 @@ fn events(provider: Provider, text: &str) -> String {
 fn streams_that_end_early_are_no_replies() {
     for provider in PROVIDERS {
         let whole = events(provider, r#"{"better":"A"}"#);
-        let cut = &whole[..whole.find("finish_reason\":\"stop").or(whole.find("message_delta")).unwrap() - 60];
+        let cut =
+            &whole[..whole.find("finish_reason\":\"stop").or(whole.find("message_delta")).unwrap() - 60];
         assert!(matches!(teacher::open(provider, cut.as_bytes()), Err(Unopened::NotAReply(_))), "{cut}");
         let failed = format!("{cut}\n\ndata: {{\"error\":{{\"message\":\"lost\",\"code\":503}}}}\n\n");
         let lines = failed.lines().filter(|line| !line.starts_with("data: {") || line.ends_with('}'));
         let failed = lines.collect::<Vec<_>>().join("\n");
-        assert!(matches!(teacher::open(provider, failed.as_bytes()), Err(Unopened::Error { status: 503, .. })), "{failed}");
+        assert!(
+            matches!(teacher::open(provider, failed.as_bytes()), Err(Unopened::Error { status: 503, .. })),
+            "{failed}"
+        );
     }
 }
 
@@ -294,7 +318,10 @@ fn errors_inside_a_200_are_what_they_name() {
             (json!({"error": "Wrong API key: invalid"}), 401),
             (json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}), 529),
             (json!([{"error": {"code": 503, "message": "Busy", "status": "UNAVAILABLE"}}]), 503),
-            (json!({"object": "error", "message": "Busy", "type": "service_unavailable", "code": "3000"}), 503),
+            (
+                json!({"object": "error", "message": "Busy", "type": "service_unavailable", "code": "3000"}),
+                503,
+            ),
             (json!({"detail": "Not authenticated"}), 401),
         ];
         for (body, status) in table {
@@ -307,7 +334,10 @@ fn errors_inside_a_200_are_what_they_name() {
     let lost = json!({"message": {"content": ""}, "finish_reason": "error", "error": {"code": 504, "message": "lost"}});
     assert_eq!(choice(lost), (504, "lost".to_owned()));
     assert_eq!(choice(json!({"message": {"content": ""}, "finish_reason": "error"})).0, 502);
-    assert_eq!(choice(json!({"message": {"content": ""}, "finish_reason": "insufficient_system_resource"})).0, 503);
+    assert_eq!(
+        choice(json!({"message": {"content": ""}, "finish_reason": "insufficient_system_resource"})).0,
+        503
+    );
     for choices in [json!([]), json!(null)] {
         let body = json!({"choices": choices, "usage": {"prompt_tokens": 210, "completion_tokens": 0}});
         assert_eq!(of(Provider::OpenAi, body), (502, "the reply holds no choices".to_owned()));
@@ -329,9 +359,18 @@ fn usage_that_cannot_be_is_unknown() {
         };
         assert_eq!(usage(of(json!("210"), json!("31"))), Ok(Some((210, 31))));
         for unknown in [
-            json!({}), json!([]), json!(null), json!("none"), json!(7), of(json!(0), json!(0)), of(json!(210), json!(0)),
-            of(json!(u64::MAX), json!(i64::MAX)), of(json!(-210), json!(31)), of(json!("many"), json!(31)),
-            of(json!(null), json!(31)), of(json!(210), json!(1e12)),
+            json!({}),
+            json!([]),
+            json!(null),
+            json!("none"),
+            json!(7),
+            of(json!(0), json!(0)),
+            of(json!(210), json!(0)),
+            of(json!(u64::MAX), json!(i64::MAX)),
+            of(json!(-210), json!(31)),
+            of(json!("many"), json!(31)),
+            of(json!(null), json!(31)),
+            of(json!(210), json!(1e12)),
         ] {
             assert_eq!(usage(unknown.clone()), Ok(None), "{provider:?}: {unknown}");
         }

@@ -119,7 +119,7 @@ pub fn decide(failure: &Failure, effort: Effort) -> Decision {
 
 fn decide_status(status: u16, hints: Hints, error: &ServiceError, effort: Effort) -> Decision {
     let why = format!("HTTP {status}, {error}");
-    if let Some(hint) = final_for_all(status, error) {
+    if let Some(hint) = final_for_all(error.effective_status(status), error) {
         return Decision::Stop { why, hint: Some(hint) };
     }
     if let Some(reason) = final_for_item(status, error)
@@ -268,6 +268,8 @@ mod tests {
                 "stop",
             ),
             (status(400, none, "", "model_not_found", ""), "stop"),
+            (status(400, none, "INVALID_ARGUMENT", "400", "API key not valid."), "stop"),
+            (status(403, none, "", "403", "Your input was flagged for \"x\"."), "reject"),
             (status(400, none, "invalid_request_error", "", "messages: bad"), "reject"),
             (status(400, none, "", "context_length_exceeded", ""), "reject"),
             (status(400, none, "invalid_request_error", "", "prompt is too long: 9 tokens"), "reject"),

@@ -220,7 +220,7 @@ pub fn final_for_item(status: u16, error: &ServiceError) -> Option<String> {
     match status {
         400 | 413 | 422 if too_large => Some(TOO_LARGE.to_owned()),
         400 | 403 | 422 | 451 if error.is_moderation() => Some(format!("refusal: {error}")),
-        400 | 422 => Some(format!("bad request: {error}")),
+        400 | 422 if !error.is_bad_key() => Some(format!("bad request: {error}")),
         _ => None,
     }
 }
