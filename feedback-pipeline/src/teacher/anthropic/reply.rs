@@ -29,7 +29,9 @@ pub(in crate::teacher) fn open(reply: &Value) -> Result<Envelope, Unopened> {
         ended,
         usage: None,
     };
-    Ok(envelope.with_usage(Usage::of_message(reply.get("usage"))))
+    let usage = reply.get("usage");
+    // Some gateways translate the reply, but not its usage.
+    Ok(envelope.with_usage(Usage::of_message(usage).or_else(|| Usage::of_completion(usage))))
 }
 
 #[cfg(test)]
@@ -54,6 +56,12 @@ mod tests {
             ("{}", true, Ended::Truncated)
         );
         assert_eq!(envelope.usage, Some(Usage { input: 7, cache_write: 3, cache_read: 4, output: 2 }));
+    }
+
+    #[test]
+    fn usage_under_the_names_of_the_other_api() {
+        let reply = json!({"content": "{}", "usage": {"prompt_tokens": 7, "completion_tokens": 2}});
+        assert_eq!(open(&reply).unwrap().usage, Some(Usage { input: 7, output: 2, ..Usage::default() }));
     }
 
     #[test]

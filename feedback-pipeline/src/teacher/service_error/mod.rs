@@ -170,7 +170,7 @@ impl ServiceError {
             (503, &["overloaded", "at capacity", "unavailable", "try again later"]),
             (504, &["timed out", "timeout", "deadline"]),
             (401, &["unauthorized", "authentication failed", "not authenticated"]),
-            (404, &["model not found", "no such model"]),
+            (404, &["model not found", "no such model", "not found, try pulling"]),
         ];
         if self.is_moderation() {
             return 403;
