@@ -27,6 +27,8 @@ test: setup ## the whole test suite; the last line counts the tests
 		"$(PYTHON) -m unittest discover -s tests/setup 2>&1" \
 		"$(CARGO) build --release --workspace" \
 		"$(PYTHON) -m unittest discover -s tests/notebook 2>&1" \
+		"$(PYTHON) -m unittest discover -s tests/sdk 2>&1" \
+		"$(PYTHON) -m unittest discover -s tests/gateway 2>&1" \
 		"$(CARGO) test --release --workspace --no-fail-fast"
 
 bench: build ## measure speed beside the peers in ARES_PEERS

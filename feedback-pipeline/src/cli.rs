@@ -137,12 +137,10 @@ pub fn run(cli: Cli) -> Result<()> {
     if let Some(Command::Status { json }) = cli.command {
         return if json { status::run_json(&dataset) } else { status::run(&dataset) };
     }
-    let context = Context {
-        batch: cli.batch,
-        retry_rejects: cli.retry_rejects,
-        abandoned: cli.abandon_batch,
-        ..Context::new(dataset, resolved)
-    };
+    let mut context = Context::new(dataset, resolved);
+    context.batch = cli.batch;
+    context.retry_rejects = cli.retry_rejects;
+    context.abandoned = cli.abandon_batch;
     if matches!(cli.command, Some(Command::Rebuild)) {
         let rows = rebuild::all(&context.dataset, &context.provenance)?;
         schemas::say!(
@@ -325,9 +323,9 @@ fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {
             );
         }
         schemas::say!("  output tokens   {:>12}", estimate.usage.output);
-        match price {
+        match &price {
             Some(price) => {
-                let (dollars, batches) = (estimate.dollars(&price), estimate.dollars_in_batches(&price));
+                let (dollars, batches) = (estimate.dollars(price), estimate.dollars_in_batches(price));
                 schemas::say!("  dollars         {dollars:>12.4}  (with --batch {batches:.4})");
             }
             None => schemas::say!("  dollars         {:>12}", "not known"),

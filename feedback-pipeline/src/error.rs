@@ -32,7 +32,7 @@ pub enum Error {
     )]
     Budget { max_usd: f64, spent_usd: f64, next_usd: f64 },
 
-    #[error("the service does not go on: {why}")]
+    #[error("the Teacher service failed: {why}")]
     Service { why: String, hint: Option<&'static str> },
 
     #[error("interrupted; every paid reply is kept")]

@@ -10,3 +10,4 @@ mod reference;
 mod replies;
 mod report;
 mod status;
+mod store;

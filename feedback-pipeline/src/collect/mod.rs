@@ -102,7 +102,7 @@ impl Context {
             schemas::warn!("note: {note}");
         }
         let rejected = completed.rejected;
-        let stopped = session.stop.take_reason();
+        let stopped = session.stopped();
         if pending == 0 && stopped.is_none() {
             return Ok(Outcome::NothingDue { answered: all - rejected.min(all), rejected });
         }
@@ -114,7 +114,7 @@ impl Context {
             ),
             counts,
             sent: session.progress.attempts(),
-            dollars: session.price.map(|_| session.progress.dollars()),
+            dollars: session.price.as_ref().map(|_| session.progress.dollars()),
             without_usage: session.stats.without_usage.load(Ordering::Relaxed),
             stopped,
         })

@@ -3,18 +3,25 @@
 use crate::error::{Error, Result};
 use crate::items::Job;
 use crate::request::Questions;
-use crate::request::prompt::SystemPrompt;
-use crate::send::budget::{Budget, Price, Prices};
+use crate::request::image::ImageLimits;
+use crate::request::prompt::{self, SystemPrompt};
+use crate::send::budget::Budget;
+use crate::send::fault::Evidence;
 use crate::send::http::HttpClient;
+use crate::send::in_flight::InFlight;
 use crate::send::pace::Pace;
 use crate::send::progress::Progress;
+use crate::send::rejects::Rejects;
 use crate::send::stop::Stop;
 use crate::send::{ServiceStats, Session};
 use crate::store::Cache;
-use crate::teacher::{self, Secret};
+use crate::teacher::catalogue::{Catalogue, Model, Price, Service};
+use crate::teacher::{self, Address, Dialect, Dialects, Secret, Template};
 use schemas::settings::{Provider, Resolved, Settings};
 use schemas::{Dataset, Provenance, TimestampMs};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use tokio::sync::watch;
 
 /// Room on the disk for one reply with its request, about.
 const BYTES_PER_REPLY: u64 = 16 << 10;
@@ -41,6 +48,21 @@ pub struct Context {
     pub abandoned: Vec<String>,
     /// When the run began, in ms since 1970.
     pub began_ms: i64,
+    /// Who is asked, once that is known.
+    teacher: OnceLock<Asked>,
+}
+
+/// Who is asked: what is known of the model and the service, where it is, and how requests are written.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The model.
+    pub model: Model,
+    /// The service.
+    pub service: Service,
+    /// Where it is.
+    pub address: Address,
+    /// How requests are written; what one job learns holds for the next.
+    pub dialects: Arc<Dialects>,
 }
 
 impl Context {
@@ -57,6 +79,7 @@ impl Context {
             retry_rejects: false,
             abandoned: Vec::new(),
             began_ms: TimestampMs::now().0,
+            teacher: OnceLock::new(),
         }
     }
 
@@ -65,10 +88,10 @@ impl Context {
         if self.settings.teacher.provider == Provider::Reference {
             return Ok(Some(Price::FREE));
         }
-        let price = Prices::load(&self.settings.budget.prices)?.of(&self.model);
+        let price = self.asked()?.model.price.clone();
         if price.is_none() && self.settings.budget.max_usd.is_some() {
             let message = format!(
-                "expected a model with a known price, found `{}`: add it to a copy of prices.toml and name that with --prices",
+                "expected a model with a known price, found `{}`: write its price into a file and name that with --prices",
                 self.model
             );
             return Err(Error::bad_input("--max-usd", message));
@@ -76,43 +99,90 @@ impl Context {
         Ok(price)
     }
 
-    /// What `due` items of a job are asked with.
-    pub fn session(&self, job: &Job, prompt: SystemPrompt, due: usize) -> Result<Session> {
+    /// Who is asked.
+    ///
+    /// # Errors
+    /// Where the address or a file of models is malformed.
+    pub fn asked(&self) -> Result<&Asked> {
+        if let Some(asked) = self.teacher.get() {
+            return Ok(asked);
+        }
+        let settings = &self.settings.teacher;
+        let address = Address::of(settings)?;
+        let catalogue = Catalogue::load(&settings.models, &self.settings.budget.prices)?;
+        let (mut model, service) =
+            (catalogue.model_or_unlisted(&self.model), catalogue.service(&address.host_and_port()));
+        model.price = model.price.map(|price| price.times(service.price_factor));
+        let dialects = Arc::new(Dialects::new(Dialect::new(settings, &model, &service)));
+        Ok(self.teacher.get_or_init(|| Asked { model, service, address, dialects }))
+    }
+
+    /// What the items of a job are asked with, in the dialect that a run begins with.
+    ///
+    /// # Errors
+    /// As [`Context::asked`], and where the dataset's list of missing pictures cannot be read.
+    pub fn questions(&self, job: &Job, prompt: &SystemPrompt) -> Result<Questions> {
+        let Asked { service, dialects, .. } = self.asked()?;
+        let teacher = &self.settings.teacher;
+        let schema = prompt::schema(job.kind);
+        let template = Template::new(dialects.first(), &self.model, job.kind, &prompt.text, schema);
+        let mut limits = ImageLimits::new(teacher.provider, teacher.max_image_edge);
+        limits.takes_gif |= service.takes_gif;
+        if let Some(most) = service.max_image_bytes.and_then(|most| usize::try_from(most).ok()) {
+            limits.max_bytes = limits.max_bytes.min(most);
+        }
+        Questions::new(&self.dataset, teacher, job, template, limits)
+    }
+
+    /// What `pending` items of a job are asked with.
+    ///
+    /// # Errors
+    /// Where the settings do not say whom to ask, the cache cannot be opened, or the disk is full.
+    pub fn session(&self, job: &Job, prompt: SystemPrompt, pending: usize) -> Result<Session> {
         let teacher = &self.settings.teacher;
         let limits = &self.settings.limits;
+        let Asked { model, service, address, dialects } = self.asked()?.clone();
         let price = self.price()?.map(|price| if self.batch { price.in_batch() } else { price });
         let transport = match teacher.provider {
             Provider::Reference => None,
-            _ => Some(HttpClient::new(
-                teacher,
-                Secret::from_environment(teacher)?.as_ref(),
-                limits.concurrency,
-            )?),
+            _ => {
+                let key = Secret::from_environment(teacher)?;
+                Some(HttpClient::new(teacher, &address, service.auth, key.as_ref(), limits.concurrency)?)
+            }
         };
+        let takes_all = transport.is_none();
+        let timeout = Duration::from_secs(teacher.timeout_secs);
         let cache = Cache::open(&self.dataset.feedback_path())?;
         // What runs in batches at the service will be charged, so it counts as spent until it is.
         let spent = cache.spent_usd()? + cache.lost_usd()? + cache.running_usd()?;
         if transport.is_some() {
-            let replies = u64::from(limits.concurrency).min(due as u64).clamp(1, 4_096);
+            let replies = u64::from(limits.concurrency).min(pending as u64).clamp(1, 4_096);
             cache.make_room(replies * BYTES_PER_REPLY)?;
         }
-        let good_before = due <= FEW_ITEMS && cache.has_answers(&self.model, &prompt.version)?;
+        let good_before = pending <= FEW_ITEMS && cache.has_answers(&self.model, &prompt.version)?;
+        let questions = self.questions(job, &prompt)?;
+        let concurrency =
+            service.max_in_flight.map_or(limits.concurrency, |most| most.min(limits.concurrency));
         Ok(Session {
             job: job.clone(),
             scope: job.scope().into(),
             model: self.model.clone(),
-            questions: Questions::new(&self.dataset, teacher, job, &prompt)?,
+            known: model,
+            template: Mutex::new((0, Arc::new(questions.template.clone()))),
+            questions,
+            attempts_ended: watch::Sender::new(0),
             prompt,
-            pace: Pace::new(limits, teacher.max_output_tokens),
+            pace: Pace::new(limits, dialects.first().max_output_tokens),
             budget: Budget::new(self.settings.budget.max_usd, spent),
             price,
             transport,
-            slots: Arc::new(tokio::sync::Semaphore::new(
-                usize::try_from(limits.concurrency).unwrap_or(1).max(1),
-            )),
-            progress: Progress::new(job, due as u64),
+            slots: InFlight::new(concurrency, timeout, takes_all),
+            progress: Progress::new(job, pending as u64),
             stop: Stop::default(),
+            evidence: Evidence::default(),
+            rejects: Rejects::default(),
             stats: ServiceStats { good_before, ..ServiceStats::default() },
+            dialects,
             abandoned: self.abandoned.clone(),
             teacher: teacher.clone(),
             cache,

@@ -5,6 +5,7 @@ use crate::items::{Content, Item, Kind};
 use crate::request::image::Shown;
 use schemas::Problem;
 use schemas::provenance::sha256_hex;
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -67,11 +68,17 @@ pub fn user_text(item: &Item, shown: &Shown) -> String {
 }
 
 /// Whether a request's text block was about what the item says now. Items are named by their place (problem, round,
-/// sample), and a stage that was done again says other things under the same name. White space does not count.
+/// sample), and a stage that was done again says other things under the same name. White space does not count, nor does how
+/// tags in a text were made harmless: earlier versions did it in another way.
 pub fn is_about(user_text: &str, item: &Item) -> bool {
     let mut content = String::with_capacity(1024);
     content_block(&mut content, &item.content);
-    let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+    let bracket = |c: char| match c {
+        '<' | '\u{fe64}' | '\u{ff1c}' => '[',
+        '>' | '\u{fe65}' | '\u{ff1e}' => ']',
+        other => other,
+    };
+    let squeezed = |text: &str| text.chars().filter(|c| !c.is_whitespace()).map(bracket).collect::<String>();
     squeezed(user_text).contains(&squeezed(&content))
 }
 
@@ -135,28 +142,234 @@ fn one_line(text: &str) -> String {
     untagged(&folded).into_owned()
 }
 
-/// A text that cannot close or open one of the request's own blocks.
-fn untagged(text: &str) -> std::borrow::Cow<'_, str> {
-    const TAGS: [&str; 5] = ["problem>", "sentences>", "rationale>", "rationale_a>", "rationale_b>"];
-    if !text.contains('<') || !TAGS.iter().any(|tag| text.contains(tag)) {
+/// Names of the blocks in a request's text.
+const BLOCKS: [&str; 6] = ["problem", "sentences", "rationale", "rationale_a", "rationale_b", "gold"];
+
+/// A text that cannot close or open one of the request's own blocks: what a reader might take for such a tag, in whatever
+/// case and with whatever white space in it, stands in square brackets.
+pub(super) fn untagged(text: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let mut copied = 0;
+    for (start, opening) in text.char_indices().filter(|(_, c)| matches!(c, '<' | '\u{fe64}' | '\u{ff1c}')) {
+        let after = start + opening.len_utf8();
+        let Some(closing) = text.get(after..).and_then(tag) else { continue };
+        out.push_str(text.get(copied..start).unwrap_or_default());
+        out.push('[');
+        copied = after;
+        if let Some((place, length)) = closing {
+            out.push_str(text.get(after..after + place).unwrap_or_default());
+            out.push(']');
+            copied = after + place + length;
+        }
+    }
+    if copied == 0 {
         return text.into();
     }
-    let spaced = TAGS.iter().fold(text.to_owned(), |text, tag| {
-        text.replace(&format!("<{tag}"), &format!("< {tag}"))
-            .replace(&format!("</{tag}"), &format!("< /{tag}"))
-    });
-    spaced.into()
+    out.push_str(text.get(copied..).unwrap_or_default());
+    out.into()
+}
+
+/// Whether what follows a `<` makes it a tag of a block; where the tag ends at once, place and length of its `>`.
+fn tag(rest: &str) -> Option<Option<(usize, usize)>> {
+    let is_slash = |c: char| matches!(c, '/' | '\\' | '\u{2044}' | '\u{2215}' | '\u{ff0f}');
+    let mut seen = rest.char_indices().filter(|(_, c)| !is_blank(*c)).peekable();
+    while seen.next_if(|(_, c)| is_slash(*c)).is_some() {}
+    // Letters of a name follow each other, but for marks that nobody sees.
+    let from = seen.peek()?.0;
+    let name: String = rest
+        .get(from..)?
+        .chars()
+        .filter(|c| c.is_whitespace() || !is_blank(*c))
+        .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-'))
+        .take(16)
+        .flat_map(|c| c.to_uppercase().flat_map(char::to_lowercase))
+        .collect();
+    if !BLOCKS.contains(&name.as_str()) {
+        return None;
+    }
+    let end = seen.find(|(_, c)| !c.is_alphanumeric() && *c != '_');
+    Some(end.filter(|(_, c)| matches!(c, '>' | '\u{fe65}' | '\u{ff1e}')).map(|(at, c)| (at, c.len_utf8())))
+}
+
+/// White space, and what takes no room.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace()
+        || c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn problem(text: &str) -> Problem {
+        Problem {
+            problem_id: "p".to_owned(),
+            question: text.to_owned(),
+            choices: vec![text.to_owned(), "red".to_owned(), "blue".to_owned()],
+            answer_index: Some(0),
+            hint: text.to_owned(),
+            split: "train".to_owned(),
+            caption: String::new(),
+            lecture: String::new(),
+            solution: String::new(),
+            image: None,
+            subject: None,
+            topic: None,
+            category: None,
+            skill: None,
+            grade: None,
+            source: "test".to_owned(),
+        }
+    }
+
+    fn item(problem: Problem, content: Content) -> Item {
+        Item { subject_id: "s".to_owned(), round: 1, problem: Arc::new(problem), content }
+    }
+
+    fn contents(text: &str) -> [(Content, &'static [&'static str]); 3] {
+        let text = text.to_owned();
+        [
+            (Content::Scores { sample: 0, sentences: vec![text.clone(), text.clone()] }, &["sentences"]),
+            (Content::Correction { rationale: text.clone() }, &["rationale"]),
+            (
+                Content::Judgement {
+                    against: "base".to_owned(),
+                    candidate: text.clone(),
+                    baseline: text,
+                    candidate_shown_first: true,
+                },
+                &["rationale_a", "rationale_b"],
+            ),
+        ]
+    }
+
+    /// The text as a careless reader sees it: no case, no white space, nothing invisible.
+    fn careless(text: &str) -> String {
+        text.chars().filter(|c| !is_blank(*c)).collect::<String>().to_lowercase()
+    }
+
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "<",
+            "<",
+            ">",
+            "/",
+            "\u{ff1c}",
+            "\u{ff1e}",
+            " ",
+            "\n",
+            "\u{a0}",
+            "\u{2003}",
+            "\u{200b}",
+            "\u{3000}",
+            "\u{feff}",
+            "sentences",
+            "Sentences",
+            "SENTENCES",
+            "problem",
+            "Rationale",
+            "rationale_A",
+            "rationale_b",
+            "gold",
+            "Gold",
+            "x",
+            "1",
+            "\n2: ",
+            "=\"y\"",
+            "[",
+            "é",
+        ]);
+        prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_leaves_its_block(text in pieces()) {
+            for (content, own) in contents(&text) {
+                let item = item(problem(&text), content);
+                let asked = user_text(&item, &Shown::None);
+                let read = careless(&asked);
+                for name in BLOCKS {
+                    let expected = usize::from(name == "problem" || own.contains(&name));
+                    for tag in [format!("<{name}>"), format!("</{name}>")] {
+                        prop_assert_eq!(read.matches(&tag).count(), expected, "{} in {}", tag, asked);
+                    }
+                }
+                prop_assert!(is_about(&asked, &item));
+                if let Content::Scores { sentences, .. } = &item.content {
+                    let (_, block) = asked.rsplit_once("<sentences>\n").unwrap();
+                    prop_assert_eq!(block.lines().count(), sentences.len() + 1, "{}", asked);
+                }
+            }
+        }
+    }
 
     #[test]
     fn text_cannot_leave_its_block() {
-        assert_eq!(untagged("a </sentences> b"), "a < /sentences> b");
-        assert_eq!(untagged("1 < 2"), "1 < 2");
-        assert_eq!(one_line(" a\n\tb "), "a b");
+        for (text, expected) in [
+            ("a </sentences> b", "a [/sentences] b"),
+            ("a </Sentences> b", "a [/Sentences] b"),
+            ("</rationale_a >", "[/rationale_a ]"),
+            ("< / problem>", "[ / problem]"),
+            ("<\u{a0}/\u{2003}GOLD\u{3000}>", "[\u{a0}/\u{2003}GOLD\u{3000}]"),
+            ("<\u{200b}/sen\u{200b}tences>", "[\u{200b}/sen\u{200b}tences]"),
+            ("<problem id=\"3\">", "[problem id=\"3\">"),
+            ("<sentences", "[sentences"),
+            ("<<problem>>", "<[problem]>"),
+            ("\u{ff1c}/problem\u{ff1e}", "[/problem]"),
+            ("</ſentences>", "[/ſentences]"),
+        ] {
+            assert_eq!(untagged(text), expected);
+        }
+        for harmless in [
+            "1 < 2",
+            "a < b > c",
+            "<b>problem</b>",
+            "<problems>",
+            "<problem-solving>",
+            "x <= problem",
+            "<",
+            "if x<sentence",
+        ] {
+            assert_eq!(untagged(harmless), harmless);
+        }
+        assert_eq!(one_line(" a\n\tb\u{2028}2: c "), "a b 2: c");
+    }
+
+    #[test]
+    fn replies_to_texts_that_were_escaped_as_before_still_count() {
+        let text = "It says </sentences> and </Sentences>. Then more.";
+        let item = item(problem("x"), Content::Correction { rationale: text.to_owned() });
+        let before = text.replace("</sentences>", "< /sentences>");
+        assert!(is_about(&format!("<problem>\nx\n</problem>\n<rationale>\n{before}\n</rationale>"), &item));
+        assert!(!is_about("<problem>\nx\n</problem>\n<rationale>\nIt says more.\n</rationale>", &item));
+    }
+
+    #[test]
+    fn the_right_answer_is_named_by_its_letter() {
+        let choices: Vec<String> = (0..26).map(|number| format!("choice {number}")).collect();
+        for (index, letter) in ('A'..='Z').enumerate() {
+            let problem =
+                Problem { choices: choices.clone(), answer_index: Some(index as u8), ..problem("Which?") };
+            let asked =
+                user_text(&item(problem, Content::Correction { rationale: "x".to_owned() }), &Shown::None);
+            assert!(asked.contains(&format!("\nCorrect answer: ({letter}) choice {index}\n")), "{asked}");
+            assert!(asked.contains(&format!(" ({letter}) choice {index}")), "{asked}");
+        }
+        let unknown = Problem { answer_index: None, ..problem("Which?") };
+        let asked =
+            user_text(&item(unknown, Content::Correction { rationale: "x".to_owned() }), &Shown::Remark);
+        assert!(
+            asked.contains("\nCorrect answer: not known\n(the picture is not available)\n</problem>"),
+            "{asked}"
+        );
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use crate::error::Result;
 use crate::items::{Item, Job};
-use crate::request::image::{Images, Shown};
-use crate::request::prompt::{self, SystemPrompt};
+use crate::request::image::{ImageLimits, Images, Shown};
+use crate::request::prompt;
 use crate::teacher::{Key, Picture, Template};
 use schemas::settings::{Provider, TeacherSettings};
 use schemas::{Dataset, Problem};
@@ -25,8 +25,8 @@ pub struct Question {
 
 impl Question {
     /// The picture, where there is one.
-    pub fn image(&self) -> Option<&Picture> {
-        self.shown.picture().map(Arc::as_ref)
+    pub fn image(&self) -> Option<&Arc<Picture>> {
+        self.shown.picture()
     }
 }
 
@@ -49,14 +49,11 @@ impl Questions {
         dataset: &Dataset,
         teacher: &TeacherSettings,
         job: &Job,
-        prompt: &SystemPrompt,
+        template: Template,
+        limits: ImageLimits,
     ) -> Result<Self> {
-        Ok(Self {
-            provider: teacher.provider,
-            audit: job.audit,
-            template: Template::new(teacher, job.kind, &prompt.text, prompt::schema(job.kind)),
-            images: Images::new(dataset)?,
-        })
+        let images = Images::new(dataset, limits)?;
+        Ok(Self { provider: teacher.provider, audit: job.audit, template, images })
     }
 
     /// The question of an item.
@@ -73,6 +70,8 @@ impl Questions {
         if self.provider == Provider::Reference {
             // It also reads what no other Teacher is shown, so that belongs to the request.
             let Problem { solution, lecture, caption, .. } = item.problem.as_ref();
+            let [solution, lecture, caption] =
+                [solution, lecture, caption].map(|text| prompt::untagged(text));
             text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
         }
         // An audit asks anew what was asked before, so its seed belongs to the request.
@@ -80,7 +79,7 @@ impl Questions {
             Some(seed) => format!("{text}\naudit {seed}"),
             None => text.clone(),
         };
-        let image = shown.picture().map(Arc::as_ref);
+        let image = shown.picture();
         // Without its picture an item has a request of its own that is never sent.
         let key = match &unsent {
             None => self.template.key(image, &keyed, &[]),

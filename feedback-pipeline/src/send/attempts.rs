@@ -6,21 +6,18 @@ use crate::items::Item;
 use crate::reply::verdict::Verdict;
 use crate::request::Question;
 use crate::request::tokens;
-use crate::send::budget::{Cost, Price, ReservedDollars};
+use crate::send::budget::{Cost, ReservedDollars};
+use crate::send::fault::{After, status_of};
 use crate::send::headers;
 use crate::send::http::Raw;
+use crate::send::in_flight::Slot;
 use crate::send::pace::Reservation;
-use crate::send::retry::{self, Decision, Effort, Failure};
+use crate::send::retry::{Effort, Failure};
 use crate::store::Reply;
-use crate::teacher::{self, FollowUp, Usage};
+use crate::teacher::{self, Body, FollowUp, Key, Refusal, Template, Usage};
 use schemas::TimestampMs;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::OwnedSemaphorePermit;
-
-/// A service that refuses this many attempts of a request before it took any is asked no more.
-const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
 
 /// Replies after which the longest of them tells how long others will be.
 const ENOUGH_REPLIES: u64 = 20;
@@ -28,16 +25,22 @@ const ENOUGH_REPLIES: u64 = 20;
 /// Paid replies that cannot be opened, before any that can, after which a service is asked no more.
 const UNREADABLE_BEFORE_ANY_SUCCESS: u64 = 10;
 
-/// Leave to have a request in flight.
-type Slot = Option<OwnedSemaphorePermit>;
-
 impl Session {
     /// Asks until the replies amount to something, or the run ends.
-    pub(super) async fn resolve(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Slot) {
+    pub(super) async fn resolve(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Option<Slot>) {
         loop {
             match self.judge(&question.item, &replies) {
-                Verdict::Answer(_) => return self.progress.answered(),
-                Verdict::Reject { reason, .. } => return self.progress.rejected(&reason),
+                Verdict::Answer(_) => {
+                    self.has_answer();
+                    self.rejects.answered();
+                    return self.progress.answered();
+                }
+                Verdict::Reject { reason, .. } => {
+                    if let Some(error) = self.rejects.rejected(&reason) {
+                        self.stop.because(error);
+                    }
+                    return self.progress.rejected(&reason);
+                }
                 Verdict::Ask(follow_ups) => match self.turn(question, &follow_ups, &mut slot).await {
                     Some(reply) => replies.push(reply),
                     None => return,
@@ -48,26 +51,30 @@ impl Session {
 
     /// One request with all its attempts; the reply is durable on return. None where the run ends. The first attempt
     /// uses `first` where it holds a slot.
-    async fn turn(&self, question: &Question, follow_ups: &[FollowUp], first: &mut Slot) -> Option<Reply> {
+    async fn turn(
+        &self,
+        question: &Question,
+        follow_ups: &[FollowUp],
+        first: &mut Option<Slot>,
+    ) -> Option<Reply> {
         let image = question.image();
-        let picture = image.map_or(0, |image| image.base64.len());
-        let image_tokens =
-            image.map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
-        let sent_key = self.questions.template.sent_key(&question.key, image, &question.text, follow_ups);
+        let image_tokens = image
+            .map_or(0, |image| tokens::of_picture(&self.known, &self.dialects.spoken().dialect, image.size));
         let started_at_ms = TimestampMs::now().0;
         let mut effort = Effort::new(Duration::from_secs(self.teacher.timeout_secs));
-        // Good replies of all when this request failed last.
-        let mut at_last_failure = None;
         loop {
-            let slot = self.slot(first).await?;
+            let mut slot = self.slot(first).await?;
             // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
-            let body = self.questions.template.body(image, &question.text, follow_ups);
-            let text_bytes = body.len().saturating_sub(picture);
+            let (lessons, template) = self.template();
+            let sent_key = self.sent_key(question, follow_ups, lessons, &template);
+            let body = template.body(image, &question.text, follow_ups);
+            let text_bytes = body.text_len();
             let (aside, reservation) = self.leave(text_bytes, image_tokens).await?;
             effort.attempts += 1;
             effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
             let most = self.dollars(text_bytes, image_tokens).most;
             self.progress.sent();
+            slot.departs();
             let in_flight = self.in_flight(most);
             let start = Instant::now();
             let outcome = self.attempt(&question.item, body).await;
@@ -84,9 +91,12 @@ impl Session {
                 started_at_ms,
                 replied_at_ms: TimestampMs::now().0,
                 latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
+                dialect: Some(template.dialect().to_string()),
             };
             match outcome {
                 Ok((raw, usage)) => {
+                    self.dialects.accept(image.is_some());
+                    self.attempts_ended.send_modify(|ended| *ended += 1);
                     (reply.headers, reply.body) = (raw.headers_json(), raw.body);
                     reply.cost_usd = self.cost(usage.as_ref());
                     reply.usage = usage.unwrap_or_default();
@@ -96,22 +106,28 @@ impl Session {
                     }
                     let charged = reply.cost_usd.unwrap_or(most);
                     self.charge(aside, charged, reply.cost_usd.is_none())?;
+                    self.answered(&mut slot, question, effort.attempts);
                     // It holds its slot until it is durable, so that no more than the slots can be lost.
                     let kept = self.keep(question, reply, in_flight).await;
                     drop(slot);
                     return kept;
                 }
                 Err((raw, failure)) => {
-                    drop(slot);
                     self.pace.give_back(reservation);
                     // What came broken or not in time may have been charged; the cap must hold all the same, in later
                     // runs too.
                     let may_be_charged = matches!(failure, Failure::Broken(_) | Failure::TimedOut);
                     self.charge(aside, if may_be_charged { most } else { 0.0 }, may_be_charged)?;
                     self.landed(in_flight);
-                    effort.failed(&failure);
-                    let before = at_last_failure.replace(self.stats.good_replies.load(Ordering::Relaxed));
-                    let reason = match self.after(&failure, &mut effort, before).await {
+                    match self.learn(&failure, lessons, image.is_some()) {
+                        Some(After::Again) => {
+                            effort.attempts -= 1; // no fault of the item
+                            continue;
+                        }
+                        Some(_) => return None,
+                        None => self.attempts_ended.send_modify(|ended| *ended += 1),
+                    }
+                    let reason = match self.after(slot, &failure, &mut effort).await {
                         After::Again => continue,
                         After::End => return None,
                         After::Keep(reason) => reason,
@@ -129,16 +145,63 @@ impl Session {
         }
     }
 
+    /// Key of what is sent: that of the item's request, unless it is written otherwise or follows earlier replies.
+    pub(super) fn sent_key(
+        &self,
+        question: &Question,
+        follow_ups: &[FollowUp],
+        lessons: u32,
+        template: &Template,
+    ) -> Key {
+        match (follow_ups, lessons) {
+            ([], 0) => question.key,
+            _ => template.key(question.image(), &question.text, follow_ups),
+        }
+    }
+
+    /// What the refusal of a request says about the dialect that it was written in, after so many lessons; none where it
+    /// says nothing.
+    fn learn(&self, failure: &Failure, lessons: u32, has_picture: bool) -> Option<After> {
+        let Failure::Status { status, error, .. } = failure else { return None };
+        let (why, hint) = match self.dialects.refuse(lessons, *status, error, has_picture) {
+            Refusal::Other => return None,
+            Refusal::Again(what) => {
+                if let Some(what) = what {
+                    self.progress.say(&format!("{what}: the service answered HTTP {status}, {error}"));
+                }
+                return Some(After::Again);
+            }
+            Refusal::Pinned(setting) => (
+                format!("{setting} is set by hand, and refused: HTTP {status}, {error}"),
+                "unset it, or choose another --model",
+            ),
+            Refusal::CannotSee => (
+                format!("{} cannot see pictures: HTTP {status}, {error}", self.model),
+                "choose a --model that can; no item is asked without its picture",
+            ),
+        };
+        self.stop.because(Error::Service { why, hint: Some(hint) });
+        Some(After::End)
+    }
+
     /// Leave to have a request in flight: `first`, where that holds it.
-    async fn slot(&self, first: &mut Slot) -> Option<Slot> {
+    async fn slot(&self, first: &mut Option<Slot>) -> Option<Slot> {
         if let Some(slot) = first.take() {
-            return Some(Some(slot));
+            return Some(slot);
         }
         tokio::select! {
             biased;
             () = self.stop.wait() => None,
-            slot = Arc::clone(&self.slots).acquire_owned() => Some(slot.ok()),
+            slot = self.slots.slot() => Some(slot),
         }
+    }
+
+    /// The same for a request that may as well be left out: none where the money is short.
+    pub(super) async fn leave_with_room(&self, text_bytes: usize) -> Option<(ReservedDollars, Reservation)> {
+        if self.dollars(text_bytes, 0).most > self.budget.room() {
+            return None;
+        }
+        self.leave(text_bytes, 0).await
     }
 
     /// Money and allowance of an attempt. Money first: whoever waits for it would hold leave to send, and leave with others
@@ -180,10 +243,10 @@ impl Session {
 
     /// What a reply cost; none where that cannot be known.
     pub(crate) fn cost(&self, usage: Option<&Usage>) -> Option<f64> {
-        match (self.price?, usage) {
-            (price, Some(usage)) => Some(price.cost(usage)),
-            (Price::FREE, None) => Some(0.0),
-            (_, None) => None,
+        let price = self.price.as_ref()?;
+        match usage {
+            Some(usage) => Some(price.cost(usage)),
+            None => price.is_free().then_some(0.0),
         }
     }
 
@@ -200,7 +263,7 @@ impl Session {
     }
 
     /// Pays for an attempt. What was charged for without a word of it counts in later runs too.
-    fn charge(&self, aside: ReservedDollars, charged: f64, is_lost: bool) -> Option<()> {
+    pub(super) fn charge(&self, aside: ReservedDollars, charged: f64, is_lost: bool) -> Option<()> {
         self.budget.settle(aside, charged);
         if is_lost
             && charged > 0.0
@@ -220,20 +283,15 @@ impl Session {
     /// What an attempt may cost: its reply may be as long as the limit, and is likely no more than a quarter longer than the
     /// longest so far.
     fn dollars(&self, text_bytes: usize, image_tokens: u64) -> Cost {
-        let Some(price) = self.price else { return Cost { most: 0.0, likely: 0.0 } };
+        let Some(price) = &self.price else { return Cost { most: 0.0, likely: 0.0 } };
         let (input, _) = self.pace.expect(self.job.kind, text_bytes, image_tokens);
-        let limit = f64::from(self.teacher.max_output_tokens);
+        let limit = self.reply_limit();
         let longest = self.longest_output().map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
-        let with =
-            |output: f64| (input * 1.25 * price.input.max(price.cache_write) + output * price.output) / 1e6;
+        let with = |output: f64| price.most(input * 1.25, output);
         Cost { most: with(limit), likely: with(longest) }
     }
 
-    async fn attempt(
-        &self,
-        item: &Item,
-        body: bytes::Bytes,
-    ) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
+    async fn attempt(&self, item: &Item, body: Body) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
         let Some(transport) = &self.transport else {
             let body = teacher::embedded_answer(item).into();
             let usage = Some(Usage::default());
@@ -242,7 +300,7 @@ impl Session {
         };
         let sent = tokio::time::Instant::now();
         let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
-        self.pace.learn(&headers::limits(raw.header_pairs()));
+        self.pace.learn(&headers::limits(raw.header_pairs(), transport.counts_by_the_minute()));
         if raw.status == 200 {
             return match self.paid_usage(&raw.body) {
                 Ok(usage) => Ok((raw, usage)),
@@ -289,7 +347,7 @@ impl Session {
         self.stats.good_replies.fetch_add(1, Ordering::Relaxed);
         let Some(usage) = usage else {
             let is_first = self.stats.without_usage.fetch_add(1, Ordering::Relaxed) == 0;
-            if is_first && self.price.is_some_and(|price| price != Price::FREE) {
+            if is_first && self.price.as_ref().is_some_and(|price| !price.is_free()) {
                 self.progress.say(
                     "replies do not tell their tokens: what they cost is not known, and counts under --max-usd with the \
                      most it can be",
@@ -300,69 +358,7 @@ impl Session {
         self.stats.told.fetch_add(1, Ordering::Relaxed);
         self.stats.longest_output.fetch_max(usage.output, Ordering::Relaxed);
     }
-
-    /// What a failed attempt leads to; waits where it is to be made again. `before` are the good replies of all
-    /// when this request failed the time before: where there are more by now, the service answers, and the fault is the
-    /// request's; else the service's.
-    async fn after(&self, failure: &Failure, effort: &mut Effort, before: Option<u64>) -> After {
-        let good_replies = self.stats.good_replies.load(Ordering::Relaxed);
-        let any_success = self.stats.any_good();
-        let others_get_through = before.is_some_and(|before| good_replies > before);
-        let wait = match retry::decide(failure, *effort) {
-            Decision::Again { after } => after,
-            Decision::Reject { reason } if any_success || reason == teacher::TOO_LARGE => {
-                return After::Keep(reason);
-            }
-            // The first requests of all are refused: their fault, or that of the settings? Others will tell.
-            Decision::Reject { .. } if effort.attempts < BAD_REQUESTS_BEFORE_ANY_SUCCESS => {
-                Duration::from_secs(1)
-            }
-            Decision::Reject { reason } => {
-                let hint = Some(
-                    "every request so far was refused: check --model, --base-url and the settings of [teacher]",
-                );
-                self.stop.because(Error::Service { why: reason, hint });
-                return After::End;
-            }
-            Decision::Stop { why, hint } => {
-                self.stop.because(Error::Service { why, hint });
-                return After::End;
-            }
-            Decision::GiveUp { why, may_be_the_items: true } if others_get_through => {
-                return After::Keep(format!("no answer: {why}"));
-            }
-            Decision::GiveUp { why, .. } => {
-                let hint =
-                    Some("run the same command again when the service answers; nothing is bought twice");
-                self.stop.because(Error::Service { why, hint });
-                return After::End;
-            }
-        };
-        tracing::debug!(?failure, ?wait, attempts = effort.attempts, "asked again");
-        effort.waited += wait;
-        tokio::select! {
-            () = tokio::time::sleep(wait) => After::Again,
-            () = self.stop.wait() => After::End,
-        }
-    }
 }
 
 /// 1e-9 dollars.
 struct Dollars(u64);
-
-/// What follows a failed attempt.
-enum After {
-    Again,
-    End,
-    Keep(String),
-}
-
-/// Status under which a failure for good is stored; a body that came broken counts as 502, as a gateway would say it.
-fn status_of(failure: &Failure) -> u16 {
-    match failure {
-        Failure::Status { status, .. } => *status,
-        Failure::Unreachable(_) => 503,
-        Failure::TimedOut => 504,
-        Failure::Broken(_) => 502,
-    }
-}

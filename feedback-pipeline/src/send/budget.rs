@@ -1,103 +1,8 @@
-//! What replies cost, and the cap on it. Prices stand in a dated file; a model without a price has an unknown cost.
+//! The cap on what replies cost. A model without a price has an unknown cost.
 
 use crate::error::{Error, Result};
-use crate::teacher::Usage;
-use serde::Deserialize;
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
-
-/// Prices of one model, in US dollars per million tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Price {
-    /// Input tokens.
-    pub input: f64,
-    /// Output tokens.
-    pub output: f64,
-    /// Input tokens written to the prompt cache.
-    pub cache_write: f64,
-    /// Input tokens read from the prompt cache.
-    pub cache_read: f64,
-    /// Factor on everything in batch mode.
-    #[serde(default = "one")]
-    pub batch_factor: f64,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-impl Price {
-    /// What the embedded Teacher costs.
-    pub const FREE: Self =
-        Self { input: 0.0, output: 0.0, cache_write: 0.0, cache_read: 0.0, batch_factor: 1.0 };
-
-    /// The same in batch mode.
-    pub fn in_batch(self) -> Self {
-        let factor = self.batch_factor;
-        Self {
-            input: self.input * factor,
-            output: self.output * factor,
-            cache_write: self.cache_write * factor,
-            cache_read: self.cache_read * factor,
-            batch_factor: 1.0,
-        }
-    }
-
-    /// Dollars for the tokens of a reply.
-    pub fn cost(&self, usage: &Usage) -> f64 {
-        (usage.input as f64 * self.input
-            + usage.output as f64 * self.output
-            + usage.cache_write as f64 * self.cache_write
-            + usage.cache_read as f64 * self.cache_read)
-            / 1e6
-    }
-}
-
-/// A price table.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Prices {
-    /// Date of the prices.
-    pub as_of: String,
-    models: BTreeMap<String, Price>,
-}
-
-impl Prices {
-    /// Reads the table at `path`, or the built-in one where the path is empty.
-    pub fn load(path: &str) -> Result<Self> {
-        let text = match path {
-            "" => include_str!("../../prices.toml").to_owned(),
-            path => std::fs::read_to_string(path).map_err(Error::io("read", Path::new(path)))?,
-        };
-        let location = if path.is_empty() { "prices.toml" } else { path };
-        let prices: Self = toml::from_str(&text).map_err(|e| Error::bad_input(location, e.to_string()))?;
-        for (model, price) in &prices.models {
-            let numbers =
-                [price.input, price.output, price.cache_write, price.cache_read, price.batch_factor];
-            if numbers.iter().any(|number| !number.is_finite() || *number < 0.0) {
-                let message = format!("{model}: expected prices of at least 0, found {numbers:?}");
-                return Err(Error::bad_input(location, message));
-            }
-        }
-        Ok(prices)
-    }
-
-    /// Price of a model: its own entry, or that of the model of which it is a dated version.
-    pub fn of(&self, model: &str) -> Option<Price> {
-        let dated = |known: &str| match model.strip_prefix(known) {
-            Some("") => true,
-            Some(rest) => rest
-                .strip_prefix(['-', '@'])
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())),
-            None => false,
-        };
-        let fitting = self.models.iter().filter(|(known, _)| dated(known));
-        fitting.max_by_key(|(known, _)| known.len()).map(|(_, price)| *price)
-    }
-}
 
 /// Counts dollars spent and dollars that requests in flight may cost, against the cap.
 pub struct Budget {
@@ -209,24 +114,6 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn prices_of_dated_models() {
-        let prices = Prices::load("").unwrap();
-        assert_eq!(prices.of("claude-haiku-4-5-20251001").unwrap().input, 1.0);
-        assert_eq!(prices.of("gpt-4o-mini-2024-07-18").unwrap().input, 0.15);
-        assert_eq!(prices.of("gpt-4o-2024-08-06").unwrap().input, 2.5);
-        assert!(prices.of("gpt-4o-audio-preview").is_none());
-        assert!(prices.of("llama").is_none());
-    }
-
-    #[test]
-    fn cached_tokens_are_charged_as_such() {
-        let price = Prices::load("").unwrap().of("claude-haiku-4-5").unwrap();
-        let usage =
-            Usage { input: 1_000_000, cache_write: 1_000_000, cache_read: 1_000_000, output: 1_000_000 };
-        assert!((price.cost(&usage) - (1.0 + 1.25 + 0.1 + 5.0)).abs() < 1e-9);
-    }
 
     #[tokio::test]
     async fn purse_waits_for_those_in_flight_and_then_ends() {

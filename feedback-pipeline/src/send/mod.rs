@@ -3,15 +3,20 @@
 mod attempts;
 pub mod batch;
 pub mod budget;
+pub mod fault;
 pub mod headers;
 pub mod http;
+pub mod in_flight;
 pub mod pace;
 pub mod progress;
+pub mod rejects;
 pub mod retry;
 pub(crate) mod runtime;
 mod session;
 pub mod single;
+mod spool;
 pub mod stop;
+mod upload;
 
 pub use session::{ServiceStats, Session};
 

@@ -1,18 +1,24 @@
 //! What the requests of one job are sent with, and what the run has learned about the service.
 
+use crate::error::Error;
 use crate::items::Job;
 use crate::request::Questions;
 use crate::request::prompt::SystemPrompt;
-use crate::send::budget::{Budget, Price};
+use crate::send::budget::Budget;
+use crate::send::fault::Evidence;
 use crate::send::http::HttpClient;
+use crate::send::in_flight::InFlight;
 use crate::send::pace::Pace;
 use crate::send::progress::Progress;
+use crate::send::rejects::Rejects;
 use crate::send::stop::Stop;
 use crate::store::Cache;
+use crate::teacher::catalogue::{Model, Price};
+use crate::teacher::{Dialects, Spoken, Template};
 use schemas::settings::TeacherSettings;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::Semaphore;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
 
 /// What a run asks with.
 pub struct Session {
@@ -24,6 +30,8 @@ pub struct Session {
     pub teacher: TeacherSettings,
     /// Model that is asked.
     pub model: String,
+    /// What is known of it.
+    pub known: Model,
     /// Instructions.
     pub prompt: SystemPrompt,
     /// What items are asked with.
@@ -36,16 +44,26 @@ pub struct Session {
     pub budget: Budget,
     /// Prices of the model.
     pub price: Option<Price>,
+    /// How requests are written.
+    pub dialects: Arc<Dialects>,
+    /// Counts attempts that ended, whatever came of them but a lesson about the dialect.
+    pub attempts_ended: watch::Sender<u64>,
+    /// Requests of this job in the dialect of so many lessons.
+    pub template: Mutex<(u32, Arc<Template>)>,
     /// HTTP; none for the embedded Teacher.
     pub transport: Option<HttpClient>,
-    /// Requests that may be in flight.
-    pub slots: Arc<Semaphore>,
+    /// How many requests may be in flight.
+    pub slots: Arc<InFlight>,
     /// What the user sees.
     pub progress: Progress,
     /// Ends the run early.
     pub stop: Stop,
     /// Learned in this run.
     pub stats: ServiceStats,
+    /// Whose fault failures are.
+    pub evidence: Evidence,
+    /// Whether one cause is behind all rejects.
+    pub rejects: Rejects,
     /// Batches that are given up.
     pub abandoned: Vec<String>,
 }
@@ -64,6 +82,34 @@ pub struct ServiceStats {
     pub(crate) good_before: bool,
     /// Most that the attempts in flight may cost, in 1e-9 dollars.
     pub(crate) in_flight: AtomicU64,
+}
+
+impl Session {
+    /// The template of this job's requests in the dialect as it is now, and how many lessons that took.
+    pub(super) fn template(&self) -> (u32, Arc<Template>) {
+        let mut template = self.template.lock().unwrap_or_else(PoisonError::into_inner);
+        let Spoken { lessons, dialect } = self.dialects.spoken();
+        if template.0 != lessons {
+            *template = (lessons, Arc::new(self.questions.template.in_dialect(&dialect)));
+        }
+        template.clone()
+    }
+
+    /// Why the run ended early; a fault of the service comes with the address that was asked.
+    pub fn stopped(&self) -> Option<Error> {
+        let reason = self.stop.take_reason()?;
+        Some(match (reason, &self.transport) {
+            (Error::Service { why, hint }, Some(client)) => {
+                Error::Service { why: format!("{}: {why}", client.address().shown()), hint }
+            }
+            (reason, _) => reason,
+        })
+    }
+
+    /// Most tokens that a reply may have, thinking included.
+    pub(super) fn reply_limit(&self) -> f64 {
+        f64::from(self.dialects.spoken().dialect.max_output_tokens)
+    }
 }
 
 impl ServiceStats {

@@ -10,7 +10,7 @@ use crate::reply::verdict::{self, Verdict};
 use crate::request::Question;
 use crate::store::outcome::{self, AskedWith};
 use crate::store::{Ask, Reply};
-use crate::teacher::{Usage, anthropic};
+use crate::teacher::Usage;
 use schemas::TimestampMs;
 use schemas::settings::Provider;
 use std::sync::Arc;
@@ -18,6 +18,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+
+/// Fewest items that may be open: those that fail again and again must not keep all others waiting.
+const FEWEST_OPEN: usize = 256;
 
 /// How long to wait for replies in flight after the run was told to end.
 const GRACE: Duration = Duration::from_secs(30);
@@ -33,9 +36,8 @@ impl Session {
     async fn send_all(self: &Arc<Self>, plan: impl Iterator<Item = Result<Next>>) -> Result<()> {
         self.cache.writer().prompt(&self.prompt.version, &self.prompt.text)?;
         // Items that wait for another attempt hold no slot, so more are open than in flight; this bounds them.
-        let open = Arc::new(Semaphore::new(self.slots.available_permits().saturating_mul(3)));
+        let open = Arc::new(Semaphore::new(self.slots.ceiling().saturating_mul(3).max(FEWEST_OPEN)));
         let mut tasks = JoinSet::new();
-        let mut warm = !self.template_is_worth_warming() && !self.limit_is_unknown();
         let mut in_batches = 0;
         let fed: Result<()> = async {
             for next in plan {
@@ -57,21 +59,25 @@ impl Session {
                 };
                 // Nothing is made ready that could not leave: what waits here waits in the tables, not in memory.
                 let slot = tokio::select! {
-                    slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
+                    slot = self.slots.slot() => slot,
                     () = self.stop.wait() => break,
                 };
+                // Until the service has accepted such a request, each goes alone: it tells how requests are to be written
+                // and how fast they may leave, and writes the provider's prompt cache for the others.
+                let goes_alone =
+                    self.transport.is_some() && !self.dialects.is_accepted(question.image().is_some());
+                let mut ended = self.attempts_ended.subscribe();
                 let session = Arc::clone(self);
                 tasks.spawn(async move {
-                    session.resolve(&question, replies, slot).await;
+                    session.resolve(&question, replies, Some(slot)).await;
                     drop((claim, permit));
                 });
-                if !warm {
-                    // The first request writes the provider's prompt cache for all others, and learns the limits.
+                if goes_alone {
                     tokio::select! {
                         _ = tasks.join_next() => {}
+                        _ = ended.changed() => {}
                         () = self.stop.wait() => {}
                     }
-                    warm = true;
                 }
                 while tasks.try_join_next().is_some() {}
             }
@@ -136,17 +142,6 @@ impl Session {
         if lost > 0.0 { self.cache.writer().lost(lost) } else { Ok(()) }
     }
 
-    /// A prompt below the model's minimum is not cached by the provider; then there is nothing to warm.
-    fn template_is_worth_warming(&self) -> bool {
-        self.teacher.provider == Provider::Anthropic
-            && self.prompt_tokens() >= anthropic::prompt_cache_minimum(&self.model)
-    }
-
-    /// Where nobody said how fast requests may leave, the headers of the first reply may.
-    fn limit_is_unknown(&self) -> bool {
-        self.transport.is_some() && self.pace.requests_per_minute().is_none()
-    }
-
     /// About as many tokens as the system prompt has.
     fn prompt_tokens(&self) -> u64 {
         self.prompt.text.len() as u64 / 4
@@ -158,7 +153,8 @@ impl Session {
             return None;
         }
         let (input, read, _) = self.progress.input_tokens();
-        let (tokens, minimum) = (self.prompt_tokens(), anthropic::prompt_cache_minimum(&self.model));
+        let minimum = self.known.prompt_cache_minimum?;
+        let tokens = self.prompt_tokens();
         if tokens < minimum {
             let model = &self.model;
             return Some(format!(
@@ -185,6 +181,7 @@ impl Session {
             started_at_ms: now,
             replied_at_ms: now,
             latency_ms: 0,
+            dialect: None,
         };
         if self.cache.replies(&question.key)?.is_empty() {
             self.cache.writer().reply(Some(self.ask_row(question)), question.key, reply).await?;

@@ -1,6 +1,6 @@
 //! How each change lands in the tables of the store.
 
-use super::write::{Change, Write};
+use super::write::{Attempt, Change, Write};
 use super::{Ask, Reply};
 use crate::teacher::Key;
 use rusqlite::{Transaction, params};
@@ -30,6 +30,22 @@ pub(super) fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::R
             let mut statement = transaction.prepare_cached("INSERT INTO losses VALUES (?1)")?;
             statement.execute([likely_usd])?;
         }
+        Write::Unusable(attempt, _) => insert_attempt(transaction, attempt)?,
+        Write::Discard { scope, round, keys, at_ms } => {
+            let mut statement =
+                transaction.prepare_cached("INSERT OR IGNORE INTO discarded VALUES (?1, ?2, ?3, ?4)")?;
+            for key in keys {
+                statement.execute(params![scope, round, key.as_slice(), at_ms])?;
+            }
+        }
+        Write::Undiscard { scope, round, keys } => {
+            let mut statement = transaction.prepare_cached(
+                "DELETE FROM discarded WHERE scope = ?1 AND round = ?2 AND request_key = ?3",
+            )?;
+            for key in keys {
+                statement.execute(params![scope, round, key.as_slice()])?;
+            }
+        }
         Write::Flush(_) => {}
     }
     Ok(())
@@ -55,7 +71,7 @@ fn insert_ask(transaction: &Transaction<'_>, ask: &Ask) -> rusqlite::Result<()> 
 
 fn insert_reply(transaction: &Transaction<'_>, key: &Key, reply: &Reply) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(
-        "INSERT OR REPLACE INTO replies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        "INSERT OR REPLACE INTO replies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?;
     statement.execute(params![
         key.as_slice(),
@@ -73,6 +89,23 @@ fn insert_reply(transaction: &Transaction<'_>, key: &Key, reply: &Reply) -> rusq
         reply.started_at_ms,
         reply.replied_at_ms,
         reply.latency_ms,
+        reply.dialect,
+    ])?;
+    Ok(())
+}
+
+fn insert_attempt(transaction: &Transaction<'_>, attempt: &Attempt) -> rusqlite::Result<()> {
+    let mut statement =
+        transaction.prepare_cached("INSERT INTO attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+    statement.execute(params![
+        attempt.request_key.as_slice(),
+        attempt.turn,
+        attempt.sent_key.as_slice(),
+        attempt.status,
+        attempt.headers,
+        attempt.body.as_ref(),
+        attempt.received_at_ms,
+        attempt.likely_usd,
     ])?;
     Ok(())
 }

@@ -9,18 +9,6 @@ use rusqlite::{OptionalExtension, params};
 use schemas::settings::Provider;
 use std::collections::HashSet;
 
-pub(super) const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS batches (
-    plan TEXT PRIMARY KEY, provider TEXT NOT NULL, model TEXT NOT NULL, address TEXT NOT NULL, requests INTEGER NOT NULL,
-    planned_at_ms INTEGER NOT NULL, likely_usd REAL NOT NULL, file_id TEXT, batch_id TEXT, closed TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batch_requests (
-    plan TEXT NOT NULL, sent_key BLOB NOT NULL, request_key BLOB NOT NULL, turn INTEGER NOT NULL,
-    PRIMARY KEY (plan, sent_key)) WITHOUT ROWID;
-";
-
-/// Version 2 did not say what a batch would cost.
-pub(super) const FROM_2: &str = "ALTER TABLE batches ADD COLUMN likely_usd REAL NOT NULL DEFAULT 0.0";
-
 impl Cache {
     /// Writes a batch down before it is sent.
     pub fn plan_batch(&self, batch: Batch, entries: Vec<Entry>) -> Result<()> {

@@ -13,44 +13,29 @@
 //! | `batches` | a batch that is about to be sent, runs at the service, or is done with |
 //! | `batch_requests` | which requests a batch holds |
 //! | `losses` | what an attempt may have cost without a word of it: a reply that broke, came too late, or tells no tokens |
+//! | `attempts` | a reply that may be charged but could not be used, and was asked for again |
+//! | `discarded` | a request whose answer is kept out of a job's tables |
 
 mod apply;
 mod batches;
+mod discarded;
+mod migrations;
 pub mod outcome;
 mod write;
 mod writer;
 
-pub use write::{Batch, Entry};
+pub use discarded::Whose;
+pub use write::{Attempt, Batch, Entry};
 pub use writer::Writer;
 
 use crate::error::{Error, Result};
 use crate::items::{Item, Job, Kind};
 use crate::teacher::{Key, Usage};
+use migrations::VERSION;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use schemas::settings::Provider;
 use std::path::{Path, PathBuf};
-
-/// Version of the file's tables; a newer one is refused.
-const VERSION: i64 = 4;
-
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS prompts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS asks (
-    request_key BLOB NOT NULL UNIQUE, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
-    problem_id TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL, prompt_version TEXT NOT NULL,
-    user_text TEXT NOT NULL, image_sha256 TEXT);
-CREATE TABLE IF NOT EXISTS replies (
-    request_key BLOB NOT NULL, turn INTEGER NOT NULL, sent_key BLOB NOT NULL, attempts INTEGER NOT NULL,
-    status INTEGER NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL,
-    input_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, cache_read_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL, cost_usd REAL, started_at_ms INTEGER NOT NULL, replied_at_ms INTEGER NOT NULL, latency_ms INTEGER NOT NULL,
-    UNIQUE (request_key, turn));
-CREATE TABLE IF NOT EXISTS subjects (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
-    request_key BLOB NOT NULL, UNIQUE (scope, round, subject_id, request_key));
-CREATE TABLE IF NOT EXISTS losses (likely_usd REAL NOT NULL);
-";
 
 /// A distinct request, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +94,8 @@ pub struct Reply {
     pub replied_at_ms: i64,
     /// Time from sending the last attempt to its reply.
     pub latency_ms: u32,
+    /// How the request was written, where that depends on the service: names of fields, temperature, format.
+    pub dialect: Option<String>,
 }
 
 /// A request whose usage is known.
@@ -121,6 +108,8 @@ pub struct Sample {
     pub output: u64,
     /// Body of the reply.
     pub body: Vec<u8>,
+    /// Whether the request showed a picture.
+    pub has_picture: bool,
 }
 
 /// See [`Cache::snapshot`].
@@ -157,9 +146,7 @@ impl Cache {
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         let reader = Connection::open_with_flags(uri, flags).map_err(error(path))?;
-        let version: i64 =
-            reader.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(error(path))?;
-        if version != VERSION {
+        if !migrations::show(&reader).map_err(error(path))? {
             return opened; // its tables are others
         }
         Ok(Self { path: path.to_path_buf(), reader: reader.into(), writer: Writer::none(path) })
@@ -169,8 +156,7 @@ impl Cache {
     pub fn open(path: &Path) -> Result<Self> {
         let connection = Connection::open(path).map_err(error(path))?;
         prepare(&connection).map_err(error(path))?;
-        let version: i64 =
-            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(error(path))?;
+        let version = migrations::version(&connection).map_err(error(path))?;
         if version > VERSION {
             let message = format!(
                 "written with version {version}, this program reads up to {VERSION}: use a newer version of it"
@@ -178,7 +164,7 @@ impl Cache {
             return Err(Error::bad_input(path.display().to_string(), message));
         }
         if version < VERSION {
-            bring_up_to_date(&connection, version).map_err(error(path))?;
+            migrations::run(&connection).map_err(error(path))?;
         }
         let reader = Self::read_connection(path)?;
         Ok(Self { path: path.to_path_buf(), reader: reader.into(), writer: Writer::start(connection, path)? })
@@ -203,12 +189,15 @@ impl Cache {
         let reader = Self::read_connection(path)?;
         let sum = |query: &str| reader.query_row(query, [], |row| row.get::<_, f64>(0));
         let replies = sum("SELECT coalesce(sum(cost_usd), 0.0) FROM replies").map_err(error(path))?;
-        // A file of an older version has no such table.
-        let has_losses = "SELECT count(*) + 0.0 FROM sqlite_master WHERE name = 'losses'";
-        let lost = match sum(has_losses).map_err(error(path))? {
-            0.0 => 0.0,
-            _ => sum("SELECT coalesce(sum(likely_usd), 0.0) FROM losses").map_err(error(path))?,
-        };
+        let mut lost = 0.0;
+        for table in ["losses", "attempts"] {
+            // A file of an older version has no such table.
+            let exists = format!("SELECT count(*) + 0.0 FROM sqlite_master WHERE name = '{table}'");
+            if sum(&exists).map_err(error(path))? > 0.0 {
+                let query = format!("SELECT coalesce(sum(likely_usd), 0.0) FROM {table}");
+                lost += sum(&query).map_err(error(path))?;
+            }
+        }
         Ok((replies, lost))
     }
 
@@ -238,7 +227,7 @@ impl Cache {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT turn, sent_key, attempts, status, body, input_tokens, cache_write_tokens, cache_read_tokens,
-                 output_tokens, cost_usd, started_at_ms, replied_at_ms, latency_ms FROM replies WHERE request_key = ?1 ORDER BY turn",
+                 output_tokens, cost_usd, started_at_ms, replied_at_ms, latency_ms, dialect FROM replies WHERE request_key = ?1 ORDER BY turn",
             )?;
             let rows = statement.query_map([key.as_slice()], |row| {
                 Ok(Reply {
@@ -258,6 +247,7 @@ impl Cache {
                     started_at_ms: row.get(10)?,
                     replied_at_ms: row.get(11)?,
                     latency_ms: row.get(12)?,
+                    dialect: row.get(13)?,
                 })
             })?;
             rows.collect()
@@ -330,10 +320,15 @@ impl Cache {
         })
     }
 
-    /// Dollars that attempts without a whole reply may have cost.
+    /// Dollars that attempts without a usable reply may have cost.
     pub fn lost_usd(&self) -> Result<f64> {
         self.read(|connection| {
-            connection.query_row("SELECT coalesce(sum(likely_usd), 0.0) FROM losses", [], |row| row.get(0))
+            connection.query_row(
+                "SELECT (SELECT coalesce(sum(likely_usd), 0.0) FROM losses)
+                      + (SELECT coalesce(sum(likely_usd), 0.0) FROM attempts)",
+                [],
+                |row| row.get(0),
+            )
         })
     }
 
@@ -358,6 +353,21 @@ impl Cache {
                 params![model, prompt_version],
                 |row| row.get(0),
             )
+        })
+    }
+
+    /// Text of a request without a picture to which a model replied, with this prompt.
+    pub fn answered_text(&self, model: &str, prompt_version: &str) -> Result<Option<String>> {
+        self.read(|connection| {
+            connection
+                .query_row(
+                    "SELECT user_text FROM asks JOIN replies USING (request_key)
+                     WHERE model = ?1 AND prompt_version = ?2 AND image_sha256 IS NULL AND turn = 0 AND status = 200
+                     LIMIT 1",
+                    params![model, prompt_version],
+                    |row| row.get(0),
+                )
+                .optional()
         })
     }
 
@@ -392,9 +402,10 @@ impl Cache {
     pub fn samples(&self, scope: &str, model: &str, most: usize) -> Result<Vec<Sample>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
-                "SELECT user_text, input_tokens + cache_write_tokens + cache_read_tokens, output_tokens, body
+                "SELECT user_text, input_tokens + cache_write_tokens + cache_read_tokens, output_tokens, body,
+                    image_sha256 IS NOT NULL
                  FROM replies JOIN asks USING (request_key)
-                 WHERE scope = ?1 AND model = ?2 AND status = 200 AND turn = 0 AND image_sha256 IS NULL
+                 WHERE scope = ?1 AND model = ?2 AND status = 200 AND turn = 0
                  AND input_tokens + output_tokens > 0
                  ORDER BY replies.rowid DESC LIMIT ?3",
             )?;
@@ -404,6 +415,7 @@ impl Cache {
                     input: row.get(1)?,
                     output: row.get(2)?,
                     body: row.get(3)?,
+                    has_picture: row.get(4)?,
                 })
             })?;
             rows.collect()
@@ -418,24 +430,6 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
-}
-
-/// Makes the tables that a file of an older version, or a new one, lacks: all of it or nothing.
-fn bring_up_to_date(connection: &Connection, version: i64) -> rusqlite::Result<()> {
-    let transaction =
-        rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)?;
-    // Another process may have done it meanwhile.
-    let version = version.max(transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?);
-    if version >= VERSION {
-        return Ok(());
-    }
-    transaction.execute_batch(SCHEMA)?;
-    transaction.execute_batch(batches::SCHEMA)?;
-    if version == 2 {
-        transaction.execute_batch(batches::FROM_2)?;
-    }
-    transaction.pragma_update(None, "user_version", VERSION)?;
-    transaction.commit()
 }
 
 /// A provider by the name that it is stored under.

@@ -20,6 +20,12 @@ pub(crate) enum Write {
     Fetched(Key, Box<Reply>),
     /// What happens to a batch.
     Batch(Change),
+    /// A reply that could not be used; told when it is durable.
+    Unusable(Box<Attempt>, tokio::sync::oneshot::Sender<Result<()>>),
+    /// Requests whose answers are not used for the items of a scope and round.
+    Discard { scope: String, round: u32, keys: Vec<Key>, at_ms: i64 },
+    /// Requests whose answers are used again.
+    Undiscard { scope: String, round: u32, keys: Vec<Key> },
     /// Told when everything before is durable.
     Flush(std::sync::mpsc::Sender<Result<()>>),
 }
@@ -27,8 +33,29 @@ pub(crate) enum Write {
 impl Write {
     /// True where someone waits until it is durable.
     pub(super) fn is_awaited(&self) -> bool {
-        matches!(self, Self::Reply(..) | Self::Flush(_))
+        matches!(self, Self::Reply(..) | Self::Unusable(..) | Self::Flush(_))
     }
+}
+
+/// A reply that may be charged but could not be used, and is asked for again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempt {
+    /// The first request of the item.
+    pub request_key: Key,
+    /// 0 for the first request, 1 and 2 for those after a malformed reply.
+    pub turn: u32,
+    /// Key of the request that this is the reply to.
+    pub sent_key: Key,
+    /// HTTP status.
+    pub status: u16,
+    /// Headers as a JSON object.
+    pub headers: String,
+    /// The body as it came.
+    pub body: bytes::Bytes,
+    /// Moment it came, in ms since 1970.
+    pub received_at_ms: i64,
+    /// Dollars that it may have cost; none where the model has no known price. They count as spent.
+    pub likely_usd: Option<f64>,
 }
 
 /// A batch that is not done with.

@@ -2,7 +2,7 @@
 
 use super::apply::apply;
 use super::error;
-use super::write::{Change, Write};
+use super::write::{Attempt, Change, Write};
 use super::{Ask, Reply};
 use crate::error::{Error, Result};
 use crate::teacher::Key;
@@ -74,6 +74,14 @@ impl Writer {
         wait.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
+    /// Stores a reply that could not be used and is asked for again; returns when it is durable. What it may have cost counts
+    /// as spent, as [`Writer::lost`] does: only one of the two is called.
+    pub async fn unusable(&self, attempt: Attempt) -> Result<()> {
+        let (told, wait) = tokio::sync::oneshot::channel();
+        self.send(Write::Unusable(Box::new(attempt), told))?;
+        wait.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
     /// Remembers which request an item has.
     pub fn subject(&self, scope: &Arc<str>, round: u32, subject_id: &str, key: Key) -> Result<()> {
         self.send(Write::Subject { scope: Arc::clone(scope), round, subject_id: subject_id.to_owned(), key })
@@ -96,7 +104,12 @@ impl Writer {
 
     /// Stores what happens to a batch; durable on return. Blocks.
     pub(super) fn batch(&self, change: Change) -> Result<()> {
-        self.send(Write::Batch(change))?;
+        self.durable(Write::Batch(change))
+    }
+
+    /// Stores a change; durable on return. Blocks.
+    pub(super) fn durable(&self, write: Write) -> Result<()> {
+        self.send(write)?;
         self.flush()
     }
 
@@ -143,7 +156,7 @@ fn run(mut connection: Connection, receiver: &mpsc::Receiver<Vec<Write>>, path: 
         };
         for write in batch.drain(..) {
             match write {
-                Write::Reply(_, _, _, told) => {
+                Write::Reply(_, _, _, told) | Write::Unusable(_, told) => {
                     let _ = told.send(outcome()); // whoever asked may have been told to stop
                 }
                 Write::Flush(told) => {
@@ -153,7 +166,9 @@ fn run(mut connection: Connection, receiver: &mpsc::Receiver<Vec<Write>>, path: 
                 | Write::Prompt { .. }
                 | Write::Lost(_)
                 | Write::Fetched(..)
-                | Write::Batch(_) => {}
+                | Write::Batch(_)
+                | Write::Discard { .. }
+                | Write::Undiscard { .. } => {}
             }
         }
     }

@@ -1,67 +1,119 @@
-//! Bodies as they come: packed, with a byte order mark, as a stream of events, with broken characters. The stored bytes
-//! stay as they came; this is what is read.
+//! Body of a request: its texts, and between them the picture, which is encoded from its file as the body is read.
 
-use super::{events, lenient};
-use serde_json::Value;
-use std::borrow::Cow;
-use std::io::Read;
+use super::picture::{Encoding, Picture};
+use bytes::Bytes;
+use std::sync::Arc;
 
-/// No honest reply is longer when it is unpacked.
-const LONGEST: u64 = 64 << 20;
-
-/// A body as text: unpacked where it is gzip, without a byte order mark, broken characters replaced by U+FFFD.
-pub fn text(body: &[u8]) -> Cow<'_, str> {
-    unpacked(body).unwrap_or_else(|_| String::from_utf8_lossy(body))
+/// Why a body with a picture cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    /// The file cannot be read.
+    #[error("unreadable image: {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file holds other bytes than those that the request's key stands for.
+    #[error("image changed while it was being asked about: {path}")]
+    Changed {
+        /// The file.
+        path: String,
+    },
 }
 
-fn unpacked(body: &[u8]) -> Result<Cow<'_, str>, String> {
-    let text = if body.starts_with(&[0x1f, 0x8b]) {
-        let mut bytes = Vec::new();
-        let read = flate2::read::MultiGzDecoder::new(body).take(LONGEST).read_to_end(&mut bytes);
-        read.map_err(|e| format!("broken gzip: {e}"))?;
-        Cow::Owned(
-            String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()),
-        )
-    } else {
-        String::from_utf8_lossy(body)
-    };
-    Ok(match text.strip_prefix('\u{feff}') {
-        None => text,
-        Some(rest) => Cow::Owned(rest.to_owned()),
-    })
+/// A whole body of which only the texts are in memory.
+#[derive(Debug, Clone)]
+pub struct Body {
+    before: Bytes,
+    picture: Option<Arc<Picture>>,
+    after: Bytes,
 }
 
-/// The JSON that a body holds; a stream of events is put together to the reply that would have come in one piece.
-///
-/// # Errors
-/// What is wrong with it.
-pub(super) fn value(body: &[u8]) -> Result<Value, String> {
-    let text = unpacked(body)?;
-    match events::is_stream(&text) {
-        true => events::reply(&text),
-        false => lenient::whole(&text),
+impl Body {
+    /// A body without a picture.
+    pub(super) fn plain(text: Vec<u8>) -> Self {
+        Self { before: text.into(), picture: None, after: Bytes::new() }
+    }
+
+    /// A body in which a picture's base64 stands between two texts.
+    pub(super) fn around(before: Bytes, picture: Arc<Picture>, after: Bytes) -> Self {
+        Self { before, picture: Some(picture), after }
+    }
+
+    /// Length in bytes.
+    #[allow(clippy::len_without_is_empty)] // none is
+    pub fn len(&self) -> u64 {
+        let picture = self.picture.as_ref().map_or(0, |picture| picture.encoded_len());
+        (self.text_len() as u64).saturating_add(picture)
+    }
+
+    /// Length in bytes without the picture.
+    pub fn text_len(&self) -> usize {
+        self.before.len() + self.after.len()
+    }
+
+    /// The body, where all of it is in memory.
+    pub fn as_plain(&self) -> Option<&Bytes> {
+        self.picture.is_none().then_some(&self.before)
+    }
+
+    /// Reads the body from its beginning.
+    pub fn read(self) -> BodyReader {
+        let place = Place::Before;
+        BodyReader { body: self, place }
+    }
+
+    /// The body in one piece.
+    ///
+    /// # Errors
+    /// Where the picture's file cannot be read or has changed.
+    pub fn to_bytes(&self) -> Result<Bytes, PictureError> {
+        if let Some(plain) = self.as_plain() {
+            return Ok(plain.clone());
+        }
+        let mut all = Vec::with_capacity(usize::try_from(self.len()).unwrap_or_default());
+        let mut reader = self.clone().read();
+        while !reader.next(&mut all)? {}
+        Ok(all.into())
     }
 }
 
-#[cfg(test)]
-pub(super) fn gzip(text: &str) -> Vec<u8> {
-    use std::io::Write;
-    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packed.write_all(text.as_bytes()).unwrap();
-    packed.finish().unwrap()
+/// Hands out a body in pieces of some 32 KiB.
+#[derive(Debug)]
+pub struct BodyReader {
+    body: Body,
+    place: Place,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+#[derive(Debug)]
+enum Place {
+    Before,
+    Picture(Encoding),
+    End,
+}
 
-    #[test]
-    fn wrappings_are_taken_off() {
-        assert_eq!(text(&gzip("\u{feff}{\"a\":1}")), "{\"a\":1}");
-        assert_eq!(text(b"\xef\xbb\xbfx\xffy"), "x\u{fffd}y");
-        assert_eq!(value(b"{\"a\":\"x\xffy\"}"), Ok(serde_json::json!({"a": "x\u{fffd}y"})));
-        let mut cut = gzip("{\"a\":1}");
-        cut.truncate(cut.len() - 9);
-        assert!(value(&cut).unwrap_err().contains("gzip"));
+impl BodyReader {
+    /// Appends the next piece; true where it was the last.
+    ///
+    /// # Errors
+    /// Where the picture's file cannot be read or has changed; the last piece is never handed out then.
+    pub fn next(&mut self, out: &mut Vec<u8>) -> Result<bool, PictureError> {
+        if let Place::Before = self.place {
+            out.extend_from_slice(&self.body.before);
+            self.place = match &self.body.picture {
+                Some(picture) => Place::Picture(picture.encode()),
+                None => Place::End,
+            };
+        }
+        if let (Place::Picture(encoding), Some(picture)) = (&mut self.place, &self.body.picture) {
+            if !encoding.next(picture, out)? {
+                return Ok(false);
+            }
+            out.extend_from_slice(&self.body.after);
+            self.place = Place::End;
+        }
+        Ok(true)
     }
 }

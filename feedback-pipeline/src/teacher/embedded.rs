@@ -5,13 +5,12 @@ use super::{Ended, Envelope, Usage, json_text, reference};
 use crate::items::{Content, Item};
 use serde_json::json;
 
-/// Request up to its messages.
+/// Request up to its messages, without the brace that closes it.
 pub(super) fn head(model: &str, system: &str) -> Vec<u8> {
     let mut out = br#"{"model":"#.to_vec();
     json_text(&mut out, model);
     out.extend_from_slice(br#","system":"#);
     json_text(&mut out, system);
-    out.extend_from_slice(br#","messages":["#);
     out
 }
 

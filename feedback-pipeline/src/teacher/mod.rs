@@ -3,27 +3,42 @@
 //! [`Template`] makes requests, [`open`] reads replies, and [`ServiceError`] what a refusal says.
 
 pub mod anthropic;
+pub mod catalogue;
 pub mod openai;
 pub mod reference;
 
+mod address;
 mod body;
+mod decode;
+pub mod dialect;
+mod dialects;
 mod embedded;
 mod envelope;
 mod events;
 pub(crate) mod lenient;
 mod open;
+mod picture;
 mod secret;
 mod service_error;
 mod template;
 mod usage;
 
-pub use body::text;
+pub use address::Address;
+pub use body::{Body, BodyReader, PictureError};
+pub use decode::text;
+pub use dialect::Dialect;
+pub use dialects::{Dialects, Refusal, Spoken};
 pub use embedded::answer as embedded_answer;
 pub use envelope::{Ended, Envelope, Unopened};
 pub use open::{open, usage_of_unreadable};
+#[cfg(test)]
+pub(crate) use picture::tests as picture_tests;
+pub use picture::{Picture, PictureContent};
 pub use secret::Secret;
 pub use service_error::{ServiceError, TOO_LARGE, final_for_item};
-pub use template::{FollowUp, Picture, Template};
+#[cfg(test)]
+pub(crate) use template::tests::template as test_template;
+pub use template::{FollowUp, Template};
 pub use usage::Usage;
 
 use schemas::settings::{Provider, TeacherSettings};
@@ -47,28 +62,11 @@ pub fn model(settings: &TeacherSettings) -> String {
         return settings.model.clone();
     }
     match settings.provider {
-        Provider::Anthropic => "claude-haiku-4-5",
-        Provider::OpenAi => "gpt-4.1-mini",
+        Provider::Anthropic => "claude-haiku-5-5",
+        Provider::OpenAi => "gpt-6-luna",
         Provider::Reference => "reference-v2",
     }
     .to_owned()
-}
-
-/// Address that requests go to.
-pub fn url(settings: &TeacherSettings) -> String {
-    let base = settings.base_url.trim_end_matches('/');
-    match settings.provider {
-        Provider::Anthropic => {
-            let base = if base.is_empty() { "https://api.anthropic.com" } else { base };
-            format!("{}/v1/messages", base.trim_end_matches("/v1"))
-        }
-        Provider::OpenAi => {
-            let base = if base.is_empty() { "https://api.openai.com/v1" } else { base };
-            let base = if base.ends_with("/v1") { base.to_owned() } else { format!("{base}/v1") };
-            format!("{base}/chat/completions")
-        }
-        Provider::Reference => String::new(),
-    }
 }
 
 /// Appends a text as a JSON string.

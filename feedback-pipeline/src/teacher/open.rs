@@ -1,6 +1,6 @@
 //! Opening replies of status 200: the envelope, or the error that some services hide in it.
 
-use super::{Envelope, ServiceError, Unopened, Usage, anthropic, body, embedded, openai};
+use super::{Envelope, ServiceError, Unopened, Usage, anthropic, decode, embedded, openai};
 use schemas::settings::Provider;
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, Unopened> {
         return embedded::open(body).map_err(Unopened::NotAReply);
     }
     let what = if provider == Provider::Anthropic { "Messages reply" } else { "chat completion" };
-    let reply = body::value(body).map_err(|why| Unopened::NotAReply(format!("no {what}: {why}")))?;
+    let reply = decode::value(body).map_err(|why| Unopened::NotAReply(format!("no {what}: {why}")))?;
     if is_error(&reply) {
         return Err(failed(ServiceError::of(&reply)));
     }
@@ -26,7 +26,7 @@ pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, Unopened> {
 /// Usage told by a reply that is whole JSON and no error, but not the envelope that was expected: it was paid for. None for
 /// anything else, which may be asked for again.
 pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
-    let reply = body::value(body).ok().filter(|reply| !is_error(reply))?;
+    let reply = decode::value(body).ok().filter(|reply| !is_error(reply))?;
     Usage::of_either(reply.get("usage"))
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn reply(bytes: &[u8]) {
 pub(crate) fn headers(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let pairs: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(':')).collect();
-    let limits = headers::limits(pairs.iter().copied());
+    let limits = headers::limits(pairs.iter().copied(), true);
     assert!([limits.requests, limits.tokens].into_iter().flatten().all(|limit| limit > 0));
     let hints = headers::hints(pairs.iter().copied(), SystemTime::now());
     assert!(hints.retry_after.is_none_or(|wait| wait.as_secs() <= 7 * 24 * 3_600));

@@ -20,7 +20,8 @@ setting_types! {
     String => Text, bool => Bool, u32 => Integer, u64 => Integer, f64 => Float,
     Provider => Text, Device => Text, Dtype => Text, Algorithm => Text, PromptFormat => Text, RationaleSource => Text,
     ValueTrunk => Text, CorrectionFilter => Text, RewardUnit => Text, KeepBy => Text,
-    AnswerKeepBy => Text,
+    AnswerKeepBy => Text, ResponseFormat => Text, TokenLimitField => Text, SystemRole => Text, ContentForm => Text,
+    ImageDetail => Text,
 }
 
 impl<T: SettingType> SettingType for Option<T> {
@@ -57,6 +58,55 @@ choices! {
         OpenAi = "openai",
         /// The embedded Teacher, which grades against the dataset's own solutions.
         Reference = "reference",
+    }
+    /// How a Teacher is asked for JSON.
+    ResponseFormat {
+        /// As the model takes it.
+        Auto = "auto",
+        /// With the reply's JSON schema.
+        JsonSchema = "json_schema",
+        /// Any JSON object.
+        JsonObject = "json_object",
+        /// By the prompt alone.
+        None = "none",
+    }
+    /// Name of the field that limits a reply.
+    TokenLimitField {
+        /// As the service takes it.
+        Auto = "auto",
+        /// `max_tokens`.
+        MaxTokens = "max_tokens",
+        /// `max_completion_tokens`.
+        MaxCompletionTokens = "max_completion_tokens",
+    }
+    /// Where a Teacher's instructions are sent.
+    SystemRole {
+        /// In the system message, unless the service refuses one.
+        Auto = "auto",
+        /// In the system message.
+        System = "system",
+        /// At the head of the user's message.
+        User = "user",
+    }
+    /// How a user's message is sent.
+    ContentForm {
+        /// As parts, unless the service refuses them.
+        Auto = "auto",
+        /// As a list of parts.
+        Parts = "parts",
+        /// As plain text; items with a picture cannot be sent so.
+        Text = "text",
+    }
+    /// Detail in which a service reads pictures.
+    ImageDetail {
+        /// By the model: high where that bounds the bill.
+        Auto = "auto",
+        /// Few tokens.
+        Low = "low",
+        /// At most 2,500 patches.
+        High = "high",
+        /// Every pixel.
+        Original = "original",
     }
     /// Where tensors live.
     Device {

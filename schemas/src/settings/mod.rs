@@ -8,8 +8,8 @@ mod flags;
 mod resolve;
 
 pub use choice::{
-    Algorithm, AnswerKeepBy, CorrectionFilter, Device, Dtype, KeepBy, PromptFormat, Provider,
-    RationaleSource, RewardUnit, ValueTrunk,
+    Algorithm, AnswerKeepBy, ContentForm, CorrectionFilter, Device, Dtype, ImageDetail, KeepBy, PromptFormat,
+    Provider, RationaleSource, ResponseFormat, RewardUnit, SystemRole, TokenLimitField, ValueTrunk,
 };
 pub use flags::SettingFlags;
 pub use resolve::{Origin, Resolved};
@@ -107,8 +107,16 @@ settings! {
         provider: Provider = Provider::Reference, "Who gives feedback: anthropic, openai (any compatible server) or reference (embedded, for trials).";
         model: String = String::new(), "Model to ask; empty takes the provider's usual one.";
         base_url: String = String::new(), "Address of the service; empty takes the provider's own.";
-        temperature: f64 = 0.0, "Sampling temperature of the Teacher.";
-        max_output_tokens: u32 = 1024, "Limit of a reply, in tokens.";
+        temperature: Option<f64> = None, "Sampling temperature; unset sends 0 where the model takes one.";
+        effort: Option<String> = None, "Reasoning effort; unset takes the lowest the model offers (none, else low), empty sends none.";
+        max_output_tokens: Option<u32> = None, "Limit of a reply in tokens, thinking included; unset takes 1024, or 8192 for a model that thinks.";
+        response_format: ResponseFormat = ResponseFormat::Auto, "How JSON is asked for: auto, json_schema, json_object or none.";
+        token_limit_field: TokenLimitField = TokenLimitField::Auto, "Field that limits a reply: auto, max_tokens or max_completion_tokens.";
+        system_role: SystemRole = SystemRole::Auto, "Where the instructions are sent: auto, system or user.";
+        content: ContentForm = ContentForm::Auto, "How user messages are sent: auto, parts (a list) or text (problems without a picture only).";
+        image_detail: ImageDetail = ImageDetail::Auto, "Detail in which OpenAI-like services read pictures: auto, low, high or original.";
+        max_image_edge: u32 = 2048, "Longest edge of a picture in pixels; larger ones are sized down before they are sent.";
+        models: String = String::new(), "File of models and prices (TOML) that is laid over the built-in models.toml; empty takes that alone.";
         timeout_secs: u64 = 600, "Longest wait for one reply, in seconds.";
         prompts: String = String::new(), "Folder with scores.md, corrections.md, judgements.md that replace the built-in system prompts; empty takes those.";
     }
@@ -122,7 +130,7 @@ settings! {
     /// What may be spent.
     budget: BudgetSettings {
         max_usd: Option<f64> = None, "Stop, with everything saved, before the dataset's total cost passes this many US dollars.";
-        prices: String = String::new(), "Price table (TOML) that replaces the built-in one; empty takes that.";
+        prices: String = String::new(), "File of prices (TOML) that replace those of the built-in models; empty takes those.";
     }
     /// The student and where it runs.
     student: StudentSettings {

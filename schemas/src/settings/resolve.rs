@@ -115,7 +115,8 @@ impl Resolved {
     fn check(&self) -> Result<()> {
         let s = &self.settings;
         let at_least_one = [
-            ("teacher.max_output_tokens", u64::from(s.teacher.max_output_tokens)),
+            ("teacher.max_output_tokens", u64::from(s.teacher.max_output_tokens.unwrap_or(1))),
+            ("teacher.max_image_edge", u64::from(s.teacher.max_image_edge)),
             ("teacher.timeout_secs", s.teacher.timeout_secs),
             ("limits.concurrency", u64::from(s.limits.concurrency)),
             ("limits.requests_per_minute", s.limits.requests_per_minute.unwrap_or(1)),
@@ -170,7 +171,7 @@ impl Resolved {
         }
         let positive = f64::MIN_POSITIVE;
         let ranges = [
-            ("teacher.temperature", s.teacher.temperature, 0.0, 2.0),
+            ("teacher.temperature", s.teacher.temperature.unwrap_or(0.0), 0.0, 2.0),
             ("budget.max_usd", s.budget.max_usd.unwrap_or(0.0), 0.0, f64::MAX),
             ("rollout.top_p", s.rollout.top_p, positive, 1.0),
             ("rollout.temperature", s.rollout.temperature, positive, f64::MAX),

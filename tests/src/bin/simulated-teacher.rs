@@ -3,7 +3,9 @@
 use clap::Parser;
 use std::path::PathBuf;
 use std::time::Duration;
-use workspace_tests::teacher_service::{Allowance, BatchOptions, Fault, Faults, Options, TeacherService};
+use workspace_tests::teacher_service::{
+    Allowance, BatchOptions, Fault, Faults, Options, Service, Shape, Shapes, TeacherService,
+};
 
 /// A Teacher on loopback that speaks the Anthropic Messages API and the OpenAI chat API.
 #[derive(Parser)]
@@ -14,6 +16,32 @@ struct Cli {
     /// Port on loopback; 0 takes any free one.
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// Whom it behaves as: permissive, anthropic, openai, azure, gemini, vertex, bedrock, openrouter, deepseek, mistral, xai,
+    /// groq, together, fireworks, gateway, vllm, vllm-no-parser, sglang, llama.cpp, ollama, ollama-cloud, lm-studio,
+    /// texts-only, no-system or no-format.
+    #[arg(long, default_value = "permissive")]
+    service: Service,
+    /// The only path that is served, instead of the service's own.
+    #[arg(long)]
+    endpoint: Option<String>,
+    /// The key that requests must carry.
+    #[arg(long)]
+    key: Option<String>,
+    /// Its models see no pictures.
+    #[arg(long)]
+    blind: bool,
+    /// Requests it works on at once.
+    #[arg(long)]
+    slots: Option<usize>,
+    /// Shapes of replies (think-draft, format-first, usage-empty, choice-error, sse and more; a wrong name lists all).
+    #[arg(long, value_delimiter = ',')]
+    reply: Vec<Shape>,
+    /// Share of replies in such a shape.
+    #[arg(long, default_value_t = 1.0)]
+    reply_share: f64,
+    /// A file to which each request is appended as a line of JSON.
+    #[arg(long)]
+    log_requests: Option<PathBuf>,
     /// Milliseconds until a reply.
     #[arg(long, default_value_t = 50)]
     latency_ms: u64,
@@ -51,13 +79,19 @@ fn main() -> Result<(), String> {
         data: cli.data,
         port: cli.port,
         latency: Duration::from_millis(cli.latency_ms),
+        service: cli.service,
+        endpoint: cli.endpoint,
+        blind: cli.blind,
+        slots: cli.slots,
+        log_requests: cli.log_requests,
         faults: Faults { seed: cli.seed, share: cli.fault_share, kinds, after: 0 },
+        shapes: Shapes { seed: cli.seed, share: cli.reply_share, kinds: cli.reply, after: 0 },
         allowance: Allowance {
             requests_per_minute: cli.requests_per_minute,
             input_tokens_per_minute: cli.input_tokens_per_minute,
         },
         tell_limits: cli.tell_limits,
-        key: None,
+        key: cli.key,
         extra_output_tokens: 0,
         real_tokens: cli.real_tokens,
         batch: BatchOptions {

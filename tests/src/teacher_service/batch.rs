@@ -1,7 +1,7 @@
 //! Batches: taken, answered after a while all at once, handed out as JSON lines in an order of their own.
 
 use super::Shared;
-use super::serve::{Answered, answer};
+use super::receive::{Answered, answer};
 use super::wire::Api;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -31,6 +31,16 @@ pub struct BatchOptions {
     pub fail_first: bool,
     /// Time until a batch that was sent is told its id.
     pub submit_latency: Duration,
+    /// Where there are no errors, their file has an empty id instead of none (OpenAI only).
+    pub empty_error_id: bool,
+    /// Time from the end of a batch until it names the file of its results (OpenAI only).
+    pub late_output: Duration,
+    /// So many of the first batches have results with every second line twice.
+    pub double_lines: u32,
+    /// Files of results begin with a byte order mark.
+    pub bom: bool,
+    /// Errors in results stand in one envelope more than the API says.
+    pub wrap_errors: bool,
 }
 
 /// All batches and files.
@@ -75,9 +85,14 @@ fn bad(message: &str) -> Told {
     Told::Json(400, json!({"type": "error", "error": {"type": "invalid_request_error", "message": message}}))
 }
 
-/// True for the paths of the batch APIs.
-pub(super) fn is_mine(path: &str) -> bool {
-    ["/v1/messages/batches", "/v1/batches", "/v1/files"].iter().any(|mine| path.starts_with(mine))
+/// The requests that a call brings, for the record.
+pub(super) fn requests_in(body: &[u8]) -> Vec<Value> {
+    if let Ok(mut sent) = serde_json::from_slice::<Value>(body) {
+        let entries = sent["requests"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        return entries.into_iter().map(|mut entry| entry["params"].take()).collect();
+    }
+    let lines = body.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{"));
+    lines.filter_map(|line| Some(serde_json::from_slice::<Value>(line).ok()?["body"].take())).collect()
 }
 
 /// Answers a call of a batch API.
@@ -143,7 +158,7 @@ pub(super) async fn call(shared: &Arc<Shared>, post: bool, path: &str, query: &s
                 return Told::Json(500, json!({"error": {"type": "api_error", "message": "internal"}}));
             }
             let found = batches.batches.iter().find(|batch| batch.id == **id);
-            found.map_or_else(not_there, |batch| Told::Json(200, batch.tell(options.latency)))
+            found.map_or_else(not_there, |batch| Told::Json(200, batch.tell(options)))
         }
         (false, ["messages", "batches", id, "results"]) => results(shared, id, false),
         (false, ["files", id, "content"]) => match id.split_once('-') {
@@ -180,7 +195,7 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
         }
         let expired = number < options.expire as usize && place % 2 == 1;
         let answered = if expired { None } else { Some(answer(shared, api, body.as_bytes())) };
-        let (line, is_error) = told_line(api, custom_id, answered);
+        let (line, is_error) = told_line(api, custom_id, answered, options.wrap_errors);
         if is_error { errors.push(line) } else { results.push(line) }
     }
     // In no order of the requests.
@@ -195,6 +210,10 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
     if number < options.garble_lines as usize {
         results.iter_mut().step_by(2).for_each(|line| line.insert(0, '!'));
     }
+    if number < options.double_lines as usize {
+        let twice = |(place, line): (usize, String)| vec![line; 1 + (place + 1) % 2];
+        results = results.into_iter().enumerate().flat_map(twice).collect();
+    }
     shared.stats().batches += 1;
     let id = if api == Api::Anthropic { format!("msgbatch_{number}") } else { format!("batch_{number}") };
     let batch = Batch {
@@ -208,7 +227,7 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
         results,
         errors,
     };
-    let told = batch.tell(options.latency);
+    let told = batch.tell(options);
     let cut = {
         let mut batches = shared.batches();
         batches.batches.push(batch);
@@ -221,7 +240,8 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
 }
 
 /// A line of results, and whether it stands in the file of errors.
-fn told_line(api: Api, custom_id: &str, answered: Option<Answered>) -> (String, bool) {
+fn told_line(api: Api, custom_id: &str, answered: Option<Answered>, wrap: bool) -> (String, bool) {
+    let wrapped = |body: String| if wrap { format!(r#"{{"type":"error","error":{body}}}"#) } else { body };
     let openai = |response: Value, error: Value| {
         json!({"id": "batch_req", "custom_id": custom_id, "response": response, "error": error}).to_string()
     };
@@ -229,22 +249,25 @@ fn told_line(api: Api, custom_id: &str, answered: Option<Answered>) -> (String, 
         (Api::Anthropic, None) => {
             (json!({"custom_id": custom_id, "result": {"type": "expired"}}).to_string(), false)
         }
-        (Api::Anthropic, Some(Answered { status: 200, body })) => (
+        (Api::Anthropic, Some(Answered { status: 200..300, body })) => (
             format!(r#"{{"custom_id":"{custom_id}","result":{{"type":"succeeded","message":{body}}}}}"#),
             false,
         ),
         (Api::Anthropic, Some(Answered { body, .. })) => {
+            let body = wrapped(body);
             (format!(r#"{{"custom_id":"{custom_id}","result":{{"type":"errored","error":{body}}}}}"#), false)
         }
         (Api::OpenAi, None) => {
             (openai(Value::Null, json!({"code": "batch_expired", "message": "expired"})), true)
         }
-        (Api::OpenAi, Some(Answered { status, body })) => (
-            format!(
+        (Api::OpenAi, Some(Answered { status, body })) => {
+            let is_error = !(200..300).contains(&status);
+            let body = if is_error { wrapped(body) } else { body };
+            let line = format!(
                 r#"{{"id":"batch_req","custom_id":"{custom_id}","response":{{"status_code":{status},"request_id":"r","body":{body}}},"error":null}}"#
-            ),
-            status != 200,
-        ),
+            );
+            (line, is_error)
+        }
     }
 }
 
@@ -258,7 +281,7 @@ fn list(shared: &Shared, query: &str) -> Told {
         latest.by_ref().find(|batch| batch.id == after);
     }
     let page: Vec<Value> =
-        latest.by_ref().take(limit).map(|batch| batch.tell(shared.options.batch.latency)).collect();
+        latest.by_ref().take(limit).map(|batch| batch.tell(&shared.options.batch)).collect();
     Told::Json(200, json!({"object": "list", "data": page, "has_more": latest.peek().is_some()}))
 }
 
@@ -270,19 +293,21 @@ fn results(shared: &Shared, id: &str, errors: bool) -> Told {
         return not_there();
     }
     let lines = if errors { &batch.errors } else { &batch.results };
-    let mut text = lines.join("\n");
-    text.push('\n');
+    let mark = if options.bom { "\u{feff}" } else { "" };
+    let mut text = format!("{mark}{}\n", lines.join("\n"));
     let cut = batches.cut_results < options.cut_results;
     batches.cut_results += u32::from(cut);
     if cut {
-        text.truncate(text.len() / 2);
+        let middle = text.floor_char_boundary(text.len() / 2);
+        text.truncate(middle);
     }
     Told::Lines(text.into(), cut)
 }
 
 impl Batch {
-    fn tell(&self, latency: Duration) -> Value {
-        let ended = self.made.elapsed() >= latency;
+    fn tell(&self, options: &BatchOptions) -> Value {
+        let ended = self.made.elapsed() >= options.latency;
+        let is_told = self.made.elapsed() >= options.latency + options.late_output;
         let secs = self.created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let done = if ended { self.requests } else { 0 };
         if self.api == Api::Anthropic {
@@ -301,10 +326,16 @@ impl Batch {
         let file = |kind: &str, there: bool| {
             if ended && there { json!(format!("{kind}-{}", self.id)) } else { Value::Null }
         };
+        let errors = match file("err", !self.errors.is_empty()) {
+            Value::Null if options.empty_error_id && ended => json!(""),
+            told => told,
+        };
+        let mistakes =
+            json!({"data": [{"code": "token_limit_exceeded", "message": "too many tokens waiting"}]});
         json!({
             "id": self.id, "object": "batch", "status": status, "created_at": secs, "metadata": self.metadata,
-            "output_file_id": file("out", !self.results.is_empty()), "error_file_id": file("err", !self.errors.is_empty()),
-            "errors": if self.failed { json!({"data": [{"code": "token_limit_exceeded", "message": "too many tokens waiting"}]}) } else { Value::Null },
+            "output_file_id": file("out", is_told && !self.results.is_empty()), "error_file_id": errors,
+            "errors": if self.failed { mistakes } else { Value::Null },
             "request_counts": {"total": self.requests, "completed": done, "failed": 0},
         })
     }

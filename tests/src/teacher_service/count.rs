@@ -10,11 +10,18 @@ use std::sync::{Mutex, PoisonError};
 
 /// Prompts that were seen before.
 #[derive(Default)]
-pub(super) struct PromptCache(Mutex<HashSet<String>>);
+pub(crate) struct PromptCache(Mutex<HashSet<String>>);
+
+impl PromptCache {
+    /// Takes a prompt in, and says whether it was not there.
+    pub(super) fn is_new(&self, prompt: String) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(prompt)
+    }
+}
 
 /// Tokens of a request.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counted {
+pub(crate) struct Counted {
     pub(super) plain: u64,
     pub(super) written: u64,
     pub(super) read: u64,
@@ -61,7 +68,7 @@ pub(super) fn request(api: Api, body: &Value, cache: &PromptCache) -> Counted {
         return Counted { plain: head + rest, ..Counted::default() };
     }
     let name = format!("{} {head_text}", body["model"]);
-    let is_new = cache.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+    let is_new = cache.is_new(name);
     match (api, is_new) {
         (Api::OpenAi, true) => Counted { plain: head + rest, ..Counted::default() },
         (Api::Anthropic, true) => Counted { plain: head - kept + rest, written: kept, read: 0 },

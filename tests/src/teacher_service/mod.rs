@@ -1,22 +1,31 @@
 //! A Teacher on loopback: speaks both wire formats over real HTTP, answers by the reference Teacher's brain, counts tokens,
-//! and has faults that can be switched on.
+//! behaves as one of many services, and has faults and odd replies that can be switched on.
 //!
-//! [`answer`] finds the problem of a request and answers it, [`fault`] decides what goes wrong, [`limit`] keeps the
-//! account's allowance, `wire` is the two formats, [`batch`] the two batch APIs, `count` the tokens.
-//! Everything depends on the seed and the request, not on the clock,
-//! so that a run can be repeated.
+//! [`answer`] finds the problem of a request and answers it, [`services`] are the services it can stand in for,
+//! [`fault`] is what goes wrong, [`shape`] what replies look like, [`schedule`] when they do, [`limit`] keeps the account's
+//! allowance, `wire` is the two formats, [`batch`] the two batch APIs, `count` the tokens, [`record`] what was asked.
+//! Everything depends on the seed and the request, not on the clock, so that a run can be repeated.
 
 pub mod answer;
 pub mod batch;
 mod count;
 pub mod fault;
+mod http;
 pub mod limit;
+mod receive;
+pub mod record;
+pub mod schedule;
 mod serve;
+pub mod services;
+pub mod shape;
 mod wire;
 
 pub use batch::BatchOptions;
 pub use fault::{Fault, Faults};
 pub use limit::Allowance;
+pub use record::Recorded;
+pub use services::Service;
+pub use shape::{Shape, Shapes};
 
 use schemas::Dataset;
 use serde_json::{Value, json};
@@ -35,8 +44,20 @@ pub struct Options {
     pub port: u16,
     /// Time until a reply.
     pub latency: Duration,
+    /// Whom it behaves as.
+    pub service: Service,
+    /// The only path that is served, with its query, where it is not the service's own.
+    pub endpoint: Option<String>,
+    /// Whether its models see no pictures.
+    pub blind: bool,
+    /// How many requests it works on at once, the others wait; any number where none is given.
+    pub slots: Option<usize>,
+    /// A file to which each request is appended as a line of JSON.
+    pub log_requests: Option<PathBuf>,
     /// What goes wrong, and how often.
     pub faults: Faults,
+    /// What good replies look like, and how often.
+    pub shapes: Shapes,
     /// What the account may use.
     pub allowance: Allowance,
     /// Whether reply headers tell the limits.
@@ -62,8 +83,14 @@ pub struct Stats {
     pub good: u64,
     /// Replies of status 429 by the allowance.
     pub limited: u64,
+    /// Requests that the service's rules refused.
+    pub refused: u64,
+    /// The same by what they were refused for: a field, `path`, `key`, `model`, `image`.
+    pub refusals: HashMap<String, u64>,
     /// Faults shown, by name.
     pub faults: HashMap<&'static str, u64>,
+    /// Shapes shown, by name.
+    pub shapes: HashMap<&'static str, u64>,
     /// Requests by kind.
     pub kinds: HashMap<&'static str, u64>,
     /// How often each distinct request arrived.
@@ -94,6 +121,7 @@ impl Stats {
     pub fn to_json(&self) -> Value {
         json!({
             "requests": self.requests, "batches": self.batches, "good": self.good, "limited": self.limited, "faults": self.faults,
+            "shapes": self.shapes, "refused": self.refused, "refusals": self.refusals,
             "kinds": self.kinds, "distinct": self.seen.len(), "bought_again": self.bought_again(),
             "images": self.images, "in_flight": self.in_flight, "peak_in_flight": self.peak_in_flight,
             "input_tokens": self.input_tokens, "output_tokens": self.output_tokens,
@@ -109,6 +137,14 @@ struct Shared {
     limiter: Mutex<limit::Limiter>,
     batches: Mutex<batch::Batches>,
     prompt_cache: count::PromptCache,
+    records: record::Records,
+    slots: Option<tokio::sync::Semaphore>,
+}
+
+impl Shared {
+    fn profile(&self) -> &'static services::Profile {
+        self.options.service.profile()
+    }
 }
 
 /// A running service; it ends when dropped.
@@ -128,6 +164,8 @@ impl TeacherService {
         let brain = answer::Brain::new(datasets.collect::<Result<Vec<_>, _>>()?)?;
         let limiter = limit::Limiter::new(options.allowance);
         let shared = Arc::new(Shared {
+            records: record::Records::new(options.log_requests.as_deref())?,
+            slots: options.slots.map(tokio::sync::Semaphore::new),
             options,
             brain,
             stats: Mutex::default(),
@@ -158,6 +196,19 @@ impl TeacherService {
     /// Counts so far.
     pub fn stats(&self) -> Stats {
         self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The latest requests, the oldest of them first, those in batches included.
+    pub fn requests(&self) -> Vec<Recorded> {
+        self.shared.records.latest()
+    }
+
+    /// The right answer to the text of a user message.
+    ///
+    /// # Errors
+    /// Where the text is no request of the contract, or its problem is not known.
+    pub fn right_answer(&self, text: &str) -> Result<Value, String> {
+        self.shared.brain.answer(text).map(|(_, answer)| answer)
     }
 
     /// Sets all counts to zero.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// Which API a request speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Api {
+pub(crate) enum Api {
     Anthropic,
     OpenAi,
 }
@@ -20,20 +20,43 @@ pub(super) struct Asked {
     pub input_tokens: u64,
     /// Of those, tokens written to the prompt cache and read from it.
     pub cached: (u64, u64),
-    pub images: u64,
+    pub pictures: Vec<Picture>,
     /// Whether the reply's tokens are counted by a tokenizer.
     pub real_tokens: bool,
 }
 
-/// Reads a request.
-pub(super) fn read(api: Api, body: &Value) -> Result<Asked, String> {
+/// A picture in a request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Picture {
+    /// What it is by its bytes: png, jpeg, gif or webp; empty where it is none of these.
+    pub(crate) kind: &'static str,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    /// How closely it is to be looked at.
+    pub(crate) detail: Option<String>,
+    pub(crate) base64_len: usize,
+}
+
+/// What a reply says.
+pub(super) struct Saying<'a> {
+    pub(super) text: &'a str,
+    /// Why it ended: stop, length or refusal.
+    pub(super) ended: &'a str,
+    /// Tokens of the text where they are known already.
+    pub(super) tokens: Option<u64>,
+    /// Tokens beyond the text, as for thinking.
+    pub(super) more: u64,
+}
+
+/// Reads a request; `strictly` as the two public APIs' clients send it.
+pub(super) fn read(api: Api, body: &Value, strictly: bool) -> Result<Asked, String> {
     let messages = body["messages"].as_array().ok_or("messages: expected a list")?;
     let mut asked = Asked {
         model: body["model"].clone(),
         text: String::new(),
         input_tokens: 3,
         cached: (0, 0),
-        images: 0,
+        pictures: Vec::new(),
         real_tokens: false,
     };
     if !body["model"].is_string() {
@@ -48,7 +71,7 @@ pub(super) fn read(api: Api, body: &Value) -> Result<Asked, String> {
                 asked.input_tokens += tokens(block["text"].as_str().unwrap_or_default());
             }
         }
-        Api::OpenAi if messages.first().is_none_or(|message| message["role"] != "system") => {
+        Api::OpenAi if strictly && messages.first().is_none_or(|message| message["role"] != "system") => {
             return Err("messages: expected the system message first".to_owned());
         }
         Api::OpenAi => {}
@@ -98,15 +121,38 @@ fn read_blocks(api: Api, blocks: &[Value], asked: &mut Asked) -> Result<String, 
         if png != (data.0 == "image/png") {
             return Err(format!("image: bytes are not {}", data.0));
         }
-        asked.images += 1;
+        let detail = block["image_url"]["detail"].as_str().map(str::to_owned);
+        asked.pictures.push(Picture { detail, base64_len: data.1.len(), ..measure(&bytes) });
         asked.input_tokens += 200;
     }
     Ok(texts)
 }
 
+/// What a picture's head tells.
+fn measure(bytes: &[u8]) -> Picture {
+    let kind = match image::guess_format(bytes) {
+        Ok(image::ImageFormat::Png) => "png",
+        Ok(image::ImageFormat::Jpeg) => "jpeg",
+        Ok(image::ImageFormat::Gif) => "gif",
+        Ok(image::ImageFormat::WebP) => "webp",
+        _ => "",
+    };
+    let number = |from: usize| Some(u32::from_be_bytes(bytes.get(from..from + 4)?.try_into().ok()?));
+    let size = if kind == "png" {
+        number(16).zip(number(20))
+    } else {
+        let reader = image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format();
+        reader.ok().and_then(|reader| reader.into_dimensions().ok())
+    };
+    let (width, height) = size.unwrap_or((1, 1));
+    Picture { kind, width, height, ..Picture::default() }
+}
+
 /// A reply's body.
-pub(super) fn reply(api: Api, number: u64, asked: &Asked, (said, ended): (&str, &str), more: u64) -> Value {
-    let output = more + if asked.real_tokens { super::count::text(api, said) } else { tokens(said) + 1 };
+pub(super) fn reply(api: Api, number: u64, asked: &Asked, saying: &Saying<'_>) -> Value {
+    let (said, ended) = (saying.text, saying.ended);
+    let counted = || if asked.real_tokens { super::count::text(api, said) } else { tokens(said) + 1 };
+    let output = saying.more + saying.tokens.unwrap_or_else(counted);
     let (written, read) = asked.cached;
     match api {
         Api::Anthropic => json!({

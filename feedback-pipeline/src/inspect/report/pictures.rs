@@ -1,8 +1,10 @@
 //! Pictures of a report as data URIs, each once, sized down where they are large.
 
+use crate::request::image::locate;
 use base64::Engine as _;
 use image::codecs::jpeg::JpegEncoder;
-use image::{DynamicImage, ImageFormat, RgbaImage};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbaImage};
 use schemas::provenance::sha256_hex;
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -43,7 +45,8 @@ impl Pictures {
 
     /// Index of a picture among [`Pictures::uris`].
     pub(super) fn add(&mut self, path: &str) -> Result<usize, Without> {
-        let Ok(bytes) = std::fs::read(self.root.join(path)) else {
+        let found = locate(&self.root, path).ok().and_then(|file| std::fs::read(file).ok());
+        let Some(bytes) = found else {
             self.unreadable += 1;
             return Err(Without::Unreadable);
         };
@@ -78,13 +81,16 @@ fn small(bytes: Vec<u8>) -> Option<(&'static str, Vec<u8>)> {
         ImageFormat::WebP => "image/webp",
         _ => return None,
     };
-    let mut picture = image::load_from_memory_with_format(&bytes, format).ok()?;
+    let mut decoder = ImageReader::with_format(Cursor::new(&bytes), format).into_decoder().ok()?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder).ok()?;
     if bytes.len() <= SMALL_BYTES {
         return Some((media_type, bytes));
     }
     if picture.width().max(picture.height()) > EDGE {
         picture = picture.resize(EDGE, EDGE, image::imageops::FilterType::Triangle);
     }
+    picture.apply_orientation(orientation);
     let mut png = Vec::new();
     picture.write_to(&mut Cursor::new(&mut png), ImageFormat::Png).ok()?;
     let mut jpeg = Vec::new();

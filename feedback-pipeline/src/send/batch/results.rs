@@ -180,7 +180,9 @@ impl Run<'_> {
                 let failure = Failure::Status { status, hints: Hints::default(), error };
                 let effort = Effort { attempts: *tries, ..Effort::new(Duration::MAX) };
                 match retry::decide(&failure, effort) {
-                    Decision::Reject { .. } => return Outcome::Refused(status, body),
+                    Decision::Reject { .. } | Decision::Forbidden { .. } => {
+                        return Outcome::Refused(status, body);
+                    }
                     Decision::Stop { why, hint } => return Outcome::Stop(Error::Service { why, hint }),
                     Decision::Again { .. } | Decision::GiveUp { .. } => failure,
                 }
@@ -192,7 +194,7 @@ impl Run<'_> {
         };
         self.trouble = match failure {
             Failure::Status { status, error, .. } => format!("HTTP {status}, {error}"),
-            Failure::Unreachable(why) | Failure::Broken(why) => why,
+            Failure::Unreachable(why) | Failure::Broken(why) | Failure::Picture(why) => why,
             Failure::TimedOut => "no reply in time".to_owned(),
         };
         Outcome::Nothing
@@ -201,10 +203,10 @@ impl Run<'_> {
     /// Counts requests of a batch that may have been charged without a word of how much: the cap must hold all the same, in
     /// later runs too.
     pub(super) fn lose(&self, batch: &Batch, requests: u64) -> Result<()> {
-        let Some(price) = self.session.price.filter(|_| requests > 0) else { return Ok(()) };
+        let Some(price) = self.session.price.as_ref().filter(|_| requests > 0) else { return Ok(()) };
         // A batch that was sent without a cap was not counted with anything.
         let one = match batch.likely_usd {
-            0.0 => f64::from(self.session.teacher.max_output_tokens) * price.output / 1e6,
+            0.0 => self.session.reply_limit() * price.output / 1e6,
             likely => likely / batch.requests.max(1) as f64,
         };
         let dollars = one * requests as f64;
@@ -249,6 +251,7 @@ impl Run<'_> {
             started_at_ms: batch.planned_at_ms,
             replied_at_ms: now,
             latency_ms: u32::try_from(now.saturating_sub(batch.planned_at_ms)).unwrap_or(u32::MAX),
+            dialect: None,
         };
         self.session.cache.writer().fetched(key, reply)
     }

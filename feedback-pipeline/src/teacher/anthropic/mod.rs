@@ -4,5 +4,5 @@ mod reply;
 mod request;
 
 pub(super) use reply::open;
-pub use request::{API_VERSION, prompt_cache_minimum};
+pub use request::API_VERSION;
 pub(super) use request::{head, user};

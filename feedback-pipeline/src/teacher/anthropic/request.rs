@@ -1,61 +1,92 @@
 //! What a request of the Messages API looks like.
 
+use crate::teacher::dialect::Dialect;
 use crate::teacher::json_text;
-use schemas::settings::TeacherSettings;
+use schemas::settings::{ContentForm, ResponseFormat, SystemRole};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 /// Version of the API that requests name.
 pub const API_VERSION: &str = "2023-06-01";
 
-/// Request up to its messages. The system block is marked for the provider's prompt cache.
+#[derive(Serialize)]
+struct Head<'a> {
+    model: &'a str,
+    max_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<[System<'a>; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_config: Option<OutputConfig<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "text")]
+struct System<'a> {
+    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<CacheControl>,
+}
+
+#[derive(Serialize)]
+struct CacheControl {
+    r#type: &'static str,
+}
+
+#[derive(Serialize)]
+struct OutputConfig<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<Format<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effort: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "json_schema")]
+struct Format<'a> {
+    schema: &'a RawValue,
+}
+
+/// Request up to its messages, without the brace that closes it. The system block is marked for the provider's prompt cache.
 pub(in crate::teacher) fn head(
-    settings: &TeacherSettings,
+    dialect: &Dialect,
     model: &str,
     system: &str,
-    schema: &str,
+    schema: Option<&RawValue>,
 ) -> Vec<u8> {
-    let mut out = br#"{"model":"#.to_vec();
-    json_text(&mut out, model);
-    let limits =
-        format!(r#","max_tokens":{},"temperature":{}"#, settings.max_output_tokens, settings.temperature);
-    out.extend_from_slice(limits.as_bytes());
-    out.extend_from_slice(br#","system":[{"type":"text","text":"#);
-    json_text(&mut out, system);
-    out.extend_from_slice(br#","cache_control":{"type":"ephemeral"}}]"#);
-    if takes_schema(model) {
-        out.extend_from_slice(br#","output_config":{"format":{"type":"json_schema","schema":"#);
-        out.extend_from_slice(schema.as_bytes());
-        out.extend_from_slice(b"}}");
-    }
-    out.extend_from_slice(br#","messages":["#);
+    let format = schema.filter(|_| dialect.response_format == ResponseFormat::JsonSchema);
+    let format = format.map(|schema| Format { schema });
+    let effort = dialect.effort.as_deref();
+    let head = Head {
+        model,
+        max_tokens: dialect.max_output_tokens,
+        temperature: dialect.temperature,
+        system: (dialect.system_role != SystemRole::User).then_some([System {
+            text: system,
+            cache_control: dialect.prompt_cache.then_some(CacheControl { r#type: "ephemeral" }),
+        }]),
+        output_config: (format.is_some() || effort.is_some()).then_some(OutputConfig { format, effort }),
+    };
+    let mut out = Vec::with_capacity(system.len() + 1_024);
+    let _ = serde_json::to_writer(&mut out, &head); // plain values into memory cannot fail
+    out.pop();
     out
 }
 
-/// Models before structured output are asked by the prompt alone.
-fn takes_schema(model: &str) -> bool {
-    let before = [
-        "claude-2",
-        "claude-3",
-        "claude-instant",
-        "claude-sonnet-4-0",
-        "claude-opus-4-0",
-        "claude-sonnet-4-2025",
-        "claude-opus-4-2025",
-    ];
-    !before.iter().any(|old| model.starts_with(old))
-}
-
-/// Tokens that a prompt needs before the service caches it; shorter ones it silently does not.
-pub fn prompt_cache_minimum(model: &str) -> u64 {
-    let four_thousand = ["claude-haiku-4-5", "claude-opus-4-5", "claude-opus-4-6"];
-    match model {
-        model if four_thousand.iter().any(|known| model.starts_with(known)) => 4_096,
-        model if model.contains("haiku") => 2_048,
-        _ => 1_024,
-    }
-}
-
 /// The user's message: picture first, then the text.
-pub(in crate::teacher) fn user(out: &mut Vec<u8>, image: Option<(&str, &str)>, text: &str) {
+pub(in crate::teacher) fn user(
+    out: &mut Vec<u8>,
+    dialect: &Dialect,
+    image: Option<(&str, &str)>,
+    text: &str,
+) {
+    if dialect.content == ContentForm::Text && image.is_none() {
+        out.extend_from_slice(br#"{"role":"user","content":"#);
+        json_text(out, text);
+        out.push(b'}');
+        return;
+    }
     out.extend_from_slice(br#"{"role":"user","content":["#);
     if let Some((media_type, data)) = image {
         out.extend_from_slice(br#"{"type":"image","source":{"type":"base64","media_type":""#);

@@ -4,4 +4,5 @@ mod reply;
 mod request;
 
 pub(super) use reply::open;
-pub(super) use request::{head, user};
+pub use request::CACHED_BYTES;
+pub(super) use request::{head, system, user};

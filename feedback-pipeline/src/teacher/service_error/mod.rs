@@ -32,7 +32,7 @@ impl ServiceError {
 
     /// True where what was asked about was refused, not how or by whom: a fault of one item.
     pub fn is_moderation(&self) -> bool {
-        const CODES: [&str; 9] = [
+        const CODES: [&str; 10] = [
             "content_filter",
             "content_policy_violation",
             "responsibleaipolicyviolation",
@@ -40,13 +40,15 @@ impl ServiceError {
             "moderation_blocked",
             "moderation_error",
             "content_moderation",
+            "moderation",
             "prohibited_content",
             "invalid_prompt",
         ];
-        const WORDS: [&str; 6] = [
-            "your input was flagged",
-            "was flagged as",
-            "requires moderation",
+        const WORDS: [&str; 7] = [
+            "flagged",
+            "moderation",
+            "content policy",
+            "content filter",
             "content management policy",
             "violates usage guidelines",
             "inappropriate content",
@@ -64,17 +66,19 @@ impl ServiceError {
             "unauthorized",
             "invalid_api_key",
             "api_key_invalid",
+            "invalid_authentication",
+            "account_deactivated",
         ]) || (self.says(&["api key", "api-key", "api_key", "apikey"]) && self.says(&wrong))
     }
 
     /// The status that counts: that of the reply, but for errors inside a 2xx, which stand for the status that they
-    /// name, and for keys that are refused with 400.
+    /// name, and for keys that are refused with 400 or 403.
     pub fn effective_status(&self, http_status: u16) -> u16 {
         let status = match http_status {
             200..=299 => self.named_status(),
             other => other,
         };
-        if status == 400 && self.is_bad_key() { 401 } else { status }
+        if matches!(status, 400 | 403) && self.is_bad_key() { 401 } else { status }
     }
 
     /// The status that an error names by number, kind or words; 502 where it names none.

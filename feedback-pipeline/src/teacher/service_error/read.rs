@@ -1,7 +1,7 @@
 //! Reading errors in all the shapes that services give them.
 
 use super::ServiceError;
-use crate::teacher::{body, lenient};
+use crate::teacher::{decode, lenient};
 use serde_json::{Map, Value};
 
 /// Errors lie in errors, but not deeper.
@@ -12,10 +12,10 @@ const LONGEST: usize = 300;
 impl ServiceError {
     /// Reads the body of an error; one that is no JSON is its own message.
     pub fn read(body: &[u8]) -> Self {
-        match body::value(body) {
+        match decode::value(body) {
             Ok(value) => Self::of(&value),
             Err(_) => {
-                let text = body::text(body);
+                let text = decode::text(body);
                 let text = text.trim();
                 let mut error = Self::default();
                 error.say(text, 0);
@@ -268,7 +268,7 @@ mod tests {
                 "{body}"
             );
             assert_eq!(error.to_string() == "no explanation", body.is_empty(), "{body}");
-            let packed = body::gzip(body);
+            let packed = decode::gzip(body);
             assert_eq!(ServiceError::read(&packed), error, "packed: {body}");
         }
     }

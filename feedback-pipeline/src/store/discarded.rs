@@ -1,0 +1,104 @@
+//! Answers that were taken out of the tables: they stay in `feedback.sqlite`, count as spent, and are not used.
+
+use super::Cache;
+use super::write::Write;
+use crate::error::Result;
+use crate::items::Job;
+use crate::teacher::Key;
+use rusqlite::params;
+use schemas::settings::Provider;
+use std::collections::HashSet;
+
+/// Whose answers; none of a field means any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Whose {
+    /// The service.
+    pub provider: Option<Provider>,
+    /// The model.
+    pub model: Option<String>,
+}
+
+impl Whose {
+    fn provider_text(&self) -> Option<&'static str> {
+        self.provider.map(Provider::as_str)
+    }
+}
+
+impl Cache {
+    /// Requests of a job that are discarded.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn discarded(&self, job: &Job) -> Result<HashSet<Key>> {
+        self.read(|connection| {
+            let mut statement =
+                connection.prepare("SELECT request_key FROM discarded WHERE scope = ?1 AND round = ?2")?;
+            let rows = statement.query_map(params![job.scope(), job.round], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    /// Whether a request is discarded for the items of a job.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn is_discarded(&self, scope: &str, round: u32, key: &Key) -> Result<bool> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM discarded WHERE scope = ?1 AND round = ?2 AND request_key = ?3)",
+            )?;
+            statement.query_row(params![scope, round, key.as_slice()], |row| row.get(0))
+        })
+    }
+
+    /// Requests of a job that someone's answers came of, or may come of, and that are discarded or are not.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn keys_by(&self, job: &Job, whose: &Whose, discarded: bool) -> Result<Vec<Key>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT DISTINCT request_key FROM subjects JOIN asks USING (request_key)
+                 WHERE subjects.scope = ?1 AND subjects.round = ?2
+                 AND (?3 IS NULL OR provider = ?3) AND (?4 IS NULL OR model = ?4)
+                 AND EXISTS (SELECT 1 FROM discarded WHERE discarded.scope = ?1 AND discarded.round = ?2
+                             AND discarded.request_key = subjects.request_key) = ?5
+                 ORDER BY seq",
+            )?;
+            let rows = statement.query_map(
+                params![job.scope(), job.round, whose.provider_text(), whose.model, discarded],
+                |row| row.get(0),
+            )?;
+            rows.collect()
+        })
+    }
+
+    /// The service that a model belongs to, by its requests.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn provider_of(&self, model: &str) -> Result<Option<Provider>> {
+        use rusqlite::OptionalExtension;
+        self.read(|connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT provider FROM asks WHERE model = ?1 LIMIT 1")?;
+            statement.query_row([model], |row| super::provider(row, 0)).optional()
+        })
+    }
+
+    /// Marks requests of a job as discarded; durable on return. Blocks.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn discard(&self, job: &Job, keys: Vec<Key>, at_ms: i64) -> Result<()> {
+        self.writer.durable(Write::Discard { scope: job.scope(), round: job.round, keys, at_ms })
+    }
+
+    /// Takes the mark off again; durable on return. Blocks.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn undiscard(&self, job: &Job, keys: Vec<Key>) -> Result<()> {
+        self.writer.durable(Write::Undiscard { scope: job.scope(), round: job.round, keys })
+    }
+}

@@ -1,0 +1,87 @@
+//! The tables of `feedback.sqlite`, version by version.
+//!
+//! `rusqlite_migration` was tried: 2.6 wants an older rusqlite, and it reads the file's version outside the transaction that
+//! changes it, so that of two processes which open an older file at once, one fails.
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+/// Version of the file's tables; a newer one is refused.
+pub(super) const VERSION: i64 = STEPS.len() as i64;
+
+/// What leads to each version from the one before. A step that a user's file may have taken is never changed.
+const STEPS: [&str; 5] = [REPLIES, BATCHES, COST_OF_BATCHES, LOSSES, DISCARDED];
+
+const REPLIES: &str = "
+CREATE TABLE IF NOT EXISTS prompts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS asks (
+    request_key BLOB NOT NULL UNIQUE, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
+    problem_id TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL, prompt_version TEXT NOT NULL,
+    user_text TEXT NOT NULL, image_sha256 TEXT);
+CREATE TABLE IF NOT EXISTS replies (
+    request_key BLOB NOT NULL, turn INTEGER NOT NULL, sent_key BLOB NOT NULL, attempts INTEGER NOT NULL,
+    status INTEGER NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL,
+    input_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, cache_read_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL, cost_usd REAL, started_at_ms INTEGER NOT NULL, replied_at_ms INTEGER NOT NULL, latency_ms INTEGER NOT NULL,
+    UNIQUE (request_key, turn));
+CREATE TABLE IF NOT EXISTS subjects (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
+    request_key BLOB NOT NULL, UNIQUE (scope, round, subject_id, request_key));
+";
+
+const BATCHES: &str = "
+CREATE TABLE IF NOT EXISTS batches (
+    plan TEXT PRIMARY KEY, provider TEXT NOT NULL, model TEXT NOT NULL, address TEXT NOT NULL, requests INTEGER NOT NULL,
+    planned_at_ms INTEGER NOT NULL, file_id TEXT, batch_id TEXT, closed TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batch_requests (
+    plan TEXT NOT NULL, sent_key BLOB NOT NULL, request_key BLOB NOT NULL, turn INTEGER NOT NULL,
+    PRIMARY KEY (plan, sent_key)) WITHOUT ROWID;
+";
+
+const COST_OF_BATCHES: &str = "ALTER TABLE batches ADD COLUMN likely_usd REAL NOT NULL DEFAULT 0.0;";
+
+const LOSSES: &str = "CREATE TABLE IF NOT EXISTS losses (likely_usd REAL NOT NULL);";
+
+const DISCARDED: &str = "
+ALTER TABLE replies ADD COLUMN dialect TEXT;
+CREATE TABLE attempts (
+    request_key BLOB NOT NULL, turn INTEGER NOT NULL, sent_key BLOB NOT NULL, status INTEGER NOT NULL, headers TEXT NOT NULL,
+    body BLOB NOT NULL, received_at_ms INTEGER NOT NULL, likely_usd REAL);
+CREATE TABLE discarded (
+    scope TEXT NOT NULL, round INTEGER NOT NULL, request_key BLOB NOT NULL, at_ms INTEGER NOT NULL,
+    PRIMARY KEY (scope, round, request_key)) WITHOUT ROWID;
+";
+
+/// Shows the tables of version 4, in a file that cannot be written, as those of version 5.
+const SHOW_4: &str = "
+CREATE TEMP VIEW replies AS SELECT rowid, *, NULL AS dialect FROM main.replies;
+CREATE TEMP TABLE attempts (likely_usd REAL);
+CREATE TEMP TABLE discarded (scope TEXT, round INTEGER, request_key BLOB, at_ms INTEGER);
+";
+
+/// Brings a file of an older version, or a new one, up to date: all of it or nothing.
+pub(super) fn run(connection: &Connection) -> rusqlite::Result<()> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    // Read under the lock: another process may have done it meanwhile.
+    let version = version(&transaction)?;
+    for step in STEPS.iter().skip(usize::try_from(version).unwrap_or(0)) {
+        transaction.execute_batch(step)?;
+    }
+    if version < VERSION {
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
+    transaction.commit()
+}
+
+/// Has a file that cannot be written read as if it were of this version; returns whether it can be.
+pub(super) fn show(connection: &Connection) -> rusqlite::Result<bool> {
+    match version(connection)? {
+        VERSION => Ok(true),
+        4 => connection.execute_batch(SHOW_4).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
+/// The file's version; 0 of a new one.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}

@@ -1,0 +1,204 @@
+//! What a model costs, takes and counts.
+
+use super::{PictureRule, Price};
+use chrono::NaiveDate;
+use schemas::settings::{ImageDetail, TokenLimitField};
+use serde::Deserialize;
+
+/// Limit of a reply by a model that does not think, and by one that does.
+const PLAIN_REPLY: u32 = 1_024;
+const REPLY_WITH_THINKING: u32 = 8_192;
+
+/// Whether a sampling temperature is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Temperature {
+    /// Always.
+    #[default]
+    Taken,
+    /// Never, or only its default.
+    Refused,
+    /// Only with reasoning effort none.
+    WithoutReasoning,
+}
+
+/// Tokenizer whose counts stand for the model's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tokenizer {
+    /// cl100k_base, of GPT-3.5 and GPT-4.
+    Cl100k,
+    /// o200k_base, of GPT-4o and later.
+    #[default]
+    O200k,
+}
+
+/// A model. The default is one of which nothing is known.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Model {
+    /// Name under which it was asked for.
+    #[serde(skip)]
+    pub name: String,
+    /// Prices; none where they are not known.
+    pub price: Option<Price>,
+    /// Whether a temperature is taken.
+    pub temperature: Temperature,
+    /// Levels of effort, lowest first; empty where the field is not taken.
+    pub efforts: Vec<String>,
+    /// Effort where none is sent.
+    pub default_effort: Option<String>,
+    /// Whether it thinks before it replies unless effort none is sent.
+    pub thinking: bool,
+    /// Most tokens of a reply.
+    pub max_output_tokens: u32,
+    /// Whether replies can be held to a JSON schema.
+    pub json_schema: bool,
+    /// Field that limits a reply, where the model wants a certain one.
+    pub token_limit_field: Option<TokenLimitField>,
+    /// Detail of pictures that bounds their price, where the model takes that field.
+    pub image_detail: Option<ImageDetail>,
+    /// Fewest tokens of a prefix that the prompt cache keeps; none where there is no cache or nothing is known.
+    pub prompt_cache_minimum: Option<u64>,
+    /// Whether every prompt is written to the cache for a fee unless that is turned off.
+    pub charges_cache_writes: bool,
+    /// Whether pictures are taken.
+    pub takes_pictures: bool,
+    /// How pictures are counted.
+    pub picture: PictureRule,
+    /// Tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Tokens of the model for each of the tokenizer's.
+    pub tokenizer_factor: f64,
+    /// Day from which it is not served any more.
+    pub ends: Option<NaiveDate>,
+    /// Last day for which it is promised, where no end is announced.
+    pub promised_until: Option<NaiveDate>,
+    /// Model to ask in its place.
+    pub successor: Option<String>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            price: None,
+            temperature: Temperature::Taken,
+            efforts: Vec::new(),
+            default_effort: None,
+            thinking: false,
+            max_output_tokens: u32::MAX,
+            json_schema: true,
+            token_limit_field: None,
+            image_detail: None,
+            prompt_cache_minimum: None,
+            charges_cache_writes: false,
+            takes_pictures: true,
+            picture: PictureRule::default(),
+            tokenizer: Tokenizer::O200k,
+            tokenizer_factor: 1.0,
+            ends: None,
+            promised_until: None,
+            successor: None,
+        }
+    }
+}
+
+impl Model {
+    /// The effort that costs least: none where it is offered, else low, else the lowest.
+    pub fn lowest_effort(&self) -> Option<&str> {
+        let offered = |wanted: &str| self.efforts.iter().find(|effort| *effort == wanted);
+        offered("none").or_else(|| offered("low")).or(self.efforts.first()).map(String::as_str)
+    }
+
+    /// Whether replies hold thinking at an effort; none stands for no effort sent.
+    pub fn thinks(&self, effort: Option<&str>) -> bool {
+        self.thinking && effort.or(self.default_effort.as_deref()) != Some("none")
+    }
+
+    /// Whether a temperature may be sent at an effort; none stands for no effort sent.
+    pub fn takes_temperature(&self, effort: Option<&str>) -> bool {
+        match self.temperature {
+            Temperature::Taken => true,
+            Temperature::Refused => false,
+            Temperature::WithoutReasoning => !self.thinks(effort),
+        }
+    }
+
+    /// Usual limit of a reply in tokens, with room for thinking where there is some.
+    pub fn reply_limit(&self, effort: Option<&str>) -> u32 {
+        let limit = if self.thinks(effort) { REPLY_WITH_THINKING } else { PLAIN_REPLY };
+        limit.min(self.max_output_tokens)
+    }
+
+    /// Whether every prompt is written to the cache for a fee unless that is turned off.
+    pub fn charges_cache_writes(&self) -> bool {
+        self.charges_cache_writes
+    }
+
+    /// Whether it has ended, or ends within so many days.
+    pub fn ends_within(&self, today: NaiveDate, days: u32) -> bool {
+        self.ends.is_some_and(|end| (end - today).num_days() <= i64::from(days))
+    }
+
+    /// What a user should know about the model's end: one that is announced within 60 days, or a promise that has run out.
+    pub fn end_notice(&self, today: NaiveDate) -> Option<String> {
+        let name = &self.name;
+        let instead =
+            self.successor.as_ref().map_or(String::new(), |model| format!("; its successor is {model}"));
+        if let Some(end) = self.ends.filter(|_| self.ends_within(today, 60)) {
+            let when = if end <= today { "is not served since" } else { "will not be served from" };
+            return Some(format!("{name} {when} {end}{instead}"));
+        }
+        let end = self.promised_until.filter(|end| *end < today)?;
+        Some(format!("{name} was promised until {end} and may end soon{instead}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(efforts: &[&str]) -> Model {
+        let efforts = efforts.iter().map(|effort| (*effort).to_owned()).collect();
+        Model { name: "m".to_owned(), efforts, thinking: true, ..Model::default() }
+    }
+
+    fn date(text: &str) -> NaiveDate {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn lowest_effort_that_is_wanted() {
+        assert_eq!(model(&["none", "low"]).lowest_effort(), Some("none"));
+        assert_eq!(model(&["minimal", "low", "high"]).lowest_effort(), Some("low"));
+        assert_eq!(model(&["high", "max"]).lowest_effort(), Some("high"));
+        assert_eq!(model(&[]).lowest_effort(), None);
+    }
+
+    #[test]
+    fn room_for_thinking_where_there_is_some() {
+        let reasoning = Model { default_effort: Some("none".to_owned()), ..model(&["none", "low"]) };
+        assert_eq!(reasoning.reply_limit(Some("none")), 1_024);
+        assert_eq!(reasoning.reply_limit(None), 1_024);
+        assert_eq!(reasoning.reply_limit(Some("low")), 8_192);
+        assert_eq!(model(&[]).reply_limit(None), 8_192);
+        assert_eq!(Model { max_output_tokens: 4_096, ..model(&[]) }.reply_limit(None), 4_096);
+        assert_eq!(Model::default().reply_limit(None), 1_024);
+        let at_none = Model { temperature: Temperature::WithoutReasoning, ..reasoning };
+        assert!(at_none.takes_temperature(None) && !at_none.takes_temperature(Some("low")));
+    }
+
+    #[test]
+    fn an_end_is_told_sixty_days_before() {
+        let ending =
+            Model { ends: Some(date("2027-01-14")), successor: Some("gpt-6-luna".to_owned()), ..model(&[]) };
+        assert_eq!(ending.end_notice(date("2026-11-14")), None);
+        let soon = ending.end_notice(date("2026-11-15")).unwrap();
+        assert_eq!(soon, "m will not be served from 2027-01-14; its successor is gpt-6-luna");
+        assert!(ending.end_notice(date("2027-01-14")).unwrap().contains("is not served since"));
+        let promised = Model { promised_until: Some(date("2026-10-15")), ..model(&[]) };
+        assert_eq!(promised.end_notice(date("2026-10-15")), None);
+        assert!(promised.end_notice(date("2026-10-16")).unwrap().contains("may end soon"));
+    }
+}

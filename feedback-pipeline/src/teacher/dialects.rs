@@ -1,0 +1,119 @@
+//! The dialect that a run speaks: it begins with what is known, and learns from refusals.
+
+use super::ServiceError;
+use super::dialect::{Dialect, Lesson};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Lessons of a run at most: a service that refuses more than this is not to be pleased.
+const MOST_LESSONS: u32 = 8;
+
+/// The dialect of one model at one address, shared by the jobs of a run.
+#[derive(Debug)]
+pub struct Dialects {
+    first: Arc<Dialect>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    spoken: Spoken,
+    /// Whether a request without a picture, and one with a picture, was accepted.
+    accepted: [bool; 2],
+}
+
+/// A dialect, and how many lessons it took.
+#[derive(Debug, Clone)]
+pub struct Spoken {
+    /// Lessons so far.
+    pub lessons: u32,
+    /// The dialect.
+    pub dialect: Arc<Dialect>,
+}
+
+/// What a refusal leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The same request in the dialect as it is now; in words, what was learned just now.
+    Again(Option<String>),
+    /// A field that was set by hand is refused.
+    Pinned(&'static str),
+    /// The model cannot see pictures.
+    CannotSee,
+    /// It says nothing about the dialect.
+    Other,
+}
+
+impl Dialects {
+    /// Begins with a dialect.
+    pub fn new(first: Dialect) -> Self {
+        let first = Arc::new(first);
+        let spoken = Spoken { lessons: 0, dialect: Arc::clone(&first) };
+        Self { first, state: Mutex::new(State { spoken, accepted: [false; 2] }) }
+    }
+
+    /// The dialect that the run began with: keys of requests are taken in it, so that they do not depend on lessons.
+    pub fn first(&self) -> &Dialect {
+        &self.first
+    }
+
+    /// The dialect now.
+    pub fn spoken(&self) -> Spoken {
+        self.state().spoken.clone()
+    }
+
+    /// Whether such a request was accepted. Until then one goes alone, so that no more than one is refused for the same
+    /// cause.
+    pub fn is_accepted(&self, has_picture: bool) -> bool {
+        self.state().accepted[usize::from(has_picture)]
+    }
+
+    /// The service has replied to a request.
+    pub fn accept(&self, has_picture: bool) {
+        let accepted = &mut self.state().accepted;
+        accepted[usize::from(has_picture)] = true;
+        accepted[0] = true;
+    }
+
+    /// Learns from the refusal of a request that was written after so many lessons.
+    pub fn refuse(&self, lessons: u32, status: u16, error: &ServiceError, has_picture: bool) -> Refusal {
+        let mut state = self.state();
+        let spoken = &mut state.spoken;
+        match spoken.dialect.learn(status, error, has_picture) {
+            Lesson::CannotSee => Refusal::CannotSee,
+            _ if lessons < spoken.lessons && matches!(status, 400 | 404 | 415 | 422) => Refusal::Again(None),
+            Lesson::Pinned(setting) => Refusal::Pinned(setting),
+            Lesson::Changed(dialect, what) if spoken.lessons < MOST_LESSONS => {
+                *spoken = Spoken { lessons: spoken.lessons + 1, dialect: Arc::new(*dialect) };
+                Refusal::Again(Some(what))
+            }
+            Lesson::Changed(..) | Lesson::None => Refusal::Other,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalogue::{Model, Service};
+    use super::*;
+    use schemas::settings::{Provider, TeacherSettings};
+
+    #[test]
+    fn a_lesson_is_learned_once() {
+        let settings = TeacherSettings { provider: Provider::OpenAi, ..TeacherSettings::default() };
+        let dialects = Dialects::new(Dialect::new(&settings, &Model::default(), &Service::default()));
+        let error = ServiceError { param: "temperature".into(), ..ServiceError::default() };
+        let first = dialects.refuse(0, 400, &error, false);
+        assert_eq!(first, Refusal::Again(Some("no temperature is sent".into())));
+        assert_eq!(dialects.refuse(0, 400, &error, false), Refusal::Again(None), "it was sent before");
+        assert_eq!(dialects.refuse(1, 400, &error, false), Refusal::Other, "nothing is left to drop");
+        assert_eq!(dialects.spoken().lessons, 1);
+        assert!(dialects.first().temperature.is_some() && dialects.spoken().dialect.temperature.is_none());
+        assert!(!dialects.is_accepted(false));
+        dialects.accept(false);
+        assert!(dialects.is_accepted(false) && !dialects.is_accepted(true));
+    }
+}

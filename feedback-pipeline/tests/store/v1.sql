@@ -1,0 +1,24 @@
+-- feedback.sqlite as version 1 of its tables made it.
+PRAGMA user_version = 1;
+CREATE TABLE prompts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE asks (
+    request_key BLOB NOT NULL UNIQUE, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
+    problem_id TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL, prompt_version TEXT NOT NULL,
+    user_text TEXT NOT NULL, image_sha256 TEXT);
+CREATE TABLE replies (
+    request_key BLOB NOT NULL, turn INTEGER NOT NULL, sent_key BLOB NOT NULL, attempts INTEGER NOT NULL,
+    status INTEGER NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL,
+    input_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, cache_read_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL, cost_usd REAL, started_at_ms INTEGER NOT NULL, replied_at_ms INTEGER NOT NULL, latency_ms INTEGER NOT NULL,
+    UNIQUE (request_key, turn));
+CREATE TABLE subjects (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, scope TEXT NOT NULL, round INTEGER NOT NULL, subject_id TEXT NOT NULL,
+    request_key BLOB NOT NULL, UNIQUE (scope, round, subject_id, request_key));
+
+INSERT INTO prompts VALUES ('0123abcd', 'Score each sentence.');
+INSERT INTO asks VALUES (x'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', 'scores', 1, 'r1-p1-s0', '1', 'anthropic', 'claude-a', '0123abcd', 'The first rationale.', NULL);
+INSERT INTO asks VALUES (x'bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb', 'corrections', 1, 'r1-p1-rl', '1', 'openai', 'gpt-a', '0123abcd', 'The second rationale.', 'feed');
+INSERT INTO replies VALUES (x'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', 0, x'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', 2, 200, '{"a":"b"}', CAST('{"scores":[1]}' AS BLOB), 100, 10, 20, 5, 0.25, 1000, 2000, 900);
+INSERT INTO replies VALUES (x'bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb', 0, x'bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb', 1, 413, '{}', x'', 0, 0, 0, 0, NULL, 3000, 4000, 90);
+INSERT INTO subjects (scope, round, subject_id, request_key) VALUES ('scores', 1, 'r1-p1-s0', x'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa');
+INSERT INTO subjects (scope, round, subject_id, request_key) VALUES ('corrections', 1, 'r1-p1-rl', x'bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb');

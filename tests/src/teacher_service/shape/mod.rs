@@ -1,0 +1,146 @@
+//! Shapes that a reply may come in: odd in its text, its envelope or its HTTP, while the answer in it is right unless the
+//! shape says otherwise.
+//!
+//! Where a shape shows another answer first, that draft is never the right one ([`draft`]), so that a reader who takes it
+//! is found out by comparing with a calm run.
+
+mod envelope;
+mod text;
+
+pub(super) use envelope::{SURROGATE, enclose, failure};
+pub(super) use text::{draft, say};
+
+use super::schedule::{Schedule, Scheduled, named};
+
+named! {
+    /// The shape of a reply.
+    Shape {
+        /// A draft between `<think>` and `</think>`, then the answer.
+        ThinkDraft = "think-draft",
+        /// A draft before a bare `</think>`, then the answer.
+        BareThink = "bare-think",
+        /// Prose that quotes an object of somebody else, then the answer.
+        QuotedObject = "quoted-object",
+        /// The format repeated, then the answer.
+        FormatFirst = "format-first",
+        /// A code block with a mistake, then a second one with the answer.
+        SecondBlock = "second-block",
+        /// Two objects that fit and disagree, without a word on which counts.
+        Disagreeing = "disagreeing",
+        /// Scores and verdicts as a careless model types them: numbers as texts.
+        StringScores = "string-scores",
+        /// Numbers of sentences as `1.0`.
+        FloatIndex = "float-index",
+        /// Raw line breaks inside strings.
+        RawNewline = "raw-newline",
+        /// Commas before closing brackets.
+        TrailingComma = "trailing-comma",
+        /// The whole answer, then blanks up to the token limit.
+        LengthWhole = "length-whole",
+        /// Half of a surrogate pair, escaped, inside the answer.
+        InnerSurrogate = "inner-surrogate",
+        /// Content as parts, the first of them reasoning that has a text with a draft.
+        ReasoningPart = "reasoning-part",
+        /// Content as an object where a text belongs.
+        ContentObject = "content-object",
+        /// No text at all: thinking used up the token limit.
+        BudgetSpent = "budget-spent",
+        /// The answer among the thinking only.
+        ReasoningOnly = "reasoning-only",
+        /// `refusal: false`.
+        RefusalFalse = "refusal-false",
+        /// A number as the reason why the reply ended.
+        FinishZero = "finish-zero",
+        /// Details of the usage as texts.
+        DetailsText = "details-text",
+        /// Usage `{}`.
+        UsageEmpty = "usage-empty",
+        /// Usage `[]`.
+        UsageList = "usage-list",
+        /// Zeros as usage.
+        UsageZeros = "usage-zeros",
+        /// Numbers of the usage as texts.
+        UsageStrings = "usage-strings",
+        /// Usage near 2^64.
+        UsageHuge = "usage-huge",
+        /// A failure of the upstream service inside the choice.
+        ChoiceError = "choice-error",
+        /// An empty list of choices.
+        NoChoices = "no-choices",
+        /// No choices, no content: null.
+        NullChoices = "null-choices",
+        /// A rate limit told inside a 200.
+        LimitInside = "limit-inside",
+        /// An overload told inside a 200.
+        OverloadInside = "overload-inside",
+        /// A lack of credit told inside a 200.
+        CreditInside = "credit-inside",
+        /// A wrong key told inside a 200.
+        KeyInside = "key-inside",
+        /// Half of a surrogate pair, escaped, in the envelope's text.
+        LoneSurrogate = "lone-surrogate",
+        /// A stream of events, though none was asked for.
+        Sse = "sse",
+        /// A compressed body.
+        Gzip = "gzip",
+        /// Status 201.
+        Created = "status-201",
+        /// A byte order mark before the body.
+        Bom = "bom",
+        /// 403 for the request's own content, for good.
+        FlaggedItem = "flagged-item",
+        /// 502 for this request, for good.
+        BadGatewayItem = "bad-gateway-item",
+    }
+}
+
+/// A schedule of shapes.
+pub type Shapes = Schedule<Shape>;
+
+impl Shape {
+    /// Shapes with another answer before the right one.
+    pub const DRAFTS: &'static [Self] = &[
+        Self::ThinkDraft,
+        Self::BareThink,
+        Self::QuotedObject,
+        Self::FormatFirst,
+        Self::SecondBlock,
+        Self::ReasoningPart,
+    ];
+
+    /// Shapes that hold the right answer, which a careful reader finds at the first attempt. A rationale has a replaced
+    /// character more with [`Shape::LoneSurrogate`], and may have a line break for a blank with [`Shape::RawNewline`].
+    pub const READABLE: &'static [Self] = &[
+        Self::ThinkDraft,
+        Self::BareThink,
+        Self::StringScores,
+        Self::FloatIndex,
+        Self::RawNewline,
+        Self::TrailingComma,
+        Self::LengthWhole,
+        Self::ReasoningPart,
+        Self::ContentObject,
+        Self::ReasoningOnly,
+        Self::RefusalFalse,
+        Self::FinishZero,
+        Self::DetailsText,
+        Self::UsageEmpty,
+        Self::UsageList,
+        Self::UsageZeros,
+        Self::UsageStrings,
+        Self::UsageHuge,
+        Self::LoneSurrogate,
+        Self::Sse,
+        Self::Gzip,
+        Self::Created,
+        Self::Bom,
+    ];
+}
+
+impl Scheduled for Shape {
+    const SALT: &'static [u8] = b"shape";
+
+    fn is_lasting(self) -> bool {
+        matches!(self, Self::FlaggedItem | Self::BadGatewayItem)
+    }
+}
