@@ -331,7 +331,7 @@ impl Session {
             }
             Err(why) => why,
         };
-        let Some(usage) = teacher::usage_of_unreadable(body) else { return Err(why) };
+        let Some(usage) = teacher::usage_of_unreadable(body) else { return Err(why.to_string()) };
         let unreadable = self.stats.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
         let any_good = self.stats.any_good();
         if unreadable >= UNREADABLE_BEFORE_ANY_SUCCESS && !any_good {

@@ -83,12 +83,8 @@ pub fn line(line: &[u8]) -> Result<Line, String> {
         ("succeeded", Some(message), _) => Answered::Reply(Bytes::copy_from_slice(message.get().as_bytes())),
         ("errored", _, Some(error)) => {
             // The error stands in an envelope of its own, as a single request would get it; or bare.
-            let mut body = error.get().to_owned();
-            let mut read = crate::teacher::ServiceError::read(body.as_bytes());
-            if read == crate::teacher::ServiceError::default() || !body.contains("\"error\":") {
-                body = format!("{{\"error\":{body}}}");
-                read = crate::teacher::ServiceError::read(body.as_bytes());
-            }
+            let body = error.get().to_owned();
+            let read = crate::teacher::ServiceError::read(body.as_bytes());
             Answered::Error { status: status(&read.kind), body: body.into() }
         }
         ("expired", ..) => Answered::Not("expired"),

@@ -6,7 +6,7 @@ use super::{RESULTS_ARE_GONE, RESULTS_CANNOT_BE_READ, anthropic, openai};
 use crate::error::{Error, Result};
 use crate::send::retry::{self, Decision, Effort, Failure, Hints};
 use crate::store::{Batch, Reply};
-use crate::teacher::{self, Key, Usage};
+use crate::teacher::{self, Key, Unopened, Usage};
 use bytes::Bytes;
 use schemas::TimestampMs;
 use std::collections::HashSet;
@@ -160,6 +160,13 @@ impl Run<'_> {
     fn outcome(&mut self, outcome: Answered, sent_key: Key) -> Outcome {
         let tries = self.tries.entry(sent_key).or_default();
         *tries += 1;
+        let outcome = match outcome {
+            Answered::Reply(body) => match teacher::open(self.session.teacher.provider, &body) {
+                Err(Unopened::Error { status, .. }) => Answered::Error { status, body },
+                _ => Answered::Reply(body),
+            },
+            other => other,
+        };
         let failure = match outcome {
             Answered::Reply(body) => match self.session.paid_usage(&body) {
                 Ok(usage) => return Outcome::Paid(body, usage),
