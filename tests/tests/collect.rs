@@ -6,6 +6,8 @@
 mod again;
 #[path = "collect/batch.rs"]
 mod batch;
+#[path = "collect/discard.rs"]
+mod discard;
 #[path = "collect/disk.rs"]
 mod disk;
 #[path = "collect/estimate.rs"]
@@ -24,3 +26,5 @@ mod pictures;
 mod road;
 #[path = "collect/shared.rs"]
 mod shared;
+#[path = "collect/teachers.rs"]
+mod teachers;

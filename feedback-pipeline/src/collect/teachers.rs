@@ -6,7 +6,7 @@ use crate::items::{self, Job, Kind, Order, Problems};
 use crate::reply::verdict::Verdict;
 use crate::request::prompt;
 use crate::store::Cache;
-use crate::store::outcome;
+use crate::store::outcome::{self, AskedWith};
 use crate::tables::completed::Completed;
 use crate::teacher;
 use schemas::settings::{Provider, TeacherSettings};
@@ -31,7 +31,7 @@ impl Context {
         let path = self.dataset.feedback_path();
         let cache = if path.is_file() { Some(Cache::open(&path)?) } else { None };
         if !self.mix_teachers {
-            let others = self.other_teachers(job, problems, completed, cache.as_ref())?;
+            let others = self.other_teachers(job, problems, completed, prompt_version, cache.as_ref())?;
             if !others.is_empty() {
                 return Err(self.other_teacher(job, &others, cache.as_ref())?);
             }
@@ -44,13 +44,14 @@ impl Context {
         }
     }
 
-    /// Teachers other than the present one that answered items of a job: by its tables, and by the cache where a run ended
-    /// before it wrote them; and those whose batches hold such items.
+    /// Teachers other than the present one that answered items of a job, where this one would be asked about others: by its
+    /// tables, by the cache where a run ended before it wrote them, and by batches that hold such items.
     fn other_teachers(
         &self,
         job: &Job,
         problems: &Problems,
         completed: &Completed,
+        prompt_version: &str,
         cache: Option<&Cache>,
     ) -> Result<Teachers> {
         // The table of judgements does not say of which order a row is; the cache does.
@@ -58,33 +59,49 @@ impl Context {
         let mut others = if by_cache_alone { Teachers::new() } else { completed.others() };
         let scope = job.scope();
         let Some(cache) = cache else { return Ok(others) };
-        if !cache.knows_other_models(&scope, job.round, &self.model)? {
+        if others.is_empty() && !cache.knows_other_models(&scope, job.round, &self.model)? {
             return Ok(others);
         }
         let in_batches = cache.keys_in_batches()?;
+        let mine = AskedWith { model: &self.model, prompt_version };
+        let mut is_any_asked = false;
         let _snapshot = cache.snapshot()?;
         for item in items::all_items(&self.dataset, job, problems)? {
             let item = item?;
-            if !by_cache_alone && completed.contains(item.id()) {
+            let is_completed = completed.contains(item.id());
+            if is_completed && !by_cache_alone {
                 continue; // the table told
             }
-            if let Some(found) = outcome::latest(cache, job, &item, None)? {
-                if found.ask.model != self.model && matches!(found.verdict, Verdict::Answer(_)) {
+            if let Some(found) = outcome::latest(cache, job, &item, Some(mine))? {
+                let is_retried = self.retry_rejects && matches!(found.verdict, Verdict::Reject { .. });
+                is_any_asked |= is_retried && !is_completed;
+                continue;
+            }
+            let latest = outcome::latest(cache, job, &item, None)?;
+            if let Some(found) = latest.filter(|found| found.ask.model != self.model) {
+                let is_answer = matches!(found.verdict, Verdict::Answer(_));
+                if is_answer {
                     *others.entry(found.ask.model).or_default() += 1;
                 }
-            } else if !in_batches.is_empty() {
+                is_any_asked |= !is_completed && !is_answer && self.retry_rejects;
+                continue;
+            }
+            let mut batch_of = None;
+            if !in_batches.is_empty() {
                 for key in cache.used_keys_of(&scope, job.round, &item.subject_id)? {
-                    if in_batches.contains(&key)
-                        && let Some(ask) = cache.ask(&key)?
-                        && ask.model != self.model
-                    {
-                        *others.entry(ask.model).or_default() += 1;
+                    if in_batches.contains(&key) {
+                        batch_of = cache.ask(&key)?.map(|ask| ask.model);
                         break;
                     }
                 }
             }
+            match batch_of {
+                Some(model) if model != self.model => *others.entry(model).or_default() += 1,
+                Some(_) => {}
+                None => is_any_asked |= !is_completed,
+            }
         }
-        Ok(others)
+        Ok(if is_any_asked { others } else { Teachers::new() })
     }
 
     fn other_teacher(&self, job: &Job, others: &Teachers, cache: Option<&Cache>) -> Result<Error> {
