@@ -8,6 +8,8 @@ mod again;
 mod batch;
 #[path = "collect/discard.rs"]
 mod discard;
+#[path = "collect/blame.rs"]
+mod blame;
 #[path = "collect/disk.rs"]
 mod disk;
 #[path = "collect/estimate.rs"]
@@ -24,6 +26,8 @@ mod money;
 mod pictures;
 #[path = "collect/road.rs"]
 mod road;
+#[path = "collect/services.rs"]
+mod services;
 #[path = "collect/shared.rs"]
 mod shared;
 #[path = "collect/teachers.rs"]

@@ -30,8 +30,17 @@ impl Session {
     pub(super) async fn resolve(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Option<Slot>) {
         loop {
             match self.judge(&question.item, &replies) {
-                Verdict::Answer(_) => return self.progress.answered(),
-                Verdict::Reject { reason, .. } => return self.progress.rejected(&reason),
+                Verdict::Answer(_) => {
+                    self.has_answer();
+                    self.rejects.answered();
+                    return self.progress.answered();
+                }
+                Verdict::Reject { reason, .. } => {
+                    if let Some(error) = self.rejects.rejected(&reason) {
+                        self.stop.because(error);
+                    }
+                    return self.progress.rejected(&reason);
+                }
                 Verdict::Ask(follow_ups) => match self.turn(question, &follow_ups, &mut slot).await {
                     Some(reply) => replies.push(reply),
                     None => return,
@@ -49,8 +58,8 @@ impl Session {
         first: &mut Option<Slot>,
     ) -> Option<Reply> {
         let image = question.image();
-        let image_tokens =
-            image.map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
+        let image_tokens = image
+            .map_or(0, |image| tokens::of_picture(&self.known, &self.dialects.spoken().dialect, image.size));
         let started_at_ms = TimestampMs::now().0;
         let mut effort = Effort::new(Duration::from_secs(self.teacher.timeout_secs));
         loop {
@@ -82,7 +91,7 @@ impl Session {
                 started_at_ms,
                 replied_at_ms: TimestampMs::now().0,
                 latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
-                dialect: None,
+                dialect: Some(template.dialect().to_string()),
             };
             match outcome {
                 Ok((raw, usage)) => {
@@ -97,7 +106,7 @@ impl Session {
                     }
                     let charged = reply.cost_usd.unwrap_or(most);
                     self.charge(aside, charged, reply.cost_usd.is_none())?;
-                    slot.answered();
+                    self.answered(&mut slot, question, effort.attempts);
                     // It holds its slot until it is durable, so that no more than the slots can be lost.
                     let kept = self.keep(question, reply, in_flight).await;
                     drop(slot);
@@ -118,14 +127,10 @@ impl Session {
                         Some(_) => return None,
                         None => self.attempts_ended.send_modify(|ended| *ended += 1),
                     }
-                    let reason = match failure {
-                        // The item's own fault, whatever the service does with others.
-                        Failure::Picture(ref reason) => reason.clone(),
-                        _ => match self.after(slot, &failure, &mut effort).await {
-                            After::Again => continue,
-                            After::End => return None,
-                            After::Keep(reason) => reason,
-                        },
+                    let reason = match self.after(slot, &failure, &mut effort).await {
+                        After::Again => continue,
+                        After::End => return None,
+                        After::Keep(reason) => reason,
                     };
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {
@@ -191,6 +196,14 @@ impl Session {
         }
     }
 
+    /// The same for a request that may as well be left out: none where the money is short.
+    pub(super) async fn leave_with_room(&self, text_bytes: usize) -> Option<(ReservedDollars, Reservation)> {
+        if self.dollars(text_bytes, 0).most > self.budget.room() {
+            return None;
+        }
+        self.leave(text_bytes, 0).await
+    }
+
     /// Money and allowance of an attempt. Money first: whoever waits for it would hold leave to send, and leave with others
     /// all at once.
     async fn leave(&self, text_bytes: usize, image_tokens: u64) -> Option<(ReservedDollars, Reservation)> {
@@ -250,7 +263,7 @@ impl Session {
     }
 
     /// Pays for an attempt. What was charged for without a word of it counts in later runs too.
-    fn charge(&self, aside: ReservedDollars, charged: f64, is_lost: bool) -> Option<()> {
+    pub(super) fn charge(&self, aside: ReservedDollars, charged: f64, is_lost: bool) -> Option<()> {
         self.budget.settle(aside, charged);
         if is_lost
             && charged > 0.0
@@ -287,7 +300,7 @@ impl Session {
         };
         let sent = tokio::time::Instant::now();
         let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
-        self.pace.learn(&headers::limits(raw.header_pairs()));
+        self.pace.learn(&headers::limits(raw.header_pairs(), transport.counts_by_the_minute()));
         if raw.status == 200 {
             return match self.paid_usage(&raw.body) {
                 Ok(usage) => Ok((raw, usage)),

@@ -1,13 +1,16 @@
 //! What the requests of one job are sent with, and what the run has learned about the service.
 
+use crate::error::Error;
 use crate::items::Job;
 use crate::request::Questions;
 use crate::request::prompt::SystemPrompt;
 use crate::send::budget::Budget;
+use crate::send::fault::Evidence;
 use crate::send::http::HttpClient;
 use crate::send::in_flight::InFlight;
 use crate::send::pace::Pace;
 use crate::send::progress::Progress;
+use crate::send::rejects::Rejects;
 use crate::send::stop::Stop;
 use crate::store::Cache;
 use crate::teacher::catalogue::{Model, Price};
@@ -57,6 +60,10 @@ pub struct Session {
     pub stop: Stop,
     /// Learned in this run.
     pub stats: ServiceStats,
+    /// Whose fault failures are.
+    pub evidence: Evidence,
+    /// Whether one cause is behind all rejects.
+    pub rejects: Rejects,
     /// Batches that are given up.
     pub abandoned: Vec<String>,
 }
@@ -86,6 +93,17 @@ impl Session {
             *template = (lessons, Arc::new(self.questions.template.in_dialect(&dialect)));
         }
         template.clone()
+    }
+
+    /// Why the run ended early; a fault of the service comes with the address that was asked.
+    pub fn stopped(&self) -> Option<Error> {
+        let reason = self.stop.take_reason()?;
+        Some(match (reason, &self.transport) {
+            (Error::Service { why, hint }, Some(client)) => {
+                Error::Service { why: format!("{}: {why}", client.address().shown()), hint }
+            }
+            (reason, _) => reason,
+        })
     }
 
     /// Most tokens that a reply may have, thinking included.

@@ -77,11 +77,12 @@ enum Field {
 }
 
 /// Names under which services refuse a field; the first that fits counts, so longer names stand before their parts.
-const NAMES: [(&str, Field); 22] = [
+const NAMES: [(&str, Field); 23] = [
     ("output_config.effort", Field::Effort),
     ("output_config.format", Field::ResponseFormat),
     ("reasoning_effort", Field::Effort),
     ("reasoning.effort", Field::Effort),
+    ("reasoningeffort", Field::Effort),
     ("effort", Field::Effort),
     ("prompt_cache_options", Field::PromptCache),
     ("prompt_cache_breakpoint", Field::PromptCache),
@@ -314,7 +315,13 @@ fn named(param: &str, message: &str) -> Option<Field> {
     }
     if says_any(
         message,
-        &["content must be a string", "content should be a string", "content: str", "valid string"],
+        &[
+            "content must be a string",
+            "content should be a string",
+            "content: str",
+            "valid string",
+            "sequence, expected a string",
+        ],
     ) || (param.ends_with("content") && says_any(message, &["string", "str"]))
     {
         return Some(Field::Content);

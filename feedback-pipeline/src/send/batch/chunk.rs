@@ -1,7 +1,10 @@
 //! A batch on its way: as many requests as the provider takes at once, in the form that it wants.
 
+use crate::error::Result;
+use crate::send::http::Payload;
+use crate::send::spool::Spool;
 use crate::store::Entry;
-use bytes::Bytes;
+use crate::teacher::{Body, PictureError};
 use schemas::TimestampMs;
 use schemas::provenance::{hex, sha256_hex};
 use schemas::settings::Provider;
@@ -11,15 +14,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy)]
 struct Most {
     requests: usize,
-    bytes: usize,
+    bytes: u64,
 }
 
-/// Requests of one batch, written one after the other into the body that will be sent.
+/// Requests of one batch, written one after the other into the body that will be sent: hundreds of megabytes, on the disk.
 pub(super) struct Chunk {
     provider: Provider,
     most: Most,
     plan: String,
-    body: Vec<u8>,
+    body: Spool,
     entries: Vec<Entry>,
 }
 
@@ -29,7 +32,8 @@ pub(super) fn boundary(plan: &str) -> String {
 }
 
 impl Chunk {
-    pub(super) fn new(provider: Provider) -> Self {
+    /// An empty batch.
+    pub(super) fn new(provider: Provider) -> Result<Self> {
         let most = match provider {
             Provider::Anthropic => Most { requests: 100_000, bytes: 256_000_000 },
             _ => Most { requests: 50_000, bytes: 200_000_000 },
@@ -37,12 +41,12 @@ impl Chunk {
         Self::within(provider, most)
     }
 
-    fn within(provider: Provider, most: Most) -> Self {
+    fn within(provider: Provider, most: Most) -> Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{} {} {number}", TimestampMs::now().0, std::process::id());
         let plan: String = sha256_hex(name.as_bytes()).chars().take(24).collect();
-        let body = match provider {
+        let begin = match provider {
             Provider::Anthropic => br#"{"requests":["#.to_vec(),
             _ => format!(
                 "--{0}\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n\
@@ -52,7 +56,9 @@ impl Chunk {
             )
             .into_bytes(),
         };
-        Self { provider, most, plan, body, entries: Vec::new() }
+        let mut body = Spool::new()?;
+        body.write(&begin)?;
+        Ok(Self { provider, most, plan, body, entries: Vec::new() })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -60,42 +66,56 @@ impl Chunk {
     }
 
     /// True where a request may join. One alone always may.
-    pub(super) fn has_room(&self, body: &[u8]) -> bool {
-        const AROUND: usize = 256;
+    pub(super) fn has_room(&self, body: &Body) -> bool {
+        const AROUND: u64 = 256;
         self.is_empty()
             || (self.entries.len() < self.most.requests
                 && self.body.len() + body.len() + AROUND <= self.most.bytes)
     }
 
-    pub(super) fn push(&mut self, body: &[u8], entry: Entry) {
+    /// Adds a request.
+    ///
+    /// # Errors
+    /// Where the disk is full. Inside, why the request has no body: then nothing was added.
+    pub(super) fn push(
+        &mut self,
+        body: &Body,
+        entry: Entry,
+    ) -> Result<std::result::Result<(), PictureError>> {
+        let body = match body.to_bytes() {
+            Ok(body) => body,
+            Err(error) => return Ok(Err(error)),
+        };
         let id = hex(&entry.sent_key);
-        match self.provider {
+        let (head, end) = match self.provider {
             Provider::Anthropic => {
-                if !self.is_empty() {
-                    self.body.push(b',');
-                }
-                self.body.extend_from_slice(format!(r#"{{"custom_id":"{id}","params":"#).as_bytes());
-                self.body.extend_from_slice(body);
-                self.body.push(b'}');
+                let comma = if self.is_empty() { "" } else { "," };
+                (format!(r#"{comma}{{"custom_id":"{id}","params":"#), "}")
             }
-            _ => {
-                let head =
-                    format!(r#"{{"custom_id":"{id}","method":"POST","url":"/v1/chat/completions","body":"#);
-                self.body.extend_from_slice(head.as_bytes());
-                self.body.extend_from_slice(body);
-                self.body.extend_from_slice(b"}\n");
-            }
+            _ => (
+                format!(r#"{{"custom_id":"{id}","method":"POST","url":"/v1/chat/completions","body":"#),
+                "}\n",
+            ),
+        };
+        for part in [head.as_bytes(), &body, end.as_bytes()] {
+            self.body.write(part)?;
         }
         self.entries.push(entry);
+        Ok(Ok(()))
     }
 
-    /// Our name of the batch, what is sent, and the requests in it.
-    pub(super) fn finish(mut self) -> (String, Bytes, Vec<Entry>) {
-        match self.provider {
-            Provider::Anthropic => self.body.extend_from_slice(b"]}"),
-            _ => self.body.extend_from_slice(format!("\r\n--{}--\r\n", boundary(&self.plan)).as_bytes()),
-        }
-        (self.plan, self.body.into(), self.entries)
+    /// Our name of the batch, what is sent and its length in bytes, and the requests in it.
+    ///
+    /// # Errors
+    /// Where the disk is full.
+    pub(super) fn finish(mut self) -> Result<(String, Payload, u64, Vec<Entry>)> {
+        let end = match self.provider {
+            Provider::Anthropic => "]}".to_owned(),
+            _ => format!("\r\n--{}--\r\n", boundary(&self.plan)),
+        };
+        self.body.write(end.as_bytes())?;
+        let length = self.body.len();
+        Ok((self.plan, Payload::Spooled(self.body.finish()?), length, self.entries))
     }
 }
 
@@ -103,6 +123,7 @@ impl Chunk {
 mod tests {
     use super::*;
     use crate::store::Ask;
+    use crate::teacher::test_template;
     use std::sync::Arc;
 
     fn entry(number: u8) -> Entry {
@@ -121,29 +142,48 @@ mod tests {
         Entry { sent_key: [number; 32], ask: Arc::new(ask), turn: 0 }
     }
 
+    fn text(payload: &Payload) -> String {
+        let Payload::Spooled(spooled) = payload else { panic!("expected a file") };
+        let (mut reader, mut all) = (spooled.read(), Vec::new());
+        while (all.len() as u64) < spooled.len() {
+            reader.next(&mut all).unwrap();
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    fn body(text: &str) -> Body {
+        test_template(Provider::OpenAi).body(None, text, &[])
+    }
+
     #[test]
     fn a_chunk_is_full_by_count_or_by_bytes() {
         for provider in [Provider::Anthropic, Provider::OpenAi] {
-            let mut chunk = Chunk::within(provider, Most { requests: 2, bytes: 10_000 });
-            assert!(chunk.has_room(&[b'1'; 20_000]), "one alone is the provider's to refuse");
-            chunk.push(b"{}", entry(1));
-            assert!(chunk.has_room(b"{}") && !chunk.has_room(&[b'1'; 9_800]));
-            chunk.push(b"{}", entry(2));
-            assert!(!chunk.has_room(b"{}"));
-            let (plan, body, entries) = chunk.finish();
+            let mut chunk = Chunk::within(provider, Most { requests: 2, bytes: 100_000 }).unwrap();
+            let (small, large) = (body("x"), body(&"1".repeat(98_000)));
+            assert!(chunk.has_room(&body(&"1".repeat(200_000))), "one alone is the provider's to refuse");
+            chunk.push(&small, entry(1)).unwrap().unwrap();
+            assert!(chunk.has_room(&small) && !chunk.has_room(&body(&"1".repeat(99_800))));
+            chunk.push(&large, entry(2)).unwrap().unwrap();
+            assert!(!chunk.has_room(&small));
+            let (plan, sent, length, entries) = chunk.finish().unwrap();
             assert_eq!((plan.len(), entries.len()), (24, 2));
-            let text = String::from_utf8(body.to_vec()).unwrap();
-            assert_eq!(text.matches("\"custom_id\"").count(), 2);
-            if provider == Provider::Anthropic {
-                serde_json::from_str::<serde_json::Value>(&text).unwrap();
-            } else {
-                assert!(text.ends_with(&format!("}}\n\r\n--ares-{plan}--\r\n")), "{text}");
+            for _ in 0..2 {
+                // A batch that may not have got there is sent again.
+                let text = text(&sent);
+                assert_eq!(text.len() as u64, length);
+                assert_eq!(text.matches("\"custom_id\"").count(), 2);
+                if provider == Provider::Anthropic {
+                    serde_json::from_str::<serde_json::Value>(&text).unwrap();
+                } else {
+                    assert!(text.ends_with(&format!("}}\n\r\n--ares-{plan}--\r\n")));
+                }
             }
         }
     }
 
     #[test]
     fn plans_have_names_of_their_own() {
-        assert_ne!(Chunk::new(Provider::OpenAi).plan, Chunk::new(Provider::OpenAi).plan);
+        let plan = || Chunk::new(Provider::OpenAi).unwrap().plan;
+        assert_ne!(plan(), plan());
     }
 }

@@ -89,8 +89,9 @@ impl Run<'_> {
         self.abandon()?;
         self.find_unsure().await?;
         loop {
+            let since = TimestampMs::now().0;
             self.collect().await?;
-            let wave = self.wave(plan()?).await?;
+            let wave = self.wave(plan()?, since).await?;
             self.first = false;
             match wave {
                 Wave { sent: 1.., .. } => {}
@@ -175,18 +176,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Sends what is due and lies in no batch yet.
-    async fn wave(&mut self, plan: impl Iterator<Item = Result<Next>>) -> Result<Wave> {
+    /// Sends what is due and lies in no batch yet. What came in since a moment in ms is looked at for a cause behind all
+    /// rejects.
+    async fn wave(&mut self, plan: impl Iterator<Item = Result<Next>>, since: i64) -> Result<Wave> {
         let session = self.session;
         let mut wave = Wave::default();
         let mut room = session.budget.room();
         if session.price.as_ref().is_some_and(|price| !price.is_free()) {
-            let (provider, scope) = (session.teacher.provider, session.job.scope());
+            let (dialect, scope) = (session.dialects.spoken().dialect, session.job.scope());
             let system = &session.prompt.text;
             // Anew for each wave: earlier replies tell better.
             let counter = Counter::new(
-                provider,
-                &session.model,
+                &session.known,
+                &dialect,
                 session.job.kind,
                 &scope,
                 system,
@@ -194,7 +196,7 @@ impl Run<'_> {
             )?;
             self.counter = Some(counter);
         }
-        let mut chunk = Chunk::new(session.teacher.provider);
+        let mut chunk = Chunk::new(session.teacher.provider)?;
         let mut of_chunk = 0.0;
         let mut claims = Vec::new(); // held until the wave ends
         for next in plan {
@@ -202,6 +204,9 @@ impl Run<'_> {
             let (mut question, replies, claim) = match next? {
                 Next::Send(question, replies, claim) => (question, replies, claim),
                 other => {
+                    if let Next::Shared(question) = &other {
+                        self.check_cause(question, since)?;
+                    }
                     let is_news = match &other {
                         Next::Unsendable(question) => session.cache.replies(&question.key)?.is_empty(),
                         _ => self.first, // later waves meet it again
@@ -221,29 +226,24 @@ impl Run<'_> {
                 wave.given_up += 1;
                 continue;
             }
-            let body = match template.body(image, &question.text, &follow_ups).to_bytes() {
-                Ok(body) => body,
-                Err(error) => {
-                    question.unsent = Some(error.to_string());
-                    session.note(Next::Unsendable(question), true).await?;
-                    continue;
-                }
-            };
+            let body = template.body(image, &question.text, &follow_ups);
             let dollars = self.likely_dollars(&question, &follow_ups);
             if dollars > room {
                 wave.too_dear = Some(dollars);
                 break;
             }
-            room -= dollars;
             if !chunk.has_room(&body) {
-                let full = std::mem::replace(&mut chunk, Chunk::new(session.teacher.provider));
+                let full = std::mem::replace(&mut chunk, Chunk::new(session.teacher.provider)?);
                 wave.sent += self.send(full, std::mem::take(&mut of_chunk)).await?;
             }
+            let entry = Entry { sent_key, ask: session.ask_row(&question), turn: follow_ups.len() as u32 };
+            if let Err(error) = chunk.push(&body, entry)? {
+                question.unsent = Some(error.to_string());
+                session.note(Next::Unsendable(question), true).await?;
+                continue;
+            }
+            room -= dollars;
             of_chunk += dollars;
-            chunk.push(
-                &body,
-                Entry { sent_key, ask: session.ask_row(&question), turn: follow_ups.len() as u32 },
-            );
         }
         if !chunk.is_empty() {
             wave.sent += self.send(chunk, of_chunk).await?;
@@ -251,25 +251,47 @@ impl Run<'_> {
         Ok(wave)
     }
 
+    /// Counts what became of an item since a moment in ms.
+    ///
+    /// # Errors
+    /// Where one cause is behind nearly all rejects: nothing more is sent.
+    fn check_cause(&self, question: &Question, since: i64) -> Result<()> {
+        let replies = self.session.cache.replies(&question.key)?;
+        if replies.last().is_none_or(|reply| reply.replied_at_ms < since) {
+            return Ok(());
+        }
+        match self.session.judge(&question.item, &replies) {
+            Verdict::Answer(_) => self.session.rejects.answered(),
+            Verdict::Reject { reason, .. } => {
+                if let Some(error) = self.session.rejects.rejected(&reason) {
+                    return Err(error);
+                }
+            }
+            Verdict::Ask(_) => {}
+        }
+        Ok(())
+    }
+
     /// Dollars that a request will hardly go beyond: a tenth more input than is counted, and a quarter more output than the
     /// longest reply so far; 0 where the model has no price.
     fn likely_dollars(&self, question: &Question, follow_ups: &[FollowUp]) -> f64 {
         let (Some(price), Some(counter)) = (&self.session.price, &self.counter) else { return 0.0 };
-        let (provider, model) = (self.session.teacher.provider, &self.session.model);
-        let image = question.image().map_or(0, |image| tokens::of_image(provider, model, image.size));
+        let dialect = self.session.dialects.spoken().dialect;
+        let image =
+            question.image().map_or(0, |image| tokens::of_picture(&self.session.known, &dialect, image.size));
         let more: String =
             follow_ups.iter().flat_map(|more| [more.reply.as_str(), &more.complaint]).collect();
         let input = counter.input(&(question.text.clone() + &more)) + image as f64;
         let limit = self.session.reply_limit();
         let longest = counter.longest_output.max(self.session.longest_output());
         let output = longest.map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
-        (1.1 * input * price.input.max(price.cache_write) + output * price.output) / 1e6
+        price.most(1.1 * input, output)
     }
 
     /// Writes a batch down, sends it, and writes its id down.
     async fn send(&self, chunk: Chunk, likely_usd: f64) -> Result<usize> {
         let session = self.session;
-        let (plan, body, entries) = chunk.finish();
+        let (plan, body, bytes, entries) = chunk.finish()?;
         let count = entries.len();
         let mut batch = Batch {
             plan,
@@ -284,7 +306,7 @@ impl Run<'_> {
         };
         session.cache.plan_batch(batch.clone(), entries)?;
         session.budget.pay(likely_usd); // until it is collected
-        let megabytes = body.len() as f64 / 1e6;
+        let megabytes = bytes as f64 / 1e6;
         let id = self.service.submit(&mut batch, body).await?;
         session.cache.batch_sent(&batch.plan, &id)?;
         (0..count).for_each(|_| session.progress.sent());

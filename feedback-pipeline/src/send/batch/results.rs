@@ -173,7 +173,9 @@ impl Run<'_> {
                 let failure = Failure::Status { status, hints: Hints::default(), error };
                 let effort = Effort { attempts: *tries, ..Effort::new(Duration::MAX) };
                 match retry::decide(&failure, effort) {
-                    Decision::Reject { .. } => return Outcome::Refused(status, body),
+                    Decision::Reject { .. } | Decision::Forbidden { .. } => {
+                        return Outcome::Refused(status, body);
+                    }
                     Decision::Stop { why, hint } => return Outcome::Stop(Error::Service { why, hint }),
                     Decision::Again { .. } | Decision::GiveUp { .. } => failure,
                 }

@@ -7,7 +7,7 @@ use super::{anthropic, openai};
 use crate::error::{Error, Result};
 use crate::send::Session;
 use crate::send::headers;
-use crate::send::http::{self, HttpClient, Raw};
+use crate::send::http::{self, HttpClient, Payload, Raw};
 use crate::send::retry::{self, Decision, Effort, Failure};
 use crate::store::Batch;
 use crate::teacher::ServiceError;
@@ -47,7 +47,7 @@ impl<'a> Service<'a> {
     }
 
     /// Sends a batch that is written down; returns the service's id of it.
-    pub(super) async fn submit(&self, batch: &mut Batch, body: Bytes) -> Result<String> {
+    pub(super) async fn submit(&self, batch: &mut Batch, body: Payload) -> Result<String> {
         let mut effort = self.effort();
         loop {
             let failure = match self.try_to_submit(batch, &body).await? {
@@ -69,7 +69,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    async fn try_to_submit(&self, batch: &mut Batch, body: &Bytes) -> Result<Result<String, Failure>> {
+    async fn try_to_submit(&self, batch: &mut Batch, body: &Payload) -> Result<Result<String, Failure>> {
         if self.provider == Provider::Anthropic {
             let answer = self.once(self.batches(), Some((body.clone(), None))).await;
             return Ok(answer.and_then(|raw| anthropic::created(&raw.body).map_err(Failure::Broken)));
@@ -87,7 +87,7 @@ impl<'a> Service<'a> {
                 batch.file_id.insert(id).clone()
             }
         };
-        let body = openai::creation(&file_id, &batch.plan);
+        let body = Payload::Plain(openai::creation(&file_id, &batch.plan));
         let answer = self.once(self.batches(), Some((body, None))).await;
         Ok(answer.and_then(|raw| openai::created(&raw.body).map_err(Failure::Broken)))
     }
@@ -204,7 +204,7 @@ impl<'a> Service<'a> {
     }
 
     /// A call with all its attempts; 404 is an answer.
-    async fn call(&self, path: &str, body: Option<(Bytes, Option<String>)>) -> Result<Raw> {
+    async fn call(&self, path: &str, body: Option<(Payload, Option<String>)>) -> Result<Raw> {
         let mut effort = self.effort();
         loop {
             match self.once(path, body.clone()).await {
@@ -214,7 +214,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    async fn once(&self, path: &str, body: Option<(Bytes, Option<String>)>) -> Result<Raw, Failure> {
+    async fn once(&self, path: &str, body: Option<(Payload, Option<String>)>) -> Result<Raw, Failure> {
         let is_look = body.is_none();
         let call = self.transport.call(path, body);
         let raw = match is_look {
@@ -250,7 +250,7 @@ impl<'a> Service<'a> {
     /// Waits before another attempt; an error where there should be none.
     async fn wait_after(&self, failure: &Failure, effort: &mut Effort) -> Result<()> {
         effort.attempts += 1;
-        effort.failed(failure);
+        effort.failed(failure, false, false);
         let (why, hint) = match retry::decide(failure, *effort) {
             Decision::Again { after } => {
                 tracing::debug!(?failure, ?after, "asked again");
@@ -258,6 +258,7 @@ impl<'a> Service<'a> {
                 return self.pause(after).await;
             }
             Decision::Stop { why, hint } => (why, hint),
+            Decision::Forbidden { why, hint } => (why, Some(hint)),
             Decision::Reject { reason } => {
                 (reason, Some("does this service have a batch API? Run without --batch"))
             }
