@@ -6,6 +6,8 @@
 mod again;
 #[path = "collect/batch.rs"]
 mod batch;
+#[path = "collect/discard.rs"]
+mod discard;
 #[path = "collect/blame.rs"]
 mod blame;
 #[path = "collect/disk.rs"]
@@ -28,3 +30,5 @@ mod road;
 mod services;
 #[path = "collect/shared.rs"]
 mod shared;
+#[path = "collect/teachers.rs"]
+mod teachers;
