@@ -14,6 +14,7 @@ use crate::send::in_flight::Slot;
 use crate::send::pace::Reservation;
 use crate::send::retry::{Effort, Failure};
 use crate::store::Reply;
+use crate::teacher::catalogue::Price;
 use crate::teacher::{self, Body, FollowUp, Key, Refusal, Template, Usage};
 use schemas::TimestampMs;
 use std::sync::atomic::Ordering;
@@ -30,13 +31,21 @@ impl Session {
     pub(super) async fn resolve(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Option<Slot>) {
         loop {
             match self.judge(&question.item, &replies) {
-                Verdict::Answer(_) => return self.progress.answered(),
-                Verdict::Reject { reason, .. } => return self.progress.rejected(&reason),
                 Verdict::Ask(follow_ups) => match self.turn(question, &follow_ups, &mut slot).await {
                     Some(reply) => replies.push(reply),
                     None => return,
                 },
+                verdict => return self.count(&verdict),
             }
+        }
+    }
+
+    /// Counts what became of an item that was asked.
+    pub(super) fn count(&self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Answer(_) => self.progress.answered(),
+            Verdict::Reject { reason, .. } => self.progress.rejected(reason),
+            Verdict::Ask(_) => {}
         }
     }
 
@@ -57,6 +66,7 @@ impl Session {
             let mut slot = self.slot(first).await?;
             // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
             let (lessons, template) = self.template();
+            let dialect = self.dialects.spoken().dialect.to_string();
             let sent_key = self.sent_key(question, follow_ups, lessons, &template);
             let body = template.body(image, &question.text, follow_ups);
             let text_bytes = body.text_len();
@@ -82,7 +92,7 @@ impl Session {
                 started_at_ms,
                 replied_at_ms: TimestampMs::now().0,
                 latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
-                dialect: None,
+                dialect: Some(dialect),
             };
             match outcome {
                 Ok((raw, usage)) => {
@@ -156,7 +166,7 @@ impl Session {
 
     /// What the refusal of a request says about the dialect that it was written in, after so many lessons; none where it
     /// says nothing.
-    fn learn(&self, failure: &Failure, lessons: u32, has_picture: bool) -> Option<After> {
+    pub(super) fn learn(&self, failure: &Failure, lessons: u32, has_picture: bool) -> Option<After> {
         let Failure::Status { status, error, .. } = failure else { return None };
         let (why, hint) = match self.dialects.refuse(lessons, *status, error, has_picture) {
             Refusal::Other => return None,
@@ -230,11 +240,7 @@ impl Session {
 
     /// What a reply cost; none where that cannot be known.
     pub(crate) fn cost(&self, usage: Option<&Usage>) -> Option<f64> {
-        let price = self.price.as_ref()?;
-        match usage {
-            Some(usage) => Some(price.cost(usage)),
-            None => price.is_free().then_some(0.0),
-        }
+        cost_at(self.price.as_ref(), usage)
     }
 
     /// An attempt that may cost so much leaves.
@@ -344,6 +350,14 @@ impl Session {
         };
         self.stats.told.fetch_add(1, Ordering::Relaxed);
         self.stats.longest_output.fetch_max(usage.output, Ordering::Relaxed);
+    }
+}
+
+/// What a reply costs at a price; none where that cannot be known.
+pub(super) fn cost_at(price: Option<&Price>, usage: Option<&Usage>) -> Option<f64> {
+    match usage {
+        Some(usage) => price.map(|price| price.cost(usage)),
+        None => price.filter(|price| price.is_free()).map(|_| 0.0),
     }
 }
 

@@ -27,6 +27,16 @@ pub struct HttpClient {
     key: Option<Secret>,
 }
 
+/// What a call of the API other than an ordinary request brings.
+pub enum Payload {
+    /// JSON in memory.
+    Json(Bytes),
+    /// JSON that is read as it leaves.
+    JsonFile(reqwest::Body),
+    /// Fields and files.
+    Parts(reqwest::multipart::Form),
+}
+
 /// A reply as it came.
 #[derive(Debug, Clone)]
 pub struct Raw {
@@ -129,16 +139,16 @@ impl HttpClient {
         hidden.into()
     }
 
-    /// One attempt at another call of the API, `/batches` for instance: GET without a body, else POST. A body is JSON unless
-    /// its type is named, and may take long to get there.
-    pub async fn call(&self, path: &str, body: Option<(Bytes, Option<String>)>) -> Result<Raw, Failure> {
+    /// One attempt at another call of the API, `/batches` for instance: GET without a payload, else POST, which may take
+    /// long to get there.
+    pub async fn call(&self, path: &str, payload: Option<Payload>) -> Result<Raw, Failure> {
         let url = self.address.call(path);
-        let request = match body {
+        let post = || self.client.post(url.clone()).timeout(LONGEST_TRANSFER);
+        let request = match payload {
             None => self.client.get(url),
-            Some((body, None)) => self.client.post(url).body(body).timeout(LONGEST_TRANSFER),
-            Some((body, Some(kind))) => {
-                self.client.post(url).header(CONTENT_TYPE, kind).body(body).timeout(LONGEST_TRANSFER)
-            }
+            Some(Payload::Json(body)) => post().body(body),
+            Some(Payload::JsonFile(body)) => post().body(body),
+            Some(Payload::Parts(parts)) => post().multipart(parts),
         };
         let response = request.send().await.map_err(|e| Failure::Unreachable(describe(e)))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
