@@ -106,6 +106,12 @@ def dataset(folder, requests):
     return folder
 
 
+def dataset_with_pictures(folder, items, picture_bytes):
+    """A dataset of so many items, each with a picture of its own."""
+    subprocess.run([BIN / "make-small-dataset", folder, str(items), "1", str(picture_bytes)], check=True)
+    return folder
+
+
 def ours(data, url, *more, **kept):
     command = [BIN / "collect-feedback", "--round", 1, "--stage", "scores", "--data", data]
     command += ["--teacher", "openai", "--base-url", url, *more]
@@ -210,6 +216,27 @@ def memory(mock, work, sizes):
         shutil.rmtree(data)
 
 
+def pictures(work, items=4_000, picture_bytes=300_000):
+    """Always against our simulated Teacher, which reads each picture."""
+    say("\n## Peak memory with pictures, 512 requests in flight\n")
+    say("| items | picture, kB | replies after, s | peak MB | requests/s | CPU s |\n| --- | --- | --- | --- | --- | --- |")
+    data = dataset_with_pictures(work / "pictures", items, picture_bytes)
+    for latency_ms in [0, 2_000]:
+        with Service(None, data, latency_ms) as service:
+            done = ours(data, service.url(), "--concurrency", 512)
+            stats = service.stats()
+        assert done["code"] == 0 and stats["images"] >= items, (done, stats)
+        say(
+            f"| {items:,} | {picture_bytes / 1_000:.0f} | {latency_ms / 1_000:g} | {done['peak_mb']:.0f} "
+            f"| {items / done['wall_s']:,.0f} | {done['cpu_s']:.1f} |"
+        )
+        for made in ["scores", "requests", "rejects"]:
+            shutil.rmtree(data / made, ignore_errors=True)
+        for made in data.glob("feedback.sqlite*"):
+            made.unlink()
+    shutil.rmtree(data)
+
+
 def resumed(data):
     again = ours(data, "http://127.0.0.1:9")
     rebuilt = timed([BIN / "collect-feedback", "rebuild", "--data", data])
@@ -258,16 +285,16 @@ def allowance(mock, clients, work, with_peers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each client; the best counts")
-    parser.add_argument("--only", choices=["throughput", "memory", "allowance"], action="append")
+    parser.add_argument("--only", choices=["throughput", "memory", "pictures", "allowance"], action="append")
     parser.add_argument("--long", action="store_true", help="memory up to 500,000 items")
     parser.add_argument("--no-curator", action="store_true", help="leave curator out: it installs 2 GB")
     parser.add_argument("--peers-allowance", action="store_true", help="measure the peers' use of the allowance, too")
     arguments = parser.parse_args()
     if not (BIN / "collect-feedback").is_file() or not (BIN / "make-small-dataset").is_file():
         raise SystemExit(f"not built: {BIN}; run make build")
-    wanted = arguments.only or ["throughput", "memory", "allowance"]
+    wanted = arguments.only or ["throughput", "memory", "pictures", "allowance"]
     CACHE.mkdir(parents=True, exist_ok=True)
-    mock = mock_teacher()
+    mock = None if wanted == ["pictures"] else mock_teacher()
     clients = peer_clients(arguments) if mock and ("throughput" in wanted or arguments.peers_allowance) else {}
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     say(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, load {load}")
@@ -277,6 +304,8 @@ def main():
             throughput(mock, clients, work, arguments.repeats)
         if "memory" in wanted:
             memory(mock, work, [5_000, 50_000] + ([500_000] if arguments.long else []))
+        if "pictures" in wanted:
+            pictures(work)
         if "allowance" in wanted:
             allowance(mock, clients, work, arguments.peers_allowance)
 

@@ -58,6 +58,64 @@ pub fn write_problems(dataset: &Dataset, numbers: std::ops::Range<usize>) -> Res
     Ok(())
 }
 
+/// Gives every problem of a dataset a picture of its own, of about so many bytes.
+///
+/// # Errors
+/// Where the disk refuses.
+pub fn show_pictures(dataset: &Dataset, numbers: std::ops::Range<usize>, bytes: usize) -> Result<()> {
+    for number in numbers.clone() {
+        let path = dataset.images_dir().join(format!("p{number}.png"));
+        file::write_bytes(&path, &noise_picture(number, bytes))?;
+    }
+    let problems =
+        numbers.map(|number| Problem { image: Some(format!("images/p{number}.png")), ..problem(number) });
+    table::write(&dataset.problems_path(), problems, &provenance()).map(|_| ())
+}
+
+/// A PNG of about so many bytes, 400 pixels wide, in grey noise; each number has another.
+fn noise_picture(number: usize, bytes: usize) -> Vec<u8> {
+    const WIDTH: usize = 400;
+    let height = bytes.div_ceil(WIDTH).max(1);
+    let mut state = (number as u32).wrapping_mul(2_654_435_761).wrapping_add(1);
+    let mut rows = vec![0; height * (WIDTH + 1)]; // each begins with 0: not filtered
+    for row in rows.chunks_exact_mut(WIDTH + 1) {
+        for pixel in row.iter_mut().skip(1) {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *pixel = state.to_be_bytes()[0];
+        }
+    }
+    let mut head = [(WIDTH as u32).to_be_bytes(), (height as u32).to_be_bytes()].concat();
+    head.extend([8, 0, 0, 0, 0]);
+    // Stored without compression.
+    let mut pixels = vec![0x78, 0x01];
+    let mut blocks = rows.chunks(0xffff).peekable();
+    while let Some(block) = blocks.next() {
+        let length = block.len() as u16;
+        pixels.push(u8::from(blocks.peek().is_none()));
+        pixels.extend(length.to_le_bytes());
+        pixels.extend((!length).to_le_bytes());
+        pixels.extend(block);
+    }
+    let (low, high) = rows.iter().fold((1_u32, 0_u32), |(low, high), byte| {
+        let low = (low + u32::from(*byte)) % 65_521;
+        (low, (high + low) % 65_521)
+    });
+    pixels.extend((high << 16 | low).to_be_bytes());
+    let chunks = [(b"IHDR", head), (b"IDAT", pixels), (b"IEND", Vec::new())];
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    for (kind, content) in chunks {
+        png.extend((content.len() as u32).to_be_bytes());
+        let start = png.len();
+        png.extend(kind);
+        png.extend(content);
+        let sum = !png.iter().skip(start).fold(u32::MAX, |sum, byte| {
+            (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0xedb8_8320 * (sum & 1)))
+        });
+        png.extend(sum.to_be_bytes());
+    }
+    png
+}
+
 /// Writes a part of rollouts of round 1.
 ///
 /// # Errors

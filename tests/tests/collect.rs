@@ -22,5 +22,7 @@ mod money;
 mod pictures;
 #[path = "collect/road.rs"]
 mod road;
+#[path = "collect/services.rs"]
+mod services;
 #[path = "collect/shared.rs"]
 mod shared;

@@ -6,10 +6,12 @@ use crate::request::Questions;
 use crate::request::image::ImageLimits;
 use crate::request::prompt::{self, SystemPrompt};
 use crate::send::budget::Budget;
+use crate::send::fault::Evidence;
 use crate::send::http::HttpClient;
 use crate::send::in_flight::InFlight;
 use crate::send::pace::Pace;
 use crate::send::progress::Progress;
+use crate::send::rejects::Rejects;
 use crate::send::stop::Stop;
 use crate::send::{ServiceStats, Session};
 use crate::store::Cache;
@@ -18,6 +20,7 @@ use crate::teacher::{self, Address, Dialect, Dialects, Secret, Template};
 use schemas::settings::{Provider, Resolved, Settings};
 use schemas::{Dataset, Provenance, TimestampMs};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Room on the disk for one reply with its request, about.
@@ -107,8 +110,9 @@ impl Context {
         let settings = &self.settings.teacher;
         let address = Address::of(settings)?;
         let catalogue = Catalogue::load(&settings.models, &self.settings.budget.prices)?;
-        let (model, service) =
+        let (mut model, service) =
             (catalogue.model_or_unlisted(&self.model), catalogue.service(&address.host_and_port()));
+        model.price = model.price.map(|price| price.times(service.price_factor));
         let dialects = Arc::new(Dialects::new(Dialect::new(settings, &model, &service)));
         Ok(self.teacher.get_or_init(|| Asked { model, service, address, dialects }))
     }
@@ -146,6 +150,8 @@ impl Context {
                 Some(HttpClient::new(teacher, &address, service.auth, key.as_ref(), limits.concurrency)?)
             }
         };
+        let takes_all = transport.is_none();
+        let timeout = Duration::from_secs(teacher.timeout_secs);
         let cache = Cache::open(&self.dataset.feedback_path())?;
         // What runs in batches at the service will be charged, so it counts as spent until it is.
         let spent = cache.spent_usd()? + cache.lost_usd()? + cache.running_usd()?;
@@ -170,9 +176,11 @@ impl Context {
             budget: Budget::new(self.settings.budget.max_usd, spent),
             price,
             transport,
-            slots: InFlight::new(usize::try_from(concurrency).unwrap_or(usize::MAX)),
+            slots: InFlight::new(concurrency, timeout, takes_all),
             progress: Progress::new(job, pending as u64),
             stop: Stop::default(),
+            evidence: Evidence::default(),
+            rejects: Rejects::default(),
             stats: ServiceStats { good_before, ..ServiceStats::default() },
             dialects,
             abandoned: self.abandoned.clone(),

@@ -9,8 +9,6 @@ use schemas::settings::{Provider, TeacherSettings};
 use schemas::{Dataset, Problem};
 use std::sync::Arc;
 
-/// Most pixels of a picture's longer edge.
-
 /// An item with everything that its request needs.
 pub struct Question {
     /// The item.

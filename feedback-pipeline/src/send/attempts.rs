@@ -43,8 +43,17 @@ impl Session {
     /// Counts what became of an item that was asked.
     pub(super) fn count(&self, verdict: &Verdict) {
         match verdict {
-            Verdict::Answer(_) => self.progress.answered(),
-            Verdict::Reject { reason, .. } => self.progress.rejected(reason),
+            Verdict::Answer(_) => {
+                self.has_answer();
+                self.rejects.answered();
+                self.progress.answered();
+            }
+            Verdict::Reject { reason, .. } => {
+                if let Some(error) = self.rejects.rejected(reason) {
+                    self.stop.because(error);
+                }
+                self.progress.rejected(reason);
+            }
             Verdict::Ask(_) => {}
         }
     }
@@ -58,15 +67,14 @@ impl Session {
         first: &mut Option<Slot>,
     ) -> Option<Reply> {
         let image = question.image();
-        let image_tokens =
-            image.map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
+        let image_tokens = image
+            .map_or(0, |image| tokens::of_picture(&self.known, &self.dialects.spoken().dialect, image.size));
         let started_at_ms = TimestampMs::now().0;
         let mut effort = Effort::new(Duration::from_secs(self.teacher.timeout_secs));
         loop {
             let mut slot = self.slot(first).await?;
             // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
             let (lessons, template) = self.template();
-            let dialect = self.dialects.spoken().dialect.to_string();
             let sent_key = self.sent_key(question, follow_ups, lessons, &template);
             let body = template.body(image, &question.text, follow_ups);
             let text_bytes = body.text_len();
@@ -92,7 +100,7 @@ impl Session {
                 started_at_ms,
                 replied_at_ms: TimestampMs::now().0,
                 latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
-                dialect: Some(dialect),
+                dialect: Some(template.dialect().to_string()),
             };
             match outcome {
                 Ok((raw, usage)) => {
@@ -107,7 +115,7 @@ impl Session {
                     }
                     let charged = reply.cost_usd.unwrap_or(most);
                     self.charge(aside, charged, reply.cost_usd.is_none())?;
-                    slot.answered();
+                    self.answered(&mut slot, question, effort.attempts);
                     // It holds its slot until it is durable, so that no more than the slots can be lost.
                     let kept = self.keep(question, reply, in_flight).await;
                     drop(slot);
@@ -128,14 +136,10 @@ impl Session {
                         Some(_) => return None,
                         None => self.attempts_ended.send_modify(|ended| *ended += 1),
                     }
-                    let reason = match failure {
-                        // The item's own fault, whatever the service does with others.
-                        Failure::Picture(ref reason) => reason.clone(),
-                        _ => match self.after(slot, &failure, &mut effort).await {
-                            After::Again => continue,
-                            After::End => return None,
-                            After::Keep(reason) => reason,
-                        },
+                    let reason = match self.after(slot, &failure, &mut effort).await {
+                        After::Again => continue,
+                        After::End => return None,
+                        After::Keep(reason) => reason,
                     };
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {
@@ -201,6 +205,14 @@ impl Session {
         }
     }
 
+    /// The same for a request that may as well be left out: none where the money is short.
+    pub(super) async fn leave_with_room(&self, text_bytes: usize) -> Option<(ReservedDollars, Reservation)> {
+        if self.dollars(text_bytes, 0).most > self.budget.room() {
+            return None;
+        }
+        self.leave(text_bytes, 0).await
+    }
+
     /// Money and allowance of an attempt. Money first: whoever waits for it would hold leave to send, and leave with others
     /// all at once.
     async fn leave(&self, text_bytes: usize, image_tokens: u64) -> Option<(ReservedDollars, Reservation)> {
@@ -256,7 +268,7 @@ impl Session {
     }
 
     /// Pays for an attempt. What was charged for without a word of it counts in later runs too.
-    fn charge(&self, aside: ReservedDollars, charged: f64, is_lost: bool) -> Option<()> {
+    pub(super) fn charge(&self, aside: ReservedDollars, charged: f64, is_lost: bool) -> Option<()> {
         self.budget.settle(aside, charged);
         if is_lost
             && charged > 0.0
@@ -293,7 +305,7 @@ impl Session {
         };
         let sent = tokio::time::Instant::now();
         let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
-        self.pace.learn(&headers::limits(raw.header_pairs()));
+        self.pace.learn(&headers::limits(raw.header_pairs(), transport.counts_by_the_minute()));
         if raw.status == 200 {
             return match self.paid_usage(&raw.body) {
                 Ok(usage) => Ok((raw, usage)),

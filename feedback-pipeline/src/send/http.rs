@@ -1,12 +1,15 @@
 //! One attempt over HTTP: pooled connections, a key that no one prints, and the reply as it came.
 
 use crate::error::{Error, Result};
+use crate::send::headers;
 use crate::send::retry::Failure;
+use crate::send::spool::Spooled;
 use crate::send::upload::Upload;
 use crate::teacher::catalogue::Auth;
 use crate::teacher::{Address, Body, Secret, anthropic};
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::multipart::{Form, Part};
 use schemas::settings::{Provider, TeacherSettings};
 use std::time::Duration;
 
@@ -19,22 +22,36 @@ const SHORTEST_KEY: usize = 8;
 /// A reply whose body is still to come.
 pub type Reply = reqwest::Response;
 
+/// What another call of the API sends.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// A few bytes of JSON.
+    Plain(Bytes),
+    /// JSON that is too large for memory.
+    Spooled(Spooled),
+    /// A file with the purpose of it, as the fields of a form.
+    File {
+        /// What it is for.
+        purpose: &'static str,
+        /// Its name.
+        name: String,
+        /// Type of its content.
+        kind: &'static str,
+        /// Its content.
+        content: Spooled,
+    },
+}
+
+fn streamed(content: &Spooled) -> reqwest::Body {
+    reqwest::Body::wrap(Upload::of_spool(content).0)
+}
+
 /// Sends requests to one address.
 pub struct HttpClient {
     client: reqwest::Client,
     address: Address,
     /// Taken out of whatever comes back.
     key: Option<Secret>,
-}
-
-/// What a call of the API other than an ordinary request brings.
-pub enum Payload {
-    /// JSON in memory.
-    Json(Bytes),
-    /// JSON that is read as it leaves.
-    JsonFile(reqwest::Body),
-    /// Fields and files.
-    Parts(reqwest::multipart::Form),
 }
 
 /// A reply as it came.
@@ -85,7 +102,7 @@ impl HttpClient {
         // A second process-wide provider is refused, and that is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
-            .default_headers(headers(settings, auth, key)?)
+            .default_headers(default_headers(settings, auth, key)?)
             .user_agent(concat!("collect-feedback/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(15))
             .timeout(Duration::from_secs(settings.timeout_secs))
@@ -104,6 +121,11 @@ impl HttpClient {
     /// Where requests go.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Whether the service is known to tell its limit of requests by the minute.
+    pub fn counts_by_the_minute(&self) -> bool {
+        self.address.endpoint().host_str().is_some_and(headers::counts_by_the_minute)
     }
 
     /// Headers without those that quote our key.
@@ -146,9 +168,13 @@ impl HttpClient {
         let post = || self.client.post(url.clone()).timeout(LONGEST_TRANSFER);
         let request = match payload {
             None => self.client.get(url),
-            Some(Payload::Json(body)) => post().body(body),
-            Some(Payload::JsonFile(body)) => post().body(body),
-            Some(Payload::Parts(parts)) => post().multipart(parts),
+            Some(Payload::Plain(body)) => post().body(body),
+            Some(Payload::Spooled(body)) => post().body(streamed(&body)),
+            Some(Payload::File { purpose, name, kind, content }) => {
+                let part = Part::stream_with_length(streamed(&content), content.len()).file_name(name);
+                let part = part.mime_str(kind).map_err(|e| Failure::Broken(describe(e)))?;
+                post().multipart(Form::new().text("purpose", purpose).part("file", part))
+            }
         };
         let response = request.send().await.map_err(|e| Failure::Unreachable(describe(e)))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -176,7 +202,7 @@ impl HttpClient {
         let response = request.send().await.map_err(|e| {
             // Its last bytes were not sent, so the service has no whole request.
             if let Some(why) = unread.as_ref().and_then(|failure| failure.get()) {
-                return Failure::Picture(why.to_string());
+                return Failure::Picture(why.clone());
             }
             match (e.is_connect(), e.is_timeout()) {
                 (true, _) => Failure::Unreachable(describe(e)),
@@ -197,7 +223,7 @@ impl HttpClient {
 
 /// Headers of every request. Servers of one's own that speak the Messages API may want the key as a bearer token, so at an
 /// address that was given it is sent in both ways.
-fn headers(settings: &TeacherSettings, auth: Auth, key: Option<&Secret>) -> Result<HeaderMap> {
+fn default_headers(settings: &TeacherSettings, auth: Auth, key: Option<&Secret>) -> Result<HeaderMap> {
     let secret = |text: String| {
         let mut value = HeaderValue::from_str(&text)
             .map_err(|_| Error::bad_input("API key", "expected printable characters, found others"))?;
@@ -241,4 +267,79 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::teacher::picture_tests::{overwrite, picture_of};
+    use crate::teacher::test_template;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    /// What a service gets of a request until it is whole, or its connection ends; it answers whole ones.
+    fn received(listener: &TcpListener) -> (Vec<u8>, bool) {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut all, mut piece) = (Vec::new(), [0; 4_096]);
+        loop {
+            if let Some(end) = all.windows(4).position(|part| part == b"\r\n\r\n") {
+                let head = String::from_utf8(all[..end].to_vec()).unwrap().to_lowercase();
+                assert!(!head.contains("transfer-encoding"), "{head}");
+                let (_, length) = head.split_once("content-length: ").unwrap();
+                let length: usize = length.lines().next().unwrap().parse().unwrap();
+                let body = all.len() - end - 4;
+                assert!(body <= length, "{body} of {length} bytes");
+                if body == length {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+                    return (all.split_off(end + 4), true);
+                }
+            }
+            match stream.read(&mut piece) {
+                Ok(0) | Err(_) => return (all, false),
+                Ok(read) => all.extend_from_slice(&piece[..read]),
+            }
+        }
+    }
+
+    fn client() -> (HttpClient, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap());
+        let settings = TeacherSettings { base_url, ..TeacherSettings::default() };
+        let address = Address::of(&settings).unwrap();
+        (HttpClient::new(&settings, &address, Auth::XApiKey, None, 4).unwrap(), listener)
+    }
+
+    #[tokio::test]
+    async fn a_picture_gets_there_whole_and_again() {
+        let picture = Arc::new(picture_of(&b"pixels".repeat(70_000)));
+        for provider in [Provider::Anthropic, Provider::OpenAi] {
+            let body = test_template(provider).body(Some(&picture), "text", &[]);
+            for _ in 0..2 {
+                let (client, listener) = client();
+                let service = std::thread::spawn(move || received(&listener));
+                assert_eq!(client.send(body.clone()).await.unwrap().status, 200);
+                let (sent, is_whole) = service.join().unwrap();
+                assert!(is_whole && sent == body.to_bytes().unwrap());
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_picture_that_changed_since_is_the_items_fault_and_never_gets_there() {
+        let pixels = b"pixels".repeat(70_000);
+        let mut other = pixels.clone();
+        other.reverse();
+        let shorter = pixels.get(..50_000).unwrap();
+        for now in [&other[..], shorter] {
+            let picture = Arc::new(picture_of(&pixels));
+            let body = test_template(Provider::Anthropic).body(Some(&picture), "text", &[]);
+            overwrite(&picture, now);
+            let (client, listener) = client();
+            let service = std::thread::spawn(move || received(&listener));
+            let failure = client.send(body).await.unwrap_err();
+            assert!(matches!(&failure, Failure::Picture(why) if why.contains("changed")), "{failure:?}");
+            assert!(!service.join().unwrap().1, "the service has no whole request");
+        }
+    }
 }

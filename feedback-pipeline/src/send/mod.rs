@@ -3,16 +3,18 @@
 mod attempts;
 pub mod batch;
 pub mod budget;
-mod fault;
+pub mod fault;
 pub mod headers;
 pub mod http;
 pub mod in_flight;
 pub mod pace;
 pub mod progress;
+pub mod rejects;
 pub mod retry;
 pub(crate) mod runtime;
 mod session;
 pub mod single;
+mod spool;
 pub mod stop;
 mod upload;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// First wait between two attempts; it doubles each time.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Longest wait that is not asked for by the service.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Bound for services that answer `retry-after: 0` for ever.
 const MOST_ATTEMPTS: u32 = 50;
 /// A body that arrives broken may have been paid for: it is not asked for as often.
@@ -60,8 +60,12 @@ pub struct Effort {
     pub patience: Duration,
     /// A number from 0 to 1 that spreads the waits.
     pub jitter: f64,
-    /// Good replies of the whole run when this request failed last.
-    pub good_replies: Option<u64>,
+    /// Attempts that failed of our own load: not counted against the request.
+    pub by_load: u32,
+    /// Times that a request that left after a failure of this one had a good reply before the next failure.
+    pub contradicted: u32,
+    /// When this request failed last.
+    pub failed_at: Option<tokio::time::Instant>,
 }
 
 impl Effort {
@@ -74,14 +78,44 @@ impl Effort {
             waited: Duration::ZERO,
             patience,
             jitter: 0.0,
-            good_replies: None,
+            by_load: 0,
+            contradicted: 0,
+            failed_at: None,
         }
     }
 
-    /// Counts an attempt that failed.
-    pub fn failed(&mut self, failure: &Failure) {
+    /// Counts an attempt that failed: of our own load or not, and contradicted by another request's success or not.
+    pub fn failed(&mut self, failure: &Failure, is_load: bool, contradicted: bool) {
+        self.contradicted += u32::from(contradicted);
+        if is_load {
+            self.by_load += 1;
+            return;
+        }
         self.timed_out += u32::from(matches!(failure, Failure::TimedOut));
         self.broken += u32::from(matches!(failure, Failure::Broken(_)));
+    }
+}
+
+impl Effort {
+    /// Attempts that count against the request.
+    pub fn counted(&self) -> u32 {
+        self.attempts.saturating_sub(self.by_load)
+    }
+
+    /// Whether a failure may be about this request alone, and is no word of a service that has too much to do.
+    pub fn may_be_the_items(&self, failure: &Failure) -> bool {
+        matches!(failure, Failure::Status { status, .. } if !matches!(status, 429 | 503 | 529))
+    }
+}
+
+impl Failure {
+    /// In words.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Status { status, error, .. } => format!("HTTP {status}, {error}"),
+            Self::Unreachable(why) | Self::Broken(why) | Self::Picture(why) => why.clone(),
+            Self::TimedOut => "no reply in time (teacher.timeout_secs)".to_owned(),
+        }
     }
 }
 
@@ -97,6 +131,13 @@ pub enum Decision {
     Reject {
         /// Why.
         reason: String,
+    },
+    /// The key may do nothing, or this item is not let through: others tell.
+    Forbidden {
+        /// Why.
+        why: String,
+        /// What to do where it is the key.
+        hint: &'static str,
     },
     /// The run cannot go on.
     Stop {
@@ -135,6 +176,12 @@ fn decide_status(status: u16, hints: Hints, error: &ServiceError, effort: Effort
     if let Some(hint) = final_for_all(status, error) {
         return Decision::Stop { why, hint: Some(hint) };
     }
+    if status == 403 {
+        return match is_flagged(error) {
+            true => Decision::Reject { reason: format!("no answer: {why}") },
+            false => Decision::Forbidden { why, hint: FORBIDDEN },
+        };
+    }
     if let Some(reason) = final_for_item(status, error)
         && hints.should_retry != Some(true)
     {
@@ -151,6 +198,42 @@ fn decide_status(status: u16, hints: Hints, error: &ServiceError, effort: Effort
     }
 }
 
+const KEY: &str = "check the key in ANTHROPIC_API_KEY or OPENAI_API_KEY";
+const FORBIDDEN: &str = "the key may not use this model or this service";
+
+/// Whether a refusal is about what one request says.
+fn is_flagged(error: &ServiceError) -> bool {
+    let message = error.message.to_ascii_lowercase();
+    ["flagged", "moderation", "content policy", "content management policy", "content filter"]
+        .iter()
+        .any(|words| message.contains(words))
+        || [&error.code, &error.kind]
+            .iter()
+            .any(|code| code.contains("content_filter") || code.contains("moderation"))
+}
+
+/// Whether a refusal is about the key, under whatever status.
+fn is_about_the_key(error: &ServiceError, message: &str) -> bool {
+    const CODES: [&str; 6] = [
+        "invalid_api_key",
+        "API_KEY_INVALID",
+        "authentication_error",
+        "invalid_authentication",
+        "account_deactivated",
+        "UNAUTHENTICATED",
+    ];
+    const WORDS: [&str; 6] = [
+        "api key not valid",
+        "invalid api key",
+        "incorrect api key",
+        "api key expired",
+        "api key is invalid",
+        "invalid x-api-key",
+    ];
+    CODES.iter().any(|code| error.code == *code || error.kind == *code)
+        || WORDS.iter().any(|words| message.contains(words))
+}
+
 /// Money, keys and names: no request of this run will fare better.
 fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
     const MONEY: &str = "raise the limit or add credit at the provider, then run the same command again; nothing is bought twice";
@@ -165,8 +248,11 @@ fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
         "spend_limit_exceeded",
         "quota_exceeded",
     ];
-    const MONEY_WORDS: [&str; 5] = [
+    const MONEY_WORDS: [&str; 8] = [
         "credit balance",
+        "insufficient credit",
+        "insufficient balance",
+        "insufficient funds",
         "spend limit",
         "spending limit",
         "api usage limits",
@@ -181,8 +267,8 @@ fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
         return Some(MONEY);
     }
     match status {
-        401 => Some("check the key in ANTHROPIC_API_KEY or OPENAI_API_KEY"),
-        403 => Some("the key may not use this model or this service"),
+        401 => Some(KEY),
+        400 | 403 if is_about_the_key(error, &message) => Some(KEY),
         404 => Some("check --model and --base-url"),
         400 if code("model_not_found") => Some("check --model"),
         _ => None,
@@ -190,15 +276,16 @@ fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
 }
 
 fn again(asked: Option<Duration>, effort: Effort, why: &str, may_be_the_items: bool) -> Decision {
-    let doublings = effort.attempts.saturating_sub(1).min(16);
+    let attempts = effort.counted().max(1);
+    let doublings = (attempts - 1).min(16);
     let backoff =
         FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).mul_f64(0.5 + 0.5 * effort.jitter);
     // A service that names a time is believed; a few per cent on top spread those that were told the same. One that says
     // "at once" each time is not.
-    let least = backoff.min(FIRST_WAIT).mul_f64(if effort.attempts > 1 { 1.0 } else { 0.0 });
+    let least = backoff.min(FIRST_WAIT).mul_f64(if attempts > 1 { 1.0 } else { 0.0 });
     let after = asked
         .map_or(backoff, |asked| (asked + asked.min(FIRST_WAIT).mul_f64(0.2 * effort.jitter)).max(least));
-    if effort.attempts >= MOST_ATTEMPTS || effort.waited + after > effort.patience {
+    if attempts >= MOST_ATTEMPTS || effort.waited + after > effort.patience {
         return Decision::GiveUp { why: why.to_owned(), may_be_the_items };
     }
     Decision::Again { after }
@@ -213,7 +300,12 @@ mod tests {
     }
 
     fn status(status: u16, hints: Hints, kind: &str, code: &str, message: &str) -> Failure {
-        let error = ServiceError { kind: kind.into(), code: code.into(), message: message.into() };
+        let error = ServiceError {
+            kind: kind.into(),
+            code: code.into(),
+            message: message.into(),
+            ..ServiceError::default()
+        };
         Failure::Status { status, hints, error }
     }
 
@@ -222,6 +314,7 @@ mod tests {
             Decision::Again { .. } => "again",
             Decision::Reject { .. } => "reject",
             Decision::Stop { .. } => "stop",
+            Decision::Forbidden { .. } => "forbidden",
             Decision::GiveUp { .. } => "give up",
         }
     }
@@ -247,7 +340,11 @@ mod tests {
             (status(418, none, "", "", ""), "stop"),
             (status(301, none, "", "", ""), "stop"),
             (status(401, none, "authentication_error", "", ""), "stop"),
-            (status(403, none, "permission_error", "", ""), "stop"),
+            (status(403, none, "permission_error", "", ""), "forbidden"),
+            (status(403, none, "", "403", "Your input was flagged for \"violence\"."), "reject"),
+            (status(403, none, "", "invalid_api_key", ""), "stop"),
+            (status(403, none, "", "", "Insufficient credits"), "stop"),
+            (status(400, none, "", "400", "API key not valid. Please pass a valid API key."), "stop"),
             (status(404, none, "not_found_error", "", "model: nope"), "stop"),
             (status(402, none, "billing_error", "", ""), "stop"),
             (status(429, none, "", "insufficient_quota", ""), "stop"),
@@ -310,7 +407,7 @@ mod tests {
         let failures = |failures: &[(Failure, u32)]| {
             let mut effort = effort(0);
             for (failure, times) in failures {
-                (0..*times).for_each(|_| effort.failed(failure));
+                (0..*times).for_each(|_| effort.failed(failure, false, false));
                 effort.attempts += times;
             }
             name(&decide(&failures.last().expect("a failure").0, effort))

@@ -4,10 +4,12 @@ use crate::items::Job;
 use crate::request::Questions;
 use crate::request::prompt::SystemPrompt;
 use crate::send::budget::Budget;
+use crate::send::fault::Evidence;
 use crate::send::http::HttpClient;
 use crate::send::in_flight::InFlight;
 use crate::send::pace::Pace;
 use crate::send::progress::Progress;
+use crate::send::rejects::Rejects;
 use crate::send::stop::Stop;
 use crate::store::Cache;
 use crate::teacher::catalogue::{Model, Price};
@@ -57,6 +59,10 @@ pub struct Session {
     pub stop: Stop,
     /// Learned in this run.
     pub stats: ServiceStats,
+    /// Whose fault failures are.
+    pub evidence: Evidence,
+    /// Whether one cause is behind all rejects.
+    pub rejects: Rejects,
     /// Batches that are given up.
     pub abandoned: Vec<String>,
 }

@@ -19,6 +19,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+/// Fewest items that may be open: those that fail again and again must not keep all others waiting.
+const FEWEST_OPEN: usize = 256;
+
 /// How long to wait for replies in flight after the run was told to end.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -33,8 +36,7 @@ impl Session {
     async fn send_all(self: &Arc<Self>, plan: impl Iterator<Item = Result<Next>>) -> Result<()> {
         self.cache.writer().prompt(&self.prompt.version, &self.prompt.text)?;
         // Items that wait for another attempt hold no slot, so more are open than in flight; this bounds them.
-        let open =
-            Arc::new(Semaphore::new(self.slots.ceiling().saturating_mul(3).min(Semaphore::MAX_PERMITS)));
+        let open = Arc::new(Semaphore::new(self.slots.ceiling().saturating_mul(3).max(FEWEST_OPEN)));
         let mut tasks = JoinSet::new();
         let mut in_batches = 0;
         let fed: Result<()> = async {

@@ -2,36 +2,30 @@
 
 use crate::error::Error;
 use std::sync::{Mutex, PoisonError};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Shared by everything that must end when one part ends.
+#[derive(Default)]
 pub struct Stop {
     reason: Mutex<Option<Error>>,
-    flag: watch::Sender<bool>,
-}
-
-impl Default for Stop {
-    fn default() -> Self {
-        Self { reason: Mutex::new(None), flag: watch::Sender::new(false) }
-    }
+    token: CancellationToken,
 }
 
 impl Stop {
     /// Ends the run for a reason, unless it is ending already.
     pub fn because(&self, reason: Error) {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
-        self.flag.send_replace(true);
+        self.token.cancel();
     }
 
     /// True once the run is ending.
     pub fn is_set(&self) -> bool {
-        *self.flag.borrow()
+        self.token.is_cancelled()
     }
 
     /// Waits until the run is ending.
     pub async fn wait(&self) {
-        let mut flag = self.flag.subscribe();
-        let _ = flag.wait_for(|set| *set).await; // the sender lives as long as self
+        self.token.cancelled().await;
     }
 
     /// Takes the reason out of a shared value.

@@ -3,7 +3,8 @@
 //! An HTTP client takes whatever a body offers into a buffer of its own, hundreds of kilobytes for each connection. So the
 //! next piece is offered only when the client has let go of the last: its memory is then used again.
 
-use crate::teacher::{Body, BodyReader, PictureError};
+use super::spool::{SpoolReader, Spooled};
+use crate::teacher::{Body, BodyReader};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use std::pin::Pin;
@@ -15,29 +16,44 @@ const PIECE_ROOM: usize = 40 << 10;
 
 /// A body that is read as it leaves.
 pub(super) struct Upload {
-    reader: BodyReader,
+    source: Source,
     /// Bytes that have not been handed over.
     left: u64,
     gate: Arc<Gate>,
     failure: UploadFailure,
 }
 
+/// Where a body comes from.
+enum Source {
+    Request(BodyReader),
+    Spool(SpoolReader),
+}
+
 /// Why a body could not be read to its end, where it could not.
-pub(super) type UploadFailure = Arc<OnceLock<PictureError>>;
+pub(super) type UploadFailure = Arc<OnceLock<String>>;
 
 /// A body cannot be read: the client takes back the request, and [`UploadFailure`] says why.
 #[derive(Debug, thiserror::Error)]
-#[error("the picture cannot be read")]
+#[error("the body cannot be read")]
 pub(super) struct Unreadable;
 
 impl Upload {
-    /// A body, and where its failure will stand.
+    /// A request's body, and where its failure will stand.
     pub(super) fn new(body: Body) -> (Self, UploadFailure) {
+        let left = body.len();
+        Self::of(Source::Request(body.read()), left)
+    }
+
+    /// A body in a temporary file.
+    pub(super) fn of_spool(body: &Spooled) -> (Self, UploadFailure) {
+        Self::of(Source::Spool(body.read()), body.len())
+    }
+
+    fn of(source: Source, left: u64) -> (Self, UploadFailure) {
         let failure = UploadFailure::default();
         let gate =
             Arc::new(Gate(Mutex::new(State { piece: Some(Vec::with_capacity(PIECE_ROOM)), waiting: None })));
-        let left = body.len();
-        (Self { reader: body.read(), left, gate, failure: Arc::clone(&failure) }, failure)
+        (Self { source, left, gate, failure: Arc::clone(&failure) }, failure)
     }
 }
 
@@ -54,7 +70,11 @@ impl http_body::Body for Upload {
             return Poll::Ready(None);
         }
         let Some(mut piece) = this.gate.take(context) else { return Poll::Pending };
-        if let Err(error) = this.reader.next(&mut piece) {
+        let read = match &mut this.source {
+            Source::Request(reader) => reader.next(&mut piece).map(|_| ()).map_err(|e| e.to_string()),
+            Source::Spool(reader) => reader.next(&mut piece).map_err(|e| e.to_string()),
+        };
+        if let Err(error) = read {
             let _ = this.failure.set(error); // the first one tells
             return Poll::Ready(Some(Err(Unreadable)));
         }
@@ -126,16 +146,13 @@ impl Drop for Lent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::items::Kind;
-    use crate::teacher::Template;
     use crate::teacher::picture_tests::{overwrite, picture_of};
+    use crate::teacher::test_template;
     use http_body::Body as _;
-    use schemas::settings::Settings;
+    use schemas::settings::Provider;
 
     fn body(bytes: &[u8]) -> (Body, Arc<crate::teacher::Picture>) {
-        let mut settings = Settings::default().teacher;
-        settings.provider = schemas::settings::Provider::Anthropic;
-        let template = Template::new(&settings, Kind::Scores, "Be fair.", "{}");
+        let template = test_template(Provider::Anthropic);
         let picture = Arc::new(picture_of(bytes));
         (template.body(Some(&picture), "text", &[]), picture)
     }
@@ -177,6 +194,6 @@ mod tests {
             sent += piece.len() as u64;
         }
         assert!(sent < whole);
-        assert!(failure.get().unwrap().to_string().starts_with("image changed"));
+        assert!(failure.get().unwrap().starts_with("image changed"));
     }
 }

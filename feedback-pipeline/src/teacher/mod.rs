@@ -29,6 +29,8 @@ pub(crate) use picture::tests as picture_tests;
 pub use picture::{Picture, PictureContent};
 pub use secret::Secret;
 pub use service_error::{ServiceError, TOO_LARGE, final_for_item};
+#[cfg(test)]
+pub(crate) use template::tests::template as test_template;
 pub use template::{FollowUp, Template};
 
 use envelope::Count;

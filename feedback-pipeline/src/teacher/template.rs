@@ -134,17 +134,18 @@ impl Template {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::teacher::catalogue::{Model, Service};
     use crate::teacher::picture::tests::picture_of;
     use base64::Engine as _;
     use schemas::settings::TeacherSettings;
 
-    fn template(provider: Provider) -> Template {
+    /// Requests for scores to a provider's services, with default settings.
+    pub(crate) fn template(provider: Provider) -> Template {
         let settings = TeacherSettings { provider, ..TeacherSettings::default() };
         let dialect = Dialect::new(&settings, &Model::default(), &Service::default());
-        Template::new(&dialect, "m", Kind::Scores, "Be fair.", r#"{"type":"object"}"#)
+        Template::new(&dialect, "model", Kind::Scores, "Be fair.", r#"{"type":"object"}"#)
     }
 
     #[test]
@@ -154,7 +155,7 @@ mod tests {
         for provider in [Provider::Anthropic, Provider::OpenAi] {
             let template = template(provider);
             for length in [0, 1, 1_000, 100_000] {
-                let bytes: Vec<u8> = (0..length).map(|at| (at * at / 7) as u8).collect();
+                let bytes: Vec<u8> = (0..length).map(|at: u64| (at * at / 7) as u8).collect();
                 let picture = Arc::new(picture_of(&bytes));
                 // A text may hold anything, another picture's hash too.
                 let text = format!("line\n\"{}\"", picture.sha256);

@@ -35,7 +35,7 @@ pub(crate) fn reply(bytes: &[u8]) {
         }
     }
     let error = ServiceError::read(bytes);
-    let _ = (error.to_string(), retry::final_for_item(400, &error));
+    let _ = (error.to_string(), feedback_pipeline::teacher::final_for_item(400, &error));
     let text = String::from_utf8_lossy(bytes);
     for content in &contents() {
         if let Ok(Answer::Scores(scores)) = reply::read(content, &text) {
@@ -55,7 +55,7 @@ pub(crate) fn reply(bytes: &[u8]) {
 pub(crate) fn headers(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let pairs: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(':')).collect();
-    let limits = headers::limits(pairs.iter().copied());
+    let limits = headers::limits(pairs.iter().copied(), true);
     assert!([limits.requests, limits.tokens].into_iter().flatten().all(|limit| limit > 0));
     let hints = headers::hints(pairs.iter().copied(), SystemTime::now());
     assert!(hints.retry_after.is_none_or(|wait| wait.as_secs() <= 7 * 24 * 3_600));

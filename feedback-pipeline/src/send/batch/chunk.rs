@@ -1,13 +1,12 @@
 //! A batch on its way: as many requests as the provider takes at once, in the form that it wants.
 
-use super::spool::{NotWritten, Spool, Spooled};
+use crate::error::Result;
+use crate::send::spool::{Spool, Spooled};
 use crate::store::Entry;
-use crate::teacher::Body;
+use crate::teacher::{Body, PictureError};
 use schemas::TimestampMs;
 use schemas::provenance::{hex, sha256_hex};
 use schemas::settings::Provider;
-use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a provider takes in one batch.
@@ -17,41 +16,50 @@ struct Most {
     bytes: u64,
 }
 
-/// Requests of one batch, written one after the other into the file that will be sent.
+/// The dialect that a batch is written in.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    /// Lessons that it took.
+    pub(super) lessons: u32,
+    /// In words, for the ledger.
+    pub(super) dialect: String,
+}
+
+/// Requests of one batch, written one after the other into the body that will be sent: hundreds of megabytes, on the disk.
 pub(super) struct Chunk {
     provider: Provider,
     most: Most,
     plan: String,
-    /// Of the dialect that its requests are written in.
-    lessons: u32,
-    spool: Spool,
+    dialect: Written,
+    body: Spool,
     entries: Vec<Entry>,
 }
 
 impl Chunk {
-    /// An empty batch of requests in the dialect after so many lessons, whose file lies on the disk of a folder.
-    pub(super) fn new(provider: Provider, lessons: u32, folder: &Path) -> io::Result<Self> {
+    /// An empty batch.
+    pub(super) fn new(provider: Provider, dialect: Written) -> Result<Self> {
         let most = match provider {
             Provider::Anthropic => Most { requests: 100_000, bytes: 256_000_000 },
             _ => Most { requests: 50_000, bytes: 200_000_000 },
         };
-        Self::within(provider, lessons, folder, most)
+        Self::within(provider, dialect, most)
     }
 
-    fn within(provider: Provider, lessons: u32, folder: &Path, most: Most) -> io::Result<Self> {
+    fn within(provider: Provider, dialect: Written, most: Most) -> Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{} {} {number}", TimestampMs::now().0, std::process::id());
         let plan: String = sha256_hex(name.as_bytes()).chars().take(24).collect();
-        let mut spool = Spool::new(folder)?;
+        let mut body = Spool::new()?;
         if provider == Provider::Anthropic {
-            spool.write(br#"{"requests":["#)?;
+            body.write(br#"{"requests":["#)?;
         }
-        Ok(Self { provider, most, plan, lessons, spool, entries: Vec::new() })
+        Ok(Self { provider, most, plan, dialect, body, entries: Vec::new() })
     }
 
-    pub(super) fn lessons(&self) -> u32 {
-        self.lessons
+    /// The dialect of its first request.
+    pub(super) fn dialect(&self) -> &Written {
+        &self.dialect
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -63,44 +71,57 @@ impl Chunk {
         const AROUND: u64 = 256;
         self.is_empty()
             || (self.entries.len() < self.most.requests
-                && self.spool.len() + body.len() + AROUND <= self.most.bytes)
+                && self.body.len() + body.len() + AROUND <= self.most.bytes)
     }
 
-    pub(super) fn push(&mut self, body: &Body, entry: Entry) -> Result<(), NotWritten> {
+    /// Adds a request.
+    ///
+    /// # Errors
+    /// Where the disk is full. Inside, why the request has no body: then nothing was added.
+    pub(super) fn push(
+        &mut self,
+        body: &Body,
+        entry: Entry,
+    ) -> Result<std::result::Result<(), PictureError>> {
+        let body = match body.to_bytes() {
+            Ok(body) => body,
+            Err(error) => return Ok(Err(error)),
+        };
         let id = hex(&entry.sent_key);
-        match self.provider {
+        let (head, end) = match self.provider {
             Provider::Anthropic => {
                 let comma = if self.is_empty() { "" } else { "," };
-                let head = format!(r#"{comma}{{"custom_id":"{id}","params":"#);
-                self.spool.write_body(&head, body, "}")?;
+                (format!(r#"{comma}{{"custom_id":"{id}","params":"#), "}")
             }
-            _ => {
-                let head =
-                    format!(r#"{{"custom_id":"{id}","method":"POST","url":"/v1/chat/completions","body":"#);
-                self.spool.write_body(&head, body, "}\n")?;
-            }
+            _ => (
+                format!(r#"{{"custom_id":"{id}","method":"POST","url":"/v1/chat/completions","body":"#),
+                "}\n",
+            ),
+        };
+        for part in [head.as_bytes(), &body, end.as_bytes()] {
+            self.body.write(part)?;
         }
         self.entries.push(entry);
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Our name of the batch, what is sent, and the requests in it.
-    pub(super) fn finish(mut self) -> io::Result<(String, Spooled, Vec<Entry>)> {
+    ///
+    /// # Errors
+    /// Where the disk is full.
+    pub(super) fn finish(mut self) -> Result<(String, Spooled, Vec<Entry>)> {
         if self.provider == Provider::Anthropic {
-            self.spool.write(b"]}")?;
+            self.body.write(b"]}")?;
         }
-        Ok((self.plan, self.spool.finish()?, self.entries))
+        Ok((self.plan, self.body.finish()?, self.entries))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::items::Kind;
     use crate::store::Ask;
-    use crate::teacher::catalogue::{Model, Service};
-    use crate::teacher::{Dialect, Template};
-    use schemas::settings::Settings;
+    use crate::teacher::test_template;
     use std::sync::Arc;
 
     fn entry(number: u8) -> Entry {
@@ -119,39 +140,52 @@ mod tests {
         Entry { sent_key: [number; 32], ask: Arc::new(ask), turn: 0 }
     }
 
+    fn text(spooled: &Spooled) -> String {
+        let (mut reader, mut all) = (spooled.read(), Vec::new());
+        while (all.len() as u64) < spooled.len() {
+            reader.next(&mut all).unwrap();
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    fn dialect() -> Written {
+        Written { lessons: 0, dialect: String::new() }
+    }
+
     fn body(text: &str) -> Body {
-        let dialect = Dialect::new(&Settings::default().teacher, &Model::default(), &Service::default());
-        Template::new(&dialect, "m", Kind::Scores, "Be fair.", "{}").body(None, text, &[])
+        test_template(Provider::OpenAi).body(None, text, &[])
     }
 
     #[test]
     fn a_chunk_is_full_by_count_or_by_bytes() {
-        let folder = tempfile::tempdir().unwrap();
         for provider in [Provider::Anthropic, Provider::OpenAi] {
-            let mut chunk =
-                Chunk::within(provider, 0, folder.path(), Most { requests: 2, bytes: 10_000 }).unwrap();
-            assert!(chunk.has_room(&body(&"1".repeat(20_000))), "one alone is the provider's to refuse");
-            chunk.push(&body("a"), entry(1)).unwrap();
-            assert!(chunk.has_room(&body("a")) && !chunk.has_room(&body(&"1".repeat(9_800))));
-            chunk.push(&body("b"), entry(2)).unwrap();
-            assert!(!chunk.has_room(&body("a")));
-            let (plan, spooled, entries) = chunk.finish().unwrap();
+            let mut chunk = Chunk::within(provider, dialect(), Most { requests: 2, bytes: 100_000 }).unwrap();
+            let (small, large) = (body("x"), body(&"1".repeat(98_000)));
+            assert!(chunk.has_room(&body(&"1".repeat(200_000))), "one alone is the provider's to refuse");
+            chunk.push(&small, entry(1)).unwrap().unwrap();
+            assert!(chunk.has_room(&small) && !chunk.has_room(&body(&"1".repeat(99_800))));
+            chunk.push(&large, entry(2)).unwrap().unwrap();
+            assert!(!chunk.has_room(&small));
+            let (plan, sent, entries) = chunk.finish().unwrap();
             assert_eq!((plan.len(), entries.len()), (24, 2));
-            let text = String::from_utf8(spooled.read_all()).unwrap();
-            assert_eq!(text.matches("\"custom_id\"").count(), 2);
-            if provider == Provider::Anthropic {
-                serde_json::from_str::<serde_json::Value>(&text).unwrap();
-            } else {
-                let lines = text.lines().map(serde_json::from_str::<serde_json::Value>);
-                assert_eq!(lines.filter(Result::is_ok).count(), 2, "{text}");
+            for _ in 0..2 {
+                // A batch that may not have got there is sent again.
+                let text = text(&sent);
+                assert_eq!(text.len() as u64, sent.len());
+                assert_eq!(text.matches("\"custom_id\"").count(), 2);
+                if provider == Provider::Anthropic {
+                    serde_json::from_str::<serde_json::Value>(&text).unwrap();
+                } else {
+                    let lines = text.lines().map(serde_json::from_str::<serde_json::Value>);
+                    assert_eq!(lines.filter(Result::is_ok).count(), 2);
+                }
             }
         }
     }
 
     #[test]
     fn plans_have_names_of_their_own() {
-        let folder = tempfile::tempdir().unwrap();
-        let plan = || Chunk::new(Provider::OpenAi, 0, folder.path()).unwrap().plan;
+        let plan = || Chunk::new(Provider::OpenAi, dialect()).unwrap().plan;
         assert_ne!(plan(), plan());
     }
 }

@@ -172,7 +172,7 @@ impl Run<'_> {
             tally.known.insert(sent_key, Known::Paid { is_lost: kept.cost_usd.is_none() });
             return Ok(());
         }
-        let lessons = self.lessons.get(&batch.plan).copied();
+        let lessons = self.written.get(&batch.plan).map(|written| written.lessons);
         let has_picture = match self.session.cache.ask(&key)? {
             Some(ask) => ask.image_sha256.is_some(),
             None => false,
@@ -274,7 +274,7 @@ impl Run<'_> {
         let effort = Effort { attempts: *tries, ..Effort::new(Duration::MAX) };
         let may_be_the_items = !matches!(status, 408 | 409 | 429 | 503 | 529);
         match retry::decide(&failure, effort) {
-            Decision::Reject { .. } => Outcome::Refused,
+            Decision::Reject { .. } | Decision::Forbidden { .. } => Outcome::Refused,
             Decision::Stop { why, hint } => {
                 tally.stop.get_or_insert(Error::Service { why, hint });
                 Outcome::Nothing
@@ -321,8 +321,6 @@ impl Run<'_> {
             self.session.progress.used(&usage, cost_usd);
             self.session.budget.pay(cost_usd.unwrap_or(0.0));
         }
-        let spoken = self.session.dialects.spoken();
-        let is_spoken = self.lessons.get(&batch.plan) == Some(&spoken.lessons);
         let reply = Reply {
             turn,
             sent_key,
@@ -335,7 +333,7 @@ impl Run<'_> {
             started_at_ms: batch.planned_at_ms,
             replied_at_ms: now,
             latency_ms: u32::try_from(now.saturating_sub(batch.planned_at_ms)).unwrap_or(u32::MAX),
-            dialect: is_spoken.then(|| spoken.dialect.to_string()),
+            dialect: self.written.get(&batch.plan).map(|written| written.dialect.clone()),
         };
         self.session.cache.writer().fetched(key, reply)
     }

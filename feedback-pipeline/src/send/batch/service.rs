@@ -3,16 +3,15 @@
 
 use super::line::{Ended, Listed, Page, Standing};
 use super::lines::Lines;
-use super::spool::Spooled;
 use super::{anthropic, openai};
 use crate::error::{Error, Result};
 use crate::send::Session;
 use crate::send::headers;
 use crate::send::http::{HttpClient, Payload, Raw};
 use crate::send::retry::{self, Decision, Effort, Failure};
+use crate::send::spool::Spooled;
 use crate::store::Batch;
 use crate::teacher::ServiceError;
-use reqwest::multipart::{Form, Part};
 use schemas::TimestampMs;
 use schemas::settings::Provider;
 use std::time::{Duration, SystemTime};
@@ -76,16 +75,15 @@ impl<'a> Service<'a> {
         upload: Option<&Spooled>,
     ) -> Result<Result<String, Failure>> {
         if let (Provider::Anthropic, Some(upload)) = (self.provider, upload) {
-            let answer = self.once(self.batches(), Some(Payload::JsonFile(upload.body()))).await;
+            let answer = self.once(self.batches(), Some(Payload::Spooled(upload.clone()))).await;
             return Ok(answer.and_then(|raw| anthropic::created(&raw.body).map_err(Failure::Broken)));
         }
         let file_id = match (&batch.file_id, upload) {
             (Some(id), _) => id.clone(),
             (None, Some(upload)) => {
-                let answer = match parts(&batch.plan, upload) {
-                    Ok(parts) => self.once("/files", Some(Payload::Parts(parts))).await,
-                    Err(failure) => Err(failure),
-                };
+                let (name, content) = (format!("ares-{}.jsonl", batch.plan), upload.clone());
+                let file = Payload::File { purpose: "batch", name, kind: "application/jsonl", content };
+                let answer = self.once("/files", Some(file)).await;
                 let id = match answer.and_then(|raw| openai::created(&raw.body).map_err(Failure::Broken)) {
                     Ok(id) => id,
                     Err(failure) => return Ok(Err(failure)),
@@ -96,7 +94,7 @@ impl<'a> Service<'a> {
             (None, None) => return Ok(Err(Failure::Broken("there is no file to send".to_owned()))),
         };
         let body = openai::creation(&file_id, &batch.plan);
-        let answer = self.once(self.batches(), Some(Payload::Json(body))).await;
+        let answer = self.once(self.batches(), Some(Payload::Plain(body))).await;
         Ok(answer.and_then(|raw| openai::created(&raw.body).map_err(Failure::Broken)))
     }
 
@@ -263,7 +261,7 @@ impl<'a> Service<'a> {
     /// Waits before another attempt; an error where there should be none.
     pub(super) async fn wait_after(&self, failure: &Failure, effort: &mut Effort) -> Result<()> {
         effort.attempts += 1;
-        effort.failed(failure);
+        effort.failed(failure, false, false);
         let (why, hint) = match retry::decide(failure, *effort) {
             Decision::Again { after } => {
                 tracing::debug!(?failure, ?after, "asked again");
@@ -271,6 +269,7 @@ impl<'a> Service<'a> {
                 return self.pause(after).await;
             }
             Decision::Stop { why, hint } => (why, hint),
+            Decision::Forbidden { why, hint } => (why, Some(hint)),
             Decision::Reject { reason } => {
                 (reason, Some("does this service have a batch API? Run without --batch"))
             }
@@ -294,15 +293,6 @@ impl<'a> Service<'a> {
     pub(super) fn check_stop(&self) -> Result<()> {
         if self.session.stop.is_set() { Err(Error::Interrupted) } else { Ok(()) }
     }
-}
-
-/// An upload: what it is for, and the file.
-fn parts(plan: &str, upload: &Spooled) -> Result<Form, Failure> {
-    let file = Part::stream_with_length(upload.body(), upload.len())
-        .file_name(format!("ares-{plan}.jsonl"))
-        .mime_str("application/jsonl")
-        .map_err(|error| Failure::Broken(error.to_string()))?;
-    Ok(Form::new().text("purpose", "batch").part("file", file))
 }
 
 /// True where the service surely did not take what it was sent.

@@ -1,10 +1,9 @@
 //! One look through the pending items: what is asked for in batches, and what alone.
 
-use super::chunk::Chunk;
+use super::chunk::{Chunk, Written};
 use super::orphans::name_of;
-use super::spool::NotWritten;
 use super::{MOST_TRIES, Run};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::reply::verdict::Verdict;
 use crate::request::Question;
 use crate::request::tokens::{self, Counter};
@@ -12,7 +11,6 @@ use crate::send::Next;
 use crate::store::{Batch, Entry};
 use crate::teacher::FollowUp;
 use schemas::TimestampMs;
-use std::path::Path;
 
 /// Replies to this prompt after which the longest of them tells how long others will be.
 const ENOUGH_REPLIES: u64 = 20;
@@ -80,26 +78,21 @@ impl Run<'_> {
             if let Some((full, likely)) = chunk.take_if(|(chunk, _)| !chunk.has_room(&body)) {
                 wave.sent += self.send(full, likely).await?;
             }
-            let folder = self.folder();
             let (chunk, likely) = match &mut chunk {
                 Some(chunk) => chunk,
-                none => none.insert((
-                    Chunk::new(session.teacher.provider, lessons, folder).map_err(disk(folder))?,
-                    0.0,
-                )),
+                none => {
+                    let written = Written { lessons, dialect: template.dialect().to_string() };
+                    none.insert((Chunk::new(session.teacher.provider, written)?, 0.0))
+                }
             };
-            let ask = session.ask_row(&question);
-            match chunk.push(&body, Entry { sent_key, ask, turn: follow_ups.len() as u32 }) {
-                Ok(()) => {
-                    room -= dollars;
-                    *likely += dollars;
-                }
-                Err(NotWritten::Picture(error)) => {
-                    question.unsent = Some(error.to_string());
-                    session.note(Next::Unsendable(question), true).await?;
-                }
-                Err(NotWritten::Disk(error)) => return Err(disk(folder)(error)),
+            let entry = Entry { sent_key, ask: session.ask_row(&question), turn: follow_ups.len() as u32 };
+            if let Err(error) = chunk.push(&body, entry)? {
+                question.unsent = Some(error.to_string());
+                session.note(Next::Unsendable(question), true).await?;
+                continue;
             }
+            room -= dollars;
+            *likely += dollars;
         }
         self.service.check_stop()?;
         if let Some((chunk, likely)) = chunk.filter(|(chunk, _)| !chunk.is_empty()) {
@@ -124,29 +117,18 @@ impl Run<'_> {
         session.note(next, is_news).await
     }
 
-    /// The folder on whose disk there is room for a batch: that of the dataset.
-    fn folder(&self) -> &Path {
-        self.session.cache.path().parent().unwrap_or(Path::new("."))
-    }
-
     /// What a request will cost; none where the model is free, or has no price.
     fn prices(&self) -> Result<Option<Prices>> {
         let session = self.session;
         if self.price.as_ref().is_none_or(|price| price.is_free()) {
             return Ok(None);
         }
-        let kind = session.job.kind;
-        let counter = Counter::new(
-            session.teacher.provider,
-            &session.model,
-            kind,
-            &session.scope,
-            &session.prompt.text,
-            Some(&session.cache),
-        )?;
+        let (kind, dialect) = (session.job.kind, session.dialects.spoken().dialect);
+        let (scope, system) = (session.job.scope(), &session.prompt.text);
+        let counter = Counter::new(&session.known, &dialect, kind, &scope, system, Some(&session.cache))?;
         let limit = session.reply_limit();
         // Another prompt, or more thinking, makes other replies.
-        let dialect = session.dialects.spoken().dialect.to_string();
+        let dialect = dialect.to_string();
         let (replies, longest) =
             session.cache.longest_output(kind, &session.model, &session.prompt.version, &dialect)?;
         let output = if replies < ENOUGH_REPLIES { limit } else { (longest as f64 * 1.25 + 8.0).min(limit) };
@@ -157,8 +139,9 @@ impl Run<'_> {
     /// longest reply to this prompt; 0 where the model has no price.
     fn likely_dollars(&self, prices: Option<&Prices>, question: &Question, follow_ups: &[FollowUp]) -> f64 {
         let (Some(price), Some(Prices { counter, output })) = (&self.price, prices) else { return 0.0 };
-        let (provider, model) = (self.session.teacher.provider, &self.session.model);
-        let image = question.image().map_or(0, |image| tokens::of_image(provider, model, image.size));
+        let dialect = self.session.dialects.spoken().dialect;
+        let image =
+            question.image().map_or(0, |image| tokens::of_picture(&self.session.known, &dialect, image.size));
         let more: String =
             follow_ups.iter().flat_map(|more| [more.reply.as_str(), &more.complaint]).collect();
         let input = counter.input(&(question.text.clone() + &more)) + image as f64;
@@ -168,8 +151,8 @@ impl Run<'_> {
     /// Writes a batch down, sends it, and writes its id down.
     async fn send(&mut self, chunk: Chunk, likely_usd: f64) -> Result<usize> {
         let session = self.session;
-        let lessons = chunk.lessons();
-        let (plan, spooled, entries) = chunk.finish().map_err(disk(self.folder()))?;
+        let written = chunk.dialect().clone();
+        let (plan, spooled, entries) = chunk.finish()?;
         let count = entries.len();
         let mut batch = Batch {
             plan,
@@ -183,7 +166,7 @@ impl Run<'_> {
             batch_id: None,
         };
         session.cache.plan_batch(batch.clone(), entries)?;
-        self.lessons.insert(batch.plan.clone(), lessons);
+        self.written.insert(batch.plan.clone(), written);
         session.budget.pay(likely_usd); // until it is collected
         let megabytes = spooled.len() as f64 / 1e6;
         let id = self.service.submit(&mut batch, Some(&spooled)).await?;
@@ -194,9 +177,4 @@ impl Run<'_> {
         session.progress.say(&format!("batch {name} sent: {count} requests, {megabytes:.1} MB"));
         Ok(count)
     }
-}
-
-fn disk(folder: &Path) -> impl Fn(std::io::Error) -> Error {
-    let folder = folder.to_path_buf();
-    move |source| Error::io("write a temporary file in", &folder)(source)
 }

@@ -56,12 +56,4 @@ impl Bucket {
             self.level -= amount;
         }
     }
-
-    /// Lets nothing out for so many seconds.
-    pub(super) fn pause(&mut self, now: f64, secs: f64, rate: f64) {
-        if rate.is_finite() {
-            self.fill(now, rate);
-            self.level = self.level.min(0.0) - rate * secs;
-        }
-    }
 }

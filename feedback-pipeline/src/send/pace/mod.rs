@@ -1,6 +1,7 @@
 //! When the next request may leave: requests and tokens a minute, spent by every attempt, retries included.
 //!
-//! Buckets hold about a second of allowance, so that there is no burst at the start of a minute. A request takes what it
+//! Requests are paced by governor, tokens by buckets, since those can be given back. Both hold about a second of allowance,
+//! so that there is no burst at the start of a minute. A request takes what it
 //! will probably use, by the lengths seen so far; its reply corrects that, a failure gives it back. Limits come from the
 //! settings and from reply headers, whichever is lower; 429s shrink the rate to what the service really let through, and
 //! quiet lets it grow again (`throttle.rs`). Where everything is refused, a probe after each pause tells when the service
@@ -9,6 +10,7 @@
 mod bucket;
 mod lengths;
 mod outage;
+mod requests;
 mod throttle;
 
 use crate::items::Kind;
@@ -18,6 +20,7 @@ use bucket::Bucket;
 use governor::clock::{Clock, Reference};
 use governor::nanos::Nanos;
 use lengths::Lengths;
+use requests::Requests;
 use schemas::settings::LimitSettings;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -57,13 +60,13 @@ pub struct Reservation {
 pub struct Pace<C: Clock = TokioClock> {
     clock: C,
     start: C::Instant,
-    state: Mutex<State>,
+    state: Mutex<State<C>>,
     /// Held by whoever is next, so that nobody overtakes.
     turn: tokio::sync::Mutex<()>,
 }
 
-struct State {
-    requests: Bucket,
+struct State<C: Clock> {
+    requests: Requests<C>,
     input: Bucket,
     output: Bucket,
     tokens: Bucket,
@@ -71,7 +74,7 @@ struct State {
     lengths: [Lengths; 3],
 }
 
-impl State {
+impl<C: Clock + Clone> State<C> {
     /// Requests a second that are allowed now.
     fn request_rate(&self) -> f64 {
         self.requests.rate().min(self.throttle.rate)
@@ -95,11 +98,11 @@ impl Pace {
     }
 }
 
-impl<C: Clock> Pace<C> {
+impl<C: Clock + Clone> Pace<C> {
     /// A pace by another clock.
     pub fn with_clock(limits: &LimitSettings, max_output_tokens: u32, clock: C) -> Self {
         let state = State {
-            requests: Bucket::new(limits.requests_per_minute),
+            requests: Requests::new(clock.clone(), limits.requests_per_minute),
             input: Bucket::new(limits.input_tokens_per_minute),
             output: Bucket::new(limits.output_tokens_per_minute),
             tokens: Bucket::new(None),
@@ -114,7 +117,7 @@ impl<C: Clock> Pace<C> {
         Duration::from(self.clock.now().duration_since(self.start)).as_secs_f64()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<C>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -148,7 +151,6 @@ impl<C: Clock> Pace<C> {
         let request_rate = state.request_rate();
         let (input_rate, output_rate, token_rate) =
             (state.input.rate(), state.output.rate(), state.tokens.rate());
-        state.requests.fill(now, request_rate);
         state.input.fill(now, input_rate);
         state.output.fill(now, output_rate);
         state.tokens.fill(now, token_rate);
@@ -156,15 +158,18 @@ impl<C: Clock> Pace<C> {
         let wait = state
             .throttle
             .wait_secs(now)
-            .max(state.requests.wait_secs(1.0, request_rate))
             .max(state.input.wait_secs(input, input_rate))
             .max(state.output.wait_secs(reservation.output, output_rate))
             .max(state.tokens.wait_secs(both, token_rate));
-        if wait > 0.0 {
+        // Asked last, since it takes where it can.
+        let taken = match wait > 0.0 {
+            true => Err(wait),
+            false => state.requests.take(request_rate).map_err(|wait| wait.as_secs_f64()),
+        };
+        if let Err(wait) = taken {
             // Never less than the timer can do; a level hit by rounding must not spin.
             return Err(Duration::from_secs_f64(wait.clamp(0.000_5, 3_600.0)));
         }
-        state.requests.take(1.0, request_rate);
         state.throttle.send(now);
         state.take_tokens(input, reservation.output, both);
         Ok(reservation)
@@ -200,10 +205,9 @@ impl<C: Clock> Pace<C> {
             return;
         }
         // Only this item waits the whole retry-after.
-        let rate = state.request_rate();
-        let pause = retry_after.map_or(0.25, |wait| wait.as_secs_f64().min(0.25));
-        state.requests.pause(now, pause, rate);
-        tracing::debug!(rate_per_minute = rate * 60.0, "429: pace");
+        let longest = Duration::from_millis(250);
+        state.requests.pause(retry_after.map_or(longest, |wait| wait.min(longest)));
+        tracing::debug!(rate_per_minute = state.request_rate() * 60.0, "429: pace");
     }
 
     /// Takes over the limits that a reply's headers told.
@@ -212,8 +216,10 @@ impl<C: Clock> Pace<C> {
             return;
         }
         let state = &mut *self.state();
+        if let Some(limit) = limits.requests {
+            state.requests.learn(limit);
+        }
         let told = [
-            (&mut state.requests, limits.requests),
             (&mut state.input, limits.input_tokens),
             (&mut state.output, limits.output_tokens),
             (&mut state.tokens, limits.tokens),

@@ -1,0 +1,295 @@
+//! How many requests are in flight at once: as many as the service answers in time, at most `limits.concurrency`.
+//!
+//! A service with few slots queues what it is sent, and the end of the queue times out: that is our own load, and no fault
+//! of the items. The limit grows by one with each reply until there is trouble, later by one a round (additive), and is
+//! halved where requests fail for want of room (multiplicative). It grows only while all of it is used.
+
+use crate::send::retry::Failure;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// Requests in flight before a reply has told anything, where nothing is known of the service.
+const FIRST_LIMIT: f64 = 16.0;
+/// Weight of a reply in the smoothed latency.
+const LATENCY_WEIGHT: f64 = 0.125;
+/// Latencies beyond this multiple of the least smoothed one come of a queue.
+const QUEUED: f64 = 3.0;
+
+/// Gives slots for requests in flight.
+#[derive(Debug)]
+pub struct InFlight {
+    slots: Arc<Semaphore>,
+    ceiling: usize,
+    timeout_secs: f64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    limit: f64,
+    /// Slots that exist, free or taken; more than `limit` until enough of them have come back.
+    granted: usize,
+    /// Below it the limit doubles in each round.
+    threshold: f64,
+    /// Requests on their way.
+    out: usize,
+    /// When the limit was lowered last: requests that left before say nothing about it.
+    lowered_at: Option<Instant>,
+    /// Good replies and failures since then, of requests that left since then.
+    good: f64,
+    failed: f64,
+    /// Times of good replies that came within the last time-out.
+    replies: Replies,
+    /// Smoothed latency and the least that it ever was, in seconds.
+    latency: Option<(f64, f64)>,
+    /// Whether the first answer is to tell how many to begin with.
+    unknown: bool,
+    /// A lowered limit that was not told of yet.
+    to_tell: Option<usize>,
+    told: bool,
+}
+
+impl State {
+    /// Counts a result; about the last hundred count.
+    fn count(&mut self, is_good: bool) {
+        self.good = self.good * 0.99 + f64::from(u8::from(is_good));
+        self.failed = self.failed * 0.99 + f64::from(u8::from(!is_good));
+    }
+}
+
+impl InFlight {
+    /// At most `ceiling` at once, each with `timeout` for its reply. Of a service whose pace `is_known`, all may leave at
+    /// once; else the first reply tells how many a service can take that answers one by one.
+    pub fn new(ceiling: u32, timeout: Duration, is_known: bool) -> Arc<Self> {
+        let ceiling = usize::try_from(ceiling).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS >> 3);
+        let limit = if is_known { ceiling as f64 } else { FIRST_LIMIT.min(ceiling as f64) };
+        Arc::new(Self {
+            slots: Arc::new(Semaphore::new(limit as usize)),
+            ceiling,
+            timeout_secs: timeout.as_secs_f64().max(0.001),
+            state: Mutex::new(State {
+                limit,
+                granted: limit as usize,
+                threshold: f64::INFINITY,
+                out: 0,
+                lowered_at: None,
+                good: 0.0,
+                failed: 0.0,
+                replies: Replies::new(timeout),
+                latency: None,
+                unknown: !is_known,
+                to_tell: None,
+                told: false,
+            }),
+        })
+    }
+
+    /// Most requests that are ever in flight at once.
+    pub fn ceiling(&self) -> usize {
+        self.ceiling
+    }
+
+    /// Requests that may be in flight now.
+    pub fn limit(&self) -> usize {
+        self.state().limit as usize
+    }
+
+    /// A reply was a usable answer: from here on more than a few may leave at once. Where the service has told its pace,
+    /// that limits what leaves; else it may be one that answers one by one, and gets what it then answers in good time.
+    pub fn prove(&self, pace_is_known: bool) {
+        let mut state = self.state();
+        if !std::mem::take(&mut state.unknown) || state.lowered_at.is_some() {
+            return;
+        }
+        let limit = match state.latency {
+            Some((latency, _)) if !pace_is_known => self.timeout_secs / 4.0 / latency.max(1e-6),
+            _ => self.ceiling as f64,
+        };
+        self.set(&mut state, limit);
+    }
+
+    /// A limit that was lowered for the first time, to be told once.
+    pub fn news(&self) -> Option<usize> {
+        self.state().to_tell.take()
+    }
+
+    /// Waits for leave to have one more request in flight.
+    pub async fn slot(self: &Arc<Self>) -> Slot {
+        let permit = Arc::clone(&self.slots).acquire_owned().await.ok(); // it is never closed
+        Slot { of: Arc::clone(self), permit, departed: None }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the limit, and makes slots or takes free ones away.
+    fn set(&self, state: &mut State, limit: f64) {
+        state.limit = limit.clamp(1.0, self.ceiling as f64);
+        let wanted = state.limit as usize;
+        if wanted > state.granted {
+            self.slots.add_permits(wanted - state.granted);
+            state.granted = wanted;
+        } else {
+            state.granted -= self.slots.forget_permits(state.granted - wanted);
+        }
+    }
+
+    /// A good reply came, so long after its request.
+    fn answered(&self, departed: Instant) {
+        let now = Instant::now();
+        let secs = (now - departed).as_secs_f64();
+        let mut state = self.state();
+        state.replies.add(now);
+        let (latency, least) = match state.latency {
+            None => (secs, secs),
+            Some((latency, least)) => {
+                let latency = latency + LATENCY_WEIGHT * (secs - latency);
+                (latency, least.min(latency))
+            }
+        };
+        state.latency = Some((latency, least));
+        if state.unknown || state.lowered_at.is_some_and(|at| departed < at) {
+            return;
+        }
+        state.count(true);
+        let is_queued = latency > QUEUED * least;
+        if is_queued && latency > self.timeout_secs / 2.0 {
+            self.lower(&mut state, now);
+        } else if state.out as f64 + 1.0 >= state.limit && !(is_queued && latency > self.timeout_secs / 4.0) {
+            let step = if state.limit < state.threshold { 1.0 } else { 1.0 / state.limit };
+            let limit = state.limit + step;
+            self.set(&mut state, limit);
+        }
+    }
+
+    /// A request failed. Returns whether that comes of our own load: too much was in flight at once.
+    fn failed(&self, departed: Instant, failure: &Failure) -> bool {
+        let now = Instant::now();
+        let mut state = self.state();
+        let is_new = state.lowered_at.is_none_or(|at| departed >= at);
+        if is_new {
+            state.count(false);
+        }
+        let is_load = state.out > 1
+            && match failure {
+                // At the rate at which replies come, those in flight cannot all be answered in time.
+                Failure::TimedOut => state.out as f64 > state.replies.count(now) as f64 / 2.0,
+                Failure::Unreachable(_) | Failure::Status { status: 503, .. } => state.failed >= state.good,
+                Failure::Broken(_) | Failure::Picture(_) | Failure::Status { .. } => return false,
+            };
+        if is_load && is_new {
+            self.lower(&mut state, now);
+        }
+        // What left before the limit was lowered is part of the same load.
+        is_load || (!is_new && matches!(failure, Failure::TimedOut | Failure::Unreachable(_)))
+    }
+
+    /// Halves the limit.
+    fn lower(&self, state: &mut State, now: Instant) {
+        let limit = (state.limit.min(state.out as f64) / 2.0).floor().max(1.0);
+        // Where no reply came since it was lowered the last time, the service may be down: it tells nothing of what it takes.
+        if state.lowered_at.is_none() || state.good > 0.0 {
+            state.threshold = limit;
+        }
+        (state.lowered_at, state.good, state.failed) = (Some(now), 0.0, 0.0);
+        self.set(state, limit);
+        tracing::debug!(limit = state.limit, "fewer requests in flight");
+        if !std::mem::replace(&mut state.told, true) {
+            state.to_tell = Some(state.limit as usize);
+        }
+    }
+}
+
+/// Leave to have one request in flight, until it is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    of: Arc<InFlight>,
+    permit: Option<OwnedSemaphorePermit>,
+    departed: Option<Instant>,
+}
+
+impl Slot {
+    /// The request leaves now.
+    pub fn departs(&mut self) {
+        if self.departed.replace(Instant::now()).is_none() {
+            self.of.state().out += 1;
+        }
+    }
+
+    /// A good reply came. Returns when its request left.
+    pub fn answered(&mut self) -> Option<Instant> {
+        let departed = self.lands();
+        if let Some(departed) = departed {
+            self.of.answered(departed);
+        }
+        departed
+    }
+
+    /// The request failed, and the slot is free. Returns whether that comes of our own load.
+    pub fn failed(mut self, failure: &Failure) -> bool {
+        // Counted while it is still among those in flight.
+        let is_load = self.departed.is_some_and(|departed| self.of.failed(departed, failure));
+        self.lands();
+        is_load
+    }
+
+    fn lands(&mut self) -> Option<Instant> {
+        let departed = self.departed.take()?;
+        self.of.state().out -= 1;
+        Some(departed)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.lands();
+        let mut state = self.of.state();
+        if state.granted > state.limit as usize
+            && let Some(permit) = self.permit.take()
+        {
+            permit.forget();
+            state.granted -= 1;
+        }
+    }
+}
+
+/// Good replies within the last time-out, counted in eighths of it.
+#[derive(Debug)]
+struct Replies {
+    start: Instant,
+    eighth_secs: f64,
+    /// Number of the eighth that is under way, and the counts of it and those before.
+    eighth: u64,
+    counts: [u64; 8],
+}
+
+impl Replies {
+    fn new(window: Duration) -> Self {
+        let eighth_secs = (window.as_secs_f64() / 8.0).max(0.001);
+        Self { start: Instant::now(), eighth_secs, eighth: 0, counts: [0; 8] }
+    }
+
+    fn advance(&mut self, now: Instant) {
+        let eighth = ((now - self.start).as_secs_f64() / self.eighth_secs) as u64;
+        for stale in (self.eighth + 1..=eighth).take(8) {
+            self.counts[(stale % 8) as usize] = 0;
+        }
+        self.eighth = self.eighth.max(eighth);
+    }
+
+    fn add(&mut self, now: Instant) {
+        self.advance(now);
+        self.counts[(self.eighth % 8) as usize] += 1;
+    }
+
+    fn count(&mut self, now: Instant) -> u64 {
+        self.advance(now);
+        self.counts.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;
