@@ -6,6 +6,8 @@
 mod again;
 #[path = "collect/batch.rs"]
 mod batch;
+#[path = "collect/batch_faults.rs"]
+mod batch_faults;
 #[path = "collect/disk.rs"]
 mod disk;
 #[path = "collect/estimate.rs"]
