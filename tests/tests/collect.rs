@@ -8,6 +8,8 @@ mod again;
 mod batch;
 #[path = "collect/batch_faults.rs"]
 mod batch_faults;
+#[path = "collect/blame.rs"]
+mod blame;
 #[path = "collect/disk.rs"]
 mod disk;
 #[path = "collect/estimate.rs"]

@@ -102,7 +102,7 @@ impl Context {
             schemas::warn!("note: {note}");
         }
         let rejected = completed.rejected;
-        let stopped = session.stop.take_reason();
+        let stopped = session.stopped();
         if pending == 0 && stopped.is_none() {
             return Ok(Outcome::NothingDue { answered: all - rejected.min(all), rejected });
         }

@@ -16,12 +16,12 @@ use crate::request::Question;
 use crate::send::in_flight::Slot;
 use crate::send::retry::{self, Decision, Effort, Failure};
 use crate::teacher;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A service that refuses this many attempts of a request before it took any is asked no more.
+/// A service that refuses this many requests before it accepted any is asked no more.
 const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
 /// Attempts for which a refusal that may be about the key or about the item is asked again, until others tell.
 const MOST_FORBIDDEN: u32 = 5;
@@ -51,6 +51,8 @@ pub struct Evidence {
     /// Whether an item has a usable answer.
     has_answer: AtomicBool,
     probe: tokio::sync::Mutex<u32>,
+    /// Requests that were refused before any was accepted.
+    refused: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +68,11 @@ struct Seen {
 }
 
 impl Evidence {
+    /// Counts a request that was refused before any was accepted; returns how many there are.
+    fn refused_before_any(&self) -> u32 {
+        self.refused.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,7 +166,9 @@ impl Session {
                 return After::Keep(reason);
             }
             // The first requests of all are refused: their fault, or that of the settings? Others will tell.
-            Decision::Reject { .. } if effort.attempts < BAD_REQUESTS_BEFORE_ANY_SUCCESS => {
+            Decision::Reject { .. }
+                if self.evidence.refused_before_any() < BAD_REQUESTS_BEFORE_ANY_SUCCESS =>
+            {
                 Duration::from_secs(1)
             }
             Decision::Reject { reason } => return self.end(reason, ALL_REFUSED),
@@ -174,7 +183,10 @@ impl Session {
                 Duration::from_millis(250) * effort.attempts
             }
             Decision::Forbidden { .. } if any_success && self.probe(effort.failed_at).await => Duration::ZERO,
-            Decision::Forbidden { .. } if effort.attempts < MOST_FORBIDDEN && !any_success => {
+            // A first refusal that speaks of rights is about the key.
+            Decision::Forbidden { .. }
+                if effort.attempts < MOST_FORBIDDEN && !any_success && !failure.is_about_rights() =>
+            {
                 Duration::from_secs(1)
             }
             Decision::Forbidden { why, hint } => return self.end(why, hint),
