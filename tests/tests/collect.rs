@@ -6,10 +6,12 @@
 mod again;
 #[path = "collect/batch.rs"]
 mod batch;
-#[path = "collect/discard.rs"]
-mod discard;
+#[path = "collect/batch_faults.rs"]
+mod batch_faults;
 #[path = "collect/blame.rs"]
 mod blame;
+#[path = "collect/discard.rs"]
+mod discard;
 #[path = "collect/disk.rs"]
 mod disk;
 #[path = "collect/estimate.rs"]

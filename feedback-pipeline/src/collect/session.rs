@@ -154,7 +154,7 @@ impl Context {
         let teacher = &self.settings.teacher;
         let limits = &self.settings.limits;
         let Asked { model, service, address, dialects } = self.asked()?.clone();
-        let price = self.price()?.map(|price| if self.batch { price.in_batch() } else { price });
+        let price = self.price()?;
         let transport = match teacher.provider {
             Provider::Reference => None,
             _ => {

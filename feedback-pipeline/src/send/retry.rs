@@ -111,7 +111,7 @@ impl Effort {
 impl Failure {
     /// Whether it says that what was asked about is refused, however it is asked.
     pub fn is_about_the_input(&self) -> bool {
-        matches!(self, Self::Status { error, .. } if is_flagged(error))
+        matches!(self, Self::Status { error, .. } if error.is_moderation())
     }
 
     /// Whether it says that the key lacks a right.
