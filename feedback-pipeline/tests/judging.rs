@@ -39,7 +39,7 @@ fn pairs(folder: &TempDir, count: usize, text: impl Fn(usize, bool) -> &'static 
 }
 
 fn judged(dataset: &Dataset, job: &Job) -> WinRates {
-    assert!(matches!(context(dataset).collect(job).unwrap(), Outcome::Settled { left: 0, .. }));
+    assert!(matches!(context(dataset).collect(job).unwrap(), Outcome::Finished { left: 0, .. }));
     WinRates::read(dataset, 1).unwrap().into_iter().find(|rates| rates.against == job.against).unwrap()
 }
 
@@ -86,7 +86,8 @@ fn both_orders_are_asked_once_and_counted_once() {
     let book = state.accounts.iter().find(|account| account.kind == "judgements").unwrap();
     assert_eq!((book.items, book.done, book.waiting, book.faults.len()), (20, 20, 0, 0), "{book}");
     assert!(state.to_string().contains("round 1, judgements against base: 20 pairs = 20 judged"), "{state}");
-    feedback_pipeline::tables::rebuild::all(&context(&dataset)).unwrap();
+    let context = context(&dataset);
+    feedback_pipeline::tables::rebuild::all(&context.dataset, &context.provenance).unwrap();
     let rebuilt = dataset.read::<Judgement>(1).unwrap();
     assert_eq!(rebuilt.len(), 40, "a rebuild keeps both orders");
 }

@@ -69,7 +69,7 @@ pub fn show_pictures(dataset: &Dataset, numbers: std::ops::Range<usize>, bytes: 
     }
     let problems =
         numbers.map(|number| Problem { image: Some(format!("images/p{number}.png")), ..problem(number) });
-    table::write(&dataset.problems_path(), problems, &provenance())
+    table::write(&dataset.problems_path(), problems, &provenance()).map(|_| ())
 }
 
 /// A PNG of about so many bytes, 400 pixels wide, in grey noise; each number has another.

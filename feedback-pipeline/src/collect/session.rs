@@ -110,8 +110,9 @@ impl Context {
         let settings = &self.settings.teacher;
         let address = Address::of(settings)?;
         let catalogue = Catalogue::load(&settings.models, &self.settings.budget.prices)?;
-        let (model, service) =
+        let (mut model, service) =
             (catalogue.model_or_unlisted(&self.model), catalogue.service(&address.host_and_port()));
+        model.price = model.price.map(|price| price.times(service.price_factor));
         let dialects = Arc::new(Dialects::new(Dialect::new(settings, &model, &service)));
         Ok(self.teacher.get_or_init(|| Asked { model, service, address, dialects }))
     }

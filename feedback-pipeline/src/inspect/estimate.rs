@@ -44,13 +44,13 @@ impl Estimate {
 
     /// Dollars at a price, each request for itself.
     pub fn dollars(&self, price: &Price) -> f64 {
-        price.cost(&self.usage)
+        price.cost_of_all(&self.usage, self.requests)
     }
 
     /// Dollars in batch mode, where the provider's prompt cache is not to be relied on.
     pub fn dollars_in_batches(&self, price: &Price) -> f64 {
         let usage = Usage { input: self.input_tokens(), output: self.usage.output, ..Usage::default() };
-        price.in_batch().cost(&usage)
+        price.in_batch().cost_of_all(&usage, self.requests)
     }
 
     /// Minutes at an allowance; none where there is no limit. Tokens read from a prompt cache count against none.
@@ -71,13 +71,15 @@ impl Estimate {
 pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let teacher = &context.settings.teacher;
     let (provider, model) = (teacher.provider, &context.model);
+    let asked = context.asked()?;
+    let dialect = asked.dialects.first();
     let system = SystemPrompt::load(job.kind, &teacher.prompts)?;
     let questions = context.questions(job, &system)?;
     let problems = Problems::load(&context.dataset, provider)?;
     let completed = context.completed(job, &problems, &system.version)?;
     let path = context.dataset.feedback_path();
     let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
-    let counter = Counter::new(provider, model, job.kind, &job.scope(), &system.text, cache.as_ref())?;
+    let counter = Counter::new(&asked.model, dialect, job.kind, &job.scope(), &system.text, cache.as_ref())?;
     let mut estimate = Estimate::default();
     let mut sum = Sum::default();
     let asked_with = AskedWith { model, prompt_version: &system.version };
@@ -109,22 +111,17 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
         if provider == Provider::Reference {
             continue;
         }
-        sum.image_tokens += question.image().map_or(0, |image| tokens::of_image(provider, model, image.size));
+        sum.image_tokens +=
+            question.image().map_or(0, |image| tokens::of_picture(&asked.model, dialect, image.size));
         sum.add(&counter, &question.text, estimate.requests);
     }
     if provider != Provider::Reference {
         let (input, output) = sum.tokens(&counter, estimate.requests);
-        let (input, requests) = (input + sum.image_tokens as f64, estimate.requests as f64);
-        let kept = tokens::kept_in_prompt_cache(provider, model, counter.head());
-        let (written, read) = match provider {
-            _ if estimate.requests == 0 => (0.0, 0.0),
-            Provider::Anthropic => (kept, kept * (requests - 1.0)),
-            _ => (0.0, kept * (requests - 1.0)),
-        };
+        let input = counter.by_price(input + sum.image_tokens as f64, estimate.requests);
         estimate.usage = Usage {
-            input: (input - written - read).max(0.0) as u64,
-            cache_write: written as u64,
-            cache_read: read as u64,
+            input: input.plain as u64,
+            cache_write: input.written as u64,
+            cache_read: input.read as u64,
             output: output as u64,
         };
         estimate.how = counter.how;

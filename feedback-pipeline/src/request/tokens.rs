@@ -1,25 +1,37 @@
-//! Tokens before anything is sent: OpenAI's models by their own tokenizer, others by that one times a factor.
+//! Tokens before anything is sent: by the tokenizer that the catalogue names for the model, times its factor.
 //!
-//! Anthropic publishes no tokenizer. Until replies of the model have told better, its texts count 1.15 times what o200k
-//! makes of them; from twenty replies on, the factor is what their usage says. Servers of one's own are learned the same
-//! way. Pictures count by each provider's published rule.
+//! Anthropic publishes no tokenizer, and nobody knows beforehand how long a model thinks. Until replies of the model have
+//! told better, the catalogue's factor and [`THINKING`] stand in; from twenty replies on, what their usage says. Servers of
+//! one's own are learned the same way. Pictures count by each provider's published rule.
 
 use crate::error::Result;
 use crate::items::Kind;
 use crate::request::prompt;
 use crate::store::{Cache, Sample};
-use crate::teacher;
-use schemas::settings::Provider;
+use crate::teacher::catalogue::{Model, Tokenizer};
+use crate::teacher::{self, Dialect};
+use schemas::settings::{ImageDetail, Provider, ResponseFormat};
 use tiktoken_rs::CoreBPE;
 
-/// Tokens of a Claude model for each token of o200k on English prose, about.
-const UNKNOWN_FACTOR: f64 = 1.15;
 /// Replies that a factor is learned from, at least and at most.
 const FEWEST_REPLIES: usize = 20;
 const MOST_REPLIES: usize = 300;
 /// Tokens that chat APIs put around each message, and before the reply.
 const AROUND_MESSAGE: u64 = 4;
 const BEFORE_REPLY: u64 = 3;
+/// Tokens that a model is taken to think before a reply, by its effort; another effort counts as medium.
+pub const THINKING: [(&str, f64); 6] = [
+    ("minimal", 32.0),
+    ("low", 128.0),
+    ("medium", 512.0),
+    ("high", 1_536.0),
+    ("xhigh", 4_096.0),
+    ("max", 8_192.0),
+];
+/// Bytes of instructions from which requests mark them for a prompt cache that charges for writes.
+const MARKED_BYTES: usize = teacher::openai::CACHED_BYTES;
+/// OpenAI's caches keep prefixes in steps of so many tokens.
+const CACHE_STEP: f64 = 128.0;
 
 /// Counts the tokens of one kind of request to one model.
 pub struct Counter {
@@ -29,48 +41,93 @@ pub struct Counter {
     head: u64,
     input_factor: f64,
     output_factor: f64,
+    /// Tokens of thinking before a reply.
+    thinking: f64,
+    cache: PromptCache,
     /// Output tokens of the longest of the earlier replies, where there are enough to go by.
     pub longest_output: Option<u64>,
     /// How tokens are counted, in words.
     pub how: String,
 }
 
+/// What a provider's prompt cache keeps of requests that begin alike.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum PromptCache {
+    /// Nothing.
+    None,
+    /// The instructions, from so many tokens on, for a fee when they are written.
+    Charged { minimum: f64 },
+    /// The instructions, from so many tokens on, in steps; writing is free.
+    Free { minimum: f64 },
+    /// Every prompt from so many tokens on is written for a fee, and nothing is read.
+    Everything { minimum: f64 },
+}
+
+/// Input tokens of a job, by what they cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Input {
+    /// At the plain price.
+    pub plain: f64,
+    /// Written to the prompt cache.
+    pub written: f64,
+    /// Read from it.
+    pub read: f64,
+}
+
 impl Counter {
-    /// A counter that has learned from the replies in the cache.
+    /// A counter that has learned from the replies in the cache to requests of the job with this scope.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read.
     pub fn new(
-        provider: Provider,
-        model: &str,
+        model: &Model,
+        dialect: &Dialect,
         kind: Kind,
         scope: &str,
         system: &str,
         cache: Option<&Cache>,
     ) -> Result<Self> {
-        let old =
-            ["gpt-4-", "gpt-3.5", "gpt-35"].iter().any(|old| model.starts_with(old)) || model == "gpt-4";
-        let tokenizer =
-            if old { tiktoken_rs::cl100k_base_singleton() } else { tiktoken_rs::o200k_base_singleton() };
+        let (tokenizer, name) = match model.tokenizer {
+            Tokenizer::Cl100k => (tiktoken_rs::cl100k_base_singleton(), "cl100k"),
+            Tokenizer::O200k => (tiktoken_rs::o200k_base_singleton(), "o200k"),
+        };
         let count = |text: &str| tokenizer.encode_ordinary(text).len() as u64;
-        let name = if old { "cl100k" } else { "o200k" };
-        let known = ["gpt-", "o1", "o3", "o4", "chatgpt"].iter().any(|known| model.starts_with(known));
-        let (factor, how) = match (provider, known) {
-            (Provider::Anthropic, _) => {
-                (UNKNOWN_FACTOR, format!("by {name} × {UNKNOWN_FACTOR}: {model} has no public tokenizer"))
-            }
-            (_, true) => (1.0, format!("by the tokenizer {name}")),
-            (_, false) => (1.0, format!("by the tokenizer {name}, which may not be that of {model}")),
+        let factor = model.tokenizer_factor;
+        let is_known =
+            ["gpt-", "o1", "o3", "o4", "chatgpt"].iter().any(|known| model.name.starts_with(known));
+        let mut how = match (factor == 1.0, is_known) {
+            (false, _) => format!("by {name} × {factor}: {} has no public tokenizer", model.name),
+            (true, true) => format!("by the tokenizer {name}"),
+            (true, false) => format!("by the tokenizer {name}, which may not be that of {}", model.name),
+        };
+        let effort = dialect.effort.as_deref();
+        let thinking = if model.thinks(effort) {
+            let effort = effort.or(model.default_effort.as_deref()).unwrap_or("medium");
+            THINKING.iter().find(|(known, _)| *known == effort).map_or(512.0, |(_, tokens)| *tokens)
+        } else {
+            0.0
+        };
+        if thinking > 0.0 {
+            how.push_str(&format!("; {thinking} tokens of thinking a reply are a guess"));
+        }
+        let schema = match dialect.response_format {
+            ResponseFormat::JsonSchema => count(prompt::schema(kind)),
+            _ => 0,
         };
         let mut counter = Self {
             tokenizer,
-            provider,
-            model: model.to_owned(),
-            head: count(system) + count(prompt::schema(kind)) + 2 * AROUND_MESSAGE + BEFORE_REPLY,
+            provider: dialect.provider,
+            model: model.name.clone(),
+            head: count(system) + schema + 2 * AROUND_MESSAGE + BEFORE_REPLY,
             input_factor: factor,
             output_factor: factor,
+            thinking,
+            cache: PromptCache::of(model, dialect, system),
             longest_output: None,
             how,
         };
         if let Some(cache) = cache {
-            counter.learn(&cache.samples(scope, model, MOST_REPLIES)?);
+            counter.learn(&cache.samples(scope, &model.name, MOST_REPLIES)?);
         }
         Ok(counter)
     }
@@ -80,26 +137,37 @@ impl Counter {
             return;
         }
         self.longest_output = samples.iter().map(|sample| sample.output).max();
-        (self.input_factor, self.output_factor) = (1.0, 1.0);
-        let (mut input, mut output, mut counted, mut foretold) = (0.0, 0.0, 0.0, 0.0);
-        for sample in samples {
-            let Ok(envelope) = teacher::open(self.provider, &sample.body) else { continue };
-            if envelope.text.is_empty() {
-                continue;
-            }
-            input += sample.input as f64;
-            output += sample.output as f64;
-            counted += self.input(&sample.user_text);
-            foretold += self.output(&sample.user_text);
+        let fit: Vec<&Sample> = samples
+            .iter()
+            .filter(|sample| {
+                teacher::open(self.provider, &sample.body).is_ok_and(|envelope| !envelope.text.is_empty())
+            })
+            .collect();
+        let sum =
+            |samples: &[&Sample], of: &dyn Fn(&Sample) -> f64| samples.iter().map(|one| of(one)).sum::<f64>();
+        let output = sum(&fit, &|sample| sample.output as f64);
+        let replies = sum(&fit, &|sample| self.count(&usual_reply(&sample.user_text)));
+        // What a picture took cannot be told from what its text took.
+        let plain: Vec<&Sample> = fit.iter().copied().filter(|sample| !sample.has_picture).collect();
+        let input = sum(&plain, &|sample| sample.input as f64);
+        let texts = sum(&plain, &|sample| self.head as f64 + self.count(&sample.user_text));
+        let mut learned = Vec::new();
+        if plain.len() >= FEWEST_REPLIES && input > 0.0 {
+            self.input_factor = input / texts;
+            learned.push(format!("{:.2} times what the tokenizer counts", self.input_factor));
         }
-        if input > 0.0 && output > 0.0 && counted > 0.0 && foretold > 0.0 {
-            (self.input_factor, self.output_factor) = (input / counted, output / foretold);
-            self.how = format!(
-                "by {} earlier replies of {}: {:.2} times what the tokenizer counts",
-                samples.len(),
-                self.model,
-                self.input_factor
-            );
+        if fit.len() >= FEWEST_REPLIES && output > 0.0 && replies > 0.0 {
+            if self.thinking > 0.0 {
+                self.output_factor = self.input_factor;
+                self.thinking = ((output - replies * self.output_factor) / fit.len() as f64).max(0.0);
+                learned.push(format!("{:.0} tokens of thinking a reply", self.thinking));
+            } else {
+                self.output_factor = output / replies;
+                learned.push(format!("{:.2} times the usual reply", self.output_factor));
+            }
+        }
+        if !learned.is_empty() {
+            self.how = format!("by {} earlier replies of {}: {}", fit.len(), self.model, learned.join(", "));
         }
     }
 
@@ -117,10 +185,46 @@ impl Counter {
         self.head as f64 * self.input_factor
     }
 
-    /// Output tokens of the usual reply to a request.
+    /// Output tokens of the usual reply to a request, thinking included.
     pub fn output(&self, user_text: &str) -> f64 {
-        self.count(&usual_reply(user_text)) * self.output_factor
+        self.count(&usual_reply(user_text)) * self.output_factor + self.thinking
     }
+
+    /// The input tokens of so many requests, by what they cost, where one follows another soon enough for the prompt cache.
+    pub fn by_price(&self, tokens: f64, requests: u64) -> Input {
+        if requests == 0 {
+            return Input::default();
+        }
+        let (head, later) = (self.head(), requests as f64 - 1.0);
+        let (written, read) = match self.cache {
+            PromptCache::Charged { minimum } if head >= minimum => (head, head * later),
+            PromptCache::Free { minimum } if head >= minimum => {
+                (0.0, (head / CACHE_STEP).floor() * CACHE_STEP * later)
+            }
+            PromptCache::Everything { minimum } if tokens / requests as f64 >= minimum => (tokens, 0.0),
+            _ => (0.0, 0.0),
+        };
+        Input { plain: (tokens - written - read).max(0.0), written, read }
+    }
+}
+
+impl PromptCache {
+    fn of(model: &Model, dialect: &Dialect, system: &str) -> Self {
+        let Some(minimum) = model.prompt_cache_minimum.map(|tokens| tokens as f64) else { return Self::None };
+        match (dialect.provider, dialect.prompt_cache) {
+            (Provider::Anthropic, true) => Self::Charged { minimum },
+            (Provider::Anthropic, false) | (Provider::Reference, _) => Self::None,
+            (Provider::OpenAi, _) if !model.charges_cache_writes => Self::Free { minimum },
+            (Provider::OpenAi, true) if system.len() >= MARKED_BYTES => Self::Charged { minimum },
+            (Provider::OpenAi, true) => Self::None,
+            (Provider::OpenAi, false) => Self::Everything { minimum },
+        }
+    }
+}
+
+/// Tokens that the model counts for a picture of `size` (width, height in pixels) as it is sent.
+pub fn of_picture(model: &Model, dialect: &Dialect, size: (u32, u32)) -> u64 {
+    model.picture.tokens(size, dialect.image_detail.unwrap_or(ImageDetail::Auto))
 }
 
 /// A reply of the usual length to a request.
@@ -141,87 +245,78 @@ fn usual_reply(user_text: &str) -> String {
     }
 }
 
-/// Tokens that a provider counts for a picture.
-pub fn of_image(provider: Provider, model: &str, size: (u32, u32)) -> u64 {
-    let (width, height) = (f64::from(size.0.max(1)), f64::from(size.1.max(1)));
-    let scaled = |scale: f64| (width * scale.min(1.0), height * scale.min(1.0));
-    if provider != Provider::OpenAi {
-        // Scaled to 1568 pixels and about 1.2 megapixels, then a token for 750 pixels.
-        let scale = (1_568.0 / width.max(height)).min((1_600.0 * 750.0 / (width * height)).sqrt());
-        let (width, height) = scaled(scale);
-        return ((width * height / 750.0).ceil() as u64).clamp(1, 1_600);
-    }
-    // Smaller models count patches of 32 pixels, at most 1536 of them, each as some tokens.
-    let by_patch = [
-        ("gpt-4.1-mini", 1.62),
-        ("gpt-4.1-nano", 2.46),
-        ("gpt-5-mini", 1.62),
-        ("gpt-5-nano", 2.46),
-        ("o4-mini", 1.72),
-    ];
-    if let Some((_, factor)) = by_patch.iter().find(|(name, _)| model.starts_with(name)) {
-        let patches = (width / 32.0).ceil() * (height / 32.0).ceil();
-        return (patches.min(1_536.0) * factor).ceil() as u64;
-    }
-    // The others: scaled into a square of 2048 pixels, then to a shorter side of 768, counted in tiles of 512.
-    let (width, height) = scaled(2_048.0 / width.max(height));
-    let scale = (768.0 / width.min(height)).min(1.0);
-    let tiles = (width * scale / 512.0).ceil() * (height * scale / 512.0).ceil();
-    let (base, tile) = match model {
-        model if model.starts_with("gpt-4o-mini") => (2_833.0, 5_667.0),
-        model if model.starts_with("gpt-5") => (70.0, 140.0),
-        model if model.starts_with("o1") || model.starts_with("o3") => (75.0, 150.0),
-        _ => (85.0, 170.0),
-    };
-    (base + tile * tiles) as u64
-}
-
-/// Tokens at the front of every request that the provider keeps in its prompt cache; 0 where they are too few for that.
-pub fn kept_in_prompt_cache(provider: Provider, model: &str, head: f64) -> f64 {
-    match provider {
-        Provider::Anthropic if head >= 1_024.0 => head,
-        // OpenAI keeps prefixes from 1024 tokens on, in steps of 128, without being asked.
-        Provider::OpenAi if head >= 1_024.0 => (head / 128.0).floor() * 128.0,
-        _ => 0.0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::teacher::catalogue::{Catalogue, Service};
+    use schemas::settings::TeacherSettings;
 
-    #[test]
-    fn pictures_by_each_providers_rule() {
-        let openai = |model, size| of_image(Provider::OpenAi, model, size);
-        assert_eq!(openai("gpt-4o", (1_024, 1_024)), 765, "the provider's own example");
-        assert_eq!(openai("gpt-4o", (2_048, 4_096)), 1_105, "the provider's own example");
-        assert_eq!(openai("gpt-4o-mini", (200, 100)), 8_500);
-        assert_eq!(openai("gpt-4.1-mini", (1_024, 1_024)), 1_659);
-        assert_eq!(of_image(Provider::Anthropic, "claude-haiku-4-5", (200, 200)), 54);
-        assert_eq!(of_image(Provider::Anthropic, "claude-haiku-4-5", (3_000, 3_000)), 1_600);
+    fn counter(provider: Provider, name: &str, system: &str) -> Counter {
+        let settings = TeacherSettings { provider, ..TeacherSettings::default() };
+        let catalogue = Catalogue::load("", "").unwrap();
+        let model = catalogue.model_or_unlisted(name);
+        let dialect = Dialect::new(&settings, &model, &Service::default());
+        Counter::new(&model, &dialect, Kind::Judgements, "judgements/base", system, None).unwrap()
+    }
+
+    fn sample(input: f64, output: u64, has_picture: bool) -> Sample {
+        let body = br#"{"content":[{"type":"text","text":"{}"}],"stop_reason":"end_turn"}"#.to_vec();
+        Sample { user_text: "hello world".into(), input: input as u64, output, body, has_picture }
     }
 
     #[test]
     fn counts_are_those_of_the_tokenizer_until_replies_tell_better() {
-        let new = |provider, model| {
-            Counter::new(provider, model, Kind::Judgements, "judgements/base", "Be fair.", None).unwrap()
-        };
-        let openai = new(Provider::OpenAi, "gpt-4o");
+        let openai = counter(Provider::OpenAi, "gpt-4o", "Be fair.");
         assert_eq!(openai.input("hello world") - openai.head(), 2.0);
         assert_eq!(openai.how, "by the tokenizer o200k");
-        let mut anthropic = new(Provider::Anthropic, "claude-haiku-4-5");
+        let mut anthropic = counter(Provider::Anthropic, "claude-haiku-4-5", "Be fair.");
         assert!((anthropic.input("hello world") - anthropic.head() - 2.3).abs() < 1e-9);
-        let body = br#"{"content":[{"type":"text","text":"{}"}],"stop_reason":"end_turn"}"#.to_vec();
+        let newer = counter(Provider::Anthropic, "claude-opus-5-5", "Be fair.");
+        assert!((newer.input("hello world") - newer.head() - 3.0).abs() < 1e-9);
         let plain = openai.input("hello world");
-        let sample = || Sample {
-            user_text: "hello world".into(),
-            input: (plain * 2.0) as u64,
-            output: 10,
-            body: body.clone(),
-        };
-        anthropic.learn(&(0..20).map(|_| sample()).collect::<Vec<_>>());
+        anthropic.learn(&(0..20).map(|_| sample(plain * 2.0, 10, false)).collect::<Vec<_>>());
         assert!((anthropic.input("hello world") / plain - 2.0).abs() < 0.02, "{}", anthropic.how);
         assert_eq!(anthropic.output("hello world").round(), 10.0);
+    }
+
+    #[test]
+    fn thinking_is_guessed_by_effort_and_then_learned() {
+        let mut thinking = counter(Provider::Anthropic, "claude-opus-5-5", "Be fair.");
+        let reply = thinking.count(&usual_reply("hello world"));
+        assert!((thinking.output("hello world") - reply * 1.5 - 128.0).abs() < 1e-9, "at effort low");
+        assert_eq!(counter(Provider::OpenAi, "gpt-6-luna", "Be fair.").output("hello world"), reply);
+        let plain = thinking.input("hello world");
+        // Replies to pictures tell how long it thinks, not how long its texts are.
+        thinking.learn(&(0..20).map(|_| sample(9_000.0, 300, true)).collect::<Vec<_>>());
+        assert_eq!(thinking.input("hello world"), plain);
+        assert_eq!(thinking.output("hello world").round(), 300.0, "{}", thinking.how);
+    }
+
+    #[test]
+    fn prompt_caches_by_model() {
+        let by_price = |provider, model, words: usize| {
+            let counter = counter(provider, model, &"word ".repeat(words));
+            let (head, tokens) = (counter.head(), 10.0 * (counter.head() + 100.0));
+            (counter.by_price(tokens, 10), head, tokens)
+        };
+        for (model, words) in [("claude-haiku-5-5", 330), ("claude-haiku-4-5", 3_580)] {
+            let (input, head, tokens) = by_price(Provider::Anthropic, model, words + 50);
+            assert_eq!((input.written, input.read), (head, head * 9.0), "{model}");
+            assert_eq!(input.plain, tokens - 10.0 * head);
+            let (input, head, tokens) = by_price(Provider::Anthropic, model, words - 70);
+            assert_eq!(input, Input { plain: tokens, ..Input::default() }, "{model}: {head}");
+        }
+        let (input, head, _) = by_price(Provider::OpenAi, "gpt-4.1", 1_100);
+        assert_eq!((input.written, input.read), (0.0, (head / 128.0).floor() * 128.0 * 9.0));
+        let (input, head, _) = by_price(Provider::OpenAi, "gpt-6-luna", 1_100);
+        assert_eq!((input.written, input.read), (head, head * 9.0), "marked");
+        let (input, _, tokens) = by_price(Provider::OpenAi, "gpt-6-luna", 700);
+        assert_eq!(input.plain, tokens, "nothing is written that is not marked");
+        assert_eq!(by_price(Provider::OpenAi, "my-llama", 2_000).0.read, 0.0, "not known");
+        let mut refused = counter(Provider::OpenAi, "gpt-6-luna", "Be fair.");
+        refused.cache = PromptCache::Everything { minimum: 1_024.0 };
+        assert_eq!(refused.by_price(20_480.0, 20).written, 20_480.0);
+        assert_eq!(refused.by_price(20_479.0, 20).written, 0.0);
     }
 
     #[test]

@@ -58,8 +58,8 @@ impl Session {
         first: &mut Option<Slot>,
     ) -> Option<Reply> {
         let image = question.image();
-        let image_tokens =
-            image.map_or(0, |image| tokens::of_image(self.teacher.provider, &self.model, image.size));
+        let image_tokens = image
+            .map_or(0, |image| tokens::of_picture(&self.known, &self.dialects.spoken().dialect, image.size));
         let started_at_ms = TimestampMs::now().0;
         let mut effort = Effort::new(Duration::from_secs(self.teacher.timeout_secs));
         loop {

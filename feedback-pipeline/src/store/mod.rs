@@ -108,6 +108,8 @@ pub struct Sample {
     pub output: u64,
     /// Body of the reply.
     pub body: Vec<u8>,
+    /// Whether the request showed a picture.
+    pub has_picture: bool,
 }
 
 /// See [`Cache::snapshot`].
@@ -400,9 +402,10 @@ impl Cache {
     pub fn samples(&self, scope: &str, model: &str, most: usize) -> Result<Vec<Sample>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
-                "SELECT user_text, input_tokens + cache_write_tokens + cache_read_tokens, output_tokens, body
+                "SELECT user_text, input_tokens + cache_write_tokens + cache_read_tokens, output_tokens, body,
+                    image_sha256 IS NOT NULL
                  FROM replies JOIN asks USING (request_key)
-                 WHERE scope = ?1 AND model = ?2 AND status = 200 AND turn = 0 AND image_sha256 IS NULL
+                 WHERE scope = ?1 AND model = ?2 AND status = 200 AND turn = 0
                  AND input_tokens + output_tokens > 0
                  ORDER BY replies.rowid DESC LIMIT ?3",
             )?;
@@ -412,6 +415,7 @@ impl Cache {
                     input: row.get(1)?,
                     output: row.get(2)?,
                     body: row.get(3)?,
+                    has_picture: row.get(4)?,
                 })
             })?;
             rows.collect()

@@ -35,7 +35,7 @@ pub(crate) fn reply(bytes: &[u8]) {
         }
     }
     let error = ServiceError::read(bytes);
-    let _ = (error.to_string(), retry::final_for_item(400, &error));
+    let _ = (error.to_string(), feedback_pipeline::teacher::final_for_item(400, &error));
     let text = String::from_utf8_lossy(bytes);
     for content in &contents() {
         if let Ok(Answer::Scores(scores)) = reply::read(content, &text) {

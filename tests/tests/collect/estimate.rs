@@ -4,7 +4,8 @@ use crate::shared::{Place, fast};
 use schemas::{Dataset, Request, Table};
 use std::path::{Path, PathBuf};
 use workspace_tests::command::{binary, collect_feedback, run};
-use workspace_tests::teacher_service::{Options, TeacherService};
+use workspace_tests::small_dataset::{self, write_rollouts};
+use workspace_tests::teacher_service::{Options, Service, TeacherService};
 
 /// Dollars and input tokens that the estimate tells.
 fn estimate(data: &Path, url: &str, teacher: &str, model: &str, more: &[&str]) -> (f64, f64) {
@@ -115,5 +116,54 @@ fn prompt_caching_is_in_the_dollars() {
         near(teacher, estimated, dollars(&place.dataset) - before, 0.05);
         let read: u64 = place.tables().requests.iter().map(|row| row.cached_input_tokens).sum();
         assert!(read > 100_000, "{teacher}: {read} tokens from the prompt cache");
+    }
+}
+
+/// Pictures of all kinds of sizes in place of the small ones, a telephone's photograph among them.
+fn put_pictures(place: &Place, problems: usize) {
+    let sizes = [(640, 480), (1_024, 1_024), (4_032, 3_024), (30, 20), (1_920, 1_080)];
+    for (number, size) in (0..problems).step_by(3).zip(sizes.iter().cycle()) {
+        let picture = image::GrayImage::from_pixel(size.0, size.1, image::Luma([200]));
+        picture.save(place.path().join(format!("images/p{number}.png"))).unwrap();
+    }
+}
+
+#[test]
+fn bills_of_todays_models_are_what_was_estimated() {
+    const PROBLEMS: usize = 60;
+    for (teacher, model, who) in [
+        ("anthropic", "claude-haiku-5-5", Service::Anthropic),
+        ("anthropic", "claude-opus-5-5", Service::Anthropic),
+        ("openai", "gpt-6-luna", Service::OpenAi),
+        ("openai", "gpt-4.1", Service::OpenAi),
+    ] {
+        let mut all = Vec::new();
+        for with_pictures in [false, true] {
+            let place = Place::new(PROBLEMS, 0);
+            write_rollouts(&place.dataset, "first", 0..PROBLEMS / 2, 2).unwrap();
+            if with_pictures {
+                put_pictures(&place, PROBLEMS);
+            } else {
+                let problems = (0..PROBLEMS)
+                    .map(|number| schemas::Problem { image: None, ..small_dataset::problem(number) });
+                schemas::table::write(&place.dataset.problems_path(), problems, &small_dataset::provenance())
+                    .unwrap();
+            }
+            let service = place.service(Options { service: who, real_tokens: true, ..fast() });
+            let url = service.url();
+            let what = format!("{model}, {} pictures", if with_pictures { "with" } else { "without" });
+            let (estimated, _) = estimate(place.path(), &url, teacher, model, &[]);
+            collect(place.path(), &url, teacher, model, &[]);
+            let first = dollars(&place.dataset);
+            near(&what, estimated, first, 0.05);
+            // From here on by what the replies have told.
+            write_rollouts(&place.dataset, "second", PROBLEMS / 2..PROBLEMS, 2).unwrap();
+            let (estimated, _) = estimate(place.path(), &url, teacher, model, &[]);
+            collect(place.path(), &url, teacher, model, &[]);
+            let second = dollars(&place.dataset) - first;
+            near(&format!("{what}, after replies"), estimated, second, 0.05);
+            all.push(estimated);
+        }
+        assert!(all[1] > 1.2 * all[0], "{model}: pictures cost {all:?}");
     }
 }

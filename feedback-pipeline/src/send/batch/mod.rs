@@ -181,12 +181,12 @@ impl Run<'_> {
         let mut wave = Wave::default();
         let mut room = session.budget.room();
         if session.price.as_ref().is_some_and(|price| !price.is_free()) {
-            let (provider, scope) = (session.teacher.provider, session.job.scope());
+            let (dialect, scope) = (session.dialects.spoken().dialect, session.job.scope());
             let system = &session.prompt.text;
             // Anew for each wave: earlier replies tell better.
             let counter = Counter::new(
-                provider,
-                &session.model,
+                &session.known,
+                &dialect,
                 session.job.kind,
                 &scope,
                 system,
@@ -250,15 +250,16 @@ impl Run<'_> {
     /// longest reply so far; 0 where the model has no price.
     fn likely_dollars(&self, question: &Question, follow_ups: &[FollowUp]) -> f64 {
         let (Some(price), Some(counter)) = (&self.session.price, &self.counter) else { return 0.0 };
-        let (provider, model) = (self.session.teacher.provider, &self.session.model);
-        let image = question.image().map_or(0, |image| tokens::of_image(provider, model, image.size));
+        let dialect = self.session.dialects.spoken().dialect;
+        let image =
+            question.image().map_or(0, |image| tokens::of_picture(&self.session.known, &dialect, image.size));
         let more: String =
             follow_ups.iter().flat_map(|more| [more.reply.as_str(), &more.complaint]).collect();
         let input = counter.input(&(question.text.clone() + &more)) + image as f64;
         let limit = self.session.reply_limit();
         let longest = counter.longest_output.max(self.session.longest_output());
         let output = longest.map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
-        (1.1 * input * price.input.max(price.cache_write) + output * price.output) / 1e6
+        price.most(1.1 * input, output)
     }
 
     /// Writes a batch down, sends it, and writes its id down.

@@ -299,3 +299,6 @@ fn bad_entry(location: &str, at: &str, error: &toml::de::Error) -> Error {
         _ => Error::bad_input(location, format!("{at}: {message}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

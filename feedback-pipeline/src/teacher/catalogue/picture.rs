@@ -160,9 +160,11 @@ mod tests {
             assert_eq!(claude(model, (29, 28)), 2);
             assert_eq!(claude(model, (1, 1)), 1);
         }
-        // 56 by 28 patches fill the older models' 1568.
-        assert_eq!(claude("claude-haiku-4-5", (1_568, 784)), 1_568);
-        assert!((1_500..1_568).contains(&claude("claude-haiku-4-5", (1_568, 785))));
+        // 49 by 32 patches are the older models' 1568; with 50, the largest picture of these proportions has fewer.
+        assert_eq!(claude("claude-haiku-4-5", (1_372, 896)), 1_568);
+        assert_eq!(claude("claude-haiku-4-5", (1_373, 896)), 49 * 32);
+        assert_eq!(claude("claude-haiku-4-5", (1_400, 924)), 49 * 32);
+        assert_eq!(claude("claude-haiku-4-5", (1_568, 1_568)), 39 * 39);
         assert_eq!(claude("claude-opus-4-6", PHOTO), 1_564, "46 by 34 of at most 1568");
         assert_eq!(claude("claude-opus-4-7", PHOTO), 4_740, "79 by 60 of at most 4784");
         assert_eq!(claude("claude-haiku-5-5", (2_576, 1_456)), 92 * 52, "4784: all that fits");
@@ -181,7 +183,9 @@ mod tests {
         assert_eq!(tokens("gpt-6-luna", (1_600, 1_600), High), 3_000, "50 by 50 patches: all that fit");
         assert!(tokens("gpt-6-luna", (1_601, 1_600), High) <= 3_000);
         assert_eq!(tokens("gpt-5.4", PHOTO, Auto), 2_942);
-        assert!(tokens("gpt-5.5", PHOTO, Auto) > 11_000);
+        assert_eq!(tokens("gpt-5.5", PHOTO, Auto), 11_868, "115 by 86 of at most 10,000 patches");
+        assert_eq!(tokens("gpt-6-sol", (2_560, 1_440), High), 2_931, "66 by 37 patches");
+        assert_eq!(tokens("gpt-6-sol", (2_560, 1_440), Auto), 4_320);
         assert_eq!(tokens("gpt-5.5", (8_000, 32), High), 77, "64 patches: the edge");
         assert_eq!(tokens("gpt-5-mini", (1_024, 1_024), High), 1_659);
         // Sized down in proportion: 33 by 44 patches, not 1536.

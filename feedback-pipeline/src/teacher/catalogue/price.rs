@@ -76,8 +76,13 @@ impl Price {
 
     /// Dollars for the tokens of one reply.
     pub fn cost(&self, usage: &Usage) -> f64 {
-        let prompt = usage.input as f64 + usage.cache_write as f64 + usage.cache_read as f64;
-        let (input, output) = self.factors(prompt);
+        self.cost_of_all(usage, 1)
+    }
+
+    /// Dollars for the tokens of so many replies together, whose prompts are about alike.
+    pub fn cost_of_all(&self, usage: &Usage, replies: u64) -> f64 {
+        let prompts = usage.input as f64 + usage.cache_write as f64 + usage.cache_read as f64;
+        let (input, output) = self.factors(prompts / replies.max(1) as f64);
         (input
             * (usage.input as f64 * self.input
                 + usage.cache_write as f64 * self.cache_write
@@ -152,6 +157,11 @@ mod tests {
         let usage = |input, cache_read| Usage { input, cache_write: 0, cache_read, output: 10 };
         assert!((dollars(usage(60, 40)) - (60.0 + 4.0 + 100.0)).abs() < 1e-9, "at the boundary");
         assert!((dollars(usage(60, 41)) - (120.0 + 8.2 + 150.0)).abs() < 1e-9, "cached tokens count");
+        let many = price().cost_of_all(&usage(1_000, 0), 10);
+        assert!(
+            (many * 1e6 - (1_000.0 + 100.0)).abs() < 1e-9,
+            "ten prompts of a hundred tokens are no long one"
+        );
         assert!((dollars(usage(1_001, 0)) - (3_003.0 + 400.0)).abs() < 1e-9, "the highest tier reached");
     }
 

@@ -4,4 +4,5 @@ mod reply;
 mod request;
 
 pub(super) use reply::open;
+pub use request::CACHED_BYTES;
 pub(super) use request::{head, system, user};

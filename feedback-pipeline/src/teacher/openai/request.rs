@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 /// Bytes of instructions from which the provider's prompt cache keeps them: 1,024 tokens, about.
-const CACHED_BYTES: usize = 4_096;
+pub const CACHED_BYTES: usize = 4_096;
 
 #[derive(Serialize)]
 struct Head<'a> {
