@@ -6,6 +6,8 @@
 mod again;
 #[path = "collect/batch.rs"]
 mod batch;
+#[path = "collect/blame.rs"]
+mod blame;
 #[path = "collect/disk.rs"]
 mod disk;
 #[path = "collect/estimate.rs"]
@@ -22,5 +24,7 @@ mod money;
 mod pictures;
 #[path = "collect/road.rs"]
 mod road;
+#[path = "collect/services.rs"]
+mod services;
 #[path = "collect/shared.rs"]
 mod shared;

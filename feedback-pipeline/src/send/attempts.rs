@@ -91,7 +91,7 @@ impl Session {
                 started_at_ms,
                 replied_at_ms: TimestampMs::now().0,
                 latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
-                dialect: None,
+                dialect: Some(template.dialect().to_string()),
             };
             match outcome {
                 Ok((raw, usage)) => {

@@ -174,7 +174,10 @@ impl Session {
                 Duration::from_millis(250) * effort.attempts
             }
             Decision::Forbidden { .. } if any_success && self.probe(effort.failed_at).await => Duration::ZERO,
-            Decision::Forbidden { .. } if effort.attempts < MOST_FORBIDDEN && !any_success => {
+            // A first refusal that speaks of rights is about the key.
+            Decision::Forbidden { .. }
+                if effort.attempts < MOST_FORBIDDEN && !any_success && !failure.is_about_rights() =>
+            {
                 Duration::from_secs(1)
             }
             Decision::Forbidden { why, hint } => return self.end(why, hint),

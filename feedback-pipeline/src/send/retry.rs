@@ -109,6 +109,13 @@ impl Effort {
 }
 
 impl Failure {
+    /// Whether it says that the key lacks a right.
+    pub fn is_about_rights(&self) -> bool {
+        let Self::Status { error, .. } = self else { return false };
+        let names = [&error.kind, &error.code].map(|name| name.to_ascii_lowercase());
+        names.iter().any(|name| name.starts_with("permission") || name == "access_denied")
+    }
+
     /// In words.
     pub fn why(&self) -> String {
         match self {
@@ -300,8 +307,12 @@ mod tests {
     }
 
     fn status(status: u16, hints: Hints, kind: &str, code: &str, message: &str) -> Failure {
-        let error =
-            ServiceError { kind: kind.into(), code: code.into(), message: message.into(), ..ServiceError::default() };
+        let error = ServiceError {
+            kind: kind.into(),
+            code: code.into(),
+            message: message.into(),
+            ..ServiceError::default()
+        };
         Failure::Status { status, hints, error }
     }
 

@@ -77,11 +77,12 @@ enum Field {
 }
 
 /// Names under which services refuse a field; the first that fits counts, so longer names stand before their parts.
-const NAMES: [(&str, Field); 22] = [
+const NAMES: [(&str, Field); 23] = [
     ("output_config.effort", Field::Effort),
     ("output_config.format", Field::ResponseFormat),
     ("reasoning_effort", Field::Effort),
     ("reasoning.effort", Field::Effort),
+    ("reasoningeffort", Field::Effort),
     ("effort", Field::Effort),
     ("prompt_cache_options", Field::PromptCache),
     ("prompt_cache_breakpoint", Field::PromptCache),

@@ -89,8 +89,9 @@ impl Run<'_> {
         self.abandon()?;
         self.find_unsure().await?;
         loop {
+            let since = TimestampMs::now().0;
             self.collect().await?;
-            let wave = self.wave(plan()?).await?;
+            let wave = self.wave(plan()?, since).await?;
             self.first = false;
             match wave {
                 Wave { sent: 1.., .. } => {}
@@ -175,8 +176,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Sends what is due and lies in no batch yet.
-    async fn wave(&mut self, plan: impl Iterator<Item = Result<Next>>) -> Result<Wave> {
+    /// Sends what is due and lies in no batch yet. What came in since a moment in ms is looked at for a cause behind all
+    /// rejects.
+    async fn wave(&mut self, plan: impl Iterator<Item = Result<Next>>, since: i64) -> Result<Wave> {
         let session = self.session;
         let mut wave = Wave::default();
         let mut room = session.budget.room();
@@ -202,6 +204,9 @@ impl Run<'_> {
             let (mut question, replies, claim) = match next? {
                 Next::Send(question, replies, claim) => (question, replies, claim),
                 other => {
+                    if let Next::Shared(question) = &other {
+                        self.check_cause(question, since)?;
+                    }
                     let is_news = match &other {
                         Next::Unsendable(question) => session.cache.replies(&question.key)?.is_empty(),
                         _ => self.first, // later waves meet it again
@@ -244,6 +249,27 @@ impl Run<'_> {
             wave.sent += self.send(chunk, of_chunk).await?;
         }
         Ok(wave)
+    }
+
+    /// Counts what became of an item since a moment in ms.
+    ///
+    /// # Errors
+    /// Where one cause is behind nearly all rejects: nothing more is sent.
+    fn check_cause(&self, question: &Question, since: i64) -> Result<()> {
+        let replies = self.session.cache.replies(&question.key)?;
+        if replies.last().is_none_or(|reply| reply.replied_at_ms < since) {
+            return Ok(());
+        }
+        match self.session.judge(&question.item, &replies) {
+            Verdict::Answer(_) => self.session.rejects.answered(),
+            Verdict::Reject { reason, .. } => {
+                if let Some(error) = self.session.rejects.rejected(&reason) {
+                    return Err(error);
+                }
+            }
+            Verdict::Ask(_) => {}
+        }
+        Ok(())
     }
 
     /// Dollars that a request will hardly go beyond: a tenth more input than is counted, and a quarter more output than the

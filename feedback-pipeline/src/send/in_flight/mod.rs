@@ -35,6 +35,8 @@ struct State {
     threshold: f64,
     /// Requests on their way.
     out: usize,
+    /// When the whole limit was used last.
+    full_at: Option<Instant>,
     /// When the limit was lowered last: requests that left before say nothing about it.
     lowered_at: Option<Instant>,
     /// Good replies and failures since then, of requests that left since then.
@@ -74,6 +76,7 @@ impl InFlight {
                 granted: limit as usize,
                 threshold: f64::INFINITY,
                 out: 0,
+                full_at: None,
                 lowered_at: None,
                 good: 0.0,
                 failed: 0.0,
@@ -157,8 +160,10 @@ impl InFlight {
         state.count(true);
         let is_queued = latency > QUEUED * least;
         if is_queued && latency > self.timeout_secs / 2.0 {
-            self.lower(&mut state, now);
-        } else if state.out as f64 + 1.0 >= state.limit && !(is_queued && latency > self.timeout_secs / 4.0) {
+            self.lower(&mut state, departed, now);
+        } else if state.full_at.is_some_and(|at| at >= departed)
+            && !(is_queued && latency > self.timeout_secs / 4.0)
+        {
             let step = if state.limit < state.threshold { 1.0 } else { 1.0 / state.limit };
             let limit = state.limit + step;
             self.set(&mut state, limit);
@@ -181,15 +186,17 @@ impl InFlight {
                 Failure::Broken(_) | Failure::Picture(_) | Failure::Status { .. } => return false,
             };
         if is_load && is_new {
-            self.lower(&mut state, now);
+            self.lower(&mut state, departed, now);
         }
         // What left before the limit was lowered is part of the same load.
         is_load || (!is_new && matches!(failure, Failure::TimedOut | Failure::Unreachable(_)))
     }
 
-    /// Halves the limit.
-    fn lower(&self, state: &mut State, now: Instant) {
-        let limit = (state.limit.min(state.out as f64) / 2.0).floor().max(1.0);
+    /// Halves the limit, or what was in flight where that is less, after a request that left at `departed`.
+    fn lower(&self, state: &mut State, departed: Instant, now: Instant) {
+        let was_full = state.full_at.is_some_and(|at| at >= departed);
+        let used = if was_full { state.limit } else { state.limit.min(state.out as f64) };
+        let limit = (used / 2.0).floor().max(1.0);
         // Where no reply came since it was lowered the last time, the service may be down: it tells nothing of what it takes.
         if state.lowered_at.is_none() || state.good > 0.0 {
             state.threshold = limit;
@@ -214,8 +221,13 @@ pub struct Slot {
 impl Slot {
     /// The request leaves now.
     pub fn departs(&mut self) {
-        if self.departed.replace(Instant::now()).is_none() {
-            self.of.state().out += 1;
+        let now = Instant::now();
+        if self.departed.replace(now).is_none() {
+            let mut state = self.of.state();
+            state.out += 1;
+            if state.out >= state.limit as usize {
+                state.full_at = Some(now);
+            }
         }
     }
 
