@@ -30,6 +30,8 @@ mod pictures;
 mod road;
 #[path = "collect/services.rs"]
 mod services;
+#[path = "collect/shapes.rs"]
+mod shapes;
 #[path = "collect/shared.rs"]
 mod shared;
 #[path = "collect/teachers.rs"]
