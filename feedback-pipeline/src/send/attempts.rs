@@ -14,7 +14,7 @@ use crate::send::in_flight::Slot;
 use crate::send::pace::Reservation;
 use crate::send::retry::{Effort, Failure};
 use crate::store::Reply;
-use crate::teacher::{self, Body, FollowUp, Key, Refusal, Template, Usage};
+use crate::teacher::{self, Body, FollowUp, Key, Refusal, Template, Unopened, Usage};
 use schemas::TimestampMs;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -135,7 +135,7 @@ impl Session {
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {
                         // What could not be opened is kept beside the reason.
-                        Some(raw) if raw.status == 200 => (raw.as_json(), reason.into()),
+                        Some(raw) if matches!(failure, Failure::Broken(_)) => (raw.as_json(), reason.into()),
                         Some(raw) => (raw.headers_json(), raw.body),
                         None => (reply.headers, reason.into()),
                     };
@@ -301,19 +301,20 @@ impl Session {
         let sent = tokio::time::Instant::now();
         let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
         self.pace.learn(&headers::limits(raw.header_pairs(), transport.counts_by_the_minute()));
-        if raw.status == 200 {
-            return match self.paid_usage(&raw.body) {
-                Ok(usage) => Ok((raw, usage)),
-                Err(why) => Err((Some(raw), Failure::Broken(why))),
-            };
-        }
+        let (status, error) = match raw.status {
+            200..=299 => match self.paid_usage(&raw.body) {
+                Ok(usage) => return Ok((raw, usage)),
+                Err(Unopened::NotAReply(why)) => return Err((Some(raw), Failure::Broken(why))),
+                Err(Unopened::Error { status, error }) => (status, error),
+            },
+            status => (status, teacher::ServiceError::read(&raw.body)),
+        };
         let hints = headers::hints(raw.header_pairs(), SystemTime::now());
-        if raw.status == 429 {
+        if status == 429 {
             self.progress.refused();
             self.pace.refused(hints.retry_after, sent.elapsed());
         }
-        let error = teacher::ServiceError::read(&raw.body);
-        let failure = Failure::Status { status: raw.status, hints, error };
+        let failure = Failure::Status { status, hints, error };
         Err((Some(raw), failure))
     }
 
@@ -322,8 +323,8 @@ impl Session {
     /// more.
     ///
     /// # Errors
-    /// Where it is no whole reply, but may come when it is asked for again: what is wrong with it.
-    pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Option<Usage>, String> {
+    /// Where it tells of an error, or is no whole reply, but may come when it is asked for again: what is wrong with it.
+    pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Option<Usage>, Unopened> {
         let why = match teacher::open(self.teacher.provider, body) {
             Ok(envelope) => {
                 self.saw_good(envelope.usage.as_ref());
@@ -331,7 +332,7 @@ impl Session {
             }
             Err(why) => why,
         };
-        let Some(usage) = teacher::usage_of_unreadable(body) else { return Err(why.to_string()) };
+        let Some(usage) = teacher::usage_of_unreadable(body) else { return Err(why) };
         let unreadable = self.stats.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
         let any_good = self.stats.any_good();
         if unreadable >= UNREADABLE_BEFORE_ANY_SUCCESS && !any_good {

@@ -118,7 +118,9 @@ pub fn line(line: &[u8]) -> Result<Line, String> {
     let sent_key = key(&entry.custom_id)?;
     let copied = |raw: &RawValue| Bytes::copy_from_slice(raw.get().as_bytes());
     let answered = match (entry.response, entry.error) {
-        (Some(response), _) if response.status_code == 200 => Answered::Reply(copied(response.body)),
+        (Some(response), _) if (200..300).contains(&response.status_code) => {
+            Answered::Reply(copied(response.body))
+        }
         (Some(response), _) => Answered::Error { status: response.status_code, body: copied(response.body) },
         (None, Some(error)) => {
             let code = serde_json::from_str::<Explained>(error.get()).ok().and_then(|error| error.code);

@@ -171,7 +171,7 @@ impl Run<'_> {
             Answered::Reply(body) => match self.session.paid_usage(&body) {
                 Ok(usage) => return Outcome::Paid(body, usage),
                 Err(why) => {
-                    self.trouble = why;
+                    self.trouble = why.to_string();
                     return Outcome::Broken;
                 }
             },
