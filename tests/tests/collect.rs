@@ -6,10 +6,10 @@
 mod again;
 #[path = "collect/batch.rs"]
 mod batch;
-#[path = "collect/discard.rs"]
-mod discard;
 #[path = "collect/blame.rs"]
 mod blame;
+#[path = "collect/discard.rs"]
+mod discard;
 #[path = "collect/disk.rs"]
 mod disk;
 #[path = "collect/estimate.rs"]
