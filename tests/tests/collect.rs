@@ -26,6 +26,8 @@ mod kill;
 mod money;
 #[path = "collect/pictures.rs"]
 mod pictures;
+#[path = "collect/replaced.rs"]
+mod replaced;
 #[path = "collect/road.rs"]
 mod road;
 #[path = "collect/services.rs"]
