@@ -6,8 +6,12 @@
 mod again;
 #[path = "collect/batch.rs"]
 mod batch;
+#[path = "collect/batch_faults.rs"]
+mod batch_faults;
 #[path = "collect/blame.rs"]
 mod blame;
+#[path = "collect/discard.rs"]
+mod discard;
 #[path = "collect/disk.rs"]
 mod disk;
 #[path = "collect/estimate.rs"]
@@ -28,3 +32,5 @@ mod road;
 mod services;
 #[path = "collect/shared.rs"]
 mod shared;
+#[path = "collect/teachers.rs"]
+mod teachers;

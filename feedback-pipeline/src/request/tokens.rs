@@ -44,8 +44,6 @@ pub struct Counter {
     /// Tokens of thinking before a reply.
     thinking: f64,
     cache: PromptCache,
-    /// Output tokens of the longest of the earlier replies, where there are enough to go by.
-    pub longest_output: Option<u64>,
     /// How tokens are counted, in words.
     pub how: String,
 }
@@ -123,7 +121,6 @@ impl Counter {
             output_factor: factor,
             thinking,
             cache: PromptCache::of(model, dialect, system),
-            longest_output: None,
             how,
         };
         if let Some(cache) = cache {
@@ -136,7 +133,6 @@ impl Counter {
         if samples.len() < FEWEST_REPLIES {
             return;
         }
-        self.longest_output = samples.iter().map(|sample| sample.output).max();
         let fit: Vec<&Sample> = samples
             .iter()
             .filter(|sample| {

@@ -1,5 +1,6 @@
 //! What the requests of one job are sent with, and what the run has learned about the service.
 
+use crate::error::Error;
 use crate::items::Job;
 use crate::request::Questions;
 use crate::request::prompt::SystemPrompt;
@@ -41,7 +42,7 @@ pub struct Session {
     pub pace: Pace,
     /// Dollars.
     pub budget: Budget,
-    /// Prices of the model.
+    /// Prices of the model's single requests.
     pub price: Option<Price>,
     /// How requests are written.
     pub dialects: Arc<Dialects>,
@@ -92,6 +93,17 @@ impl Session {
             *template = (lessons, Arc::new(self.questions.template.in_dialect(&dialect)));
         }
         template.clone()
+    }
+
+    /// Why the run ended early; a fault of the service comes with the address that was asked.
+    pub fn stopped(&self) -> Option<Error> {
+        let reason = self.stop.take_reason()?;
+        Some(match (reason, &self.transport) {
+            (Error::Service { why, hint }, Some(client)) => {
+                Error::Service { why: format!("{}: {why}", client.address().shown()), hint }
+            }
+            (reason, _) => reason,
+        })
     }
 
     /// Most tokens that a reply may have, thinking included.

@@ -315,7 +315,13 @@ fn named(param: &str, message: &str) -> Option<Field> {
     }
     if says_any(
         message,
-        &["content must be a string", "content should be a string", "content: str", "valid string"],
+        &[
+            "content must be a string",
+            "content should be a string",
+            "content: str",
+            "valid string",
+            "sequence, expected a string",
+        ],
     ) || (param.ends_with("content") && says_any(message, &["string", "str"]))
     {
         return Some(Field::Content);

@@ -142,7 +142,7 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
         cost_usd: session.price.as_ref().map(|_| session.progress.dollars()),
         agreement: Agreement::of(pairs),
     };
-    Ok((audit, session.stop.take_reason()))
+    Ok((audit, session.stopped()))
 }
 
 impl Audit {
