@@ -390,6 +390,6 @@ fn what_lies_in_another_providers_batch_is_left_out() {
     let sent = service.stats().requests;
     let ran = place.collect(&service, &["--stage", "scores"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("--batch --teacher anthropic --model claude-haiku-4-5"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--batch --teacher anthropic --model claude-haiku-5-5"), "{}", ran.stderr);
     assert_eq!(service.stats().requests, sent, "nothing is bought twice");
 }
