@@ -1,16 +1,18 @@
 //! The command line: clap types, and which part of the pipeline each command runs.
 
-use crate::collect::{Context, Outcome};
+use crate::collect::{Changed, Context, Outcome};
 use crate::error::{Error, Result};
 use crate::import;
 use crate::inspect::win_rate::WinRates;
 use crate::inspect::{audit, estimate, report, status};
 use crate::items::{Job, Kind, Order};
+use crate::store::Whose;
 use crate::tables::rebuild;
 use clap::{Args, Parser, Subcommand};
-use schemas::settings::{CorrectionFilter, Provider, Resolved, SettingFlags};
+use schemas::settings::{CorrectionFilter, Provider, Resolved, SettingFlags, Settings};
 use schemas::{Answer, Dataset, interrupt};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Flags of `[teacher]`, `[limits]` and `[budget]`.
 type Flags = SettingFlags<{ SettingFlags::<0>::FEEDBACK }>;
@@ -36,6 +38,12 @@ pub struct Cli {
     /// Ask anew about what was rejected, after the cause was mended: a missing picture, a limit, a fault of the service.
     #[arg(long, global = true)]
     retry_rejects: bool,
+    /// Let this Teacher answer what is left of a round that another Teacher has answered in part.
+    #[arg(long, global = true)]
+    mix_teachers: bool,
+    /// Ask again what this Teacher had answered and `discard` took out; it is paid for again.
+    #[arg(long, global = true)]
+    ask_discarded: bool,
     /// Give up a batch that the service no longer has, by its id or the name that the message shows; its requests are sent,
     /// and paid for, again.
     #[arg(long, global = true, value_name = "BATCH", requires = "batch")]
@@ -112,6 +120,28 @@ enum Command {
     },
     /// Make all tables anew from feedback.sqlite, without one request.
     Rebuild,
+    /// Take a Teacher's answers of a round out of its tables, so that another can be asked. They stay in feedback.sqlite and
+    /// count as spent; without --teacher and --model, all answers of the stage.
+    Discard {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Bring answers that were discarded back into the tables, without a request.
+    Undiscard {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// Which answers of a round.
+#[derive(Debug, Clone, Args)]
+struct Which {
+    /// Kind of feedback.
+    #[arg(long, value_enum)]
+    stage: Kind,
+    /// base, or the number of a round: judgements against that alone.
+    #[arg(long)]
+    against: Option<String>,
 }
 
 /// Starts logging to stderr; RUST_LOG sets what is logged.
@@ -129,7 +159,8 @@ pub fn run(cli: Cli) -> Result<()> {
     if let Some(Command::Import(command)) = cli.command {
         return import::run(command);
     }
-    let resolved = Resolved::load(cli.place.config.as_deref(), cli.flags.values())?;
+    let config = cli.place.config;
+    let resolved = Resolved::load(config.as_deref(), cli.flags.values())?;
     if cli.show_settings {
         schemas::say!("{}", resolved.show().trim_end());
         return Ok(());
@@ -142,6 +173,16 @@ pub fn run(cli: Cli) -> Result<()> {
     context.batch = cli.batch;
     context.retry_rejects = cli.retry_rejects;
     context.abandoned = cli.abandon_batch;
+    context.mix_teachers = cli.mix_teachers;
+    context.ask_discarded = cli.ask_discarded;
+    context.teacher_flags = teacher_flags(cli.flags.values());
+    context.config_flag =
+        config.map_or_else(String::new, |path| format!(" --config {}", schemas::dataset::quoted(&path)));
+    let given = |key: &str| cli.flags.values().contains_key(key);
+    let whose = Whose {
+        provider: given("teacher.provider").then_some(context.settings.teacher.provider),
+        model: given("teacher.model").then(|| context.model.clone()),
+    };
     if matches!(cli.command, Some(Command::Rebuild)) {
         let rows = rebuild::all(&context.dataset, &context.provenance)?;
         schemas::say!(
@@ -157,6 +198,16 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Report { out }) => {
             let written = report::run(&context.dataset, round, out.as_deref())?;
             schemas::say!("{written}");
+            Ok(())
+        }
+        Some(Command::Discard { which }) => {
+            let changed = context.discard(round, which.stage, which.against.as_deref(), &whose)?;
+            show_changed(&context, round, which.stage, "discarded", &changed);
+            Ok(())
+        }
+        Some(Command::Undiscard { which }) => {
+            let changed = context.undiscard(round, which.stage, which.against.as_deref(), &whose)?;
+            show_changed(&context, round, which.stage, "brought back", &changed);
             Ok(())
         }
         Some(Command::Estimate { stage }) => show_estimate(&context, &jobs(&context, round, stage)),
@@ -186,6 +237,36 @@ pub fn run(cli: Cli) -> Result<()> {
             stopped.map_or(Ok(()), Err)
         }
         _ => collect(&context, &jobs(&context, round, cli.stage)),
+    }
+}
+
+/// The flags that say which Teacher is asked, as they were given.
+fn teacher_flags(given: &BTreeMap<String, String>) -> String {
+    let names = ["teacher.provider", "teacher.model", "teacher.base_url"];
+    let keys = names.iter().filter_map(|name| Settings::keys().iter().find(|key| key.path() == **name));
+    let flags = keys.filter_map(|key| {
+        let value = given.get(&key.path())?;
+        Some(format!(" --{} {}", key.flag(), schemas::dataset::quoted(Path::new(value))))
+    });
+    flags.collect()
+}
+
+fn show_changed(context: &Context, round: u32, kind: Kind, how: &str, changed: &Changed) {
+    let kind = kind.as_str();
+    for (model, rows) in &changed.unknown {
+        schemas::warn!(
+            "note: {rows} rows of {kind} by {model} are not in {}; they stay in the table",
+            context.dataset.feedback_path().display()
+        );
+    }
+    if changed.requests.is_empty() {
+        schemas::say!("round {round}: no answers of {kind} to change");
+    }
+    for (model, requests) in &changed.requests {
+        schemas::say!("round {round}: {requests} requests for {kind} by {model} {how}");
+    }
+    if !changed.undo.is_empty() {
+        schemas::say!("round {round}: to undo: {}", changed.undo);
     }
 }
 
@@ -272,12 +353,14 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
         }
     }
     if said && jobs.first().is_some_and(|job| job.kind != Kind::Judgements) {
-        let (round, flag) = (jobs[0].round, context.dataset.flag());
+        let (round, flag) = (jobs[0].round, context.common_flags());
+        let teacher = &context.teacher_flags;
+        let batch = if context.batch { " --batch" } else { "" };
         if is_left {
-            schemas::say!("round {round}: next: collect-feedback --round {round} --batch{flag}");
+            schemas::say!("round {round}: next: collect-feedback --round {round} --batch{teacher}{flag}");
         } else if (rejects && !answers) || uncovered {
             schemas::say!(
-                "round {round}: next: look at the rejects table, then collect-feedback --round {round} --retry-rejects{flag}"
+                "round {round}: next: look at the rejects table, then collect-feedback --round {round} --retry-rejects{batch}{teacher}{flag}"
             );
         } else {
             let next = if is_over(&context.dataset, round)? { round + 1 } else { round };

@@ -38,6 +38,9 @@ pub enum Error {
     #[error("interrupted; every paid reply is kept")]
     Interrupted,
 
+    #[error("{message}")]
+    OtherTeacher { message: String, hint: String },
+
     #[error("{0}")]
     Failed(String),
 }
@@ -59,7 +62,10 @@ impl Error {
         match self {
             Self::Dataset(error) if error.is_bad_input() => 2,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 2,
-            Self::BadInput { .. } | Self::MissingKey { .. } | Self::CacheDamaged { .. } => 2,
+            Self::BadInput { .. }
+            | Self::MissingKey { .. }
+            | Self::CacheDamaged { .. }
+            | Self::OtherTeacher { .. } => 2,
             Self::Budget { .. } => 3,
             Self::Interrupted => 130,
             Self::Dataset(_)
@@ -96,6 +102,7 @@ impl Error {
                 "is there room on the disk, and may {} be written? Then run the same command again; only replies that were in flight are bought again",
                 path.display()
             ),
+            Self::OtherTeacher { hint, .. } => hint.clone(),
             Self::Service { hint, .. } => (*hint)?.to_owned(),
             _ => return None,
         })

@@ -89,6 +89,7 @@ fn request(kind: &str, subject: &str, cost: Option<f64>, status: &str, cached: b
         cost_usd: cost,
         latency_ms: 5,
         started_at: TimestampMs(0),
+        dialect: None,
     }
 }
 

@@ -75,15 +75,18 @@ fn files_of_every_version_open_and_keep_their_rows() {
         // It takes what a new file takes.
         let job = Job::new(Kind::Scores, 1);
         let claude = Whose { model: Some("claude-a".into()), ..Whose::default() };
-        assert_eq!(cache.keys_by(&job, &claude, false).unwrap(), [SCORED]);
-        cache.discard(&job, vec![SCORED], 7).unwrap();
+        assert_eq!(cache.keys_by(&job, &claude, false).unwrap(), [(SCORED, "claude-a".to_owned())]);
+        cache.discard(vec![(job.clone(), vec![SCORED])], 7).unwrap();
         assert!(cache.is_discarded("scores", 1, &SCORED).unwrap());
-        assert_eq!(cache.keys_by(&job, &claude, true).unwrap(), [SCORED]);
+        assert_eq!(cache.keys_by(&job, &claude, true).unwrap(), [(SCORED, "claude-a".to_owned())]);
         drop(cache);
         let cache = Cache::open(&path).unwrap();
         assert!(cache.discarded(&job).unwrap().contains(&SCORED), "durable");
-        cache.undiscard(&job, vec![SCORED]).unwrap();
+        cache.undiscard(vec![(job.clone(), vec![SCORED])]).unwrap();
         assert!(cache.discarded(&job).unwrap().is_empty());
+        assert!(cache.awaits_rewrite(Kind::Scores, 1).unwrap());
+        cache.rewritten(Kind::Scores, 1).unwrap();
+        assert!(!cache.awaits_rewrite(Kind::Scores, 1).unwrap());
         drop(cache);
         assert_eq!(layout(&path), layout(&new), "version {version}");
     }

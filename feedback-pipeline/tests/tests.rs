@@ -7,6 +7,7 @@ mod fuzz;
 mod import;
 mod judging;
 mod reference;
+mod replies;
 mod report;
 mod status;
 mod store;

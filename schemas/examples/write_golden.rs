@@ -1,7 +1,8 @@
-//! Writes the golden files of the present schema version: `tests/golden/v1/<table>.parquet`.
+//! Writes the golden files of the present schema version: `tests/golden/v1/<table>.parquet`, and for a table that a minor
+//! version changed `tests/golden/v1.1/<table>.parquet`.
 //!
 //! Files of an older version are never written again: they prove that this build reads what an older build
-//! wrote. Run this only after the major version in `provenance.rs` went up, or for a table that is new:
+//! wrote. Run this only after the version in `provenance.rs` went up, or for a table that is new:
 //!
 //! ```sh
 //! cargo run --release -p schemas --example write_golden
@@ -27,7 +28,8 @@ fn main() -> Result<()> {
     write::<Answer>(&folder)?;
     write::<Reject>(&folder)?;
     write::<Request>(&folder)?;
-    write::<Metric>(&folder)
+    write::<Metric>(&folder)?;
+    write::<Request>(&folder_of_minor(1, 1))
 }
 
 fn write<T: Golden>(folder: &Path) -> Result<()> {
@@ -44,6 +46,11 @@ fn write<T: Golden>(folder: &Path) -> Result<()> {
 /// Folder of one major version's golden files.
 pub(crate) fn folder(major: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{major}"))
+}
+
+/// Folder of the golden files of tables that a minor version changed.
+pub(crate) fn folder_of_minor(major: u32, minor: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{major}.{minor}"))
 }
 
 /// What the golden files say of their origin.
@@ -319,6 +326,7 @@ impl Golden for Request {
             cost_usd: Some(0.001_234_5),
             latency_ms: u32::MAX,
             started_at: MOMENT,
+            dialect: Some("max_tokens 1024, json_schema".into()),
         };
         let shared = Self {
             kind: "corrections".into(),
@@ -330,6 +338,7 @@ impl Golden for Request {
             cost_usd: Some(0.0),
             latency_ms: 0,
             started_at: BEFORE_1970,
+            dialect: Some(String::new()),
             ..paid.clone()
         };
         let unpriced = Self {
@@ -338,6 +347,7 @@ impl Golden for Request {
             model: String::new(),
             status: "refused".into(),
             cost_usd: None,
+            dialect: None,
             ..paid.clone()
         };
         vec![paid, shared, unpriced]

@@ -23,6 +23,9 @@ pub struct Column {
     pub range: Option<(f64, f64)>,
     /// The only texts allowed; empty means any.
     pub one_of: &'static [&'static str],
+    /// Minor schema version that first had the column. It is nullable where that is not 0: older files are read as if it were
+    /// null in every row.
+    pub since: u32,
 }
 
 impl Column {
@@ -121,7 +124,7 @@ macro_rules! table {
     (
         $(#[doc = $row:literal])+
         $name:ident, $table:literal, by_round $by_round:literal {
-            $($field:ident : $ty:ty, $meaning:literal $(, unit $unit:literal)? $(, range $low:literal to $high:literal)? $(, one_of $one_of:expr)?;)+
+            $($field:ident : $ty:ty, $meaning:literal $(, unit $unit:literal)? $(, range $low:literal to $high:literal)? $(, one_of $one_of:expr)? $(, since $since:literal)?;)+
         }
     ) => {
         $(#[doc = $row])+
@@ -143,6 +146,7 @@ macro_rules! table {
                     meaning: $meaning,
                     unit: concat!($($unit)?),
                     range: { let range: &[(f64, f64)] = &[$(($low, $high))?]; range.first().copied() },
+                    since: { let since: &[u32] = &[$($since)?]; since.first().copied().unwrap_or_default() },
                     one_of: { let texts: &[&[&str]] = &[$(&$one_of)?]; texts.first().copied().unwrap_or(&[]) },
                 }),+]
             }

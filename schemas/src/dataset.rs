@@ -24,6 +24,15 @@ pub fn quoted(path: &Path) -> String {
     shlex::try_quote(&text).map_or_else(|_| text.clone(), |quoted| quoted.into_owned())
 }
 
+/// Parts of a table's round that are open at a time.
+const OPEN_PARTS: usize = 128;
+
+/// What tells a folder from another that takes its place.
+fn identity(folder: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(folder).ok().map(|about| (about.dev(), about.ino()))
+}
+
 /// Rows of batches, one by one.
 fn flatten<P: Send + 'static>(
     batches: impl Iterator<Item = Result<Vec<P>>> + Send,
@@ -222,14 +231,25 @@ impl Dataset {
     /// Where the folder cannot be read.
     pub fn parts<T: Table>(&self, round: u32) -> Result<Vec<PathBuf>> {
         let folder = self.round_dir::<T>(round);
-        let entries = match fs::read_dir(&folder) {
+        // A folder that was exchanged for another meanwhile may have been emptied while it was listed.
+        loop {
+            let before = identity(&folder);
+            let parts = Self::list_parts(&folder)?;
+            if identity(&folder) == before {
+                return Ok(parts);
+            }
+        }
+    }
+
+    fn list_parts(folder: &Path) -> Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::io("read", &folder)(error)),
+            Err(error) => return Err(Error::io("read", folder)(error)),
         };
         let mut parts = Vec::new();
         for entry in entries {
-            let path = entry.map_err(Error::io("read", &folder))?.path();
+            let path = entry.map_err(Error::io("read", folder))?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             if !name.starts_with('.') && name.ends_with(".parquet") {
                 parts.push(path);
@@ -316,14 +336,38 @@ impl Dataset {
         mut names: Vec<&'static str>,
     ) -> Result<impl Iterator<Item = Result<Vec<P>>> + Send + use<T, P>> {
         names.push("round");
-        let parts = self.parts::<T>(round)?.into_iter();
-        Ok(parts.flat_map(move |part| {
-            let (batches, failed) = match Batches::<T, P>::project(&part, &names) {
+        let (opened, rest) = self.open_parts::<T, P>(round, &names)?;
+        let later = rest.into_iter().map(move |part| Batches::<T, P>::project(&part, &names));
+        Ok(opened.into_iter().chain(later).flat_map(move |opened| {
+            let (batches, failed) = match opened {
                 Ok(batches) => (Some(batches.of_round(round)), None),
                 Err(error) => (None, Some(Err(error))),
             };
             failed.into_iter().chain(batches.into_iter().flatten())
         }))
+    }
+
+    /// The parts of a table's round, open: whoever reads goes on with them where others take their place. Those beyond the first
+    /// [`OPEN_PARTS`] are opened later, and missed where they were replaced.
+    fn open_parts<T: Table, P: DeserializeOwned>(
+        &self,
+        round: u32,
+        names: &[&'static str],
+    ) -> Result<(Vec<Result<Batches<T, P>>>, Vec<PathBuf>)> {
+        let mut parts = self.parts::<T>(round)?;
+        loop {
+            let rest = parts.split_off(parts.len().min(OPEN_PARTS));
+            let opened: Vec<_> = parts.iter().map(|part| Batches::<T, P>::project(part, names)).collect();
+            let is_missed = |opened: &Result<_>| matches!(opened, Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound);
+            if !opened.iter().any(is_missed) {
+                return Ok((opened, rest));
+            }
+            let now = self.parts::<T>(round)?;
+            if now.starts_with(&parts) {
+                return Ok((opened, rest)); // a link that leads nowhere
+            }
+            parts = now;
+        }
     }
 
     /// Removes a part of a table's round, where it is there.

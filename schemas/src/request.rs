@@ -20,5 +20,6 @@ table! {
         cost_usd: Option<f64>, "Cost of all attempts; null where the model has no known price.", unit "US dollars";
         latency_ms: u32, "Time from sending the last attempt to its reply.", unit "ms";
         started_at: TimestampMs, "Moment the first attempt was sent.", unit "ms since 1970, UTC";
+        dialect: Option<String>, "How the request was written for its service: parameters and reply format; null where that is not known.", since 1;
     }
 }

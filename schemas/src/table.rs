@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::provenance::{Provenance, SCHEMA_VERSION};
 use arrow::array::{
-    Array, ArrayRef, AsArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray,
+    Array, ArrayRef, AsArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray, new_null_array,
 };
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
@@ -197,13 +197,18 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
         };
         let builder =
             ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| not_parquet(e.to_string()))?;
-        check_header::<T>(path, builder.metadata())?;
+        let minor = check_header::<T>(path, builder.metadata())?;
         for column in &columns {
-            let field = builder.schema().field_with_name(column.name).map_err(|_| Error::MissingColumn {
-                path: path.to_path_buf(),
-                column: column.name.to_owned(),
-                expected: column.data_type.to_string(),
-            })?;
+            let Ok(field) = builder.schema().field_with_name(column.name) else {
+                if column.nullable && column.since > minor {
+                    continue; // read as null
+                }
+                return Err(Error::MissingColumn {
+                    path: path.to_path_buf(),
+                    column: column.name.to_owned(),
+                    expected: column.data_type.to_string(),
+                });
+            };
             check_type(path, column, field.data_type())?;
         }
         let names = columns.iter().map(|column| column.name);
@@ -241,11 +246,12 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
         let mut fields = Vec::with_capacity(self.columns.len());
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
-            let array = batch.column_by_name(column.name).ok_or_else(|| Error::MissingColumn {
-                path: self.path.clone(),
-                column: column.name.to_owned(),
-                expected: column.data_type.to_string(),
-            })?;
+            let Some(array) = batch.column_by_name(column.name) else {
+                // Only what an older file lacks was let through.
+                arrays.push(new_null_array(&column.data_type, batch.num_rows()));
+                fields.push(column.field());
+                continue;
+            };
             if !column.nullable && array.null_count() > 0 {
                 let row = (0..array.len()).find(|&row| array.is_null(row)).unwrap_or_default();
                 return Err(self.value_error(column, self.row + row, "a value", "null"));
@@ -309,8 +315,9 @@ pub fn count_rows<T: Table>(path: &Path) -> Result<u64> {
     Ok(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default())
 }
 
-/// Files written by notebooks carry no `ares.` keys and are judged by their columns alone.
-fn check_header<T: Table>(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
+/// Checks that a file is of the table and not of a newer major version; returns its minor version. Files written by notebooks
+/// carry no `ares.` keys: they are judged by their columns alone, and may lack those that version 0 had not.
+fn check_header<T: Table>(path: &Path, metadata: &ParquetMetaData) -> Result<u32> {
     let find = |key: &str| {
         let pairs = metadata.file_metadata().key_value_metadata()?;
         pairs.iter().find(|pair| pair.key == key)?.value.clone()
@@ -320,8 +327,11 @@ fn check_header<T: Table>(path: &Path, metadata: &ParquetMetaData) -> Result<()>
     {
         return Err(Error::WrongTable { path: path.to_path_buf(), expected: T::NAME, found: table });
     }
+    let mut minor = 0;
     if let Some(version) = find("ares.schema_version") {
-        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
+        let major = numbers.next().flatten();
+        minor = numbers.next().flatten().unwrap_or_default();
         if major.is_none_or(|major| major > SCHEMA_VERSION.0) {
             return Err(Error::NewerSchema {
                 path: path.to_path_buf(),
@@ -330,7 +340,7 @@ fn check_header<T: Table>(path: &Path, metadata: &ParquetMetaData) -> Result<()>
             });
         }
     }
-    Ok(())
+    Ok(minor)
 }
 
 fn check_type(path: &Path, column: &Column, found: &DataType) -> Result<()> {

@@ -10,6 +10,8 @@ mod batch;
 mod batch_faults;
 #[path = "collect/blame.rs"]
 mod blame;
+#[path = "collect/discard.rs"]
+mod discard;
 #[path = "collect/disk.rs"]
 mod disk;
 #[path = "collect/estimate.rs"]
@@ -30,3 +32,5 @@ mod road;
 mod services;
 #[path = "collect/shared.rs"]
 mod shared;
+#[path = "collect/teachers.rs"]
+mod teachers;

@@ -1,9 +1,12 @@
 //! How a job runs, in one screen: plan, send, keep, check, publish.
 
+mod discard;
 mod notes;
 mod plan;
 mod session;
+mod teachers;
 
+pub use discard::Changed;
 pub use plan::Plan;
 pub use session::Context;
 
@@ -65,18 +68,22 @@ impl Context {
             self.count(job, &problems, &find()?)?;
             tables::recover(&self.dataset, job.kind, job.round)?;
         }
+        self.finish_discards(job)?;
         let mut completed = find()?;
         let (all, mut pending) = self.count(job, &problems, &completed)?;
         if all == 0 {
             return Ok(Outcome::NothingThere);
         }
+        if pending > 0 {
+            self.check_teachers(job, &problems, &completed, &prompt.version)?;
+        }
         if pending > 0 && self.publish_left_behind(job, &problems, &completed)? {
             completed = find()?;
             pending = self.count(job, &problems, &completed)?.1;
         }
-        for (teacher, rows) in &completed.others {
+        for (teacher, rows) in completed.others() {
             let (items, model) = (job.items(), &self.model);
-            schemas::warn!("note: {rows} {items} carry answers of {teacher}, not of {model}; they stand");
+            schemas::warn!("note: {rows} {items} have answers of {teacher}, not of {model}; they are kept");
         }
         if pending == 0 && !self.has_open_batches()? {
             self.book_left_behind(job, &problems)?;

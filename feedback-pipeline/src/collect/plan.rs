@@ -85,6 +85,7 @@ pub struct Plan<'a> {
     /// When the run began, in ms since 1970: what it rejects itself is not asked again.
     began_ms: i64,
     in_batches: HashSet<Key>,
+    discarded: HashSet<Key>,
     claims: Claims,
 }
 
@@ -109,6 +110,7 @@ impl<'a> Plan<'a> {
             retry_rejects: context.retry_rejects,
             began_ms: context.began_ms,
             in_batches: cache.map(Cache::keys_in_batches).transpose()?.unwrap_or_default(),
+            discarded: cache.map(|cache| cache.discarded(job)).transpose()?.unwrap_or_default(),
             claims: Claims::default(),
         })
     }
@@ -127,7 +129,7 @@ impl<'a> Plan<'a> {
     /// Where the cache cannot be read.
     pub fn next(&self, item: Item) -> Result<Next> {
         let mut question = self.questions.of(item);
-        self.ask_anew_after_rejects(&mut question)?;
+        self.ask_anew(&mut question)?;
         if let Some(key) = self.answered_by(&question)? {
             return Ok(Next::Answered(question, key));
         }
@@ -148,24 +150,26 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Where rejects are asked anew, gives the question a key of its own after each rejected request. The key is the same for
-    /// every run that asks after the same reject, so that one that was killed is continued.
-    fn ask_anew_after_rejects(&self, question: &mut Question) -> Result<()> {
-        let Some(cache) = self.cache.filter(|_| self.retry_rejects && question.unsent.is_none()) else {
-            return Ok(());
-        };
-        loop {
-            let replies = cache.replies(&question.key)?;
-            let verdict = outcome::verdict(self.provider, &question.item.content, &replies);
-            let is_of_this_run = replies.last().is_some_and(|reply| reply.replied_at_ms >= self.began_ms);
-            if !matches!(verdict, Verdict::Reject { .. }) || is_of_this_run {
-                return Ok(());
-            }
+    /// Gives the question a key of its own after each request that is discarded, and, where rejects are asked anew, that was
+    /// rejected. The key is the same for every run that asks after the same request, so that one that was killed is continued.
+    fn ask_anew(&self, question: &mut Question) -> Result<()> {
+        while self.discarded.contains(&question.key) || self.is_old_reject(question)? {
             let mut hash = Sha256::new();
             hash.update(b"asked anew after ");
             hash.update(question.key);
             question.key = hash.finalize().into();
         }
+        Ok(())
+    }
+
+    fn is_old_reject(&self, question: &Question) -> Result<bool> {
+        let Some(cache) = self.cache.filter(|_| self.retry_rejects && question.unsent.is_none()) else {
+            return Ok(false);
+        };
+        let replies = cache.replies(&question.key)?;
+        let verdict = outcome::verdict(self.provider, &question.item.content, &replies);
+        let is_of_this_run = replies.last().is_some_and(|reply| reply.replied_at_ms >= self.began_ms);
+        Ok(matches!(verdict, Verdict::Reject { .. }) && !is_of_this_run)
     }
 
     /// The request that answers an item already, bought with other settings or with a picture that has gone since.

@@ -44,6 +44,14 @@ pub struct Context {
     pub batch: bool,
     /// Whether items that were rejected are asked anew.
     pub retry_rejects: bool,
+    /// Whether a round may have answers of several Teachers.
+    pub mix_teachers: bool,
+    /// Whether requests of this Teacher that were discarded are sent again.
+    pub ask_discarded: bool,
+    /// Flags that a command has to repeat to ask the same Teacher, with a space before each.
+    pub teacher_flags: String,
+    /// `--config` with its file, where it was given, with a space before.
+    pub config_flag: String,
     /// Batches that are given up: their requests are sent again.
     pub abandoned: Vec<String>,
     /// When the run began, in ms since 1970.
@@ -77,6 +85,10 @@ impl Context {
             model,
             batch: false,
             retry_rejects: false,
+            mix_teachers: false,
+            ask_discarded: false,
+            teacher_flags: String::new(),
+            config_flag: String::new(),
             abandoned: Vec::new(),
             began_ms: TimestampMs::now().0,
             teacher: OnceLock::new(),

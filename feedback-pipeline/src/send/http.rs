@@ -66,6 +66,11 @@ pub struct Raw {
 }
 
 impl Raw {
+    /// Whether the status says that this is a reply: it may have been paid for.
+    pub fn is_reply(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
     /// Headers as pairs of text, those that are no text left out.
     pub fn header_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))

@@ -2,6 +2,7 @@
 
 use super::write::{Attempt, Change, Write};
 use super::{Ask, Reply};
+use crate::items::Kind;
 use crate::teacher::Key;
 use rusqlite::{Transaction, params};
 
@@ -31,20 +32,26 @@ pub(super) fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::R
             statement.execute([likely_usd])?;
         }
         Write::Unusable(attempt, _) => insert_attempt(transaction, attempt)?,
-        Write::Discard { scope, round, keys, at_ms } => {
+        Write::Discard { kind, scope, round, keys, at_ms } => {
+            plan_rewrite(transaction, *kind, *round)?;
             let mut statement =
                 transaction.prepare_cached("INSERT OR IGNORE INTO discarded VALUES (?1, ?2, ?3, ?4)")?;
             for key in keys {
                 statement.execute(params![scope, round, key.as_slice(), at_ms])?;
             }
         }
-        Write::Undiscard { scope, round, keys } => {
+        Write::Undiscard { kind, scope, round, keys } => {
+            plan_rewrite(transaction, *kind, *round)?;
             let mut statement = transaction.prepare_cached(
                 "DELETE FROM discarded WHERE scope = ?1 AND round = ?2 AND request_key = ?3",
             )?;
             for key in keys {
                 statement.execute(params![scope, round, key.as_slice()])?;
             }
+        }
+        Write::Rewritten { kind, round } => {
+            let query = "DELETE FROM rewrites WHERE kind = ?1 AND round = ?2";
+            transaction.execute(query, params![kind.as_str(), round])?;
         }
         Write::Flush(_) => {}
     }
@@ -92,6 +99,11 @@ fn insert_reply(transaction: &Transaction<'_>, key: &Key, reply: &Reply) -> rusq
         reply.dialect,
     ])?;
     Ok(())
+}
+
+fn plan_rewrite(transaction: &Transaction<'_>, kind: Kind, round: u32) -> rusqlite::Result<()> {
+    let query = "INSERT OR IGNORE INTO rewrites VALUES (?1, ?2)";
+    transaction.execute(query, params![kind.as_str(), round]).map(|_| ())
 }
 
 fn insert_attempt(transaction: &Transaction<'_>, attempt: &Attempt) -> rusqlite::Result<()> {

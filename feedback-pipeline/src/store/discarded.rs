@@ -3,7 +3,7 @@
 use super::Cache;
 use super::write::Write;
 use crate::error::Result;
-use crate::items::Job;
+use crate::items::{Job, Kind};
 use crate::teacher::Key;
 use rusqlite::params;
 use schemas::settings::Provider;
@@ -38,7 +38,7 @@ impl Cache {
         })
     }
 
-    /// Whether a request is discarded for the items of a job.
+    /// Whether a request is discarded for the items of a scope and round.
     ///
     /// # Errors
     /// Where the file cannot be read.
@@ -51,23 +51,23 @@ impl Cache {
         })
     }
 
-    /// Requests of a job that someone's answers came of, or may come of, and that are discarded or are not.
+    /// Requests of a job by someone that are discarded, or that are not, with their models, in the order of their items.
     ///
     /// # Errors
     /// Where the file cannot be read.
-    pub fn keys_by(&self, job: &Job, whose: &Whose, discarded: bool) -> Result<Vec<Key>> {
+    pub fn keys_by(&self, job: &Job, whose: &Whose, discarded: bool) -> Result<Vec<(Key, String)>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
-                "SELECT DISTINCT request_key FROM subjects JOIN asks USING (request_key)
+                "SELECT request_key, model FROM subjects JOIN asks USING (request_key)
                  WHERE subjects.scope = ?1 AND subjects.round = ?2
                  AND (?3 IS NULL OR provider = ?3) AND (?4 IS NULL OR model = ?4)
                  AND EXISTS (SELECT 1 FROM discarded WHERE discarded.scope = ?1 AND discarded.round = ?2
                              AND discarded.request_key = subjects.request_key) = ?5
-                 ORDER BY seq",
+                 GROUP BY request_key ORDER BY min(seq)",
             )?;
             let rows = statement.query_map(
                 params![job.scope(), job.round, whose.provider_text(), whose.model, discarded],
-                |row| row.get(0),
+                |row| Ok((row.get(0)?, row.get(1)?)),
             )?;
             rows.collect()
         })
@@ -86,19 +86,46 @@ impl Cache {
         })
     }
 
-    /// Marks requests of a job as discarded; durable on return. Blocks.
+    /// Marks requests of jobs as discarded, and their tables as to be rewritten, all at once; durable on return. Blocks.
     ///
     /// # Errors
     /// Where the disk refuses.
-    pub fn discard(&self, job: &Job, keys: Vec<Key>, at_ms: i64) -> Result<()> {
-        self.writer.durable(Write::Discard { scope: job.scope(), round: job.round, keys, at_ms })
+    pub fn discard(&self, requests: Vec<(Job, Vec<Key>)>, at_ms: i64) -> Result<()> {
+        for (job, keys) in requests {
+            let (kind, scope, round) = (job.kind, job.scope(), job.round);
+            self.writer.send(Write::Discard { kind, scope, round, keys, at_ms })?;
+        }
+        self.writer.flush()
     }
 
-    /// Takes the mark off again; durable on return. Blocks.
+    /// Removes the marks, and marks the tables as to be rewritten, all at once; durable on return. Blocks.
     ///
     /// # Errors
     /// Where the disk refuses.
-    pub fn undiscard(&self, job: &Job, keys: Vec<Key>) -> Result<()> {
-        self.writer.durable(Write::Undiscard { scope: job.scope(), round: job.round, keys })
+    pub fn undiscard(&self, requests: Vec<(Job, Vec<Key>)>) -> Result<()> {
+        for (job, keys) in requests {
+            let (kind, scope, round) = (job.kind, job.scope(), job.round);
+            self.writer.send(Write::Undiscard { kind, scope, round, keys })?;
+        }
+        self.writer.flush()
+    }
+
+    /// Whether the tables of a kind and round do not yet show what was discarded or brought back.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn awaits_rewrite(&self, kind: Kind, round: u32) -> Result<bool> {
+        self.read(|connection| {
+            let query = "SELECT EXISTS (SELECT 1 FROM rewrites WHERE kind = ?1 AND round = ?2)";
+            connection.query_row(query, params![kind.as_str(), round], |row| row.get(0))
+        })
+    }
+
+    /// Removes that mark; durable on return. Blocks.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn rewritten(&self, kind: Kind, round: u32) -> Result<()> {
+        self.writer.durable(Write::Rewritten { kind, round })
     }
 }

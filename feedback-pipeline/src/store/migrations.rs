@@ -49,6 +49,7 @@ CREATE TABLE attempts (
 CREATE TABLE discarded (
     scope TEXT NOT NULL, round INTEGER NOT NULL, request_key BLOB NOT NULL, at_ms INTEGER NOT NULL,
     PRIMARY KEY (scope, round, request_key)) WITHOUT ROWID;
+CREATE TABLE rewrites (kind TEXT NOT NULL, round INTEGER NOT NULL, PRIMARY KEY (kind, round)) WITHOUT ROWID;
 ";
 
 /// Shows the tables of version 4, in a file that cannot be written, as those of version 5.
@@ -56,6 +57,7 @@ const SHOW_4: &str = "
 CREATE TEMP VIEW replies AS SELECT rowid, *, NULL AS dialect FROM main.replies;
 CREATE TEMP TABLE attempts (likely_usd REAL);
 CREATE TEMP TABLE discarded (scope TEXT, round INTEGER, request_key BLOB, at_ms INTEGER);
+CREATE TEMP TABLE rewrites (kind TEXT, round INTEGER);
 ";
 
 /// Brings a file of an older version, or a new one, up to date: all of it or nothing.

@@ -15,6 +15,7 @@
 //! | `losses` | what an attempt may have cost without a word of it: a reply that broke, came too late, or tells no tokens |
 //! | `attempts` | a reply that may be charged but could not be used, and was asked for again |
 //! | `discarded` | a request whose answer is kept out of a job's tables |
+//! | `rewrites` | a kind and round whose tables do not yet show what was discarded or brought back |
 
 mod apply;
 mod batches;
@@ -280,7 +281,21 @@ impl Cache {
         })
     }
 
-    /// The requests that an item has had, the last first.
+    /// The requests of an item whose answers are used, the last first.
+    pub fn used_keys_of(&self, scope: &str, round: u32, subject_id: &str) -> Result<Vec<Key>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT request_key FROM subjects WHERE scope = ?1 AND round = ?2 AND subject_id = ?3
+                 AND NOT EXISTS (SELECT 1 FROM discarded WHERE discarded.scope = ?1 AND discarded.round = ?2
+                                 AND discarded.request_key = subjects.request_key)
+                 ORDER BY seq DESC",
+            )?;
+            let rows = statement.query_map(params![scope, round, subject_id], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    /// The requests that an item has had, also those that are discarded, the last first.
     pub fn keys_of(&self, scope: &str, round: u32, subject_id: &str) -> Result<Vec<Key>> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(

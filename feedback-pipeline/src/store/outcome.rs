@@ -38,7 +38,7 @@ pub struct AskedWith<'a> {
     pub prompt_version: &'a str,
 }
 
-/// The latest request of an item, as it is now, that amounts to something. With `now`, only requests of that model and
+/// The latest request of an item, as it is now, that amounts to something and is not discarded. With `now`, only requests of that model and
 /// prompt count.
 pub fn latest(
     cache: &Cache,
@@ -50,7 +50,7 @@ pub fn latest(
         prompt::is_about(&ask.user_text, item)
             && now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt_version)
     };
-    for key in cache.keys_of(&job.scope(), item.round, &item.subject_id)? {
+    for key in cache.used_keys_of(&job.scope(), item.round, &item.subject_id)? {
         let Some(ask) = cache.ask(&key)?.filter(mine) else { continue };
         let found = judged(cache, ask, item)?;
         if is_settled(&found) {

@@ -2,6 +2,7 @@
 
 use super::{Ask, Reply};
 use crate::error::Result;
+use crate::items::Kind;
 use crate::teacher::Key;
 use schemas::settings::Provider;
 use std::sync::Arc;
@@ -22,10 +23,12 @@ pub(crate) enum Write {
     Batch(Change),
     /// A reply that could not be used; told when it is durable.
     Unusable(Box<Attempt>, tokio::sync::oneshot::Sender<Result<()>>),
-    /// Requests whose answers are not used for the items of a scope and round.
-    Discard { scope: String, round: u32, keys: Vec<Key>, at_ms: i64 },
-    /// Requests whose answers are used again.
-    Undiscard { scope: String, round: u32, keys: Vec<Key> },
+    /// Requests whose answers are not used for the items of a job; its tables are then to be rewritten.
+    Discard { kind: Kind, scope: String, round: u32, keys: Vec<Key>, at_ms: i64 },
+    /// Requests whose answers are used again; the tables are then to be rewritten.
+    Undiscard { kind: Kind, scope: String, round: u32, keys: Vec<Key> },
+    /// The tables of a kind and round are rewritten.
+    Rewritten { kind: Kind, round: u32 },
     /// Told when everything before is durable.
     Flush(std::sync::mpsc::Sender<Result<()>>),
 }

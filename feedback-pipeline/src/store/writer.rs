@@ -46,7 +46,7 @@ impl Writer {
         Self { sender: None, pending: Mutex::default(), thread: None, path: path.to_path_buf() }
     }
 
-    fn send(&self, write: Write) -> Result<()> {
+    pub(super) fn send(&self, write: Write) -> Result<()> {
         if self.sender.is_none() {
             return Err(self.gone());
         }
@@ -168,7 +168,8 @@ fn run(mut connection: Connection, receiver: &mpsc::Receiver<Vec<Write>>, path: 
                 | Write::Fetched(..)
                 | Write::Batch(_)
                 | Write::Discard { .. }
-                | Write::Undiscard { .. } => {}
+                | Write::Undiscard { .. }
+                | Write::Rewritten { .. } => {}
             }
         }
     }

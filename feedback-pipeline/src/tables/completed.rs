@@ -25,8 +25,8 @@ pub struct Completed {
     texts: IdSet,
     /// Items that were rejected.
     pub rejected: usize,
-    /// Other Teachers whose answers stand, with the number of their rows.
-    pub others: BTreeMap<String, u64>,
+    /// Items with answers of other Teachers, and how many of those are about texts that have changed since.
+    others: BTreeMap<String, (IdSet, u64)>,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +81,7 @@ impl Completed {
                 return;
             }
             if teacher != model {
-                *done.others.entry(teacher.to_owned()).or_default() += 1;
+                done.others.entry(teacher.to_owned()).or_default().0.insert(id);
             }
             done.ids.insert(id);
         };
@@ -137,7 +137,18 @@ impl Completed {
         if self.told.contains(item.id()) && !self.texts.contains(&now) {
             self.outdated.insert(item.id());
             self.stale.insert(item.id());
+            for (ids, outdated) in self.others.values_mut() {
+                *outdated += u64::from(ids.contains(item.id()));
+            }
         }
+    }
+
+    /// Other Teachers whose answers are kept, with the number of items that they answered.
+    pub fn others(&self) -> BTreeMap<String, u64> {
+        let counts = self.others.iter().map(|(teacher, (ids, outdated))| {
+            (teacher.clone(), u64::try_from(ids.len()).unwrap_or(u64::MAX).saturating_sub(*outdated))
+        });
+        counts.filter(|(_, items)| *items > 0).collect()
     }
 
     fn add_rejects(

@@ -79,7 +79,8 @@ impl Ledger {
                 continue;
             }
             // What was not sent stands there without a key.
-            if let Some(found) = outcome::paid(cache, key, age == 0, item)?
+            let goes_on = age == 0 && !cache.is_discarded(&job.scope(), item.round, key)?;
+            if let Some(found) = outcome::paid(cache, key, goes_on, item)?
                 && !(found.key_text().is_empty() && self.has("", cache, key, job, item)?)
             {
                 set.ledger(job, item, &found)?;
@@ -172,5 +173,6 @@ pub fn row(job: &Job, item: &Item, settled: &ItemOutcome) -> Request {
         cost_usd: known_cost(paid),
         latency_ms: paid.last().map_or(0, |reply| reply.latency_ms),
         started_at: TimestampMs(replies.first().map_or(0, |reply| reply.started_at_ms)),
+        dialect: replies.last().and_then(|reply| reply.dialect.clone()),
     }
 }

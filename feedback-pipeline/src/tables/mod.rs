@@ -2,8 +2,8 @@
 //!
 //! One run writes one set of files: `requests/…/part-scores-00003.parquet`, `rejects/…/part-scores-00003.parquet` and, last,
 //! `scores/…/part-00003.parquet`, the marker. A set without its marker was cut off; the next start removes it and writes
-//! it anew, see [`recover`]. A set that replaces older ones (changed prompt, rebuild) is announced by a file `.replacing`
-//! beside the marker before, and the older ones are removed after; [`recover`] ends what was cut off in between.
+//! it anew, see [`recover`]. A set that replaces older ones (changed prompt, rebuild, discarded answers) takes their place in
+//! one step, see [`swap`].
 
 pub mod completed;
 pub mod ledger;
@@ -11,8 +11,10 @@ mod parts;
 pub mod publish;
 pub mod rebuild;
 mod replace;
+mod swap;
 
-pub use parts::{announce, end_replacement, is_cut_off, next_number, recover};
+pub use parts::{is_cut_off, next_number, recover};
+pub use swap::Replacement;
 
 use crate::error::{Error, Result};
 use crate::items::{Content, Item, Job, Kind};
@@ -21,6 +23,7 @@ use crate::reply::verdict::Verdict;
 use crate::store::outcome::ItemOutcome;
 use schemas::table::TableWriter;
 use schemas::{Correction, Dataset, IdSet, Judgement, Provenance, Reject, Request, Score, TimestampMs};
+use std::path::Path;
 
 /// Rows that a set of files holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,7 +38,7 @@ pub struct Counts {
 
 /// A set of files that is being written.
 pub struct PartSet {
-    requests: Option<TableWriter<Request>>,
+    requests: TableWriter<Request>,
     rejects: TableWriter<Reject>,
     marker: Marker,
     counts: Counts,
@@ -52,48 +55,77 @@ enum Marker {
 }
 
 impl PartSet {
-    /// Starts the set with a number, with or without rows for the ledger. Nothing is visible before [`PartSet::finish`].
+    /// Starts the set with a number. Nothing is visible before [`PartSet::finish`].
+    ///
+    /// # Errors
+    /// Where the disk refuses.
     pub fn create(
         dataset: &Dataset,
         kind: Kind,
         round: u32,
         number: u32,
-        ledger: bool,
         provenance: &Provenance,
     ) -> Result<Self> {
         let shared = format!("{}-{number:05}", kind.as_str());
         let own = format!("{number:05}");
-        let requests = match ledger {
-            true => Some(TableWriter::create(&dataset.part_path::<Request>(round, &shared), provenance)?),
-            false => None,
-        };
-        let rejects = TableWriter::create(&dataset.part_path::<Reject>(round, &shared), provenance)?;
         let marker = match kind {
-            Kind::Scores => {
-                Marker::Scores(TableWriter::create(&dataset.part_path::<Score>(round, &own), provenance)?)
-            }
-            Kind::Corrections => Marker::Corrections(TableWriter::create(
-                &dataset.part_path::<Correction>(round, &own),
-                provenance,
-            )?),
-            Kind::Judgements => Marker::Judgements(TableWriter::create(
-                &dataset.part_path::<Judgement>(round, &own),
-                provenance,
-            )?),
+            Kind::Scores => dataset.part_path::<Score>(round, &own),
+            Kind::Corrections => dataset.part_path::<Correction>(round, &own),
+            Kind::Judgements => dataset.part_path::<Judgement>(round, &own),
         };
-        Ok(Self {
-            requests,
-            rejects,
-            marker,
-            counts: Counts::default(),
-            outcomes: None,
-            booked: IdSet::default(),
-        })
+        let requests = dataset.part_path::<Request>(round, &shared);
+        Self::at(kind, &requests, &dataset.part_path::<Reject>(round, &shared), &marker, None, provenance)
     }
 
-    /// The same, which takes rows over from older parts for items that have no outcome here.
-    pub fn replacing(self) -> Self {
-        Self { outcomes: Some(IdSet::default()), ..self }
+    /// Starts a set that replaces all older ones of a kind and round, and takes rows over from them for items that have no
+    /// outcome here. Its answers and rejects are not visible before [`Replacement::commit`]; rows of the ledger are, once it is
+    /// finished, unless they replace others too.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn replacing(
+        dataset: &Dataset,
+        kind: Kind,
+        round: u32,
+        number: u32,
+        replacement: &Replacement<'_>,
+        provenance: &Provenance,
+    ) -> Result<Self> {
+        let shared = format!("{}-{number:05}", kind.as_str());
+        let own = format!("{number:05}");
+        let marker = match kind {
+            Kind::Scores => replacement.part_path::<Score>(&own),
+            Kind::Corrections => replacement.part_path::<Correction>(&own),
+            Kind::Judgements => replacement.part_path::<Judgement>(&own),
+        };
+        let requests = match replacement.has_ledger() {
+            true => replacement.part_path::<Request>(&shared),
+            false => dataset.part_path::<Request>(round, &shared),
+        };
+        let rejects = replacement.part_path::<Reject>(&shared);
+        Self::at(kind, &requests, &rejects, &marker, Some(IdSet::default()), provenance)
+    }
+
+    fn at(
+        kind: Kind,
+        requests: &Path,
+        rejects: &Path,
+        marker: &Path,
+        outcomes: Option<IdSet>,
+        provenance: &Provenance,
+    ) -> Result<Self> {
+        Ok(Self {
+            requests: TableWriter::create(requests, provenance)?,
+            rejects: TableWriter::create(rejects, provenance)?,
+            marker: match kind {
+                Kind::Scores => Marker::Scores(TableWriter::create(marker, provenance)?),
+                Kind::Corrections => Marker::Corrections(TableWriter::create(marker, provenance)?),
+                Kind::Judgements => Marker::Judgements(TableWriter::create(marker, provenance)?),
+            },
+            counts: Counts::default(),
+            outcomes,
+            booked: IdSet::default(),
+        })
     }
 
     /// Whether an item has an outcome here, see [`outcome_of`].
@@ -108,13 +140,10 @@ impl PartSet {
 
     /// Adds an item's row to the ledger.
     pub fn ledger(&mut self, job: &Job, item: &Item, settled: &ItemOutcome) -> Result<()> {
-        if let Some(requests) = &mut self.requests {
-            if self.outcomes.is_some() {
-                self.booked.insert(&ledger::booking(&settled.key_text(), &item.subject_id));
-            }
-            requests.push(ledger::row(job, item, settled))?;
+        if self.outcomes.is_some() {
+            self.booked.insert(&ledger::booking(&settled.key_text(), &item.subject_id));
         }
-        Ok(())
+        Ok(self.requests.push(ledger::row(job, item, settled))?)
     }
 
     /// Adds a settled item's answer or reject.
@@ -212,10 +241,7 @@ impl PartSet {
 
     /// Takes over a row of an older ledger.
     pub fn keep_request(&mut self, row: Request) -> Result<()> {
-        match &mut self.requests {
-            Some(requests) => Ok(requests.push(row)?),
-            None => Ok(()),
-        }
+        Ok(self.requests.push(row)?)
     }
 
     /// Takes over a row of an older part.
@@ -247,11 +273,18 @@ impl PartSet {
         Ok(self.rejects.push(row)?)
     }
 
+    /// Makes the ledger appear, and drops the rest.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn finish_ledger(self) -> Result<()> {
+        self.requests.finish()?;
+        Ok(())
+    }
+
     /// Makes the files appear, the marker last.
     pub fn finish(self) -> Result<Counts> {
-        if let Some(requests) = self.requests {
-            requests.finish()?;
-        }
+        self.requests.finish()?;
         // Without a reject too: a table that is there and empty answers the question, a missing one does not.
         self.rejects.finish()?;
         match self.marker {

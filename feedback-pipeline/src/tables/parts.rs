@@ -1,12 +1,13 @@
 //! Numbers of part files, and the repair of sets that a kill cut off.
 
+use super::swap;
 use crate::error::{Error, Result};
 use crate::items::Kind;
 use schemas::{Correction, Dataset, Judgement, Reject, Request, Score, Table};
 use std::path::{Path, PathBuf};
 
-/// Name of the file that announces a replacement; it holds the number of the new set, and whether its ledger replaces the
-/// older ones too.
+/// Name of the file that announced a replacement, in the round's folder, before [`super::swap`]; it holds the number of the new
+/// set, and whether its ledger replaces the older ones too.
 const REPLACING: &str = ".replacing";
 
 /// What follows the number where the ledger is replaced too.
@@ -25,14 +26,9 @@ fn next_marker(dataset: &Dataset, kind: Kind, round: u32) -> Result<u32> {
     Ok(numbers.max().map_or(0, |last| last + 1))
 }
 
-/// Announces that set `number` will replace all older ones; with `ledger`, their request parts too.
-pub fn announce(dataset: &Dataset, kind: Kind, round: u32, number: u32, ledger: bool) -> Result<()> {
-    let text = format!("{number}{}", if ledger { LEDGER } else { "" });
-    Ok(schemas::file::write_bytes(&announcement(dataset, kind, round), text.as_bytes())?)
-}
-
-/// Ends what a kill cut off: removes sets without their marker, and older sets that a finished one replaces.
+/// Ends what a kill cut off: completes a replacement, and removes sets without their marker.
 pub fn recover(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
+    swap::recover(dataset, round)?;
     let announcement = announcement(dataset, kind, round);
     if let Ok(text) = std::fs::read_to_string(&announcement) {
         let (new, ledger) = match text.trim().strip_suffix(LEDGER) {
@@ -60,7 +56,9 @@ pub fn recover(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
 
 /// Whether [`recover`] would change anything.
 pub fn is_cut_off(dataset: &Dataset, kind: Kind, round: u32) -> Result<bool> {
-    Ok(announcement(dataset, kind, round).is_file() || !cut_off(dataset, kind, round)?.is_empty())
+    Ok(swap::is_cut_off(dataset, round)
+        || announcement(dataset, kind, round).is_file()
+        || !cut_off(dataset, kind, round)?.is_empty())
 }
 
 /// Rejects of sets without their marker. Rows of the ledger stand, whatever becomes of the set: they were paid for.
@@ -70,12 +68,6 @@ fn cut_off(dataset: &Dataset, kind: Kind, round: u32) -> Result<Vec<PathBuf>> {
     let mut paths = dataset.parts::<Reject>(round)?;
     paths.retain(|path| number(path, &prefix).is_some_and(|number| number >= next));
     Ok(paths)
-}
-
-/// Removes the marker and reject parts below `new`, and then the announcement. With `ledger`, request parts too.
-pub fn end_replacement(dataset: &Dataset, kind: Kind, round: u32, new: u32, ledger: bool) -> Result<()> {
-    remove_older(dataset, kind, round, new, ledger)?;
-    remove(&announcement(dataset, kind, round))
 }
 
 fn remove_older(dataset: &Dataset, kind: Kind, round: u32, new: u32, ledger: bool) -> Result<()> {
@@ -114,7 +106,7 @@ fn announcement(dataset: &Dataset, kind: Kind, round: u32) -> PathBuf {
 }
 
 /// The number in `part-<prefix><number>.parquet`.
-fn number(path: &Path, prefix: &str) -> Option<u32> {
+pub(super) fn number(path: &Path, prefix: &str) -> Option<u32> {
     path.file_stem()?.to_str()?.strip_prefix("part-")?.strip_prefix(prefix)?.parse().ok()
 }
 

@@ -2,7 +2,7 @@
 
 use super::completed::Completed;
 use super::ledger::{self, Ledger};
-use super::{Counts, PartSet, parts, replace};
+use super::{Counts, PartSet, Replacement, parts, replace};
 use crate::error::Result;
 use crate::items::{self, Item, Job, Problems};
 use crate::reply::verdict::Verdict;
@@ -50,7 +50,7 @@ pub fn write(
 
 impl Publisher<'_> {
     fn set(&self, number: u32) -> Result<PartSet> {
-        PartSet::create(self.dataset, self.job.kind, self.job.round, number, true, self.provenance)
+        PartSet::create(self.dataset, self.job.kind, self.job.round, number, self.provenance)
     }
 
     fn items(&self) -> Result<impl Iterator<Item = Result<Item>>> {
@@ -67,11 +67,13 @@ impl Publisher<'_> {
         let _snapshot = self.cache.snapshot()?;
         let number = parts::next_number(self.dataset, self.job.kind, self.job.round)?;
         let ledger = Ledger::read(self.dataset, self.cache, self.job)?;
-        let mut set = self.set(number)?;
+        let (kind, round) = (self.job.kind, self.job.round);
         let replaces = !completed.stale.is_empty();
-        if replaces {
-            set = set.replacing();
-        }
+        let replacement = Replacement::begin(self.dataset, kind, round, number, false)?;
+        let mut set = match replaces {
+            true => PartSet::replacing(self.dataset, kind, round, number, &replacement, self.provenance)?,
+            false => self.set(number)?,
+        };
         let mut fresh = Counts::default();
         let entered = write(&mut set, &ledger, self.cache, self.job, self.items()?, |item| {
             if completed.contains(item.id()) {
@@ -86,17 +88,17 @@ impl Publisher<'_> {
             Ok((!replaces).then_some(found))
         })?;
         let is_any = fresh.answered + fresh.rejected > 0;
-        if !is_any && entered == 0 {
-            return Ok(fresh);
-        }
-        if replaces && is_any {
+        if !is_any {
+            if entered > 0 {
+                set.finish_ledger()?;
+            }
+        } else if replaces {
             write(&mut set, &Ledger::complete(), self.cache, self.job, self.items()?, |item| {
                 outcome::latest(self.cache, self.job, item, None)
             })?;
             replace::carry_over(self.dataset, self.job, self.cache, &mut set)?;
-            parts::announce(self.dataset, self.job.kind, self.job.round, number, false)?;
             set.finish()?;
-            parts::end_replacement(self.dataset, self.job.kind, self.job.round, number, false)?;
+            replacement.commit()?;
         } else {
             set.finish()?;
         }

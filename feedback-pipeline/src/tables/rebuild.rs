@@ -1,7 +1,7 @@
 //! Tables made anew from the cache, without one request: after a change of the parser or of the Parquet layout.
 
 use super::ledger::{self, Ledger};
-use super::{PartSet, publish, replace};
+use super::{PartSet, Replacement, publish, replace};
 use crate::error::Result;
 use crate::items::{self, Job, Kind, Problems};
 use crate::reply::verdict::Verdict;
@@ -25,6 +25,7 @@ pub fn all(dataset: &Dataset, provenance: &Provenance) -> Result<usize> {
             let jobs = jobs(&cache, kind, round)?;
             if !jobs.is_empty() {
                 rows += one(dataset, provenance, &cache, &problems, &jobs)?;
+                cache.rewritten(kind, round)?;
             }
         }
         rows += audits(dataset, provenance, &cache, &problems, round)?;
@@ -32,8 +33,34 @@ pub fn all(dataset: &Dataset, provenance: &Provenance) -> Result<usize> {
     Ok(rows)
 }
 
+/// Makes the tables of a kind and round anew, where what was discarded or brought back does not show in them yet; returns
+/// whether it did.
+///
+/// # Errors
+/// Where a table or the cache cannot be read, or the write fails.
+pub fn after_discards(
+    dataset: &Dataset,
+    provenance: &Provenance,
+    cache: &Cache,
+    kind: Kind,
+    round: u32,
+) -> Result<bool> {
+    if !cache.awaits_rewrite(kind, round)? {
+        return Ok(false);
+    }
+    tables::recover(dataset, kind, round)?;
+    let problems = Problems::load(dataset, schemas::settings::Provider::Anthropic)?;
+    let jobs = jobs(cache, kind, round)?;
+    if !jobs.is_empty() {
+        let _snapshot = cache.snapshot()?;
+        one(dataset, provenance, cache, &problems, &jobs)?;
+    }
+    cache.rewritten(kind, round)?;
+    Ok(true)
+}
+
 /// The jobs of a kind and round that the cache has requests of.
-fn jobs(cache: &Cache, kind: Kind, round: u32) -> Result<Vec<Job>> {
+pub fn jobs(cache: &Cache, kind: Kind, round: u32) -> Result<Vec<Job>> {
     let scopes = cache.scopes(round)?;
     Ok(scopes.iter().filter_map(|scope| Job::of_scope(scope, round)).filter(|job| job.kind == kind).collect())
 }
@@ -48,7 +75,8 @@ fn one(
     let Some(first) = jobs.first() else { return Ok(0) };
     let (kind, round) = (first.kind, first.round);
     let number = tables::next_number(dataset, kind, round)?;
-    let mut set = PartSet::create(dataset, kind, round, number, true, provenance)?.replacing();
+    let replacement = Replacement::begin(dataset, kind, round, number, true)?;
+    let mut set = PartSet::replacing(dataset, kind, round, number, &replacement, provenance)?;
     let mut rows = 0;
     let chosen = chosen_jobs(dataset, jobs, problems, cache)?;
     for (place, job) in jobs.iter().enumerate() {
@@ -69,9 +97,8 @@ fn one(
             rows += 1;
         }
     }
-    tables::announce(dataset, kind, round, number, true)?;
     set.finish()?;
-    tables::end_replacement(dataset, kind, round, number, true)?;
+    replacement.commit()?;
     Ok(rows)
 }
 

@@ -27,6 +27,7 @@ CREATE TABLE attempts (
 CREATE TABLE discarded (
     scope TEXT NOT NULL, round INTEGER NOT NULL, request_key BLOB NOT NULL, at_ms INTEGER NOT NULL,
     PRIMARY KEY (scope, round, request_key)) WITHOUT ROWID;
+CREATE TABLE rewrites (kind TEXT NOT NULL, round INTEGER NOT NULL, PRIMARY KEY (kind, round)) WITHOUT ROWID;
 
 INSERT INTO prompts VALUES ('0123abcd', 'Score each sentence.');
 INSERT INTO asks VALUES (x'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', 'scores', 1, 'r1-p1-s0', '1', 'anthropic', 'claude-a', '0123abcd', 'The first rationale.', NULL);

@@ -261,7 +261,7 @@ fn what_a_killed_run_bought_stands_whatever_is_asked_next() {
     let prompt = "Give each numbered sentence of the rationale a score from 0.0 to 1.0, as JSON.";
     std::fs::write(other_prompts.path().join("scores.md"), prompt).unwrap();
     let cases: [(&[&str], bool); 3] = [
-        (&["--model", "gpt-4o"], true),
+        (&["--model", "gpt-4o", "--mix-teachers"], true),
         (&["--teacher-temperature", "0.3"], true),
         (&["--prompts", other_prompts.path().to_str().unwrap()], false),
     ];

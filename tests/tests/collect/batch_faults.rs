@@ -161,7 +161,8 @@ fn a_batch_whose_service_is_gone_is_given_up_by_our_own_name_of_it() {
         let place = Place::new(10, 2);
         let slow = BatchOptions { submit_latency: Duration::from_secs(60), ..Default::default() };
         let service = place.service(options(slow));
-        let mut child = command(&place, &service.url(), teacher, &SCORES).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            command(&place, &service.url(), teacher, &SCORES).stderr(Stdio::null()).spawn().unwrap();
         while service.stats().batches == 0 {
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -5,7 +5,7 @@ use schemas::{
     Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Rollout, Score, Sentence,
 };
 use serde::Deserialize;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A rollout with its scores; columns of tokens stay on disk.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +35,8 @@ struct ScoreOf {
 pub(super) struct Scores {
     by_rollout: HashMap<String, Vec<(u32, f32)>>,
     pub(super) teachers: BTreeSet<String>,
+    /// Scores of each of them.
+    pub(super) by_teacher: BTreeMap<String, usize>,
 }
 
 impl Scores {
@@ -43,8 +45,12 @@ impl Scores {
         let names = ["rollout_id", "sentence_index", "score", "teacher"];
         for row in dataset.project::<Score, ScoreOf>(round, &names)? {
             scores.by_rollout.entry(row.rollout_id).or_default().push((row.sentence_index, row.score));
-            if !scores.teachers.contains(&row.teacher) {
-                scores.teachers.insert(row.teacher);
+            match scores.by_teacher.get_mut(&row.teacher) {
+                Some(count) => *count += 1,
+                None => {
+                    scores.teachers.insert(row.teacher.clone());
+                    scores.by_teacher.insert(row.teacher, 1);
+                }
             }
         }
         for rows in scores.by_rollout.values_mut() {
@@ -91,6 +97,23 @@ impl Gathered {
             rejects: dataset.read(round)?,
             metrics: dataset.read(round)?,
         })
+    }
+}
+
+impl Gathered {
+    /// Kinds of feedback that several Teachers gave, each with the number of rows by Teacher. Judgements are told apart by their
+    /// baselines.
+    pub(super) fn mixed(&self) -> Vec<(String, BTreeMap<String, usize>)> {
+        let mut kinds: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        kinds.insert("scores".to_owned(), self.scores.by_teacher.clone());
+        let mut count = |kind: String, teacher: &String| {
+            *kinds.entry(kind).or_default().entry(teacher.clone()).or_default() += 1;
+        };
+        self.corrections.values().for_each(|row| count("corrections".to_owned(), &row.teacher));
+        for row in &self.judgements {
+            count(format!("judgements against {}", row.against), &row.teacher);
+        }
+        kinds.into_iter().filter(|(_, teachers)| teachers.len() > 1).collect()
     }
 }
 

@@ -34,6 +34,7 @@ struct Page<'a> {
     by: &'static str,
     teachers: String,
     facts: Vec<(&'static str, String)>,
+    mixed: Vec<String>,
     notes: Vec<String>,
     stages: Vec<Vec<String>>,
     scored: bool,
@@ -96,6 +97,7 @@ pub(super) fn render(
         by: concat!("collect-feedback ", env!("CARGO_PKG_VERSION")),
         teachers: teachers.join(", "),
         facts: facts(gathered, figures),
+        mixed: mixed(gathered),
         notes: notes(deck, pictures),
         stages: figures.stages.iter().map(stage_row).collect(),
         scored: !figures.is_unscored(),
@@ -169,6 +171,16 @@ fn facts(gathered: &Gathered, figures: &Figures) -> Vec<(&'static str, String)> 
         }
     }
     facts
+}
+
+/// Kinds of feedback that several Teachers gave, with the rows of each.
+fn mixed(gathered: &Gathered) -> Vec<String> {
+    let line = |(kind, teachers): (String, BTreeMap<String, usize>)| {
+        let counts: Vec<String> =
+            teachers.iter().map(|(teacher, rows)| format!("{teacher}: {rows}")).collect();
+        format!("{kind} ({})", counts.join(", "))
+    };
+    gathered.mixed().into_iter().map(line).collect()
 }
 
 fn notes(deck: &Deck, pictures: &Pictures) -> Vec<String> {

@@ -48,16 +48,19 @@ fn scan<T: Table>(dataset: &Dataset, round: u32, names: &[&'static str]) -> Resu
     for row in dataset.stream_columns::<T, IgnoredAny>(round, names)? {
         row?;
     }
-    let paths: PolarsResult<Vec<PlRefPath>> =
-        parts.iter().map(|part| PlRefPath::try_from_path(part)).collect();
-    let paths = paths.map_err(failed::<T>)?;
     let options = ScanArgsParquet {
         glob: false,
         // `round` is a column of the file, too.
         hive_options: HiveOptions::new_disabled(),
         ..ScanArgsParquet::default()
     };
-    LazyFrame::scan_parquet_files(paths.into(), options).map(Some).map_err(failed::<T>)
+    // Parts of an older version may lack columns that later ones have: only those that are asked for are put together.
+    let scan_part = |part: &std::path::PathBuf| {
+        let frame = LazyFrame::scan_parquet(PlRefPath::try_from_path(part)?, options.clone())?;
+        Ok(frame.select(names.iter().map(|name| col(*name)).collect::<Vec<_>>()))
+    };
+    let frames: PolarsResult<Vec<LazyFrame>> = parts.iter().map(scan_part).collect();
+    frames.and_then(|frames| concat(frames, UnionArgs::default())).map(Some).map_err(failed::<T>)
 }
 
 fn failed<T: Table>(error: PolarsError) -> Error {

@@ -9,7 +9,7 @@ use crate::send::attempts::cost_at;
 use crate::send::fault::After;
 use crate::send::retry::{self, Decision, Effort, Failure, Hints};
 use crate::store::{Batch, Reply};
-use crate::teacher::{self, Key, ServiceError, Usage};
+use crate::teacher::{self, Key, ServiceError, Unopened, Usage};
 use bytes::Bytes;
 use schemas::TimestampMs;
 use schemas::settings::Provider;
@@ -249,12 +249,16 @@ impl Run<'_> {
                     }
                     return Outcome::Paid(usage);
                 }
-                Err(why) => {
+                Err(Unopened::Error { status, error }) => (status, error),
+                Err(Unopened::NotAReply(why)) => {
                     self.trouble = why;
                     return Outcome::Broken;
                 }
             },
-            Answered::Error { status, body } => (*status, ServiceError::read(body)),
+            Answered::Error { status, body } => {
+                let error = ServiceError::read(body);
+                (error.effective_status(*status), error)
+            }
             Answered::Not(why) => {
                 (*why).clone_into(&mut self.trouble);
                 return Outcome::Nothing;
