@@ -196,7 +196,7 @@ fn interrupt_leaves_the_batch_running_and_a_run_without_batches_does_not_buy_it_
     assert!(said.contains(next), "{said}");
     let ran = place.collect(&service, &["--stage", "scores"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("lie in a batch at the service and were left out"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("are in a batch at the service and were left out"), "{}", ran.stderr);
     std::thread::sleep(latency.saturating_sub(begun.elapsed()));
     let ran = run(collect_feedback(place.path(), &arguments)).unwrap();
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);

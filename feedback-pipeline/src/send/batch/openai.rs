@@ -56,6 +56,10 @@ impl Batch {
         matches!(self.status.as_str(), "completed" | "expired" | "cancelled" | "canceled")
     }
 
+    fn is_explained(&self) -> bool {
+        self.errors.as_ref().is_some_and(|errors| errors.data.as_ref().is_some_and(|data| !data.is_empty()))
+    }
+
     /// Why it was not taken.
     fn explanation(&self) -> String {
         let told = self.errors.iter().flat_map(|errors| errors.data.iter().flatten()).take(3);
@@ -103,7 +107,10 @@ pub fn standing(body: &[u8]) -> Result<Standing, String> {
     let batch: Batch = parse(body, "batch")?;
     let ended = batch.ended();
     Ok(match batch.status.as_str() {
-        "failed" if ended.paths.is_empty() && batch.results() == 0 => Standing::Failed(batch.explanation()),
+        // Not taken; whatever it counts, unless it names files, or counts and does not say why.
+        "failed" if ended.paths.is_empty() && (batch.results() == 0 || batch.is_explained()) => {
+            Standing::Failed(batch.explanation())
+        }
         "failed" => Standing::Ended(ended),
         _ if batch.has_ended() => Standing::Ended(ended),
         _ => Standing::Running { done: batch.results(), of: batch.count("total").unwrap_or_default() },
