@@ -4,7 +4,6 @@
 //! told better, the catalogue's factor and [`THINKING`] stand in; from twenty replies on, what their usage says. Servers of
 //! one's own are learned the same way. Pictures count by each provider's published rule.
 
-use crate::error::Result;
 use crate::items::Kind;
 use crate::request::prompt;
 use crate::teacher::catalogue::{Model, Tokenizer};
@@ -12,8 +11,9 @@ use crate::teacher::{self, Dialect};
 use schemas::settings::{ImageDetail, Provider, ResponseFormat};
 use tiktoken_rs::CoreBPE;
 
-/// Replies that a factor is learned from, at least and at most.
+/// Replies that a factor is learned from at least.
 const FEWEST_REPLIES: usize = 20;
+/// Replies that a counter learns from at most.
 pub const MOST_REPLIES: usize = 300;
 /// Tokens that chat APIs put around each message, and before the reply.
 const AROUND_MESSAGE: u64 = 4;
