@@ -32,6 +32,7 @@ pub mod score;
 pub mod sentences;
 pub mod settings;
 pub mod table;
+pub mod teacher;
 
 pub use answer::Answer;
 pub use column::{Column, Sentence, Table, TimestampMs};

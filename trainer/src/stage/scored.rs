@@ -134,8 +134,9 @@ impl Joined {
         let least = context.settings.rl.min_coverage;
         if self.waiting > 0 && (self.scored.is_empty() || coverage < least) {
             return Ok(Some(format!(
-                "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}{}",
+                "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}{}{}",
                 grouped(self.waiting),
+                schemas::teacher::flags_to_go_on(&context.dataset, round, &context.settings.teacher)?,
                 context.dataset.flag()
             )));
         }

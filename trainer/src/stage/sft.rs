@@ -163,8 +163,9 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let waiting = due.len() - corrections.len() - rejected.len();
     if waiting > 0 {
         return Ok(Err(format!(
-            "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}{}",
+            "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}{}{}",
             grouped(waiting),
+            schemas::teacher::flags_to_go_on(dataset, round, &context.settings.teacher)?,
             dataset.flag()
         )));
     }

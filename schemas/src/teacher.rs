@@ -1,0 +1,35 @@
+//! Which Teacher a round was asked, for commands that a user is told to type next.
+
+use crate::dataset::quoted;
+use crate::error::Result;
+use crate::settings::{Provider, TeacherSettings};
+use crate::{Dataset, Request};
+use serde::Deserialize;
+use std::path::Path;
+
+#[derive(Deserialize)]
+struct AskedOf {
+    kind: String,
+    provider: String,
+    model: String,
+}
+
+/// The flags that go on with the Teacher who answered last in a round or the one before it, for instance
+/// ` --teacher anthropic --model claude-haiku-5-5`; nothing where the settings name that Teacher, or nobody answered yet.
+///
+/// # Errors
+/// Where the ledger cannot be read.
+pub fn flags_to_go_on(dataset: &Dataset, round: u32, settings: &TeacherSettings) -> Result<String> {
+    for round in [round, round.saturating_sub(1)] {
+        let rows = dataset.project::<Request, AskedOf>(round, &["kind", "provider", "model"])?;
+        let Some(last) = rows.into_iter().rfind(|row| row.kind != "audit") else { continue };
+        let is_set = last.provider == settings.provider.as_str()
+            && (last.model == settings.model || last.provider == Provider::Reference.as_str());
+        return Ok(match is_set {
+            true => String::new(),
+            false if last.provider == Provider::Reference.as_str() => " --teacher reference".to_owned(),
+            false => format!(" --teacher {} --model {}", last.provider, quoted(Path::new(&last.model))),
+        });
+    }
+    Ok(String::new())
+}
