@@ -50,8 +50,9 @@ impl Service {
         self.state =
             self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let unlucky = ((self.state >> 33) as f64 / f64::from(1_u32 << 31)) < self.random;
-        let lately = self.ok.iter().rev().take_while(|at| **at > since - 60.0).count();
-        let open = !self.closed.contains(&since) && lately < self.a_minute;
+        let is_full = self.a_minute < usize::MAX
+            && self.ok.iter().rev().take_while(|at| **at > since - 60.0).count() >= self.a_minute;
+        let open = !self.closed.contains(&since) && !is_full;
         let ok = open && !unlucky && self.level >= 1.0 && self.token_level >= tokens;
         if ok {
             self.level -= 1.0;
