@@ -7,7 +7,7 @@ PYTHON ?= python3
 .NOTPARALLEL:
 .PHONY: help setup build demo experiments test bench lint doc clean-libtorch
 
-help: ## what there is to make
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## get libtorch (LIBTORCH, an installed Python torch, or a download of some 500 MB)
@@ -19,7 +19,7 @@ build: setup ## build both commands: collect-feedback and train
 demo: build ## two whole rounds on the sample set: no key, no network
 	scripts/demo.sh
 
-experiments: build ## variants of the demo over several seeds, as in docs/experiments.md: four hours and more
+experiments: build ## variants of the demo over several seeds, as in docs/experiments.md: four hours or more
 	$(PYTHON) scripts/experiments.py
 
 test: setup ## the whole test suite; the last line counts the tests
@@ -31,7 +31,7 @@ test: setup ## the whole test suite; the last line counts the tests
 		"$(PYTHON) -m unittest discover -s tests/gateway 2>&1" \
 		"$(CARGO) test --release --workspace --no-fail-fast"
 
-bench: build ## measure speed beside the peers in ARES_PEERS
+bench: build ## measure speed and memory, compared with the peers in ARES_PEERS
 	scripts/bench.sh
 
 lint: setup ## formatting, clippy and documentation, warnings as errors
@@ -42,5 +42,5 @@ lint: setup ## formatting, clippy and documentation, warnings as errors
 doc: setup ## the crates' documentation, in the target folder's doc/
 	$(CARGO) doc --release --workspace --no-deps
 
-clean-libtorch: ## forget libtorch; the next make setup gets it again
+clean-libtorch: ## remove libtorch; the next make setup gets it again
 	rm -rf .libtorch

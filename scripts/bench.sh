@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speed of both commands beside their peers, as ratios of one run. Peers that are not there are named and left out.
+# Speed of both commands compared with their peers, as ratios of one run. Missing peers are named and skipped.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 status=0

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Speed of collect-feedback beside its peers, in one run, as a Markdown table.
+"""Speed of collect-feedback and its peers, in one run, as a Markdown table.
 
-Peers stand in ARES_PEERS (default ../shared/peers); without them only our own figures are taken. Python peers get a
+Peers are in ARES_PEERS; without them only collect-feedback is measured. Python peers get a
 virtual environment in ARES_BENCH_CACHE (default ~/.cache/ares-bench), outside the repository. curator fetches a tokenizer
 when it starts; where it cannot, TIKTOKEN_CACHE_DIR has to hold it. Every figure is a whole
-process from start to end, cache and Parquet included; peers tell the time of their loop alone, which favours them.
+process from start to end, cache and Parquet included; peers report the time of their loop only, which favours them.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def timed(command, env=None, limit_s=None):
         child = subprocess.Popen(
             [str(part) for part in command], env=env, stdout=out, stderr=subprocess.STDOUT
         )
-        # wait4 tells this child's peak alone, so nothing else may wait for it.
+        # wait4 reports this child's peak only, so nothing else may wait for it.
         end = None if limit_s is None else start + limit_s
         while True:
             pid, status, usage = os.wait4(child.pid, 0 if end is None else os.WNOHANG)
@@ -100,14 +100,14 @@ def timed(command, env=None, limit_s=None):
 
 
 def dataset(folder, requests):
-    """A dataset with at least so many distinct scoring requests."""
+    """A dataset with at least this many distinct scoring requests."""
     problems = -(-requests * 5 // 19)  # of four samples of every fifth problem two share a request
     subprocess.run([BIN / "make-small-dataset", folder, str(problems), "4"], check=True)
     return folder
 
 
 def dataset_with_pictures(folder, items, picture_bytes):
-    """A dataset of so many items, each with a picture of its own."""
+    """A dataset of this many items, each with its own picture."""
     subprocess.run([BIN / "make-small-dataset", folder, str(items), "1", str(picture_bytes)], check=True)
     return folder
 
@@ -136,7 +136,7 @@ def mock_teacher():
 
 
 def python_with(*packages):
-    """Python of an environment with these packages; none where they cannot be had."""
+    """Python of an environment with these packages; None if they are not available."""
     python = CACHE / "venv" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", CACHE / "venv"], check=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The trainer beside transformers on the same work, in one run, as ratios. Further arguments go to scripts/bench_trainer.py
+# The trainer and transformers on the same work, in one run, as ratios. Further arguments go to scripts/bench_trainer.py
 # (--shapes, --work, --quick, …). ARES_PEERS: folder with the peers' bench_*.py (default ../shared/peers/trainer beside the
 # repository); ARES_PYTHON: a Python with torch 2.11 and transformers 5; TRAIN: the binary.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two ARES rounds on the shipped sample set with the embedded Teacher; no key, no network. Below ten minutes on two cores.
 # ARES_SEED sets the seed of the student, of sampling and of shuffling (42 where unset). ARES_DEMO_DATA names another folder
-# to work in than datasets/demo; its checkpoints then lie in it.
+# to work in than datasets/demo; it then contains the checkpoints too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin="${ARES_BIN:-${CARGO_TARGET_DIR:-target}/release}"
@@ -11,7 +11,7 @@ work="${ARES_DEMO_DATA:-datasets/demo}"
 points="checkpoints/demo"
 [ -z "${ARES_DEMO_DATA:-}" ] || points="$work/checkpoints"
 if [ "$work" != datasets/demo ] && [ ! -e "$work/.ares-demo" ] && [ -n "$(ls -A "$work" 2>/dev/null)" ]; then
-    echo "$work is there, and no demo made it; next: name another folder in ARES_DEMO_DATA" >&2
+    echo "$work exists, and was not created by the demo; next: choose another folder in ARES_DEMO_DATA" >&2
     exit 2
 fi
 began=$SECONDS
@@ -51,15 +51,15 @@ TOML
 common=(--data "$work" --config "$work/ares.toml")
 
 "$train" features "${common[@]}"
-# So few parameters and problems need no dropout; with it, this student hardly learns to look at the pictures.
+# So few parameters and problems need no dropout; with it, this student hardly learns to use the pictures.
 "$train" init "${common[@]}" --tokenizer datasets/sample/tokenizer --shape tiny --image-feature-width 128 --dropout 0 \
     --out "$points/init"
-# The base student learns from a third of the gold solutions, not for long: it is to make mistakes.
+# The base student learns briefly from a third of the gold solutions, so that it makes mistakes.
 "$train" pretrain "${common[@]}" --from "$points/init" --out "$points/base" --share 0.35 --epochs 20 --sft-learning-rate 2e-3
 "$train" eval "${common[@]}" --round 0 --checkpoint base
 for round in 1 2; do
     "$train" --round "$round" "${common[@]}"
-    # The embedded Teacher costs nothing; this is what a paid one would take.
+    # The embedded Teacher costs nothing; this is what a paid one would cost.
     "$collect" estimate --round "$round" --stage scores --teacher anthropic "${common[@]}"
     "$collect" --round "$round" "${common[@]}"
     "$train" --round "$round" "${common[@]}"

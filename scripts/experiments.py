@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Does it learn, and from what? Variants of the demo over several seeds, as Markdown tables (docs/experiments.md).
 
-Each seed has its own base student, rollouts and scores, which its variants share, so that a variant differs from
-another in what it is named after alone. Every finished variant leaves a result file; a second run goes on after the
-last of them. Scores are those of the embedded Teacher for greedy rationales of the 300 test problems.
+Each seed has its own base student, rollouts and scores, shared by its variants, so that variants differ only in what
+they are named after. Every completed variant leaves a result file; a second run continues after the last of them. Scores are those of the embedded Teacher for greedy rationales of the 300 test problems.
 """
 
 import argparse
@@ -21,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(os.environ.get("ARES_BIN", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"))
 TRAIN, COLLECT = str(BIN / "train"), str(BIN / "collect-feedback")
 
-# The demo's settings, but for four samples a problem.
+# The demo's settings, with four samples per problem.
 SETTINGS = {
     "student": {"max_source_tokens": 192, "use_caption": "false", "decode_batch": 64},
     "rollout": {"samples": 4, "max_new_tokens": 48},
@@ -161,7 +160,7 @@ def one_seed(work, seed, wanted):
         shutil.rmtree(shared.folder)
         shared = Place(home / "shared", seed, {})
         (shared.folder / "said").write_text(shared.base())
-        # Rollouts and scores of round 1 are the same for all variants that sample alike.
+        # Rollouts and scores of round 1 are the same for all variants with the same sampling.
         bare = Place(home / "bare", seed, {})
         shutil.rmtree(bare.folder)
         bare.folder.mkdir()

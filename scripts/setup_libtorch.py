@@ -12,11 +12,11 @@ Each source becomes a tree of one shape:
     torch/  nvidia/        the libraries and headers, or links to where they are installed
     link/build-version     the version, which torch-sys checks
     link/include           -> ../torch/include
-    link/lib/              a link per library; libtorch.so is libtorch_cpu.so, libtorch_cuda.so is left out
+    link/lib/              a link per library; libtorch.so is libtorch_cpu.so, libtorch_cuda.so is excluded
     link/cuda              -> ../torch/lib, only where libtorch_cuda.so is there
 
 `.libtorch/current` links to a tree's `link` folder. torch-sys links CUDA for good as soon as it sees libtorch_cuda.so
-beside libtorch_cpu.so. `link/lib` hides it, so that one binary runs with and without CUDA and opens
+next to libtorch_cpu.so. `link/lib` hides it, so that one binary runs with and without CUDA and opens
 `link/cuda/libtorch_cuda.so` itself. The libraries look for CUDA in `$ORIGIN/../../nvidia`; from `link/lib` and from
 `link/cuda` that is the tree's own `nvidia`.
 
@@ -358,7 +358,7 @@ def download(pip, requirements, into, platforms, *options):
 
 
 def die_with_parent():
-    """On Linux, a pip whose parent was killed must not go on writing where the next run cleans up."""
+    """On Linux, a pip whose parent was killed must not keep writing where the next run cleans up."""
     if sys.platform.startswith("linux"):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
@@ -479,7 +479,7 @@ def make_link_folder(tree):
 
 @contextlib.contextmanager
 def building(store):
-    """A fresh folder beside the final ones, gone again unless it was moved into place."""
+    """A fresh folder next to the final ones, removed unless it was moved into place."""
     tree = Path(tempfile.mkdtemp(prefix="tmp-", dir=store))
     tree.chmod(0o755)
     try:

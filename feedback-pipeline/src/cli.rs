@@ -44,8 +44,9 @@ pub struct Cli {
     /// Ask again what this Teacher had answered and `discard` took out; it is paid for again.
     #[arg(long, global = true)]
     ask_discarded: bool,
-    /// Give up a batch that the service no longer has; its requests are sent, and paid for, again.
-    #[arg(long, global = true, value_name = "BATCH_ID", requires = "batch")]
+    /// Give up a batch that the service no longer has, by its id or the name that the message shows; its requests are sent,
+    /// and paid for, again.
+    #[arg(long, global = true, value_name = "BATCH", requires = "batch")]
     abandon_batch: Vec<String>,
     /// Print the settings, each with where it came from, and end.
     #[arg(long, global = true)]

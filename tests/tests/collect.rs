@@ -6,6 +6,8 @@
 mod again;
 #[path = "collect/batch.rs"]
 mod batch;
+#[path = "collect/batch_faults.rs"]
+mod batch_faults;
 #[path = "collect/blame.rs"]
 mod blame;
 #[path = "collect/discard.rs"]
@@ -30,6 +32,8 @@ mod replaced;
 mod road;
 #[path = "collect/services.rs"]
 mod services;
+#[path = "collect/shapes.rs"]
+mod shapes;
 #[path = "collect/shared.rs"]
 mod shared;
 #[path = "collect/teachers.rs"]

@@ -1,12 +1,16 @@
-//! Corrections: `{"rationale":"…"}`, not empty.
+//! Corrections: `{"rationale":"…"}`, with words in it.
 
 use serde_json::{Map, Value};
 
 pub(super) fn read(object: &Map<String, Value>) -> Result<String, String> {
     let rationale = object.get("rationale").ok_or("`rationale` is missing")?;
-    let rationale = rationale.as_str().ok_or("`rationale` is no text")?.trim();
-    if rationale.is_empty() {
+    let text = rationale.as_str().ok_or("`rationale` is no text")?.trim();
+    if text.is_empty() {
         return Err("`rationale` is empty".to_owned());
     }
-    Ok(rationale.to_owned())
+    if super::fitting::is_placeholder(rationale) {
+        return Err(format!("`rationale` is {rationale}, a placeholder"));
+    }
+    // Half-escaped LaTeX: `\frac` and `\beta` are read as JSON's escapes for characters that no text holds.
+    Ok(text.replace('\u{c}', "\\f").replace('\u{8}', "\\b"))
 }

@@ -24,12 +24,15 @@ impl Better {
     }
 }
 
+/// The three answers as the instructions list them, which some models repeat before they answer.
+pub(super) const EXAMPLES: [Better; 3] = [Better::A, Better::B, Better::Tie];
+
 pub(super) fn read(object: &Map<String, Value>) -> Result<Better, String> {
     let better = object.get("better").ok_or("`better` is missing")?;
-    match better.as_str().map(str::trim) {
-        Some("A" | "a") => Ok(Better::A),
-        Some("B" | "b") => Ok(Better::B),
-        Some("tie" | "Tie") => Ok(Better::Tie),
+    match better.as_str().map(|better| better.trim().to_ascii_lowercase()).as_deref() {
+        Some("a") => Ok(Better::A),
+        Some("b") => Ok(Better::B),
+        Some("tie") => Ok(Better::Tie),
         _ => Err(format!("`better` is {better}, not \"A\", \"B\" or \"tie\"")),
     }
 }

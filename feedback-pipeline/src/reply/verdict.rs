@@ -1,9 +1,9 @@
 //! What the replies to one item amount to: an answer, a reject, or a further question. Pure, and taken anew from the
 //! stored replies each time, so that a better parser needs no new request.
 
-use super::{Answer, complaint, read};
+use super::{Answer, complaint, is_all_thinking, read};
 use crate::items::Content;
-use crate::teacher::{self, Ended, FollowUp, ServiceError};
+use crate::teacher::{self, Ended, Envelope, FollowUp, ServiceError, Unopened};
 use schemas::settings::Provider;
 
 /// A malformed reply is asked for again this many times.
@@ -42,37 +42,47 @@ pub fn judge<'a>(
                 reply: String::new(),
             };
         }
-        if status != 200 {
-            let error = ServiceError::read(body);
-            let reason = teacher::final_for_item(status, &error)
-                .unwrap_or_else(|| format!("no answer: HTTP {status}, {error}"));
-            return Verdict::Reject { reason, reply: String::from_utf8_lossy(body).into_owned() };
-        }
-        let envelope = match teacher::open(provider, body) {
+        let opened = match status {
+            200..=299 => teacher::open(provider, body),
+            status => Err(Unopened::Error { status, error: ServiceError::read(body) }),
+        };
+        let envelope = match opened {
             Ok(envelope) => envelope,
-            Err(reason) => {
-                let reply = String::from_utf8_lossy(body).into_owned();
-                return Verdict::Reject { reason: format!("malformed: {reason}"), reply };
+            Err(why) => {
+                return Verdict::Reject { reason: unopened(why), reply: teacher::text(body).into_owned() };
             }
         };
-        match envelope.ended {
-            Ended::Refused => return Verdict::Reject { reason: "refusal".to_owned(), reply: envelope.text },
-            Ended::Truncated => {
-                return Verdict::Reject { reason: "truncated".to_owned(), reply: envelope.text };
-            }
-            Ended::Complete => {}
-        }
-        match read(content, &envelope.text) {
-            Ok(answer) => return Verdict::Answer(answer),
-            Err(reason) if follow_ups.len() >= MOST_FOLLOW_UPS => {
-                return Verdict::Reject { reason: format!("malformed: {reason}"), reply: envelope.text };
-            }
-            Err(reason) => {
+        let reason = match (read(content, &envelope), envelope.ended) {
+            (_, Ended::Refused) => "refusal".to_owned(),
+            (Ok(answer), _) => return Verdict::Answer(answer),
+            (Err(_), Ended::Truncated) => truncated(&envelope),
+            (Err(reason), Ended::Complete) if follow_ups.len() < MOST_FOLLOW_UPS => {
                 follow_ups.push(FollowUp { reply: envelope.text, complaint: complaint(&reason) });
+                continue;
             }
-        }
+            (Err(reason), Ended::Complete) => format!("malformed: {reason}"),
+        };
+        return Verdict::Reject { reason, reply: envelope.text };
     }
     Verdict::Ask(follow_ups)
+}
+
+/// Why a body without a reply is no answer.
+fn unopened(why: Unopened) -> String {
+    match why {
+        Unopened::Error { status, error } => teacher::final_for_item(status, &error)
+            .unwrap_or_else(|| format!("no answer: HTTP {status}, {error}")),
+        Unopened::NotAReply(why) => format!("malformed: {why}"),
+    }
+}
+
+/// Why a reply was cut off: the user can mend it where it was by thinking.
+fn truncated(envelope: &Envelope) -> String {
+    match envelope.usage {
+        _ if !is_all_thinking(envelope) => "truncated".to_owned(),
+        Some(usage) => format!("truncated: the limit of {} tokens was used up by thinking", usage.output),
+        None => "truncated: the limit of tokens was used up by thinking".to_owned(),
+    }
 }
 
 /// Short name of a reject's reason for the ledger: the part before the first colon.

@@ -7,7 +7,6 @@
 use crate::error::Result;
 use crate::items::Kind;
 use crate::request::prompt;
-use crate::store::{Cache, Sample};
 use crate::teacher::catalogue::{Model, Tokenizer};
 use crate::teacher::{self, Dialect};
 use schemas::settings::{ImageDetail, Provider, ResponseFormat};
@@ -15,7 +14,7 @@ use tiktoken_rs::CoreBPE;
 
 /// Replies that a factor is learned from, at least and at most.
 const FEWEST_REPLIES: usize = 20;
-const MOST_REPLIES: usize = 300;
+pub const MOST_REPLIES: usize = 300;
 /// Tokens that chat APIs put around each message, and before the reply.
 const AROUND_MESSAGE: u64 = 4;
 const BEFORE_REPLY: u64 = 3;
@@ -33,6 +32,20 @@ const MARKED_BYTES: usize = teacher::openai::CACHED_BYTES;
 /// OpenAI's caches keep prefixes in steps of so many tokens.
 const CACHE_STEP: f64 = 128.0;
 
+/// A request whose usage is known.
+pub struct Sample {
+    /// The user's text.
+    pub user_text: String,
+    /// Input tokens, however they were charged.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Body of the reply.
+    pub body: Vec<u8>,
+    /// Whether the request showed a picture.
+    pub has_picture: bool,
+}
+
 /// Counts the tokens of one kind of request to one model.
 pub struct Counter {
     tokenizer: &'static CoreBPE,
@@ -44,8 +57,6 @@ pub struct Counter {
     /// Tokens of thinking before a reply.
     thinking: f64,
     cache: PromptCache,
-    /// Output tokens of the longest of the earlier replies, where there are enough to go by.
-    pub longest_output: Option<u64>,
     /// How tokens are counted, in words.
     pub how: String,
 }
@@ -75,18 +86,8 @@ pub struct Input {
 }
 
 impl Counter {
-    /// A counter that has learned from the replies in the cache to requests of the job with this scope.
-    ///
-    /// # Errors
-    /// Where the cache cannot be read.
-    pub fn new(
-        model: &Model,
-        dialect: &Dialect,
-        kind: Kind,
-        scope: &str,
-        system: &str,
-        cache: Option<&Cache>,
-    ) -> Result<Self> {
+    /// A counter for a model in a dialect that learns from `samples`, earlier replies of the model to requests of the kind.
+    pub fn new(model: &Model, dialect: &Dialect, kind: Kind, system: &str, samples: &[Sample]) -> Self {
         let (tokenizer, name) = match model.tokenizer {
             Tokenizer::Cl100k => (tiktoken_rs::cl100k_base_singleton(), "cl100k"),
             Tokenizer::O200k => (tiktoken_rs::o200k_base_singleton(), "o200k"),
@@ -123,20 +124,16 @@ impl Counter {
             output_factor: factor,
             thinking,
             cache: PromptCache::of(model, dialect, system),
-            longest_output: None,
             how,
         };
-        if let Some(cache) = cache {
-            counter.learn(&cache.samples(scope, &model.name, MOST_REPLIES)?);
-        }
-        Ok(counter)
+        counter.learn(samples);
+        counter
     }
 
     fn learn(&mut self, samples: &[Sample]) {
         if samples.len() < FEWEST_REPLIES {
             return;
         }
-        self.longest_output = samples.iter().map(|sample| sample.output).max();
         let fit: Vec<&Sample> = samples
             .iter()
             .filter(|sample| {
@@ -256,7 +253,7 @@ mod tests {
         let catalogue = Catalogue::load("", "").unwrap();
         let model = catalogue.model_or_unlisted(name);
         let dialect = Dialect::new(&settings, &model, &Service::default());
-        Counter::new(&model, &dialect, Kind::Judgements, "judgements/base", system, None).unwrap()
+        Counter::new(&model, &dialect, Kind::Judgements, system, &[])
     }
 
     fn sample(input: f64, output: u64, has_picture: bool) -> Sample {

@@ -13,8 +13,9 @@ use crate::send::http::Raw;
 use crate::send::in_flight::Slot;
 use crate::send::pace::Reservation;
 use crate::send::retry::{Effort, Failure};
-use crate::store::Reply;
-use crate::teacher::{self, Body, FollowUp, Key, Refusal, Template, Usage};
+use crate::store::{Attempt, Reply};
+use crate::teacher::catalogue::Price;
+use crate::teacher::{self, Body, FollowUp, Key, Refusal, Template, Unopened, Usage};
 use schemas::TimestampMs;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -30,22 +31,30 @@ impl Session {
     pub(super) async fn resolve(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Option<Slot>) {
         loop {
             match self.judge(&question.item, &replies) {
-                Verdict::Answer(_) => {
-                    self.has_answer();
-                    self.rejects.answered();
-                    return self.progress.answered();
-                }
-                Verdict::Reject { reason, .. } => {
-                    if let Some(error) = self.rejects.rejected(&reason) {
-                        self.stop.because(error);
-                    }
-                    return self.progress.rejected(&reason);
-                }
                 Verdict::Ask(follow_ups) => match self.turn(question, &follow_ups, &mut slot).await {
                     Some(reply) => replies.push(reply),
                     None => return,
                 },
+                verdict => return self.count(&verdict),
             }
+        }
+    }
+
+    /// Counts what became of an item that was asked.
+    pub(super) fn count(&self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Answer(_) => {
+                self.has_answer();
+                self.rejects.answered();
+                self.progress.answered();
+            }
+            Verdict::Reject { reason, .. } => {
+                if let Some(error) = self.rejects.rejected(reason) {
+                    self.stop.because(error);
+                }
+                self.progress.rejected(reason);
+            }
+            Verdict::Ask(_) => {}
         }
     }
 
@@ -117,7 +126,15 @@ impl Session {
                     // What came broken or not in time may have been charged; the cap must hold all the same, in later
                     // runs too.
                     let may_be_charged = matches!(failure, Failure::Broken(_) | Failure::TimedOut);
-                    self.charge(aside, if may_be_charged { most } else { 0.0 }, may_be_charged)?;
+                    let charged = if may_be_charged { most } else { 0.0 };
+                    match raw.as_ref().filter(|raw| raw.is_reply()) {
+                        // Any reply is durable before anything follows from it.
+                        Some(raw) => {
+                            self.budget.settle(aside, charged);
+                            self.keep_unusable(question, &reply, raw, charged).await?;
+                        }
+                        None => self.charge(aside, charged, may_be_charged)?,
+                    }
                     self.landed(in_flight);
                     match self.learn(&failure, lessons, image.is_some()) {
                         Some(After::Again) => {
@@ -135,7 +152,7 @@ impl Session {
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {
                         // What could not be opened is kept beside the reason.
-                        Some(raw) if raw.status == 200 => (raw.as_json(), reason.into()),
+                        Some(raw) if matches!(failure, Failure::Broken(_)) => (raw.as_json(), reason.into()),
                         Some(raw) => (raw.headers_json(), raw.body),
                         None => (reply.headers, reason.into()),
                     };
@@ -161,7 +178,7 @@ impl Session {
 
     /// What the refusal of a request says about the dialect that it was written in, after so many lessons; none where it
     /// says nothing.
-    fn learn(&self, failure: &Failure, lessons: u32, has_picture: bool) -> Option<After> {
+    pub(super) fn learn(&self, failure: &Failure, lessons: u32, has_picture: bool) -> Option<After> {
         let Failure::Status { status, error, .. } = failure else { return None };
         let (why, hint) = match self.dialects.refuse(lessons, *status, error, has_picture) {
             Refusal::Other => return None,
@@ -241,13 +258,30 @@ impl Session {
         }
     }
 
+    /// Writes down a reply that cannot be used, as it came; it is durable on return. None if the write fails.
+    async fn keep_unusable(&self, question: &Question, reply: &Reply, raw: &Raw, charged: f64) -> Option<()> {
+        let attempt = Attempt {
+            request_key: question.key,
+            turn: reply.turn,
+            sent_key: reply.sent_key,
+            status: raw.status,
+            headers: raw.headers_json(),
+            body: raw.body.clone(),
+            received_at_ms: reply.replied_at_ms,
+            likely_usd: self.price.as_ref().map(|_| charged),
+        };
+        match self.cache.writer().unusable(attempt).await {
+            Ok(()) => Some(()),
+            Err(error) => {
+                self.stop.because(error);
+                None
+            }
+        }
+    }
+
     /// What a reply cost; none where that cannot be known.
     pub(crate) fn cost(&self, usage: Option<&Usage>) -> Option<f64> {
-        let price = self.price.as_ref()?;
-        match usage {
-            Some(usage) => Some(price.cost(usage)),
-            None => price.is_free().then_some(0.0),
-        }
+        cost_at(self.price.as_ref(), usage)
     }
 
     /// An attempt that may cost so much leaves.
@@ -301,29 +335,32 @@ impl Session {
         let sent = tokio::time::Instant::now();
         let raw = transport.send(body).await.map_err(|failure| (None, failure))?;
         self.pace.learn(&headers::limits(raw.header_pairs(), transport.counts_by_the_minute()));
-        if raw.status == 200 {
-            return match self.paid_usage(&raw.body) {
-                Ok(usage) => Ok((raw, usage)),
-                Err(why) => Err((Some(raw), Failure::Broken(why))),
-            };
-        }
+        let (status, error) = match raw.is_reply() {
+            true => match self.paid_usage(&raw.body) {
+                Ok(usage) => return Ok((raw, usage)),
+                Err(Unopened::NotAReply(why)) => return Err((Some(raw), Failure::Broken(why))),
+                Err(Unopened::Error { status, error }) => (status, error),
+            },
+            false => {
+                let error = teacher::ServiceError::read(&raw.body);
+                (error.effective_status(raw.status), error)
+            }
+        };
         let hints = headers::hints(raw.header_pairs(), SystemTime::now());
-        if raw.status == 429 {
+        if status == 429 {
             self.progress.refused();
             self.pace.refused(hints.retry_after, sent.elapsed());
         }
-        let error = teacher::ServiceError::read(&raw.body);
-        let failure = Failure::Status { status: raw.status, hints, error };
-        Err((Some(raw), failure))
+        Err((Some(raw), Failure::Status { status, hints, error }))
     }
 
-    /// Usage of a reply of status 200 that was paid for, where it tells it; the reply is counted. A reply in another envelope than expected was paid
-    /// for too, and a better reader may open it one day; but a service whose first replies are all of that kind is asked no
-    /// more.
+    /// Usage of a reply that was paid for, where it tells it; the reply is counted. A reply in another envelope than expected
+    /// was paid for too, and a better reader may open it one day; but a service whose first replies are all of that kind is
+    /// asked no more.
     ///
     /// # Errors
-    /// Where it is no whole reply, but may come when it is asked for again: what is wrong with it.
-    pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Option<Usage>, String> {
+    /// Where it is no whole reply, or holds an error: it may come when it is asked for again.
+    pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Option<Usage>, Unopened> {
         let why = match teacher::open(self.teacher.provider, body) {
             Ok(envelope) => {
                 self.saw_good(envelope.usage.as_ref());
@@ -331,6 +368,9 @@ impl Session {
             }
             Err(why) => why,
         };
+        if matches!(why, Unopened::Error { .. }) {
+            return Err(why);
+        }
         let Some(usage) = teacher::usage_of_unreadable(body) else { return Err(why) };
         let unreadable = self.stats.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
         let any_good = self.stats.any_good();
@@ -357,6 +397,14 @@ impl Session {
         };
         self.stats.told.fetch_add(1, Ordering::Relaxed);
         self.stats.longest_output.fetch_max(usage.output, Ordering::Relaxed);
+    }
+}
+
+/// What a reply costs at a price; none where that cannot be known.
+pub(super) fn cost_at(price: Option<&Price>, usage: Option<&Usage>) -> Option<f64> {
+    match usage {
+        Some(usage) => price.map(|price| price.cost(usage)),
+        None => price.filter(|price| price.is_free()).map(|_| 0.0),
     }
 }
 

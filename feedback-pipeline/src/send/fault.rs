@@ -33,10 +33,12 @@ const FEWEST_CONTRADICTIONS: u32 = 3;
 const CHANCE: f64 = 1e-4;
 /// Share of failures that is reckoned with at least.
 const LEAST_SHARE: f64 = 0.05;
-/// Probes of one run.
+/// Answered probes of one run.
 const MOST_PROBES: u32 = 12;
-/// Wait after a probe that was answered.
-const AFTER_PROBE: Duration = Duration::from_secs(1);
+/// Failures of an item before one that was answered is asked again to tell.
+const FAILURES_BEFORE_PROBE: u32 = 4;
+/// Longest wait of an item that fails while the service answers others.
+const WHILE_OTHERS_ANSWER: Duration = Duration::from_secs(2);
 /// Time without a good reply after which the trouble is told.
 const TROUBLE: Duration = Duration::from_secs(10);
 
@@ -50,9 +52,15 @@ pub struct Evidence {
     state: Mutex<Seen>,
     /// Whether an item has a usable answer.
     has_answer: AtomicBool,
-    probe: tokio::sync::Mutex<u32>,
+    probes: tokio::sync::Mutex<Probes>,
     /// Requests that were refused before any was accepted.
     refused: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+struct Probes {
+    answered: u32,
+    failed_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -155,14 +163,21 @@ impl Session {
         let decision = retry::decide(failure, *effort);
         let is_items = contradicted || effort.contradicted >= FEWEST_CONTRADICTIONS;
         let wait = match decision {
-            Decision::Again { after } if effort.may_be_the_items(failure) && self.is_unlikely(effort) => {
-                if effort.contradicted >= FEWEST_CONTRADICTIONS && contradicted {
+            Decision::Again { after } if effort.may_be_the_items(failure) => {
+                let is_sure = contradicted && effort.contradicted >= FEWEST_CONTRADICTIONS;
+                if is_sure && self.is_unlikely(effort) {
                     return After::Keep(no_answer(failure));
                 }
-                if !contradicted && self.probe(effort.failed_at).await { AFTER_PROBE } else { after }
+                let is_in_doubt = any_success && effort.counted() >= FAILURES_BEFORE_PROBE;
+                match contradicted || (is_in_doubt && self.probe(effort.failed_at).await) {
+                    true => after.min(WHILE_OTHERS_ANSWER), // there is no outage to wait for
+                    false => after,
+                }
             }
             Decision::Again { after } => after,
-            Decision::Reject { reason } if any_success || reason == teacher::TOO_LARGE => {
+            Decision::Reject { reason }
+                if any_success || reason == teacher::TOO_LARGE || failure.is_about_the_input() =>
+            {
                 return After::Keep(reason);
             }
             // The first requests of all are refused: their fault, or that of the settings? Others will tell.
@@ -245,26 +260,31 @@ impl Session {
         let mut probes = tokio::select! {
             biased;
             () = self.stop.wait() => return false,
-            probes = self.evidence.probe.lock() => probes,
+            probes = self.evidence.probes.lock() => probes,
         };
         let answers = || self.evidence.seen().good.is_some_and(|good| good > since);
         if answers() {
             return true;
         }
-        let Some(text) = self.answered_text().filter(|_| *probes < MOST_PROBES) else { return false };
+        if probes.answered >= MOST_PROBES || probes.failed_at.is_some_and(|at| at > since) {
+            return false;
+        }
+        let Some(text) = self.answered_text() else { return false };
         let Some(transport) = &self.transport else { return false };
         let body = self.template().1.body(None, &text, &[]);
         let Some((aside, reservation)) = self.leave_with_room(body.text_len()).await else { return false };
-        *probes += 1;
         self.progress.sent();
         let departed = Instant::now();
         let raw = transport.send(body).await;
         let usage = match &raw {
-            Ok(raw) if raw.status == 200 => teacher::open(self.teacher.provider, &raw.body).ok(),
+            Ok(raw) if (200..300).contains(&raw.status) => {
+                teacher::open(self.teacher.provider, &raw.body).ok()
+            }
             _ => None,
         };
         tracing::debug!(answered = usage.is_some(), "probe");
         let Some(envelope) = usage else {
+            probes.failed_at = Some(Instant::now());
             self.pace.give_back(reservation);
             self.budget.settle(aside, 0.0);
             return false;
@@ -274,6 +294,7 @@ impl Session {
             self.pace.used(reservation, usage);
             self.progress.used(usage, cost);
         }
+        probes.answered += 1;
         self.evidence.good(departed, None);
         // It answers no item, so it stands among the losses.
         self.charge(aside, cost.unwrap_or(0.0), true).is_some()

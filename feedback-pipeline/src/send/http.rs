@@ -9,6 +9,7 @@ use crate::teacher::catalogue::Auth;
 use crate::teacher::{Address, Body, Secret, anthropic};
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::multipart::{Form, Part};
 use schemas::settings::{Provider, TeacherSettings};
 use std::time::Duration;
 
@@ -24,19 +25,25 @@ pub type Reply = reqwest::Response;
 /// What another call of the API sends.
 #[derive(Debug, Clone)]
 pub enum Payload {
-    /// A few bytes.
+    /// A few bytes of JSON.
     Plain(Bytes),
-    /// What is too large for memory.
+    /// JSON that is too large for memory.
     Spooled(Spooled),
+    /// A file with the purpose of it, as the fields of a form.
+    File {
+        /// What it is for.
+        purpose: &'static str,
+        /// Its name.
+        name: String,
+        /// Type of its content.
+        kind: &'static str,
+        /// Its content.
+        content: Spooled,
+    },
 }
 
-impl From<Payload> for reqwest::Body {
-    fn from(payload: Payload) -> Self {
-        match payload {
-            Payload::Plain(bytes) => bytes.into(),
-            Payload::Spooled(body) => Self::wrap(Upload::of_spool(&body).0),
-        }
-    }
+fn streamed(content: &Spooled) -> reqwest::Body {
+    reqwest::Body::wrap(Upload::of_spool(content).0)
 }
 
 /// Sends requests to one address.
@@ -59,6 +66,11 @@ pub struct Raw {
 }
 
 impl Raw {
+    /// Whether the status says that this is a reply: it may have been paid for.
+    pub fn is_reply(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
     /// Headers as pairs of text, those that are no text left out.
     pub fn header_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
@@ -154,18 +166,19 @@ impl HttpClient {
         hidden.into()
     }
 
-    /// One attempt at another call of the API, `/batches` for instance: GET without a body, else POST. A body is JSON unless
-    /// its type is named, and may take long to get there.
-    pub async fn call(&self, path: &str, body: Option<(Payload, Option<String>)>) -> Result<Raw, Failure> {
+    /// One attempt at another call of the API, `/batches` for instance: GET without a payload, else POST, which may take
+    /// long to get there.
+    pub async fn call(&self, path: &str, payload: Option<Payload>) -> Result<Raw, Failure> {
         let url = self.address.call(path);
-        let request = match body {
+        let post = || self.client.post(url.clone()).timeout(LONGEST_TRANSFER);
+        let request = match payload {
             None => self.client.get(url),
-            Some((body, kind)) => {
-                let request = self.client.post(url).body(body).timeout(LONGEST_TRANSFER);
-                match kind {
-                    None => request,
-                    Some(kind) => request.header(CONTENT_TYPE, kind),
-                }
+            Some(Payload::Plain(body)) => post().body(body),
+            Some(Payload::Spooled(body)) => post().body(streamed(&body)),
+            Some(Payload::File { purpose, name, kind, content }) => {
+                let part = Part::stream_with_length(streamed(&content), content.len()).file_name(name);
+                let part = part.mime_str(kind).map_err(|e| Failure::Broken(describe(e)))?;
+                post().multipart(Form::new().text("purpose", purpose).part("file", part))
             }
         };
         let response = request.send().await.map_err(|e| Failure::Unreachable(describe(e)))?;

@@ -109,6 +109,11 @@ impl Effort {
 }
 
 impl Failure {
+    /// Whether it says that what was asked about is refused, however it is asked.
+    pub fn is_about_the_input(&self) -> bool {
+        matches!(self, Self::Status { error, .. } if error.is_moderation())
+    }
+
     /// Whether it says that the key lacks a right.
     pub fn is_about_rights(&self) -> bool {
         let Self::Status { error, .. } = self else { return false };
@@ -180,13 +185,13 @@ pub fn decide(failure: &Failure, effort: Effort) -> Decision {
 
 fn decide_status(status: u16, hints: Hints, error: &ServiceError, effort: Effort) -> Decision {
     let why = format!("HTTP {status}, {error}");
-    if let Some(hint) = final_for_all(status, error) {
+    if let Some(hint) = final_for_all(error.effective_status(status), error) {
         return Decision::Stop { why, hint: Some(hint) };
     }
     if status == 403 {
-        return match is_flagged(error) {
-            true => Decision::Reject { reason: format!("no answer: {why}") },
-            false => Decision::Forbidden { why, hint: FORBIDDEN },
+        return match final_for_item(status, error) {
+            Some(reason) => Decision::Reject { reason },
+            None => Decision::Forbidden { why, hint: FORBIDDEN },
         };
     }
     if let Some(reason) = final_for_item(status, error)
@@ -207,39 +212,6 @@ fn decide_status(status: u16, hints: Hints, error: &ServiceError, effort: Effort
 
 const KEY: &str = "check the key in ANTHROPIC_API_KEY or OPENAI_API_KEY";
 const FORBIDDEN: &str = "the key may not use this model or this service";
-
-/// Whether a refusal is about what one request says.
-fn is_flagged(error: &ServiceError) -> bool {
-    let message = error.message.to_ascii_lowercase();
-    ["flagged", "moderation", "content policy", "content management policy", "content filter"]
-        .iter()
-        .any(|words| message.contains(words))
-        || [&error.code, &error.kind]
-            .iter()
-            .any(|code| code.contains("content_filter") || code.contains("moderation"))
-}
-
-/// Whether a refusal is about the key, under whatever status.
-fn is_about_the_key(error: &ServiceError, message: &str) -> bool {
-    const CODES: [&str; 6] = [
-        "invalid_api_key",
-        "API_KEY_INVALID",
-        "authentication_error",
-        "invalid_authentication",
-        "account_deactivated",
-        "UNAUTHENTICATED",
-    ];
-    const WORDS: [&str; 6] = [
-        "api key not valid",
-        "invalid api key",
-        "incorrect api key",
-        "api key expired",
-        "api key is invalid",
-        "invalid x-api-key",
-    ];
-    CODES.iter().any(|code| error.code == *code || error.kind == *code)
-        || WORDS.iter().any(|words| message.contains(words))
-}
 
 /// Money, keys and names: no request of this run will fare better.
 fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
@@ -275,7 +247,6 @@ fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
     }
     match status {
         401 => Some(KEY),
-        400 | 403 if is_about_the_key(error, &message) => Some(KEY),
         404 => Some("check --model and --base-url"),
         400 if code("model_not_found") => Some("check --model"),
         _ => None,

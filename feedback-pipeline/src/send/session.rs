@@ -42,7 +42,7 @@ pub struct Session {
     pub pace: Pace,
     /// Dollars.
     pub budget: Budget,
-    /// Prices of the model.
+    /// Prices of the model's single requests.
     pub price: Option<Price>,
     /// How requests are written.
     pub dialects: Arc<Dialects>,

@@ -4,6 +4,7 @@
 use super::Cache;
 use super::write::{Batch, Change, Entry};
 use crate::error::Result;
+use crate::items::Kind;
 use crate::teacher::Key;
 use rusqlite::{OptionalExtension, params};
 use schemas::settings::Provider;
@@ -92,6 +93,29 @@ impl Cache {
                 "SELECT coalesce(sum(likely_usd), 0.0) FROM batches WHERE closed IS NULL",
                 [],
                 |row| row.get(0),
+            )
+        })
+    }
+
+    /// Number of replies that a model has given to a version of the prompt, asked for in one dialect, and output tokens of
+    /// the longest of them.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn longest_output(
+        &self,
+        kind: Kind,
+        model: &str,
+        prompt_version: &str,
+        dialect: &str,
+    ) -> Result<(u64, u64)> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT count(*), coalesce(max(output_tokens), 0) FROM replies JOIN asks USING (request_key)
+                 WHERE model = ?1 AND prompt_version = ?2 AND (scope = ?3 OR scope LIKE ?3 || '/%')
+                 AND dialect = ?4 AND status = 200 AND output_tokens > 0",
+                params![model, prompt_version, kind.as_str(), dialect],
+                |row| Ok((row.get(0)?, row.get(1)?)),
             )
         })
     }

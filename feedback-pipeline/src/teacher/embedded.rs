@@ -54,5 +54,11 @@ pub fn answer(item: &Item) -> Vec<u8> {
 /// Opens a reply: it has no envelope, and costs nothing.
 pub(super) fn open(body: &[u8]) -> Result<Envelope, String> {
     let text = String::from_utf8(body.to_vec()).map_err(|e| e.to_string())?;
-    Ok(Envelope { text, ended: Ended::Complete, usage: Some(Usage::default()) })
+    Ok(Envelope {
+        text,
+        reasoning: String::new(),
+        has_thought: false,
+        ended: Ended::Complete,
+        usage: Some(Usage::default()),
+    })
 }

@@ -1,19 +1,7 @@
 //! A reply out of its provider's envelope: what was said, why it ended, and what it cost in tokens.
 
-use serde::{Deserialize, Serialize};
-
-/// Tokens of one reply, as the provider bills them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Input tokens at the full price.
-    pub input: u64,
-    /// Input tokens written to the provider's prompt cache.
-    pub cache_write: u64,
-    /// Input tokens read from the provider's prompt cache.
-    pub cache_read: u64,
-    /// Output tokens.
-    pub output: u64,
-}
+use super::{ServiceError, Usage};
+use serde_json::Value;
 
 /// Why a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,24 +19,93 @@ pub enum Ended {
 pub struct Envelope {
     /// What the Teacher said.
     pub text: String,
+    /// What stands in the reply's own field for thinking; some servers put the answer there, and leave the text empty.
+    pub reasoning: String,
+    /// True where the reply shows that the Teacher thought before it answered.
+    pub has_thought: bool,
     /// Why it ended.
     pub ended: Ended,
     /// What it cost in tokens; none where it does not tell.
     pub usage: Option<Usage>,
 }
 
-/// A number of tokens, as services write it: whole, as a decimal, or not at all.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Count(pub(super) u64);
+impl Envelope {
+    /// Usage that fits what was said: a text without a token is not told, but miscounted.
+    pub(super) fn with_usage(mut self, usage: Option<Usage>) -> Self {
+        self.usage = usage.filter(|usage| usage.output > 0 || self.text.trim().is_empty());
+        self
+    }
+}
 
-impl<'de> Deserialize<'de> for Count {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = Option::<serde_json::Number>::deserialize(deserializer)?;
-        let whole = |number: serde_json::Number| {
-            number
-                .as_u64()
-                .or_else(|| number.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64))
+/// Why a body of status 200 is no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unopened {
+    /// It tells of an error.
+    Error {
+        /// HTTP status that the error would have had.
+        status: u16,
+        /// What it says.
+        error: ServiceError,
+    },
+    /// It is broken, or no reply of this API: what is wrong with it.
+    NotAReply(String),
+}
+
+impl std::fmt::Display for Unopened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Error { status, error } => write!(f, "HTTP {status}, {error}"),
+            Self::NotAReply(why) => f.write_str(why),
+        }
+    }
+}
+
+/// What was said in a reply's content.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    pub(super) text: String,
+    pub(super) refusal: String,
+    pub(super) has_thought: bool,
+}
+
+impl Said {
+    /// Reads content in any of its forms: a text, a part, a list of parts, or the answer itself as an object. Parts are
+    /// chosen by their type: thinking is never an answer.
+    pub(super) fn of(content: &Value) -> Self {
+        let mut said = Self::default();
+        match content {
+            Value::Array(parts) => parts.iter().for_each(|part| said.part(part)),
+            other => said.part(other),
+        }
+        said
+    }
+
+    fn part(&mut self, part: &Value) {
+        let object = match part {
+            Value::String(text) => return self.text.push_str(text),
+            Value::Object(object) => object,
+            _ => return,
         };
-        Ok(Self(number.and_then(whole).unwrap_or(0)))
+        let text = |name: &str| match object.get(name) {
+            Some(Value::String(text)) => Some(text.as_str()),
+            // As some APIs wrap texts.
+            Some(Value::Object(inner)) => inner.get("value").and_then(Value::as_str),
+            _ => None,
+        };
+        match object.get("type").and_then(Value::as_str) {
+            Some("text" | "output_text") => self.text.push_str(text("text").unwrap_or_default()),
+            Some("refusal") => self.refusal.push_str(text("refusal").or(text("text")).unwrap_or_default()),
+            Some("thinking" | "redacted_thinking" | "reasoning" | "reasoning_text") => {
+                self.has_thought = true
+            }
+            Some(_) => {}
+            None => match text("text") {
+                Some(text) => self.text.push_str(text),
+                None if object.contains_key("thinking") || object.contains_key("reasoning") => {
+                    self.has_thought = true;
+                }
+                None => self.text.push_str(&part.to_string()),
+            },
+        }
     }
 }

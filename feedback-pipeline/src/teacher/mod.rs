@@ -9,21 +9,28 @@ pub mod reference;
 
 mod address;
 mod body;
+mod decode;
 pub mod dialect;
 mod dialects;
 mod embedded;
 mod envelope;
+mod events;
+pub(crate) mod lenient;
+mod open;
 mod picture;
 mod secret;
 mod service_error;
 mod template;
+mod usage;
 
 pub use address::Address;
 pub use body::{Body, BodyReader, PictureError};
+pub use decode::text;
 pub use dialect::Dialect;
 pub use dialects::{Dialects, Refusal, Spoken};
 pub use embedded::answer as embedded_answer;
-pub use envelope::{Ended, Envelope, Usage};
+pub use envelope::{Ended, Envelope, Unopened};
+pub use open::{open, usage_of_unreadable};
 #[cfg(test)]
 pub(crate) use picture::tests as picture_tests;
 pub use picture::{Picture, PictureContent};
@@ -32,10 +39,9 @@ pub use service_error::{ServiceError, TOO_LARGE, final_for_item};
 #[cfg(test)]
 pub(crate) use template::tests::template as test_template;
 pub use template::{FollowUp, Template};
+pub use usage::Usage;
 
-use envelope::Count;
 use schemas::settings::{Provider, TeacherSettings};
-use serde::Deserialize;
 
 /// sha256 of a whole request.
 pub type Key = [u8; 32];
@@ -61,38 +67,6 @@ pub fn model(settings: &TeacherSettings) -> String {
         Provider::Reference => "reference-v2",
     }
     .to_owned()
-}
-
-/// Opens a provider's envelope; an error says what is wrong with it.
-pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, String> {
-    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body); // some servers begin with a byte order mark
-    match provider {
-        Provider::Anthropic => anthropic::open(body),
-        Provider::OpenAi => openai::open(body),
-        Provider::Reference => embedded::open(body),
-    }
-}
-
-/// Usage told by a reply that is whole JSON and no error, but not the envelope that was expected: it was paid for. None for
-/// anything else, which may be asked for again.
-pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
-    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
-    let reply: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let is_error = reply.get("error").is_some_and(|error| !error.is_null());
-    if !reply.is_object() || is_error || reply.get("type").is_some_and(|kind| kind == "error") {
-        return None;
-    }
-    let usage = reply.get("usage")?;
-    let number = |names: [&str; 2]| {
-        let count = |name: &&str| Count::deserialize(usage.get(*name)?).ok();
-        names.iter().find_map(count).map_or(0, |count| count.0)
-    };
-    Some(Usage {
-        input: number(["input_tokens", "prompt_tokens"]),
-        cache_write: number(["cache_creation_input_tokens", ""]),
-        cache_read: number(["cache_read_input_tokens", ""]),
-        output: number(["output_tokens", "completion_tokens"]),
-    })
 }
 
 /// Appends a text as a JSON string.

@@ -7,7 +7,7 @@ use feedback_pipeline::items::Content;
 use feedback_pipeline::reply::verdict;
 use feedback_pipeline::reply::{self, Answer};
 use feedback_pipeline::send::batch::{anthropic, openai};
-use feedback_pipeline::send::{headers, retry};
+use feedback_pipeline::send::headers;
 use feedback_pipeline::teacher::{self, ServiceError};
 use schemas::settings::Provider;
 use std::path::PathBuf;
@@ -29,16 +29,24 @@ fn contents() -> [Content; 3] {
 /// Envelopes, errors, answers, and what batch APIs say.
 pub(crate) fn reply(bytes: &[u8]) {
     for provider in [Provider::Anthropic, Provider::OpenAi] {
-        let _ = teacher::open(provider, bytes);
+        if let Ok(envelope) = teacher::open(provider, bytes)
+            && let Some(usage) = envelope.usage
+        {
+            let all = [usage.input, usage.cache_write, usage.cache_read, usage.output];
+            assert!(all.iter().all(|count| *count <= 200_000_000), "{usage:?}");
+        }
+        let _ = teacher::usage_of_unreadable(bytes);
         for content in &contents() {
             let _ = verdict::judge(provider, content, [(200, bytes), (429, bytes)]);
         }
     }
     let error = ServiceError::read(bytes);
-    let _ = (error.to_string(), feedback_pipeline::teacher::final_for_item(400, &error));
+    assert_eq!(error.to_string() == "no explanation", teacher::text(bytes).trim().is_empty(), "{error:?}");
+    assert!((400..600).contains(&error.effective_status(200)));
+    let _ = (error.is_moderation(), teacher::final_for_item(400, &error));
     let text = String::from_utf8_lossy(bytes);
     for content in &contents() {
-        if let Ok(Answer::Scores(scores)) = reply::read(content, &text) {
+        if let Ok(Answer::Scores(scores)) = reply::read_text(content, &text) {
             assert!(scores.len() == 2 && scores.iter().all(|score| (0.0..=1.0).contains(score)));
         }
     }

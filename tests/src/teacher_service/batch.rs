@@ -41,6 +41,10 @@ pub struct BatchOptions {
     pub bom: bool,
     /// Errors in results stand in one envelope more than the API says.
     pub wrap_errors: bool,
+    /// So many of the first batches are cancelled when every second request has a result (OpenAI only).
+    pub cancel: u32,
+    /// So many of the first attempts to make a batch of an uploaded file are answered 500 (OpenAI only).
+    pub failing_creations: u32,
 }
 
 /// All batches and files.
@@ -51,6 +55,7 @@ pub(super) struct Batches {
     cut_submissions: u32,
     cut_results: u32,
     failing_looks: u32,
+    failing_creations: u32,
 }
 
 struct Batch {
@@ -61,6 +66,7 @@ struct Batch {
     created: SystemTime,
     requests: usize,
     failed: bool,
+    cancelled: bool,
     /// Answers and errors; made when they are first asked for, since they are the same at any time.
     results: Vec<String>,
     errors: Vec<String>,
@@ -127,6 +133,13 @@ pub(super) async fn call(shared: &Arc<Shared>, post: bool, path: &str, query: &s
         }
         (true, ["batches"]) => {
             let Ok(sent) = serde_json::from_slice::<Value>(&body) else { return bad("expected JSON") };
+            {
+                let mut batches = shared.batches();
+                if batches.failing_creations < options.failing_creations {
+                    batches.failing_creations += 1;
+                    return Told::Json(500, json!({"error": {"type": "api_error", "message": "internal"}}));
+                }
+            }
             let number =
                 sent["input_file_id"].as_str().and_then(|id| id.strip_prefix("file-")?.parse::<usize>().ok());
             let file = number.and_then(|number| shared.batches().files.get(number.wrapping_sub(1)).cloned());
@@ -200,7 +213,8 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
     }
     // In no order of the requests.
     results.reverse();
-    if number < options.lose_lines as usize {
+    let cancelled = api == Api::OpenAi && number < options.cancel as usize;
+    if number < options.lose_lines as usize || cancelled {
         let mut place = 0;
         results.retain(|_| {
             place += 1;
@@ -224,6 +238,7 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
         created: SystemTime::now(),
         requests: requests.len(),
         failed,
+        cancelled,
         results,
         errors,
     };
@@ -321,11 +336,13 @@ impl Batch {
         let status = match (self.failed, ended) {
             (true, _) => "failed",
             (_, false) => "in_progress",
+            _ if self.cancelled => "cancelled",
             _ => "completed",
         };
         let file = |kind: &str, there: bool| {
             if ended && there { json!(format!("{kind}-{}", self.id)) } else { Value::Null }
         };
+        let done = if self.cancelled { self.results.len() + self.errors.len() } else { done };
         let errors = match file("err", !self.errors.is_empty()) {
             Value::Null if options.empty_error_id && ended => json!(""),
             told => told,

@@ -198,21 +198,6 @@ fn a_batch_that_is_not_to_be_seen_is_not_bought_again_unasked() {
 }
 
 #[test]
-fn requests_without_a_line_are_not_sent_for_ever() {
-    let place = Place::new(10, 2);
-    let service = place.service(in_batches(BatchOptions { lose_lines: 1, ..Default::default() }));
-    let ran = place.collect(&service, &BATCH);
-    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert_eq!((place.tables().scores.len(), service.stats().batches), (60, 2));
-
-    let place = Place::new(10, 2);
-    let service = place.service(in_batches(BatchOptions { lose_lines: u32::MAX, ..Default::default() }));
-    let ran = place.collect(&service, &BATCH);
-    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
-    assert!(service.stats().batches <= 6, "{}", service.stats().batches);
-}
-
-#[test]
 fn a_setting_that_all_requests_are_refused_for_rejects_nothing() {
     let place = Place::new(10, 2);
     let service = place.service(then(Fault::BadRequest, 0));

@@ -104,7 +104,7 @@ fn service_that_is_not_there() {
         ["--round", "1", "--teacher", "openai", "--base-url", "http://127.0.0.1:9", "--timeout-secs", "1"];
     let ran = place.reference(&arguments);
     assert_eq!(ran.status, Some(1), "{}", ran.stdout);
-    assert!(ran.stderr.contains("the service does not go on"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the Teacher service failed"), "{}", ran.stderr);
     assert_eq!(place.tables().scores.len(), 0);
 }
 

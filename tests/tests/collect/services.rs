@@ -194,3 +194,20 @@ fn an_address_without_a_scheme_ends_at_once() {
     assert!(ran.stderr.contains("localhost:8000/v1"), "{}", ran.stderr);
     assert!(!place.dataset.feedback_path().exists());
 }
+
+#[test]
+fn what_was_learned_stands_in_the_ledger_and_is_told_once() {
+    let place = place();
+    let service = stand_in(&place, Service::Mistral);
+    let url = format!("{}/v1", service.url());
+    let flags = ["--teacher", "openai", "--base-url", &url, "--model", "m", "--token-limit-field", "auto"];
+    let ran = scores(&place, &flags);
+    check("mistral", &place, &service, &ran);
+    let dialects: std::collections::BTreeSet<_> =
+        place.tables().requests.into_iter().filter(|row| !row.cached).map(|row| row.dialect).collect();
+    assert_eq!(dialects.len(), 1, "{dialects:?}");
+    assert!(
+        dialects.first().unwrap().as_deref().is_some_and(|text| text.starts_with("max_tokens")),
+        "{dialects:?}"
+    );
+}

@@ -158,3 +158,67 @@ impl Images {
         Ok(picture)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::image::ImageFormat;
+    use prepare::tests::{drawing, encoded};
+    use schemas::settings::Provider;
+
+    fn dataset() -> (tempfile::TempDir, Dataset) {
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = Dataset::at(&folder.path().join("data"));
+        std::fs::create_dir_all(dataset.images_dir()).unwrap();
+        (folder, dataset)
+    }
+
+    #[test]
+    fn paths_stay_in_the_dataset_folder() {
+        let (folder, dataset) = dataset();
+        let root = dataset.root();
+        std::fs::write(folder.path().join("private.png"), "x").unwrap();
+        std::fs::write(root.join("images/a.png"), "x").unwrap();
+        let links = [("private.png", "away.png"), ("data/images/a.png", "stays.png")];
+        for (to, name) in links {
+            std::os::unix::fs::symlink(folder.path().join(to), root.join("images").join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(folder.path(), root.join("folder")).unwrap();
+        let own = root.join("images/a.png").canonicalize().unwrap();
+        for path in ["images/a.png", "./images/a.png", "images//a.png", "images/stays.png"] {
+            assert_eq!(locate(root, path).as_ref(), Ok(&own), "{path}");
+        }
+        let absolute = folder.path().join("private.png").display().to_string();
+        for path in [
+            "../private.png",
+            "images/../../private.png",
+            "images/away.png",
+            "folder/private.png",
+            "/etc/hostname",
+            absolute.as_str(),
+        ] {
+            let reason = format!("picture path leaves the dataset folder: {path}");
+            assert_eq!(locate(root, path), Err(reason));
+        }
+        assert_eq!(locate(root, "images/b.png"), Err("missing image: images/b.png".to_owned()));
+        // Whether a file outside is there is not told either.
+        assert_eq!(
+            locate(root, "../no.png"),
+            Err("picture path leaves the dataset folder: ../no.png".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_picture_is_prepared_once_and_again_where_its_file_has_changed() {
+        let (_folder, dataset) = dataset();
+        let images = Images::new(&dataset, ImageLimits::new(Provider::Anthropic, 2_048)).unwrap();
+        let path = dataset.images_dir().join("a.png");
+        std::fs::write(&path, encoded(&drawing(20, 10), ImageFormat::Png)).unwrap();
+        let first = images.get("images/a.png").unwrap();
+        assert!(Arc::ptr_eq(&first, &images.get("images/a.png").unwrap()));
+        std::fs::write(&path, encoded(&drawing(30, 10), ImageFormat::Png)).unwrap();
+        let second = images.get("images/a.png").unwrap();
+        assert_eq!((first.size, second.size), ((20, 10), (30, 10)));
+        assert_ne!(first.sha256, second.sha256);
+    }
+}

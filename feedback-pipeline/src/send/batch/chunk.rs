@@ -1,8 +1,7 @@
 //! A batch on its way: as many requests as the provider takes at once, in the form that it wants.
 
 use crate::error::Result;
-use crate::send::http::Payload;
-use crate::send::spool::Spool;
+use crate::send::spool::{Spool, Spooled};
 use crate::store::Entry;
 use crate::teacher::{Body, PictureError};
 use schemas::TimestampMs;
@@ -17,48 +16,50 @@ struct Most {
     bytes: u64,
 }
 
+/// The dialect that a batch is written in.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    /// Lessons that it took.
+    pub(super) lessons: u32,
+    /// In words, for the ledger.
+    pub(super) dialect: String,
+}
+
 /// Requests of one batch, written one after the other into the body that will be sent: hundreds of megabytes, on the disk.
 pub(super) struct Chunk {
     provider: Provider,
     most: Most,
     plan: String,
+    dialect: Written,
     body: Spool,
     entries: Vec<Entry>,
 }
 
-/// Boundary of the upload's parts: text of JSON lines cannot hold it, as it begins with a newline.
-pub(super) fn boundary(plan: &str) -> String {
-    format!("ares-{plan}")
-}
-
 impl Chunk {
     /// An empty batch.
-    pub(super) fn new(provider: Provider) -> Result<Self> {
+    pub(super) fn new(provider: Provider, dialect: Written) -> Result<Self> {
         let most = match provider {
             Provider::Anthropic => Most { requests: 100_000, bytes: 256_000_000 },
             _ => Most { requests: 50_000, bytes: 200_000_000 },
         };
-        Self::within(provider, most)
+        Self::within(provider, dialect, most)
     }
 
-    fn within(provider: Provider, most: Most) -> Result<Self> {
+    fn within(provider: Provider, dialect: Written, most: Most) -> Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{} {} {number}", TimestampMs::now().0, std::process::id());
         let plan: String = sha256_hex(name.as_bytes()).chars().take(24).collect();
-        let begin = match provider {
-            Provider::Anthropic => br#"{"requests":["#.to_vec(),
-            _ => format!(
-                "--{0}\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n\
-                 --{0}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"ares-{plan}.jsonl\"\r\n\
-                 Content-Type: application/jsonl\r\n\r\n",
-                boundary(&plan)
-            )
-            .into_bytes(),
-        };
         let mut body = Spool::new()?;
-        body.write(&begin)?;
-        Ok(Self { provider, most, plan, body, entries: Vec::new() })
+        if provider == Provider::Anthropic {
+            body.write(br#"{"requests":["#)?;
+        }
+        Ok(Self { provider, most, plan, dialect, body, entries: Vec::new() })
+    }
+
+    /// The dialect of its first request.
+    pub(super) fn dialect(&self) -> &Written {
+        &self.dialect
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -104,18 +105,15 @@ impl Chunk {
         Ok(Ok(()))
     }
 
-    /// Our name of the batch, what is sent and its length in bytes, and the requests in it.
+    /// Our name of the batch, what is sent, and the requests in it.
     ///
     /// # Errors
     /// Where the disk is full.
-    pub(super) fn finish(mut self) -> Result<(String, Payload, u64, Vec<Entry>)> {
-        let end = match self.provider {
-            Provider::Anthropic => "]}".to_owned(),
-            _ => format!("\r\n--{}--\r\n", boundary(&self.plan)),
-        };
-        self.body.write(end.as_bytes())?;
-        let length = self.body.len();
-        Ok((self.plan, Payload::Spooled(self.body.finish()?), length, self.entries))
+    pub(super) fn finish(mut self) -> Result<(String, Spooled, Vec<Entry>)> {
+        if self.provider == Provider::Anthropic {
+            self.body.write(b"]}")?;
+        }
+        Ok((self.plan, self.body.finish()?, self.entries))
     }
 }
 
@@ -142,13 +140,16 @@ mod tests {
         Entry { sent_key: [number; 32], ask: Arc::new(ask), turn: 0 }
     }
 
-    fn text(payload: &Payload) -> String {
-        let Payload::Spooled(spooled) = payload else { panic!("expected a file") };
+    fn text(spooled: &Spooled) -> String {
         let (mut reader, mut all) = (spooled.read(), Vec::new());
         while (all.len() as u64) < spooled.len() {
             reader.next(&mut all).unwrap();
         }
         String::from_utf8(all).unwrap()
+    }
+
+    fn dialect() -> Written {
+        Written { lessons: 0, dialect: String::new() }
     }
 
     fn body(text: &str) -> Body {
@@ -158,24 +159,25 @@ mod tests {
     #[test]
     fn a_chunk_is_full_by_count_or_by_bytes() {
         for provider in [Provider::Anthropic, Provider::OpenAi] {
-            let mut chunk = Chunk::within(provider, Most { requests: 2, bytes: 100_000 }).unwrap();
+            let mut chunk = Chunk::within(provider, dialect(), Most { requests: 2, bytes: 100_000 }).unwrap();
             let (small, large) = (body("x"), body(&"1".repeat(98_000)));
             assert!(chunk.has_room(&body(&"1".repeat(200_000))), "one alone is the provider's to refuse");
             chunk.push(&small, entry(1)).unwrap().unwrap();
             assert!(chunk.has_room(&small) && !chunk.has_room(&body(&"1".repeat(99_800))));
             chunk.push(&large, entry(2)).unwrap().unwrap();
             assert!(!chunk.has_room(&small));
-            let (plan, sent, length, entries) = chunk.finish().unwrap();
+            let (plan, sent, entries) = chunk.finish().unwrap();
             assert_eq!((plan.len(), entries.len()), (24, 2));
             for _ in 0..2 {
                 // A batch that may not have got there is sent again.
                 let text = text(&sent);
-                assert_eq!(text.len() as u64, length);
+                assert_eq!(text.len() as u64, sent.len());
                 assert_eq!(text.matches("\"custom_id\"").count(), 2);
                 if provider == Provider::Anthropic {
                     serde_json::from_str::<serde_json::Value>(&text).unwrap();
                 } else {
-                    assert!(text.ends_with(&format!("}}\n\r\n--ares-{plan}--\r\n")));
+                    let lines = text.lines().map(serde_json::from_str::<serde_json::Value>);
+                    assert_eq!(lines.filter(Result::is_ok).count(), 2);
                 }
             }
         }
@@ -183,7 +185,7 @@ mod tests {
 
     #[test]
     fn plans_have_names_of_their_own() {
-        let plan = || Chunk::new(Provider::OpenAi).unwrap().plan;
+        let plan = || Chunk::new(Provider::OpenAi, dialect()).unwrap().plan;
         assert_ne!(plan(), plan());
     }
 }

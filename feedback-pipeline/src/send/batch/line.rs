@@ -4,6 +4,8 @@ use crate::teacher::{Key, parse_key};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// How a batch stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,15 +17,36 @@ pub enum Standing {
         /// Requests in it.
         of: u64,
     },
-    /// Its results lie at these paths of the API.
-    Ended {
-        /// The paths.
-        paths: Vec<String>,
-    },
+    /// It has ended.
+    Ended(Ended),
     /// It was not taken as a whole.
     Failed(String),
     /// The service does not know it.
     Gone,
+}
+
+/// Where the results of a batch lie, and how many there are. Their files may come minutes after the batch has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Paths of the API, of the files that are there already.
+    pub paths: Vec<String>,
+    /// Requests that have a result by the batch's counts; none where it does not count.
+    pub results: Option<u64>,
+    /// True where there are answers by the counts, and their file is not named yet.
+    pub is_file_late: bool,
+}
+
+impl Ended {
+    /// Whether so many results are all that a batch of so many requests has.
+    pub fn is_complete(&self, results: u64, requests: u64) -> bool {
+        let all = self.results.unwrap_or(requests).min(requests);
+        results >= requests || (results >= all && !self.is_file_late)
+    }
+
+    /// Number of results to come.
+    pub fn missing(&self, results: u64, requests: u64) -> u64 {
+        self.results.unwrap_or(requests).clamp(results, requests.max(results)).saturating_sub(results)
+    }
 }
 
 /// A batch in the service's list.
@@ -33,10 +56,12 @@ pub struct Listed {
     pub id: String,
     /// Our name of it, where the service keeps that.
     pub plan: Option<String>,
+    /// The file that it was made of, where the service wants one.
+    pub file_id: Option<String>,
     /// Moment it was made, in ms since 1970.
     pub created_at_ms: i64,
-    /// Requests in it.
-    pub requests: u64,
+    /// Requests in it; none where the list does not tell.
+    pub requests: Option<u64>,
     /// True where its results can be read.
     pub ended: bool,
 }
@@ -59,7 +84,7 @@ impl Page {
             #[serde(default)]
             has_more: bool,
         }
-        let list: List<B> = serde_json::from_slice(body).map_err(|e| format!("no list of batches: {e}"))?;
+        let list: List<B> = parse(body, "list of batches")?;
         let batches: Vec<Listed> = list.data.into_iter().map(listed).collect();
         let next = batches.last().filter(|_| list.has_more).map(|batch| batch.id.clone());
         Ok(Self { batches, next })
@@ -91,24 +116,62 @@ pub enum Answered {
     Not(&'static str),
 }
 
+impl Answered {
+    /// HTTP status that a single request would have got; 0 where there is no answer.
+    pub(super) fn status(&self) -> u16 {
+        match self {
+            Self::Reply(_) => 200,
+            Self::Error { status, .. } => *status,
+            Self::Not(_) => 0,
+        }
+    }
+
+    /// The body that a single request would have got; empty where there is no answer.
+    pub(super) fn body(&self) -> Bytes {
+        match self {
+            Self::Reply(body) | Self::Error { body, .. } => body.clone(),
+            Self::Not(_) => Bytes::new(),
+        }
+    }
+}
+
 /// Reads a `custom_id` of ours.
 pub(super) fn key(custom_id: &str) -> Result<Key, String> {
     parse_key(custom_id)
         .ok_or_else(|| format!("custom_id: expected 64 hexadecimal digits, found `{custom_id}`"))
 }
 
-/// Moment of an RFC 3339 time in UTC, in ms since 1970; parts of a second are dropped.
+/// Moment of an RFC 3339 time, in ms since 1970.
 pub(super) fn moment_ms(text: &str) -> Option<i64> {
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    // Days of the civil calendar, with years that begin in March.
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days =
-        shifted * 365 + shifted.div_euclid(4) - shifted.div_euclid(100) + shifted.div_euclid(400) + of_year
-            - 719_468;
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000)
+    chrono::DateTime::parse_from_rfc3339(text).ok().map(|moment| moment.timestamp_millis())
+}
+
+/// Reads JSON that may begin with a byte order mark.
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, String> {
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
+    serde_json::from_slice(body).map_err(|e| format!("no {what}: {e}"))
+}
+
+/// A count, however it is written; none where there is none.
+pub(super) fn count(counts: Option<&Value>, name: &str) -> Option<u64> {
+    let count = counts?.get(name)?;
+    count.as_u64().or_else(|| count.as_str()?.trim().parse().ok())
+}
+
+/// The body of an error without the envelopes around its own, and how many there were.
+pub(super) fn unwrapped(error: &RawValue) -> (Bytes, usize) {
+    #[derive(Deserialize)]
+    struct Envelope<'a> {
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+    }
+    let (mut inner, mut envelopes) = (error.get(), 0);
+    while let Ok(Envelope { error: Some(error) }) = serde_json::from_str(inner)
+        && error.get() != "null"
+    {
+        (inner, envelopes) = (error.get(), envelopes + 1);
+    }
+    (format!("{{\"error\":{inner}}}").into(), envelopes)
 }
 
 #[cfg(test)]
@@ -120,8 +183,38 @@ mod tests {
         assert_eq!(key(&"ab".repeat(32)), Ok([0xab; 32]));
         assert!(key("ab").is_err() && key(&"x".repeat(64)).is_err() && key(&"é".repeat(32)).is_err());
         assert_eq!(moment_ms("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(moment_ms("2024-02-29T12:30:15.25+00:00"), Some(1_709_209_815_000));
-        assert_eq!(moment_ms("2026-11-23T00:00:00Z"), Some(1_795_392_000_000));
+        assert_eq!(moment_ms("2024-02-29T12:30:15.25+00:00"), Some(1_709_209_815_250));
+        assert_eq!(moment_ms("2024-02-29T14:30:15+02:00"), Some(1_709_209_815_000));
         assert_eq!(moment_ms("soon"), None);
+    }
+
+    #[test]
+    fn errors_out_of_their_envelopes() {
+        for (body, inner, envelopes) in [
+            (r#"{"type":"a"}"#, r#"{"error":{"type":"a"}}"#, 0),
+            (r#"{"error":{"type":"a"}}"#, r#"{"error":{"type":"a"}}"#, 1),
+            (r#"{"error":{"error":{"type":"a"}}}"#, r#"{"error":{"type":"a"}}"#, 2),
+            (r#"{"error":"slow down"}"#, r#"{"error":"slow down"}"#, 1),
+            (r#"{"error":null,"message":"a"}"#, r#"{"error":{"error":null,"message":"a"}}"#, 0),
+        ] {
+            let raw: &RawValue = serde_json::from_str(body).unwrap();
+            assert_eq!(unwrapped(raw), (Bytes::from(inner), envelopes), "{body}");
+        }
+    }
+
+    #[test]
+    fn results_are_complete_by_the_counts() {
+        let ended = |results, is_file_late| Ended { paths: Vec::new(), results, is_file_late };
+        let unknown = ended(None, false);
+        assert!(unknown.is_complete(10, 10) && !unknown.is_complete(9, 10));
+        assert_eq!(unknown.missing(4, 10), 6);
+        let partial = ended(Some(4), false);
+        assert!(partial.is_complete(4, 10) && !partial.is_complete(3, 10));
+        assert_eq!((partial.missing(3, 10), partial.missing(5, 10)), (1, 0));
+        let late = ended(Some(4), true);
+        assert!(!late.is_complete(4, 10), "errors alone, and the answers are to come");
+        assert!(late.is_complete(10, 10));
+        assert!(ended(Some(0), false).is_complete(0, 10), "ended before anything was done");
+        assert!(ended(Some(u64::MAX), false).is_complete(10, 10));
     }
 }

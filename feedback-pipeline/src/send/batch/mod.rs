@@ -1,8 +1,8 @@
 //! Batch mode: requests go out by the thousand, at half the price, and are answered within a day.
 //!
 //! ```text
-//! open batches ─► wait ─► results ─► cache          until nothing is due
-//! due items ─► chunks ─► written down ─► sent ─► id written down ─┘
+//! open batches ─► wait ─► results ─► store              until nothing is pending
+//! pending items ─► chunks ─► written down ─► sent ─► id written down ─┘
 //! ```
 //!
 //! A batch is written down with its requests before it is sent. After a kill in between, it is looked for at the service
@@ -11,24 +11,28 @@
 
 pub mod anthropic;
 mod chunk;
+mod late;
 pub mod line;
+mod lines;
 pub mod openai;
+mod orphans;
 mod results;
 mod service;
+mod wave;
 
 use crate::error::{Error, Result};
-use crate::reply::verdict::Verdict;
-use crate::request::Question;
-use crate::request::tokens::{self, Counter};
 use crate::send::{Next, Session};
-use crate::store::{Batch, Entry};
-use crate::teacher::{FollowUp, Key};
-use chunk::Chunk;
-use schemas::TimestampMs;
+use crate::store::Batch;
+use crate::teacher::Key;
+use crate::teacher::catalogue::Price;
+use chunk::Written;
+use late::Late;
+use orphans::name_of;
 use service::Service;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+use wave::Wave;
 
 /// A request without an answer is put into this many batches.
 const MOST_TRIES: u32 = 4;
@@ -36,23 +40,24 @@ const MOST_TRIES: u32 = 4;
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// Longest wait between two looks.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
-/// What to do about a batch of which there is nothing to be had any more.
-const RESULTS_ARE_GONE: &str = "where they are gone for good: the same command with --abandon-batch and the batch's id sends its requests again, \
-     and they are paid for again";
-
-/// What to do about results that are no results of this API.
-const RESULTS_CANNOT_BE_READ: &str = "the others are kept. Where it stays so: the same command with --abandon-batch and the batch's id sends the \
-     requests without an answer again, and they are paid for again";
-
-/// Asks all due items in batches; ends early where the session's stop is set.
+/// Asks all pending items in batches; ends early where the session's stop is set.
 pub async fn all<I>(session: &Arc<Session>, plan: impl Fn() -> Result<I>)
 where
     I: Iterator<Item = Result<Next>>,
 {
     let Some(transport) = &session.transport else { return };
     let service = Service::new(session, transport);
-    let mut run =
-        Run { session, service, counter: None, tries: HashMap::new(), trouble: String::new(), first: true };
+    let mut run = Run {
+        session,
+        service,
+        price: session.price.as_ref().map(Price::in_batch),
+        written: HashMap::new(),
+        tries: HashMap::new(),
+        trouble: String::new(),
+        late: HashMap::new(),
+        collected: HashSet::new(),
+        first: true,
+    };
     if let Err(error) = run.all(plan).await {
         session.stop.because(error);
         run.say_what_goes_on();
@@ -62,22 +67,19 @@ where
 struct Run<'a> {
     session: &'a Session,
     service: Service<'a>,
-    /// Tells what a batch will cost; none where the model has no price.
-    counter: Option<Counter>,
+    /// Prices in batches; none where the model has none.
+    price: Option<Price>,
+    /// Dialects that the batches of this run are written in, by our names of them.
+    written: HashMap<String, Written>,
     /// Batches of this run in which a request had no answer.
     tries: HashMap<Key, u32>,
     /// Why the last of them had none.
     trouble: String,
+    /// Batches that have ended and whose results have not all come, by our names of them.
+    late: HashMap<String, Late>,
+    /// Requests whose replies this run has kept, and that no wave has met since.
+    collected: HashSet<Key>,
     first: bool,
-}
-
-/// What a look through the due items led to.
-#[derive(Default)]
-struct Wave {
-    sent: usize,
-    given_up: usize,
-    /// Dollars of the first request that did not fit under the cap.
-    too_dear: Option<f64>,
 }
 
 impl Run<'_> {
@@ -87,11 +89,13 @@ impl Run<'_> {
     {
         self.session.cache.writer().prompt(&self.session.prompt.version, &self.session.prompt.text)?;
         self.abandon()?;
-        self.find_unsure().await?;
-        loop {
-            let since = TimestampMs::now().0;
+        if let Some(error) = self.find_unsure().await? {
             self.collect().await?;
-            let wave = self.wave(plan()?, since).await?;
+            return Err(error);
+        }
+        loop {
+            self.collect().await?;
+            let wave = self.wave(plan()?).await?;
             self.first = false;
             match wave {
                 Wave { sent: 1.., .. } => {}
@@ -116,202 +120,6 @@ impl Run<'_> {
         let mut open = self.session.cache.open_batches(self.session.teacher.provider)?;
         open.retain(|batch| batch.model == self.session.model);
         Ok(open)
-    }
-
-    /// Closes the batches that the user has given up.
-    fn abandon(&self) -> Result<()> {
-        let open = self.open()?;
-        for id in &self.session.abandoned {
-            let Some(batch) = open.iter().find(|batch| batch.batch_id.as_deref() == Some(id)) else {
-                let message = format!("expected the id of an open batch, found `{id}`");
-                return Err(Error::bad_input("--abandon-batch", message));
-            };
-            let unanswered = self.unanswered(batch)?;
-            // They may have been charged.
-            self.lose(batch, unanswered)?;
-            self.session.cache.batch_closed(&batch.plan, "abandoned")?;
-            self.session.budget.release(batch.likely_usd);
-            self.session.progress.say(&format!(
-                "batch {id} is given up: {unanswered} of its {} requests have no answer and are sent again",
-                batch.requests
-            ));
-        }
-        Ok(())
-    }
-
-    /// Requests of a batch without a reply.
-    fn unanswered(&self, batch: &Batch) -> Result<u64> {
-        let cache = &self.session.cache;
-        let mut unanswered = 0;
-        for sent_key in cache.batch_keys(&batch.plan)? {
-            let Some((key, turn)) = cache.batch_request(&batch.plan, &sent_key)? else { continue };
-            let replies = cache.replies(&key)?;
-            unanswered += u64::from(!replies.iter().any(|reply| reply.turn == turn));
-        }
-        Ok(unanswered)
-    }
-
-    /// Batches that were written down, but whose id was not: the service has them or not.
-    async fn find_unsure(&self) -> Result<()> {
-        let cache = &self.session.cache;
-        for batch in self.open()? {
-            if batch.batch_id.is_some() {
-                continue;
-            }
-            if batch.address != self.service.address() {
-                let why = format!(
-                    "a batch of {} requests was being sent to {} when a run ended, and whether it got there is not known",
-                    batch.requests, batch.address
-                );
-                return Err(Error::Service { why, hint: Some("give the --base-url that it was sent to") });
-            }
-            match self.service.find(&batch, batch.planned_at_ms).await? {
-                Some(id) => cache.batch_sent(&batch.plan, &id)?,
-                None => {
-                    cache.batch_closed(&batch.plan, "never sent")?;
-                    self.session.budget.release(batch.likely_usd);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends what is due and lies in no batch yet. What came in since a moment in ms is looked at for a cause behind all
-    /// rejects.
-    async fn wave(&mut self, plan: impl Iterator<Item = Result<Next>>, since: i64) -> Result<Wave> {
-        let session = self.session;
-        let mut wave = Wave::default();
-        let mut room = session.budget.room();
-        if session.price.as_ref().is_some_and(|price| !price.is_free()) {
-            let (dialect, scope) = (session.dialects.spoken().dialect, session.job.scope());
-            let system = &session.prompt.text;
-            // Anew for each wave: earlier replies tell better.
-            let counter = Counter::new(
-                &session.known,
-                &dialect,
-                session.job.kind,
-                &scope,
-                system,
-                Some(&session.cache),
-            )?;
-            self.counter = Some(counter);
-        }
-        let mut chunk = Chunk::new(session.teacher.provider)?;
-        let mut of_chunk = 0.0;
-        let mut claims = Vec::new(); // held until the wave ends
-        for next in plan {
-            self.service.check_stop()?;
-            let (mut question, replies, claim) = match next? {
-                Next::Send(question, replies, claim) => (question, replies, claim),
-                other => {
-                    if let Next::Shared(question) = &other {
-                        self.check_cause(question, since)?;
-                    }
-                    let is_news = match &other {
-                        Next::Unsendable(question) => session.cache.replies(&question.key)?.is_empty(),
-                        _ => self.first, // later waves meet it again
-                    };
-                    session.note(other, is_news).await?;
-                    continue;
-                }
-            };
-            // In each wave: where the cap ended one early, the next reaches further.
-            session.remember(&question)?;
-            claims.push(claim);
-            let Verdict::Ask(follow_ups) = session.judge(&question.item, &replies) else { continue };
-            let image = question.image();
-            let (lessons, template) = session.template();
-            let sent_key = session.sent_key(&question, &follow_ups, lessons, &template);
-            if self.tries.get(&sent_key).is_some_and(|tries| *tries >= MOST_TRIES) {
-                wave.given_up += 1;
-                continue;
-            }
-            let body = template.body(image, &question.text, &follow_ups);
-            let dollars = self.likely_dollars(&question, &follow_ups);
-            if dollars > room {
-                wave.too_dear = Some(dollars);
-                break;
-            }
-            if !chunk.has_room(&body) {
-                let full = std::mem::replace(&mut chunk, Chunk::new(session.teacher.provider)?);
-                wave.sent += self.send(full, std::mem::take(&mut of_chunk)).await?;
-            }
-            let entry = Entry { sent_key, ask: session.ask_row(&question), turn: follow_ups.len() as u32 };
-            if let Err(error) = chunk.push(&body, entry)? {
-                question.unsent = Some(error.to_string());
-                session.note(Next::Unsendable(question), true).await?;
-                continue;
-            }
-            room -= dollars;
-            of_chunk += dollars;
-        }
-        if !chunk.is_empty() {
-            wave.sent += self.send(chunk, of_chunk).await?;
-        }
-        Ok(wave)
-    }
-
-    /// Counts what became of an item since a moment in ms.
-    ///
-    /// # Errors
-    /// Where one cause is behind nearly all rejects: nothing more is sent.
-    fn check_cause(&self, question: &Question, since: i64) -> Result<()> {
-        let replies = self.session.cache.replies(&question.key)?;
-        if replies.last().is_none_or(|reply| reply.replied_at_ms < since) {
-            return Ok(());
-        }
-        match self.session.judge(&question.item, &replies) {
-            Verdict::Answer(_) => self.session.rejects.answered(),
-            Verdict::Reject { reason, .. } => {
-                if let Some(error) = self.session.rejects.rejected(&reason) {
-                    return Err(error);
-                }
-            }
-            Verdict::Ask(_) => {}
-        }
-        Ok(())
-    }
-
-    /// Dollars that a request will hardly go beyond: a tenth more input than is counted, and a quarter more output than the
-    /// longest reply so far; 0 where the model has no price.
-    fn likely_dollars(&self, question: &Question, follow_ups: &[FollowUp]) -> f64 {
-        let (Some(price), Some(counter)) = (&self.session.price, &self.counter) else { return 0.0 };
-        let dialect = self.session.dialects.spoken().dialect;
-        let image =
-            question.image().map_or(0, |image| tokens::of_picture(&self.session.known, &dialect, image.size));
-        let more: String =
-            follow_ups.iter().flat_map(|more| [more.reply.as_str(), &more.complaint]).collect();
-        let input = counter.input(&(question.text.clone() + &more)) + image as f64;
-        let limit = self.session.reply_limit();
-        let longest = counter.longest_output.max(self.session.longest_output());
-        let output = longest.map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
-        price.most(1.1 * input, output)
-    }
-
-    /// Writes a batch down, sends it, and writes its id down.
-    async fn send(&self, chunk: Chunk, likely_usd: f64) -> Result<usize> {
-        let session = self.session;
-        let (plan, body, bytes, entries) = chunk.finish()?;
-        let count = entries.len();
-        let mut batch = Batch {
-            plan,
-            provider: session.teacher.provider,
-            model: session.model.clone(),
-            address: self.service.address().to_owned(),
-            requests: count as u64,
-            planned_at_ms: TimestampMs::now().0,
-            likely_usd,
-            file_id: None,
-            batch_id: None,
-        };
-        session.cache.plan_batch(batch.clone(), entries)?;
-        session.budget.pay(likely_usd); // until it is collected
-        let megabytes = bytes as f64 / 1e6;
-        let id = self.service.submit(&mut batch, body).await?;
-        session.cache.batch_sent(&batch.plan, &id)?;
-        (0..count).for_each(|_| session.progress.sent());
-        session.progress.say(&format!("batch {id} sent: {count} requests, {megabytes:.1} MB"));
-        Ok(count)
     }
 
     /// Waits for all open batches and keeps what came of them. One that cannot be ended does not keep the others.
@@ -349,10 +157,9 @@ impl Run<'_> {
                 self.session.progress.say(&format!("batch {id}: {done}/{of} done, next look in {next:.1} s"));
                 Ok(false)
             }
-            line::Standing::Ended { paths } => self.keep(batch, id, &paths).await.map(|()| true),
+            line::Standing::Ended(ended) => self.keep(batch, id, &ended, wait).await,
             line::Standing::Failed(why) => {
-                self.session.cache.batch_closed(&batch.plan, "failed")?;
-                self.session.budget.release(batch.likely_usd);
+                self.close(batch, "failed")?;
                 let hint = Some("nothing of it was charged; mend the cause and run the same command again");
                 Err(Error::Service { why: format!("batch {id} failed: {why}"), hint })
             }
@@ -367,11 +174,22 @@ impl Run<'_> {
                          the same command with --abandon-batch and its id sends its requests again, and they \
                          are paid for again"
                     }
-                    false => "give the --base-url that it was sent to",
+                    false => {
+                        "give the --base-url that it was sent to; where that service is gone for good: the same \
+                         command with --abandon-batch and the batch's id sends its requests again, and they are \
+                         paid for again"
+                    }
                 };
                 Err(Error::Service { why, hint: Some(hint) })
             }
         }
+    }
+
+    /// Ends a batch; what came of it is durable on return.
+    fn close(&self, batch: &Batch, how: &'static str) -> Result<()> {
+        self.session.cache.batch_closed(&batch.plan, how)?;
+        self.session.budget.release(batch.likely_usd);
+        Ok(())
     }
 
     fn say_what_goes_on(&self) {
@@ -380,7 +198,7 @@ impl Run<'_> {
             return;
         }
         let requests: u64 = open.iter().map(|batch| batch.requests).sum();
-        let ids: Vec<&str> = open.iter().filter_map(|batch| batch.batch_id.as_deref()).collect();
+        let ids: Vec<&str> = open.iter().map(name_of).collect();
         let (batches, ids) = (open.len(), ids.join(", "));
         let command = self.session.job.command();
         self.session.progress.say(&format!(

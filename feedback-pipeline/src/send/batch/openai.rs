@@ -1,8 +1,10 @@
 //! OpenAI's Batch API: a file of JSON lines is uploaded, then `POST /v1/batches` names it.
 
-use super::line::{Answered, Line, Listed, Page, Standing, key};
+use super::line::{Answered, Ended, Line, Listed, Page, Standing, count, key, parse, unwrapped};
+use crate::teacher::ServiceError;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Key of the batch's metadata that holds our own name of it.
@@ -13,27 +15,63 @@ struct Batch {
     id: String,
     #[serde(default)]
     status: String,
-    #[serde(default)]
-    created_at: i64,
+    created_at: Option<Value>,
+    input_file_id: Option<String>,
     output_file_id: Option<String>,
     error_file_id: Option<String>,
-    request_counts: Option<Counts>,
-    metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    request_counts: Option<Value>,
+    metadata: Option<Value>,
     errors: Option<Errors>,
 }
 
-#[derive(Deserialize, Default, Clone, Copy)]
-#[serde(default)]
-struct Counts {
-    total: u64,
-    completed: u64,
-    failed: u64,
+impl Batch {
+    fn count(&self, name: &str) -> Option<u64> {
+        count(self.request_counts.as_ref(), name)
+    }
+
+    /// Requests that have a result.
+    fn results(&self) -> u64 {
+        self.count("completed").unwrap_or_default().saturating_add(self.count("failed").unwrap_or_default())
+    }
+
+    fn ended(&self) -> Ended {
+        let results = match (self.status.as_str(), self.results()) {
+            // One that ran to its end has results.
+            ("completed", 0) => None,
+            // One that did not has none, where it counts at all.
+            (_, 0) => self.count("total").filter(|total| *total > 0).map(|_| 0),
+            (_, results) => Some(results),
+        };
+        let is_id = |id: &&String| !id.trim().is_empty();
+        let (output, errors) =
+            (self.output_file_id.as_ref().filter(is_id), self.error_file_id.as_ref().filter(is_id));
+        Ended {
+            paths: [output, errors].into_iter().flatten().map(|id| format!("/files/{id}/content")).collect(),
+            results,
+            is_file_late: output.is_none() && self.count("completed").is_some_and(|answers| answers > 0),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.status.as_str(), "completed" | "expired" | "cancelled" | "canceled")
+    }
+
+    /// Why it was not taken.
+    fn explanation(&self) -> String {
+        let told = self.errors.iter().flat_map(|errors| errors.data.iter().flatten()).take(3);
+        let told: Vec<String> = told
+            .map(|error| {
+                let text = |text: &Option<String>| text.clone().unwrap_or_default();
+                format!("{}: {}", text(&error.code), text(&error.message))
+            })
+            .collect();
+        if told.is_empty() { "no explanation".to_owned() } else { told.join("; ") }
+    }
 }
 
 #[derive(Deserialize)]
 struct Errors {
-    #[serde(default)]
-    data: Vec<Explained>,
+    data: Option<Vec<Explained>>,
 }
 
 #[derive(Deserialize)]
@@ -56,44 +94,34 @@ pub fn created(body: &[u8]) -> Result<String, String> {
     struct Made {
         id: String,
     }
-    let made: Made = serde_json::from_slice(body).map_err(|e| format!("no file or batch: {e}"))?;
+    let made: Made = parse(body, "file or batch")?;
     Ok(made.id)
 }
 
-/// How a batch stands.
+/// How a batch stands. Statuses that are not known are those of one that runs.
 pub fn standing(body: &[u8]) -> Result<Standing, String> {
-    let batch: Batch = serde_json::from_slice(body).map_err(|e| format!("no batch: {e}"))?;
+    let batch: Batch = parse(body, "batch")?;
+    let ended = batch.ended();
     Ok(match batch.status.as_str() {
-        "failed" => {
-            let told = batch.errors.map(|errors| errors.data).unwrap_or_default();
-            let told: Vec<String> = told
-                .into_iter()
-                .take(3)
-                .map(|error| {
-                    format!("{}: {}", error.code.unwrap_or_default(), error.message.unwrap_or_default())
-                })
-                .collect();
-            Standing::Failed(if told.is_empty() { "no explanation".to_owned() } else { told.join("; ") })
-        }
-        "completed" | "expired" | "cancelled" => {
-            let files = [batch.output_file_id, batch.error_file_id].into_iter().flatten();
-            Standing::Ended { paths: files.map(|id| format!("/files/{id}/content")).collect() }
-        }
-        _ => {
-            let counts = batch.request_counts.unwrap_or_default();
-            Standing::Running { done: counts.completed.saturating_add(counts.failed), of: counts.total }
-        }
+        "failed" if ended.paths.is_empty() && batch.results() == 0 => Standing::Failed(batch.explanation()),
+        "failed" => Standing::Ended(ended),
+        _ if batch.has_ended() => Standing::Ended(ended),
+        _ => Standing::Running { done: batch.results(), of: batch.count("total").unwrap_or_default() },
     })
 }
 
 /// A page of the list.
 pub fn page(body: &[u8]) -> Result<Page, String> {
-    let plan = |batch: &Batch| Some(batch.metadata.as_ref()?.get(PLAN)?.as_str()?.to_owned());
     Page::read(body, |batch: Batch| Listed {
-        plan: plan(&batch),
-        created_at_ms: batch.created_at.saturating_mul(1_000),
-        requests: batch.request_counts.unwrap_or_default().total,
-        ended: matches!(batch.status.as_str(), "completed" | "expired" | "cancelled" | "failed"),
+        plan: batch.metadata.as_ref().and_then(|metadata| Some(metadata.get(PLAN)?.as_str()?.to_owned())),
+        created_at_ms: batch
+            .created_at
+            .as_ref()
+            .and_then(Value::as_f64)
+            .map_or(i64::MAX, |secs| (secs * 1_000.0) as i64),
+        requests: batch.count("total"),
+        ended: batch.has_ended() || batch.status == "failed",
+        file_id: batch.input_file_id,
         id: batch.id,
     })
 }
@@ -114,18 +142,22 @@ pub fn line(line: &[u8]) -> Result<Line, String> {
         #[serde(borrow)]
         body: &'a RawValue,
     }
-    let entry: Entry<'_> = serde_json::from_slice(line).map_err(|e| format!("no result: {e}"))?;
+    let entry: Entry<'_> = parse(line, "result")?;
     let sent_key = key(&entry.custom_id)?;
     let copied = |raw: &RawValue| Bytes::copy_from_slice(raw.get().as_bytes());
     let answered = match (entry.response, entry.error) {
-        (Some(response), _) if response.status_code == 200 => Answered::Reply(copied(response.body)),
-        (Some(response), _) => Answered::Error { status: response.status_code, body: copied(response.body) },
+        (Some(Response { status_code: 200..300, body }), _) => Answered::Reply(copied(body)),
+        (Some(Response { status_code: status, body }), _) => match unwrapped(body) {
+            // Kept as it came, unless it stands in one envelope more than a single request would get.
+            (_, 0 | 1) => Answered::Error { status, body: copied(body) },
+            (body, _) => Answered::Error { status, body },
+        },
         (None, Some(error)) => {
-            let code = serde_json::from_str::<Explained>(error.get()).ok().and_then(|error| error.code);
-            match code.as_deref() {
-                Some("batch_expired") => Answered::Not("expired"),
-                Some("batch_cancelled") => Answered::Not("cancelled"),
-                _ => Answered::Error { status: 500, body: format!("{{\"error\":{}}}", error.get()).into() },
+            let (body, _) = unwrapped(error);
+            match ServiceError::read(&body).code.as_str() {
+                "batch_expired" => Answered::Not("expired"),
+                "batch_cancelled" => Answered::Not("cancelled"),
+                _ => Answered::Error { status: 500, body },
             }
         }
         (None, None) => return Err("expected a response or an error, found neither".to_owned()),
@@ -149,6 +181,12 @@ mod tests {
         assert!(matches!(error, Ok(Answered::Error { status: 429, .. })));
         let expired = read(r#""response":null,"error":{"code":"batch_expired","message":"m"}"#);
         assert_eq!(expired, Ok(Answered::Not("expired")));
+        let wrapped = read(r#""error":{"type":"error","error":{"code":"batch_expired"}}"#);
+        assert_eq!(wrapped, Ok(Answered::Not("expired")));
+        let wrapped =
+            read(r#""response":{"status_code":400,"body":{"type":"error","error":{"error":{"code":"x"}}}}"#);
+        let body = Bytes::from_static(br#"{"error":{"code":"x"}}"#);
+        assert_eq!(wrapped, Ok(Answered::Error { status: 400, body }));
         assert!(matches!(read(r#""error":{"code":"other"}"#), Ok(Answered::Error { status: 500, .. })));
         assert!(read(r#""error":null"#).is_err());
     }
@@ -157,12 +195,34 @@ mod tests {
     fn standing_and_list() {
         let failed = br#"{"id":"b","status":"failed","errors":{"data":[{"code":"token_limit_exceeded","message":"too many"}]}}"#;
         assert_eq!(standing(failed), Ok(Standing::Failed("token_limit_exceeded: too many".to_owned())));
-        let ended = br#"{"id":"b","status":"expired","output_file_id":"f1","error_file_id":"f2"}"#;
-        let paths = vec!["/files/f1/content".to_owned(), "/files/f2/content".to_owned()];
-        assert_eq!(standing(ended), Ok(Standing::Ended { paths }));
+        let ended = |rest: &str| match standing(format!(r#"{{"id":"b",{rest}}}"#).as_bytes()) {
+            Ok(Standing::Ended(ended)) => ended,
+            other => panic!("{rest}: {other:?}"),
+        };
+        let files = ended(r#""status":"expired","output_file_id":"f1","error_file_id":"f2""#);
+        assert_eq!(files.paths, ["/files/f1/content", "/files/f2/content"]);
+        assert_eq!((files.results, files.is_file_late), (None, false), "no counts");
+        // An id that is empty is none, and a file may be late.
+        let late = ended(
+            r#""status":"completed","output_file_id":"","error_file_id":null,"request_counts":{"total":9,"completed":7,"failed":"2"}"#,
+        );
+        assert_eq!(late, Ended { paths: Vec::new(), results: Some(9), is_file_late: true });
+        let counted = |status: &str, counts: &str| {
+            ended(&format!(r#""status":"{status}","request_counts":{counts}"#)).results
+        };
+        assert_eq!(counted("cancelled", r#"{"total":9,"completed":0,"failed":0}"#), Some(0));
+        assert_eq!(
+            counted("cancelled", r#"{"total":0,"completed":0,"failed":0}"#),
+            None,
+            "it does not count"
+        );
+        assert_eq!(counted("completed", r#"{"total":9,"completed":0,"failed":0}"#), None, "late counts");
+        assert_eq!(counted("failed", r#"{"total":9,"completed":4,"failed":0}"#), Some(4), "partial results");
+        let unknown = "\u{feff}{\"id\":\"b\",\"status\":\"paused\",\"request_counts\":[]}";
+        assert_eq!(standing(unknown.as_bytes()), Ok(Standing::Running { done: 0, of: 0 }));
         let list = br#"{"data":[{"id":"b","status":"in_progress","created_at":5,"metadata":{"ares_plan":"p"},"request_counts":{"total":7}}]}"#;
         let page = page(list).unwrap();
-        assert_eq!((page.batches[0].plan.as_deref(), page.batches[0].requests), (Some("p"), 7));
+        assert_eq!((page.batches[0].plan.as_deref(), page.batches[0].requests), (Some("p"), Some(7)));
         assert_eq!(page.next, None);
     }
 }

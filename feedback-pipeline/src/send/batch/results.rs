@@ -1,136 +1,209 @@
-//! Results of an ended batch: every reply into the cache, every failure to where a single request's would go.
+//! Results of an ended batch: every reply into the store, every failure to where a single request's would go.
 
-use super::Run;
-use super::line::{Answered, Line};
-use super::{RESULTS_ARE_GONE, RESULTS_CANNOT_BE_READ, anthropic, openai};
+use super::late::Late;
+use super::line::{Answered, Ended, Line};
+use super::lines::Next;
+use super::{MOST_TRIES, Run, anthropic, openai};
 use crate::error::{Error, Result};
+use crate::send::attempts::cost_at;
+use crate::send::fault::After;
 use crate::send::retry::{self, Decision, Effort, Failure, Hints};
 use crate::store::{Batch, Reply};
-use crate::teacher::{self, Key, Usage};
+use crate::teacher::{self, Key, ServiceError, Unopened, Usage};
 use bytes::Bytes;
 use schemas::TimestampMs;
-use std::collections::HashSet;
+use schemas::settings::Provider;
+use std::collections::HashMap;
 use std::time::Duration;
 
-/// What to do with a result.
+/// What to do about results that do not come.
+const RESULTS_ARE_MISSING: &str = "those that came are kept. Run the same command again later: nothing is bought twice. Where the others are gone for \
+     good: the same command with --abandon-batch and the batch's id sends their requests again, and they are paid for again";
+
+/// What to do about results that are no results of this API.
+const RESULTS_CANNOT_BE_READ: &str = "the others are kept. Where it stays so: the same command with --abandon-batch and the batch's id sends the \
+     requests without an answer again, and they are paid for again";
+
+/// What came of a request.
 enum Outcome {
     /// A reply that was paid for, with its usage where it tells it.
-    Paid(Bytes, Option<Usage>),
-    /// The request was refused: its status and the error.
-    Refused(u16, Bytes),
+    Paid(Option<Usage>),
+    /// The request was refused.
+    Refused,
     /// A reply that cannot be opened; it may have been paid for.
     Broken,
     /// No reply, and nothing was charged.
     Nothing,
-    /// No request of this run will fare better.
-    Stop(Error),
 }
 
 /// A request of a batch: key of its item's first request, turn, and its own key.
 type Place = (Key, u32, Key);
 
-/// What the lines of a batch have come to so far.
+/// What is known of a request whose result was read.
+enum Known {
+    /// Its reply is kept; whether its cost is not known.
+    Paid { is_lost: bool },
+    /// It was refused: the request, the status and the error.
+    Refused(Place, u16, Bytes),
+    /// Its reply cannot be opened.
+    Broken,
+    /// It has no reply.
+    Nothing,
+}
+
+/// What the lines of a batch have come to so far. A request that has several lines counts once, and a reply among them
+/// counts first.
 #[derive(Default)]
-struct Tally {
-    told: HashSet<Key>,
-    answered: u64,
-    without: u64,
-    /// Requests that may have been charged without a word of how much.
-    lost: u64,
-    refused: Vec<(Place, u16, Bytes)>,
+pub(super) struct Tally {
+    known: HashMap<Key, Known>,
     /// Lines that cannot be read, and what is wrong with the last of them.
     unread: (u64, String),
+    /// Why no request of this run will fare better.
     stop: Option<Error>,
 }
 
+impl Tally {
+    /// Requests with a result.
+    fn results(&self) -> u64 {
+        self.known.len() as u64 + self.unread.0
+    }
+
+    fn count(&self, is: impl Fn(&Known) -> bool) -> u64 {
+        self.known.values().filter(|known| is(known)).count() as u64
+    }
+}
+
 impl Run<'_> {
-    /// Keeps the results of an ended batch; they can be had again until it is closed.
-    pub(super) async fn keep(&mut self, batch: &Batch, id: &str, paths: &[String]) -> Result<()> {
-        let mut tally = Tally::default();
+    /// Keeps the results of a batch that has ended; they can be had again until it is closed, which is when all of them are
+    /// there. False where some are still to come.
+    pub(super) async fn keep(
+        &mut self,
+        batch: &Batch,
+        id: &str,
+        ended: &Ended,
+        wait: Duration,
+    ) -> Result<bool> {
+        let mut late = self.late.remove(&batch.plan).unwrap_or_else(Late::new);
+        let tally = &mut late.tally;
+        tally.unread = (0, String::new()); // its lines are read again
         let service = self.service;
-        for path in paths {
+        for path in &ended.paths {
             let mut lines = service.lines(path);
-            while let Some(line) = lines.next().await? {
-                self.keep_line(batch, id, &line, &mut tally)?;
+            while let Next::Line(line) = lines.next().await? {
+                self.keep_line(batch, id, &line, tally)?;
             }
         }
+        let results = tally.results();
+        let missing = ended.missing(results, batch.requests);
+        if ended.is_complete(results, batch.requests) {
+            return self.finish(batch, id, late.tally).map(|()| true);
+        }
+        let (all, what) =
+            (batch.requests, if missing == 0 { "a file of".to_owned() } else { missing.to_string() });
+        if late.is_over() {
+            let minutes = late.minutes();
+            let why = format!(
+                "batch {id} has ended, and after {minutes} minutes {what} its {all} results are missing"
+            );
+            return Err(Error::Service { why, hint: Some(RESULTS_ARE_MISSING) });
+        }
+        let next = wait.as_secs_f64();
+        self.session.progress.say(&format!(
+            "batch {id} has ended, and {what} of its {all} results are not there yet; next look in {next:.1} s"
+        ));
+        self.late.insert(batch.plan.clone(), late);
+        Ok(false)
+    }
+
+    /// Closes a batch all of whose results were read.
+    fn finish(&mut self, batch: &Batch, id: &str, mut tally: Tally) -> Result<()> {
         let (unread, why) = &tally.unread;
-        if *unread > 0 && !tally.told.is_empty() {
+        if *unread > 0 {
             let why = format!("batch {id}: {unread} of {} results cannot be read: {why}", batch.requests);
             return Err(Error::Service { why, hint: Some(RESULTS_CANNOT_BE_READ) });
         }
-        if tally.told.is_empty() {
-            let why = format!("batch {id} has ended, and none of its {} results can be read", batch.requests);
-            return Err(Error::Service { why, hint: Some(RESULTS_ARE_GONE) });
-        }
-        tally.without += self.without_a_line(batch, &tally.told)?;
+        let missing = self.count_missing(batch, &tally)?;
         self.keep_refused(batch, id, &mut tally)?;
-        self.lose(batch, tally.lost)?;
-        self.session.cache.batch_closed(&batch.plan, "collected")?;
-        self.session.budget.release(batch.likely_usd);
-        let without = match tally.without {
+        let lost = tally.count(|known| matches!(known, Known::Broken | Known::Paid { is_lost: true }));
+        self.lose(batch, lost)?;
+        self.close(batch, "collected")?;
+        let answered = tally.count(|known| matches!(known, Known::Paid { .. }));
+        let without = missing + tally.count(|known| matches!(known, Known::Broken | Known::Nothing));
+        let without = match without {
             0 => String::new(),
             without => format!(", {without} without an answer ({})", self.trouble),
         };
         self.session
             .progress
-            .say(&format!("batch {id} ended: {} of {} answered{without}", tally.answered, batch.requests));
+            .say(&format!("batch {id} ended: {answered} of {} answered{without}", batch.requests));
         tally.stop.map_or(Ok(()), Err)
     }
 
     fn keep_line(&mut self, batch: &Batch, id: &str, line: &[u8], tally: &mut Tally) -> Result<()> {
         let read = match batch.provider {
-            schemas::settings::Provider::Anthropic => anthropic::line(line),
+            Provider::Anthropic => anthropic::line(line),
             _ => openai::line(line),
         };
-        let Line { sent_key, answered: outcome } = match read {
+        let Line { sent_key, answered } = match read {
             Ok(line) => line,
             Err(why) => {
                 tally.unread = (tally.unread.0 + 1, why);
                 return Ok(());
             }
         };
+        let is_reply = matches!(answered, Answered::Reply(_));
+        let is_read = match tally.known.get(&sent_key) {
+            None => false,
+            Some(Known::Paid { .. } | Known::Broken) => true,
+            Some(Known::Refused(..) | Known::Nothing) => !is_reply,
+        };
+        if is_read {
+            return Ok(());
+        }
         let Some((key, turn)) = self.session.cache.batch_request(&batch.plan, &sent_key)? else {
             tracing::warn!(batch = id, "a result of a request that is not in the batch");
             return Ok(());
         };
-        tally.told.insert(sent_key);
+        let place = (key, turn, sent_key);
+        self.collected.insert(key);
         // By a run that was ended while it read the results.
         let replies = self.session.cache.replies(&key)?;
         if let Some(kept) = replies.iter().find(|reply| (reply.turn, reply.sent_key) == (turn, sent_key)) {
-            tally.answered += 1;
-            tally.lost += u64::from(kept.cost_usd.is_none());
+            tally.known.insert(sent_key, Known::Paid { is_lost: kept.cost_usd.is_none() });
             return Ok(());
         }
-        match self.outcome(outcome, sent_key) {
-            Outcome::Paid(body, usage) => {
-                tally.answered += 1;
-                tally.lost += u64::from(self.session.cost(usage.as_ref()).is_none());
-                self.store(batch, id, (key, turn, sent_key), 200, body, usage)?;
+        let lessons = self.written.get(&batch.plan).map(|written| written.lessons);
+        let has_picture = match self.session.cache.ask(&key)? {
+            Some(ask) => ask.image_sha256.is_some(),
+            None => false,
+        };
+        let known = match self.outcome(&answered, sent_key, (lessons, has_picture), tally) {
+            Outcome::Paid(usage) => {
+                let is_lost = cost_at(self.price.as_ref(), usage.as_ref()).is_none();
+                self.store(batch, id, place, 200, answered.body(), usage)?;
+                Known::Paid { is_lost }
             }
-            Outcome::Refused(status, body) => tally.refused.push(((key, turn, sent_key), status, body)),
-            Outcome::Broken => (tally.without, tally.lost) = (tally.without + 1, tally.lost + 1),
-            Outcome::Nothing => tally.without += 1,
-            Outcome::Stop(error) => {
-                tally.without += 1;
-                tally.stop.get_or_insert(error);
-            }
-        }
+            Outcome::Refused => Known::Refused(place, answered.status(), answered.body()),
+            Outcome::Broken => Known::Broken,
+            Outcome::Nothing => Known::Nothing,
+        };
+        tally.known.insert(sent_key, known);
         Ok(())
     }
 
     /// Refused are single requests where others were taken; else it is what all of them share.
     fn keep_refused(&mut self, batch: &Batch, id: &str, tally: &mut Tally) -> Result<()> {
         let any_good = self.session.stats.any_good();
-        for (place, status, body) in std::mem::take(&mut tally.refused) {
-            let error = teacher::ServiceError::read(&body);
+        for known in tally.known.values_mut() {
+            let Known::Refused(place, status, body) = known else { continue };
+            let (place, status, body) = (*place, *status, std::mem::take(body));
+            let error = ServiceError::read(&body);
             let reason = teacher::final_for_item(status, &error).unwrap_or_else(|| error.to_string());
+            *known = Known::Nothing;
             if any_good || reason == teacher::TOO_LARGE {
-                tally.answered += 1;
-                self.session.progress.rejected(&reason);
                 self.store(batch, id, place, status, body, None)?;
-            } else {
-                tally.without += 1;
+                *known = Known::Paid { is_lost: false };
+            } else if status < 500 {
                 let hint = Some(
                     "every request of the batch was refused: check --model and the settings of [teacher]",
                 );
@@ -140,13 +213,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Counts requests of a batch that no line told of: they are sent again, but not for ever.
-    fn without_a_line(&mut self, batch: &Batch, told: &HashSet<Key>) -> Result<u64> {
-        if told.len() as u64 >= batch.requests {
+    /// Counts requests of a batch that no line tells of although it has all its results, as those of a batch that expired
+    /// may: they are sent again, but not for ever.
+    fn count_missing(&mut self, batch: &Batch, tally: &Tally) -> Result<u64> {
+        if tally.known.len() as u64 >= batch.requests {
             return Ok(0);
         }
         let mut missing = self.session.cache.batch_keys(&batch.plan)?;
-        missing.retain(|key| !told.contains(key));
+        missing.retain(|key| !tally.known.contains_key(key));
         for key in &missing {
             *self.tries.entry(*key).or_default() += 1;
         }
@@ -156,47 +230,69 @@ impl Run<'_> {
         Ok(missing.len() as u64)
     }
 
-    /// What a result is.
-    fn outcome(&mut self, outcome: Answered, sent_key: Key) -> Outcome {
+    /// What a result is. `written` are the lessons of the dialect that the request was written in, where they are known,
+    /// and whether it had a picture.
+    fn outcome(
+        &mut self,
+        answered: &Answered,
+        sent_key: Key,
+        (lessons, has_picture): (Option<u32>, bool),
+        tally: &mut Tally,
+    ) -> Outcome {
         let tries = self.tries.entry(sent_key).or_default();
         *tries += 1;
-        let failure = match outcome {
-            Answered::Reply(body) => match self.session.paid_usage(&body) {
-                Ok(usage) => return Outcome::Paid(body, usage),
-                Err(why) => {
+        let (status, error) = match answered {
+            Answered::Reply(body) => match self.session.paid_usage(body) {
+                Ok(usage) => {
+                    if lessons == Some(self.session.dialects.spoken().lessons) {
+                        self.session.dialects.accept(has_picture);
+                    }
+                    return Outcome::Paid(usage);
+                }
+                Err(Unopened::Error { status, error }) => (status, error),
+                Err(Unopened::NotAReply(why)) => {
                     self.trouble = why;
                     return Outcome::Broken;
                 }
             },
             Answered::Error { status, body } => {
-                let error = teacher::ServiceError::read(&body);
-                let failure = Failure::Status { status, hints: Hints::default(), error };
-                let effort = Effort { attempts: *tries, ..Effort::new(Duration::MAX) };
-                match retry::decide(&failure, effort) {
-                    Decision::Reject { .. } | Decision::Forbidden { .. } => {
-                        return Outcome::Refused(status, body);
-                    }
-                    Decision::Stop { why, hint } => return Outcome::Stop(Error::Service { why, hint }),
-                    Decision::Again { .. } | Decision::GiveUp { .. } => failure,
-                }
+                let error = ServiceError::read(body);
+                (error.effective_status(*status), error)
             }
             Answered::Not(why) => {
-                why.clone_into(&mut self.trouble);
+                (*why).clone_into(&mut self.trouble);
                 return Outcome::Nothing;
             }
         };
-        self.trouble = match failure {
-            Failure::Status { status, error, .. } => format!("HTTP {status}, {error}"),
-            Failure::Unreachable(why) | Failure::Broken(why) | Failure::Picture(why) => why,
-            Failure::TimedOut => "no reply in time".to_owned(),
-        };
-        Outcome::Nothing
+        self.trouble = format!("HTTP {status}, {error}");
+        let failure = Failure::Status { status, hints: Hints::default(), error };
+        // Refused for how it is written, in this run or an earlier one: it is written otherwise in the next batch.
+        match self.session.learn(&failure, lessons.unwrap_or_default(), has_picture) {
+            Some(After::Again) => {
+                *tries -= 1; // no fault of the item
+                return Outcome::Nothing;
+            }
+            Some(_) => return Outcome::Nothing, // the run ends
+            None => {}
+        }
+        let effort = Effort { attempts: *tries, ..Effort::new(Duration::MAX) };
+        let may_be_the_items = !matches!(status, 408 | 409 | 429 | 503 | 529);
+        match retry::decide(&failure, effort) {
+            Decision::Reject { .. } | Decision::Forbidden { .. } => Outcome::Refused,
+            Decision::Stop { why, hint } => {
+                tally.stop.get_or_insert(Error::Service { why, hint });
+                Outcome::Nothing
+            }
+            // It failed in all its batches, while others had answers.
+            _ if *tries >= MOST_TRIES && may_be_the_items => Outcome::Refused,
+            Decision::Again { .. } | Decision::GiveUp { .. } => Outcome::Nothing,
+        }
     }
 
     /// Counts requests of a batch that may have been charged without a word of how much: the cap must hold all the same, in
     /// later runs too.
     pub(super) fn lose(&self, batch: &Batch, requests: u64) -> Result<()> {
-        let Some(price) = self.session.price.as_ref().filter(|_| requests > 0) else { return Ok(()) };
+        let Some(price) = self.price.as_ref().filter(|_| requests > 0) else { return Ok(()) };
         // A batch that was sent without a cap was not counted with anything.
         let one = match batch.likely_usd {
             0.0 => self.session.reply_limit() * price.output / 1e6,
@@ -221,16 +317,13 @@ impl Run<'_> {
     ) -> Result<()> {
         let now = TimestampMs::now().0;
         let cost_usd = match status {
-            200 => self.session.cost(usage.as_ref()),
+            200 => cost_at(self.price.as_ref(), usage.as_ref()),
             _ => Some(0.0),
         };
         let usage = usage.unwrap_or_default();
         if status == 200 {
             self.session.progress.used(&usage, cost_usd);
             self.session.budget.pay(cost_usd.unwrap_or(0.0));
-            if turn == 0 {
-                self.session.progress.answered();
-            }
         }
         let reply = Reply {
             turn,
@@ -244,7 +337,7 @@ impl Run<'_> {
             started_at_ms: batch.planned_at_ms,
             replied_at_ms: now,
             latency_ms: u32::try_from(now.saturating_sub(batch.planned_at_ms)).unwrap_or(u32::MAX),
-            dialect: None,
+            dialect: self.written.get(&batch.plan).map(|written| written.dialect.clone()),
         };
         self.session.cache.writer().fetched(key, reply)
     }

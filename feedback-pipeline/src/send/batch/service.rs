@@ -1,19 +1,18 @@
 //! The calls of a batch API, each made until it succeeds or there is no point: nothing here is charged but a batch that
 //! was taken, and that one is looked for before it is sent again.
 
-use super::chunk::boundary;
-use super::line::{Listed, Page, Standing};
+use super::line::{Ended, Listed, Page, Standing};
+use super::lines::Lines;
 use super::{anthropic, openai};
 use crate::error::{Error, Result};
 use crate::send::Session;
 use crate::send::headers;
-use crate::send::http::{self, HttpClient, Payload, Raw};
+use crate::send::http::{HttpClient, Payload, Raw};
 use crate::send::retry::{self, Decision, Effort, Failure};
+use crate::send::spool::Spooled;
 use crate::store::Batch;
 use crate::teacher::ServiceError;
-use bytes::{Bytes, BytesMut};
 use schemas::TimestampMs;
-use schemas::interrupt;
 use schemas::settings::Provider;
 use std::time::{Duration, SystemTime};
 
@@ -46,11 +45,12 @@ impl<'a> Service<'a> {
         if self.provider == Provider::Anthropic { "/messages/batches" } else { "/batches" }
     }
 
-    /// Sends a batch that is written down; returns the service's id of it.
-    pub(super) async fn submit(&self, batch: &mut Batch, body: Payload) -> Result<String> {
+    /// Sends a batch that is written down; returns the service's id of it. Without `upload`, its file is there already. A
+    /// batch that is surely not taken is closed.
+    pub(super) async fn submit(&self, batch: &mut Batch, upload: Option<&Spooled>) -> Result<String> {
         let mut effort = self.effort();
         loop {
-            let failure = match self.try_to_submit(batch, &body).await? {
+            let failure = match self.try_to_submit(batch, upload).await? {
                 Ok(id) => return Ok(id),
                 Err(failure) => failure,
             };
@@ -69,16 +69,21 @@ impl<'a> Service<'a> {
         }
     }
 
-    async fn try_to_submit(&self, batch: &mut Batch, body: &Payload) -> Result<Result<String, Failure>> {
-        if self.provider == Provider::Anthropic {
-            let answer = self.once(self.batches(), Some((body.clone(), None))).await;
+    async fn try_to_submit(
+        &self,
+        batch: &mut Batch,
+        upload: Option<&Spooled>,
+    ) -> Result<Result<String, Failure>> {
+        if let (Provider::Anthropic, Some(upload)) = (self.provider, upload) {
+            let answer = self.once(self.batches(), Some(Payload::Spooled(upload.clone()))).await;
             return Ok(answer.and_then(|raw| anthropic::created(&raw.body).map_err(Failure::Broken)));
         }
-        let file_id = match &batch.file_id {
-            Some(id) => id.clone(),
-            None => {
-                let kind = format!("multipart/form-data; boundary={}", boundary(&batch.plan));
-                let answer = self.once("/files", Some((body.clone(), Some(kind)))).await;
+        let file_id = match (&batch.file_id, upload) {
+            (Some(id), _) => id.clone(),
+            (None, Some(upload)) => {
+                let (name, content) = (format!("ares-{}.jsonl", batch.plan), upload.clone());
+                let file = Payload::File { purpose: "batch", name, kind: "application/jsonl", content };
+                let answer = self.once("/files", Some(file)).await;
                 let id = match answer.and_then(|raw| openai::created(&raw.body).map_err(Failure::Broken)) {
                     Ok(id) => id,
                     Err(failure) => return Ok(Err(failure)),
@@ -86,16 +91,22 @@ impl<'a> Service<'a> {
                 self.session.cache.batch_uploaded(&batch.plan, &id)?;
                 batch.file_id.insert(id).clone()
             }
+            (None, None) => return Ok(Err(Failure::Broken("there is no file to send".to_owned()))),
         };
-        let body = Payload::Plain(openai::creation(&file_id, &batch.plan));
-        let answer = self.once(self.batches(), Some((body, None))).await;
+        let body = openai::creation(&file_id, &batch.plan);
+        let answer = self.once(self.batches(), Some(Payload::Plain(body))).await;
         Ok(answer.and_then(|raw| openai::created(&raw.body).map_err(Failure::Broken)))
+    }
+
+    /// Whether the service may have a batch that was written down: without its file it cannot have been taken.
+    pub(super) fn may_have(batch: &Batch) -> bool {
+        batch.provider != Provider::OpenAi || batch.file_id.is_some()
     }
 
     /// Looks whether the service has a batch that was written down and sent at the latest at `sent_at_ms`.
     pub(super) async fn find(&self, batch: &Batch, sent_at_ms: i64) -> Result<Option<String>> {
-        if self.provider == Provider::OpenAi && batch.file_id.is_none() {
-            return Ok(None); // without its file it cannot have been taken
+        if !Self::may_have(batch) {
+            return Ok(None);
         }
         let mut wait = Duration::from_secs(1);
         loop {
@@ -117,7 +128,7 @@ impl<'a> Service<'a> {
                 (Provider::Anthropic, false) => format!("&after_id={after}"),
                 (_, false) => format!("&after={after}"),
             };
-            let raw = self.call(&format!("{}?limit=100{cursor}", self.batches()), None).await?;
+            let raw = self.get(&format!("{}?limit=100{cursor}", self.batches())).await?;
             let page = match self.provider {
                 Provider::Anthropic => anthropic::page(&raw.body),
                 _ => openai::page(&raw.body),
@@ -144,15 +155,18 @@ impl<'a> Service<'a> {
         if let Some(plan) = &listed.plan {
             return Ok(*plan == batch.plan);
         }
+        if listed.file_id.is_some() && listed.file_id == batch.file_id {
+            return Ok(true);
+        }
         if self.provider != Provider::Anthropic
-            || listed.requests != batch.requests
+            || listed.requests.is_some_and(|requests| requests != batch.requests)
             || listed.created_at_ms < batch.planned_at_ms - CLOCKS_DIFFER_MS
             || self.session.cache.knows_batch(&listed.id)?
         {
             return Ok(false);
         }
         let mut wait = super::FIRST_LOOK;
-        let mut standing = Standing::Running { done: 0, of: listed.requests };
+        let mut standing = Standing::Running { done: 0, of: batch.requests };
         if listed.ended {
             standing = self.standing(batch, &listed.id).await?;
         }
@@ -165,10 +179,10 @@ impl<'a> Service<'a> {
             wait = wait.mul_f64(1.5).min(super::LONGEST_LOOK);
             standing = self.standing(batch, &listed.id).await?;
         }
-        let Standing::Ended { paths } = standing else { return Ok(false) };
+        let Standing::Ended(Ended { paths, .. }) = standing else { return Ok(false) };
         for path in paths {
             let mut lines = self.lines(&path);
-            while let Some(line) = lines.next().await? {
+            while let Some(line) = lines.next().await?.line() {
                 if let Ok(line) = anthropic::line(&line) {
                     return Ok(self.session.cache.batch_request(&batch.plan, &line.sent_key)?.is_some());
                 }
@@ -179,7 +193,7 @@ impl<'a> Service<'a> {
 
     /// How a batch stands.
     pub(super) async fn standing(&self, batch: &Batch, id: &str) -> Result<Standing> {
-        let raw = self.call(&format!("{}/{id}", self.batches()), None).await?;
+        let raw = self.get(&format!("{}/{id}", self.batches())).await?;
         if raw.status == 404 {
             return Ok(Standing::Gone);
         }
@@ -192,38 +206,35 @@ impl<'a> Service<'a> {
 
     /// The lines of a file of results.
     pub(super) fn lines(&self, path: &str) -> Lines<'_> {
-        Lines {
-            service: self,
-            path: path.to_owned(),
-            response: None,
-            buffer: BytesMut::new(),
-            handed_out: 0,
-            to_skip: 0,
-            effort: self.effort(),
-        }
+        Lines::new(self, path)
     }
 
-    /// A call with all its attempts; 404 is an answer.
-    async fn call(&self, path: &str, body: Option<(Payload, Option<String>)>) -> Result<Raw> {
+    /// Opens a file of results.
+    pub(super) async fn open(&self, path: &str) -> Result<reqwest::Response, Failure> {
+        self.transport.open(path).await
+    }
+
+    /// A look with all its attempts; 404 is an answer.
+    async fn get(&self, path: &str) -> Result<Raw> {
         let mut effort = self.effort();
         loop {
-            match self.once(path, body.clone()).await {
+            match self.once(path, None).await {
                 Ok(raw) => return Ok(raw),
                 Err(failure) => self.wait_after(&failure, &mut effort).await?,
             }
         }
     }
 
-    async fn once(&self, path: &str, body: Option<(Payload, Option<String>)>) -> Result<Raw, Failure> {
-        let is_look = body.is_none();
-        let call = self.transport.call(path, body);
+    async fn once(&self, path: &str, payload: Option<Payload>) -> Result<Raw, Failure> {
+        let is_look = payload.is_none();
+        let call = self.transport.call(path, payload);
         let raw = match is_look {
             // What is only looked at can be looked at again; what is sent is waited for.
             true => self.unless_stopped(call).await??,
             false => call.await?,
         };
         match raw.status {
-            200 | 201 => Ok(raw),
+            200..300 => Ok(raw),
             404 if is_look => Ok(raw),
             status => Err(Failure::Status {
                 status,
@@ -242,13 +253,13 @@ impl<'a> Service<'a> {
         }
     }
 
-    fn effort(&self) -> Effort {
+    pub(super) fn effort(&self) -> Effort {
         let patience = Duration::from_secs(self.session.teacher.timeout_secs);
         Effort { jitter: 0.5, ..Effort::new(patience) }
     }
 
     /// Waits before another attempt; an error where there should be none.
-    async fn wait_after(&self, failure: &Failure, effort: &mut Effort) -> Result<()> {
+    pub(super) async fn wait_after(&self, failure: &Failure, effort: &mut Effort) -> Result<()> {
         effort.attempts += 1;
         effort.failed(failure, false, false);
         let (why, hint) = match retry::decide(failure, *effort) {
@@ -284,21 +295,6 @@ impl<'a> Service<'a> {
     }
 }
 
-/// What `work` comes to; a failure where Ctrl-C is pressed first. Whatever else ends the run, results that are paid for are
-/// read to their end.
-async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
-    let interrupted = async {
-        while !interrupt::noted() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! {
-        biased;
-        () = interrupted => Err(Failure::Unreachable("the run ends".to_owned())),
-        done = work => Ok(done),
-    }
-}
-
 /// True where the service surely did not take what it was sent.
 fn is_refusal(failure: &Failure) -> bool {
     matches!(failure, Failure::Status { status: 400..=407 | 410..=499, .. })
@@ -306,73 +302,4 @@ fn is_refusal(failure: &Failure) -> bool {
 
 fn no_batches(why: String) -> Error {
     Error::Service { why, hint: Some("does this service have a batch API? Run without --batch") }
-}
-
-/// A file of results, line by line as it comes. Where the connection breaks it is begun again; lines that were handed
-/// out are passed over.
-pub(super) struct Lines<'s> {
-    service: &'s Service<'s>,
-    path: String,
-    response: Option<http::Reply>,
-    buffer: BytesMut,
-    handed_out: usize,
-    to_skip: usize,
-    effort: Effort,
-}
-
-impl Lines<'_> {
-    /// The next line that is not empty.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            match self.try_next().await {
-                Ok(line) => {
-                    self.handed_out += 1;
-                    return Ok(line);
-                }
-                Err(Failure::Status { status: 404 | 410, .. }) => {
-                    let why = "the results of a batch are at the service no more".to_owned();
-                    return Err(Error::Service { why, hint: Some(super::RESULTS_ARE_GONE) });
-                }
-                Err(failure) => {
-                    (self.response, self.to_skip) = (None, self.handed_out);
-                    self.buffer.clear();
-                    self.service.wait_after(&failure, &mut self.effort).await?;
-                }
-            }
-        }
-    }
-
-    async fn try_next(&mut self) -> Result<Option<Bytes>, Failure> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line = self.buffer.split_to(end + 1).freeze();
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
-                if self.to_skip > 0 {
-                    self.to_skip -= 1;
-                    continue;
-                }
-                return Ok(Some(line));
-            }
-            if self.response.is_none() {
-                let open = self.service.transport.open(&self.path);
-                let response = unless_interrupted(open).await??;
-                let status = response.status().as_u16();
-                if status != 200 {
-                    let hints = Default::default();
-                    let body = response.bytes().await.unwrap_or_default();
-                    return Err(Failure::Status { status, hints, error: ServiceError::read(&body) });
-                }
-                self.response = Some(response);
-            }
-            let Some(response) = &mut self.response else { return Ok(None) };
-            match unless_interrupted(response.chunk()).await? {
-                Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
-                Ok(None) if self.buffer.trim_ascii().is_empty() => return Ok(None),
-                Ok(None) => return Ok(Some(self.buffer.split().freeze())),
-                Err(error) => return Err(Failure::Broken(http::describe(error))),
-            }
-        }
-    }
 }

@@ -204,7 +204,8 @@ impl InFlight {
         (state.lowered_at, state.good, state.failed) = (Some(now), 0.0, 0.0);
         self.set(state, limit);
         tracing::debug!(limit = state.limit, "fewer requests in flight");
-        if !std::mem::replace(&mut state.told, true) {
+        // A service that never replied may not be there at all.
+        if state.latency.is_some() && !std::mem::replace(&mut state.told, true) {
             state.to_tell = Some(state.limit as usize);
         }
     }

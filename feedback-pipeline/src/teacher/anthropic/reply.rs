@@ -1,65 +1,100 @@
 //! What a reply of the Messages API looks like.
 
-use crate::teacher::envelope::{Count, Ended, Envelope, Usage};
-use serde::Deserialize;
+use crate::teacher::envelope::{Ended, Envelope, Said, Unopened};
+use crate::teacher::{ServiceError, Usage, open::failed};
+use serde_json::Value;
 
-#[derive(Deserialize)]
-struct Message {
-    content: Vec<Block>,
-    stop_reason: Option<String>,
-    #[serde(default)]
-    usage: Option<MessageUsage>,
-}
-
-#[derive(Deserialize)]
-struct Block {
-    #[serde(default)]
-    text: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct MessageUsage {
-    input_tokens: Count,
-    output_tokens: Count,
-    cache_creation_input_tokens: Count,
-    cache_read_input_tokens: Count,
-}
-
-/// Opens a reply.
-pub(in crate::teacher) fn open(body: &[u8]) -> Result<Envelope, String> {
-    let message: Message = serde_json::from_slice(body).map_err(|e| format!("no Messages reply: {e}"))?;
-    let ended = match message.stop_reason.as_deref() {
-        Some("max_tokens" | "model_context_window_exceeded") => Ended::Truncated,
-        Some("refusal") => Ended::Refused,
+/// Opens a reply. Only its content is needed; whatever else is missing or odd does not make it unreadable.
+pub(in crate::teacher) fn open(reply: &Value) -> Result<Envelope, Unopened> {
+    let reason = reply.get("stop_reason").and_then(Value::as_str).map(str::to_ascii_lowercase);
+    let reason = reason.as_deref();
+    if reason == Some("error") {
+        return Err(failed(ServiceError::saying("the reply ended with an error")));
+    }
+    let said = match reply.get("content") {
+        // Before it said anything.
+        None | Some(Value::Null) if reason.is_some() => Said::default(),
+        Some(content @ (Value::Array(_) | Value::String(_) | Value::Object(_))) => Said::of(content),
+        _ => return Err(Unopened::NotAReply("no Messages reply: it has no `content`".to_owned())),
+    };
+    let ended = match reason {
+        Some("max_tokens" | "model_context_window_exceeded" | "length") => Ended::Truncated,
+        Some("refusal" | "content_filter") => Ended::Refused,
         _ => Ended::Complete,
     };
-    let usage = message.usage.map(|usage| Usage {
-        input: usage.input_tokens.0,
-        cache_write: usage.cache_creation_input_tokens.0,
-        cache_read: usage.cache_read_input_tokens.0,
-        output: usage.output_tokens.0,
-    });
-    let text = message.content.into_iter().filter_map(|block| block.text).collect();
-    Ok(Envelope { text, ended, usage })
+    let envelope = Envelope {
+        text: said.text,
+        reasoning: String::new(),
+        has_thought: said.has_thought,
+        ended,
+        usage: None,
+    };
+    let usage = reply.get("usage");
+    // Some gateways translate the reply, but not its usage.
+    Ok(envelope.with_usage(Usage::of_message(usage).or_else(|| Usage::of_completion(usage))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn reply_with_all_its_parts() {
-        let body = br#"{"content":[{"type":"thinking","thinking":"x"},{"type":"text","text":"{}"}],"stop_reason":"max_tokens",
-            "usage":{"input_tokens":7,"output_tokens":2,"cache_creation_input_tokens":3,"cache_read_input_tokens":4}}"#;
-        let envelope = open(body).unwrap();
-        assert_eq!(envelope.text, "{}");
-        assert_eq!(envelope.ended, Ended::Truncated);
+        let reply = json!({
+            "content": [
+                {"type": "thinking", "thinking": "x", "text": "{\"better\":\"A\"}", "signature": "s"},
+                {"type": "redacted_thinking", "data": "y"},
+                {"type": "text", "text": "{"}, {"type": "text", "text": "}"},
+            ],
+            "stop_reason": "max_tokens",
+            "usage": {"input_tokens": 7, "output_tokens": 2, "cache_creation_input_tokens": 3, "cache_read_input_tokens": 4},
+        });
+        let envelope = open(&reply).unwrap();
+        assert_eq!(
+            (envelope.text.as_str(), envelope.has_thought, envelope.ended),
+            ("{}", true, Ended::Truncated)
+        );
         assert_eq!(envelope.usage, Some(Usage { input: 7, cache_write: 3, cache_read: 4, output: 2 }));
-        assert!(open(b"{}").is_err());
-        let lax = br#"{"content":[{"type":"text","text":"{}"}],"stop_reason":null,"usage":null}"#;
-        assert_eq!(open(lax).map(|envelope| envelope.usage), Ok(None));
-        let decimal = br#"{"content":[],"usage":{"input_tokens":7.0,"output_tokens":null}}"#;
-        assert_eq!(open(decimal).map(|envelope| envelope.usage.map(|usage| usage.input)), Ok(Some(7)));
+    }
+
+    #[test]
+    fn usage_under_the_names_of_the_other_api() {
+        let reply = json!({"content": "{}", "usage": {"prompt_tokens": 7, "completion_tokens": 2}});
+        assert_eq!(open(&reply).unwrap().usage, Some(Usage { input: 7, output: 2, ..Usage::default() }));
+    }
+
+    #[test]
+    fn only_content_is_needed() {
+        assert!(matches!(open(&json!({})), Err(Unopened::NotAReply(_))));
+        assert!(matches!(open(&json!({"content": 1})), Err(Unopened::NotAReply(_))));
+        let table = [
+            (
+                json!({"content": [{"type": "text", "text": "{}"}], "stop_reason": 0, "usage": []}),
+                "{}",
+                Ended::Complete,
+            ),
+            (
+                json!({"content": [{"type": "text", "text": "{}"}], "stop_reason": null}),
+                "{}",
+                Ended::Complete,
+            ),
+            (
+                json!({"content": {"type": "text", "text": "{}"}, "stop_details": "none"}),
+                "{}",
+                Ended::Complete,
+            ),
+            (json!({"content": [{"text": "{}"}]}), "{}", Ended::Complete),
+            (json!({"content": "{}"}), "{}", Ended::Complete),
+            (json!({"content": null, "stop_reason": "refusal"}), "", Ended::Refused),
+        ];
+        for (reply, text, ended) in table {
+            let envelope = open(&reply).unwrap();
+            assert_eq!(
+                (envelope.text.as_str(), envelope.ended, envelope.usage),
+                (text, ended, None),
+                "{reply}"
+            );
+        }
     }
 }

@@ -110,7 +110,7 @@ impl Catalogue {
     /// A model that is listed, by its name, a dated version's, or a gateway's name for either.
     pub fn model(&self, name: &str) -> Option<Model> {
         let found = candidates(name).into_iter().find_map(|name| self.models.get(&name))?;
-        Some(Model { name: name.to_owned(), ..found.clone() })
+        Some(Model { name: name.to_owned(), is_listed: true, ..found.clone() })
     }
 
     /// The same, and where it is not listed, what its name lets expect.

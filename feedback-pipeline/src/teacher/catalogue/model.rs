@@ -40,6 +40,9 @@ pub struct Model {
     /// Name under which it was asked for.
     #[serde(skip)]
     pub name: String,
+    /// Whether the catalogue lists it, by this name or one like it.
+    #[serde(skip)]
+    pub is_listed: bool,
     /// Prices; none where they are not known.
     pub price: Option<Price>,
     /// Whether a temperature is taken.
@@ -82,6 +85,7 @@ impl Default for Model {
     fn default() -> Self {
         Self {
             name: String::new(),
+            is_listed: false,
             price: None,
             temperature: Temperature::Taken,
             efforts: Vec::new(),

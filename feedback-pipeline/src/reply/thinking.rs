@@ -1,0 +1,93 @@
+//! Thinking that stands in the text, as models write it whose server does not take it out: it is no answer.
+
+/// Names of the tags that models think in.
+const NAMES: [&str; 9] = [
+    "think",
+    "thinking",
+    "thought",
+    "thoughts",
+    "reasoning",
+    "analysis",
+    "scratchpad",
+    "reflection",
+    "seed:think",
+];
+
+/// Marks of other forms, in lower case: what begins thinking, and what ends it.
+const MARKS: [(&str, &str); 4] = [
+    ("[think]", "[/think]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+];
+
+/// What stands behind the last end of thinking; the whole text where there is none. None where thinking does not end: then
+/// nothing in it is an answer.
+pub(super) fn cut(text: &str) -> Option<&str> {
+    let lower = text.to_ascii_lowercase(); // as long as the text
+    let ends = tags(&lower, "</", true).chain(MARKS.iter().filter_map(|(_, end)| last(&lower, end)));
+    let Some(end) = ends.max() else { return begins(&lower).is_none().then_some(text) };
+    begins(lower.get(end..)?).is_none().then(|| text.get(end..)).flatten()
+}
+
+/// Where thinking begins in a text in lower case.
+fn begins(lower: &str) -> Option<usize> {
+    tags(lower, "<", false).chain(MARKS.iter().filter_map(|(begin, _)| last(lower, begin))).next()
+}
+
+/// Places behind the last mark.
+fn last(lower: &str, mark: &str) -> Option<usize> {
+    lower.rfind(mark).map(|at| at + mark.len())
+}
+
+/// Places behind tags of thinking that begin with `<` or `</`.
+fn tags<'a>(lower: &'a str, opening: &'a str, is_end: bool) -> impl Iterator<Item = usize> + 'a {
+    lower.match_indices(opening).filter_map(move |(at, _)| {
+        let inside = lower.get(at + opening.len()..)?;
+        let length = inside.find('>')?;
+        let (name, attributes) = match inside.get(..length)?.split_once(char::is_whitespace) {
+            Some((name, attributes)) => (name, attributes.trim()),
+            None => (inside.get(..length)?, ""),
+        };
+        let is_tag = NAMES.contains(&name) && (attributes.is_empty() || !is_end);
+        is_tag.then_some(at + opening.len() + length + 1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thinking_is_cut_off() {
+        let table = [
+            ("a", Some("a")),
+            ("<think>x</think>a", Some("a")),
+            ("x</think>a", Some("a")),
+            ("<think>x</think>y</think>a", Some("a")),
+            ("<THINK>x</Think >\na", Some("\na")),
+            ("<think about=\"x\">y</think>a", Some("a")),
+            ("<thinking>x</thinking><reasoning>y</reasoning>a", Some("a")),
+            ("[THINK]x[/THINK]a", Some("a")),
+            ("◁think▷x◁/think▷a", Some("a")),
+            (
+                "<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>final<|message|>a",
+                Some("a"),
+            ),
+            ("<think>x", None),
+            ("<think>x</think>a<think>y", None),
+            ("a <b>c</b> 1 < 2 > 0, <thinkers>", Some("a <b>c</b> 1 < 2 > 0, <thinkers>")),
+            ("é<think>É</think>ü", Some("ü")),
+        ];
+        for (text, rest) in table {
+            assert_eq!(cut(text), rest, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "(<|</|think|>|◁|▷|/|\\[|\\]|é| ){0,20}") {
+            let _ = cut(&text);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Batches that a run left behind: those whose submission was cut off, and those that the user gives up.
+
+use super::Run;
+use super::service::Service;
+use crate::error::{Error, Result};
+use crate::store::Batch;
+
+/// What to do about a batch that cannot be looked for.
+const LOOK_FOR_IT: &str = "give the --base-url and the key that it was sent with. Where that service is gone for good: the same command with \
+     --abandon-batch and the batch's name sends its requests again, and they may be paid for again";
+
+impl Run<'_> {
+    /// Closes the batches that the user has given up.
+    pub(super) fn abandon(&self) -> Result<()> {
+        let open = self.open()?;
+        for name in &self.session.abandoned {
+            let is_named = |batch: &&Batch| batch.plan == *name || batch.batch_id.as_ref() == Some(name);
+            let Some(batch) = open.iter().find(is_named) else {
+                let names: Vec<&str> = open.iter().map(name_of).collect();
+                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                let message =
+                    format!("expected an open batch to {} ({names}), found `{name}`", self.session.model);
+                return Err(Error::bad_input("--abandon-batch", message));
+            };
+            let unanswered = self.unanswered(batch)?;
+            // They may have been charged.
+            self.lose(batch, unanswered)?;
+            self.close(batch, "abandoned")?;
+            self.session.progress.say(&format!(
+                "batch {name} is given up: {unanswered} of its {} requests have no answer and are sent again",
+                batch.requests
+            ));
+        }
+        Ok(())
+    }
+
+    /// Requests of a batch without a reply.
+    fn unanswered(&self, batch: &Batch) -> Result<u64> {
+        let cache = &self.session.cache;
+        let mut unanswered = 0;
+        for sent_key in cache.batch_keys(&batch.plan)? {
+            let Some((key, turn)) = cache.batch_request(&batch.plan, &sent_key)? else { continue };
+            let replies = cache.replies(&key)?;
+            unanswered += u64::from(!replies.iter().any(|reply| reply.turn == turn));
+        }
+        Ok(unanswered)
+    }
+
+    /// Batches that were written down, but whose id was not: the service has them or not. Returns why one of them cannot be
+    /// looked for; that does not keep the others.
+    pub(super) async fn find_unsure(&self) -> Result<Option<Error>> {
+        let mut failed = None;
+        for mut batch in self.open()? {
+            if batch.batch_id.is_some() {
+                continue;
+            }
+            match self.find(&mut batch).await {
+                Ok(()) => {}
+                Err(Error::Service { why, .. }) => {
+                    let why = format!(
+                        "whether batch {} of {} requests, which was being sent to {} when a run ended, got there is not known: {why}",
+                        batch.plan, batch.requests, batch.address
+                    );
+                    failed.get_or_insert(Error::Service { why, hint: Some(LOOK_FOR_IT) });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(failed)
+    }
+
+    async fn find(&self, batch: &mut Batch) -> Result<()> {
+        if !Service::may_have(batch) {
+            return self.close(batch, "never sent");
+        }
+        if batch.address != self.service.address() {
+            let why = format!("this run asks {}", self.service.address());
+            return Err(Error::Service { why, hint: None });
+        }
+        if let Some(id) = self.service.find(batch, batch.planned_at_ms).await? {
+            return self.session.cache.batch_sent(&batch.plan, &id);
+        }
+        // Its requests count as spent already, so a cap that was lowered since shows in what is left.
+        if batch.file_id.is_none() || self.session.budget.room() < 0.0 {
+            return self.close(batch, "never sent");
+        }
+        match self.service.submit(batch, None).await {
+            Ok(id) => {
+                self.session.cache.batch_sent(&batch.plan, &id)?;
+                let requests = batch.requests;
+                self.session.progress.say(&format!(
+                    "batch {id} made of the file that an earlier run had uploaded: {requests} requests"
+                ));
+                Ok(())
+            }
+            Err(error) if self.open()?.iter().any(|open| open.plan == batch.plan) => Err(error),
+            // The service does not take the file any more; the requests are sent anew.
+            Err(error) => {
+                tracing::info!(%error, plan = batch.plan, "an uploaded file is not taken");
+                self.session.budget.release(batch.likely_usd);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The service's id of a batch, or our own name where that is not known.
+pub(super) fn name_of(batch: &Batch) -> &str {
+    batch.batch_id.as_deref().unwrap_or(&batch.plan)
+}

@@ -1,0 +1,186 @@
+//! One look through the pending items: what is asked for in batches, and what alone.
+
+use super::chunk::{Chunk, Written};
+use super::orphans::name_of;
+use super::{MOST_TRIES, Run};
+use crate::error::Result;
+use crate::reply::verdict::Verdict;
+use crate::request::Question;
+use crate::request::tokens::{self, Counter};
+use crate::send::Next;
+use crate::store::{Batch, Entry};
+use crate::teacher::FollowUp;
+use schemas::TimestampMs;
+
+/// Replies to this prompt after which the longest of them tells how long others will be.
+const ENOUGH_REPLIES: u64 = 20;
+
+/// What a look through the pending items led to.
+#[derive(Default)]
+pub(super) struct Wave {
+    /// Requests sent in batches.
+    pub(super) sent: usize,
+    /// Requests that had no answer in so many batches that they are not sent again.
+    pub(super) given_up: usize,
+    /// Dollars of the first request that did not fit under the cap.
+    pub(super) too_dear: Option<f64>,
+}
+
+/// What tells how much a request of a batch will cost.
+struct Prices {
+    counter: Counter,
+    /// Output tokens that a reply will hardly go beyond.
+    output: f64,
+}
+
+impl Run<'_> {
+    /// Sends what is pending and lies in no batch yet.
+    pub(super) async fn wave(&mut self, plan: impl Iterator<Item = Result<Next>>) -> Result<Wave> {
+        let session = self.session;
+        let mut wave = Wave::default();
+        // Anew for each wave: earlier replies tell better.
+        let prices = self.prices()?;
+        let mut room = session.budget.room();
+        let mut chunk: Option<(Chunk, f64)> = None;
+        let mut claims = Vec::new(); // held until the wave ends
+        for next in plan {
+            self.service.check_stop()?;
+            let (mut question, replies, claim) = match next? {
+                Next::Send(question, replies, claim) => (question, replies, claim),
+                other => {
+                    self.note(other).await?;
+                    continue;
+                }
+            };
+            // In each wave: where the cap ended one early, the next reaches further.
+            session.remember(&question)?;
+            claims.push(claim);
+            let has_picture = question.image().is_some();
+            if !session.known.is_listed && !session.dialects.is_accepted(has_picture) {
+                // It tells how requests are to be written, before thousands are refused for the same cause.
+                session.resolve(&question, replies, None).await;
+                room = room.min(session.budget.room());
+                continue;
+            }
+            let Verdict::Ask(follow_ups) = session.judge(&question.item, &replies) else { continue };
+            let (lessons, template) = session.template();
+            let sent_key = session.sent_key(&question, &follow_ups, lessons, &template);
+            if self.tries.get(&sent_key).is_some_and(|tries| *tries >= MOST_TRIES) {
+                wave.given_up += 1;
+                continue;
+            }
+            let dollars = self.likely_dollars(prices.as_ref(), &question, &follow_ups);
+            if dollars > room {
+                wave.too_dear = Some(dollars);
+                break;
+            }
+            let body = template.body(question.image(), &question.text, &follow_ups);
+            if let Some((full, likely)) = chunk.take_if(|(chunk, _)| !chunk.has_room(&body)) {
+                wave.sent += self.send(full, likely).await?;
+            }
+            let (chunk, likely) = match &mut chunk {
+                Some(chunk) => chunk,
+                none => {
+                    let written = Written { lessons, dialect: template.dialect().to_string() };
+                    none.insert((Chunk::new(session.teacher.provider, written)?, 0.0))
+                }
+            };
+            let entry = Entry { sent_key, ask: session.ask_row(&question), turn: follow_ups.len() as u32 };
+            if let Err(error) = chunk.push(&body, entry)? {
+                question.unsent = Some(error.to_string());
+                session.note(Next::Unsendable(question), true).await?;
+                continue;
+            }
+            room -= dollars;
+            *likely += dollars;
+        }
+        self.service.check_stop()?;
+        if let Some((chunk, likely)) = chunk.filter(|(chunk, _)| !chunk.is_empty()) {
+            wave.sent += self.send(chunk, likely).await?;
+        }
+        Ok(wave)
+    }
+
+    /// Notes what became of an item for which nothing is sent.
+    async fn note(&mut self, next: Next) -> Result<()> {
+        let session = self.session;
+        let is_news = match &next {
+            Next::Unsendable(question) => session.cache.replies(&question.key)?.is_empty(),
+            // What came of the batches of this run.
+            Next::Shared(question) if self.collected.remove(&question.key) => {
+                let replies = session.cache.replies(&question.key)?;
+                session.count(&session.judge(&question.item, &replies));
+                false
+            }
+            _ => self.first, // later waves meet it again
+        };
+        session.note(next, is_news).await
+    }
+
+    /// What a request will cost; none where the model is free, or has no price.
+    fn prices(&self) -> Result<Option<Prices>> {
+        let session = self.session;
+        if self.price.as_ref().is_none_or(|price| price.is_free()) {
+            return Ok(None);
+        }
+        let (kind, dialect) = (session.job.kind, session.dialects.spoken().dialect);
+        let (scope, system) = (session.job.scope(), &session.prompt.text);
+        let counter = Counter::new(
+            &session.known,
+            &dialect,
+            kind,
+            system,
+            &session.cache.samples(&scope, &session.known.name)?,
+        );
+        let limit = session.reply_limit();
+        // Another prompt, or more thinking, makes other replies.
+        let dialect = dialect.to_string();
+        let (replies, longest) =
+            session.cache.longest_output(kind, &session.model, &session.prompt.version, &dialect)?;
+        let output = if replies < ENOUGH_REPLIES { limit } else { (longest as f64 * 1.25 + 8.0).min(limit) };
+        Ok(Some(Prices { counter, output }))
+    }
+
+    /// Dollars that a request will hardly go beyond: a tenth more input than is counted, and a quarter more output than the
+    /// longest reply to this prompt; 0 where the model has no price.
+    fn likely_dollars(&self, prices: Option<&Prices>, question: &Question, follow_ups: &[FollowUp]) -> f64 {
+        let (Some(price), Some(Prices { counter, output })) = (&self.price, prices) else { return 0.0 };
+        let dialect = self.session.dialects.spoken().dialect;
+        let image =
+            question.image().map_or(0, |image| tokens::of_picture(&self.session.known, &dialect, image.size));
+        let more: String =
+            follow_ups.iter().flat_map(|more| [more.reply.as_str(), &more.complaint]).collect();
+        let input = counter.input(&(question.text.clone() + &more)) + image as f64;
+        price.most(1.1 * input, *output)
+    }
+
+    /// Writes a batch down, sends it, and writes its id down.
+    async fn send(&mut self, chunk: Chunk, likely_usd: f64) -> Result<usize> {
+        let session = self.session;
+        let written = chunk.dialect().clone();
+        let (plan, spooled, entries) = chunk.finish()?;
+        let count = entries.len();
+        let mut batch = Batch {
+            plan,
+            provider: session.teacher.provider,
+            model: session.model.clone(),
+            address: self.service.address(),
+            requests: count as u64,
+            planned_at_ms: TimestampMs::now().0,
+            likely_usd,
+            file_id: None,
+            batch_id: None,
+        };
+        session.cache.plan_batch(batch.clone(), entries)?;
+        self.written.insert(batch.plan.clone(), written);
+        session.budget.pay(likely_usd); // until it is collected
+        let megabytes = spooled.len() as f64 / 1e6;
+        let id = self.service.submit(&mut batch, Some(&spooled)).await?;
+        session.cache.batch_sent(&batch.plan, &id)?;
+        batch.batch_id = Some(id);
+        (0..count).for_each(|_| session.progress.sent());
+        let name = name_of(&batch);
+        session.progress.say(&format!("batch {name} sent: {count} requests, {megabytes:.1} MB"));
+        Ok(count)
+    }
+}

@@ -1,0 +1,66 @@
+//! Opening replies of status 200: the envelope, or the error that some services hide in it.
+
+use super::{Envelope, ServiceError, Unopened, Usage, anthropic, decode, embedded, openai};
+use schemas::settings::Provider;
+use serde_json::Value;
+
+/// Opens the body of a reply, as it came.
+///
+/// # Errors
+/// Where it tells of an error, is broken, or is no reply of the provider's API.
+pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, Unopened> {
+    if provider == Provider::Reference {
+        return embedded::open(body).map_err(Unopened::NotAReply);
+    }
+    let what = if provider == Provider::Anthropic { "Messages reply" } else { "chat completion" };
+    let reply = decode::value(body).map_err(|why| Unopened::NotAReply(format!("no {what}: {why}")))?;
+    if is_error(&reply) {
+        return Err(failed(ServiceError::of(&reply)));
+    }
+    match provider {
+        Provider::Anthropic => anthropic::open(&reply),
+        _ => openai::open(&reply),
+    }
+}
+
+/// Usage told by a reply that is whole JSON and no error, but not the envelope that was expected: it was paid for. None for
+/// anything else, which may be asked for again.
+pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
+    let reply = decode::value(body).ok().filter(|reply| !is_error(reply))?;
+    Usage::of_either(reply.get("usage"))
+}
+
+/// The status that an error names stands for the one it came with.
+pub(super) fn failed(error: ServiceError) -> Unopened {
+    Unopened::Error { status: error.effective_status(200), error }
+}
+
+/// True where a reply tells of an error.
+fn is_error(reply: &Value) -> bool {
+    match reply {
+        // As Gemini lists its errors.
+        Value::Array(list) => list.first().is_some_and(is_error),
+        Value::Object(fields) => {
+            let is = |name: &str| fields.get(name).is_some_and(|kind| kind == "error");
+            let has_content = fields.contains_key("choices") || fields.contains_key("content");
+            says_something(fields.get("error"))
+                || is("type")
+                || is("object")
+                || (!has_content
+                    && (says_something(fields.get("detail")) || says_something(fields.get("errors"))))
+        }
+        _ => false,
+    }
+}
+
+/// True where a field that may be null, false or empty is none of these.
+pub(super) fn says_something(field: Option<&Value>) -> bool {
+    match field {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::String(text)) => !text.trim().is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::Object(fields)) => fields.values().any(|field| says_something(Some(field))),
+        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+        Some(Value::Bool(true)) => true,
+    }
+}
