@@ -24,6 +24,9 @@ pub fn quoted(path: &Path) -> String {
     shlex::try_quote(&text).map_or_else(|_| text.clone(), |quoted| quoted.into_owned())
 }
 
+/// Open parts of a table's round, and those that are opened later.
+type Parts<T, P> = (Vec<Result<Batches<T, P>>>, Vec<PathBuf>);
+
 /// Parts of a table's round that are open at a time.
 const OPEN_PARTS: usize = 128;
 
@@ -353,7 +356,7 @@ impl Dataset {
         &self,
         round: u32,
         names: &[&'static str],
-    ) -> Result<(Vec<Result<Batches<T, P>>>, Vec<PathBuf>)> {
+    ) -> Result<Parts<T, P>> {
         let mut parts = self.parts::<T>(round)?;
         loop {
             let rest = parts.split_off(parts.len().min(OPEN_PARTS));

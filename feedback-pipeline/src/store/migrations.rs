@@ -87,3 +87,28 @@ pub(super) fn show(connection: &Connection) -> rusqlite::Result<bool> {
 pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::OpenFlags;
+
+    /// As a dataset on a read-only disk, made by the version before.
+    #[test]
+    fn a_file_of_version_4_that_cannot_be_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("feedback.sqlite");
+        let open = |flags| Connection::open_with_flags(&path, flags).unwrap();
+        Connection::open(&path).unwrap().execute_batch(include_str!("../../tests/store/v4.sql")).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let reader = open(OpenFlags::SQLITE_OPEN_READ_ONLY);
+        assert!(show(&reader).unwrap());
+        let query = "SELECT count(*), count(dialect), sum(cost_usd) FROM replies WHERE rowid > 0
+                     AND request_key NOT IN (SELECT request_key FROM discarded)";
+        let found = reader.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+        assert_eq!(found.unwrap(), (2, 0, 0.25));
+        let lost = "SELECT (SELECT sum(likely_usd) FROM losses), (SELECT count(*) FROM attempts)";
+        assert_eq!(reader.query_row(lost, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap(), (0.125, 0));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+}
