@@ -181,7 +181,7 @@ pub fn run(cli: Cli) -> Result<()> {
     let given = |key: &str| cli.flags.values().contains_key(key);
     let whose = Whose {
         provider: given("teacher.provider").then_some(context.settings.teacher.provider),
-        model: given("teacher.model").then(|| context.model.clone()),
+        model: given("teacher.model").then(|| context.settings.teacher.model.clone()),
     };
     if matches!(cli.command, Some(Command::Rebuild)) {
         let rows = rebuild::all(&context.dataset, &context.provenance)?;

@@ -34,7 +34,7 @@ fn check(cache: &Cache, version: usize) {
     assert_eq!((reply.attempts, reply.usage.cache_read, reply.cost_usd), (2, 20, Some(0.25)));
     assert_eq!(reply.dialect.as_deref(), (version >= 5).then_some("max_tokens 64"));
     assert_eq!(cache.keys_of("corrections", 1, "r1-p1-rl").unwrap(), [CORRECTED]);
-    assert_eq!(cache.samples("scores", "claude-a", 9).unwrap().len(), 1);
+    assert_eq!(cache.samples("scores", "claude-a").unwrap().len(), 1);
     assert_eq!(cache.spent_usd().unwrap(), 0.25);
     let lost = [0.0, 0.0, 0.0, 0.125, 0.1875];
     assert_eq!(cache.lost_usd().unwrap(), lost[version - 1]);

@@ -6,6 +6,7 @@ mod fixture;
 mod fuzz;
 mod import;
 mod judging;
+mod layers;
 mod reference;
 mod replies;
 mod report;

@@ -26,10 +26,14 @@ mod kill;
 mod money;
 #[path = "collect/pictures.rs"]
 mod pictures;
+#[path = "collect/replaced.rs"]
+mod replaced;
 #[path = "collect/road.rs"]
 mod road;
 #[path = "collect/services.rs"]
 mod services;
+#[path = "collect/shapes.rs"]
+mod shapes;
 #[path = "collect/shared.rs"]
 mod shared;
 #[path = "collect/teachers.rs"]

@@ -15,7 +15,7 @@ use crate::send::rejects::Rejects;
 use crate::send::stop::Stop;
 use crate::send::{ServiceStats, Session};
 use crate::store::Cache;
-use crate::teacher::catalogue::{Catalogue, Model, Price, Service};
+use crate::teacher::catalogue::{self, Catalogue, Model, Price, Service};
 use crate::teacher::{self, Address, Dialect, Dialects, Secret, Template};
 use schemas::settings::{Provider, Resolved, Settings};
 use schemas::{Dataset, Provenance, TimestampMs};
@@ -126,6 +126,10 @@ impl Context {
             (catalogue.model_or_unlisted(&self.model), catalogue.service(&address.host_and_port()));
         model.price = model.price.map(|price| price.times(service.price_factor));
         let dialects = Arc::new(Dialects::new(Dialect::new(settings, &model, &service)));
+        let notice = (settings.provider != Provider::Reference).then(|| model.end_notice(catalogue::today()));
+        if let Some(notice) = notice.flatten() {
+            schemas::warn!("warning: {notice}");
+        }
         Ok(self.teacher.get_or_init(|| Asked { model, service, address, dialects }))
     }
 

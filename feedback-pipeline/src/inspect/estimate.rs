@@ -79,7 +79,11 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let completed = context.completed(job, &problems, &system.version)?;
     let path = context.dataset.feedback_path();
     let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
-    let counter = Counter::new(&asked.model, dialect, job.kind, &job.scope(), &system.text, cache.as_ref())?;
+    let samples = match &cache {
+        Some(cache) => cache.samples(&job.scope(), &asked.model.name)?,
+        None => Vec::new(),
+    };
+    let counter = Counter::new(&asked.model, dialect, job.kind, &system.text, &samples);
     let mut estimate = Estimate::default();
     let mut sum = Sum::default();
     let asked_with = AskedWith { model, prompt_version: &system.version };

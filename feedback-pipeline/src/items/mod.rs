@@ -138,7 +138,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// What [`crate::tables::completed::Completed`] knows the item by.
+    /// What the item is known by among those that are completed.
     pub fn id(&self) -> &str {
         match self.content {
             Content::Judgement { .. } => &self.problem.problem_id,

@@ -4,18 +4,17 @@
 //! told better, the catalogue's factor and [`THINKING`] stand in; from twenty replies on, what their usage says. Servers of
 //! one's own are learned the same way. Pictures count by each provider's published rule.
 
-use crate::error::Result;
 use crate::items::Kind;
 use crate::request::prompt;
-use crate::store::{Cache, Sample};
 use crate::teacher::catalogue::{Model, Tokenizer};
 use crate::teacher::{self, Dialect};
 use schemas::settings::{ImageDetail, Provider, ResponseFormat};
 use tiktoken_rs::CoreBPE;
 
-/// Replies that a factor is learned from, at least and at most.
+/// Replies that a factor is learned from at least.
 const FEWEST_REPLIES: usize = 20;
-const MOST_REPLIES: usize = 300;
+/// Replies that a counter learns from at most.
+pub const MOST_REPLIES: usize = 300;
 /// Tokens that chat APIs put around each message, and before the reply.
 const AROUND_MESSAGE: u64 = 4;
 const BEFORE_REPLY: u64 = 3;
@@ -32,6 +31,20 @@ pub const THINKING: [(&str, f64); 6] = [
 const MARKED_BYTES: usize = teacher::openai::CACHED_BYTES;
 /// OpenAI's caches keep prefixes in steps of so many tokens.
 const CACHE_STEP: f64 = 128.0;
+
+/// A request whose usage is known.
+pub struct Sample {
+    /// The user's text.
+    pub user_text: String,
+    /// Input tokens, however they were charged.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Body of the reply.
+    pub body: Vec<u8>,
+    /// Whether the request showed a picture.
+    pub has_picture: bool,
+}
 
 /// Counts the tokens of one kind of request to one model.
 pub struct Counter {
@@ -73,18 +86,8 @@ pub struct Input {
 }
 
 impl Counter {
-    /// A counter that has learned from the replies in the cache to requests of the job with this scope.
-    ///
-    /// # Errors
-    /// Where the cache cannot be read.
-    pub fn new(
-        model: &Model,
-        dialect: &Dialect,
-        kind: Kind,
-        scope: &str,
-        system: &str,
-        cache: Option<&Cache>,
-    ) -> Result<Self> {
+    /// A counter for a model in a dialect that learns from `samples`, earlier replies of the model to requests of the kind.
+    pub fn new(model: &Model, dialect: &Dialect, kind: Kind, system: &str, samples: &[Sample]) -> Self {
         let (tokenizer, name) = match model.tokenizer {
             Tokenizer::Cl100k => (tiktoken_rs::cl100k_base_singleton(), "cl100k"),
             Tokenizer::O200k => (tiktoken_rs::o200k_base_singleton(), "o200k"),
@@ -123,10 +126,8 @@ impl Counter {
             cache: PromptCache::of(model, dialect, system),
             how,
         };
-        if let Some(cache) = cache {
-            counter.learn(&cache.samples(scope, &model.name, MOST_REPLIES)?);
-        }
-        Ok(counter)
+        counter.learn(samples);
+        counter
     }
 
     fn learn(&mut self, samples: &[Sample]) {
@@ -252,7 +253,7 @@ mod tests {
         let catalogue = Catalogue::load("", "").unwrap();
         let model = catalogue.model_or_unlisted(name);
         let dialect = Dialect::new(&settings, &model, &Service::default());
-        Counter::new(&model, &dialect, Kind::Judgements, "judgements/base", system, None).unwrap()
+        Counter::new(&model, &dialect, Kind::Judgements, system, &[])
     }
 
     fn sample(input: f64, output: u64, has_picture: bool) -> Sample {

@@ -152,7 +152,7 @@ impl Session {
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {
                         // What could not be opened is kept beside the reason.
-                        Some(raw) if raw.is_reply() => (raw.as_json(), reason.into()),
+                        Some(raw) if matches!(failure, Failure::Broken(_)) => (raw.as_json(), reason.into()),
                         Some(raw) => (raw.headers_json(), raw.body),
                         None => (reply.headers, reason.into()),
                     };

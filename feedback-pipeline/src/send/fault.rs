@@ -277,7 +277,9 @@ impl Session {
         let departed = Instant::now();
         let raw = transport.send(body).await;
         let usage = match &raw {
-            Ok(raw) if raw.status == 200 => teacher::open(self.teacher.provider, &raw.body).ok(),
+            Ok(raw) if (200..300).contains(&raw.status) => {
+                teacher::open(self.teacher.provider, &raw.body).ok()
+            }
             _ => None,
         };
         tracing::debug!(answered = usage.is_some(), "probe");

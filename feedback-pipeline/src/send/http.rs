@@ -310,7 +310,8 @@ mod tests {
     fn client() -> (HttpClient, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
-        let settings = TeacherSettings { base_url, ..TeacherSettings::default() };
+        let settings =
+            TeacherSettings { provider: Provider::Anthropic, base_url, ..TeacherSettings::default() };
         let address = Address::of(&settings).unwrap();
         (HttpClient::new(&settings, &address, Auth::XApiKey, None, 4).unwrap(), listener)
     }

@@ -31,6 +31,7 @@ pub use writer::Writer;
 
 use crate::error::{Error, Result};
 use crate::items::{Item, Job, Kind};
+use crate::request::tokens::{MOST_REPLIES, Sample};
 use crate::teacher::{Key, Usage};
 use migrations::VERSION;
 use rusqlite::config::DbConfig;
@@ -97,20 +98,6 @@ pub struct Reply {
     pub latency_ms: u32,
     /// How the request was written, where that depends on the service: names of fields, temperature, format.
     pub dialect: Option<String>,
-}
-
-/// A request whose usage is known.
-pub struct Sample {
-    /// The user's text.
-    pub user_text: String,
-    /// Input tokens, however they were charged.
-    pub input: u64,
-    /// Output tokens.
-    pub output: u64,
-    /// Body of the reply.
-    pub body: Vec<u8>,
-    /// Whether the request showed a picture.
-    pub has_picture: bool,
 }
 
 /// See [`Cache::snapshot`].
@@ -414,7 +401,7 @@ impl Cache {
     }
 
     /// The latest requests of a model to a scope that carried no picture, with what they used.
-    pub fn samples(&self, scope: &str, model: &str, most: usize) -> Result<Vec<Sample>> {
+    pub fn samples(&self, scope: &str, model: &str) -> Result<Vec<Sample>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
                 "SELECT user_text, input_tokens + cache_write_tokens + cache_read_tokens, output_tokens, body,
@@ -424,7 +411,7 @@ impl Cache {
                  AND input_tokens + output_tokens > 0
                  ORDER BY replies.rowid DESC LIMIT ?3",
             )?;
-            let rows = statement.query_map(params![scope, model, most as u64], |row| {
+            let rows = statement.query_map(params![scope, model, MOST_REPLIES as u64], |row| {
                 Ok(Sample {
                     user_text: row.get(0)?,
                     input: row.get(1)?,

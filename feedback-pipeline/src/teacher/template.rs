@@ -139,7 +139,7 @@ pub(crate) mod tests {
     use crate::teacher::catalogue::{Model, Service};
     use crate::teacher::picture::tests::picture_of;
     use base64::Engine as _;
-    use schemas::settings::TeacherSettings;
+    use schemas::settings::{ImageDetail, ResponseFormat, TeacherSettings, TokenLimitField};
 
     /// Requests for scores to a provider's services, with default settings.
     pub(crate) fn template(provider: Provider) -> Template {
@@ -180,6 +180,48 @@ pub(crate) mod tests {
             }
             let body = template.body(None, "text", &[]);
             assert_eq!(body.as_plain().unwrap(), &body.to_bytes().unwrap());
+        }
+    }
+
+    #[test]
+    fn settings_are_in_the_body_and_part_of_a_requests_identity() {
+        type Change = fn(&mut TeacherSettings);
+        let changes: [(&str, Change, &str); 3] = [
+            ("temperature", |s| s.temperature = Some(0.25), "0.25"),
+            ("effort", |s| s.effort = Some("xhigh".to_owned()), r#""xhigh""#),
+            ("max_output_tokens", |s| s.max_output_tokens = Some(777), "777"),
+        ];
+        let only_openai: [(&str, Change, &str); 4] = [
+            (
+                "token_limit_field",
+                |s| s.token_limit_field = TokenLimitField::MaxCompletionTokens,
+                "completion",
+            ),
+            ("response_format", |s| s.response_format = ResponseFormat::JsonObject, r#""json_object""#),
+            ("image_detail", |s| s.image_detail = ImageDetail::Low, r#""detail":"low""#),
+            ("system_role", |s| s.system_role = SystemRole::User, r#""text":"Be fair."#),
+        ];
+        let picture = Arc::new(picture_of(b"pixels"));
+        let made = |provider, change: Change, model: &str| {
+            let mut settings = TeacherSettings { provider, ..TeacherSettings::default() };
+            change(&mut settings);
+            let dialect = Dialect::new(&settings, &Model::default(), &Service::default());
+            let template = Template::new(&dialect, model, Kind::Scores, "Be fair.", r#"{"type":"object"}"#);
+            let body = template.body(Some(&picture), "text", &[]).to_bytes().unwrap();
+            (template.key(Some(&picture), "text", &[]), String::from_utf8(body.to_vec()).unwrap())
+        };
+        let same: Change = |_| {};
+        for provider in [Provider::Anthropic, Provider::OpenAi] {
+            let (usual, usual_body) = made(provider, same, "model");
+            assert_eq!(usual, made(provider, same, "model").0);
+            let (other, other_body) = made(provider, same, "another");
+            assert!(usual != other && other_body.contains(r#""model":"another""#), "model");
+            let of_openai = only_openai.into_iter().filter(|_| provider == Provider::OpenAi);
+            for (name, change, sent) in changes.into_iter().chain(of_openai) {
+                let (key, body) = made(provider, change, "model");
+                assert_ne!(key, usual, "{provider:?}: {name} is part of the key");
+                assert!(body.contains(sent) && !usual_body.contains(sent), "{provider:?}: {name} in {body}");
+            }
         }
     }
 

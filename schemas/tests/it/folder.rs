@@ -87,3 +87,25 @@ fn a_dataset_is_chosen_by_folder() {
         format!("{} is no dataset folder: problems.parquet is missing", root.display())
     );
 }
+
+/// Another folder takes the place of the round's while its rows are read.
+#[test]
+fn a_reader_goes_on_with_the_parts_that_it_began_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::at(folder.path());
+    let rows = |count: usize| vec![Score::golden(); count].concat();
+    let write = |name: &str, rows: Vec<Score>| {
+        dataset.write_part(1, name, rows, &provenance()).unwrap();
+    };
+    write("00000", rows(1));
+    write("00001", rows(2));
+    let mut reader = dataset.stream::<Score>(1).unwrap();
+    let first = reader.next().unwrap().unwrap();
+    let live = dataset.round_dir::<Score>(1);
+    std::fs::rename(&live, live.with_file_name("old")).unwrap();
+    write("00002", rows(7));
+    std::fs::remove_dir_all(live.with_file_name("old")).unwrap();
+    let rest: Vec<Score> = reader.map(Result::unwrap).collect();
+    assert_eq!([vec![first], rest].concat(), rows(3), "the old set");
+    assert_eq!(dataset.read::<Score>(1).unwrap(), rows(7), "the new one");
+}

@@ -39,6 +39,8 @@ named! {
         BadRequest = "bad-request",
         /// 401.
         BadKey = "bad-key",
+        /// 403, without a word on whether that is about the key or the request.
+        Forbidden = "403",
         /// 429 that says the money is used up.
         NoMoney = "no-money",
     }
@@ -67,6 +69,6 @@ impl Scheduled for Fault {
     const SALT: &'static [u8] = b"";
 
     fn is_lasting(self) -> bool {
-        matches!(self, Self::Refusal | Self::Truncated | Self::BadRequest | Self::EchoedKey)
+        matches!(self, Self::Refusal | Self::Truncated | Self::BadRequest | Self::EchoedKey | Self::Forbidden)
     }
 }

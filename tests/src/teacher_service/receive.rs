@@ -271,6 +271,7 @@ pub(super) fn refusal(shared: &Shared, fault: Fault) -> Option<Failure> {
         Fault::Internal => Failure::new(500, "api_error", "internal", "internal").code("internal"),
         Fault::BadRequest => Failure::bad("request", "a field is wrong"),
         Fault::BadKey => (profile.bad_key)(),
+        Fault::Forbidden => Failure::new(403, "forbidden", "access", "access was ended"),
         Fault::NoMoney => (profile.no_money)(),
         _ => return None,
     })

@@ -30,6 +30,33 @@ fn a_refusal_of_everything_ends_the_run() {
     assert!(service.stats().requests < 100, "{}", service.stats().requests);
 }
 
+/// A 403 without a word on what it is about, from the start or after good replies.
+#[test]
+fn a_key_that_loses_its_rights_ends_the_run_and_rejects_nothing() {
+    for after in [0, 30] {
+        let place = Place::new(20, 4);
+        let faults = Faults { seed: 1, share: 1.0, kinds: vec![Fault::Forbidden], after };
+        let service = place.service(Options { faults, ..fast() });
+        let ran = place.collect(&service, &["--stage", "scores", "--concurrency", "4"]);
+        assert_eq!(ran.status, Some(1), "{after}: {}{}", ran.stdout, ran.stderr);
+        assert!(ran.stderr.contains("access was ended"), "{after}: {}", ran.stderr);
+        assert_eq!(place.tables().rejects, [], "{after}");
+    }
+}
+
+/// The same for some items only.
+#[test]
+fn items_that_are_not_let_through_are_rejected_while_others_are() {
+    let place = Place::new(20, 4);
+    let faults = Faults { seed: 1, share: 0.1, kinds: vec![Fault::Forbidden], after: 5 };
+    let service = place.service(Options { faults, ..fast() });
+    let ran = place.collect(&service, &["--stage", "scores", "--concurrency", "4"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let tables = place.tables();
+    assert!((1..30).contains(&tables.rejects.len()), "{:?}", tables.rejects);
+    assert_eq!(tables.scores.len() / 3 + tables.rejects.len(), 80);
+}
+
 /// No other item is left whose success could tell: one that is answered is asked again.
 #[test]
 fn what_fails_for_ever_is_rejected_in_a_short_run_too() {

@@ -181,7 +181,7 @@ fn each_baseline_and_order_of_judgements_has_a_teacher_of_its_own() {
 
 #[test]
 fn next_lines_carry_the_flags_that_name_the_teacher() {
-    let place = Place::new(20, 2);
+    let place = Place::new(6, 2);
     let faults = Faults { seed: 3, share: 1.0, kinds: vec![Fault::Refusal], after: 0 };
     let service = place.service(Options { faults, ..fast() });
     let ran = place.collect(&service, &["--stage", "scores", "--model", "gpt-4o"]);

@@ -168,7 +168,7 @@ mod tests {
 
     fn dataset() -> (tempfile::TempDir, Dataset) {
         let folder = tempfile::tempdir().unwrap();
-        let dataset = Dataset::at(&folder.path().join("data"));
+        let dataset = Dataset::at(folder.path().join("data"));
         std::fs::create_dir_all(dataset.images_dir()).unwrap();
         (folder, dataset)
     }

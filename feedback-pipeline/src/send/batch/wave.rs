@@ -125,7 +125,13 @@ impl Run<'_> {
         }
         let (kind, dialect) = (session.job.kind, session.dialects.spoken().dialect);
         let (scope, system) = (session.job.scope(), &session.prompt.text);
-        let counter = Counter::new(&session.known, &dialect, kind, &scope, system, Some(&session.cache))?;
+        let counter = Counter::new(
+            &session.known,
+            &dialect,
+            kind,
+            system,
+            &session.cache.samples(&scope, &session.known.name)?,
+        );
         let limit = session.reply_limit();
         // Another prompt, or more thinking, makes other replies.
         let dialect = dialect.to_string();

@@ -1,0 +1,139 @@
+//! Sets of files that take the place of others: what a reader sees meanwhile, what a kill leaves, what rebuild makes of
+//! requests that were given up.
+
+use crate::shared::{Place, fast};
+use schemas::{Reject, Score};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Rows of the old set and of the new one are never read together.
+#[test]
+fn a_reader_under_way_sees_one_set() {
+    let place = Place::new(12, 3);
+    assert_eq!(place.reference(&["--round", "1", "--stage", "scores"]).status, Some(0));
+    let expected = place.tables().scores;
+    let is_over = AtomicBool::new(false);
+    let reads = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let rows: Vec<Score> = place.dataset.read(1).unwrap();
+                assert_eq!(rows.len(), expected.len());
+                reads += 1;
+            }
+            reads
+        });
+        for _ in 0..4 {
+            assert_eq!(place.reference(&["rebuild"]).status, Some(0));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        reader.join().unwrap()
+    });
+    println!("{reads} reads meanwhile");
+    assert_eq!(place.tables().scores, expected);
+}
+
+#[test]
+fn a_replacement_that_was_killed_is_completed_by_the_next_command() {
+    let place = Place::new(8, 2);
+    assert_eq!(place.reference(&["--round", "1"]).status, Some(0));
+    let expected = place.tables();
+    let root = place.path();
+    // Not whole yet: another command goes on with the old set.
+    std::fs::create_dir(root.join("scores/.writing-round=1")).unwrap();
+    std::fs::write(root.join("scores/.writing-round=1/part-00001.parquet"), "half").unwrap();
+    assert!(place.reference(&["--round", "1"]).stdout.contains("nothing due"));
+    assert!(!root.join("scores/.writing-round=1").exists());
+    assert_eq!(place.tables(), expected);
+    // Whole and announced, and not in place yet: even a command for another kind completes it.
+    for table in ["scores", "rejects"] {
+        let staged = root.join(table).join(".writing-round=1");
+        std::fs::create_dir(&staged).unwrap();
+        for entry in std::fs::read_dir(root.join(table).join("round=1")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let is_other = table == "rejects" && name.contains("corrections");
+            let name = if is_other { name } else { name.replace("00000", "00001") };
+            std::fs::copy(path, staged.join(name)).unwrap();
+        }
+    }
+    std::fs::write(root.join("scores/.replacing-round=1"), "1").unwrap();
+    let ran = place.reference(&["--round", "1", "--stage", "corrections"]);
+    assert!(ran.stdout.contains("nothing due"), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(place.tables(), expected);
+    assert!(root.join("scores/round=1/part-00001.parquet").is_file());
+    assert!(!root.join("scores/round=1/part-00000.parquet").exists());
+    assert!(
+        !root.join("scores/.replacing-round=1").exists() && !root.join("rejects/.writing-round=1").exists()
+    );
+}
+
+#[test]
+fn rejects_of_a_set_that_was_cut_off_are_removed() {
+    let place = Place::new(6, 2);
+    std::fs::remove_file(place.path().join("images/p3.png")).unwrap();
+    let service = place.service(fast());
+    assert_eq!(place.collect(&service, &["--stage", "scores"]).status, Some(0));
+    let before = place.tables();
+    assert_eq!(before.rejects.len(), 2);
+    let part = |name: &str| place.dataset.part_path::<Reject>(1, name);
+    std::fs::copy(part("scores-00000"), part("scores-00001")).unwrap();
+    assert_eq!(place.tables().rejects.len(), 4);
+    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing due"));
+    assert_eq!(place.tables(), before);
+    assert!(!part("scores-00001").exists());
+}
+
+/// A malformed reply, a stop, the same with another setting, and a rebuild before it goes on.
+#[test]
+fn rebuild_leaves_out_requests_that_were_given_up() {
+    let place = Place::new(6, 2);
+    let service = place.service(fast());
+    let flags = ["--stage", "scores", "--model", "gpt-4o"];
+    assert_eq!(place.collect(&service, &flags).status, Some(0));
+    let before = place.tables();
+    let cache = rusqlite::Connection::open(place.dataset.feedback_path()).unwrap();
+    let body = r#"{"choices":[{"message":{"content":"hm"},"finish_reason":"stop"}]}"#;
+    let (answered, pending) = (&before.scores[0].rollout_id, &before.scores.last().unwrap().rollout_id);
+    assert_ne!(answered, pending);
+    for (item, subject) in [answered, pending].into_iter().enumerate() {
+        for attempt in 0..2_u8 {
+            let key = [0xE0 + 2 * u8::try_from(item).unwrap() + attempt; 32];
+            cache
+                .execute(
+                    "INSERT INTO asks SELECT ?1, asks.scope, asks.round, ?2, problem_id, provider, model, prompt_version,
+                            user_text, image_sha256 FROM asks JOIN subjects USING (request_key)
+                     WHERE subjects.subject_id = ?2 LIMIT 1",
+                    rusqlite::params![key, subject],
+                )
+                .unwrap();
+            cache
+                .execute(
+                    "INSERT INTO replies VALUES (?1, 0, ?1, 1, 200, '{}', ?2, 10, 0, 0, 5, 0.001, 1, 2, 1, NULL)",
+                    rusqlite::params![key, body.as_bytes()],
+                )
+                .unwrap();
+        }
+        if item == 1 {
+            cache.execute("DELETE FROM subjects WHERE subject_id = ?1", [subject]).unwrap();
+        }
+        for attempt in 0..2_u8 {
+            let key = [0xE0 + 2 * u8::try_from(item).unwrap() + attempt; 32];
+            cache
+                .execute(
+                    "INSERT INTO subjects (scope, round, subject_id, request_key) VALUES ('scores', 1, ?1, ?2)",
+                    rusqlite::params![subject, key],
+                )
+                .unwrap();
+        }
+    }
+    drop(cache);
+    let ran = place.reference(&["rebuild"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let scores = place.tables().scores;
+    let kept: Vec<Score> = before.scores.iter().filter(|row| row.rollout_id != *pending).cloned().collect();
+    let without: Vec<Score> = scores.into_iter().filter(|row| row.rollout_id != *pending).collect();
+    assert_eq!(without, kept);
+    let ran = place.collect(&service, &flags);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert_eq!(place.tables().scores.len(), before.scores.len());
+}
