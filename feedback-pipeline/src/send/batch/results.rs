@@ -172,7 +172,7 @@ impl Run<'_> {
             tally.known.insert(sent_key, Known::Paid { is_lost: kept.cost_usd.is_none() });
             return Ok(());
         }
-        let lessons = self.written.get(&batch.plan).map(|written| written.lessons);
+        let lessons = self.lessons.get(&batch.plan).copied();
         let has_picture = match self.session.cache.ask(&key)? {
             Some(ask) => ask.image_sha256.is_some(),
             None => false,
@@ -337,7 +337,7 @@ impl Run<'_> {
             started_at_ms: batch.planned_at_ms,
             replied_at_ms: now,
             latency_ms: u32::try_from(now.saturating_sub(batch.planned_at_ms)).unwrap_or(u32::MAX),
-            dialect: self.written.get(&batch.plan).map(|written| written.dialect.clone()),
+            dialect: batch.dialect.clone(),
         };
         self.session.cache.writer().fetched(key, reply)
     }
