@@ -126,8 +126,8 @@ fn apply_batch(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Resu
     match change {
         Change::Planned(batch, entries) => {
             transaction.execute(
-                "INSERT INTO batches (plan, provider, model, address, requests, planned_at_ms, likely_usd)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO batches (plan, provider, model, address, requests, planned_at_ms, likely_usd, dialect)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     batch.plan,
                     batch.provider.as_str(),
@@ -135,7 +135,8 @@ fn apply_batch(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Resu
                     batch.address,
                     batch.requests,
                     batch.planned_at_ms,
-                    batch.likely_usd
+                    batch.likely_usd,
+                    batch.dialect
                 ],
             )?;
             let mut insert =

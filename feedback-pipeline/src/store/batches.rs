@@ -35,7 +35,8 @@ impl Cache {
     pub fn open_batches(&self, provider: Provider) -> Result<Vec<Batch>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
-                "SELECT plan, model, address, requests, planned_at_ms, file_id, batch_id, likely_usd FROM batches
+                "SELECT plan, model, address, requests, planned_at_ms, file_id, batch_id, likely_usd, dialect
+                 FROM batches
                  WHERE provider = ?1 AND closed IS NULL ORDER BY planned_at_ms, plan",
             )?;
             let rows = statement.query_map([provider.as_str()], |row| {
@@ -49,6 +50,7 @@ impl Cache {
                     file_id: row.get(5)?,
                     batch_id: row.get(6)?,
                     likely_usd: row.get(7)?,
+                    dialect: row.get(8)?,
                 })
             })?;
             rows.collect()

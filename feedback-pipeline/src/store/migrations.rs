@@ -43,6 +43,7 @@ const LOSSES: &str = "CREATE TABLE IF NOT EXISTS losses (likely_usd REAL NOT NUL
 
 const DISCARDED: &str = "
 ALTER TABLE replies ADD COLUMN dialect TEXT;
+ALTER TABLE batches ADD COLUMN dialect TEXT;
 CREATE TABLE attempts (
     request_key BLOB NOT NULL, turn INTEGER NOT NULL, sent_key BLOB NOT NULL, status INTEGER NOT NULL, headers TEXT NOT NULL,
     body BLOB NOT NULL, received_at_ms INTEGER NOT NULL, likely_usd REAL);

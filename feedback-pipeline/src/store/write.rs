@@ -82,6 +82,8 @@ pub struct Batch {
     pub file_id: Option<String>,
     /// The service's name of it; none where it is not known whether the service has it.
     pub batch_id: Option<String>,
+    /// How its requests are written, where that depends on the service.
+    pub dialect: Option<String>,
 }
 
 /// A request of a batch.

@@ -350,6 +350,9 @@ fn refuses_pictures(message: &str) -> bool {
         "not allowed",
         "invalid image input",
         "only supports text",
+        "only supported by",
+        "unknown variant",
+        "missing data required",
     ];
     names_pictures && says_any(message, &refuses) && !message.contains("detail")
 }
@@ -444,6 +447,9 @@ mod tests {
             "No endpoints found that support image input",
             "invalid image input",
             "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+            "Invalid content type. image_url is only supported by certain models.",
+            "unknown variant `image_url`, expected `text`",
+            "this model is missing data required for image input",
         ] {
             assert_eq!(learn(400, "", message, true), Lesson::CannotSee, "{message}");
         }

@@ -16,7 +16,7 @@ CREATE TABLE subjects (
     request_key BLOB NOT NULL, UNIQUE (scope, round, subject_id, request_key));
 CREATE TABLE batches (
     plan TEXT PRIMARY KEY, provider TEXT NOT NULL, model TEXT NOT NULL, address TEXT NOT NULL, requests INTEGER NOT NULL,
-    planned_at_ms INTEGER NOT NULL, likely_usd REAL NOT NULL, file_id TEXT, batch_id TEXT, closed TEXT) WITHOUT ROWID;
+    planned_at_ms INTEGER NOT NULL, likely_usd REAL NOT NULL, file_id TEXT, batch_id TEXT, closed TEXT, dialect TEXT) WITHOUT ROWID;
 CREATE TABLE batch_requests (
     plan TEXT NOT NULL, sent_key BLOB NOT NULL, request_key BLOB NOT NULL, turn INTEGER NOT NULL,
     PRIMARY KEY (plan, sent_key)) WITHOUT ROWID;

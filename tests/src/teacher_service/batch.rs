@@ -313,7 +313,7 @@ fn results(shared: &Shared, id: &str, errors: bool) -> Told {
     let cut = batches.cut_results < options.cut_results;
     batches.cut_results += u32::from(cut);
     if cut {
-        let middle = text.floor_char_boundary(text.len() / 2);
+        let middle = (0..=text.len() / 2).rev().find(|place| text.is_char_boundary(*place)).unwrap_or(0);
         text.truncate(middle);
     }
     Told::Lines(text.into(), cut)

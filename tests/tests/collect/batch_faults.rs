@@ -330,3 +330,28 @@ fn an_item_that_always_fails_is_rejected() {
         assert_eq!(tables.scores.len() / 3 + tables.rejects.len(), 120);
     }
 }
+
+/// What a service says inside a 200, or about one request alone, is what a single request would be told.
+#[test]
+fn errors_inside_results_are_whose_fault_they_are() {
+    for teacher in TEACHERS {
+        let place = Place::new(30, 4);
+        let shapes = Shapes::only(Shape::FlaggedItem, 0.1);
+        let service = place.service(Options { shapes, ..fast() });
+        let ran = ask(&place, &service, teacher, &SCORES);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        let tables = place.tables();
+        assert!(!tables.rejects.is_empty(), "{}", ran.stderr);
+        assert!(tables.rejects.iter().all(|row| row.reason.contains("flagged")), "{:?}", tables.rejects);
+        assert_eq!(tables.scores.len() / 3 + tables.rejects.len(), 120);
+
+        for (shape, words) in [(Shape::CreditInside, "credit"), (Shape::KeyInside, "key")] {
+            let place = Place::new(10, 2);
+            let service = place.service(Options { shapes: Shapes::only(shape, 1.0), ..fast() });
+            let ran = ask(&place, &service, teacher, &SCORES);
+            assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+            assert!(ran.stderr.contains(words), "{}", ran.stderr);
+            assert_eq!((service.stats().batches, place.tables().rejects.len()), (1, 0), "{}", ran.stderr);
+        }
+    }
+}

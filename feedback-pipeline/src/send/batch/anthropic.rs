@@ -89,7 +89,7 @@ pub fn line(line: &[u8]) -> Result<Line, String> {
         ("errored", _, Some(error)) => {
             // It stands in the envelope that a single request would get, in one more, or bare.
             let (body, _) = unwrapped(error);
-            Answered::Error { status: status(&ServiceError::read(&body).kind), body }
+            Answered::Error { status: ServiceError::read(&body).effective_status(200), body }
         }
         ("expired", ..) => Answered::Not("expired"),
         ("canceled" | "cancelled", ..) => Answered::Not("cancelled"),
@@ -100,21 +100,6 @@ pub fn line(line: &[u8]) -> Result<Line, String> {
         }
     };
     Ok(Line { sent_key, answered })
-}
-
-/// HTTP status that an error would have had.
-fn status(kind: &str) -> u16 {
-    match kind {
-        "invalid_request_error" => 400,
-        "authentication_error" => 401,
-        "billing_error" => 402,
-        "permission_error" => 403,
-        "not_found_error" => 404,
-        "request_too_large" => 413,
-        "rate_limit_error" => 429,
-        "overloaded_error" => 529,
-        _ => 500,
-    }
 }
 
 #[cfg(test)]

@@ -117,15 +117,6 @@ pub enum Answered {
 }
 
 impl Answered {
-    /// HTTP status that a single request would have got; 0 where there is no answer.
-    pub(super) fn status(&self) -> u16 {
-        match self {
-            Self::Reply(_) => 200,
-            Self::Error { status, .. } => *status,
-            Self::Not(_) => 0,
-        }
-    }
-
     /// The body that a single request would have got; empty where there is no answer.
     pub(super) fn body(&self) -> Bytes {
         match self {

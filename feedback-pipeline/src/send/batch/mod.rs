@@ -25,7 +25,6 @@ use crate::send::{Next, Session};
 use crate::store::Batch;
 use crate::teacher::Key;
 use crate::teacher::catalogue::Price;
-use chunk::Written;
 use late::Late;
 use orphans::name_of;
 use service::Service;
@@ -51,7 +50,7 @@ where
         session,
         service,
         price: session.price.as_ref().map(Price::in_batch),
-        written: HashMap::new(),
+        lessons: HashMap::new(),
         tries: HashMap::new(),
         trouble: String::new(),
         late: HashMap::new(),
@@ -69,8 +68,8 @@ struct Run<'a> {
     service: Service<'a>,
     /// Prices in batches; none where the model has none.
     price: Option<Price>,
-    /// Dialects that the batches of this run are written in, by our names of them.
-    written: HashMap<String, Written>,
+    /// Lessons of the dialects that the batches of this run are written in, by our names of them.
+    lessons: HashMap<String, u32>,
     /// Batches of this run in which a request had no answer.
     tries: HashMap<Key, u32>,
     /// Why the last of them had none.

@@ -161,10 +161,11 @@ pub fn line(line: &[u8]) -> Result<Line, String> {
         },
         (None, Some(error)) => {
             let (body, _) = unwrapped(error);
-            match ServiceError::read(&body).code.as_str() {
+            let error = ServiceError::read(&body);
+            match error.code.as_str() {
                 "batch_expired" => Answered::Not("expired"),
                 "batch_cancelled" => Answered::Not("cancelled"),
-                _ => Answered::Error { status: 500, body },
+                _ => Answered::Error { status: error.effective_status(200), body },
             }
         }
         (None, None) => return Err("expected a response or an error, found neither".to_owned()),
@@ -194,7 +195,7 @@ mod tests {
             read(r#""response":{"status_code":400,"body":{"type":"error","error":{"error":{"code":"x"}}}}"#);
         let body = Bytes::from_static(br#"{"error":{"code":"x"}}"#);
         assert_eq!(wrapped, Ok(Answered::Error { status: 400, body }));
-        assert!(matches!(read(r#""error":{"code":"other"}"#), Ok(Answered::Error { status: 500, .. })));
+        assert!(matches!(read(r#""error":{"code":"other"}"#), Ok(Answered::Error { status: 502, .. })));
         assert!(read(r#""error":null"#).is_err());
     }
 

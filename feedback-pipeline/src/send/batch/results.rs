@@ -28,8 +28,8 @@ const RESULTS_CANNOT_BE_READ: &str = "the others are kept. Where it stays so: th
 enum Outcome {
     /// A reply that was paid for, with its usage where it tells it.
     Paid(Option<Usage>),
-    /// The request was refused.
-    Refused,
+    /// The request was refused, with this status.
+    Refused(u16),
     /// A reply that cannot be opened; it may have been paid for.
     Broken,
     /// No reply, and nothing was charged.
@@ -172,7 +172,7 @@ impl Run<'_> {
             tally.known.insert(sent_key, Known::Paid { is_lost: kept.cost_usd.is_none() });
             return Ok(());
         }
-        let lessons = self.written.get(&batch.plan).map(|written| written.lessons);
+        let lessons = self.lessons.get(&batch.plan).copied();
         let has_picture = match self.session.cache.ask(&key)? {
             Some(ask) => ask.image_sha256.is_some(),
             None => false,
@@ -183,7 +183,7 @@ impl Run<'_> {
                 self.store(batch, id, place, 200, answered.body(), usage)?;
                 Known::Paid { is_lost }
             }
-            Outcome::Refused => Known::Refused(place, answered.status(), answered.body()),
+            Outcome::Refused(status) => Known::Refused(place, status, answered.body()),
             Outcome::Broken => Known::Broken,
             Outcome::Nothing => Known::Nothing,
         };
@@ -278,13 +278,13 @@ impl Run<'_> {
         let effort = Effort { attempts: *tries, ..Effort::new(Duration::MAX) };
         let may_be_the_items = !matches!(status, 408 | 409 | 429 | 503 | 529);
         match retry::decide(&failure, effort) {
-            Decision::Reject { .. } | Decision::Forbidden { .. } => Outcome::Refused,
+            Decision::Reject { .. } | Decision::Forbidden { .. } => Outcome::Refused(status),
             Decision::Stop { why, hint } => {
                 tally.stop.get_or_insert(Error::Service { why, hint });
                 Outcome::Nothing
             }
             // It failed in all its batches, while others had answers.
-            _ if *tries >= MOST_TRIES && may_be_the_items => Outcome::Refused,
+            _ if *tries >= MOST_TRIES && may_be_the_items => Outcome::Refused(status),
             Decision::Again { .. } | Decision::GiveUp { .. } => Outcome::Nothing,
         }
     }
@@ -337,7 +337,7 @@ impl Run<'_> {
             started_at_ms: batch.planned_at_ms,
             replied_at_ms: now,
             latency_ms: u32::try_from(now.saturating_sub(batch.planned_at_ms)).unwrap_or(u32::MAX),
-            dialect: self.written.get(&batch.plan).map(|written| written.dialect.clone()),
+            dialect: batch.dialect.clone(),
         };
         self.session.cache.writer().fetched(key, reply)
     }

@@ -75,16 +75,16 @@ impl<'a> Service<'a> {
         upload: Option<&Spooled>,
     ) -> Result<Result<String, Failure>> {
         if let (Provider::Anthropic, Some(upload)) = (self.provider, upload) {
-            let answer = self.once(self.batches(), Some(Payload::Spooled(upload.clone()))).await;
-            return Ok(answer.and_then(|raw| anthropic::created(&raw.body).map_err(Failure::Broken)));
+            let answer = self.once(self.batches(), Some(Payload::Spooled(upload.clone())));
+            return Ok(made(answer, anthropic::created).await);
         }
         let file_id = match (&batch.file_id, upload) {
             (Some(id), _) => id.clone(),
             (None, Some(upload)) => {
                 let (name, content) = (format!("ares-{}.jsonl", batch.plan), upload.clone());
                 let file = Payload::File { purpose: "batch", name, kind: "application/jsonl", content };
-                let answer = self.once("/files", Some(file)).await;
-                let id = match answer.and_then(|raw| openai::created(&raw.body).map_err(Failure::Broken)) {
+                let answer = self.once("/files", Some(file));
+                let id = match made(answer, openai::created).await {
                     Ok(id) => id,
                     Err(failure) => return Ok(Err(failure)),
                 };
@@ -94,8 +94,8 @@ impl<'a> Service<'a> {
             (None, None) => return Ok(Err(Failure::Broken("there is no file to send".to_owned()))),
         };
         let body = openai::creation(&file_id, &batch.plan);
-        let answer = self.once(self.batches(), Some(Payload::Plain(body))).await;
-        Ok(answer.and_then(|raw| openai::created(&raw.body).map_err(Failure::Broken)))
+        let answer = self.once(self.batches(), Some(Payload::Plain(body)));
+        Ok(made(answer, openai::created).await)
     }
 
     /// Whether the service may have a batch that was written down: without its file it cannot have been taken.
@@ -293,6 +293,14 @@ impl<'a> Service<'a> {
     pub(super) fn check_stop(&self) -> Result<()> {
         if self.session.stop.is_set() { Err(Error::Interrupted) } else { Ok(()) }
     }
+}
+
+/// The id in an answer to what was sent.
+async fn made(
+    answer: impl Future<Output = Result<Raw, Failure>>,
+    read: fn(&[u8]) -> Result<String, String>,
+) -> Result<String, Failure> {
+    read(&answer.await?.body).map_err(Failure::Broken)
 }
 
 /// True where the service surely did not take what it was sent.

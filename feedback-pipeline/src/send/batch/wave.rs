@@ -170,9 +170,10 @@ impl Run<'_> {
             likely_usd,
             file_id: None,
             batch_id: None,
+            dialect: Some(written.dialect),
         };
         session.cache.plan_batch(batch.clone(), entries)?;
-        self.written.insert(batch.plan.clone(), written);
+        self.lessons.insert(batch.plan.clone(), written.lessons);
         session.budget.pay(likely_usd); // until it is collected
         let megabytes = spooled.len() as f64 / 1e6;
         let id = self.service.submit(&mut batch, Some(&spooled)).await?;
