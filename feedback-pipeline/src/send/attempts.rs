@@ -126,7 +126,12 @@ impl Session {
                     // What came broken or not in time may have been charged; the cap must hold all the same, in later
                     // runs too.
                     let may_be_charged = matches!(failure, Failure::Broken(_) | Failure::TimedOut);
-                    let charged = if may_be_charged { most } else { 0.0 };
+                    let reply_body = raw.as_ref().filter(|raw| raw.is_reply()).map(|raw| &raw.body);
+                    let told = reply_body.and_then(|body| teacher::usage_of_unreadable(body));
+                    let charged = match (may_be_charged, told) {
+                        (true, _) => most,
+                        (false, told) => told.and_then(|usage| self.cost(Some(&usage))).unwrap_or(0.0),
+                    };
                     match raw.as_ref().filter(|raw| raw.is_reply()) {
                         // Any reply is durable before anything follows from it.
                         Some(raw) => {

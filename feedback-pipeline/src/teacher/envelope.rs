@@ -65,6 +65,8 @@ impl std::fmt::Display for Unopened {
 pub(super) struct Said {
     pub(super) text: String,
     pub(super) refusal: String,
+    /// What was thought, where it is shown.
+    pub(super) thought: String,
     pub(super) has_thought: bool,
 }
 
@@ -96,7 +98,9 @@ impl Said {
             Some("text" | "output_text") => self.text.push_str(text("text").unwrap_or_default()),
             Some("refusal") => self.refusal.push_str(text("refusal").or(text("text")).unwrap_or_default()),
             Some("thinking" | "redacted_thinking" | "reasoning" | "reasoning_text") => {
-                self.has_thought = true
+                self.has_thought = true;
+                let shown = text("thinking").or(text("reasoning")).or(text("text"));
+                self.thought.push_str(shown.unwrap_or_default());
             }
             Some(_) => {}
             None => match text("text") {

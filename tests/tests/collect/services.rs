@@ -200,7 +200,7 @@ fn what_was_learned_stands_in_the_ledger_and_is_told_once() {
     let place = place();
     let service = stand_in(&place, Service::Mistral);
     let url = format!("{}/v1", service.url());
-    let flags = ["--teacher", "openai", "--base-url", &url, "--model", "m", "--token-limit-field", "auto"];
+    let flags = ["--teacher", "openai", "--base-url", &url, "--model", "mistral-medium-latest"];
     let ran = scores(&place, &flags);
     check("mistral", &place, &service, &ran);
     let dialects: std::collections::BTreeSet<_> =

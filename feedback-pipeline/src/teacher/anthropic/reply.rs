@@ -14,6 +14,8 @@ pub(in crate::teacher) fn open(reply: &Value) -> Result<Envelope, Unopened> {
     let said = match reply.get("content") {
         // Before it said anything.
         None | Some(Value::Null) if reason.is_some() => Said::default(),
+        // A gateway's empty hands.
+        Some(Value::Null) => return Err(failed(ServiceError::saying("the reply has no content"))),
         Some(content @ (Value::Array(_) | Value::String(_) | Value::Object(_))) => Said::of(content),
         _ => return Err(Unopened::NotAReply("no Messages reply: it has no `content`".to_owned())),
     };
@@ -24,7 +26,7 @@ pub(in crate::teacher) fn open(reply: &Value) -> Result<Envelope, Unopened> {
     };
     let envelope = Envelope {
         text: said.text,
-        reasoning: String::new(),
+        reasoning: said.thought,
         has_thought: said.has_thought,
         ended,
         usage: None,

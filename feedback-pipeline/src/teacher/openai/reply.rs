@@ -37,7 +37,7 @@ pub(in crate::teacher) fn open(reply: &Value) -> Result<Envelope, Unopened> {
     refusal.push_str(field("refusal").and_then(Value::as_str).unwrap_or_default());
     let is_refusal = !refusal.trim().is_empty() || field("refusal") == Some(&Value::Bool(true));
     let reasoning = ["reasoning_content", "reasoning"].into_iter().find_map(|name| field(name)?.as_str());
-    let reasoning = reasoning.unwrap_or_default().to_owned();
+    let reasoning = reasoning.unwrap_or(&said.thought).to_owned();
     let usage = reply.get("usage");
     let tokens = usage.and_then(|usage| usage.pointer("/completion_tokens_details/reasoning_tokens"));
     let envelope = Envelope {
