@@ -10,7 +10,7 @@ use crate::store::Whose;
 use crate::tables::rebuild;
 use clap::{Args, Parser, Subcommand};
 use schemas::settings::{CorrectionFilter, Provider, Resolved, SettingFlags, Settings};
-use schemas::{Answer, Dataset, interrupt};
+use schemas::{Answer, Dataset, completions, interrupt};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -131,6 +131,11 @@ enum Command {
         #[command(flatten)]
         which: Which,
     },
+    /// Print a script that lets a shell complete commands and flags.
+    Completions {
+        /// Shell to print it for.
+        shell: completions::Shell,
+    },
 }
 
 /// Which answers of a round.
@@ -156,6 +161,10 @@ pub fn start_logging(json: bool) {
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<()> {
+    if let Some(Command::Completions { shell }) = cli.command {
+        completions::print::<Cli>(shell);
+        return Ok(());
+    }
     if let Some(Command::Import(command)) = cli.command {
         return import::run(command);
     }

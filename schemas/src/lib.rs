@@ -12,6 +12,7 @@
 
 pub mod answer;
 pub mod column;
+pub mod completions;
 pub mod correction;
 pub mod dataset;
 pub mod error;

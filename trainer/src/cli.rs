@@ -104,4 +104,9 @@ pub enum Command {
         #[arg(long, value_parser = ["base", "rl", "sft"], default_value = "base")]
         checkpoint: String,
     },
+    /// Print a script that lets a shell complete commands and flags.
+    Completions {
+        /// Shell to print it for.
+        shell: schemas::completions::Shell,
+    },
 }

@@ -42,6 +42,10 @@ use stage::{Context, Outcome};
 /// # Errors
 /// Where the input is bad, a stage fails, or the run is interrupted; what was finished before stays.
 pub fn run(cli: Cli) -> Result<()> {
+    if let Some(Command::Completions { shell }) = cli.command {
+        schemas::completions::print::<Cli>(shell);
+        return Ok(());
+    }
     let resolved = Resolved::load(cli.config.as_deref(), cli.settings.values())?;
     if cli.show_settings {
         schemas::say!("{}", resolved.show().trim_end());
@@ -79,7 +83,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 cli.round.ok_or_else(|| Error::input("expected --round, found none", "train --help"))?;
             stage::advance(&context, round, cli.stage)?;
         }
-        Some(Command::Init { .. } | Command::Bench(_)) => {}
+        Some(Command::Init { .. } | Command::Bench(_) | Command::Completions { .. }) => {}
         Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
             schemas::say!("{}", pretrain::pretrain(&context, &from, &out, share, epochs, option_orders)?);
         }

@@ -1,0 +1,13 @@
+//! Completion scripts for shells, made from a command line's own description.
+
+use clap::CommandFactory;
+pub use clap_complete::Shell;
+
+/// Prints the script that lets a shell complete the words of a command.
+pub fn print<C: CommandFactory>(shell: Shell) {
+    let mut command = C::command();
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new(); // standard output may be closed, which clap_complete would panic at
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    crate::say!("{}", String::from_utf8_lossy(&script).trim_end());
+}
