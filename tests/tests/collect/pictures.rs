@@ -96,7 +96,7 @@ fn alike(pictures: [&str; 2]) -> Place {
         ..rollout(0, 0)
     });
     std::fs::remove_dir_all(place.path().join("rollouts")).unwrap();
-    place.dataset.write_part(1, "00000", rollouts.into_iter(), &provenance()).unwrap();
+    place.dataset.write_part(1, "00000", rollouts, &provenance()).unwrap();
     place
 }
 

@@ -32,10 +32,11 @@ fn half_scored(model: &str) -> Place {
 
 /// Runs a command that a message named.
 fn named(place: &Place, ran: &str, begins: &str) -> Vec<String> {
-    let line = ran.lines().find_map(|line| line.split(begins).nth(1)).expect(begins);
+    let line =
+        ran.lines().find_map(|line| line.split(begins).nth(1)).unwrap_or_else(|| panic!("{begins}: {ran}"));
     let line = line.split("collect-feedback ").nth(1).unwrap();
     let mut words: Vec<String> = line.split(' ').map(|word| word.trim_matches('\'').to_owned()).collect();
-    let data = words.iter().position(|word| word == "--data").expect("the dataset is named");
+    let data = words.iter().position(|word| word == "--data").unwrap();
     assert_eq!(words[data + 1], place.path().display().to_string());
     words.truncate(data);
     words
