@@ -399,7 +399,8 @@ mod tests {
     #[test]
     fn each_field_is_found_and_changed_alone() {
         let before = dialect();
-        let table: [(&str, &str, fn(&Dialect) -> bool); 11] = [
+        type Case = (&'static str, &'static str, fn(&Dialect) -> bool);
+        let table: [Case; 11] = [
             ("temperature", "", |d| d.temperature.is_none()),
             ("", "temperature: Extra inputs are not permitted", |d| d.temperature.is_none()),
             (
