@@ -241,7 +241,7 @@ def resumed(data):
     again = ours(data, "http://127.0.0.1:9")
     rebuilt = timed([BIN / "collect-feedback", "rebuild", "--data", data])
     assert again["code"] == 0 and rebuilt["code"] == 0, (again, rebuilt)
-    say(f"| 50,000, nothing due: {again['wall_s']:.2f} s | {again['peak_mb']:.0f} | |")
+    say(f"| 50,000, nothing to do: {again['wall_s']:.2f} s | {again['peak_mb']:.0f} | |")
     say(f"| 50,000, rebuild: {rebuilt['wall_s']:.2f} s | {rebuilt['peak_mb']:.0f} | |")
 
 

@@ -42,7 +42,7 @@ fn link_libtorch() -> Result<(), String> {
         }
     }
 
-    // Besides libtorch itself: where libtorch_cuda.so is, and a `lib` folder beside a carried binary.
+    // Besides libtorch itself: where libtorch_cuda.so is, and a `lib` folder next to a carried binary.
     let origin = if target_os == "macos" { "@loader_path" } else { "$ORIGIN" };
     for place in [libtorch.join("lib"), libtorch.join("cuda"), PathBuf::from(origin).join("lib")] {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", place.display());

@@ -19,9 +19,9 @@ type Flags = SettingFlags<{ SettingFlags::<0>::FEEDBACK }>;
 
 /// Asks a Teacher for the feedback that a round lacks: sentence scores, corrections, judgements.
 ///
-/// Without a command, does whatever --round lacks and says which command comes next. Keys come from ANTHROPIC_API_KEY and
-/// OPENAI_API_KEY. Exit status: 0 done or nothing due, 1 failed, 2 bad usage or input, 3 stopped by the budget,
-/// 130 interrupted (all paid replies are kept).
+/// Without a command, collects what --round lacks and names the next command. Keys come from ANTHROPIC_API_KEY and
+/// OPENAI_API_KEY. Exit status: 0 done or nothing to do, 1 failed, 2 bad usage or input, 3 stopped by the budget, 130
+/// interrupted (all paid replies are kept).
 #[derive(Debug, Parser)]
 #[command(name = "collect-feedback", version, args_conflicts_with_subcommands = false)]
 pub struct Cli {
@@ -29,13 +29,13 @@ pub struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     place: Place,
-    /// Kind of feedback to collect; without it, whatever the round lacks.
+    /// Kind of feedback to collect [default: all that the round lacks].
     #[arg(long, value_enum)]
     stage: Option<Kind>,
     /// Ask in batches at half the price, answered within a day; the same command again collects what was sent.
     #[arg(long, global = true)]
     batch: bool,
-    /// Ask anew about what was rejected, after the cause was mended: a missing picture, a limit, a fault of the service.
+    /// Ask again about rejected items, after fixing the cause: a missing picture, a limit, an error of the service.
     #[arg(long, global = true)]
     retry_rejects: bool,
     /// Let this Teacher answer what is left of a round that another Teacher has answered in part.
@@ -48,10 +48,10 @@ pub struct Cli {
     /// and paid for, again.
     #[arg(long, global = true, value_name = "BATCH", requires = "batch")]
     abandon_batch: Vec<String>,
-    /// Print the settings, each with where it came from, and end.
+    /// Print all settings with their origin, and exit.
     #[arg(long, global = true)]
     show_settings: bool,
-    /// Write logs as JSON, one object a line.
+    /// Write logs as JSON, one object per line.
     #[arg(long, global = true)]
     pub log_json: bool,
     #[command(flatten)]
@@ -63,29 +63,29 @@ struct Place {
     /// ARES round, from 1.
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..))]
     round: Option<u32>,
-    /// Dataset folder; without it, the only one under datasets/.
+    /// Dataset folder [default: the only one under datasets/].
     #[arg(long, global = true)]
     data: Option<PathBuf>,
-    /// Settings file; without it, ares.toml where there is one.
+    /// Settings file [default: ares.toml, if it exists].
     #[arg(long, global = true)]
     config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Say what a round would take: requests, tokens, dollars, minutes. Sends nothing.
+    /// Estimate requests, tokens, dollars and minutes of a round; sends nothing.
     Estimate {
-        /// Kind of feedback; without it, whatever the round lacks.
+        /// Kind of feedback [default: all that the round lacks].
         #[arg(long, value_enum)]
         stage: Option<Kind>,
     },
-    /// Show rounds and tables, rows, coverage and dollars.
+    /// Show rows, coverage and cost of each round.
     Status {
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Make a dataset of published problems, or add rationales to one.
+    /// Create a dataset from published problems, or add rationales to one.
     #[command(subcommand)]
     Import(import::Command),
     /// Let the Teacher compare the round's test rationales with those of the base student or of another round.
@@ -93,32 +93,32 @@ enum Command {
         /// base, or the number of a round.
         #[arg(long, default_value = "base")]
         against: String,
-        /// Show each pair in both orders: twice the requests, and no preference for a place counts.
+        /// Ask about each pair in both orders: twice the requests, without position bias.
         #[arg(long)]
         both_orders: bool,
         /// Seed of the order in which the two are shown.
         #[arg(long, default_value_t = 0, conflicts_with = "both_orders")]
         order_seed: u64,
     },
-    /// Have a sample of scored rollouts scored again, by another Teacher or model, and say how far the scores agree.
+    /// Score a sample of rollouts again, with another Teacher or model, and measure agreement.
     Audit {
         /// Number of rollouts.
         #[arg(long, default_value_t = 200)]
         sample: usize,
-        /// Seed of the sample; another one asks anew, even the same Teacher.
+        /// Seed of the sample; a different one asks again, even the same Teacher.
         #[arg(long, default_value_t = 0)]
         seed: u64,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Write an HTML report of a round that needs no network.
+    /// Write an HTML report of a round, readable offline.
     Report {
-        /// File to write; without it, report-round-N.html in the dataset folder.
+        /// File to write [default: report-round-N.html in the dataset folder].
         #[arg(long)]
         out: Option<PathBuf>,
     },
-    /// Make all tables anew from feedback.sqlite, without one request.
+    /// Recreate all tables from feedback.sqlite, without sending a request.
     Rebuild,
     /// Take a Teacher's answers of a round out of its tables, so that another can be asked. They stay in feedback.sqlite and
     /// count as spent; without --teacher and --model, all answers of the stage.
@@ -159,7 +159,7 @@ pub fn start_logging(json: bool) {
     let _ = if json { logs.json().try_init() } else { logs.try_init() };
 }
 
-/// Does what the command line says.
+/// Runs the command line.
 pub fn run(cli: Cli) -> Result<()> {
     if let Some(Command::Completions { shell }) = cli.command {
         completions::print::<Cli>(shell);
@@ -194,10 +194,7 @@ pub fn run(cli: Cli) -> Result<()> {
     };
     if matches!(cli.command, Some(Command::Rebuild)) {
         let rows = rebuild::all(&context.dataset, &context.provenance)?;
-        schemas::say!(
-            "made anew from {}: {rows} rows in requests",
-            context.dataset.feedback_path().display()
-        );
+        schemas::say!("rebuilt from {}: {rows} rows in requests", context.dataset.feedback_path().display());
         return Ok(());
     }
     let Some(round) = cli.place.round else {
@@ -283,7 +280,7 @@ fn jobs(context: &Context, round: u32, stage: Option<Kind>) -> Vec<Job> {
     match stage {
         None if context.settings.sft.filter == CorrectionFilter::Scored => {
             schemas::warn!(
-                "note: sft.filter is scored, so that train reads no corrections: none are bought (--stage corrections does)"
+                "note: sft.filter is scored, so train does not use corrections and none are bought (--stage corrections buys them)"
             );
             vec![Job::new(Kind::Scores, round)]
         }
@@ -293,11 +290,11 @@ fn jobs(context: &Context, round: u32, stage: Option<Kind>) -> Vec<Job> {
     }
 }
 
-/// Does the jobs in turn and says what came of each, and what comes next.
+/// Runs the jobs in turn, reports their results and names the next command.
 fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
     if context.settings.teacher.provider == Provider::Reference {
         schemas::warn!(
-            "note: the embedded Teacher (reference) grades against the dataset's own solutions; it is for trials and tests"
+            "note: the embedded Teacher (reference) grades against the dataset's own solutions; it is meant for trials and tests"
         );
     }
     let (mut said, mut rejects, mut answers, mut is_left) = (false, false, false, false);
@@ -323,9 +320,9 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                 let (round, items, kind) = (job.round, job.items(), job.kind.as_str());
                 let remark = match rejected {
                     0 => String::new(),
-                    _ => format!(", {rejected} were rejected (--retry-rejects asks them again)"),
+                    _ => format!(", {rejected} were rejected (--retry-rejects asks about them again)"),
                 };
-                schemas::say!("round {round}: {answered} {items} have {kind}{remark}; nothing due");
+                schemas::say!("round {round}: {answered} {items} have {kind}{remark}; nothing to do");
                 (rejects, answers) = (rejects || rejected > 0, answers || answered > 0);
                 uncovered |= job.kind == Kind::Scores && !covers(answered, rejected);
             }
@@ -337,10 +334,12 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                     Kind::Judgements => "judged",
                 };
                 let cost = match (dollars, without_usage) {
-                    (None, _) => "cost not known".to_owned(),
+                    (None, _) => "cost unknown".to_owned(),
                     (Some(dollars), 0) => format!("${dollars:.4}"),
                     (Some(dollars), without_usage) => {
-                        format!("${dollars:.4} and what {without_usage} replies cost that told no tokens")
+                        format!(
+                            "${dollars:.4} plus the unknown cost of {without_usage} replies without usage"
+                        )
                     }
                 };
                 schemas::say!(
@@ -350,7 +349,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                     job.items(),
                     counts.rejected,
                     counts.shared,
-                    if left > 0 { format!("; {left} still due") } else { String::new() },
+                    if left > 0 { format!("; {left} still pending") } else { String::new() },
                 );
                 if let Some(error) = stopped {
                     return Err(error);
@@ -397,14 +396,14 @@ fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {
             continue;
         }
         schemas::say!("round {} {} with {}:", job.round, job.kind.as_str(), context.model);
-        schemas::say!("  items due       {:>12}", estimate.items);
+        schemas::say!("  items pending   {:>12}", estimate.items);
         schemas::say!("  requests        {:>12}", estimate.requests);
         if estimate.without_image > 0 {
             schemas::say!("  without image   {:>12}  (they will be rejected)", estimate.without_image);
         }
         if estimate.never_there > 0 {
             schemas::say!(
-                "  no picture      {:>12}  (the source never had it; they are asked without)",
+                "  no picture      {:>12}  (missing in the source; asked without it)",
                 estimate.never_there
             );
         }

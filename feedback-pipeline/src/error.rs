@@ -76,30 +76,33 @@ impl Error {
         }
     }
 
-    /// What to do or type next, where that can be said.
+    /// What to do or type next, if known.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Dataset(schemas::Error::NotADataset { .. }) => {
-                "make a dataset first: collect-feedback import scienceqa --from DIR --data datasets/NAME"
+                "create a dataset first: collect-feedback import scienceqa --from DIR --data datasets/NAME"
                     .to_owned()
             }
             Self::Dataset(schemas::Error::Locked { .. }) => {
-                "wait until the other process ends, or end it; nothing was changed".to_owned()
+                "wait for the other process to finish, or stop it; nothing was changed".to_owned()
             }
             Self::MissingKey { variable, .. } => {
                 format!("export {variable}=…, or try without a key: --teacher reference")
             }
             Self::Budget { .. } => {
-                "run the same command with a higher --max-usd to go on; nothing is bought twice".to_owned()
+                "to continue, run the same command with a higher --max-usd; nothing is paid for twice"
+                    .to_owned()
             }
-            Self::Interrupted => "run the same command again to go on; nothing is bought twice".to_owned(),
+            Self::Interrupted => {
+                "run the same command again to continue; nothing is paid for twice".to_owned()
+            }
             Self::CacheDamaged { path, .. } => format!(
                 "restore {0} from a backup, or recover it: sqlite3 {0} .recover | sqlite3 recovered.sqlite; \
-                 without it finished tables stay as they are, but unfinished replies are bought again",
+                 without it, complete tables are unaffected, but other replies must be paid for again",
                 path.display()
             ),
             Self::Cache { path, .. } => format!(
-                "is there room on the disk, and may {} be written? Then run the same command again; only replies that were in flight are bought again",
+                "check free disk space and write access to {}, then run the same command again; only replies that were in flight are paid for again",
                 path.display()
             ),
             Self::OtherTeacher { hint, .. } => hint.clone(),

@@ -4,18 +4,18 @@
 //! rollouts, rationales ─► items ─► request ─► store? ─► send ─► teacher ─► store ─► reply ─► tables
 //! ```
 //!
-//! [`collect`] runs one job from end to end. Modules import only what stands below them:
+//! [`collect`] runs one job from end to end. Modules import only from the rows below their own:
 //!
 //! | module | owns |
 //! | --- | --- |
 //! | [`cli`] | the command line |
 //! | [`inspect`] | status, report, audit, estimate, win rate |
 //! | [`import`] | making a dataset |
-//! | [`collect`] | the run of a job, and the gate that decides what becomes of each item |
+//! | [`collect`] | the run of a job, and the gate that decides what happens to each item |
 //! | [`tables`] | Parquet: part sets, the ledger, replacement, rebuild |
 //! | [`send`] | requests on their way, single or in batches: pace, retries, budget |
 //! | [`store`] | `feedback.sqlite`: every paid reply |
-//! | [`reply`] | what a reply says, and what an item's replies amount to |
+//! | [`reply`] | what a reply says, and the verdict on an item's replies |
 //! | [`request`] | what an item is asked with: prompt, picture, tokens |
 //! | [`teacher`] | the services: models, request and reply formats |
 //! | [`items`] | what a round can be asked about |

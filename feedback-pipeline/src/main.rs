@@ -1,4 +1,4 @@
-//! `collect-feedback`: asks a Teacher for what a round lacks. See `collect-feedback --help`.
+//! `collect-feedback`: asks a Teacher for the feedback a round lacks. See `collect-feedback --help`.
 
 use clap::Parser;
 use feedback_pipeline::cli::{self, Cli};

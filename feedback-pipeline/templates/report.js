@@ -98,7 +98,7 @@
     const grade = known ? `s${Math.round(score * 10)}` : "";
     if (known) line.append(make("span", `score ${grade}`, Number.isInteger(Math.round(score * 1000) / 100) ? score.toFixed(1) : score.toFixed(2)));
     line.append(make("span", `words ${grade}`, text));
-    if (repeat) line.title = "said before in this rationale";
+    if (repeat) line.title = "repeated in this rationale";
     return line;
   });
 

@@ -1,7 +1,7 @@
 //! The readers of replies, headers and imports under bytes that were bent at random from good ones.
 //!
-//! The suite bends each seed some times; `ARES_FUZZ_SECS=600 cargo test --release --workspace fuzz` goes on for so long
-//! with each reader. The same readers stand as cargo-fuzz targets in `feedback-pipeline/fuzz`.
+//! The suite bends each seed some times; `ARES_FUZZ_SECS=600 cargo test --release --workspace fuzz` continues for so
+//! long with each reader. The same readers are cargo-fuzz targets in `feedback-pipeline/fuzz`.
 
 #[path = "fuzz/readers.rs"]
 mod readers;
@@ -34,7 +34,7 @@ const IMPORTS: &[&str] = &[
     "\u{2}[{\"split\":\"val\",\"image_id\":1,\"question_id\":\"x\",\"question\":\"q\",\"choices\":[\"a\",\"b\"],\"correct_choice_idx\":1,\"rationales\":[\"r\"]}]",
 ];
 
-/// A small generator: every run bends alike.
+/// A small generator: every run mutates the same way.
 struct Random(u64);
 
 impl Random {

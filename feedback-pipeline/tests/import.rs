@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// Published data beside the workspace.
+/// Published data next to the workspace.
 pub(crate) fn real_data() -> PathBuf {
     let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("..").join("shared").join("data");
     std::env::var_os("ARES_REAL_DATA").map_or_else(usual, PathBuf::from)
@@ -192,7 +192,7 @@ fn another_problem_under_the_same_id_is_refused() {
     folder.write("from/problems.json", PROBLEMS.replace("Is it solid?", "Is it liquid?"));
     assert_eq!(
         folder.scienceqa("from").unwrap_err(),
-        "@/data: problem `9` is there already with another question; import into a folder of its own"
+        "@/data: problem `9` already exists with a different question; import into a folder of its own"
     );
     assert_eq!(folder.contents(), before);
 }
@@ -223,7 +223,7 @@ fn scienceqa_refusals_name_the_place() {
         ("{\"1\": ".into(), "@/p.json: line 1, column 6: EOF while parsing a value"),
         ("[]".into(), "@/p.json: expected a JSON object, found a list of 0"),
         ("{}".into(), "@/p.json: expected problems, found none"),
-        (r#"{"1": {}, "1": {}}"#.into(), "@/p.json: line 1, column 13: key `1` stands there twice"),
+        (r#"{"1": {}, "1": {}}"#.into(), "@/p.json: line 1, column 13: key `1` appears twice"),
         (r#"{"1": 5}"#.into(), "@/p.json, problem `1`: expected an object, found 5"),
         (problem("question", ""), "@/p.json, problem `3`: `question`: expected a text, found none"),
         (problem("question", "null"), "@/p.json, problem `3`: `question`: expected a text, found null"),
@@ -256,7 +256,7 @@ fn scienceqa_refusals_name_the_place() {
         ),
         (
             problem("answer", "null"),
-            "@/p.json, problem `3`: `answer`: expected the index of the right choice, found none",
+            "@/p.json, problem `3`: `answer`: expected the index of the correct choice, found none",
         ),
         (
             problem("split", "\"minitrain\""),
@@ -266,7 +266,7 @@ fn scienceqa_refusals_name_the_place() {
         (problem("image", "true"), "@/p.json, problem `3`: `image`: expected a text, found true"),
         (
             problem("split", "\"test\"").replace("\"3\"", "\"../3\""),
-            "@/p.json, problem `../3`: `problem_id`: expected a name that can stand in a path, found `../3`",
+            "@/p.json, problem `../3`: `problem_id`: expected a name that can be part of a path, found `../3`",
         ),
     ];
     for (text, expected) in cases {
@@ -297,7 +297,7 @@ fn scienceqa_refuses_missing_and_foreign_files() {
     folder.write("from/pid_splits.json", r#"{"train": ["7"], "test": ["7"]}"#);
     assert_eq!(
         folder.scienceqa("from").unwrap_err(),
-        "@/from/pid_splits.json: problem `7` stands in `test` and before that in `train`"
+        "@/from/pid_splits.json: problem `7` is in `test` and also in `train`"
     );
     folder.write("from/pid_splits.json", r#"{"train": "7"}"#);
     assert_eq!(
@@ -375,7 +375,7 @@ fn aokvqa_refusals_name_the_place() {
         ),
         (
             format!("[{QUESTION}, {QUESTION}]"),
-            "@/from/aokvqa_v1p0_val.json, question 2: problem_id `22jb` stands there twice, before at \
+            "@/from/aokvqa_v1p0_val.json, question 2: problem_id `22jb` appears twice, first at \
              @/from/aokvqa_v1p0_val.json, question 1",
         ),
     ];
@@ -422,7 +422,7 @@ fn jsonl_refusals_name_line_and_field() {
         (format!("{LINE}\n[1]"), "@/own.jsonl, line 2: expected an object, found a list of 1"),
         (
             format!("{LINE}\n{LINE}"),
-            "@/own.jsonl, line 2: problem_id `a1` stands there twice, before at @/own.jsonl, line 1",
+            "@/own.jsonl, line 2: problem_id `a1` appears twice, first at @/own.jsonl, line 1",
         ),
         (
             LINE.replace("split", "spilt"),
@@ -549,10 +549,10 @@ fn rationale_refusals_name_the_place() {
         (
             r#"{"7": "A.", "70": "B.", "71": "C."}"#,
             None,
-            "@/r.json: 2 of 3 problem ids are not in @/data: `70`, `71`; --skip-unknown leaves them out",
+            "@/r.json: 2 of 3 problem ids are not in @/data: `70`, `71`; --skip-unknown skips them",
         ),
         (r#"{"7": 5}"#, None, "@/r.json, problem `7`: expected a text, found 5"),
-        (r#"{"7": "A.", "7": "B."}"#, None, "@/r.json: line 1, column 15: key `7` stands there twice"),
+        (r#"{"7": "A.", "7": "B."}"#, None, "@/r.json: line 1, column 15: key `7` appears twice"),
         ("{}", None, "@/r.json: expected rationales of the dataset's problems, found none"),
         ("{\"7\": \"A.\"", None, "@/r.json: line 1, column 10: EOF while parsing an object"),
         (
@@ -563,7 +563,7 @@ fn rationale_refusals_name_the_place() {
         (
             r#"{"preds": ["A."]}"#,
             None,
-            "@/r.json: predictions carry no problem ids: say with --split train, val or test whose order they follow",
+            "@/r.json: predictions have no problem ids: pass the split whose order they follow with --split train, val or test",
         ),
         (
             r#"{"preds": ["A."]}"#,
@@ -573,13 +573,13 @@ fn rationale_refusals_name_the_place() {
         (
             r#"{"preds": ["The answer is (A).", "The answer is (B)."]}"#,
             Some("train"),
-            "@/r.json: `preds`: expected rationales, found answers; take the file of the rationale stage",
+            "@/r.json: `preds`: expected rationales, found answers; use the file of the rationale stage",
         ),
         (
             r#"{"preds": ["A.", "B."], "labels": ["Look at the map. Maine is farthest north.", "Dog does not rhyme."]}"#,
             Some("train"),
-            "@/r.json: `labels`: expected the dataset's solutions in the same order, found other texts for 2 of 2 problems, \
-             first `8`",
+            "@/r.json: `labels`: expected the dataset's solutions in the same order, found different texts \
+             for 2 of 2 problems, first `8`",
         ),
     ];
     for (text, split, expected) in cases {
@@ -602,7 +602,7 @@ fn rationales_need_a_dataset() {
     let folder = Folder::new();
     folder.write("r.json", r#"{"7": "A."}"#);
     let message = folder.rationales("r.json", None, false).unwrap_err();
-    assert_eq!(message, "@/data is no dataset folder: problems.parquet is missing");
+    assert_eq!(message, "@/data is not a dataset folder: problems.parquet is missing");
 }
 
 #[test]

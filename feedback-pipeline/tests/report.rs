@@ -99,7 +99,7 @@ fn numbers_are_those_worked_by_hand() {
     assert_eq!(row(&html, "maps skill"), ["0.400", "50.0 %", "2"]);
     assert_eq!(row(&html, "magnets skill"), ["0.300", "0.0 %", "1"]);
     assert_eq!(row(&html, "all"), ["100.0 %", "20.7 – 100.0 %", "1", "0", "0"]);
-    assert!(html.contains("1: 0.43, 2: 0.50, 3: 0.00"), "mean score by place");
+    assert!(html.contains("1: 0.43, 2: 0.50, 3: 0.00"), "mean score by position");
     assert!(html.contains("0.0: 33.33 %") || html.contains("0.0: 33.30 %"), "share by score");
     assert!(html.contains("rl, by optimizer step") && html.contains("malformed"));
     let cards = data(&html, "cards");

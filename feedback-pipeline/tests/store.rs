@@ -47,7 +47,7 @@ fn check(cache: &Cache, version: usize) {
     }
 }
 
-/// What columns each table has, in an order of their own: those that were added later stand last.
+/// What columns each table has, in a fixed order: columns added later come last.
 fn layout(path: &Path) -> Vec<(String, String, String, bool)> {
     let connection = Connection::open(path).unwrap();
     let mut statement = connection

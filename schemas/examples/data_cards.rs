@@ -1,7 +1,7 @@
 //! The columns of every table as Markdown, from the declarations in the code.
 //!
-//! Without an argument all tables are printed. With the path of a file, its parts between
-//! `<!-- columns: NAME -->` and `<!-- end -->` are written anew:
+//! Without an argument all tables are printed. With the path of a file, its parts between `<!-- columns: NAME -->` and
+//! `<!-- end -->` are rewritten:
 //!
 //! ```sh
 //! cargo run --release -p schemas --example data_cards datasets/README.md
@@ -81,7 +81,7 @@ pub(crate) fn card(columns: &[Column]) -> String {
     text
 }
 
-/// Arrow's name of a type in lower case; a list's items stand in angle brackets.
+/// Arrow's name of a type in lower case; a list's items are in angle brackets.
 fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Boolean => "bool".to_owned(),
@@ -101,7 +101,7 @@ fn type_name(data_type: &DataType) -> String {
 /// The text with every table between its markers.
 ///
 /// # Errors
-/// Where a marker names no table or has no end, or a table has no marker or two.
+/// If a marker names no table or has no end, or a table has no marker or two.
 pub(crate) fn fill(text: &str) -> Result<String, String> {
     let mut tables: Vec<_> = tables().into();
     let mut filled = String::with_capacity(text.len());
@@ -113,7 +113,7 @@ pub(crate) fn fill(text: &str) -> Result<String, String> {
         let place = tables
             .iter()
             .position(|(table, ..)| *table == name)
-            .ok_or_else(|| format!("`{name}` is no table, or stands there twice"))?;
+            .ok_or_else(|| format!("`{name}` is no table, or appears twice"))?;
         let (_, _, columns) = tables.remove(place);
         let _ = write!(filled, "{before}{BEGIN}{name} -->\n{}{END}", card(&columns));
         rest = after;

@@ -9,9 +9,9 @@ table! {
         round: u32, "ARES round; 0 for the base student.";
         split: String, "Split of the problem.", one_of ["train", "val", "test"];
         stage: String, "Checkpoint whose rationale was used.", one_of ["base", "rl", "sft"];
-        predicted_index: Option<u8>, "Option read from the text; null where none could be read.";
-        answer_index: Option<u8>, "Right option; null where the publisher hides it.";
-        correct: Option<bool>, "Whether the two agree; an unreadable answer is wrong; null where the right option is hidden.";
+        predicted_index: Option<u8>, "Option read from the text; null if none could be read.";
+        answer_index: Option<u8>, "Correct option; null if the publisher hides it.";
+        correct: Option<bool>, "Whether the two agree; an unreadable answer is wrong; null if the correct option is hidden.";
         text: String, "What the answer model wrote.";
     }
 }

@@ -17,7 +17,7 @@ pub struct Column {
     pub nullable: bool,
     /// What a cell means, in a sentence.
     pub meaning: &'static str,
-    /// Unit, empty where there is none.
+    /// Unit, empty if there is none.
     pub unit: &'static str,
     /// Smallest and largest allowed number; NaN is never allowed where a range is given.
     pub range: Option<(f64, f64)>,
@@ -41,7 +41,7 @@ pub trait Table: Serialize + DeserializeOwned + Send + 'static {
     const NAME: &'static str;
     /// One sentence on what a row is.
     const ROW: &'static str;
-    /// Whether the table lies in `round=N` folders (all but `problems`).
+    /// Whether the table is in `round=N` folders (all but `problems`).
     const BY_ROUND: bool;
     /// The columns in their order in the file.
     fn columns() -> Vec<Column>;
@@ -52,7 +52,7 @@ pub trait Table: Serialize + DeserializeOwned + Send + 'static {
     }
 }
 
-/// A Rust type that stands for one Arrow type.
+/// A Rust type that corresponds to one Arrow type.
 pub trait ColumnType {
     /// The Arrow type.
     fn data_type() -> DataType;

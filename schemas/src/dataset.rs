@@ -73,7 +73,7 @@ impl Dataset {
     /// A dataset folder that has problems.
     ///
     /// # Errors
-    /// Where the folder or its `problems.parquet` is missing.
+    /// If the folder or its `problems.parquet` is missing.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let dataset = Self::at(root);
         if !dataset.problems_path().is_file() {
@@ -90,7 +90,7 @@ impl Dataset {
     /// The dataset that a command works on: `given`, else the only one under `datasets/`.
     ///
     /// # Errors
-    /// Where it is no dataset, or nothing was given and there is not exactly one.
+    /// If it is no dataset, or nothing was given and there is not exactly one.
     pub fn choose(given: Option<PathBuf>) -> Result<Self> {
         if let Some(root) = given {
             return Self::open(root);
@@ -115,7 +115,7 @@ impl Dataset {
         }
     }
 
-    /// ` --data FOLDER`, for a command that a user is told to type; nothing where the command finds the dataset by itself.
+    /// ` --data FOLDER`, for a command suggested to the user; empty if the command finds the dataset by itself.
     pub fn flag(&self) -> String {
         match Self::choose(None) {
             Ok(only) if only.root == self.root => String::new(),
@@ -162,7 +162,7 @@ impl Dataset {
     /// Reads `dataset.toml`.
     ///
     /// # Errors
-    /// Where it is missing or no valid card.
+    /// If it is missing or no valid card.
     pub fn card(&self) -> Result<DatasetCard> {
         let path = self.card_path();
         let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
@@ -173,7 +173,7 @@ impl Dataset {
     /// Writes `dataset.toml`.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn write_card(&self, card: &DatasetCard) -> Result<()> {
         let path = self.card_path();
         let text = toml::to_string(card)
@@ -192,7 +192,7 @@ impl Dataset {
     /// The problems one by one, in the file's order.
     ///
     /// # Errors
-    /// As [`table::read`]; also where a problem_id stands there twice or an answer index has no option.
+    /// As [`table::read`]; also where a problem_id appears twice or an answer index has no option.
     pub fn problem_rows(&self) -> Result<impl Iterator<Item = Result<Problem>> + use<>> {
         let path = self.problems_path();
         let mut seen = IdSet::default();
@@ -228,10 +228,10 @@ impl Dataset {
         self.root.join(T::NAME).join(format!("round={round}"))
     }
 
-    /// The files of a table's round, sorted by name; none where the round has none.
+    /// The files of a table's round, sorted by name; `None` if the round has none.
     ///
     /// # Errors
-    /// Where the folder cannot be read.
+    /// If the folder cannot be read.
     pub fn parts<T: Table>(&self, round: u32) -> Result<Vec<PathBuf>> {
         let folder = self.round_dir::<T>(round);
         // A folder that was exchanged for another meanwhile may have been emptied while it was listed.
@@ -265,7 +265,7 @@ impl Dataset {
     /// The rounds for which a table has files, ascending.
     ///
     /// # Errors
-    /// Where a folder cannot be read.
+    /// If a folder cannot be read.
     pub fn rounds<T: Table>(&self) -> Result<Vec<u32>> {
         let folder = self.root.join(T::NAME);
         let entries = match fs::read_dir(&folder) {
@@ -298,7 +298,7 @@ impl Dataset {
     /// As [`Dataset::read`], one batch of rows in memory at a time.
     ///
     /// # Errors
-    /// Where the folder cannot be read; each row may be an error of [`Dataset::read`].
+    /// If the folder cannot be read; each row may be an error of [`Dataset::read`].
     pub fn stream<T: Table>(&self, round: u32) -> Result<impl Iterator<Item = Result<T>> + Send + use<T>> {
         let names = T::columns().iter().map(|column| column.name).collect();
         Ok(flatten(self.batches::<T, T>(round, names)?))
@@ -350,8 +350,8 @@ impl Dataset {
         }))
     }
 
-    /// The parts of a table's round, open: whoever reads goes on with them where others take their place. Those beyond the first
-    /// [`OPEN_PARTS`] are opened later, and missed where they were replaced.
+    /// The parts of a table's round, open: whoever reads continues with them where others take their place. Those
+    /// beyond the first [`OPEN_PARTS`] are opened later, and missed where they were replaced.
     fn open_parts<T: Table, P: DeserializeOwned>(
         &self,
         round: u32,
@@ -373,10 +373,10 @@ impl Dataset {
         }
     }
 
-    /// Removes a part of a table's round, where it is there.
+    /// Removes a part of a table's round, if it exists.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn remove_part<T: Table>(&self, round: u32, name: &str) -> Result<()> {
         let path = self.part_path::<T>(round, name);
         match fs::remove_file(&path) {
@@ -398,7 +398,7 @@ impl Dataset {
     /// Writes one named part of a table's round, for instance `part-sft.parquet`, in place of any older one.
     ///
     /// # Errors
-    /// Where a cell breaks its column's declaration, or the disk refuses.
+    /// If a cell breaks its column's declaration, or the write fails.
     pub fn write_part<T: Table>(
         &self,
         round: u32,
@@ -414,7 +414,7 @@ impl Dataset {
         self.round_dir::<T>(round).join(format!("part-{name}.parquet"))
     }
 
-    /// Takes the dataset for one `program`; a second process of that program is refused.
+    /// Locks the dataset for one `program`; a second process of that program is refused.
     ///
     /// # Errors
     /// [`Error::Locked`] where another process holds it.

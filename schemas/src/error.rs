@@ -12,7 +12,7 @@ pub enum Error {
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
-    #[error("{} is no readable Parquet file: {message}", path.display())]
+    #[error("{} is not a readable Parquet file: {message}", path.display())]
     NotParquet { path: PathBuf, message: String },
 
     #[error("{}: table: expected `{expected}`, found `{found}`", path.display())]
@@ -36,10 +36,10 @@ pub enum Error {
     #[error("{}: rows cannot be converted: {message}", path.display())]
     Convert { path: PathBuf, message: String },
 
-    #[error("{}: {column} `{value}` stands there twice", path.display())]
+    #[error("{}: {column} `{value}` appears twice", path.display())]
     Duplicate { path: PathBuf, column: &'static str, value: String },
 
-    #[error("{} is no dataset folder: {missing} is missing", path.display())]
+    #[error("{} is not a dataset folder: {missing} is missing", path.display())]
     NotADataset { path: PathBuf, missing: String },
 
     #[error("{} is in use by another {program} (its lock file is {})", path.display(), lock.display())]
@@ -56,7 +56,7 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    /// True where the user's input or usage is at fault (exit status 2), false for failures of the machine (1).
+    /// True if the user's input or usage is at fault (exit status 2), false for failures of the machine (1).
     pub fn is_bad_input(&self) -> bool {
         match self {
             Self::Io { source, .. } => {

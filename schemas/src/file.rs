@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all: written beside their place under a hidden name, synced, renamed.
+//! Atomic files: written next to their destination under a hidden name, synced, renamed.
 
 use crate::error::{Error, Result};
 use std::fs::{self, File};
@@ -8,18 +8,18 @@ use std::path::{Path, PathBuf};
 /// Prefix of what is being written. A leading dot hides it from globs over `*.parquet`.
 const PREFIX: &str = ".writing-";
 
-/// Writes bytes as a file that appears whole or not at all.
+/// Writes bytes as a file that appears atomically.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// Has `write` write a file that appears whole or not at all.
+/// Has `write` write a file that appears atomically.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let (mut file, temporary) = create_beside(path)?;
     write(&mut file).map_err(Error::io("write", path))?;
@@ -27,11 +27,11 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Re
     temporary.put()
 }
 
-/// Where a file or folder is written until it is finished; the folder around it is made. It is the same name each time, so
-/// that what a killed process left behind is overwritten, not collected.
+/// Where a file or folder is written until it is complete; its parent folder is created. The name is the same each
+/// time, so that leftovers of a killed process are overwritten.
 ///
 /// # Errors
-/// Where the folder cannot be made.
+/// If the folder cannot be made.
 pub fn beside(target: &Path) -> Result<PathBuf> {
     let folder = folder_of(target);
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
@@ -39,17 +39,17 @@ pub fn beside(target: &Path) -> Result<PathBuf> {
     Ok(folder.join(format!("{PREFIX}{name}")))
 }
 
-/// Renames what was written beside its place, synced, to `target`, and makes sure that the new name survives a crash.
+/// Renames a synced temporary file to `target`, and ensures that the new name survives a crash.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub fn put(temporary: &Path, target: &Path) -> Result<()> {
     fs::rename(temporary, target).map_err(Error::io("rename", target))?;
     let folder = folder_of(target);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
 }
 
-/// A file being written beside its place; removed unless it is put there.
+/// A temporary file next to its destination; removed unless it is moved there.
 #[derive(Debug)]
 pub(crate) struct Temporary {
     path: PathBuf,

@@ -3,17 +3,17 @@
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 
-/// A set of ids that takes some 16 bytes for each, however long they are.
+/// A set of ids that uses about 16 bytes per id, whatever its length.
 #[derive(Debug, Default, Clone)]
 pub struct IdSet(HashSet<u128>);
 
 impl IdSet {
-    /// Adds an id; false where it was there.
+    /// Adds an id; false if it was there.
     pub fn insert(&mut self, id: &str) -> bool {
         self.0.insert(digest(id))
     }
 
-    /// True where the id is in the set.
+    /// True if the id is in the set.
     pub fn contains(&self, id: &str) -> bool {
         !self.0.is_empty() && self.0.contains(&digest(id))
     }
@@ -23,13 +23,13 @@ impl IdSet {
         self.0.len()
     }
 
-    /// True where there is no id.
+    /// True if there is no id.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// The first 128 bits of an id's SHA-256, which stand for it.
+/// The first 128 bits of an id's SHA-256, which represent it.
 pub fn digest(id: &str) -> u128 {
     let digest = Sha256::digest(id.as_bytes());
     digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static NOTED: AtomicBool = AtomicBool::new(false);
 static CAUGHT: Once = Once::new();
 
-/// From now on, to the end of the process, the first signal is noted and `said` to the user; the second ends the process
-/// with status 130, at once and without taking libraries down under threads that compute.
+/// From now on, to the end of the process, the first signal is noted and `said` to the user; the second ends the
+/// process with status 130, immediately and without unloading libraries used by running threads.
 pub fn catch(said: &'static str) {
     CAUGHT.call_once(|| {
         use signal_hook::consts::{SIGINT, SIGTERM};
-        // Where no handler can be set, a signal ends the process at once, which loses no finished file.
+        // If no handler can be set, a signal ends the process immediately, which loses no completed file.
         let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) else { return };
         let watch = move || {
             for _ in signals.forever() {

@@ -10,11 +10,11 @@ table! {
         against: String, "What the candidate is compared with: base or a round.";
         candidate: String, "The candidate's rationale.";
         baseline: String, "The other rationale.";
-        candidate_shown_first: bool, "True where the candidate was rationale A.";
+        candidate_shown_first: bool, "True if the candidate was rationale A.";
         verdict: String, "The candidate's result.", one_of ["win", "tie", "loss"];
         teacher: String, "Model that judged.";
         prompt_version: String, "Short hash of the system prompt.";
         request_key: String, "Key of the request in feedback.sqlite and in requests.";
-        judged_at: TimestampMs, "Moment of the reply.", unit "ms since 1970, UTC";
+        judged_at: TimestampMs, "Time of the reply.", unit "ms since 1970, UTC";
     }
 }

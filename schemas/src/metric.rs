@@ -7,10 +7,10 @@ table! {
     Metric, "metrics", by_round true {
         round: u32, "ARES round; 0 for the base student.";
         stage: String, "Stage that measured: rl, sft, answer, eval or pretrain.";
-        step: u64, "Optimizer steps done when it was measured.", unit "steps";
-        epoch: f64, "Passes over the data done when it was measured.", unit "passes";
+        step: u64, "Optimizer steps completed at the measurement.", unit "steps";
+        epoch: f64, "Passes over the data completed at the measurement.", unit "passes";
         name: String, "Name of the number.";
         value: f64, "The number.";
-        at: TimestampMs, "Moment of the measurement.", unit "ms since 1970, UTC";
+        at: TimestampMs, "Time of the measurement.", unit "ms since 1970, UTC";
     }
 }

@@ -1,4 +1,4 @@
-//! Problems: multiple-choice questions, with a picture where there is one.
+//! Problems: multiple-choice questions, with a picture if there is one.
 
 use crate::column::table;
 
@@ -9,12 +9,12 @@ table! {
         split: String, "Split that the problem belongs to.", one_of ["train", "val", "test"];
         question: String, "The question.";
         choices: Vec<String>, "The options in their order; option 0 is shown as (A).";
-        answer_index: Option<u8>, "Index of the right option; null where the publisher hides it.";
-        hint: String, "Text context of the question; empty where there is none.";
-        caption: String, "Machine-made caption of the picture; empty where there is none.";
-        lecture: String, "Background knowledge that the publisher gives; may be empty.";
-        solution: String, "Gold rationale; empty where the publisher gives none.";
-        image: Option<String>, "Path of the picture, relative to the dataset folder; null where there is none.";
+        answer_index: Option<u8>, "Index of the correct option; null if the publisher hides it.";
+        hint: String, "Text context of the question; empty if there is none.";
+        caption: String, "Automatic caption of the picture; empty if there is none.";
+        lecture: String, "Background knowledge given by the publisher; may be empty.";
+        solution: String, "Gold rationale; empty if the publisher gives none.";
+        image: Option<String>, "Path of the picture, relative to the dataset folder; null if there is none.";
         subject: Option<String>, "Subject, for instance natural science.";
         topic: Option<String>, "Topic within the subject.";
         category: Option<String>, "Category within the topic.";

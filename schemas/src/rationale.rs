@@ -1,4 +1,4 @@
-//! Rationales: what the policy says greedily at a stage.
+//! Rationales: the policy's greedy output at a stage.
 
 use crate::column::table;
 
@@ -12,9 +12,9 @@ table! {
         stage: String, "Checkpoint that decoded it.", one_of ["base", "rl", "sft"];
         rationale: String, "Decoded text.";
         sentences: Vec<String>, "Sentences in order.";
-        deduplicated: String, "Text without repeated sentences, a sentence a line.";
-        repeated_sentences: u32, "Number of sentences dropped as repeats.", unit "sentences";
-        truncated: bool, "True where the token limit cut the rationale off before eos.";
+        deduplicated: String, "Text without repeated sentences, one sentence per line.";
+        repeated_sentences: u32, "Number of repeated sentences dropped.", unit "sentences";
+        truncated: bool, "True if the token limit cut off the rationale before eos.";
         policy: String, "sha256 of the policy's weights.";
     }
 }

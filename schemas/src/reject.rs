@@ -10,7 +10,7 @@ table! {
         problem_id: String, "Problem of the item.";
         round: u32, "ARES round.";
         reason: String, "Why the reply could not be used.";
-        reply: String, "The last reply's text; empty where there was none.";
+        reply: String, "The last reply's text; empty if there was none.";
         attempts: u32, "Requests sent for this item.", unit "requests";
         request_key: String, "Key of the request in feedback.sqlite and in requests.";
     }

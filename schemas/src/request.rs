@@ -5,21 +5,21 @@ use crate::column::{TimestampMs, table};
 table! {
     /// One item's call: answered, shared with another item, or failed for good.
     Request, "requests", by_round true {
-        request_key: String, "Hash of the whole request that left the machine.";
+        request_key: String, "Hash of the whole request.";
         kind: String, "Kind of request.", one_of ["scores", "corrections", "judgements", "audit"];
         subject_id: String, "rollout_id or rationale_id of the item.";
         round: u32, "ARES round.";
         provider: String, "anthropic, openai or reference.";
         model: String, "Model that was asked.";
         status: String, "ok, or the reason of the failure.";
-        attempts: u32, "Requests sent, repeats included; 0 where the reply was shared.", unit "requests";
-        cached: bool, "True where another row paid for the reply.";
-        input_tokens: u64, "Input tokens not read from the provider's prompt cache, those written to it included, summed over attempts.", unit "tokens";
+        attempts: u32, "Requests sent, retries included; 0 if the reply was shared.", unit "requests";
+        cached: bool, "True if another row paid for the reply.";
+        input_tokens: u64, "Input tokens not read from the provider's prompt cache, including those written to it, summed over attempts.", unit "tokens";
         cached_input_tokens: u64, "Input tokens read from the provider's prompt cache.", unit "tokens";
         output_tokens: u64, "Output tokens, summed over attempts.", unit "tokens";
-        cost_usd: Option<f64>, "Cost of all attempts; null where the model has no known price.", unit "US dollars";
+        cost_usd: Option<f64>, "Cost of all attempts; null if the price is unknown.", unit "US dollars";
         latency_ms: u32, "Time from sending the last attempt to its reply.", unit "ms";
-        started_at: TimestampMs, "Moment the first attempt was sent.", unit "ms since 1970, UTC";
+        started_at: TimestampMs, "Time the first attempt was sent.", unit "ms since 1970, UTC";
         dialect: Option<String>, "How the request was written for its service: parameters and reply format; null where that is not known.", since 1;
     }
 }

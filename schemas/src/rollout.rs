@@ -10,12 +10,12 @@ table! {
         round: u32, "ARES round, from 1.";
         sample: u32, "Number of the sample of this problem, from 0.";
         rationale: String, "Decoded text.";
-        token_ids: Vec<i32>, "Decoder tokens after the start token, eos included where it was produced; empty for imported text.";
+        token_ids: Vec<i32>, "Decoder tokens after the start token, including eos if it was produced; empty for imported text.";
         logprobs: Vec<f32>, "Log-probability of each token under the sampling policy.", unit "nat";
         ref_logprobs: Vec<f32>, "Log-probability of each token under the reference policy.", unit "nat";
         values: Vec<f32>, "Value estimate at each token's position, before the token is seen.";
         sentences: Vec<Sentence>, "Sentences in order, each with the index of its last token.";
-        truncated: bool, "True where the token limit cut the rationale off before eos.";
+        truncated: bool, "True if the token limit cut off the rationale before eos.";
         policy: String, "sha256 of the policy's weights, or the name given on import.";
         seed: u64, "Seed of this sample's random stream.";
     }

@@ -1,5 +1,5 @@
-//! Words for the user. The standard macros panic where nobody listens any more, as behind `| head`; replies that are paid
-//! for, and a night of training, must not end for that.
+//! Messages to the user. The standard macros panic if the output is closed, as by `| head`; paid replies and a night of
+//! training must not be lost for that.
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
@@ -32,10 +32,10 @@ pub fn out(words: Arguments<'_>) {
 
 /// A line on standard error; see [`warn!`](crate::warn!).
 pub fn err(words: Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{words}"); // there is nobody to tell
+    let _ = writeln!(std::io::stderr(), "{words}"); // nobody is listening
 }
 
-/// Whether standard output lacks something that whoever reads it waits for: its disk is full, say.
+/// Whether standard output is incomplete for its reader, for instance because the disk is full.
 pub fn is_incomplete() -> bool {
     INCOMPLETE.load(Ordering::Relaxed)
 }

@@ -1,16 +1,16 @@
 //! The rules for sentences: where one ends, which two count as the same, and what separates them.
 //!
-//! The trainer, the importers and the reference Teacher all cut rationales here, so that the third score
-//! always belongs to the third sentence. The rules, all read off real rationales:
+//! The trainer, the importers and the reference Teacher all cut rationales here, so that the third score always belongs
+//! to the third sentence. The rules, all derived from real rationales:
 //!
 //! - A leading `Solution:` is no part of the first sentence.
 //! - Separators are real newlines, the two characters `\n`, and the stray `n` that T5 leaves of them
 //!   (`entity.nSing`): an `n` right after punctuation and right before a capital, a digit or an opening mark.
 //!   A separator always ends the sentence, also after a colon (`It has these traits:nIt has scales.`), so no
 //!   sentence holds one.
-//! - `.`, `!`, `?` and `...` end a sentence where white space follows, with the brackets and quotes that
-//!   close after them. Lower case may follow, since many rationales begin their sentences so; only after a
-//!   closing quote or bracket does lower case go on (`Choice "Jan." is incorrect.`).
+//! - `.`, `!`, `?` and `...` end a sentence where white space follows, with the brackets and quotes that close after
+//!   them. Lower case may follow, since many rationales begin their sentences so; only after a closing quote or bracket
+//!   does lower case continue (`Choice "Jan." is incorrect.`).
 //! - A point is no end in `Mr.`, `St. Louis`, `U.S. Army`, `J. M. Barrie`, `C. elegans`, `e.g.`, `1.5`, nor
 //!   in the `1.` or `A.` that begins a line. It is one in `sample A. So`, `in the U.S. The`, `8 a.m. The`.
 //! - What holds no letter or digit is no sentence. An unfinished sentence at the end of the text is one.
@@ -18,7 +18,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-/// Titles and the like, after which a name or a number follows: never an end while the line goes on.
+/// Titles and the like, after which a name or a number follows: never an end within a line.
 const BEFORE_A_NAME: &str = "Mr Mrs Ms Dr St Mt Ft Prof Rev Gen Sen Gov Capt Lt Sgt Col vs cf ca viz approx";
 /// Abbreviations that only a number follows.
 const BEFORE_A_NUMBER: &str = "No Nos Fig Figs fig figs Eq Vol vol p pp \
@@ -77,7 +77,7 @@ pub fn sentences(text: &str) -> Vec<&str> {
     split(text).into_iter().map(|range| &text[range]).collect()
 }
 
-/// The form under which two sentences count as the same: case, white space and last punctuation aside.
+/// The form under which two sentences count as the same: ignoring case, white space and final punctuation.
 pub fn repeat_key(sentence: &str) -> String {
     let mut key = String::with_capacity(sentence.len());
     for word in sentence.split_whitespace() {
@@ -97,7 +97,7 @@ pub fn without_repeats<'a>(sentences: &[&'a str]) -> Vec<&'a str> {
     sentences.iter().copied().filter(|sentence| seen.insert(repeat_key(sentence))).collect()
 }
 
-/// A text without those of its sentences that were said before, with what stands between the others as it is.
+/// A text without its repeated sentences; what is between the others is unchanged.
 pub fn cut_repeats(text: &str, sentences: &[&str]) -> String {
     let (mut kept, mut seen) = (String::new(), HashSet::new());
     let mut rest = text;
@@ -160,7 +160,7 @@ fn separator_at(text: &str, at: usize) -> Option<usize> {
     }
 }
 
-/// Bytes of a stray `n` (or a few, of empty lines) that stands where a newline was.
+/// Bytes of a stray `n` (or a few, of empty lines) in place of a newline.
 fn stray_separator(before: &str, rest: &str) -> Option<usize> {
     let mut backwards = before.chars().rev();
     let joins = match backwards.next()? {
@@ -207,7 +207,7 @@ fn is_end(text: &str, start: usize, marks: Range<usize>) -> bool {
     !(run.ends_with(is_closer) && (starts_lower(next) || following.starts_with('(')))
 }
 
-/// Whether a mark with no white space after it ends a sentence all the same, as in `earthworm.There`.
+/// Whether a mark with no white space after it ends a sentence nevertheless, as in `earthworm.There`.
 fn joins_two_sentences(before: &str, rest: &str) -> bool {
     let two_lower = before.chars().rev().take(2).filter(|c| c.is_lowercase()).count() == 2;
     let mut after = rest.chars();
@@ -263,7 +263,7 @@ fn is_initial(letter: char, before: &str, next: &str) -> bool {
     named && !starts_digit(next) && !is_starter(next)
 }
 
-/// `U.S`, `D.C`, `a.m`, `e.g`, `Ph.D`: whether the sentence goes on after them.
+/// `U.S`, `D.C`, `a.m`, `e.g`, `Ph.D`: whether the sentence continues after them.
 fn is_dotted_abbreviation(word: &str, next: &str) -> bool {
     match word.to_ascii_lowercase().as_str() {
         "e.g" | "i.e" => true,
@@ -278,12 +278,12 @@ fn push(text: &str, range: Range<usize>, has_word: bool, found: &mut Vec<Range<u
     }
 }
 
-/// Bytes of the marks that go on right after a terminator: more terminators, closing brackets and quotes.
+/// Bytes of the marks directly after a terminator: more terminators, closing brackets and quotes.
 fn marks_length(rest: &str) -> usize {
     rest.len() - rest.trim_start_matches(|c| is_terminator(c) || is_closer(c)).len()
 }
 
-/// Bytes of marks that stand alone after an end (`It is. . .`), white space before them included.
+/// Bytes of separate marks after an end (`It is. . .`), white space before them included.
 fn loose_marks_length(rest: &str) -> usize {
     let mut length = 0;
     loop {
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(cut_repeats("A cat sits.\\nA dog runs.", &unlike), "A cat sits.\\nA dog runs.");
     }
 
-    /// Each text is cut where its bars stand.
+    /// Each text is split at its bars.
     #[test]
     fn ends_are_found() {
         let texts = r#"
@@ -443,7 +443,7 @@ mod tests {
         assert_eq!(repeat_key("..."), "");
     }
 
-    /// Pieces that the rules look at, in random order.
+    /// Pieces relevant to the rules, in random order.
     #[test]
     fn any_text_is_cut_cleanly() {
         let pieces: Vec<&str> =
@@ -522,7 +522,7 @@ mod tests {
         }
     }
 
-    /// Whether only separators, labels, marks and white space stand in a text between sentences.
+    /// Whether a text between sentences consists of separators, labels, marks and white space only.
     fn is_only_between(text: &str) -> bool {
         let text = text.replace("Solution:", "").replace("\\n", "");
         !text.contains(|c: char| c.is_alphanumeric() && c != 'n')

@@ -1,7 +1,7 @@
 //! Typed reading and atomic writing of one Parquet file.
 //!
-//! A file appears whole or not at all (see [`crate::file`]). Whoever reads or writes rows has every cell checked against
-//! the column's declaration.
+//! A file appears atomically (see [`crate::file`]). Whoever reads or writes rows has every cell checked against the
+//! column's declaration.
 
 use crate::column::{Column, Table};
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ const BATCH_ROWS: usize = 1024;
 const GROUP_ROWS: usize = 64 * 1024;
 /// Memory that the open row group may take. With the next two it keeps a writer's memory flat and small.
 const GROUP_BYTES: usize = 4 << 20;
-/// Dictionary of a column at most; larger ones are given up for plain values.
+/// Dictionary of a column at most; larger ones are replaced by plain values.
 const DICTIONARY_BYTES: usize = 256 << 10;
 /// Uncompressed page at most.
 const PAGE_BYTES: usize = 256 << 10;
@@ -49,7 +49,7 @@ impl<T: Table> TableWriter<T> {
     /// Starts a file that will appear at `path`. Missing folders are made.
     ///
     /// # Errors
-    /// Where the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn create(path: &Path, provenance: &Provenance) -> Result<Self> {
         let (file, temporary) = file::create_beside(path)?;
         let fields = T::fields();
@@ -78,7 +78,7 @@ impl<T: Table> TableWriter<T> {
     /// Adds a row.
     ///
     /// # Errors
-    /// Where a cell breaks its column's declaration, or the disk refuses.
+    /// If a cell breaks its column's declaration, or the write fails.
     pub fn push(&mut self, row: T) -> Result<()> {
         self.rows.push(row);
         if self.rows.len() >= BATCH_ROWS { self.flush_rows() } else { Ok(()) }
@@ -89,7 +89,7 @@ impl<T: Table> TableWriter<T> {
         self.written + self.rows.len()
     }
 
-    /// True where no row was added yet.
+    /// True if no row was added yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -113,7 +113,7 @@ impl<T: Table> TableWriter<T> {
     /// Makes the file appear at its path, synced to disk; returns its number of rows.
     ///
     /// # Errors
-    /// Where the disk refuses; then nothing appears.
+    /// If the write fails; then nothing appears.
     pub fn finish(mut self) -> Result<usize> {
         self.flush_rows()?;
         let file = self.writer.into_inner().map_err(|e| write_error(&self.path, e))?;
@@ -126,7 +126,7 @@ impl<T: Table> TableWriter<T> {
 /// Writes all rows as one file; see [`TableWriter`].
 ///
 /// # Errors
-/// Where a cell breaks its column's declaration, or the disk refuses.
+/// If a cell breaks its column's declaration, or the write fails.
 pub fn write<T: Table>(
     path: &Path,
     rows: impl IntoIterator<Item = T>,
@@ -139,7 +139,7 @@ pub fn write<T: Table>(
 
 fn write_error(path: &Path, error: parquet::errors::ParquetError) -> Error {
     use std::error::Error as _;
-    // The disk's own words (no space left, read-only) are worth more than the Parquet wrapper's.
+    // The disk's own words (no space left, read-only) are more useful than the Parquet wrapper's.
     let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     Error::Io { action: "write", path: path.to_path_buf(), source: std::io::Error::other(message) }
 }
@@ -147,8 +147,8 @@ fn write_error(path: &Path, error: parquet::errors::ParquetError) -> Error {
 /// Reads all rows of one file.
 ///
 /// # Errors
-/// Where the file is missing, is no Parquet, is another table or a newer schema, lacks a column, or a cell
-/// breaks its column's declaration; the error names file, column, expected and found.
+/// If the file is missing, is no Parquet, is another table or a newer schema, lacks a column, or a cell breaks its
+/// column's declaration; the error names file, column, expected and found.
 pub fn read<T: Table>(path: &Path) -> Result<Vec<T>> {
     let mut rows = Vec::new();
     for batch in Batches::<T, T>::open(path)? {
@@ -256,7 +256,7 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
                 let row = (0..array.len()).find(|&row| array.is_null(row)).unwrap_or_default();
                 return Err(self.value_error(column, self.row + row, "a value", "null"));
             }
-            // Other writers say LargeUtf8, Utf8View or LargeList for the same data.
+            // Other writers use LargeUtf8, Utf8View or LargeList for the same data.
             let array = cast_with_options(
                 array,
                 &column.data_type,

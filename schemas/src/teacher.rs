@@ -14,11 +14,11 @@ struct AskedOf {
     model: String,
 }
 
-/// The flags that go on with the Teacher who answered last in a round or the one before it, for instance
-/// ` --teacher anthropic --model claude-haiku-5-5`; nothing where the settings name that Teacher, or nobody answered yet.
+/// The flags that continue with the Teacher who answered last in a round or the one before it, for instance ` --teacher
+/// anthropic --model claude-haiku-5-5`; nothing where the settings name that Teacher, or nobody answered yet.
 ///
 /// # Errors
-/// Where the ledger cannot be read.
+/// If the ledger cannot be read.
 pub fn flags_to_go_on(dataset: &Dataset, round: u32, settings: &TeacherSettings) -> Result<String> {
     for round in [round, round.saturating_sub(1)] {
         let rows = dataset.project::<Request, AskedOf>(round, &["kind", "provider", "model"])?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-/// Path of a binary of this workspace, beside the test that is running.
+/// Path of a binary of this workspace, next to the test that is running.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap_or_default();
     let folder = test.ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default();
@@ -28,7 +28,7 @@ pub fn collect_feedback(data: &Path, arguments: &[&str]) -> Command {
 /// What a command said and how it ended.
 #[derive(Debug)]
 pub struct Ran {
-    /// Exit status; none where a signal ended it.
+    /// Exit status; `None` if a signal ended it.
     pub status: Option<i32>,
     /// Standard output.
     pub stdout: String,
@@ -49,7 +49,7 @@ impl From<Output> for Ran {
 /// Runs a command to its end.
 ///
 /// # Errors
-/// Where it cannot be started.
+/// If it cannot be started.
 pub fn run(mut command: Command) -> std::io::Result<Ran> {
     Ok(command.output()?.into())
 }
@@ -57,7 +57,7 @@ pub fn run(mut command: Command) -> std::io::Result<Ran> {
 /// Starts a command in silence.
 ///
 /// # Errors
-/// Where it cannot be started.
+/// If it cannot be started.
 pub fn start(mut command: Command) -> std::io::Result<Child> {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }

@@ -26,7 +26,7 @@ pub const PICTURE: &[u8] = &[
 /// Samples 1 and 2 of every fifth problem say the same, so that some requests are shared.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub fn make(root: &Path, size: Size) -> Result<Dataset> {
     let dataset = Dataset::at(root);
     write_problems(&dataset, 0..size.problems)?;
@@ -49,7 +49,7 @@ pub fn make(root: &Path, size: Size) -> Result<Dataset> {
 /// Writes the problems of a dataset, and their pictures.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub fn write_problems(dataset: &Dataset, numbers: std::ops::Range<usize>) -> Result<()> {
     for number in numbers.clone().filter(|number| number.is_multiple_of(3)) {
         file::write_bytes(&dataset.images_dir().join(format!("p{number}.png")), PICTURE)?;
@@ -61,7 +61,7 @@ pub fn write_problems(dataset: &Dataset, numbers: std::ops::Range<usize>) -> Res
 /// Gives every problem of a dataset a picture of its own, of about so many bytes.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub fn show_pictures(dataset: &Dataset, numbers: std::ops::Range<usize>, bytes: usize) -> Result<()> {
     for number in numbers.clone() {
         let path = dataset.images_dir().join(format!("p{number}.png"));
@@ -119,7 +119,7 @@ fn noise_picture(number: usize, bytes: usize) -> Vec<u8> {
 /// Writes a part of rollouts of round 1.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub fn write_rollouts(
     dataset: &Dataset,
     part: &str,

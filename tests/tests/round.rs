@@ -96,7 +96,7 @@ fn two_rounds_by_the_commands_that_each_names() {
         let said = place.run(collect, &["--round", round]);
         let next = round.parse::<u32>().unwrap() + 1;
         assert!(
-            said.contains("nothing due") && said.contains(&format!("next: train --round {next}")),
+            said.contains("nothing to do") && said.contains(&format!("next: train --round {next}")),
             "{said}"
         );
     }

@@ -1,4 +1,4 @@
-//! The simulated Teacher itself: that it behaves as the services it stands in for, seen by a client without any comfort.
+//! The simulated Teacher itself: that it behaves as the services it stands in for, seen by a minimal client.
 #![allow(missing_docs, clippy::unwrap_used)] // in tests a panic is the report
 
 #[path = "services/batches.rs"]

@@ -41,7 +41,7 @@ pub fn pad_numbers(rows: &[&[f32]], device: Device) -> Tensor {
     Tensor::from_slice(&numbers).view([rows.len() as i64, longest as i64]).to_device(device)
 }
 
-/// 1 where a sequence has an element, 0 where it is padded: [batch, longest], float32.
+/// 1 if a sequence has an element, 0 if it is padded: [batch, longest], float32.
 pub fn mask(lengths: &[usize], device: Device) -> Tensor {
     let longest = lengths.iter().copied().max().unwrap_or(0).max(1);
     let numbers: Vec<f32> = lengths
@@ -75,7 +75,7 @@ pub fn decoder_inputs(targets: &[&[i64]], start: i64, pad_id: i64, device: Devic
     pad(&shifted.iter().map(Vec::as_slice).collect::<Vec<_>>(), pad_id, device)
 }
 
-/// Sources with their targets, padded for a model; whatever is kept of the targets is a vector of the real tokens, row by
+/// Sources with their targets, padded for a model; what is kept of the targets is a vector of the real tokens, row by
 /// row.
 #[derive(Debug)]
 pub struct Padded {
@@ -106,7 +106,7 @@ impl Padded {
         }
     }
 
-    /// Decoder states that the real tokens are foretold from: [tokens, d].
+    /// Decoder states that the real tokens are predicted from: [tokens, d].
     pub fn states(&self, student: &Student, mode: Mode) -> Tensor {
         let hidden = student.hidden(&self.source, &self.inputs, mode);
         hidden.contiguous().view([-1, student.config.d_model]).index_select(0, &self.kept)
@@ -132,9 +132,9 @@ pub fn row_numbers(tensor: &Tensor, row: i64, length: usize) -> Vec<f32> {
     numbers
 }
 
-/// What another part costs, in tokens: on a CPU, weights read and gradients added once more and the calls themselves,
-/// which is as much as more tokens where their products run in bfloat16; on a GPU, which works on all rows at once, more
-/// than any padding.
+/// Cost of another part, in tokens: on a CPU, reading weights and accumulating gradients once more plus the calls
+/// themselves, which amounts to more tokens if products run in bfloat16; on a GPU, which processes all rows at once,
+/// more than any padding.
 pub fn part_tokens(device: Device, kind: Kind) -> u64 {
     match (device, kind) {
         (Device::Cpu, Kind::Float) => 32,

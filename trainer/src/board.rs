@@ -47,10 +47,10 @@ pub struct Board {
 }
 
 impl Board {
-    /// Starts a file under `folder/round-N/stage`; a continued stage starts another beside it, as TensorBoard expects.
+    /// Starts a file under `folder/round-N/stage`; a continued stage starts another next to it, as TensorBoard expects.
     ///
     /// # Errors
-    /// Where the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn create(folder: &Path, round: u32, stage: &str) -> Result<Self> {
         let folder = folder.join(format!("round-{round}")).join(stage);
         std::fs::create_dir_all(&folder).map_err(schemas::Error::io("make", &folder))?;
@@ -73,7 +73,7 @@ impl Board {
     /// Adds rows of one step.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn add(&mut self, rows: &[Metric]) -> std::io::Result<()> {
         let Some(first) = rows.first() else { return Ok(()) };
         let scalar = |row: &Metric| Scalar { tag: row.name.clone(), simple_value: Some(row.value as f32) };

@@ -5,11 +5,11 @@ use clap::{Parser, Subcommand};
 use schemas::settings::SettingFlags;
 use std::path::PathBuf;
 
-/// Samples, learns and answers: the trainer's side of ARES. Reads and writes Parquet; never asks a Teacher.
+/// Trains the student: samples rationales, learns from feedback and answers problems.
 #[derive(Debug, Parser)]
 #[command(name = "train", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
-    /// What to do; without it, a round is advanced as far as feedback allows.
+    /// Command; without one, --round is advanced as far as the feedback allows.
     #[command(subcommand)]
     pub command: Option<Command>,
 
@@ -21,15 +21,15 @@ pub struct Cli {
     #[arg(long, value_enum)]
     pub stage: Option<Stage>,
 
-    /// Print the resolved settings, each with where it came from, and do nothing.
+    /// Print all settings with their origin, and exit.
     #[arg(long, global = true)]
     pub show_settings: bool,
 
-    /// Dataset folder; the only one under datasets/ where there is just one.
+    /// Dataset folder [default: the only one under datasets/].
     #[arg(long, global = true, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
 
-    /// Settings file; ares.toml of the working folder where there is one.
+    /// Settings file [default: ares.toml, if it exists].
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -41,9 +41,9 @@ pub struct Cli {
 /// What to do besides advancing a round.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a student: at random for a tokenizer, or from a Hugging Face T5 folder.
+    /// Create a student: random for a tokenizer, or from a Hugging Face T5 folder.
     Init {
-        /// Hugging Face T5 folder; layers for pictures are added where it has none.
+        /// Hugging Face T5 folder; fusion layers for pictures are added if it has none.
         #[arg(long, value_name = "FOLDER", required_unless_present = "tokenizer")]
         from: Option<PathBuf>,
         /// Folder with tokenizer.json.
@@ -52,11 +52,12 @@ pub enum Command {
         /// Shape of a random student: tiny, small, base or large.
         #[arg(long, default_value = "tiny", conflicts_with = "from")]
         shape: String,
-        /// Width of one patch's image features; else that of the dataset's features where there are any (see --data),
-        /// else 1024, that of vit-large.
+        /// Width of a patch's image features [default: that of the dataset's features (see --data), else 1024, that of
+        /// vit-large].
         #[arg(long, value_parser = clap::value_parser!(i64).range(1..65536))]
         image_feature_width: Option<i64>,
-        /// Dropout of the student, kept in its config.json; else 0.1, or that of the folder. Tiny students need none.
+        /// Dropout of the student, stored in its config.json [default: 0.1, or that of the folder]. Tiny students need
+        /// none.
         #[arg(long, value_name = "SHARE")]
         dropout: Option<f64>,
         /// Folder of the new checkpoint.
@@ -71,25 +72,25 @@ pub enum Command {
         /// Folder of the new checkpoint.
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
-        /// Share of the train problems with a solution that it may see.
+        /// Fraction of the train problems with a solution to use.
         #[arg(long, default_value_t = 1.0)]
         share: f64,
         /// Passes over them.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
         epochs: u32,
-        /// Orders of the options in which each problem is seen: the given one, and others by the seed.
+        /// Number of option orders in which each problem is shown: the given one, and random ones.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         option_orders: u32,
     },
-    /// Make image features of all pictures of a dataset, or take over those that others made.
+    /// Compute image features for all pictures of a dataset, or import existing ones.
     Features {
-        /// Hugging Face vit folder; without it, a small network made from the seed, for trials.
+        /// Hugging Face ViT folder [default: a small random network, for trials].
         #[arg(long, value_name = "FOLDER")]
         vit: Option<PathBuf>,
         /// Features in NumPy's format, as MM-CoT publishes them: pictures × patches × width.
         #[arg(long, value_name = "FILE", conflicts_with = "vit", requires = "name_map")]
         from_npy: Option<PathBuf>,
-        /// The JSON object beside them: problem id to row.
+        /// The JSON object that belongs to them: problem id to row.
         #[arg(long, value_name = "FILE", requires = "from_npy")]
         name_map: Option<PathBuf>,
     },

@@ -10,7 +10,7 @@ use schemas::{Dataset, Problem};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether this command has said that pictures have no features: each of its stages opens the corpus.
+/// Whether this command has reported pictures without features: each of its stages opens the corpus.
 static HAS_WARNED: AtomicBool = AtomicBool::new(false);
 
 /// All problems of a dataset.
@@ -26,7 +26,7 @@ impl Corpus {
     /// Reads the problems and opens their image features.
     ///
     /// # Errors
-    /// Where the problems or the features are broken or do not fit the student.
+    /// If the problems or the features are broken or do not fit the student.
     pub fn open(dataset: &Dataset, settings: &StudentSettings, config: &StudentConfig) -> Result<Self> {
         let problems = dataset.problems()?;
         let by_id =
@@ -44,7 +44,7 @@ impl Corpus {
             if missing > 0 && !HAS_WARNED.swap(true, Ordering::Relaxed) {
                 let path = path.display();
                 schemas::warn!(
-                    "warning: {missing} of {pictures} pictures have no features in {path}; the student sees none there"
+                    "warning: {missing} of {pictures} pictures have no features in {path}; the student cannot see them"
                 );
             }
             features
@@ -53,8 +53,8 @@ impl Corpus {
         } else {
             if !HAS_WARNED.swap(true, Ordering::Relaxed) {
                 schemas::warn!(
-                    "warning: {} does not exist: the student sees none of the {pictures} pictures (make it with: train \
-                 features --data {}; say --vision none to go without)",
+                    "warning: {} does not exist: the student cannot see any of the {pictures} pictures (create \
+                 it with: train features --data {}; or use --vision none)",
                     path.display(),
                     dataset.root().display()
                 );
@@ -67,7 +67,7 @@ impl Corpus {
     /// The problem of this id.
     ///
     /// # Errors
-    /// Where there is none; `origin` names the table that mentions it.
+    /// If there is none; `origin` names the table that mentions it.
     pub fn get(&self, problem_id: &str, origin: &str) -> Result<&Problem> {
         self.by_id.get(problem_id).map(|&row| &self.problems[row]).ok_or_else(|| Error::BadInput {
             message: format!(
@@ -86,7 +86,7 @@ impl Corpus {
 /// Source tokens of the rationale stage.
 ///
 /// # Errors
-/// Where the tokenizer fails.
+/// If the tokenizer fails.
 pub fn rationale_source(
     tokenizer: &Tokenizer,
     problem: &Problem,

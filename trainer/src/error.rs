@@ -49,7 +49,7 @@ pub enum Error {
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
 
-    #[error("interrupted; the same command goes on from here")]
+    #[error("interrupted; the same command continues from here")]
     Interrupted,
 }
 
@@ -71,7 +71,7 @@ impl Error {
             Self::BadInput { hint, .. } => hint.as_deref(),
             Self::Data(schemas::Error::NotADataset { .. }) => Some("next: collect-feedback import --help"),
             Self::NotFinite { .. } => Some(
-                "no weights were changed by it; lower the learning rate, or leave these problems out, and run again",
+                "no weights were changed by it; lower the learning rate, or exclude these problems, and run again",
             ),
             _ => None,
         }

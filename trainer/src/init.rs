@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Makes a random student of a named shape for a tokenizer.
 ///
 /// # Errors
-/// Where the tokenizer is missing or not in T5's layout, the shape is unknown, or `out` is taken.
+/// If the tokenizer is missing or not in T5's layout, the shape is unknown, or `out` is taken.
 pub fn random(
     tokenizer: &Path,
     shape: &str,
@@ -39,7 +39,7 @@ pub fn random(
 /// Takes a Hugging Face T5 folder; fusion layers that it lacks are made from the seed.
 ///
 /// # Errors
-/// Where the folder is no T5 or lacks a tokenizer, or `out` is taken.
+/// If the folder is no T5 or lacks a tokenizer, or `out` is taken.
 pub fn from_folder(
     from: &Path,
     tokenizer: Option<&Path>,
@@ -98,9 +98,9 @@ pub enum FeatureWidth {
     Asked(i64),
     /// That of the features of a dataset that the user named.
     Of(i64, PathBuf),
-    /// That of the features of the only dataset there is: nobody asked for it.
+    /// That of the features of the only dataset, which was not requested explicitly.
     Found(i64),
-    /// Nobody says.
+    /// Unknown.
     Unknown,
 }
 
@@ -108,7 +108,7 @@ impl FeatureWidth {
     /// The width by flag, else that of the features `vision` of the dataset `data`, else of the only dataset.
     ///
     /// # Errors
-    /// Where `data` is no dataset, its features are broken, or the flag says something else.
+    /// If `data` is no dataset, its features are broken, or the flag contradicts them.
     pub fn choose(flag: Option<i64>, data: Option<&Path>, vision: &str) -> Result<Self> {
         let dataset = match data {
             Some(data) => Some(Dataset::open(data)?),
@@ -122,7 +122,7 @@ impl FeatureWidth {
                     let path = path.display();
                     return Err(Error::input(
                         format!("--image-feature-width: expected {found}, as {path} is wide, found {asked}"),
-                        "leave the flag out, and the width is taken from the features",
+                        "omit the flag to use the width of the features",
                     ));
                 }
                 Self::Asked(asked)
@@ -151,7 +151,7 @@ impl FeatureWidth {
                     "--image-feature-width: expected {own}, as the fusion layers of {} are wide, found {width}",
                     folder.display()
                 ),
-                "leave the flag out, or take a plain T5",
+                "omit the flag, or use a plain T5",
             )),
             _ => Ok(()),
         }

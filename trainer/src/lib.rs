@@ -1,6 +1,6 @@
 //! The trainer: samples rationales from a small multimodal T5, learns from a Teacher's sentence scores (PPO) and
-//! corrections (supervised fine-tuning), and answers problems with what it then says. It reads and writes Parquet
-//! and never asks a Teacher itself; `stage` is the road.
+//! corrections (supervised fine-tuning), and answers problems with the rationales it then writes. It reads and writes
+//! Parquet and never asks a Teacher itself. Start reading at `stage`.
 
 pub mod batch;
 pub mod bench;
@@ -37,10 +37,10 @@ use schemas::Dataset;
 use schemas::settings::Resolved;
 use stage::{Context, Outcome};
 
-/// Does what the command line says.
+/// Runs the command line.
 ///
 /// # Errors
-/// Where the input is bad, a stage fails, or the run is interrupted; what was finished before stays.
+/// If the input is bad, a stage fails, or the run is interrupted; what was completed before is kept.
 pub fn run(cli: Cli) -> Result<()> {
     if let Some(Command::Completions { shell }) = cli.command {
         schemas::completions::print::<Cli>(shell);
@@ -109,7 +109,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Eval { round, checkpoint }) => {
             let line = match stage::evaluate(&context, round, &checkpoint)? {
                 Outcome::Done(line) | Outcome::Waiting(line) => line,
-                Outcome::Already => format!("round {round}: answers after {checkpoint} are already there"),
+                Outcome::Already => format!("round {round}: answers after {checkpoint} already exist"),
             };
             schemas::say!("{line}");
         }

@@ -6,10 +6,10 @@ use schemas::settings::{Device as DeviceSetting, Dtype};
 use std::path::{Path, PathBuf};
 use tch::{Cuda, Device, Kind};
 
-/// The device that the settings ask for; `auto` takes a GPU where there is one.
+/// The device that the settings ask for; `auto` takes a GPU if there is one.
 ///
 /// # Errors
-/// Where `cuda` was asked for and there is no usable GPU.
+/// If `cuda` was asked for and there is no usable GPU.
 pub fn device(setting: DeviceSetting) -> Result<Device> {
     let wanted = match setting {
         DeviceSetting::Cpu => return Ok(Device::Cpu),
@@ -63,8 +63,8 @@ pub fn keep_memory() {
     }
 }
 
-/// Has oneDNN, which makes code for each shape of a bfloat16 product, keep that of a few shapes only. By itself it keeps a
-/// thousand, most of which never come again: half a gigabyte that lies scattered between the tensors.
+/// Limits the cache of oneDNN, which generates code for each shape of a bfloat16 product. By default it keeps a
+/// thousand shapes, most of which never recur: half a gigabyte scattered between the tensors.
 pub fn keep_few_products() {
     const CAPACITY: &str = "ONEDNN_PRIMITIVE_CACHE_CAPACITY";
     if std::env::var_os(CAPACITY).is_none() {
@@ -76,7 +76,7 @@ pub fn keep_few_products() {
     }
 }
 
-/// Loads `libtorch_cuda.so` from beside `libtorch_cpu.so`; where it is missing, CUDA just stays unavailable.
+/// Loads `libtorch_cuda.so` from the folder of `libtorch_cpu.so`; if it is missing, CUDA is unavailable.
 #[allow(unsafe_code)]
 fn load_cuda() {
     let Some(path) = folder_of_libtorch().map(|folder| folder.join("libtorch_cuda.so")) else { return };

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = trainer::cli::Cli::parse();
     match catch_unwind(AssertUnwindSafe(|| trainer::run(cli))) {
-        // The message stands above: libtorch's operations fail by panics, on a GPU that is lost for example.
+        // The message was printed above: libtorch operations fail by panics, for example if a GPU is lost.
         Err(_) => {
             schemas::warn!("error: an operation failed (see above); everything finished is kept");
-            schemas::warn!("the same command goes on from the last step checkpoint");
+            schemas::warn!("the same command continues from the last step checkpoint");
             ExitCode::FAILURE
         }
         Ok(Ok(())) if schemas::say::is_incomplete() => ExitCode::FAILURE,

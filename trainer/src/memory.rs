@@ -10,7 +10,7 @@ use std::sync::Once;
 thread_local! {
     /// Whether a panic of this thread is dealt with, so that its message must not frighten the user.
     static IS_DEALT_WITH: Cell<bool> = const { Cell::new(false) };
-    /// The message of such a panic with its place in the code, for where it goes on after all.
+    /// The message of such a panic with its location, in case it propagates after all.
     static HELD_BACK: Cell<String> = const { Cell::new(String::new()) };
 }
 
@@ -27,7 +27,7 @@ fn hold_back_messages() {
     });
 }
 
-/// What `work` returns; none where an allocator refused. Any other panic goes on.
+/// Result of `work`; `None` if an allocation failed. Any other panic propagates.
 pub fn unless_out_of_memory<T>(work: impl FnOnce() -> T) -> Option<T> {
     hold_back_messages();
     let before = IS_DEALT_WITH.replace(true);
@@ -45,11 +45,11 @@ pub fn unless_out_of_memory<T>(work: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-/// Works on all of `rows`, at most `together` of them at once, and on half as many where memory runs out. The result must
-/// not depend on which rows share a call, and `work` must leave nothing behind where it runs out.
+/// Processes all `rows` in batches of at most `together`, halved whenever memory runs out. The result must not depend
+/// on which rows share a call, and `work` must leave nothing behind if memory runs out.
 ///
 /// # Errors
-/// Those of `work`, and where not even one row fits.
+/// Those of `work`, and if not even one row fits.
 pub fn in_batches<R>(
     what: &str,
     rows: &[R],
@@ -67,12 +67,12 @@ pub fn in_batches<R>(
         }
         if batch.len() == 1 {
             return Err(Error::input(
-                format!("{what}: out of memory on a single one"),
+                format!("{what}: out of memory with a batch of one"),
                 "a smaller student, --dtype bfloat16, or smaller student.max_source_tokens would fit",
             ));
         }
         together = batch.len() / 2;
-        schemas::warn!("{what}: out of memory; going on with {together} at once");
+        schemas::warn!("{what}: out of memory; continuing with batches of {together}");
     }
     Ok(())
 }
@@ -82,7 +82,7 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
 }
 
-/// Whether libtorch's message says that memory ran out: of CUDA's allocator, or of the CPU's.
+/// Whether libtorch's message is about running out of memory, of CUDA's or the CPU's allocator.
 fn is_out_of_memory(message: &str) -> bool {
     message.contains("out of memory")
         || message.contains("CUBLAS_STATUS_ALLOC_FAILED")
@@ -106,7 +106,7 @@ mod tests {
         assert!(other.is_err());
     }
 
-    /// As if no more than `most` rows had room.
+    /// Pretends that no more than `most` rows fit.
     fn crowded(rows: &[u32], most: usize) {
         if rows.len() > most {
             let _ = Tensor::zeros([1 << 45], (Kind::Float, Device::Cpu));
@@ -130,7 +130,7 @@ mod tests {
             Ok(())
         });
         assert!(
-            matches!(none, Err(Error::BadInput { message, .. }) if message == "rows: out of memory on a single one")
+            matches!(none, Err(Error::BadInput { message, .. }) if message == "rows: out of memory with a batch of one")
         );
         let mut calls = 0;
         let failed = in_batches("rows", &rows, 8, |_| {

@@ -26,7 +26,7 @@ impl MetricLog {
     /// The log, also written as TensorBoard events under `folder`; an empty name writes none.
     ///
     /// # Errors
-    /// Where the folder cannot be written.
+    /// If the folder cannot be written.
     pub fn on_board(mut self, folder: &str) -> Result<Self> {
         if !folder.is_empty() {
             self.board = Some(Board::create(Path::new(folder), self.round, &self.stage)?);

@@ -16,7 +16,7 @@ use std::path::Path;
 /// `epochs`, and writes it to `out`. With `option_orders` above 1 each problem is also seen with its options in other orders.
 ///
 /// # Errors
-/// Where a folder is missing or taken, or training fails.
+/// If a folder is missing or taken, or training fails.
 pub fn pretrain(
     context: &Context,
     from: &Path,
@@ -27,7 +27,7 @@ pub fn pretrain(
 ) -> Result<String> {
     if context.has(out) {
         StepCheckpoint::forget(out);
-        return Ok(format!("{} is already there: nothing to do", out.display()));
+        return Ok(format!("{} already exists: nothing to do", out.display()));
     }
     if !(share > 0.0 && share <= 1.0) {
         let message = format!("--share: expected a number above 0, at most 1, found {share}");

@@ -5,9 +5,11 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-/// From now on Ctrl-C asks the running stage to stop at the next safe place; a second one ends the process.
+/// From now on Ctrl-C asks the running stage to stop at the next safe point; a second one ends the process.
 pub fn catch_interrupts() {
-    schemas::interrupt::catch("interrupted: stopping at the next safe place (again to stop at once)");
+    schemas::interrupt::catch(
+        "interrupted: stopping at the next safe point (press Ctrl-C again to stop immediately)",
+    );
 }
 
 /// Whether Ctrl-C was pressed.
@@ -55,7 +57,7 @@ impl Progress {
         let total = self.bar.length().unwrap_or_default();
         let (first, began) = *self.first.get_or_insert((done, Instant::now()));
         if self.plain && (self.last_line.elapsed() > Duration::from_secs(5)) {
-            // What an earlier run had done says nothing about this one's rate.
+            // Work of an earlier run does not count for this one's rate.
             let rate = done.saturating_sub(first) as f64 / began.elapsed().as_secs_f64();
             let left = total.saturating_sub(done) as f64 / rate;
             let left = Duration::try_from_secs_f64(left.round());

@@ -27,7 +27,7 @@ pub fn answer_target(index: u8) -> String {
     format!("The answer is ({}).", letter(index))
 }
 
-/// Option named by `The answer is (X)`; none where the pattern stands there not exactly once, or names no option.
+/// Option named by `The answer is (X)`; `None` unless the pattern occurs exactly once and names an option.
 pub fn read_answer(text: &str, choices: usize) -> Option<u8> {
     let mut letters = text.split("The answer is (").skip(1).filter_map(|rest| {
         let mut chars = rest.chars();

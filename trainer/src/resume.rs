@@ -1,5 +1,5 @@
-//! Step checkpoints: weights, optimizer state and place in the data in one file, and the metrics so far in another, from
-//! which a stopped stage goes on.
+//! Step checkpoints: weights, optimizer state and position in the data in one file, and the metrics so far in another,
+//! from which an interrupted stage continues.
 
 use crate::batch::Row;
 use crate::error::{Error, Result};
@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tch::{Device, Tensor, no_grad};
 
-/// Where a stopped stage stands.
+/// Position of an interrupted stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Place {
-    /// What the stage was started with; another start must not go on from here.
+    /// Identity of the stage's inputs; a stage with other inputs must not continue from here.
     identity: String,
     /// Optimizer steps done.
     steps: u64,
@@ -47,7 +47,7 @@ impl SavedMetrics {
         saved
     }
 
-    /// Puts the rows into `log`; false where a row has no name.
+    /// Puts the rows into `log`; false if a row has no name.
     fn restore(self, log: &mut MetricLog) -> bool {
         let Self { names, rows } = self;
         let rows: Option<Vec<SavedRow<'_>>> = rows
@@ -61,7 +61,7 @@ impl SavedMetrics {
     }
 }
 
-/// The step checkpoint of one stage, in a hidden file beside the checkpoint that the stage will write.
+/// The step checkpoint of one stage, in a hidden file next to the checkpoint that the stage will write.
 #[derive(Debug)]
 pub struct StepCheckpoint {
     path: PathBuf,
@@ -72,12 +72,13 @@ pub struct StepCheckpoint {
     cost: Duration,
 }
 
-/// Training lasts at least so many times as long as the save before it: on a slow disk a large student would otherwise be
-/// saved more than trained.
+/// Training lasts at least this many times as long as the previous save: on a slow disk, a large student would
+/// otherwise spend more time saving than training.
 const TRAINING_PER_SAVE: u32 = 20;
 
 impl StepCheckpoint {
-    /// The step checkpoint for the stage that writes `folder`. `identity` tells starting weights, data and settings.
+    /// The step checkpoint for the stage that writes `folder`. `identity` identifies starting weights, data and
+    /// settings.
     pub fn new(folder: &Path, identity: String, interval: Duration) -> Self {
         Self { path: path_beside(folder), identity, interval, last: Instant::now(), cost: Duration::ZERO }
     }
@@ -86,7 +87,7 @@ impl StepCheckpoint {
     /// start.
     ///
     /// # Errors
-    /// Where the file is there but broken.
+    /// If the file is there but broken.
     pub fn restore(
         &self,
         weights: &[(&str, &Weights)],
@@ -103,7 +104,7 @@ impl StepCheckpoint {
         let place = place.ok_or_else(|| wrong("expected a step checkpoint, found no `place`".into()))?;
         let place: Place = serde_json::from_str(place).map_err(|e| wrong(e.to_string()))?;
         if place.identity != self.identity {
-            schemas::warn!("{} belongs to other settings or data: starting anew", self.path.display());
+            schemas::warn!("{} belongs to other settings or data: starting over", self.path.display());
             return Ok(0);
         }
         let mut tensors = read_safetensors(&self.path)?;
@@ -122,12 +123,13 @@ impl StepCheckpoint {
             .restore(&mut tensors, place.steps, weights, device.unwrap_or(Device::Cpu))
             .map_err(wrong)?;
         let steps = place.steps;
-        schemas::warn!("going on after step {steps}");
+        schemas::warn!("continuing after step {steps}");
         Ok(steps)
     }
 
-    /// Saves where the interval has passed (and, unless it is zero, 20 times what the last save took), or where `now`; true
-    /// where it did. Where the disk refuses, the older step checkpoint stays; that is said, and training goes on.
+    /// Saves if the interval has passed (and, unless it is zero, 20 times the duration of the last save), or if `now`;
+    /// returns whether it did. If the write fails, the older step checkpoint is kept, a warning is printed, and
+    /// training continues.
     pub fn save(
         &mut self,
         weights: &[(&str, &Weights)],
@@ -143,7 +145,7 @@ impl StepCheckpoint {
         let saved = self.write(weights, optimizer, log);
         (self.last, self.cost) = (Instant::now(), started.elapsed());
         if let Err(error) = &saved {
-            schemas::warn!("warning: no step checkpoint is written, the older one stays: {error}");
+            schemas::warn!("warning: cannot write a step checkpoint, keeping the older one: {error}");
         }
         saved.is_ok()
     }
@@ -153,7 +155,7 @@ impl StepCheckpoint {
             |e: serde_json::Error| Error::Checkpoint { path: self.path.clone(), message: e.to_string() };
         let place = Place { identity: self.identity.clone(), steps: optimizer.steps() };
         let place = serde_json::to_string(&place).map_err(wrong)?;
-        // The metrics lie on disk before the place that knows of them does.
+        // The metrics are on disk before the position that refers to them.
         let metrics = self.metrics_path(optimizer.steps());
         let rows = serde_json::to_vec(&SavedMetrics::new(log)).map_err(wrong)?;
         let is_new = !metrics.exists();
@@ -177,7 +179,7 @@ impl StepCheckpoint {
     /// Keeps the trained weights of a pass.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn save_best(&self, pass: u64, weights: &[(&str, &Weights)]) -> Result<()> {
         write_safetensors(&best_path(&self.path, pass), trained(weights), &[])
     }
@@ -185,19 +187,19 @@ impl StepCheckpoint {
     /// Brings weights to what [`StepCheckpoint::save_best`] kept.
     ///
     /// # Errors
-    /// Where the file is missing or broken.
+    /// If the file is missing or broken.
     pub fn restore_best(&self, pass: u64, weights: &[(&str, &Weights)]) -> Result<()> {
         let path = best_path(&self.path, pass);
         put(&mut read_safetensors(&path)?, weights, &path)
     }
 
-    /// Removes kept weights, but for those of one pass.
+    /// Removes saved weights, except for those of one pass.
     pub fn forget_best(&self, but: Option<u64>) {
         let kept = but.map(|pass| best_path(&self.path, pass));
         forget(&self.path, "best", kept.as_deref());
     }
 
-    /// Saves a batch whose loss is not finite beside the step checkpoint, and returns the error that names it.
+    /// Saves a batch whose loss is not finite next to the step checkpoint, and returns an error with its path.
     pub fn not_finite<R: Row>(
         &self,
         (stage, step): (&'static str, u64),
@@ -220,7 +222,7 @@ impl StepCheckpoint {
         Error::NotFinite { stage, step, what, value, problems: problems.join(", "), batch }
     }
 
-    /// Removes the file beside `folder`, whose checkpoint is there; a killed run may have left it.
+    /// Removes the file next to `folder`, whose checkpoint exists; a killed run may have left it.
     pub fn forget(folder: &Path) {
         let path = path_beside(folder);
         let _ = std::fs::remove_file(&path); // it may never have been written
@@ -260,13 +262,13 @@ fn best_path(path: &Path, pass: u64) -> PathBuf {
     path.with_extension(format!("best-{pass}.safetensors"))
 }
 
-/// Removes the files `.sft-step.<kind>-…` beside a step checkpoint, half-written ones too, but for one.
+/// Removes the files `.sft-step.<kind>-…` next to a step checkpoint, including partial ones, except for one.
 fn forget(path: &Path, kind: &str, kept: Option<&Path>) {
     let stem = format!("{}.{kind}-", path.file_stem().unwrap_or_default().to_string_lossy());
     let Some(Ok(entries)) = path.parent().map(std::fs::read_dir) else { return };
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().contains(&stem) && Some(entry.path().as_path()) != kept {
-            let _ = std::fs::remove_file(entry.path()); // only room is lost
+            let _ = std::fs::remove_file(entry.path()); // only disk space is lost
         }
     }
 }
@@ -315,7 +317,7 @@ mod tests {
         assert_eq!(files(), 2);
         saved.cost = Duration::from_secs(60);
         assert!(saved.save(&[], &optimizer, &log, true), "at once");
-        assert!(saved.cost < Duration::from_secs(60), "it was measured anew");
+        assert!(saved.cost < Duration::from_secs(60), "it was measured again");
     }
 
     #[test]

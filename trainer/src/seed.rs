@@ -1,4 +1,4 @@
-//! Random streams by name: the same place in the work always draws the same numbers, whatever ran before.
+//! Random streams by name: the same purpose always draws the same numbers, whatever ran before.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;

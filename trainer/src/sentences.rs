@@ -38,7 +38,7 @@ pub struct Decoded {
 /// make up belongs to the last of them. Takes time in proportion to the number of tokens.
 ///
 /// # Errors
-/// Where the tokenizer's decoder fails, or its text cannot be followed token by token.
+/// If the tokenizer's decoder fails, or its text cannot be followed token by token.
 pub fn decode(tokenizer: &Tokenizer, token_ids: &[i32]) -> Result<Decoded> {
     let visible = visible_tokens(tokenizer, token_ids);
     let (mut text, ends) = decode_with_ends(tokenizer, &visible)
@@ -63,7 +63,7 @@ struct Visible {
     index: u32,
     id: u32,
     piece: String,
-    /// Whether it stands for a newline.
+    /// Whether it represents a newline.
     is_newline: bool,
 }
 
@@ -113,7 +113,7 @@ fn decode_with_ends(tokenizer: &Tokenizer, visible: &[Visible]) -> tokenizers::R
 
 /// Where each token's part of `text` ends, found by decoding each together with the one before it.
 fn follow(tokenizer: &Tokenizer, ids: &[u32], text: &str) -> tokenizers::Result<Vec<usize>> {
-    /// A character has at most four bytes; what more tokens leave undecided is not going to be a character.
+    /// A character has at most four bytes; if more tokens leave it undecided, it is not a character.
     const UNDECIDED: usize = 4;
     const TOO_MANY: usize = 16;
     let mut ends = Vec::with_capacity(ids.len());
@@ -358,7 +358,7 @@ mod tests {
         }
     }
 
-    /// The tokens of each sentence decode to it, and all text is that of the tokenizer but for the newlines.
+    /// The tokens of each sentence decode to it, and all text is that of the tokenizer, except for newlines.
     fn decodes_back(tokenizer: &Tokenizer, ids: &[i32], decoded: &Decoded) {
         assert_eq!(decoded.text.replace('\n', "n"), text(tokenizer, ids));
         let mut begin = 0;
@@ -368,7 +368,7 @@ mod tests {
             let slice = decode(tokenizer, &ids[begin..end]).unwrap().text;
             let slice = slice.trim().trim_start_matches("Solution:");
             let slice = slice.trim_start_matches(['\n', ' ']);
-            // Marks that belong to no sentence may stand before it.
+            // Marks that belong to no sentence may precede it.
             assert!(slice.ends_with(&sentence.text), "{slice:?} is not {sentence:?}");
             let between = &slice[..slice.len() - sentence.text.len()];
             assert!(
@@ -384,7 +384,7 @@ mod tests {
         tokenizer.decode(&ids, true).unwrap()
     }
 
-    /// Ids of the pieces of a line, and the places of those with a bar.
+    /// Ids of the pieces of a line, and the positions of those with a bar.
     fn tokens_of(tokenizer: &Tokenizer, line: &str) -> (Vec<i32>, Vec<usize>) {
         let pieces = || line.split_whitespace();
         let id = |piece: &str| tokenizer.token_to_id(piece.trim_end_matches('|')).unwrap() as i32;

@@ -57,7 +57,7 @@ pub struct Plan {
     pub seed: u64,
     /// Number format.
     pub kind: Kind,
-    /// Share of the steps in which the learning rate rises to its peak.
+    /// Fraction of the steps in which the learning rate rises to its peak.
     pub warmup: f64,
     /// Most tokens in one part of a batch.
     pub max_tokens_per_batch: Option<u64>,
@@ -111,7 +111,7 @@ impl Choice<'_> {
         best.map(|(pass, _)| (last, pass))
     }
 
-    /// True where enough passes brought nothing better.
+    /// True if enough passes brought no improvement.
     fn is_over(&self, log: &MetricLog) -> bool {
         let Some((last, best)) = self.best(log) else { return false };
         self.patience.is_some_and(|patience| last - best >= u64::from(patience))
@@ -121,7 +121,7 @@ impl Choice<'_> {
 /// Mean −log π(target token) of examples, without dropout and gradients.
 ///
 /// # Errors
-/// Where not even one example fits into memory.
+/// If not even one example fits into memory.
 pub fn mean_loss(
     student: &Student,
     examples: &[Example],
@@ -174,11 +174,11 @@ pub fn backward(
     loss
 }
 
-/// Fine-tunes the weights that require gradients; goes on from `saved` where it was stopped. With `choice`, ends with
-/// the weights of the best pass.
+/// Fine-tunes the weights that require gradients; continues from `saved` if it was interrupted. With `choice`, ends
+/// with the weights of the best pass.
 ///
 /// # Errors
-/// Where there is nothing to learn from, the loss is not finite, the run is interrupted, or the disk refuses.
+/// If there is nothing to learn from, the loss is not finite, the run is interrupted, or the write fails.
 pub fn fit(
     (student, weights): (&Student, &Weights),
     examples: &[Example],
@@ -247,11 +247,11 @@ fn end_pass(
     }
     let measured = (choice.measure)();
     if matches!(measured, Err(Error::Interrupted)) {
-        training.save(true)?; // the pass stands; it is measured first thing next time
+        training.save(true)?; // the pass is kept and measured first on the next run
     }
     training.push((pass + 1) * training.steps_per_pass(), [(choice.name, measured?)]);
     let is_best = choice.best(training.log()) == Some((pass, pass));
-    // The weights of a pass lie on disk before the place that knows of them does.
+    // The weights of a pass are on disk before the position that refers to them.
     if is_best {
         training.saved().save_best(pass, sets)?;
     }

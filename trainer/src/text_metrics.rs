@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-/// Longest n-gram that BLEU looks at.
+/// Longest n-gram of BLEU.
 const ORDER: usize = 4;
 
 /// Mean ROUGE-L F1 of pairs of candidate and reference, 0 to 1, as Google's `rouge_score` without a stemmer (Lin, 2004);

@@ -1,4 +1,4 @@
-//! The student's tokenizer: a Hugging Face `tokenizer.json`, checked against the checkpoint it stands beside.
+//! The student's tokenizer: a Hugging Face `tokenizer.json`, checked against its checkpoint.
 
 use crate::error::{Error, Result};
 use crate::student::{StudentConfig, checkpoint};
@@ -15,12 +15,12 @@ pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
     eos: i64,
-    /// Whether it was said that texts are cut.
+    /// Whether truncation was reported.
     has_warned: AtomicBool,
 }
 
-/// Reads a tokenizer file. Padding and truncation that it may tell of are left out: transformers writes there what it was
-/// last called with, and sets both anew at each call.
+/// Reads a tokenizer file. Padding and truncation in the file are ignored: transformers stores there what it was last
+/// called with, and sets both on each call.
 fn read_file(path: &Path) -> Result<tokenizers::Tokenizer> {
     let wrong = |error: tokenizers::Error| Error::Tokenizer { path: path.into(), message: error.to_string() };
     let mut inner = tokenizers::Tokenizer::from_file(path).map_err(wrong)?;
@@ -40,7 +40,7 @@ impl Tokenizer {
     /// Reads `tokenizer.json` of a checkpoint folder.
     ///
     /// # Errors
-    /// Where it is missing, broken, or not the tokenizer of this student.
+    /// If it is missing, broken, or not the tokenizer of this student.
     pub fn read(folder: &Path, config: &StudentConfig) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let wrong = |message: String| Error::Tokenizer { path: path.clone(), message };
@@ -80,7 +80,8 @@ impl Tokenizer {
         Ok(Self { path, inner, eos: config.eos_token_id, has_warned: AtomicBool::new(false) })
     }
 
-    /// sha256 over the tokens of a folder's `tokenizer.json` and their ids; none where there is no such file, or a broken one.
+    /// sha256 over the tokens of a folder's `tokenizer.json` and their ids; `None` if there is no such file, or a
+    /// broken one.
     pub fn vocabulary(folder: &Path) -> Option<String> {
         let inner = read_file(&folder.join("tokenizer.json")).ok()?;
         Some(vocabulary_sha256(&inner))
@@ -89,16 +90,16 @@ impl Tokenizer {
     /// Number of tokens, added ones included, of a tokenizer file without a student.
     ///
     /// # Errors
-    /// Where the file is missing or broken.
+    /// If the file is missing or broken.
     pub fn vocabulary_size(folder: &Path) -> Result<i64> {
         Ok(read_file(&folder.join("tokenizer.json"))?.get_vocab_size(true) as i64)
     }
 
-    /// Tokens of a text with eos at the end, at most `limit` of them: of a longer text the first ones, as in MM-CoT. The
-    /// first text that is cut is spoken of.
+    /// Tokens of a text with eos at the end, at most `limit` of them: of a longer text the first ones, as in MM-CoT.
+    /// The first truncated text is reported.
     ///
     /// # Errors
-    /// Where the tokenizer fails on the text.
+    /// If the tokenizer fails on the text.
     pub fn encode(&self, text: &str, limit: u32) -> Result<Vec<i64>> {
         let encoding = self
             .inner
@@ -108,7 +109,7 @@ impl Tokenizer {
         let tokens = encoding.get_ids().len();
         if tokens > room && !self.has_warned.swap(true, Ordering::Relaxed) {
             schemas::warn!(
-                "warning: a text of {tokens} tokens is cut to {room}, and others may be: see the limits in [student], [sft], [answer]"
+                "warning: a text of {tokens} tokens is truncated to {room}, and others may be: see the limits in [student], [sft], [answer]"
             );
         }
         let ids = encoding.get_ids().iter().take(room).map(|&id| i64::from(id));

@@ -31,11 +31,11 @@ pub struct Schedule {
     pub weight_decay: f64,
     /// Clip of the gradient's norm.
     pub max_grad_norm: Option<f64>,
-    /// Most tokens worked on at once.
+    /// Maximum tokens processed at once.
     pub max_tokens: Option<u64>,
 }
 
-/// Training that is under way: weights, optimizer, and where it stands.
+/// Training in progress: weights, optimizer, and position.
 #[derive(Debug)]
 pub struct Training<'a, R> {
     schedule: Schedule,
@@ -47,17 +47,17 @@ pub struct Training<'a, R> {
     progress: Progress,
     /// Pass and its order.
     order: (u64, Vec<usize>),
-    /// Most tokens worked on at once: falls where memory runs out.
+    /// Maximum tokens processed at once; reduced if memory runs out.
     budget: Option<u64>,
     /// When the step began.
     started: Instant,
 }
 
 impl<'a, R: Row> Training<'a, R> {
-    /// Begins, or goes on from where `saved` stands.
+    /// Starts, or continues from `saved`.
     ///
     /// # Errors
-    /// Where there are no rows, or the step checkpoint is broken.
+    /// If there are no rows, or the step checkpoint is broken.
     pub fn begin(
         schedule: Schedule,
         rows: &'a [R],
@@ -127,11 +127,11 @@ impl<'a, R: Row> Training<'a, R> {
             .collect()
     }
 
-    /// What `work` returns, which adds the gradients of `chosen` with at most so many tokens at once as it is told; where
-    /// memory runs out, it is called again with half of them.
+    /// Result of `work`, which adds the gradients of `chosen` with at most the given number of tokens at once; if
+    /// memory runs out, it is called again with half of that.
     ///
     /// # Errors
-    /// Where not even one row fits.
+    /// If not even one row fits.
     pub fn gradients<T>(&mut self, chosen: &[&R], work: impl Fn(Option<u64>) -> T) -> Result<T> {
         loop {
             if let Some(done) = unless_out_of_memory(|| work(self.budget)) {
@@ -146,7 +146,7 @@ impl<'a, R: Row> Training<'a, R> {
     /// targets, tokens per second.
     ///
     /// # Errors
-    /// Where the loss, given with its name, or the gradient is not finite: the batch is saved and named.
+    /// If the loss, given with its name, or the gradient is not finite: the batch is saved and named.
     pub fn step(
         &mut self,
         chosen: &[&R],
@@ -169,7 +169,7 @@ impl<'a, R: Row> Training<'a, R> {
         ])
     }
 
-    /// Logs numbers of the step just done, `places` of the schedule behind it.
+    /// Logs numbers of the last step, after `places` of the schedule.
     pub fn push<'n>(&mut self, places: u64, numbers: impl IntoIterator<Item = (&'n str, f64)>) {
         self.log.push(self.steps(), places as f64 / self.steps_per_pass() as f64, numbers);
     }
@@ -185,7 +185,7 @@ impl<'a, R: Row> Training<'a, R> {
     /// # Errors
     /// [`Error::Interrupted`].
     pub fn save(&mut self, now: bool) -> Result<bool> {
-        let ends = interrupted(); // read once: what is pressed from here on is seen after the next step
+        let ends = interrupted(); // read once: a later signal is handled after the next step
         let saved = self.saved.save(self.sets, &self.optimizer, self.log, now || ends);
         if ends { Err(Error::Interrupted) } else { Ok(saved) }
     }
@@ -195,8 +195,8 @@ fn steps_per_pass(schedule: &Schedule, rows: usize) -> u64 {
     rows.div_ceil(schedule.batch) as u64
 }
 
-/// Half the budget that did not fit, where there is still something to halve; at first half of what the largest minibatch
-/// would take as a whole, padding included.
+/// Half the token budget that did not fit, if it can be halved; at first half of the largest minibatch, padding
+/// included.
 fn smaller_budget<R: Row>(budget: Option<u64>, chosen: &[&R], schedule: &Schedule) -> Result<u64> {
     let longest = |rows: &[&R]| {
         let longest = |of: fn(&R) -> &[i64]| rows.iter().map(|row| of(row).len()).max().unwrap_or(0);
@@ -208,7 +208,7 @@ fn smaller_budget<R: Row>(budget: Option<u64>, chosen: &[&R], schedule: &Schedul
     halved(budget.map_or(whole, |budget| budget.min(whole)), single, schedule.stage)
 }
 
-/// Half a step's budget of tokens, at least the longest row, said to the user.
+/// Half a step's token budget, at least the longest row; reported to the user.
 fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
     if budget <= longest {
         return Err(Error::input(
@@ -218,7 +218,7 @@ fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
     }
     let half = (budget / 2).max(longest);
     schemas::warn!(
-        "{stage}: out of memory; going on with at most {half} tokens at once (student.max_tokens_per_batch)"
+        "{stage}: out of memory; continuing with at most {half} tokens per batch (student.max_tokens_per_batch)"
     );
     Ok(half)
 }

@@ -49,7 +49,7 @@ pub(crate) const PALETTE: [[u8; 3]; 15] = [
     [216, 232, 246],
 ];
 
-/// A picture being drawn. What lies outside is cut off.
+/// A picture being drawn. Anything outside is clipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Canvas {
     dots: Vec<u8>,
@@ -135,7 +135,7 @@ impl Canvas {
     /// The picture as a PNG file with a palette, two dots a byte.
     ///
     /// # Errors
-    /// Where the encoder fails.
+    /// If the encoder fails.
     pub(crate) fn png(&self) -> Result<Vec<u8>, png::EncodingError> {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, SIZE as u32, SIZE as u32);

@@ -5,7 +5,7 @@ pub(crate) const ADVANCE: i32 = 6;
 /// Height of a character in dots.
 pub(crate) const HEIGHT: i32 = 7;
 
-/// Rows of a character from the top, the leftmost dot in the highest of five bits; blank where there is none.
+/// Rows of a character from the top, the leftmost dot in the highest of five bits; blank if there is none.
 pub(crate) fn rows(character: char) -> [u8; 7] {
     match character.to_ascii_uppercase() {
         'A' => [0x0E, 0x11, 0x11, 0x1F, 0x11, 0x11, 0x11],

@@ -34,7 +34,7 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// `tokenizer/`. Pictures of an older set in that folder are removed, other files stay.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub fn write(out: &Path, seed: u64) -> Result<SampleSet, Error> {
     let set = generate(seed)?;
     let dataset = Dataset::at(out);

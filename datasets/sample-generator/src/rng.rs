@@ -21,7 +21,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number from 0 to `bound` − 1; 0 where `bound` is 0.
+    /// A number from 0 to `bound` − 1; 0 if `bound` is 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (((self.next() >> 32) * bound as u64) >> 32) as usize
     }

@@ -6,7 +6,7 @@ use crate::rng::Rng;
 use schemas::Problem;
 use std::collections::HashSet;
 
-/// One in so many train solutions is left out, as in ScienceQA.
+/// One in this many train solutions is omitted, as in ScienceQA.
 const TRAIN_SOLUTIONS_LEFT_OUT: usize = 10;
 
 /// Names of the splits, in the order of the counts of a family.
@@ -24,7 +24,7 @@ pub struct SampleSet {
 /// Makes the set of a seed.
 ///
 /// # Errors
-/// Where a picture cannot be encoded.
+/// If a picture cannot be encoded.
 pub fn generate(seed: u64) -> Result<SampleSet, Error> {
     let mut rng = Rng::new(seed);
     let mut splits: [Vec<Problem>; 3] = Default::default();

@@ -45,7 +45,7 @@ const EVERYDAY: &str = "a about above after again all also although among an and
 const PARTS: &str = "able al an ance ar ate ation ed en ence ent er ers es est ful ic ies il in ing ion is ist it ity \
     ive le less ly ment ness on or ous re ro st th tion ter un ur us";
 
-/// Writes `tokenizer.json` and the two files that Hugging Face's Python library wants beside it.
+/// Writes `tokenizer.json` and the two files that Hugging Face's Python library wants next to it.
 pub(crate) fn write(folder: &Path, problems: &[Problem]) -> Result<(), Error> {
     let tokenizer = build(problems)?;
     let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value).map(|text| text + "\n");

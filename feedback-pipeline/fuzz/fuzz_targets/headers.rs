@@ -1,4 +1,4 @@
-//! Whatever stands in reply headers.
+//! Arbitrary reply headers.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| feedback_pipeline_readers::headers(bytes));

@@ -1,4 +1,4 @@
-//! Whatever stands in files that are imported.
+//! Arbitrary files to import.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| feedback_pipeline_readers::import(bytes));

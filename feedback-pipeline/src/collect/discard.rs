@@ -49,7 +49,7 @@ impl Context {
     /// Takes someone's answers of a round out of its tables. They stay in the store and count as spent.
     ///
     /// # Errors
-    /// Where requests of them lie in a batch at the service; where a table or the store cannot be read or written.
+    /// If requests of them are in a batch at the service; where a table or the store cannot be read or written.
     pub fn discard(&self, round: u32, kind: Kind, against: Option<&str>, whose: &Whose) -> Result<Changed> {
         let _lock = self.dataset.lock(crate::PROGRAM)?;
         let Some(cache) = self.store()? else { return Ok(Changed::default()) };
@@ -86,7 +86,7 @@ impl Context {
     /// Brings discarded answers of a round back into its tables, without a request.
     ///
     /// # Errors
-    /// Where the round has answers of another Teacher meanwhile; where a table or the store cannot be read or written.
+    /// If the round has answers of another Teacher meanwhile; where a table or the store cannot be read or written.
     pub fn undiscard(&self, round: u32, kind: Kind, against: Option<&str>, whose: &Whose) -> Result<Changed> {
         let _lock = self.dataset.lock(crate::PROGRAM)?;
         let Some(cache) = self.store()? else { return Ok(Changed::default()) };

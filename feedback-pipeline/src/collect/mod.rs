@@ -37,15 +37,15 @@ pub enum Outcome {
     Finished {
         /// Rows written.
         counts: Counts,
-        /// Items still due.
+        /// Items still pending.
         left: usize,
         /// Items of the round that are answered, and rejected, in this run or before.
         in_all: (usize, usize),
         /// Requests sent, repeats included.
         sent: u64,
-        /// Dollars spent in this run; none where the model has no known price.
+        /// Dollars spent in this run; `None` if the model has no known price.
         dollars: Option<f64>,
-        /// Replies that told no tokens, so that their cost is not known.
+        /// Replies without usage, whose cost is unknown.
         without_usage: u64,
         /// Why the run ended early.
         stopped: Option<Error>,
@@ -60,7 +60,7 @@ impl Context {
         let problems = Problems::load(&self.dataset, self.settings.teacher.provider)?;
         let find = || self.completed(job, &problems, &prompt.version);
         if tables::is_cut_off(&self.dataset, job.kind, job.round)? {
-            // What is damaged is told before anything is removed.
+            // Damage is reported before anything is removed.
             let cache = self.dataset.feedback_path();
             if cache.is_file() {
                 Cache::open(&cache)?.spent_usd()?;

@@ -1,4 +1,4 @@
-//! What a run tells the user beside its progress.
+//! What a run tells the user besides its progress.
 
 use super::Context;
 use crate::error::Result;
@@ -10,18 +10,18 @@ use schemas::settings::Provider;
 use schemas::{Rationale, Rollout};
 
 impl Context {
-    /// What is not known does not count under the cap.
+    /// Unknown costs do not count towards the budget.
     pub(super) fn warn_of_unknown_costs(&self, cache: &Cache) -> Result<()> {
         let unknown = cache.unpriced()?;
         if self.settings.budget.max_usd.is_some() && unknown > 0 {
             schemas::warn!(
-                "warning: the cost of {unknown} earlier replies is not known; --max-usd does not count them"
+                "warning: the cost of {unknown} earlier replies is unknown; --max-usd does not count them"
             );
         }
         Ok(())
     }
 
-    /// Says how many due items will be asked without a picture that the source never had.
+    /// Reports how many pending items are asked without a picture because the source never had it.
     pub(super) fn warn_of_missing_pictures(
         &self,
         job: &Job,
@@ -68,9 +68,9 @@ impl Context {
                     let command =
                         if base > 0 { format!("train --round {base}") } else { "train eval".into() };
                     let next = format!("next: {command}{}, or another --against", self.dataset.flag());
-                    ("no rationales of the other side", next)
+                    ("no baseline rationales", next)
                 } else {
-                    ("no test rationales of both sides", next)
+                    ("no test problems with rationales of both sides", next)
                 };
                 format!("round {round}: {what} to compare with {} yet; {next}", job.against)
             }

@@ -16,10 +16,10 @@ use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 
 impl Context {
-    /// What of a job is done already.
+    /// The completed items of a job.
     ///
     /// # Errors
-    /// Where a table cannot be read.
+    /// If a table cannot be read.
     pub fn completed(&self, job: &Job, problems: &Problems, prompt_version: &str) -> Result<Completed> {
         let mut completed =
             Completed::find(&self.dataset, job, &self.model, prompt_version, self.retry_rejects)?;
@@ -31,10 +31,10 @@ impl Context {
         Ok(completed)
     }
 
-    /// Number of items, and of those that are due.
+    /// Number of items, and of those that are pending.
     ///
     /// # Errors
-    /// Where a table cannot be read, or an item stands there twice: it would be paid for twice.
+    /// If a table cannot be read, or an item appears twice: it would be paid for twice.
     pub fn count(&self, job: &Job, problems: &Problems, completed: &Completed) -> Result<(usize, usize)> {
         let mut counts = (0, 0);
         let mut seen = IdSet::default();
@@ -42,8 +42,7 @@ impl Context {
             let item = item?;
             if !seen.insert(&item.subject_id) {
                 let location = format!("{}, round {}", self.dataset.root().display(), job.round);
-                let message =
-                    format!("expected each of {} once, found `{}` twice", job.items(), item.subject_id);
+                let message = format!("duplicate id among the {}: `{}`", job.items(), item.subject_id);
                 return Err(Error::bad_input(location, message));
             }
             counts.0 += 1;
@@ -52,7 +51,7 @@ impl Context {
         Ok(counts)
     }
 
-    /// The due items, in the order of the tables.
+    /// The pending items, in the order of the tables.
     pub fn pending<'a>(
         &'a self,
         job: &'a Job,
@@ -63,7 +62,7 @@ impl Context {
         Ok(items.filter(|item| item.as_ref().map_or(true, |item| !completed.contains(item.id()))))
     }
 
-    /// Whether this run has batches to collect, whatever is due.
+    /// Whether this run has batches to collect, whatever is pending.
     pub(super) fn has_open_batches(&self) -> Result<bool> {
         let path = self.dataset.feedback_path();
         if !self.batch || !path.is_file() {
@@ -82,7 +81,7 @@ pub struct Plan<'a> {
     asked_with: AskedWith<'a>,
     provider: Provider,
     retry_rejects: bool,
-    /// When the run began, in ms since 1970: what it rejects itself is not asked again.
+    /// When the run began, in ms since 1970: items it rejects itself are not asked again.
     began_ms: i64,
     in_batches: HashSet<Key>,
     discarded: HashSet<Key>,
@@ -90,10 +89,10 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// The gate of a job, by what the cache holds now; none where the dataset has no cache yet.
+    /// The gate of a job, by what the cache holds now; `None` if the dataset has no cache yet.
     ///
     /// # Errors
-    /// Where the cache cannot be read.
+    /// If the cache cannot be read.
     pub fn new(
         context: &Context,
         job: &'a Job,
@@ -118,7 +117,7 @@ impl<'a> Plan<'a> {
     /// The gate of a session's job.
     ///
     /// # Errors
-    /// Where the cache cannot be read.
+    /// If the cache cannot be read.
     pub fn of(context: &Context, session: &'a Session) -> Result<Self> {
         Self::new(context, &session.job, &session.questions, session.asked_with(), Some(&session.cache))
     }
@@ -126,7 +125,7 @@ impl<'a> Plan<'a> {
     /// What becomes of a pending item.
     ///
     /// # Errors
-    /// Where the cache cannot be read.
+    /// If the cache cannot be read.
     pub fn next(&self, item: Item) -> Result<Next> {
         let mut question = self.questions.of(item);
         self.ask_anew(&mut question)?;
@@ -150,8 +149,9 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Gives the question a key of its own after each request that is discarded, and, where rejects are asked anew, that was
-    /// rejected. The key is the same for every run that asks after the same request, so that one that was killed is continued.
+    /// Gives the question a key of its own after each request that is discarded, and, where rejects are asked again,
+    /// that was rejected. The key is the same for every run that asks after the same request, so that one that was
+    /// killed is continued.
     fn ask_anew(&self, question: &mut Question) -> Result<()> {
         while self.discarded.contains(&question.key) || self.is_old_reject(question)? {
             let mut hash = Sha256::new();
@@ -179,14 +179,14 @@ impl<'a> Plan<'a> {
         Ok(found.map(|found| found.ask.key).filter(|key| *key != question.key))
     }
 
-    /// Whether an item's request lies in a batch at the service, with these settings or others: it is paid for. Another
-    /// prompt, or another text, is another request.
+    /// Whether an item's request is in a batch at the service, with these settings or others: it will be charged.
+    /// Another prompt, or another text, is another request.
     fn is_in_batch(&self, question: &Question) -> Result<bool> {
         if self.in_batches.contains(&question.key) {
             return Ok(true);
         }
         let Some(cache) = self.cache.filter(|_| !self.in_batches.is_empty()) else {
-            return Ok(false); // the usual case asks nothing of the cache
+            return Ok(false); // the usual case needs no look at the cache
         };
         let item = &question.item;
         for key in cache.keys_of(&self.job.scope(), item.round, &item.subject_id)? {

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 /// Room on the disk for one reply with its request, about.
 const BYTES_PER_REPLY: u64 = 16 << 10;
 
-/// So few items may all be bad ones where the service answered in an earlier run; if more are refused from the start, the
+/// So few items may all be bad if the service answered in an earlier run; if more are refused from the start, the
 /// settings are at fault.
 const FEW_ITEMS: usize = 3;
 
@@ -42,7 +42,7 @@ pub struct Context {
     pub model: String,
     /// Whether requests go out in batches.
     pub batch: bool,
-    /// Whether items that were rejected are asked anew.
+    /// Whether rejected items are asked again.
     pub retry_rejects: bool,
     /// Whether a round may have answers of several Teachers.
     pub mix_teachers: bool,
@@ -52,11 +52,11 @@ pub struct Context {
     pub teacher_flags: String,
     /// `--config` with its file, where it was given, with a space before.
     pub config_flag: String,
-    /// Batches that are given up: their requests are sent again.
+    /// Abandoned batches: their requests are sent again.
     pub abandoned: Vec<String>,
     /// When the run began, in ms since 1970.
     pub began_ms: i64,
-    /// Who is asked, once that is known.
+    /// The Teacher that is asked, once known.
     teacher: OnceLock<Asked>,
 }
 
@@ -103,7 +103,7 @@ impl Context {
         let price = self.asked()?.model.price.clone();
         if price.is_none() && self.settings.budget.max_usd.is_some() {
             let message = format!(
-                "expected a model with a known price, found `{}`: write its price into a file and name that with --prices",
+                "expected a model with a known price, found `{}`: add its price to a file and pass it with --prices",
                 self.model
             );
             return Err(Error::bad_input("--max-usd", message));
@@ -114,7 +114,7 @@ impl Context {
     /// Who is asked.
     ///
     /// # Errors
-    /// Where the address or a file of models is malformed.
+    /// If the address or a file of models is malformed.
     pub fn asked(&self) -> Result<&Asked> {
         if let Some(asked) = self.teacher.get() {
             return Ok(asked);
@@ -153,7 +153,7 @@ impl Context {
     /// What `pending` items of a job are asked with.
     ///
     /// # Errors
-    /// Where the settings do not say whom to ask, the cache cannot be opened, or the disk is full.
+    /// If the settings do not say whom to ask, the cache cannot be opened, or the disk is full.
     pub fn session(&self, job: &Job, prompt: SystemPrompt, pending: usize) -> Result<Session> {
         let teacher = &self.settings.teacher;
         let limits = &self.settings.limits;
@@ -169,7 +169,7 @@ impl Context {
         let takes_all = transport.is_none();
         let timeout = Duration::from_secs(teacher.timeout_secs);
         let cache = Cache::open(&self.dataset.feedback_path())?;
-        // What runs in batches at the service will be charged, so it counts as spent until it is.
+        // Open batches will be charged, so they count as spent until then.
         let spent = cache.spent_usd()? + cache.lost_usd()? + cache.running_usd()?;
         if transport.is_some() {
             let replies = u64::from(limits.concurrency).min(pending as u64).clamp(1, 4_096);

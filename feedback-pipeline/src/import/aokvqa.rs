@@ -47,13 +47,13 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
         let choices = record.choices("choices")?;
         let answer_index = record.answer_index("correct_choice_idx", choices.len())?;
         if answer_index.is_none() && split != "test" {
-            return Err(record.wrong("correct_choice_idx", "the index of the right choice", "none"));
+            return Err(record.wrong("correct_choice_idx", "the index of the correct choice", "none"));
         }
         let Some(image_id) = record.optional_number("image_id")? else {
             return Err(record.wrong("image_id", "the number of a COCO picture", "none"));
         };
         let rationales = record.texts("rationales")?.unwrap_or_default();
-        // COCO's own name, since several questions share a picture; whoever has COCO can put its files there.
+        // COCO's own name, since several questions share a picture; COCO files can be placed there.
         let name = format!("{image_id:012}.jpg");
         let found = images.and_then(|images| {
             picture::first_file([images.join(format!("{split}2017")).join(&name), images.join(&name)])

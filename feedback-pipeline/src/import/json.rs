@@ -1,7 +1,7 @@
-//! JSON from other people: read whole, every fault named with its place.
+//! JSON from third parties: read completely, with the location of every error.
 //!
-//! Unlike `serde_json::Value`, a [`Node`] keeps the order of keys and refuses a key that stands twice, and a
-//! [`Record`] says which field of which record was expected to hold what.
+//! Unlike `serde_json::Value`, a [`Node`] keeps the order of keys and refuses duplicate keys, and a [`Record`] says
+//! which field of which record was expected to hold what.
 
 use crate::error::{Error, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -94,7 +94,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
         let mut seen = HashSet::new();
         while let Some(key) = entries.next_key::<String>()? {
             if !seen.insert(key.clone()) {
-                return Err(serde::de::Error::custom(format_args!("key `{key}` stands there twice")));
+                return Err(serde::de::Error::custom(format_args!("key `{key}` appears twice")));
             }
             fields.push((key, entries.next_value()?));
         }
@@ -131,7 +131,7 @@ pub(super) fn parse(text: &str, place: &str) -> Result<Node> {
     })
 }
 
-/// Parses one line of JSONL, whose place already says the line.
+/// Parses one line of JSONL, whose location already contains the line.
 pub(super) fn parse_line(line: &str, place: &str) -> Result<Node> {
     serde_json::from_str(line).map_err(|error| {
         let message = error.to_string();
@@ -161,7 +161,7 @@ pub(super) fn mismatch(place: &str, expected: &str, found: &Node) -> Error {
     Error::bad_input(place, format!("expected {expected}, found {}", found.describe()))
 }
 
-/// One object with the place it stands at.
+/// One object with its location.
 pub(super) struct Record<'a> {
     place: String,
     fields: &'a [(String, Node)],
@@ -186,7 +186,7 @@ impl<'a> Record<'a> {
         self.fields.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The field, where it is there and not null.
+    /// The field, if present and not null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Node> {
         self.fields.iter().find(|(key, node)| key == name && *node != Node::Null).map(|(_, node)| node)
     }
@@ -212,7 +212,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A text; empty where it is missing or null.
+    /// A text; empty if it is missing or null.
     pub(super) fn text_or_empty(&self, name: &str) -> Result<String> {
         Ok(self.optional_text(name)?.unwrap_or_default())
     }
@@ -225,7 +225,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A list of texts; none where it is missing or null.
+    /// A list of texts; `None` if it is missing or null.
     pub(super) fn texts(&self, name: &str) -> Result<Option<Vec<String>>> {
         let Some(node) = self.get(name) else { return Ok(None) };
         let Node::List(items) = node else {
@@ -260,7 +260,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The index of the right option, which must exist; none where it is missing or null.
+    /// The index of the right option, which must exist; `None` if it is missing or null.
     pub(super) fn answer_index(&self, name: &str, choices: usize) -> Result<Option<u8>> {
         let Some(number) = self.optional_number(name)? else { return Ok(None) };
         match u8::try_from(number) {

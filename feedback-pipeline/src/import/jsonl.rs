@@ -1,4 +1,4 @@
-//! JSONL: one problem a line, its fields named like the columns of the problems table.
+//! JSONL: one problem per line, its fields named like the columns of the problems table.
 
 use super::json::{self, Record};
 use super::picture::{self, Picture};
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use schemas::{DatasetCard, Problem, Table};
 use std::path::Path;
 
-/// Reads a file with one JSON object a line; empty lines are passed over.
+/// Reads a file with one JSON object per line; empty lines are skipped.
 pub(super) fn read(from: &Path, images: Option<&Path>, licence: &str) -> Result<Incoming> {
     let name = from.file_name().map_or_else(|| "jsonl".into(), |name| name.to_string_lossy()).into_owned();
     let images = images.or(from.parent()).unwrap_or(Path::new("."));
@@ -45,13 +45,13 @@ fn problem(record: &Record<'_>, name: &str, images: &Path) -> Result<(Problem, O
     let choices = record.choices("choices")?;
     let answer_index = record.answer_index("answer_index", choices.len())?;
     if answer_index.is_none() && split != "test" {
-        return Err(record.wrong("answer_index", "the index of the right choice", "none"));
+        return Err(record.wrong("answer_index", "the index of the correct choice", "none"));
     }
     let (image, picture) = match record.optional_text("image")?.filter(|path| !path.is_empty()) {
         None => (None, None),
         Some(path) => {
             let file = picture::first_file([images.join(&path)]);
-            // The path is whatever the file says: nothing but a picture may end in a folder that is shared.
+            // The path is untrusted input: only pictures may be copied to the dataset folder, which may be shared.
             if file.as_deref().map(picture::is_known).transpose()? == Some(false) {
                 return Err(record.wrong("image", picture::EXPECTED, format!("`{path}`")));
             }

@@ -23,8 +23,8 @@ const SPLITS: [&str; 3] = ["train", "val", "test"];
 pub enum Command {
     /// ScienceQA as published: problems.json, pid_splits.json, captions and an images folder.
     ///
-    /// Problems that pid_splits.json does not name are left out and counted. With a file instead of a folder,
-    /// each problem's own `split` field decides.
+    /// Problems that pid_splits.json does not name are skipped and counted. With a file instead of a folder, each
+    /// problem's own `split` field decides.
     Scienceqa {
         /// Folder with problems.json and pid_splits.json, or one file laid out like problems.json.
         #[arg(long, value_name = "DIR")]
@@ -32,14 +32,14 @@ pub enum Command {
         /// Dataset folder to write.
         #[arg(long, value_name = "datasets/NAME", default_value = "datasets/scienceqa")]
         data: PathBuf,
-        /// captions.json [default: the one beside problems.json, where there is one].
+        /// captions.json [default: the one next to problems.json, if it exists].
         #[arg(long, value_name = "FILE")]
         captions: Option<PathBuf>,
-        /// Folder with `<split>/<id>/image.png` [default: images beside problems.json].
+        /// Folder with `<split>/<id>/image.png` [default: images next to problems.json].
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
     },
-    /// A-OKVQA as published: aokvqa_v1p0_{train,val,test}.json, those that are there.
+    /// A-OKVQA as published: whichever of aokvqa_v1p0_{train,val,test}.json exist.
     ///
     /// The rationales of a question are joined with spaces; hidden test answers become null.
     Aokvqa {
@@ -53,10 +53,9 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
     },
-    /// One problem a line, as a JSON object whose fields are the columns of the problems table.
+    /// JSONL: one problem per line, an object whose fields are the columns of the problems table.
     ///
-    /// Needed: problem_id, split, question, choices. The rest may be missing. `image` is a path, relative to
-    /// --images.
+    /// Required: problem_id, split, question, choices. `image` is a path relative to --images.
     Jsonl {
         /// The file.
         #[arg(long, value_name = "FILE")]
@@ -71,7 +70,7 @@ pub enum Command {
         #[arg(long, default_value = "unknown")]
         licence: String,
     },
-    /// Rationales that some model wrote, as rollouts to be scored.
+    /// Rationales written by another model, as rollouts to be scored.
     ///
     /// Three layouts: a JSON object from problem id to text; MM-CoT's predictions_ans_*.json (with --split,
     /// whose order it follows); JSONL with problem_id and rationale, where a repeated problem becomes its
@@ -89,7 +88,7 @@ pub enum Command {
         /// Split that predictions are in the order of; other layouts: import only this split.
         #[arg(long, value_parser = SPLITS)]
         split: Option<String>,
-        /// Leave out and count rationales of problems that the dataset lacks, instead of refusing the file.
+        /// Skip and count rationales of problems that the dataset lacks, instead of refusing the file.
         #[arg(long)]
         skip_unknown: bool,
     },

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct Picture {
     /// Index of the problem among those that are imported.
     pub(super) problem: usize,
-    /// The file; none where the source names a picture that is not there.
+    /// The file; `None` if the source names a picture that is not there.
     pub(super) file: Option<PathBuf>,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn own_extension(file: &Path) -> String {
     file.extension().map_or_else(|| "png".to_owned(), |extension| extension.to_string_lossy().to_lowercase())
 }
 
-/// Copies a file so that it appears whole or not at all; true where that changed anything.
+/// Copies a file atomically; true if that changed anything.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<bool> {
     let bytes = fs::read(from).map_err(Error::io("read", from))?;
     if fs::read(to).is_ok_and(|there| there == bytes) {

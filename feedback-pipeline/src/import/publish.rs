@@ -1,9 +1,7 @@
-//! Merging imported problems into a dataset: pictures first, `problems.parquet` last, each whole or not at
-//! all.
+//! Merging imported problems into a dataset: pictures first, `problems.parquet` last, each atomically.
 //!
-//! Problems that the dataset lacks are added; one that it has must be the same, but for columns that one side
-//! leaves empty (a later import may bring captions, pictures or grades). Anything else is refused before a
-//! file is touched.
+//! Problems that the dataset lacks are added; one that it has must be the same, except for columns that one side leaves
+//! empty (a later import may bring captions, pictures or grades). Anything else is refused before a file is touched.
 
 use super::picture::{self, Picture};
 use crate::PROGRAM;
@@ -22,7 +20,7 @@ pub(super) struct Incoming {
     pub(super) problems: Vec<Problem>,
     /// Their pictures.
     pub(super) pictures: Vec<Picture>,
-    /// Where each problem stands in its source.
+    /// Location of each problem in its source.
     pub(super) places: Vec<String>,
     /// Problems that no split names.
     pub(super) left_out: usize,
@@ -35,7 +33,7 @@ impl Incoming {
         Self { problems: Vec::new(), pictures: Vec::new(), places: Vec::new(), left_out: 0, card }
     }
 
-    /// The same, or an error where there is no problem.
+    /// The same, or an error if there is no problem.
     pub(super) fn not_empty(self, from: &Path) -> Result<Self> {
         if self.problems.is_empty() {
             let left_out = match self.left_out {
@@ -60,11 +58,12 @@ impl Incoming {
                 || id.starts_with('.')
                 || id.chars().any(|c| matches!(c, '/' | '\\') || c.is_control())
             {
-                let message = format!("`problem_id`: expected a name that can stand in a path, found `{id}`");
+                let message =
+                    format!("`problem_id`: expected a name that can be part of a path, found `{id}`");
                 return Err(Error::bad_input(place(index), message));
             }
             if let Some(first) = seen.insert(id, index) {
-                let message = format!("problem_id `{id}` stands there twice, before at {}", place(first));
+                let message = format!("problem_id `{id}` appears twice, first at {}", place(first));
                 return Err(Error::bad_input(place(index), message));
             }
         }
@@ -129,7 +128,7 @@ pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
     })
 }
 
-/// Brings the list of problems whose picture no source had up to date; true where that changed it.
+/// Updates the list of problems whose picture no source had; true if that changed it.
 fn list_missing(dataset: &Dataset, problems: &[Problem], missing: &[String]) -> Result<bool> {
     let before = image::never_there(dataset)?;
     let has_come =
@@ -173,14 +172,14 @@ fn merge(existing: &[Problem], incoming: &Incoming, data: &Path) -> Result<(Vec<
                 let id = &problem.problem_id;
                 Error::bad_input(
                     data.display().to_string(),
-                    format!("problem `{id}` is there already with another {column}; import into a folder of its own"),
+                    format!("problem `{id}` already exists with a different {column}; import into a folder of its own"),
                 )
             })?,
         };
         merged.insert(problem.problem_id.as_str(), both);
     }
     let added = merged.keys().filter(|id| !old.contains_key(*id)).count();
-    // The order of the wider source stands: its splits are in the order that predictions follow.
+    // The order of the larger source is kept: predictions follow the order of its splits.
     let covers_all = existing.iter().all(|problem| merged.contains_key(problem.problem_id.as_str()));
     let mut problems = Vec::with_capacity(existing.len() + added);
     if !covers_all {
@@ -240,7 +239,7 @@ fn fill(old: &Problem, new: &Problem) -> std::result::Result<Problem, &'static s
     })
 }
 
-/// Writes `dataset.toml`, or adds the source to it; true where that changed it.
+/// Writes `dataset.toml`, or adds the source to it; true if that changed it.
 fn write_card(dataset: &Dataset, card: &DatasetCard) -> Result<bool> {
     let fresh = DatasetCard {
         name: dataset.name(),
@@ -268,7 +267,7 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let data = self.dataset.display();
         if !self.changed {
-            writeln!(f, "{data}: nothing changed, these problems are there already")?;
+            writeln!(f, "{data}: nothing changed, these problems already exist")?;
         } else if self.added < self.problems.len() {
             writeln!(
                 f,
@@ -301,13 +300,14 @@ impl fmt::Display for Summary {
             writeln!(f)?;
         }
         if self.left_out > 0 {
-            writeln!(f, "  problems left out, since no split names them: {}", grouped(self.left_out))?;
+            writeln!(f, "  problems skipped, since no split names them: {}", grouped(self.left_out))?;
         }
         if let Some(first) = self.missing_pictures.first() {
             writeln!(
                 f,
-                "  pictures missing: {}, the first of problem `{first}`; import again with --images, or put them at \
-                 their `image` paths. Until then these problems are asked about without (images/missing.txt)",
+                "  pictures missing: {}, the first for problem `{first}`; import again with --images, or \
+                 place them at their `image` paths. Until then these problems are asked about without a \
+                 picture (images/missing.txt)",
                 grouped(self.missing_pictures.len()),
             )?;
         }

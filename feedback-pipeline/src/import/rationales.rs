@@ -51,7 +51,7 @@ pub(super) fn import(
         let first = unknown.iter().take(3).map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ");
         let more = if unknown.len() > 3 { ", …" } else { "" };
         let message = format!(
-            "{} of {} problem ids are not in {}: {first}{more}; --skip-unknown leaves them out",
+            "{} of {} problem ids are not in {}: {first}{more}; --skip-unknown skips them",
             grouped(unknown.len()),
             grouped(entries.len()),
             data.display()
@@ -88,7 +88,7 @@ pub(super) fn import(
     })
 }
 
-/// Writes the entries as a part of their own; false where that part is there with the same rationales.
+/// Writes the entries as a part of their own; false if that part is there with the same rationales.
 fn write(
     dataset: &Dataset,
     round: u32,
@@ -201,11 +201,10 @@ fn read_jsonl(text: &str, from: &Path) -> Result<Vec<Entry>> {
     entries.collect()
 }
 
-/// MM-CoT's layout: texts in the order of a split, beside the targets in `labels`.
+/// MM-CoT's layout: texts in the order of a split, with the targets in `labels`.
 fn read_predictions(record: &Record<'_>, problems: &[Problem], split: Option<&str>) -> Result<Vec<Entry>> {
     let Some(split) = split else {
-        let message =
-            "predictions carry no problem ids: say with --split train, val or test whose order they follow";
+        let message = "predictions have no problem ids: pass the split whose order they follow with --split train, val or test";
         return Err(Error::bad_input(record.place(), message));
     };
     let predictions = record.texts("preds")?.unwrap_or_default();
@@ -217,7 +216,7 @@ fn read_predictions(record: &Record<'_>, problems: &[Problem], split: Option<&st
     if !predictions.is_empty()
         && predictions.iter().all(|text| text.trim_start().starts_with("The answer is ("))
     {
-        return Err(record.wrong("preds", "rationales", "answers; take the file of the rationale stage"));
+        return Err(record.wrong("preds", "rationales", "answers; use the file of the rationale stage"));
     }
     if let Some(labels) = record.texts("labels")? {
         check_labels(record, &labels, &of_split)?;
@@ -258,7 +257,7 @@ fn check_labels(record: &Record<'_>, labels: &[String], problems: &[&Problem]) -
             "labels",
             "the dataset's solutions in the same order",
             format_args!(
-                "other texts for {} of {} problems, first `{first}`",
+                "different texts for {} of {} problems, first `{first}`",
                 grouped(wrong.len()),
                 grouped(checked)
             ),
@@ -277,20 +276,20 @@ impl fmt::Display for Summary {
                 grouped(self.rationales)
             )?;
         } else {
-            writeln!(f, "{data}, round {round}: nothing changed, these rationales are there already")?;
+            writeln!(f, "{data}, round {round}: nothing changed, these rationales already exist")?;
         }
         writeln!(f, "  sentences: {}; empty rationales: {}", grouped(self.sentences), grouped(self.empty))?;
         if self.unknown > 0 {
             writeln!(
                 f,
-                "  rationales left out, since the dataset lacks their problems: {}",
+                "  rationales skipped, since the dataset lacks their problems: {}",
                 grouped(self.unknown)
             )?;
         }
         if self.other_splits > 0 {
             writeln!(
                 f,
-                "  rationales left out, since their problems are in other splits: {}",
+                "  rationales skipped, since their problems are in other splits: {}",
                 grouped(self.other_splits)
             )?;
         }

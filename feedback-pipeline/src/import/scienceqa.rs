@@ -72,7 +72,7 @@ fn problem(
     let choices = record.choices("choices")?;
     let answer_index = record.answer_index("answer", choices.len())?;
     if answer_index.is_none() && split != "test" {
-        return Err(record.wrong("answer", "the index of the right choice", "none"));
+        return Err(record.wrong("answer", "the index of the correct choice", "none"));
     }
     let (image, picture) = match record.optional_text("image")? {
         None => (None, None),
@@ -129,7 +129,7 @@ impl<'a> Splits<'a> {
                     return Err(record.wrong(split, "problems of problems.json", format_args!("`{id}`")));
                 };
                 if let Some((other, _)) = of.insert(*id, (split, place)) {
-                    let message = format!("problem `{id}` stands in `{split}` and before that in `{other}`");
+                    let message = format!("problem `{id}` is in `{split}` and also in `{other}`");
                     return Err(Error::bad_input(path.display().to_string(), message));
                 }
             }

@@ -20,9 +20,9 @@ const STRIDE: u64 = 10;
 /// What a job would take.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Estimate {
-    /// Items, those that are done included.
+    /// Items, including completed ones.
     pub all: usize,
-    /// Items that are due.
+    /// Items that are pending.
     pub items: u64,
     /// Requests that must be sent: distinct, and not in the cache.
     pub requests: u64,
@@ -32,7 +32,7 @@ pub struct Estimate {
     pub never_there: u64,
     /// Tokens, as they will be charged one by one.
     pub usage: Usage,
-    /// How they were counted; empty where there are none.
+    /// How they were counted; empty if there are none.
     pub how: String,
 }
 
@@ -53,7 +53,7 @@ impl Estimate {
         price.in_batch().cost_of_all(&usage, self.requests)
     }
 
-    /// Minutes at an allowance; none where there is no limit. Tokens read from a prompt cache count against none.
+    /// Minutes at an allowance; `None` if there is no limit. Tokens read from a prompt cache count against none.
     pub fn minutes(&self, limits: &schemas::settings::LimitSettings) -> Option<f64> {
         let at = |count: u64, limit: Option<u64>| limit.map(|limit| count as f64 / limit as f64);
         [
@@ -93,7 +93,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     for item in context.pending(job, &problems, &completed)? {
         let item = item?;
         estimate.items += 1;
-        // What a run that was cut off bought from another model is kept.
+        // Answers bought from another model by an interrupted run are kept.
         if let Some(cache) = cache.as_ref().filter(|_| !completed.stale.contains(item.id()))
             && outcome::latest(cache, job, &item, None)?.is_some_and(|found| found.ask.model != *model)
         {
@@ -135,7 +135,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     Ok(estimate)
 }
 
-/// Counted tokens, and the lengths by which those of the others are told.
+/// Counted tokens, and the lengths from which the others are extrapolated.
 #[derive(Default)]
 struct Sum {
     bytes: u64,

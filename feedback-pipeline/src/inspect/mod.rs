@@ -1,4 +1,4 @@
-//! Commands that look at a round: they read tables, and only an audit sends requests of its own.
+//! Read-only commands on a round; only an audit sends requests.
 
 pub mod audit;
 pub mod estimate;

@@ -1,4 +1,4 @@
-//! What judgements amount to: win rate with its interval, ties, subjects, and whether the judge prefers a place.
+//! Summary of judgements: win rate with its interval, ties, subjects, and position bias.
 
 use crate::error::Result;
 use schemas::{Dataset, Judgement};
@@ -16,7 +16,7 @@ pub struct Share {
     pub part: u64,
     /// All cases.
     pub whole: u64,
-    /// The share; none of nothing.
+    /// The fraction; `None` of nothing.
     pub share: Option<f64>,
     /// Lower end of Wilson's score interval.
     pub low: f64,
@@ -91,7 +91,7 @@ impl fmt::Display for Results {
 pub struct WinRates {
     /// `base` or a round.
     pub against: String,
-    /// All problems. A problem judged in both orders counts once: won where the orders do not contradict.
+    /// All problems. A problem judged in both orders counts once: won if the orders do not contradict.
     pub all: Results,
     /// By subject, where it is given.
     pub subjects: BTreeMap<String, Results>,
@@ -105,7 +105,7 @@ impl WinRates {
     /// Those of a round, by subject.
     ///
     /// # Errors
-    /// Where a table cannot be read.
+    /// If a table cannot be read.
     pub fn read(dataset: &Dataset, round: u32) -> Result<Vec<Self>> {
         let problems = dataset.problems()?;
         let subjects: HashMap<&str, &str> =

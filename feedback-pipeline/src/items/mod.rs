@@ -56,7 +56,7 @@ pub struct Job {
     pub against: String,
     /// How pairs are shown; judgements only.
     pub order: Order,
-    /// Seed of an audit: scores that are asked for anew and do not land in the table.
+    /// Seed of an audit: scores that are requested again and do not go into the table.
     pub audit: Option<u64>,
 }
 
@@ -71,7 +71,7 @@ impl Job {
         Self { against: against.to_owned(), ..Self::new(Kind::Judgements, round) }
     }
 
-    /// Scores of a round, asked for anew.
+    /// Scores of a round, requested again.
     pub fn audit(round: u32, seed: u64) -> Self {
         Self { audit: Some(seed), ..Self::new(Kind::Scores, round) }
     }
@@ -159,7 +159,7 @@ pub enum Content {
     },
     /// A de-duplicated rationale.
     Correction {
-        /// The rationale, a sentence a line.
+        /// The rationale, one sentence per line.
         rationale: String,
     },
     /// Two rationales.
@@ -170,7 +170,7 @@ pub enum Content {
         candidate: String,
         /// The other.
         baseline: String,
-        /// True where the candidate is shown as A.
+        /// True if the candidate is shown as A.
         candidate_shown_first: bool,
     },
 }
@@ -194,7 +194,7 @@ struct RationaleText {
 
 type Rows<'a, R> = Box<dyn Iterator<Item = Result<R>> + Send + 'a>;
 
-/// Everything of a job that a Teacher could be asked, in the order of the tables, whether done or not.
+/// Everything of a job that a Teacher could be asked, in the order of the tables, whether completed or not.
 pub fn all_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problems) -> Result<Rows<'a, Item>> {
     match job.kind {
         Kind::Scores => {
@@ -226,7 +226,7 @@ pub fn all_items<'a>(dataset: &'a Dataset, job: &'a Job, problems: &'a Problems)
                     Ok(row) => row,
                     Err(error) => return Some(Err(error)),
                 };
-                // `train eval` may have decoded other splits too; nobody learns from corrections of those.
+                // `train eval` may have decoded other splits too; corrections of those are not used.
                 if row.stage != "rl" || row.split != "train" || row.deduplicated.trim().is_empty() {
                     return None;
                 }

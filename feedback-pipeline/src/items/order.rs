@@ -16,7 +16,7 @@ pub enum Order {
 impl Order {
     /// Whether the candidate of a problem is shown first.
     pub(super) fn candidate_first(self, problem_id: &str, round: u32, against: &str) -> bool {
-        // A coin that falls the same way each time, whatever the order of the rows.
+        // A deterministic coin, independent of the order of the rows.
         let coin = match self {
             Self::CandidateFirst => return true,
             Self::BaselineFirst => return false,
@@ -26,7 +26,7 @@ impl Order {
         provenance::sha256_hex(coin.as_bytes()).as_bytes().first().is_some_and(|digit| digit % 2 == 0)
     }
 
-    /// True where a judgement in which the candidate was shown so answers the question in this order.
+    /// True if a judgement in which the candidate was shown so answers the question in this order.
     pub fn covers(self, candidate_shown_first: bool) -> bool {
         match self {
             Self::Shuffled(_) => true,

@@ -13,7 +13,7 @@ const IN_MEMORY: usize = 2 << 20;
 /// The problems of a dataset by their id; texts that no request needs are dropped.
 pub struct Problems {
     path: PathBuf,
-    /// First half of an id's digest, and where its problem lies; sorted.
+    /// First half of an id's digest, and the offset of its problem; sorted.
     at: Vec<(u64, u64)>,
     kept: Mutex<Kept>,
 }
@@ -25,7 +25,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// The problem that lies at an offset: its length, then its JSON.
+    /// The problem at an offset: its length, then its JSON.
     fn read(&mut self, offset: u64) -> std::io::Result<Problem> {
         self.file.seek(SeekFrom::Start(offset))?;
         let mut length = [0; 4];
@@ -60,7 +60,7 @@ impl Problems {
         Ok(Self { path, at, kept: Mutex::new(Kept { file, last: None }) })
     }
 
-    /// The problem of a row of a table; the row is named where there is none.
+    /// The problem of a row of a table; the row is named if there is none.
     pub(super) fn get(&self, table: &str, subject_id: &str, problem_id: &str) -> Result<Arc<Problem>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = kept.last.as_ref().filter(|last| last.problem_id == problem_id) {
@@ -88,5 +88,5 @@ fn half(id: &str) -> u64 {
 }
 
 fn not_kept(path: &std::path::Path, source: std::io::Error) -> Error {
-    Error::io("keep, in the folder for temporary files, rows of", path)(source)
+    Error::io("write temporary rows of", path)(source)
 }

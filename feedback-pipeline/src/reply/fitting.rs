@@ -86,7 +86,7 @@ fn without_examples(mut answers: &[Answer]) -> &[Answer] {
     }
 }
 
-/// True for what stands in the place of an answer where a format is quoted: `…`, `<the text>`, an empty list.
+/// True for what is in the place of an answer where a format is quoted: `…`, `<the text>`, an empty list.
 pub(super) fn is_placeholder(value: &Value) -> bool {
     match value {
         Value::String(text) => {

@@ -1,7 +1,7 @@
 //! Reading what the Teacher said: thinking is cut off, and the last JSON object in the rest that fits what was asked for is
 //! the answer. Several that fit and differ are no answer.
 //!
-//! A reply that does not fit is told why in words that the Teacher can act on.
+//! If a reply does not fit, the reason is given in words that the Teacher can act on.
 
 mod correction;
 mod fitting;
@@ -45,7 +45,7 @@ pub fn read(content: &Content, reply: &Envelope) -> Result<Answer, String> {
     }
 }
 
-/// True where a reply that was cut off came no further than its thinking.
+/// True if a reply that was cut off came no further than its thinking.
 pub fn is_all_thinking(reply: &Envelope) -> bool {
     match thinking::cut(&reply.text) {
         None => true,
@@ -74,7 +74,7 @@ fn answer_part(text: &str) -> Result<String, String> {
     // An answer that was written as a JSON text within JSON.
     let unwrapped = text.trim().starts_with('"').then(|| serde_json::from_str::<String>(text).ok()).flatten();
     let text = unwrapped.as_deref().unwrap_or(text);
-    // What is one object and nothing else is no thinking, whatever stands in it.
+    // What is one object and nothing else is no thinking, whatever is in it.
     let is_one_object = || serde_json::from_str::<Map<String, Value>>(text).is_ok();
     match thinking::cut(text) {
         Some(rest) if rest.len() == text.len() => Ok(text.to_owned()),
@@ -84,7 +84,7 @@ fn answer_part(text: &str) -> Result<String, String> {
     }
 }
 
-/// What a Teacher is told when its reply could not be used.
+/// The complaint sent to a Teacher whose reply could not be used.
 pub fn complaint(reason: &str) -> String {
     format!(
         "Your reply could not be used: {reason}. Reply again with one JSON object in the format that was asked for, and nothing else."

@@ -4,7 +4,7 @@ use crate::teacher::lenient;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// More opening braces than any honest reply has; bounds the work on a hostile one.
+/// More opening braces than any real reply has; bounds the work on a malicious one.
 const MOST_TRIES: usize = 200;
 
 /// Objects inside an object that may hold the answer: `{"result": {"scores": …}}`.
@@ -15,7 +15,7 @@ const DEEPEST: u32 = 3;
 pub(super) struct Object {
     /// What it holds.
     pub(super) fields: Map<String, Value>,
-    /// Names that stand in it twice, with different values.
+    /// Names that are in it twice, with different values.
     pub(super) contradictions: Vec<String>,
 }
 

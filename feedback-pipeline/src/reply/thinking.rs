@@ -1,4 +1,4 @@
-//! Thinking that stands in the text, as models write it whose server does not take it out: it is no answer.
+//! Thinking that is in the text, as models write it whose server does not take it out: it is no answer.
 
 /// Names of the tags that models think in.
 const NAMES: [&str; 9] = [
@@ -21,7 +21,7 @@ const MARKS: [(&str, &str); 4] = [
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 ];
 
-/// What stands behind the last end of thinking; the whole text where there is none. None where thinking does not end: then
+/// What stands behind the last end of thinking; the whole text if there is none. `None` if thinking does not end: then
 /// nothing in it is an answer.
 pub(super) fn cut(text: &str) -> Option<&str> {
     let lower = text.to_ascii_lowercase(); // as long as the text

@@ -1,18 +1,18 @@
-//! What the replies to one item amount to: an answer, a reject, or a further question. Pure, and taken anew from the
-//! stored replies each time, so that a better parser needs no new request.
+//! The verdict on the replies to one item: an answer, a reject, or a follow-up. Pure, and recomputed from the stored
+//! replies each time, so that a better parser needs no new request.
 
 use super::{Answer, complaint, is_all_thinking, read};
 use crate::items::Content;
 use crate::teacher::{self, Ended, Envelope, FollowUp, ServiceError, Unopened};
 use schemas::settings::Provider;
 
-/// A malformed reply is asked for again this many times.
+/// Number of follow-ups after malformed replies.
 pub const MOST_FOLLOW_UPS: usize = 2;
 
-/// Status under which an item is stored that could not be asked at all; the body says why.
+/// Status stored for an item that could not be asked at all; the body contains the reason.
 pub const NOT_SENT: u16 = 0;
 
-/// What the replies so far amount to.
+/// The verdict on the replies so far.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// The Teacher is to be asked, with these malformed replies before.

@@ -67,9 +67,9 @@ pub fn user_text(item: &Item, shown: &Shown) -> String {
     text
 }
 
-/// Whether a request's text block was about what the item says now. Items are named by their place (problem, round,
-/// sample), and a stage that was done again says other things under the same name. White space does not count, nor does how
-/// tags in a text were made harmless: earlier versions did it in another way.
+/// Whether a request's text block was about the item's current text. Items are identified by position (problem, round,
+/// sample), and a repeated stage has other texts under the same id. White space is ignored, and so is the escaping of
+/// tags, which earlier versions did differently.
 pub fn is_about(user_text: &str, item: &Item) -> bool {
     let mut content = String::with_capacity(1024);
     content_block(&mut content, &item.content);
@@ -145,8 +145,8 @@ fn one_line(text: &str) -> String {
 /// Names of the blocks in a request's text.
 const BLOCKS: [&str; 6] = ["problem", "sentences", "rationale", "rationale_a", "rationale_b", "gold"];
 
-/// A text that cannot close or open one of the request's own blocks: what a reader might take for such a tag, in whatever
-/// case and with whatever white space in it, stands in square brackets.
+/// A text that cannot close or open one of the request's own blocks: anything that could be read as such a tag, in any
+/// case and with any white space, is put in square brackets.
 pub(super) fn untagged(text: &str) -> Cow<'_, str> {
     let mut out = String::new();
     let mut copied = 0;
@@ -169,12 +169,12 @@ pub(super) fn untagged(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// Whether what follows a `<` makes it a tag of a block; where the tag ends at once, place and length of its `>`.
+/// Whether what follows a `<` makes it a tag of a block; if the tag ends immediately, position and length of its `>`.
 fn tag(rest: &str) -> Option<Option<(usize, usize)>> {
     let is_slash = |c: char| matches!(c, '/' | '\\' | '\u{2044}' | '\u{2215}' | '\u{ff0f}');
     let mut seen = rest.char_indices().filter(|(_, c)| !is_blank(*c)).peekable();
     while seen.next_if(|(_, c)| is_slash(*c)).is_some() {}
-    // Letters of a name follow each other, but for marks that nobody sees.
+    // Letters of a name follow each other, except for invisible marks.
     let from = seen.peek()?.0;
     let name: String = rest
         .get(from..)?
@@ -250,7 +250,7 @@ mod tests {
         ]
     }
 
-    /// The text as a careless reader sees it: no case, no white space, nothing invisible.
+    /// The text as a lenient reader sees it: without case, white space and invisible characters.
     fn careless(text: &str) -> String {
         text.chars().filter(|c| !is_blank(*c)).collect::<String>().to_lowercase()
     }

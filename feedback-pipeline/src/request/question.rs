@@ -24,7 +24,7 @@ pub struct Question {
 }
 
 impl Question {
-    /// The picture, where there is one.
+    /// The picture, if there is one.
     pub fn image(&self) -> Option<&Arc<Picture>> {
         self.shown.picture()
     }
@@ -44,7 +44,7 @@ impl Questions {
     /// The questions of a job, by the settings and the prompt that it is asked with.
     ///
     /// # Errors
-    /// Where the dataset's list of missing pictures cannot be read.
+    /// If the dataset's list of missing pictures cannot be read.
     pub fn new(
         dataset: &Dataset,
         teacher: &TeacherSettings,
@@ -58,7 +58,7 @@ impl Questions {
 
     /// The question of an item.
     pub fn of(&self, item: Item) -> Question {
-        // The embedded Teacher looks at no picture, so it misses none.
+        // The embedded Teacher does not use pictures.
         let (shown, unsent) = match self.provider {
             Provider::Reference => (Shown::None, None),
             _ => match self.images.shown(&item.problem) {
@@ -74,7 +74,7 @@ impl Questions {
                 [solution, lecture, caption].map(|text| prompt::untagged(text));
             text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
         }
-        // An audit asks anew what was asked before, so its seed belongs to the request.
+        // An audit repeats earlier requests, so its seed is part of the request.
         let keyed = match self.audit {
             Some(seed) => format!("{text}\naudit {seed}"),
             None => text.clone(),

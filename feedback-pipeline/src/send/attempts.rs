@@ -1,4 +1,4 @@
-//! One item's requests: attempts until a reply is durable, replies until they amount to something.
+//! One item's requests: attempts until a reply is durable, replies until there is a verdict.
 
 use super::Session;
 use crate::error::Error;
@@ -20,14 +20,14 @@ use schemas::TimestampMs;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Replies after which the longest of them tells how long others will be.
+/// Number of replies after which the longest one predicts the length of others.
 const ENOUGH_REPLIES: u64 = 20;
 
-/// Paid replies that cannot be opened, before any that can, after which a service is asked no more.
+/// Number of unreadable paid replies, before any readable one, after which the run stops.
 const UNREADABLE_BEFORE_ANY_SUCCESS: u64 = 10;
 
 impl Session {
-    /// Asks until the replies amount to something, or the run ends.
+    /// Asks until there is a verdict, or the run ends.
     pub(super) async fn resolve(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Option<Slot>) {
         loop {
             match self.judge(&question.item, &replies) {
@@ -58,7 +58,7 @@ impl Session {
         }
     }
 
-    /// One request with all its attempts; the reply is durable on return. None where the run ends. The first attempt
+    /// One request with all its attempts; the reply is durable on return. `None` if the run ends. The first attempt
     /// uses `first` where it holds a slot.
     async fn turn(
         &self,
@@ -73,7 +73,7 @@ impl Session {
         let mut effort = Effort::new(Duration::from_secs(self.teacher.timeout_secs));
         loop {
             let mut slot = self.slot(first).await?;
-            // Made for each attempt, so that items that wait for another one hold no copy of the instructions.
+            // Created for each attempt, so that waiting items hold no copy of the instructions.
             let (lessons, template) = self.template();
             let sent_key = self.sent_key(question, follow_ups, lessons, &template);
             let body = template.body(image, &question.text, follow_ups);
@@ -116,15 +116,15 @@ impl Session {
                     let charged = reply.cost_usd.unwrap_or(most);
                     self.charge(aside, charged, reply.cost_usd.is_none())?;
                     self.answered(&mut slot, question, effort.attempts);
-                    // It holds its slot until it is durable, so that no more than the slots can be lost.
+                    // It holds its slot until it is durable, so no more replies than slots can be lost.
                     let kept = self.keep(question, reply, in_flight).await;
                     drop(slot);
                     return kept;
                 }
                 Err((raw, failure)) => {
                     self.pace.give_back(reservation);
-                    // What came broken or not in time may have been charged; the cap must hold all the same, in later
-                    // runs too.
+                    // A damaged or late reply may have been charged; the budget must hold nevertheless, in later runs
+                    // too.
                     let may_be_charged = matches!(failure, Failure::Broken(_) | Failure::TimedOut);
                     let reply_body = raw.as_ref().filter(|raw| raw.is_reply()).map(|raw| &raw.body);
                     let told = reply_body.and_then(|body| teacher::usage_of_unreadable(body));
@@ -156,7 +156,7 @@ impl Session {
                     };
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {
-                        // What could not be opened is kept beside the reason.
+                        // An unreadable reply is kept together with the reason.
                         Some(raw) if matches!(failure, Failure::Broken(_)) => (raw.as_json(), reason.into()),
                         Some(raw) => (raw.headers_json(), raw.body),
                         None => (reply.headers, reason.into()),
@@ -181,7 +181,7 @@ impl Session {
         }
     }
 
-    /// What the refusal of a request says about the dialect that it was written in, after so many lessons; none where it
+    /// What the refusal of a request says about the dialect that it was written in, after so many lessons; `None` if it
     /// says nothing.
     pub(super) fn learn(&self, failure: &Failure, lessons: u32, has_picture: bool) -> Option<After> {
         let Failure::Status { status, error, .. } = failure else { return None };
@@ -194,7 +194,7 @@ impl Session {
                 return Some(After::Again);
             }
             Refusal::Pinned(setting) => (
-                format!("{setting} is set by hand, and refused: HTTP {status}, {error}"),
+                format!("{setting} is set, and the service refuses it: HTTP {status}, {error}"),
                 "unset it, or choose another --model",
             ),
             Refusal::CannotSee => (
@@ -206,7 +206,7 @@ impl Session {
         Some(After::End)
     }
 
-    /// Leave to have a request in flight: `first`, where that holds it.
+    /// A slot for a request in flight: `first`, if it has one.
     async fn slot(&self, first: &mut Option<Slot>) -> Option<Slot> {
         if let Some(slot) = first.take() {
             return Some(slot);
@@ -218,7 +218,7 @@ impl Session {
         }
     }
 
-    /// The same for a request that may as well be left out: none where the money is short.
+    /// The same for a request that may as well be left out: `None` if the money is short.
     pub(super) async fn leave_with_room(&self, text_bytes: usize) -> Option<(ReservedDollars, Reservation)> {
         if self.dollars(text_bytes, 0).most > self.budget.room() {
             return None;
@@ -226,8 +226,8 @@ impl Session {
         self.leave(text_bytes, 0).await
     }
 
-    /// Money and allowance of an attempt. Money first: whoever waits for it would hold leave to send, and leave with others
-    /// all at once.
+    /// Budget and rate limit of an attempt. The budget comes first: waiting for it with a rate reservation would make
+    /// reserved requests leave in a burst.
     async fn leave(&self, text_bytes: usize, image_tokens: u64) -> Option<(ReservedDollars, Reservation)> {
         let aside = tokio::select! {
             biased;
@@ -248,7 +248,7 @@ impl Session {
         }
     }
 
-    /// Writes a reply down; it is durable on return. None where the disk refuses.
+    /// Stores a reply; it is durable on return. `None` if the write fails.
     async fn keep(&self, question: &Question, reply: Reply, in_flight: Dollars) -> Option<Reply> {
         let ask = (reply.turn == 0).then(|| self.ask_row(question));
         let kept = self.cache.writer().reply(ask, question.key, reply.clone());
@@ -284,24 +284,24 @@ impl Session {
         }
     }
 
-    /// What a reply cost; none where that cannot be known.
+    /// What a reply cost; `None` if that cannot be known.
     pub(crate) fn cost(&self, usage: Option<&Usage>) -> Option<f64> {
         cost_at(self.price.as_ref(), usage)
     }
 
-    /// An attempt that may cost so much leaves.
+    /// Registers an attempt that may cost this much.
     fn in_flight(&self, most: f64) -> Dollars {
         let dollars = Dollars((most * 1e9).ceil() as u64);
         self.stats.in_flight.fetch_add(dollars.0, Ordering::Relaxed);
         dollars
     }
 
-    /// It is in flight no more.
+    /// It is no longer in flight.
     fn landed(&self, Dollars(nano): Dollars) {
         self.stats.in_flight.fetch_sub(nano, Ordering::Relaxed);
     }
 
-    /// Pays for an attempt. What was charged for without a word of it counts in later runs too.
+    /// Charges an attempt. A charge without a reply counts in later runs too.
     pub(super) fn charge(&self, aside: ReservedDollars, charged: f64, is_lost: bool) -> Option<()> {
         self.budget.settle(aside, charged);
         if is_lost
@@ -313,7 +313,7 @@ impl Session {
         }
         Some(())
     }
-    /// Tokens of the longest reply of this run, where enough were seen to go by.
+    /// Tokens of the longest reply of this run, if there are enough.
     pub(crate) fn longest_output(&self) -> Option<u64> {
         let seen = self.stats.told.load(Ordering::Relaxed) >= ENOUGH_REPLIES;
         seen.then(|| self.stats.longest_output.load(Ordering::Relaxed))
@@ -359,12 +359,12 @@ impl Session {
         Err((Some(raw), Failure::Status { status, hints, error }))
     }
 
-    /// Usage of a reply that was paid for, where it tells it; the reply is counted. A reply in another envelope than expected
-    /// was paid for too, and a better reader may open it one day; but a service whose first replies are all of that kind is
-    /// asked no more.
+    /// Usage of a reply that was paid for, if recorded it; the reply is counted. A reply in another envelope than
+    /// expected was paid for too, and a better reader may open it one day; but a service whose first replies are all of
+    /// that kind is asked no more.
     ///
     /// # Errors
-    /// Where it is no whole reply, or holds an error: it may come when it is asked for again.
+    /// If it is no whole reply, or holds an error: it may come when it is asked for again.
     pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Option<Usage>, Unopened> {
         let why = match teacher::open(self.teacher.provider, body) {
             Ok(envelope) => {
@@ -381,21 +381,21 @@ impl Session {
         let any_good = self.stats.any_good();
         if unreadable >= UNREADABLE_BEFORE_ANY_SUCCESS && !any_good {
             let hint = Some("is this the API that --teacher names? The replies are kept");
-            let why = format!("{unreadable} replies, and none to be read: {why}");
+            let why = format!("{unreadable} replies, none of them readable: {why}");
             self.stop.because(Error::Service { why, hint });
         }
         Ok(Some(usage))
     }
 
-    /// Counts a reply among those that tell what to expect.
+    /// Counts a reply towards the service statistics.
     fn saw_good(&self, usage: Option<&Usage>) {
         self.stats.good_replies.fetch_add(1, Ordering::Relaxed);
         let Some(usage) = usage else {
             let is_first = self.stats.without_usage.fetch_add(1, Ordering::Relaxed) == 0;
             if is_first && self.price.as_ref().is_some_and(|price| !price.is_free()) {
                 self.progress.say(
-                    "replies do not tell their tokens: what they cost is not known, and counts under --max-usd with the \
-                     most it can be",
+                    "replies contain no usage data: their cost is unknown, and --max-usd assumes the \
+                     maximum",
                 );
             }
             return;
@@ -405,7 +405,7 @@ impl Session {
     }
 }
 
-/// What a reply costs at a price; none where that cannot be known.
+/// What a reply costs at a price; `None` if that cannot be known.
 pub(super) fn cost_at(price: Option<&Price>, usage: Option<&Usage>) -> Option<f64> {
     match usage {
         Some(usage) => price.map(|price| price.cost(usage)),

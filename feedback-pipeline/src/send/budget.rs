@@ -27,21 +27,21 @@ pub struct Cost {
     pub likely: f64,
 }
 
-/// Dollars set aside for one attempt.
+/// Dollars reserved for one attempt.
 #[derive(Debug)]
 #[must_use]
 pub struct ReservedDollars(f64);
 
 impl Budget {
-    /// A budget from which `spent` dollars were taken in earlier runs.
+    /// A budget of which earlier runs spent `spent` dollars.
     pub fn new(max_usd: Option<f64>, spent: f64) -> Self {
         Self { max_usd, state: Mutex::new(State { spent, ..State::default() }), settled: Notify::new() }
     }
 
-    /// Sets the `most` dollars aside that an attempt may cost. Where those in flight leave too little, waits until they cost
-    /// what they cost. Where nothing is in flight, what it will `likely` cost is enough, so that no more than one request's
-    /// cost is left of the cap, and no more than one request can pass it. Both are asked anew after each wait, as they follow
-    /// what replies cost.
+    /// Reserves the `most` dollars that an attempt may cost. If those in flight leave too little, waits for their
+    /// actual cost. If nothing is in flight, the `likely` cost is enough, so less than one request's cost remains
+    /// unused, and at most one request can exceed the budget. Both are evaluated again after each wait, since they
+    /// depend on the cost of replies.
     ///
     /// # Errors
     /// [`Error::Budget`] where nothing is in flight and still too little is left.
@@ -70,7 +70,7 @@ impl Budget {
         }
     }
 
-    /// Replaces dollars set aside by what the attempt did cost.
+    /// Replaces reserved dollars by the actual cost.
     pub fn settle(&self, aside: ReservedDollars, cost: f64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.reserved = (state.reserved - aside.0).max(0.0);
@@ -83,13 +83,13 @@ impl Budget {
         self.settled.notify_waiters();
     }
 
-    /// Dollars left below the cap; infinite where there is none.
+    /// Dollars left in the budget; infinite without one.
     pub fn room(&self) -> f64 {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.max_usd.map_or(f64::INFINITY, |max| max - state.spent - state.reserved)
     }
 
-    /// Takes dollars that were spent without being set aside.
+    /// Charges dollars that were not reserved.
     pub fn pay(&self, dollars: f64) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).spent += dollars;
     }

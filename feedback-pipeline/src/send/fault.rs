@@ -1,13 +1,13 @@
 //! Whose fault a failed attempt is, and what follows from it.
 //!
-//! | fault of | tells | follows |
+//! | fault of | evidence | effect |
 //! | --- | --- | --- |
-//! | an item | it goes on failing while others, asked later, get good replies | the item is rejected |
-//! | a setting, the account | the service says so, or refuses everybody | the run ends |
-//! | the service | nobody gets a good reply | the run waits, bounded by patience, and rejects nothing |
-//! | our own load | too much is in flight for the replies to come in time | fewer in flight; asked again, and not counted |
+//! | an item | it keeps failing while others, sent later, get good replies | the item is rejected |
+//! | a setting, the account | the service says so, or refuses every request | the run ends |
+//! | the service | there are no good replies | the run waits, bounded by patience, and rejects nothing |
+//! | our own load | too much is in flight for replies to arrive in time | fewer in flight; repeated, and not counted |
 //!
-//! Where no other item is left whose success could tell, one that is answered already is asked again, as a probe.
+//! If no other item is left as evidence, an answered question is asked again as a probe.
 
 use super::Session;
 use crate::error::Error;
@@ -23,15 +23,16 @@ use tokio::time::Instant;
 
 /// A service that refuses this many requests before it accepted any is asked no more.
 const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
-/// Attempts for which a refusal that may be about the key or about the item is asked again, until others tell.
+/// Attempts after a refusal that may concern the key or the item, until other requests decide.
 const MOST_FORBIDDEN: u32 = 5;
 /// Failures before which an item is not blamed.
 const FEWEST_FAILURES: u32 = 6;
-/// Times that the service answered others between two failures of an item, before the item is blamed early.
+/// Number of times the service answered others between two failures of an item, before the item is blamed early.
 const FEWEST_CONTRADICTIONS: u32 = 3;
-/// So unlikely must a row of failures be, by the share of first attempts that fail, before the item is blamed early.
+/// Maximum probability of a series of failures, by the fraction of first attempts that fail, before the item is blamed
+/// early.
 const CHANCE: f64 = 1e-4;
-/// Share of failures that is reckoned with at least.
+/// Minimum assumed fraction of failures.
 const LEAST_SHARE: f64 = 0.05;
 /// Answered probes of one run.
 const MOST_PROBES: u32 = 12;
@@ -39,14 +40,14 @@ const MOST_PROBES: u32 = 12;
 const FAILURES_BEFORE_PROBE: u32 = 4;
 /// Longest wait of an item that fails while the service answers others.
 const WHILE_OTHERS_ANSWER: Duration = Duration::from_secs(2);
-/// Time without a good reply after which the trouble is told.
+/// Time without a good reply after which the outage is reported.
 const TROUBLE: Duration = Duration::from_secs(10);
 
-const RUN_AGAIN: &str = "run the same command again when the service answers; nothing is bought twice";
+const RUN_AGAIN: &str = "run the same command again when the service answers; nothing is paid for twice";
 const ALL_REFUSED: &str =
     "every request so far was refused: check --model, --base-url and the settings of [teacher]";
 
-/// What a run has seen that tells whose fault a failure is.
+/// Evidence of a run about whose fault a failure is.
 #[derive(Debug, Default)]
 pub struct Evidence {
     state: Mutex<Seen>,
@@ -65,13 +66,13 @@ struct Probes {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// The latest departure of a request that had a good reply.
+    /// When the latest request with a good reply was sent.
     good: Option<Instant>,
     /// First attempts, and those that failed, of about the last 200.
     first_attempts: (f64, f64),
     /// Text of a question without a picture that was answered.
     answered: Option<Arc<str>>,
-    /// When failures began after the last good reply, and whether that was told.
+    /// When failures began after the last good reply, and whether that was reported.
     trouble: Option<(Instant, bool)>,
 }
 
@@ -85,7 +86,7 @@ impl Evidence {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request that left at `departed` has a good reply. Returns whether that ends a trouble that was told.
+    /// A request sent at `departed` has a good reply. Returns whether that ends a reported outage.
     fn good(&self, departed: Instant, question: Option<&Question>) -> bool {
         let mut seen = self.seen();
         seen.good = seen.good.max(Some(departed));
@@ -104,20 +105,20 @@ impl Evidence {
         seen.first_attempts = (all * kept + 1.0, bad * kept + f64::from(u8::from(failed)));
     }
 
-    /// An attempt failed. Returns whether a request that left after `before` has had a good reply.
+    /// An attempt failed. Returns whether a request sent after `before` has had a good reply.
     fn failed(&self, before: Option<Instant>) -> bool {
         let mut seen = self.seen();
         seen.trouble.get_or_insert((Instant::now(), false));
         before.is_some_and(|before| seen.good.is_some_and(|good| good > before))
     }
 
-    /// How likely so many failures in a row are by chance.
+    /// Probability of so many failures in a row by chance.
     fn chance(&self, failures: u32) -> f64 {
         let (all, bad) = self.seen().first_attempts;
         (bad / all.max(1.0)).max(LEAST_SHARE).powf(f64::from(failures))
     }
 
-    /// Trouble that has lasted and was not told yet.
+    /// An outage that has lasted and was not reported yet.
     fn trouble_to_tell(&self) -> Option<Duration> {
         let mut seen = self.seen();
         let (since, told) = seen.trouble.as_mut()?;
@@ -139,23 +140,23 @@ impl Session {
         }
     }
 
-    /// An item has a usable answer: the settings are right, and more may be asked at once.
+    /// An item has a usable answer: the settings are right, and more requests may be in flight.
     pub(super) fn has_answer(&self) {
         if !self.evidence.has_answer.swap(true, Ordering::Relaxed) {
             self.slots.prove(self.pace.requests_per_minute().is_some());
         }
     }
 
-    /// What a failed attempt, which had `slot`, leads to; waits without the slot where it is to be made again.
+    /// What follows a failed attempt, which had `slot`; waits without the slot if it is to be repeated.
     pub(super) async fn after(&self, slot: Slot, failure: &Failure, effort: &mut Effort) -> After {
         let is_load = slot.failed(failure);
         if let Failure::Picture(why) = failure {
-            return After::Keep(why.clone()); // the item's own fault, whatever the service does with others
+            return After::Keep(why.clone()); // the item's own fault, whatever happens to others
         }
         if effort.attempts == 1 {
             self.evidence.first_attempt(true);
         }
-        // Where a request that left after this one's last failure had a good reply, the service answers.
+        // If a request sent after this one's last failure had a good reply, the service works.
         let contradicted = self.evidence.failed(effort.failed_at.replace(Instant::now()));
         effort.failed(failure, is_load, contradicted);
         self.tell(failure);
@@ -180,7 +181,7 @@ impl Session {
             {
                 return After::Keep(reason);
             }
-            // The first requests of all are refused: their fault, or that of the settings? Others will tell.
+            // The very first requests are refused: their fault, or that of the settings? Others will show.
             Decision::Reject { .. }
                 if self.evidence.refused_before_any() < BAD_REQUESTS_BEFORE_ANY_SUCCESS =>
             {
@@ -230,31 +231,31 @@ impl Session {
         After::End
     }
 
-    /// Whether chance does not explain that an item failed so often.
+    /// Whether an item failed too often for chance.
     fn is_unlikely(&self, effort: &Effort) -> bool {
         let failures = effort.counted();
         failures >= FEWEST_FAILURES && self.evidence.chance(failures) < CHANCE
     }
 
-    /// Says what the user waits for, once.
+    /// Reports the outage, once.
     fn tell(&self, failure: &Failure) {
         if let Some(limit) = self.slots.news() {
             self.progress.say(&format!(
-                "replies do not come in time: {limit} requests in flight at once from here on; more again when they do"
+                "replies time out: at most {limit} requests in flight from here on, more again once replies arrive in time"
             ));
         }
         if let Some(lasted) = self.evidence.trouble_to_tell() {
             let (secs, patience) = (lasted.as_secs(), self.teacher.timeout_secs);
             self.progress.say(&format!(
-                "waiting: no good reply for {secs} s ({}); each request is tried again after up to {} s, for {patience} s in all",
+                "waiting: no good reply for {secs} s ({}); each request is retried after up to {} s, for {patience} s in total",
                 failure.why(),
                 retry::LONGEST_WAIT.as_secs()
             ));
         }
     }
 
-    /// Asks an answered question again, to see whether the service answers at all. Returns whether a request that left
-    /// after `since` had a good reply, this one or another.
+    /// Asks an answered question again, to see whether the service answers at all. Returns whether any request sent
+    /// after `since` had a good reply.
     async fn probe(&self, since: Option<Instant>) -> bool {
         let Some(since) = since else { return false };
         let mut probes = tokio::select! {
@@ -296,7 +297,7 @@ impl Session {
         }
         probes.answered += 1;
         self.evidence.good(departed, None);
-        // It answers no item, so it stands among the losses.
+        // It answers no item, so it is recorded as a loss.
         self.charge(aside, cost.unwrap_or(0.0), true).is_some()
     }
 
@@ -324,7 +325,7 @@ pub(super) enum After {
     Keep(String),
 }
 
-/// Status under which a failure for good is stored; a body that came broken counts as 502, as a gateway would say it.
+/// Status stored for a permanent failure; a damaged body counts as 502, as a gateway would report it.
 pub(super) fn status_of(failure: &Failure) -> u16 {
     match failure {
         Failure::Status { status, .. } => *status,

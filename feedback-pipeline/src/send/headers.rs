@@ -3,10 +3,10 @@
 use crate::send::retry::Hints;
 use std::time::{Duration, SystemTime};
 
-/// Longest wait that a header can ask for; beyond it, the number is nonsense.
+/// Longest plausible wait in a header.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-/// Limits a minute that a service told of.
+/// Limits per minute reported by a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Requests.
@@ -59,7 +59,7 @@ fn is_by_the_minute(limit: u64, (remaining, reset): (u64, Duration)) -> bool {
     used > 0 && (30.0..=120.0).contains(&minute)
 }
 
-/// Reads when to try again. A moment is compared with the service's own clock where it tells it.
+/// Reads when to try again. A date is compared with the service's own clock if it reports one.
 pub fn hints<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>, now: SystemTime) -> Hints {
     let mut hints = Hints::default();
     let mut exact = None;

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Longest upload or download of a batch.
 const LONGEST_TRANSFER: Duration = Duration::from_secs(3_600);
 
-/// Shorter ones are no secrets, and may stand in a text by chance.
+/// Shorter ones are not secrets, and may occur in a text by chance.
 const SHORTEST_KEY: usize = 8;
 
 /// A reply whose body is still to come.
@@ -96,7 +96,7 @@ impl HttpClient {
     /// Prepares connections to a service.
     ///
     /// # Errors
-    /// Where the key cannot stand in a header, or the system has no certificates.
+    /// If the key cannot be sent in a header, or the system has no certificates.
     pub fn new(
         settings: &TeacherSettings,
         address: &Address,
@@ -128,7 +128,7 @@ impl HttpClient {
         &self.address
     }
 
-    /// Whether the service is known to tell its limit of requests by the minute.
+    /// Whether the service is known to report its request limit per minute.
     pub fn counts_by_the_minute(&self) -> bool {
         self.address.endpoint().host_str().is_some_and(headers::counts_by_the_minute)
     }
@@ -146,7 +146,7 @@ impl HttpClient {
         headers
     }
 
-    /// A body in which the service does not quote our key: it is kept, and shown in messages and reports.
+    /// The body without our key, if the service quotes it: bodies are stored, and shown in messages and reports.
     fn without_key(&self, body: Bytes) -> Bytes {
         let Some(key) = self.key.as_ref().map(|key| key.expose().as_bytes()) else { return body };
         if key.len() < SHORTEST_KEY || !body.windows(key.len()).any(|part| part == key) {
@@ -205,7 +205,7 @@ impl HttpClient {
             }
         };
         let response = request.send().await.map_err(|e| {
-            // Its last bytes were not sent, so the service has no whole request.
+            // Its last bytes were not sent, so the service has no complete request.
             if let Some(why) = unread.as_ref().and_then(|failure| failure.get()) {
                 return Failure::Picture(why.clone());
             }
@@ -226,8 +226,8 @@ impl HttpClient {
     }
 }
 
-/// Headers of every request. Servers of one's own that speak the Messages API may want the key as a bearer token, so at an
-/// address that was given it is sent in both ways.
+/// Headers of every request. Self-hosted servers with the Messages API may expect a bearer token, so with an explicit
+/// base URL both headers are sent.
 fn default_headers(settings: &TeacherSettings, auth: Auth, key: Option<&Secret>) -> Result<HeaderMap> {
     let secret = |text: String| {
         let mut value = HeaderValue::from_str(&text)

@@ -30,9 +30,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub enum Next {
     /// An earlier request of the same model and prompt answers it.
     Answered(Question, Key),
-    /// Its reply is in the cache, or another pending item asks the same.
+    /// Its reply is in the cache, or another pending item has the same request.
     Shared(Question),
-    /// Its request lies in a batch at the service.
+    /// Its request is in a batch at the service.
     InBatch(Question),
     /// It cannot be sent; [`Question::unsent`] says why.
     Unsendable(Question),
@@ -45,7 +45,7 @@ pub enum Next {
 pub struct Claims(Arc<Mutex<HashSet<Key>>>);
 
 impl Claims {
-    /// Claims a request; none where it is claimed already.
+    /// Claims a request; `None` if it is claimed already.
     pub fn claim(&self, key: Key) -> Option<Claim> {
         self.keys().insert(key).then(|| Claim { claims: self.clone(), key })
     }

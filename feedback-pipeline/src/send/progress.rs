@@ -1,4 +1,4 @@
-//! What the user sees while a run goes on: a bar on a terminal, a plain line every few seconds elsewhere.
+//! Progress of a run: a bar on a terminal, a plain line every few seconds elsewhere.
 
 use crate::items::Job;
 use crate::teacher::Usage;
@@ -86,7 +86,7 @@ impl Progress {
         self.bar.inc(1);
     }
 
-    /// An attempt leaves.
+    /// An attempt is sent.
     pub fn sent(&self) {
         self.sent.fetch_add(1, Relaxed);
     }
@@ -105,7 +105,7 @@ impl Progress {
         self.nano_dollars.fetch_add((dollars.unwrap_or(0.0) * 1e9).round() as u64, Relaxed);
     }
 
-    /// Sets the present allowance in requests a minute; 0 where none is known.
+    /// Sets the present allowance in requests per minute; 0 if none is known.
     pub fn allow(&self, requests_per_minute: Option<f64>) {
         self.allowance.store(requests_per_minute.unwrap_or(0.0) as u64, Relaxed);
     }
@@ -125,7 +125,7 @@ impl Progress {
         (self.input.load(Relaxed), self.cache_read.load(Relaxed), self.cache_write.load(Relaxed))
     }
 
-    /// Redraws the bar, or prints a line where it is time.
+    /// Redraws the bar, or prints a line if it is time.
     pub fn show(&self) {
         self.bar.set_message(self.message());
         if !self.plain {
@@ -145,7 +145,7 @@ impl Progress {
         }
     }
 
-    /// Says a line of its own, without disturbing the bar.
+    /// Prints a line without disturbing the bar.
     pub fn say(&self, line: &str) {
         self.bar.suspend(|| schemas::warn!("{}: {line}", self.label));
     }

@@ -1,14 +1,14 @@
-//! Whether one cause is behind all rejects: a limit that is too short, a format that the model does not keep to. Every
-//! further reply would be paid for in vain, so the run ends and names the setting.
+//! Whether all rejects have one cause: a limit that is too low, or a format that the model does not follow. Further
+//! replies would be wasted money, so the run stops and names the setting.
 
 use crate::error::Error;
 use crate::reply::verdict;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-/// Outcomes that are looked at.
+/// Number of latest outcomes considered.
 const LATEST: usize = 33;
-/// So many like rejects among them have one cause.
+/// Number of similar rejects among them that indicates a common cause.
 const ALIKE: usize = 30;
 
 /// The latest outcomes of items that were asked.
@@ -27,36 +27,36 @@ const CAUSES: [Cause; 6] = [
     Cause {
         reason: "truncated",
         what: "were cut off by the token limit",
-        hint: "raise teacher.max_output_tokens, or lower teacher.effort: a model that thinks needs room for it. \
-               What was paid is kept; --retry-rejects asks for these again",
+        hint: "raise teacher.max_output_tokens, or lower teacher.effort: a model that thinks needs room for \
+               it. Paid replies are kept; --retry-rejects asks again",
     },
     Cause {
         reason: "malformed",
-        what: "do not have the form that was asked for",
-        hint: "try another --model, or set teacher.response_format to what this service supports. \
-               What was paid is kept; --retry-rejects asks for these again",
+        what: "do not have the requested form",
+        hint: "try another --model, or set teacher.response_format to what this service supports. Paid \
+               replies are kept; --retry-rejects asks again",
     },
     Cause {
         reason: "refusal",
         what: "are refusals",
-        hint: "try another --model, or another prompt in teacher.prompts. \
-               What was paid is kept; --retry-rejects asks for these again",
+        hint: "try another --model, or another prompt in teacher.prompts. Paid replies are kept; \
+               --retry-rejects asks again",
     },
     Cause {
         reason: "bad request",
         what: "are refusals of the request itself",
-        hint: "check --model and the settings of [teacher]. --retry-rejects asks for these again",
+        hint: "check --model and the settings of [teacher]. --retry-rejects asks again",
     },
     Cause {
         reason: "request too large",
         what: "say that the request is too large",
-        hint: "give the server a larger context window, or choose another --model. \
-               --retry-rejects asks for these again",
+        hint: "give the server a larger context window, or choose another --model. --retry-rejects asks \
+               again",
     },
     Cause {
         reason: "no answer",
         what: "are errors",
-        hint: "is something wrong at the service? --retry-rejects asks for these again",
+        hint: "is something wrong at the service? --retry-rejects asks again",
     },
 ];
 
@@ -66,8 +66,8 @@ impl Rejects {
         self.push(None);
     }
 
-    /// An item was rejected after it was asked. Returns why the run cannot go on, where nearly all of the latest have the
-    /// same cause.
+    /// An item was rejected after it was asked. Returns why the run cannot continue, where nearly all of the latest
+    /// have the same cause.
     pub fn rejected(&self, reason: &str) -> Option<Error> {
         let class = verdict::status_of(reason);
         let cause = CAUSES.iter().find(|cause| cause.reason == class)?;
@@ -121,7 +121,7 @@ mod tests {
                 _ => assert!(rejects.rejected("malformed: x").is_none()),
             }
         }
-        // Two of three alike.
+        // Two of three are similar.
         for item in 0..10_000 {
             match item % 3 {
                 0 => rejects.answered(),

@@ -1,4 +1,4 @@
-//! Whether a failed attempt is made again, after how long, or what ends instead: a pure function, tested as a table.
+//! Whether a failed attempt is repeated, after how long, or what happens instead: a pure function, tested as a table.
 
 use crate::teacher::{ServiceError, final_for_item};
 use std::time::Duration;
@@ -7,11 +7,11 @@ use std::time::Duration;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Longest wait that is not asked for by the service.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Bound for services that answer `retry-after: 0` for ever.
+/// Bound for services that always answer `retry-after: 0`.
 const MOST_ATTEMPTS: u32 = 50;
-/// A body that arrives broken may have been paid for: it is not asked for as often.
+/// A damaged body may have been charged: it is requested fewer times.
 const MOST_BROKEN: u32 = 8;
-/// A reply that did not come in time surely was begun, and may be paid for.
+/// A reply that did not arrive in time may have been charged.
 const MOST_TIMED_OUT: u32 = 3;
 
 /// How an attempt failed.
@@ -21,22 +21,22 @@ pub enum Failure {
     Status {
         /// HTTP status.
         status: u16,
-        /// What the headers say about another try.
+        /// What the headers say about another attempt.
         hints: Hints,
         /// The body.
         error: ServiceError,
     },
     /// No connection.
     Unreachable(String),
-    /// The request went out, and no whole reply came in time.
+    /// The request was sent, and no complete reply arrived in time.
     TimedOut,
-    /// A reply that is cut off or no reply of this API.
+    /// A truncated reply, or not a reply of this API.
     Broken(String),
-    /// The item's picture cannot be read any more, or has changed; nothing was asked.
+    /// The item's picture cannot be read any more, or has changed; nothing was sent.
     Picture(String),
 }
 
-/// What the headers of an error say about another try.
+/// What the headers of an error say about another attempt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hints {
     /// `retry-after` or `retry-after-ms`.
@@ -50,13 +50,13 @@ pub struct Hints {
 pub struct Effort {
     /// Attempts made, the failed one included.
     pub attempts: u32,
-    /// Those of them that had no reply in time.
+    /// Those of them that timed out.
     pub timed_out: u32,
-    /// Those of them whose reply came broken.
+    /// Those of them whose reply was damaged.
     pub broken: u32,
     /// Time spent waiting between them.
     pub waited: Duration,
-    /// Longest time to spend so.
+    /// Longest total wait.
     pub patience: Duration,
     /// A number from 0 to 1 that spreads the waits.
     pub jitter: f64,
@@ -139,19 +139,19 @@ pub enum Decision {
         /// How long to wait.
         after: Duration,
     },
-    /// This item cannot be asked; others can.
+    /// This item is rejected; others are not affected.
     Reject {
         /// Why.
         reason: String,
     },
-    /// The key may do nothing, or this item is not let through: others tell.
+    /// Either the key is not permitted, or this item is blocked: other requests decide.
     Forbidden {
         /// Why.
         why: String,
         /// What to do where it is the key.
         hint: &'static str,
     },
-    /// The run cannot go on.
+    /// The run stops.
     Stop {
         /// Why.
         why: String,
@@ -162,7 +162,7 @@ pub enum Decision {
     GiveUp {
         /// The last failure.
         why: String,
-        /// False where it surely is no fault of the item: no connection, or a limit of the account.
+        /// False if it is certainly not the item's fault: no connection, or a limit of the account.
         may_be_the_items: bool,
     },
 }
@@ -203,19 +203,18 @@ fn decide_status(status: u16, hints: Hints, error: &ServiceError, effort: Effort
     match hints.should_retry.unwrap_or(retryable) {
         true => again(hints.retry_after, effort, &why, status != 429),
         false if retryable => Decision::GiveUp { why, may_be_the_items: status != 429 },
-        false => Decision::Stop {
-            why,
-            hint: Some("check --base-url: this is no reply of the API that was expected"),
-        },
+        false => {
+            Decision::Stop { why, hint: Some("check --base-url: this is not a reply of the expected API") }
+        }
     }
 }
 
 const KEY: &str = "check the key in ANTHROPIC_API_KEY or OPENAI_API_KEY";
 const FORBIDDEN: &str = "the key may not use this model or this service";
 
-/// Money, keys and names: no request of this run will fare better.
+/// Credit, keys and names: no request of this run will succeed.
 fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
-    const MONEY: &str = "raise the limit or add credit at the provider, then run the same command again; nothing is bought twice";
+    const MONEY: &str = "raise the limit or add credit at the provider, then run the same command again; nothing is paid for twice";
     const MONEY_CODES: [&str; 9] = [
         "insufficient_quota",
         "credit_balance_exhausted",
@@ -258,8 +257,8 @@ fn again(asked: Option<Duration>, effort: Effort, why: &str, may_be_the_items: b
     let doublings = (attempts - 1).min(16);
     let backoff =
         FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).mul_f64(0.5 + 0.5 * effort.jitter);
-    // A service that names a time is believed; a few per cent on top spread those that were told the same. One that says
-    // "at once" each time is not.
+    // A time named by the service is respected, plus a few per cent to spread requests. One that always says
+    // "immediately" is not.
     let least = backoff.min(FIRST_WAIT).mul_f64(if attempts > 1 { 1.0 } else { 0.0 });
     let after = asked
         .map_or(backoff, |asked| (asked + asked.min(FIRST_WAIT).mul_f64(0.2 * effort.jitter)).max(least));

@@ -6,15 +6,15 @@ use schemas::interrupt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Time between two looks at Ctrl-C.
+/// Interval between checks for Ctrl-C.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Looks between two words of progress.
 const LOOKS_A_WORD: u32 = 5;
 
-/// Asks everything on a runtime of its own; returns when nothing is in flight any more.
+/// Runs the requests on a runtime of its own; returns when nothing is in flight.
 pub(crate) fn run(session: &Arc<Session>, work: impl Future<Output = ()>) -> Result<()> {
     interrupt::catch(
-        "ending: nothing more is sent, replies in flight are waited for; batches go on at the service; Ctrl-C again ends at once",
+        "stopping: nothing more is sent, waiting for in-flight replies; batches keep running at the service; press Ctrl-C again to stop immediately",
     );
     if interrupt::noted() {
         session.stop.because(Error::Interrupted); // before the first request leaves

@@ -26,7 +26,7 @@ pub struct Session {
     pub job: Job,
     /// Name of the job in the store.
     pub scope: Arc<str>,
-    /// Who is asked, and how.
+    /// The Teacher's settings.
     pub teacher: TeacherSettings,
     /// Model that is asked.
     pub model: String,
@@ -46,9 +46,9 @@ pub struct Session {
     pub price: Option<Price>,
     /// How requests are written.
     pub dialects: Arc<Dialects>,
-    /// Counts attempts that ended, whatever came of them but a lesson about the dialect.
+    /// Counts completed attempts, except refusals that changed the dialect.
     pub attempts_ended: watch::Sender<u64>,
-    /// Requests of this job in the dialect of so many lessons.
+    /// Template of this job's requests in the current dialect, with its number of lessons.
     pub template: Mutex<(u32, Arc<Template>)>,
     /// HTTP; none for the embedded Teacher.
     pub transport: Option<HttpClient>,
@@ -64,17 +64,17 @@ pub struct Session {
     pub evidence: Evidence,
     /// Whether one cause is behind all rejects.
     pub rejects: Rejects,
-    /// Batches that are given up.
+    /// Abandoned batches.
     pub abandoned: Vec<String>,
 }
 
-/// What this run has seen of the service.
+/// Service statistics of this run.
 #[derive(Debug, Default)]
 pub struct ServiceStats {
     pub(crate) good_replies: AtomicU64,
     /// Paid replies in an envelope that cannot be opened.
     pub(crate) unreadable: AtomicU64,
-    /// Replies that told their tokens and those that did not, and the most output tokens of one.
+    /// Replies with and without usage, and the most output tokens of one.
     pub(crate) told: AtomicU64,
     pub(crate) without_usage: AtomicU64,
     pub(crate) longest_output: AtomicU64,

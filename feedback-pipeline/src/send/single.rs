@@ -1,7 +1,7 @@
 //! Requests one by one: each pending item is answered from the store, or sent within the pace and the budget.
 //!
-//! Items leave in the order of the tables. Of several with the same request the first pays, the others share its reply;
-//! that rule does not depend on timing, so a run that was killed ends in the same tables as one that was not.
+//! Items leave in the order of the tables. Of several items with the same request the first one pays, and the others
+//! share its reply; this rule does not depend on timing, so an interrupted run produces the same tables.
 
 use super::{Next, Session};
 use crate::error::Result;
@@ -22,11 +22,11 @@ use tokio::task::JoinSet;
 /// Fewest items that may be open: those that fail again and again must not keep all others waiting.
 const FEWEST_OPEN: usize = 256;
 
-/// How long to wait for replies in flight after the run was told to end.
+/// How long to wait for in-flight replies after the run was stopped.
 const GRACE: Duration = Duration::from_secs(30);
 
 impl Session {
-    /// Sends whatever a plan says of the pending items; ends early where [`Session::stop`] is set.
+    /// Sends what the plan decides for the pending items; ends early if [`Session::stop`] is set.
     pub async fn all(self: &Arc<Self>, plan: impl Iterator<Item = Result<Next>>) {
         if let Err(error) = self.send_all(plan).await {
             self.stop.because(error);
@@ -35,7 +35,7 @@ impl Session {
 
     async fn send_all(self: &Arc<Self>, plan: impl Iterator<Item = Result<Next>>) -> Result<()> {
         self.cache.writer().prompt(&self.prompt.version, &self.prompt.text)?;
-        // Items that wait for another attempt hold no slot, so more are open than in flight; this bounds them.
+        // Items waiting for another attempt hold no slot, so more are open than in flight; this bounds them.
         let open = Arc::new(Semaphore::new(self.slots.ceiling().saturating_mul(3).max(FEWEST_OPEN)));
         let mut tasks = JoinSet::new();
         let mut in_batches = 0;
@@ -57,13 +57,13 @@ impl Session {
                     permit = Arc::clone(&open).acquire_owned() => permit,
                     () = self.stop.wait() => break,
                 };
-                // Nothing is made ready that could not leave: what waits here waits in the tables, not in memory.
+                // Nothing is prepared before it can be sent: waiting items stay in the tables, not in memory.
                 let slot = tokio::select! {
                     slot = self.slots.slot() => slot,
                     () = self.stop.wait() => break,
                 };
-                // Until the service has accepted such a request, each goes alone: it tells how requests are to be written
-                // and how fast they may leave, and writes the provider's prompt cache for the others.
+                // Until the service has accepted such a request, each is sent alone: it determines the dialect and the
+                // rate limits, and fills the provider's prompt cache for the others.
                 let goes_alone =
                     self.transport.is_some() && !self.dialects.is_accepted(question.image().is_some());
                 let mut ended = self.attempts_ended.subscribe();
@@ -91,7 +91,7 @@ impl Session {
         self.join(tasks).await?;
         if in_batches > 0 {
             let (items, command) = (self.job.items(), self.job.command());
-            schemas::warn!("note: {in_batches} {items} are in a batch at the service and were left out");
+            schemas::warn!("note: {in_batches} {items} are in a batch at the service and were skipped");
             for (provider, model) in self.cache.models_in_batches()? {
                 schemas::warn!("note: to collect it: {command} --batch --teacher {provider} --model {model}");
             }
@@ -99,7 +99,7 @@ impl Session {
         Ok(())
     }
 
-    /// Records what became of an item for which nothing is sent; counts it as progress where that `is_news`.
+    /// Records the outcome of an item for which nothing is sent; counts it as progress if it `is_news`.
     pub(super) async fn note(&self, next: Next, is_news: bool) -> Result<()> {
         match next {
             Next::Answered(question, key) => {
@@ -133,11 +133,11 @@ impl Session {
         tokio::select! {
             () = all => {}
             () = grace => {
-                self.progress.say("not all replies in flight came in time; they are asked for again next time");
+                self.progress.say("some in-flight replies did not arrive in time; they will be requested again");
             }
         }
         tasks.shutdown().await;
-        // What did not come in time may be charged; the cap must hold all the same, in later runs too.
+        // A reply that did not arrive in time may be charged; the budget must hold nevertheless, in later runs too.
         let lost = self.stats.in_flight.load(Ordering::Relaxed) as f64 / 1e9;
         if lost > 0.0 { self.cache.writer().lost(lost) } else { Ok(()) }
     }
@@ -147,7 +147,7 @@ impl Session {
         self.prompt.text.len() as u64 / 4
     }
 
-    /// What is to be said about the provider's prompt cache after a run.
+    /// Note about the provider's prompt cache after a run.
     pub fn prompt_cache_note(&self) -> Option<String> {
         if self.teacher.provider != Provider::Anthropic || self.progress.attempts() < 2 {
             return None;
@@ -158,7 +158,7 @@ impl Session {
         if tokens < minimum {
             let model = &self.model;
             return Some(format!(
-                "the instructions have about {tokens} tokens; {model} caches prompts from {minimum} on, so every request pays for them in full"
+                "the instructions have about {tokens} tokens; {model} caches prompts of {minimum} or more, so every request pays for them in full"
             ));
         }
         (read == 0).then(|| {

@@ -18,7 +18,7 @@ impl Spool {
     /// An empty body, in a file without a name that goes with it.
     ///
     /// # Errors
-    /// Where the folder for temporary files cannot be written to.
+    /// If the folder for temporary files cannot be written to.
     pub(super) fn new() -> Result<Self> {
         let file = tempfile::tempfile().map_err(Error::io("write to", std::env::temp_dir()))?;
         Ok(Self { file: BufWriter::new(file), length: 0 })
@@ -32,7 +32,7 @@ impl Spool {
     /// Appends to the body.
     ///
     /// # Errors
-    /// Where the disk is full.
+    /// If the disk is full.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(Error::io("write to", std::env::temp_dir()))?;
         self.length += bytes.len() as u64;
@@ -42,7 +42,7 @@ impl Spool {
     /// The whole body.
     ///
     /// # Errors
-    /// Where the disk is full.
+    /// If the disk is full.
     pub(super) fn finish(self) -> Result<Spooled> {
         let file = self.file.into_inner().map_err(|error| error.into_error());
         let file = file.map_err(Error::io("write to", std::env::temp_dir()))?;

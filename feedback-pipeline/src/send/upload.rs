@@ -1,7 +1,7 @@
-//! A request's body on its way: made piece by piece, and never more than one piece ahead of the connection.
+//! A request's body, produced piece by piece, at most one piece ahead of the connection.
 //!
-//! An HTTP client takes whatever a body offers into a buffer of its own, hundreds of kilobytes for each connection. So the
-//! next piece is offered only when the client has let go of the last: its memory is then used again.
+//! An HTTP client buffers whatever a body offers, hundreds of kilobytes per connection. So the next piece is offered
+//! only after the client has released the last one, whose memory is then reused.
 
 use super::spool::{SpoolReader, Spooled};
 use crate::teacher::{Body, BodyReader};
@@ -17,7 +17,7 @@ const PIECE_ROOM: usize = 40 << 10;
 /// A body that is read as it leaves.
 pub(super) struct Upload {
     source: Source,
-    /// Bytes that have not been handed over.
+    /// Bytes not yet sent.
     left: u64,
     gate: Arc<Gate>,
     failure: UploadFailure,
@@ -32,7 +32,7 @@ enum Source {
 /// Why a body could not be read to its end, where it could not.
 pub(super) type UploadFailure = Arc<OnceLock<String>>;
 
-/// A body cannot be read: the client takes back the request, and [`UploadFailure`] says why.
+/// A body cannot be read: the client aborts the request, and [`UploadFailure`] contains the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("the body cannot be read")]
 pub(super) struct Unreadable;
@@ -105,7 +105,7 @@ impl Gate {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The memory, empty; none where it is on its way, and the task is woken when it is back.
+    /// The empty buffer; `None` while it is in use, in which case the task is woken when it is returned.
     fn take(&self, context: &Context<'_>) -> Option<Vec<u8>> {
         let mut state = self.state();
         let piece = state.piece.take();

@@ -142,7 +142,7 @@ fn apply_batch(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Resu
             let mut insert =
                 transaction.prepare_cached("INSERT INTO batch_requests VALUES (?1, ?2, ?3, ?4)")?;
             for entry in entries {
-                // Who pays is settled now: results come without the items.
+                // Who pays is decided now: results arrive without the items.
                 insert_ask(transaction, &entry.ask)?;
                 insert.execute(params![
                     batch.plan,

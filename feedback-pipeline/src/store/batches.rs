@@ -1,5 +1,5 @@
-//! Batches in `feedback.sqlite`. A batch is written down with its requests before it is sent, and its id before it is
-//! polled, so that a kill at any moment leaves enough to find it again instead of paying for it twice.
+//! Batches in `feedback.sqlite`. A batch is recorded with its requests before it is sent, and its id before it is
+//! polled, so that after a kill at any time it can be found again and is not paid for twice.
 
 use super::Cache;
 use super::write::{Batch, Change, Entry};
@@ -26,7 +26,7 @@ impl Cache {
         self.writer.batch(Change::Sent { plan: plan.to_owned(), batch_id: batch_id.to_owned() })
     }
 
-    /// Ends a batch; everything that came of it is durable on return.
+    /// Closes a batch; its results are durable on return.
     pub fn batch_closed(&self, plan: &str, how: &'static str) -> Result<()> {
         self.writer.batch(Change::Closed { plan: plan.to_owned(), how })
     }
@@ -57,7 +57,7 @@ impl Cache {
         })
     }
 
-    /// First requests of all that lie in batches that are not done with.
+    /// First requests of all open batches.
     pub fn keys_in_batches(&self) -> Result<HashSet<Key>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
@@ -103,7 +103,7 @@ impl Cache {
     /// the longest of them.
     ///
     /// # Errors
-    /// Where the file cannot be read.
+    /// If the file cannot be read.
     pub fn longest_output(
         &self,
         kind: Kind,
@@ -122,7 +122,7 @@ impl Cache {
         })
     }
 
-    /// True where a batch of the service is one of ours.
+    /// True if a batch of the service is one of ours.
     pub fn knows_batch(&self, batch_id: &str) -> Result<bool> {
         self.read(|connection| {
             connection.query_row("SELECT count(*) > 0 FROM batches WHERE batch_id = ?1", [batch_id], |row| {

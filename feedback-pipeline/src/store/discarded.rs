@@ -28,7 +28,7 @@ impl Cache {
     /// Requests of a job that are discarded.
     ///
     /// # Errors
-    /// Where the file cannot be read.
+    /// If the file cannot be read.
     pub fn discarded(&self, job: &Job) -> Result<HashSet<Key>> {
         self.read(|connection| {
             let mut statement =
@@ -41,7 +41,7 @@ impl Cache {
     /// Whether a request is discarded for the items of a scope and round.
     ///
     /// # Errors
-    /// Where the file cannot be read.
+    /// If the file cannot be read.
     pub fn is_discarded(&self, scope: &str, round: u32, key: &Key) -> Result<bool> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(
@@ -54,7 +54,7 @@ impl Cache {
     /// Requests of a job by someone that are discarded, or that are not, with their models, in the order of their items.
     ///
     /// # Errors
-    /// Where the file cannot be read.
+    /// If the file cannot be read.
     pub fn keys_by(&self, job: &Job, whose: &Whose, discarded: bool) -> Result<Vec<(Key, String)>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
@@ -76,7 +76,7 @@ impl Cache {
     /// The service that a model belongs to, by its requests.
     ///
     /// # Errors
-    /// Where the file cannot be read.
+    /// If the file cannot be read.
     pub fn provider_of(&self, model: &str) -> Result<Option<Provider>> {
         use rusqlite::OptionalExtension;
         self.read(|connection| {
@@ -89,7 +89,7 @@ impl Cache {
     /// Marks requests of jobs as discarded, and their tables as to be rewritten, all at once; durable on return. Blocks.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn discard(&self, requests: Vec<(Job, Vec<Key>)>, at_ms: i64) -> Result<()> {
         for (job, keys) in requests {
             let (kind, scope, round) = (job.kind, job.scope(), job.round);
@@ -101,7 +101,7 @@ impl Cache {
     /// Removes the marks, and marks the tables as to be rewritten, all at once; durable on return. Blocks.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn undiscard(&self, requests: Vec<(Job, Vec<Key>)>) -> Result<()> {
         for (job, keys) in requests {
             let (kind, scope, round) = (job.kind, job.scope(), job.round);
@@ -113,7 +113,7 @@ impl Cache {
     /// Whether the tables of a kind and round do not yet show what was discarded or brought back.
     ///
     /// # Errors
-    /// Where the file cannot be read.
+    /// If the file cannot be read.
     pub fn awaits_rewrite(&self, kind: Kind, round: u32) -> Result<bool> {
         self.read(|connection| {
             let query = "SELECT EXISTS (SELECT 1 FROM rewrites WHERE kind = ?1 AND round = ?2)";
@@ -124,7 +124,7 @@ impl Cache {
     /// Removes that mark; durable on return. Blocks.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn rewritten(&self, kind: Kind, round: u32) -> Result<()> {
         self.writer.durable(Write::Rewritten { kind, round })
     }

@@ -1,14 +1,14 @@
 //! The tables of `feedback.sqlite`, version by version.
 //!
-//! `rusqlite_migration` was tried: 2.6 wants an older rusqlite, and it reads the file's version outside the transaction that
-//! changes it, so that of two processes which open an older file at once, one fails.
+//! `rusqlite_migration` was tried: 2.6 wants an older rusqlite, and it reads the file's version outside the transaction
+//! that changes it, so if two processes open an older file at the same time, one fails.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 /// Version of the file's tables; a newer one is refused.
 pub(super) const VERSION: i64 = STEPS.len() as i64;
 
-/// What leads to each version from the one before. A step that a user's file may have taken is never changed.
+/// The step from each version to the next. Released steps are never changed.
 const STEPS: [&str; 5] = [REPLIES, BATCHES, COST_OF_BATCHES, LOSSES, DISCARDED];
 
 const REPLIES: &str = "
@@ -61,7 +61,7 @@ CREATE TEMP TABLE discarded (scope TEXT, round INTEGER, request_key BLOB, at_ms 
 CREATE TEMP TABLE rewrites (kind TEXT, round INTEGER);
 ";
 
-/// Brings a file of an older version, or a new one, up to date: all of it or nothing.
+/// Migrates a new or older file, atomically.
 pub(super) fn run(connection: &Connection) -> rusqlite::Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     // Read under the lock: another process may have done it meanwhile.
@@ -75,7 +75,7 @@ pub(super) fn run(connection: &Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Has a file that cannot be written read as if it were of this version; returns whether it can be.
+/// Presents a read-only file as one of this version; returns whether that is possible.
 pub(super) fn show(connection: &Connection) -> rusqlite::Result<bool> {
     match version(connection)? {
         VERSION => Ok(true),

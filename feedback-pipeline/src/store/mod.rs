@@ -1,8 +1,8 @@
-//! `feedback.sqlite`: every reply that was paid for, kept before anything else is done with it.
+//! `feedback.sqlite`: every paid reply, stored before anything else happens to it.
 //!
-//! One thread writes. It takes whatever waits, commits it as one transaction (synced to disk) and only then tells those
-//! who wait, so that a reply is durable before it is parsed, and thousands a second share a few syncs. Reading goes over
-//! a second connection.
+//! One thread writes. It commits all waiting changes as one transaction (synced to disk), then wakes the waiters, so a
+//! reply is durable before it is parsed, and thousands per second share a few syncs. A second connection is used for
+//! reading.
 //!
 //! | table | a row is |
 //! | --- | --- |
@@ -10,10 +10,10 @@
 //! | `asks` | a distinct request: who paid for it, what was asked; the picture by its hash only |
 //! | `replies` | what came back: raw body, headers, usage, cost; turn 1 and 2 follow malformed replies |
 //! | `subjects` | which request an item has; several items may share one, the last row of an item counts |
-//! | `batches` | a batch that is about to be sent, runs at the service, or is done with |
+//! | `batches` | a batch that is about to be sent, open, or closed |
 //! | `batch_requests` | which requests a batch holds |
-//! | `losses` | what an attempt may have cost without a word of it: a reply that broke, came too late, or tells no tokens |
-//! | `attempts` | a reply that may be charged but could not be used, and was asked for again |
+//! | `losses` | what an attempt may have cost without usable usage: a reply that was damaged, late, or without usage |
+//! | `attempts` | a reply that may be charged but could not be used, and was requested again |
 //! | `discarded` | a request whose answer is kept out of a job's tables |
 //! | `rewrites` | a kind and round whose tables do not yet show what was discarded or brought back |
 
@@ -65,7 +65,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// True where `item` of `job` is the one that pays.
+    /// True if `item` of `job` is the one that pays.
     pub fn is_paid_by(&self, job: &Job, item: &Item) -> bool {
         self.subject_id == item.subject_id && self.round == item.round && self.scope == job.scope()
     }
@@ -78,7 +78,7 @@ pub struct Reply {
     pub turn: u32,
     /// Key of the request that this is the reply to.
     pub sent_key: Key,
-    /// Attempts until it came.
+    /// Attempts until it arrived.
     pub attempts: u32,
     /// HTTP status; [`crate::reply::verdict::NOT_SENT`] where nothing could be sent.
     pub status: u16,
@@ -88,7 +88,7 @@ pub struct Reply {
     pub body: bytes::Bytes,
     /// Tokens.
     pub usage: Usage,
-    /// Dollars; none where the model has no known price, or the reply tells no tokens.
+    /// Dollars; `None` if the price is unknown or the reply has no usage.
     pub cost_usd: Option<f64>,
     /// Moment the first attempt was sent, in ms since 1970.
     pub started_at_ms: i64,
@@ -118,11 +118,10 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the file of a dataset that is only looked at. Where it cannot be written, as on a disk that is read-only, it is
-    /// read as it lies.
+    /// Opens the file read-only. If its folder cannot be written, it is read as is.
     ///
     /// # Errors
-    /// Where it cannot be read, or is damaged.
+    /// If it cannot be read, or is damaged.
     pub fn look(path: &Path) -> Result<Self> {
         let can_be_written = std::fs::OpenOptions::new().append(true).open(path).is_ok();
         let opened = Self::open(path);
@@ -163,16 +162,16 @@ impl Cache {
         let reader = Connection::open_with_flags(path, flags).map_err(error(path))?;
         reader.busy_timeout(std::time::Duration::from_secs(10)).map_err(error(path))?;
         reader.set_prepared_statement_cache_capacity(32);
-        // Otherwise each new value bound to a statement has it planned anew.
+        // Otherwise a statement is planned again for each new bound value.
         reader.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(error(path))?;
         Ok(reader)
     }
 
-    /// Dollars of all replies, and of attempts without a whole one, of a file that is only looked at: another process may be
-    /// writing to it.
+    /// Dollars of all replies, and of attempts without a complete one, in a file opened read-only: another process may
+    /// be writing to it.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// If it cannot be read.
     pub fn sums(path: &Path) -> Result<(f64, f64)> {
         let reader = Self::read_connection(path)?;
         let sum = |query: &str| reader.query_row(query, [], |row| row.get::<_, f64>(0));
@@ -334,8 +333,8 @@ impl Cache {
         })
     }
 
-    /// Number of paid replies whose cost is not known although they told their tokens. What the others may have cost, where
-    /// their model had a price, stands among the losses.
+    /// Number of paid replies with usage but unknown cost. What replies without usage may have cost, if their model had
+    /// a price, is among the losses.
     pub fn unpriced(&self) -> Result<u64> {
         self.read(|connection| {
             connection.query_row(
@@ -384,11 +383,11 @@ impl Cache {
         })
     }
 
-    /// Makes sure that the disk has room for so many bytes of replies, before any is paid for: they are written and dropped
-    /// again, which leaves their room in the file.
+    /// Ensures that the disk has room for this many bytes of replies before any is paid for: they are written and
+    /// dropped, which leaves free pages in the file.
     ///
     /// # Errors
-    /// Where it has none.
+    /// If there is no room.
     pub fn make_room(&self, bytes: u64) -> Result<()> {
         let make = || {
             let connection = Connection::open(&self.path)?;
@@ -444,7 +443,7 @@ fn provider(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Provider
     })
 }
 
-/// Names the file in an SQLite error, and tells damage apart.
+/// Adds the file to an SQLite error, and distinguishes damage.
 pub(crate) fn error(path: &Path) -> impl Fn(rusqlite::Error) -> Error + use<> {
     let path = path.to_path_buf();
     move |source| {

@@ -1,4 +1,4 @@
-//! What the requests of an item amount to, read from the cache: an answer, a reject, or nothing yet.
+//! The outcome of an item's requests, read from the cache: an answer, a reject, or nothing yet.
 
 use super::{Ask, Cache, Reply};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::teacher::Key;
 use schemas::provenance;
 use schemas::settings::Provider;
 
-/// A settled item: its request, the replies, and what they amount to.
+/// A completed item: its request, the replies, and the verdict.
 pub struct ItemOutcome {
     /// The request.
     pub ask: Ask,
@@ -20,7 +20,7 @@ pub struct ItemOutcome {
 }
 
 impl ItemOutcome {
-    /// The key in hexadecimal; empty where nothing was sent.
+    /// The key in hexadecimal; empty if nothing was sent.
     pub fn key_text(&self) -> String {
         match self.replies.first() {
             Some(reply) if reply.status == NOT_SENT => String::new(),
@@ -60,16 +60,15 @@ pub fn latest(
     Ok(None)
 }
 
-/// All requests of an item that amount to something, the latest first; also those that will not be gone on with, which were
-/// paid for.
+/// All requests of an item with a verdict, the latest first; also paid ones that will not be continued.
 pub fn all(cache: &Cache, job: &Job, item: &Item) -> Result<Vec<ItemOutcome>> {
     let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
     let settled = keys.iter().enumerate().map(|(age, key)| paid(cache, key, age == 0, item));
     settled.filter_map(Result::transpose).collect()
 }
 
-/// What was paid for a request of an item: where it amounts to something, or will not be gone on with, as it is not the
-/// latest or was about what the item said before.
+/// What was paid for a request of an item, if it has a verdict, or will not be continued because it is not the latest
+/// or was about an older text.
 pub fn paid(cache: &Cache, key: &Key, is_latest: bool, item: &Item) -> Result<Option<ItemOutcome>> {
     let Some(ask) = cache.ask(key)? else { return Ok(None) };
     let is_over = !is_latest || !prompt::is_about(&ask.user_text, item);
@@ -77,7 +76,7 @@ pub fn paid(cache: &Cache, key: &Key, is_latest: bool, item: &Item) -> Result<Op
     Ok(Some(settled).filter(|found| is_settled(found) || (is_over && !found.replies.is_empty())))
 }
 
-/// What the stored replies to an item amount to.
+/// The verdict on the stored replies to an item.
 pub fn verdict(provider: Provider, content: &Content, replies: &[Reply]) -> Verdict {
     verdict::judge(provider, content, replies.iter().map(|reply| (reply.status, reply.body.as_ref())))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// One change of the store; see [`Writer`](super::Writer).
 pub(crate) enum Write {
-    /// A reply, with its request where it is the first; told when it is durable.
+    /// A reply, with its request if it is the first; acknowledged when it is durable.
     Reply(Option<Arc<Ask>>, Key, Box<Reply>, tokio::sync::oneshot::Sender<Result<()>>),
     /// An item's request.
     Subject { scope: Arc<str>, round: u32, subject_id: String, key: Key },
@@ -17,11 +17,11 @@ pub(crate) enum Write {
     Prompt { hash: String, text: String },
     /// Dollars that an attempt without a whole reply may have cost.
     Lost(f64),
-    /// A reply that can be had again until its batch is done with.
+    /// A reply that can be downloaded again until its batch is closed.
     Fetched(Key, Box<Reply>),
     /// What happens to a batch.
     Batch(Change),
-    /// A reply that could not be used; told when it is durable.
+    /// A reply that could not be used; acknowledged when it is durable.
     Unusable(Box<Attempt>, tokio::sync::oneshot::Sender<Result<()>>),
     /// Requests whose answers are not used for the items of a job; its tables are then to be rewritten.
     Discard { kind: Kind, scope: String, round: u32, keys: Vec<Key>, at_ms: i64 },
@@ -34,7 +34,7 @@ pub(crate) enum Write {
 }
 
 impl Write {
-    /// True where someone waits until it is durable.
+    /// True if someone waits until it is durable.
     pub(super) fn is_awaited(&self) -> bool {
         matches!(self, Self::Reply(..) | Self::Unusable(..) | Self::Flush(_))
     }
@@ -57,7 +57,7 @@ pub struct Attempt {
     pub body: bytes::Bytes,
     /// Moment it came, in ms since 1970.
     pub received_at_ms: i64,
-    /// Dollars that it may have cost; none where the model has no known price. They count as spent.
+    /// Dollars that it may have cost; `None` if the model has no known price. They count as spent.
     pub likely_usd: Option<f64>,
 }
 
@@ -74,13 +74,13 @@ pub struct Batch {
     pub address: String,
     /// Number of requests in it.
     pub requests: u64,
-    /// Moment it was written down, in ms since 1970.
+    /// Time it was recorded, in ms since 1970.
     pub planned_at_ms: i64,
-    /// Dollars that it will hardly go beyond; 0 where nothing caps them.
+    /// Dollars it will hardly exceed; 0 without a budget.
     pub likely_usd: f64,
-    /// The uploaded file, where the service wants one.
+    /// The uploaded file, if the service needs one.
     pub file_id: Option<String>,
-    /// The service's name of it; none where it is not known whether the service has it.
+    /// The service's id; `None` if it is unknown whether the service has it.
     pub batch_id: Option<String>,
     /// How its requests are written, where that depends on the service.
     pub dialect: Option<String>,

@@ -11,15 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-/// Changes after which a commit takes no more in.
+/// Maximum changes in a commit.
 const BATCH: usize = 2_048;
-/// Changes that nobody waits for, held back at most.
+/// Maximum deferred changes that nobody waits for.
 const PENDING: usize = 1_024;
 
 /// Hands changes to the thread.
 pub struct Writer {
     sender: Option<mpsc::Sender<Vec<Write>>>,
-    /// Changes that nobody waits for; they travel with the next that someone does, so that the thread is not woken for each.
+    /// Changes that nobody waits for; they are sent together with the next one that is awaited, so the thread is not
+    /// woken for each.
     pending: Mutex<Vec<Write>>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
@@ -41,7 +42,7 @@ impl Writer {
         })
     }
 
-    /// One that refuses whatever it is handed.
+    /// One that refuses everything.
     pub(super) fn none(path: &Path) -> Self {
         Self { sender: None, pending: Mutex::default(), thread: None, path: path.to_path_buf() }
     }
@@ -64,7 +65,7 @@ impl Writer {
     }
 
     fn gone(&self) -> Error {
-        Error::Cache { path: self.path.clone(), message: "the thread that writes has ended".to_owned() }
+        Error::Cache { path: self.path.clone(), message: "the writer thread has ended".to_owned() }
     }
 
     /// Stores a reply, with its request where it is the first; returns when it is durable.
@@ -97,7 +98,7 @@ impl Writer {
         self.send(Write::Prompt { hash: hash.to_owned(), text: text.to_owned() })
     }
 
-    /// Stores a reply that can be had again until its batch is done with; durable after the next flush.
+    /// Stores a reply that can be downloaded again until its batch is closed; durable after the next flush.
     pub fn fetched(&self, key: Key, reply: Reply) -> Result<()> {
         self.send(Write::Fetched(key, Box::new(reply)))
     }
@@ -135,7 +136,7 @@ impl Drop for Writer {
 
 fn run(mut connection: Connection, receiver: &mpsc::Receiver<Vec<Write>>, path: &Path) {
     let mut batch = Vec::new();
-    let mut failed: Option<String> = None; // changes that nobody waits for must not fail unheard
+    let mut failed: Option<String> = None; // changes that nobody waits for must not fail silently
     while let Ok(first) = receiver.recv() {
         batch.extend(first);
         while batch.len() < BATCH
@@ -157,7 +158,7 @@ fn run(mut connection: Connection, receiver: &mpsc::Receiver<Vec<Write>>, path: 
         for write in batch.drain(..) {
             match write {
                 Write::Reply(_, _, _, told) | Write::Unusable(_, told) => {
-                    let _ = told.send(outcome()); // whoever asked may have been told to stop
+                    let _ = told.send(outcome()); // the caller may have been stopped
                 }
                 Write::Flush(told) => {
                     let _ = told.send(outcome());
@@ -173,7 +174,7 @@ fn run(mut connection: Connection, receiver: &mpsc::Receiver<Vec<Write>>, path: 
             }
         }
     }
-    // Leaves one file behind instead of three.
+    // Leaves one file instead of three.
     let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
 }
 

@@ -1,7 +1,7 @@
 //! What was answered or rejected already, and under which prompt.
 //!
-//! A changed prompt makes an item due again, and so does a changed text. A changed Teacher does not: whoever forgets a flag
-//! must not have a paid round overwritten by another model's answers.
+//! A changed prompt makes an item pending again, and so does a changed text. A changed Teacher does not: a forgotten
+//! flag must not overwrite a paid round with another model's answers.
 
 use crate::error::Result;
 use crate::items::{Content, Item, Job, Kind};
@@ -16,11 +16,11 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub struct Completed {
     ids: IdSet,
-    /// Items answered under another version of the prompt; they are due again.
+    /// Items answered under another version of the prompt; they are pending again.
     pub stale: IdSet,
-    /// Items whose row is about another text than they have now; they are due again.
+    /// Items whose row is about an older text; they are pending again.
     outdated: IdSet,
-    /// Items with a row that tells its texts, and those texts.
+    /// Items whose row contains their texts, and those texts.
     told: IdSet,
     texts: IdSet,
     /// Items that were rejected.
@@ -65,7 +65,7 @@ struct Rejected {
 }
 
 impl Completed {
-    /// Reads the tables of a job. With `retry_rejects`, what was rejected is due again.
+    /// Reads the tables of a job. With `retry_rejects`, rejected items are pending again.
     pub fn find(
         dataset: &Dataset,
         job: &Job,
@@ -87,7 +87,7 @@ impl Completed {
         };
         match job.kind {
             Kind::Scores => {
-                // The score too: one that is none is told before anything else is paid for.
+                // The score too: an invalid one is reported before anything else is paid for.
                 let names = ["rollout_id", "sentence_index", "score", "teacher", "prompt_version"];
                 for row in dataset.project::<Score, ScoredBy>(round, &names)? {
                     if row.sentence_index == 0 {
@@ -126,7 +126,7 @@ impl Completed {
         Ok(done)
     }
 
-    /// Makes an item due again whose row is about another text than it has now, as its stage was done again. Scores of other
+    /// Makes an item pending again if its row is about an older text, because its stage was repeated. Scores of other
     /// sentences are `train`'s to refuse: a round of rollouts is too large to compare each time.
     pub fn compare(&mut self, item: &Item) {
         let now = match &item.content {
@@ -166,7 +166,7 @@ impl Completed {
         if rejects.is_empty() {
             return Ok(());
         }
-        // Which prompt was refused, and against which baseline, stands in the cache alone.
+        // Only the cache knows which prompt was refused, and against which baseline.
         let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
         for row in rejects {
             let id = if job.kind == Kind::Judgements { &row.problem_id } else { &row.subject_id };
@@ -195,7 +195,7 @@ impl Completed {
         Ok(())
     }
 
-    /// True where an item is done.
+    /// True if an item is completed.
     pub fn contains(&self, id: &str) -> bool {
         self.ids.contains(id) && !self.outdated.contains(id)
     }
@@ -205,13 +205,13 @@ impl Completed {
         self.ids.len()
     }
 
-    /// True where nothing is done.
+    /// True if nothing is completed.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 }
 
-/// An item with texts, in a line that has no other reading.
+/// An item with texts, in an unambiguous line.
 fn texts(id: &str, texts: &[&String]) -> String {
     format!("{id} {texts:?}")
 }

@@ -17,18 +17,18 @@ pub struct Ledger {
     /// Nothing more is entered.
     complete: bool,
     booked: IdSet,
-    /// Rows of a judgement's request, of whom paid for it and of whom shares its reply: one that is shown alike in several
-    /// orders has a row for each.
+    /// Rows of a judgement's request, of the payer and of those who share its reply: a pair shown the same way in
+    /// several orders has a row for each.
     judged: HashMap<String, Rows>,
     /// Scopes of the judgements of the round.
     scopes: Vec<String>,
 }
 
 impl Ledger {
-    /// Reads which requests stand in the ledger.
+    /// Reads which requests are in the ledger.
     ///
     /// # Errors
-    /// Where the table or the cache cannot be read.
+    /// If the table or the cache cannot be read.
     pub fn read(dataset: &Dataset, cache: &Cache, job: &Job) -> Result<Self> {
         #[derive(serde::Deserialize)]
         struct Row {
@@ -67,7 +67,7 @@ impl Ledger {
     /// Enters into `set` what the cache holds of an item and the ledger lacks, the oldest first; returns how much.
     ///
     /// # Errors
-    /// Where the cache is damaged, or the disk refuses.
+    /// If the cache is damaged, or the write fails.
     pub fn enter(&self, set: &mut PartSet, cache: &Cache, job: &Job, item: &Item) -> Result<usize> {
         let mut entered = 0;
         if self.complete {
@@ -78,7 +78,7 @@ impl Ledger {
             if self.has(&provenance::hex(key), cache, key, job, item)? {
                 continue;
             }
-            // What was not sent stands there without a key.
+            // Requests that were not sent have no key there.
             let goes_on = age == 0 && !cache.is_discarded(&job.scope(), item.round, key)?;
             if let Some(found) = outcome::paid(cache, key, goes_on, item)?
                 && !(found.key_text().is_empty() && self.has("", cache, key, job, item)?)
@@ -111,7 +111,7 @@ pub(crate) fn audit_part_name(seed: u64, model: &str, prompt_version: &str) -> S
     format!("audit-{}", digest.get(..12).unwrap_or(&digest))
 }
 
-/// Dollars of replies; what some of them do not tell is left out, and there are none where no one tells.
+/// Dollars of replies; unknown costs are omitted, and `None` means that all are unknown.
 fn known_cost(replies: &[Reply]) -> Option<f64> {
     let mut known = replies.iter().filter_map(|reply| reply.cost_usd).peekable();
     if known.peek().is_none() && !replies.is_empty() {
@@ -123,7 +123,7 @@ fn known_cost(replies: &[Reply]) -> Option<f64> {
 /// Dollars in the ledger of a job's kind and round.
 ///
 /// # Errors
-/// Where the table cannot be read.
+/// If the table cannot be read.
 pub fn booked_usd(dataset: &Dataset, job: &Job) -> Result<f64> {
     #[derive(serde::Deserialize)]
     struct Row {

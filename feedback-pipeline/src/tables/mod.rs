@@ -1,9 +1,9 @@
-//! Writing what the Teacher answered as Parquet, out of the cache, in the order of the due items.
+//! Writing the Teacher's answers from the cache to Parquet, in the order of the items.
 //!
-//! One run writes one set of files: `requests/…/part-scores-00003.parquet`, `rejects/…/part-scores-00003.parquet` and, last,
-//! `scores/…/part-00003.parquet`, the marker. A set without its marker was cut off; the next start removes it and writes
-//! it anew, see [`recover`]. A set that replaces older ones (changed prompt, rebuild, discarded answers) takes their place in
-//! one step, see [`swap`].
+//! One run writes one set of files: `requests/…/part-scores-00003.parquet`, `rejects/…/part-scores-00003.parquet` and,
+//! last, `scores/…/part-00003.parquet`, the marker. A set without its marker was cut off; the next start removes it and
+//! rewrites it, see [`recover`]. A set that replaces older ones (changed prompt, rebuild, discarded answers) takes
+//! their place in one step, see [`swap`].
 
 pub mod completed;
 pub mod ledger;
@@ -42,7 +42,7 @@ pub struct PartSet {
     rejects: TableWriter<Reject>,
     marker: Marker,
     counts: Counts,
-    /// Items that have an outcome here, see [`outcome_of`]; none where nothing is taken over from older parts.
+    /// Items that have an outcome here, see [`outcome_of`]; `None` if nothing is carried over from older parts.
     outcomes: Option<IdSet>,
     /// Rows of the ledger, by request and item; kept where `outcomes` are.
     booked: IdSet,
@@ -58,7 +58,7 @@ impl PartSet {
     /// Starts the set with a number. Nothing is visible before [`PartSet::finish`].
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn create(
         dataset: &Dataset,
         kind: Kind,
@@ -82,7 +82,7 @@ impl PartSet {
     /// finished, unless they replace others too.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn replacing(
         dataset: &Dataset,
         kind: Kind,
@@ -146,7 +146,7 @@ impl PartSet {
         Ok(self.requests.push(ledger::row(job, item, settled))?)
     }
 
-    /// Adds a settled item's answer or reject.
+    /// Adds a completed item's answer or reject.
     pub fn outcome(&mut self, job: &Job, item: &Item, settled: ItemOutcome) -> Result<()> {
         if let Some(outcomes) = &mut self.outcomes {
             outcomes.insert(&outcome_of(item));
@@ -174,7 +174,7 @@ impl PartSet {
                 })?;
                 return Ok(());
             }
-            Verdict::Ask(_) => return Err(Error::Failed(format!("{}: not settled", item.subject_id))),
+            Verdict::Ask(_) => return Err(Error::Failed(format!("{}: no outcome yet", item.subject_id))),
         };
         self.counts.answered += 1;
         let (teacher, prompt_version) = (ask.model, ask.prompt_version);
@@ -276,7 +276,7 @@ impl PartSet {
     /// Makes the ledger appear, and drops the rest.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn finish_ledger(self) -> Result<()> {
         self.requests.finish()?;
         Ok(())

@@ -1,4 +1,4 @@
-//! Numbers of part files, and the repair of sets that a kill cut off.
+//! Numbers of part files, and the recovery of interrupted sets.
 
 use super::swap;
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// set, and whether its ledger replaces the older ones too.
 const REPLACING: &str = ".replacing";
 
-/// What follows the number where the ledger is replaced too.
+/// Suffix of the number if the ledger is replaced too.
 const LEDGER: &str = " with the ledger";
 
 /// Number of the next set: one above the highest of the marker table and of the ledger.
@@ -42,13 +42,13 @@ pub fn recover(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
         {
             remove_older(dataset, kind, round, new, ledger)?;
         } else if let (Some(new), true) = (new, ledger) {
-            // A whole ledger beside the older one.
+            // A complete ledger next to the older one.
             remove(&dataset.part_path::<Request>(round, &format!("{}-{new:05}", kind.as_str())))?;
         }
         remove(&announcement)?;
     }
     for path in cut_off(dataset, kind, round)? {
-        tracing::info!(file = %path.display(), "removed: its set was cut off, and is written anew");
+        tracing::info!(file = %path.display(), "removed: its set was incomplete and is rewritten");
         remove(&path)?;
     }
     Ok(())
@@ -61,7 +61,7 @@ pub fn is_cut_off(dataset: &Dataset, kind: Kind, round: u32) -> Result<bool> {
         || !cut_off(dataset, kind, round)?.is_empty())
 }
 
-/// Rejects of sets without their marker. Rows of the ledger stand, whatever becomes of the set: they were paid for.
+/// Rejects of sets without their marker. Rows of the ledger are kept, whatever happens to the set: they were paid for.
 fn cut_off(dataset: &Dataset, kind: Kind, round: u32) -> Result<Vec<PathBuf>> {
     let next = next_marker(dataset, kind, round)?;
     let prefix = format!("{}-", kind.as_str());

@@ -28,7 +28,7 @@ pub struct Publisher<'a> {
 /// number of rows entered.
 ///
 /// # Errors
-/// Where a table or the cache cannot be read, or the write fails.
+/// If a table or the cache cannot be read, or the write fails.
 pub fn write(
     set: &mut PartSet,
     ledger: &Ledger,
@@ -57,12 +57,11 @@ impl Publisher<'_> {
         items::all_items(self.dataset, self.job, self.problems)
     }
 
-    /// Writes what the pending items were answered. Where some were answered before under another prompt, the whole round
-    /// is written anew. The ledger only grows: by everything that was paid for and that it lacks, of whatever run, model and
-    /// prompt.
+    /// Writes what the pending items were answered. If some were answered under another prompt, the whole round is
+    /// rewritten. The ledger only grows: everything that was paid for is added, of any run, model and prompt.
     ///
     /// # Errors
-    /// Where a table or the cache cannot be read, or the write fails.
+    /// If a table or the cache cannot be read, or the write fails.
     pub fn answers(&self, completed: &Completed, asked_with: AskedWith<'_>) -> Result<Counts> {
         let _snapshot = self.cache.snapshot()?;
         let number = parts::next_number(self.dataset, self.job.kind, self.job.round)?;
@@ -105,11 +104,11 @@ impl Publisher<'_> {
         Ok(fresh)
     }
 
-    /// Writes what a run that was killed had bought from another model: such answers are kept, as those of a run that ended
-    /// in order are. Returns whether there was anything.
+    /// Writes answers that a killed run bought from another model: answers bought by a killed run are kept. Returns
+    /// whether there was anything.
     ///
     /// # Errors
-    /// Where a table or the cache cannot be read, or the write fails.
+    /// If a table or the cache cannot be read, or the write fails.
     pub fn left_behind(&self, completed: &Completed, model: &str) -> Result<bool> {
         if !self.cache.knows_other_models(&self.job.scope(), self.job.round, model)? {
             return Ok(false);
@@ -120,7 +119,7 @@ impl Publisher<'_> {
         let mut set = self.set(number)?;
         let mut found = false;
         write(&mut set, &ledger, self.cache, self.job, self.items()?, |item| {
-            // Stale items have an answer, and are asked anew.
+            // Stale items have an answer, and are asked again.
             if completed.contains(item.id()) || completed.stale.contains(item.id()) {
                 return Ok(None);
             }
@@ -138,7 +137,7 @@ impl Publisher<'_> {
     /// Enters into the ledger what a killed run had paid for, where nothing is pending.
     ///
     /// # Errors
-    /// Where a table or the cache cannot be read, or the write fails.
+    /// If a table or the cache cannot be read, or the write fails.
     pub fn unbooked(&self) -> Result<()> {
         let booked = ledger::booked_usd(self.dataset, self.job)?;
         if self.cache.spent_usd_on(self.job.kind, self.job.round)? - booked < 1e-9 {

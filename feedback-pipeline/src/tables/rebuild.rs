@@ -1,4 +1,4 @@
-//! Tables made anew from the cache, without one request: after a change of the parser or of the Parquet layout.
+//! Tables rebuilt from the cache, without one request: after a change of the parser or of the Parquet layout.
 
 use super::ledger::{self, Ledger};
 use super::{PartSet, Replacement, publish, replace};
@@ -10,7 +10,7 @@ use crate::tables;
 use schemas::{Dataset, Provenance, Rationale, Request, Rollout};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Makes all scores, corrections, judgements, rejects and requests anew; returns the number of rows of the ledger.
+/// Recreates all scores, corrections, judgements, rejects and requests; returns the number of rows of the ledger.
 pub fn all(dataset: &Dataset, provenance: &Provenance) -> Result<usize> {
     let _lock = dataset.lock(crate::PROGRAM)?;
     let cache = Cache::open(&dataset.feedback_path())?;
@@ -37,7 +37,7 @@ pub fn all(dataset: &Dataset, provenance: &Provenance) -> Result<usize> {
 /// whether it did.
 ///
 /// # Errors
-/// Where a table or the cache cannot be read, or the write fails.
+/// If a table or the cache cannot be read, or the write fails.
 pub fn after_discards(
     dataset: &Dataset,
     provenance: &Provenance,
@@ -89,7 +89,7 @@ fn one(
         })?;
     }
     replace::carry_over_of(dataset, jobs, cache, &mut set)?;
-    // The ledger only grows: what was paid for items that are no more stays.
+    // The ledger only grows: what was paid for items that no longer exist is kept.
     for row in dataset.stream::<Request>(round)? {
         let row = row?;
         if row.kind == kind.as_str() && !set.has_booked(&row.request_key, &row.subject_id) {
@@ -102,8 +102,8 @@ fn one(
     Ok(rows)
 }
 
-/// A pair that was shown in the same order for several jobs has one judgement: which job tells it, by the pair. An answer
-/// counts before a reject, and then the later one.
+/// A pair that was shown in the same order for several jobs has one judgement, by the pair. An answer takes precedence
+/// over a reject, then the later one.
 fn chosen_jobs(
     dataset: &Dataset,
     jobs: &[Job],
@@ -129,7 +129,7 @@ fn chosen_jobs(
     Ok(best.into_iter().map(|(pair, (_, place))| (pair, place)).collect())
 }
 
-/// Writes the ledgers of a round's audits anew, whose replies touch no other table.
+/// Rewrites the ledgers of a round's audits, whose replies are in no other table.
 fn audits(
     dataset: &Dataset,
     provenance: &Provenance,

@@ -1,4 +1,4 @@
-//! Rows of older parts that a set which replaces them takes over.
+//! Rows of older parts carried over to the set that replaces them.
 
 use super::PartSet;
 use super::completed::was_not_sent;
@@ -8,11 +8,11 @@ use crate::store::Cache;
 use crate::teacher;
 use schemas::{Correction, Dataset, Judgement, Reject, Score, provenance};
 
-/// Takes over the rows of older parts that nothing of the set replaces and the cache cannot tell, and those of other
+/// Carries over rows of older parts that the set does not replace and the cache does not contain, and those of other
 /// baselines and orders.
 ///
 /// # Errors
-/// Where a table or the cache cannot be read, or the disk refuses.
+/// If a table or the cache cannot be read, or the write fails.
 pub(super) fn carry_over(dataset: &Dataset, job: &Job, cache: &Cache, set: &mut PartSet) -> Result<()> {
     carry_over_of(dataset, std::slice::from_ref(job), cache, set)
 }
@@ -55,15 +55,14 @@ pub(super) fn carry_over_of(dataset: &Dataset, jobs: &[Job], cache: &Cache, set:
     Ok(())
 }
 
-/// Whether the cache holds a request of these jobs: what it amounts to is told from there, or it is about what the item
-/// said before.
+/// Whether the cache contains a request of these jobs: its outcome is derived from there, or it is about an older text.
 fn is_told_by(jobs: &[Job], cache: &Cache, request_key: &str) -> Result<bool> {
     let Some(key) = teacher::parse_key(request_key) else { return Ok(false) };
     let Some(ask) = cache.ask(&key)? else { return Ok(false) };
     Ok(jobs.iter().any(|job| job.scope() == ask.scope) && !cache.replies(&key)?.is_empty())
 }
 
-/// Whether these jobs tell of an item that was rejected. A rationale may stand in pairs of several baselines.
+/// Whether these jobs contain a rejected item. A rationale may be in pairs of several baselines.
 fn is_reject_of(jobs: &[Job], cache: &Cache, row: &Reject, set: &PartSet) -> Result<bool> {
     if row.kind != Kind::Judgements.as_str() && set.has_outcome(&row.subject_id) {
         return Ok(true);

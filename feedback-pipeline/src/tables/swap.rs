@@ -34,7 +34,7 @@ struct Folders {
     retired: PathBuf,
     /// Name of the new part.
     part: String,
-    /// What names of this kind's parts begin with; none where every part is replaced.
+    /// What names of this kind's parts begin with; `None` if every part is replaced.
     prefix: Option<String>,
 }
 
@@ -43,7 +43,7 @@ impl<'a> Replacement<'a> {
     /// ledger too.
     ///
     /// # Errors
-    /// Where what an earlier one left behind cannot be removed.
+    /// If what an earlier one left behind cannot be removed.
     pub fn begin(dataset: &'a Dataset, kind: Kind, round: u32, number: u32, ledger: bool) -> Result<Self> {
         let replacement = Self { dataset, kind, round, number, ledger, announced: false };
         for folders in replacement.folders() {
@@ -65,7 +65,7 @@ impl<'a> Replacement<'a> {
     /// Puts the new set, written and synced, in place of the old one.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn commit(mut self) -> Result<()> {
         for folders in self.folders() {
             link_others(&folders)?;
@@ -132,7 +132,7 @@ impl Drop for Replacement<'_> {
 /// removed.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub(super) fn recover(dataset: &Dataset, round: u32) -> Result<()> {
     for kind in Kind::ALL {
         let announcement = announcement(dataset, kind, round);

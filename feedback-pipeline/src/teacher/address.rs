@@ -1,10 +1,10 @@
-//! Where requests go: a base address is taken as it is given, a whole endpoint too.
+//! Where requests go: a base URL is used as given, and so is a whole endpoint.
 
 use crate::error::{Error, Result};
 use reqwest::Url;
 use schemas::settings::{Provider, TeacherSettings};
 
-/// The endpoint of one service, and the root below which its other calls lie.
+/// The endpoint of a service, and the root of its other calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     endpoint: Url,
@@ -12,11 +12,12 @@ pub struct Address {
 }
 
 impl Address {
-    /// The address in the settings, or the provider's own. A base without a path gets `/v1`; any other path is kept, and the
-    /// call of the API follows it; an address that ends with that call is the endpoint already. A query stays where it is.
+    /// The address in the settings, or the provider's own. A base without a path gets `/v1`; any other path is kept,
+    /// and the call of the API follows it; an address that ends with that call is the endpoint already. A query is
+    /// kept.
     ///
     /// # Errors
-    /// Where the address has no scheme or no host.
+    /// If the address has no scheme or no host.
     pub fn of(settings: &TeacherSettings) -> Result<Self> {
         let given = match settings.provider {
             Provider::Reference => "", // nothing is sent
@@ -39,7 +40,7 @@ impl Address {
         let root = match (path.strip_suffix(&format!("/{call}")), settings.provider) {
             (Some(root), _) => root.to_owned(),
             (None, _) if path.is_empty() => "/v1".to_owned(),
-            // The Messages API lies at `/v1/messages` below whatever prefix a gateway gives it.
+            // The Messages API is at `/v1/messages` below any prefix of a gateway.
             (None, Provider::Anthropic) if !is_version => format!("{path}/v1"),
             (None, _) => path.to_owned(),
         };
@@ -75,12 +76,12 @@ impl Address {
         self.endpoint.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
-    /// The endpoint as it may be written down: without a user's name, a password or a query.
+    /// The endpoint for display: without user name, password or query.
     pub fn shown(&self) -> String {
         shown(&self.endpoint)
     }
 
-    /// The root of the API, likewise.
+    /// The root of the API, for display.
     pub fn root_shown(&self) -> String {
         shown(&self.root)
     }

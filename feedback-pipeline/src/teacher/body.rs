@@ -4,7 +4,7 @@ use super::picture::{Encoding, Picture};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// Why a body with a picture cannot be had.
+/// Why a body with a picture cannot be produced.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
     /// The file cannot be read.
@@ -12,10 +12,10 @@ pub enum PictureError {
     Unreadable {
         /// The file.
         path: String,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file holds other bytes than those that the request's key stands for.
+    /// The file's bytes do not match the request's key.
     #[error("image changed while it was being asked about: {path}")]
     Changed {
         /// The file.
@@ -37,7 +37,7 @@ impl Body {
         Self { before: text.into(), picture: None, after: Bytes::new() }
     }
 
-    /// A body in which a picture's base64 stands between two texts.
+    /// A body with a picture's base64 between two texts.
     pub(super) fn around(before: Bytes, picture: Arc<Picture>, after: Bytes) -> Self {
         Self { before, picture: Some(picture), after }
     }
@@ -68,7 +68,7 @@ impl Body {
     /// The body in one piece.
     ///
     /// # Errors
-    /// Where the picture's file cannot be read or has changed.
+    /// If the picture's file cannot be read or has changed.
     pub fn to_bytes(&self) -> Result<Bytes, PictureError> {
         if let Some(plain) = self.as_plain() {
             return Ok(plain.clone());
@@ -95,10 +95,10 @@ enum Place {
 }
 
 impl BodyReader {
-    /// Appends the next piece; true where it was the last.
+    /// Appends the next piece; true if it was the last.
     ///
     /// # Errors
-    /// Where the picture's file cannot be read or has changed; the last piece is never handed out then.
+    /// If the picture's file cannot be read or has changed; the last piece is not returned in that case.
     pub fn next(&mut self, out: &mut Vec<u8>) -> Result<bool, PictureError> {
         if let Place::Before = self.place {
             out.extend_from_slice(&self.body.before);

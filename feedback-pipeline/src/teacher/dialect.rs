@@ -1,5 +1,5 @@
-//! What one service takes of a request: the form of each optional field, by settings, by the catalogue, and by what the
-//! service has refused.
+//! What a service accepts: the form of each optional field, by settings, by the catalogue, and by what the service has
+//! refused.
 
 use super::ServiceError;
 use super::catalogue::{Model, Service};
@@ -14,7 +14,7 @@ const TEMPERATURE: f64 = 0.0;
 /// How a request is written for one model at one address.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dialect {
-    /// Whose API is spoken.
+    /// The API.
     pub provider: Provider,
     /// Name of the field that limits a reply.
     pub token_limit_field: TokenLimitField,
@@ -28,7 +28,7 @@ pub struct Dialect {
     pub response_format: ResponseFormat,
     /// Whether the service's prompt cache is addressed: the system block marked, or automatic writes turned off.
     pub prompt_cache: bool,
-    /// Where the instructions stand.
+    /// Where the instructions are.
     pub system_role: SystemRole,
     /// How the user's message is written.
     pub content: ContentForm,
@@ -37,7 +37,7 @@ pub struct Dialect {
     pinned: Pinned,
 }
 
-/// Fields that were set by hand: they are sent as they are.
+/// Fields set explicitly: they are sent unchanged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Pinned {
     token_limit_field: bool,
@@ -50,12 +50,12 @@ struct Pinned {
     image_detail: bool,
 }
 
-/// What a refusal says about the dialect.
+/// What a refusal means for the dialect.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Lesson {
-    /// The same request may pass in this dialect; in words, what changed.
+    /// The same request may be accepted in this dialect; and a description of the change.
     Changed(Box<Dialect>, String),
-    /// The field named was set by hand.
+    /// The named field is set explicitly.
     Pinned(&'static str),
     /// The model cannot see pictures.
     CannotSee,
@@ -76,7 +76,7 @@ enum Field {
     Content,
 }
 
-/// Names under which services refuse a field; the first that fits counts, so longer names stand before their parts.
+/// Names under which services refuse a field; the first that fits counts, so longer names come before their parts.
 const NAMES: [(&str, Field); 23] = [
     ("output_config.effort", Field::Effort),
     ("output_config.format", Field::ResponseFormat),
@@ -214,7 +214,7 @@ impl Dialect {
         let what = match field {
             Field::Temperature if self.temperature.is_some() => {
                 next.temperature = None;
-                "no temperature is sent".to_owned()
+                "temperature is omitted".to_owned()
             }
             Field::TokenLimit if !self.pinned.token_limit_field => {
                 next.token_limit_field = match self.token_limit_field {
@@ -223,7 +223,7 @@ impl Dialect {
                 };
                 // Refused under both names, it is refused for another reason.
                 next.pinned.token_limit_field = true;
-                format!("the limit of a reply is sent as {}", next.token_limit_field)
+                format!("the reply limit is sent as {}", next.token_limit_field)
             }
             Field::ResponseFormat if self.response_format != ResponseFormat::None => {
                 next.response_format = match (self.response_format, self.provider) {
@@ -231,25 +231,25 @@ impl Dialect {
                     _ => ResponseFormat::None,
                 };
                 match next.response_format {
-                    ResponseFormat::JsonObject => "JSON is asked for without a schema".to_owned(),
-                    _ => "JSON is asked for by the prompt alone".to_owned(),
+                    ResponseFormat::JsonObject => "JSON is requested without a schema".to_owned(),
+                    _ => "JSON is requested by the prompt only".to_owned(),
                 }
             }
             Field::Effort if self.effort.is_some() => {
                 next.effort = None;
-                "no reasoning effort is sent".to_owned()
+                "reasoning effort is omitted".to_owned()
             }
             Field::PromptCache if self.prompt_cache => {
                 next.prompt_cache = false;
-                "no options of the prompt cache are sent".to_owned()
+                "prompt cache options are omitted".to_owned()
             }
             Field::ImageDetail if self.image_detail.is_some() => {
                 next.image_detail = None;
-                "no picture detail is sent".to_owned()
+                "picture detail is omitted".to_owned()
             }
             Field::SystemRole if self.system_role != SystemRole::User => {
                 next.system_role = SystemRole::User;
-                "the instructions are sent in the user's message".to_owned()
+                "instructions are sent in the user message".to_owned()
             }
             Field::Content if has_picture => return Lesson::CannotSee,
             Field::Content if self.content != ContentForm::Text => {

@@ -1,10 +1,10 @@
-//! The dialect that a run speaks: it begins with what is known, and learns from refusals.
+//! The dialect of a run: it starts with what is known, and adapts to refusals.
 
 use super::ServiceError;
 use super::dialect::{Dialect, Lesson};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Lessons of a run at most: a service that refuses more than this is not to be pleased.
+/// Maximum number of lessons in a run; a service that refuses more is given up on.
 const MOST_LESSONS: u32 = 8;
 
 /// The dialect of one model at one address, shared by the jobs of a run.
@@ -33,9 +33,9 @@ pub struct Spoken {
 /// What a refusal leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The same request in the dialect as it is now; in words, what was learned just now.
+    /// Repeat the request in the current dialect; with a description if it changed just now.
     Again(Option<String>),
-    /// A field that was set by hand is refused.
+    /// An explicitly set field is refused.
     Pinned(&'static str),
     /// The model cannot see pictures.
     CannotSee,
@@ -51,7 +51,7 @@ impl Dialects {
         Self { first, state: Mutex::new(State { spoken, accepted: [false; 2] }) }
     }
 
-    /// The dialect that the run began with: keys of requests are taken in it, so that they do not depend on lessons.
+    /// The dialect at the start of the run: request keys are computed in it, so they do not depend on lessons.
     pub fn first(&self) -> &Dialect {
         &self.first
     }
@@ -61,8 +61,8 @@ impl Dialects {
         self.state().spoken.clone()
     }
 
-    /// Whether such a request was accepted. Until then one goes alone, so that no more than one is refused for the same
-    /// cause.
+    /// Whether such a request was accepted. Until then only one is in flight, so no more than one is refused for the
+    /// same reason.
     pub fn is_accepted(&self, has_picture: bool) -> bool {
         self.state().accepted[usize::from(has_picture)]
     }
@@ -74,7 +74,7 @@ impl Dialects {
         accepted[0] = true;
     }
 
-    /// Learns from the refusal of a request that was written after so many lessons.
+    /// Learns from the refusal of a request that was written after `lessons` lessons.
     pub fn refuse(&self, lessons: u32, status: u16, error: &ServiceError, has_picture: bool) -> Refusal {
         let mut state = self.state();
         let spoken = &mut state.spoken;
@@ -107,7 +107,7 @@ mod tests {
         let dialects = Dialects::new(Dialect::new(&settings, &Model::default(), &Service::default()));
         let error = ServiceError { param: "temperature".into(), ..ServiceError::default() };
         let first = dialects.refuse(0, 400, &error, false);
-        assert_eq!(first, Refusal::Again(Some("no temperature is sent".into())));
+        assert_eq!(first, Refusal::Again(Some("temperature is omitted".into())));
         assert_eq!(dialects.refuse(0, 400, &error, false), Refusal::Again(None), "it was sent before");
         assert_eq!(dialects.refuse(1, 400, &error, false), Refusal::Other, "nothing is left to drop");
         assert_eq!(dialects.spoken().lessons, 1);

@@ -1,5 +1,5 @@
-//! The embedded Teacher as a service: its requests have keys and its replies lie in the cache like any other's, but
-//! nothing leaves the process.
+//! The embedded Teacher as a service: its requests have keys and its replies are cached like any other's, but nothing
+//! leaves the process.
 
 use super::{Ended, Envelope, Usage, json_text, reference};
 use crate::items::{Content, Item};
@@ -23,7 +23,7 @@ pub(super) fn user(out: &mut Vec<u8>, image: Option<(&str, &str)>, text: &str) {
     out.push(b'}');
 }
 
-/// What the embedded Teacher says to an item, as a reply in the form that every Teacher is asked for.
+/// The embedded Teacher's reply to an item, in the requested form.
 pub fn answer(item: &Item) -> Vec<u8> {
     let said = match &item.content {
         Content::Scores { sentences, .. } => {

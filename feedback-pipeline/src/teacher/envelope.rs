@@ -1,4 +1,4 @@
-//! A reply out of its provider's envelope: what was said, why it ended, and what it cost in tokens.
+//! A reply without its provider's envelope: text, reason for ending, and usage.
 
 use super::{ServiceError, Usage};
 use serde_json::Value;
@@ -19,13 +19,13 @@ pub enum Ended {
 pub struct Envelope {
     /// What the Teacher said.
     pub text: String,
-    /// What stands in the reply's own field for thinking; some servers put the answer there, and leave the text empty.
+    /// What is in the reply's own field for thinking; some servers put the answer there, and leave the text empty.
     pub reasoning: String,
-    /// True where the reply shows that the Teacher thought before it answered.
+    /// True if the reply shows that the Teacher thought before it answered.
     pub has_thought: bool,
     /// Why it ended.
     pub ended: Ended,
-    /// What it cost in tokens; none where it does not tell.
+    /// Usage; `None` if not reported.
     pub usage: Option<Usage>,
 }
 

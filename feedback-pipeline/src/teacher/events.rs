@@ -4,7 +4,7 @@
 use super::lenient;
 use serde_json::{Map, Value, json};
 
-/// True where a body is a stream of events. Some services send comments (`: processing`) before a plain reply too.
+/// True if a body is a stream of events. Some services send comments (`: processing`) before a plain reply too.
 pub(super) fn is_stream(text: &str) -> bool {
     let fields = ["data:", "event:", "id:", "retry:", ":"];
     fields.iter().any(|field| text.trim_start().starts_with(field))
@@ -13,7 +13,7 @@ pub(super) fn is_stream(text: &str) -> bool {
 /// The reply that a stream amounts to.
 ///
 /// # Errors
-/// Where an event is no JSON, or the stream ends before the reply does.
+/// If an event is no JSON, or the stream ends before the reply does.
 pub(super) fn reply(text: &str) -> Result<Value, String> {
     let mut reply = Reply::default();
     let mut data: Option<String> = None;

@@ -1,4 +1,4 @@
-//! The services that can be asked, and how each wants a request and gives a reply.
+//! The supported services, and the formats of their requests and replies.
 //!
 //! [`Template`] makes requests, [`open`] reads replies, and [`ServiceError`] what a refusal says.
 
@@ -56,7 +56,7 @@ pub fn parse_key(hex: &str) -> Option<Key> {
     (bytes.len() == 64).then_some(key)
 }
 
-/// The model that is asked: the setting, or the provider's usual one.
+/// The model: the setting, or the provider's default.
 pub fn model(settings: &TeacherSettings) -> String {
     if !settings.model.is_empty() && settings.provider != Provider::Reference {
         return settings.model.clone();

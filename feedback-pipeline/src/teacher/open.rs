@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Opens the body of a reply, as it came.
 ///
 /// # Errors
-/// Where it tells of an error, is broken, or is no reply of the provider's API.
+/// If it tells of an error, is broken, or is no reply of the provider's API.
 pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, Unopened> {
     if provider == Provider::Reference {
         return embedded::open(body).map_err(Unopened::NotAReply);
@@ -23,8 +23,8 @@ pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, Unopened> {
     }
 }
 
-/// Usage told by a reply that is whole JSON and no error, but not the envelope that was expected: it was paid for. None for
-/// anything else, which may be asked for again.
+/// Usage reported by a reply that is complete JSON and not an error, but not the expected envelope: it was paid for.
+/// `None` for anything else, which may be requested again.
 pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
     let reply = decode::value(body).ok().filter(|reply| !is_error(reply))?;
     Usage::of_either(reply.get("usage"))
@@ -35,7 +35,7 @@ pub(super) fn failed(error: ServiceError) -> Unopened {
     Unopened::Error { status: error.effective_status(200), error }
 }
 
-/// True where a reply tells of an error.
+/// True if a reply tells of an error.
 fn is_error(reply: &Value) -> bool {
     match reply {
         // As Gemini lists its errors.
@@ -53,7 +53,7 @@ fn is_error(reply: &Value) -> bool {
     }
 }
 
-/// True where a field that may be null, false or empty is none of these.
+/// True if a field that may be null, false or empty is none of these.
 pub(super) fn says_something(field: Option<&Value>) -> bool {
     match field {
         None | Some(Value::Null | Value::Bool(false)) => false,

@@ -11,7 +11,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use tempfile::TempPath;
 
-/// Bytes of a file that are read at once: 32 KiB of base64, without padding in between.
+/// Bytes of a file read at a time: 32 KiB of base64, without padding in between.
 pub(super) const PIECE: usize = 24 << 10;
 
 /// A picture ready to be sent.
@@ -84,11 +84,11 @@ pub(super) struct Encoding {
 }
 
 impl Encoding {
-    /// Appends the next piece in base64; true where it was the last. Nothing is appended of a last piece that shows that
-    /// the bytes are not those of the picture's hash.
+    /// Appends the next piece in base64; true if it was the last. The last piece is not appended if it shows that the
+    /// bytes do not match the picture's hash.
     ///
     /// # Errors
-    /// Where the file cannot be read, or is not what it was when its hash was taken.
+    /// If the file cannot be read, or is not what it was when its hash was taken.
     pub(super) fn next(&mut self, picture: &Picture, out: &mut Vec<u8>) -> Result<bool, PictureError> {
         let left = picture.bytes.saturating_sub(self.read);
         let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));

@@ -8,9 +8,9 @@ use schemas::settings::{Provider, TeacherSettings};
 pub struct Secret(String);
 
 impl Secret {
-    /// Reads the key of a provider from the environment; none where the embedded Teacher needs none.
+    /// Reads the key of a provider from the environment; `None` if the embedded Teacher needs none.
     ///
-    /// Servers of one's own (`base_url` set) may go without.
+    /// Self-hosted servers (`base_url` set) may need none.
     pub fn from_environment(settings: &TeacherSettings) -> Result<Option<Self>> {
         let (variable, provider) = match settings.provider {
             Provider::Anthropic => ("ANTHROPIC_API_KEY", "anthropic"),

@@ -1,7 +1,7 @@
 //! Requests: the part that all items of a kind share, and the messages of each.
 //!
-//! A [`Template`] is the shared part; its hash is taken once. The key of a request is the sha256 of everything that leaves
-//! the machine, a picture standing for its own hash.
+//! A [`Template`] is the shared part; its hash is taken once. The key of a request is the sha256 of everything that
+//! leaves the machine, a picture represented by its hash.
 
 use super::dialect::Dialect;
 use super::{Body, Key, Picture, anthropic, embedded, json_text, openai};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A malformed reply and what the Teacher is told about it.
+/// A malformed reply and the complaint about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FollowUp {
     /// Text of the reply that could not be used.
@@ -28,7 +28,7 @@ pub struct Template {
     of: Arc<Shared>,
     head: Vec<u8>,
     hashed_head: Sha256,
-    /// Instructions that stand at the head of each user message, where the service takes no system message.
+    /// Instructions at the start of each user message, if the service accepts no system message.
     instructions: String,
 }
 
@@ -157,7 +157,7 @@ pub(crate) mod tests {
             for length in [0, 1, 1_000, 100_000] {
                 let bytes: Vec<u8> = (0..length).map(|at: u64| (at * at / 7) as u8).collect();
                 let picture = Arc::new(picture_of(&bytes));
-                // A text may hold anything, another picture's hash too.
+                // A text may contain anything, even another picture's hash.
                 let text = format!("line\n\"{}\"", picture.sha256);
                 let body = template.body(Some(&picture), &text, std::slice::from_ref(&follow_up));
                 let mut plain = template.head.clone();

@@ -48,7 +48,7 @@ impl Usage {
         }
     }
 
-    /// None where it can be no real reply's: nothing was read.
+    /// `None` if it can be no real reply's: nothing was read.
     fn plausible(self) -> Option<Self> {
         (self.input + self.cache_write + self.cache_read > 0).then_some(self)
     }
@@ -131,7 +131,7 @@ fn message(usage: &Value) -> Result<Option<Usage>, Impossible> {
     Ok(Usage { input, cache_write, cache_read, output }.plausible())
 }
 
-/// A count: whole, as a decimal, or as a text; none where there is no number.
+/// A count: whole, as a decimal, or as a text; `None` if there is no number.
 fn count(usage: &Value, pointer: &str) -> Counted {
     let number = match usage.pointer(pointer) {
         Some(Value::Number(number)) => number.as_f64(),

@@ -59,7 +59,7 @@ pub(crate) fn reply(bytes: &[u8]) {
     let _ = (openai::created(bytes), openai::standing(bytes), openai::page(bytes), openai::line(bytes));
 }
 
-/// Reply headers: a name and a value a line.
+/// Reply headers: a name and a value per line.
 pub(crate) fn headers(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let pairs: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(':')).collect();

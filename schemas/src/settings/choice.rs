@@ -54,7 +54,7 @@ choices! {
     Provider {
         /// Anthropic Messages API.
         Anthropic = "anthropic",
-        /// OpenAI chat completions API, or a server that speaks it.
+        /// OpenAI chat completions API, or a compatible server.
         OpenAi = "openai",
         /// The embedded Teacher, which grades against the dataset's own solutions.
         Reference = "reference",
@@ -110,7 +110,7 @@ choices! {
     }
     /// Where tensors live.
     Device {
-        /// A GPU where there is one, else the CPU.
+        /// A GPU if there is one, else the CPU.
         Auto = "auto",
         /// The CPU.
         Cpu = "cpu",
@@ -131,7 +131,7 @@ choices! {
         /// Advantages relative to the other samples of the problem; no value model.
         Grpo = "grpo",
     }
-    /// What the value head stands on.
+    /// The network below the value head.
     ValueTrunk {
         /// A second student of its own, as in the paper.
         Separate = "separate",
@@ -172,7 +172,7 @@ choices! {
         /// That which answers most of the val split right.
         ValAccuracy = "val_accuracy",
     }
-    /// What stands in the answer model's source text.
+    /// Contents of the answer model's source text.
     PromptFormat {
         /// Question, context, options and the rationale.
         QcmgA = "QCMG-A",

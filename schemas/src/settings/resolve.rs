@@ -30,11 +30,11 @@ pub struct Resolved {
 const MOST_THREADS: u32 = 1_024;
 
 impl Resolved {
-    /// Reads `file` where given, else `ares.toml` of the working folder where there is one, and lays `flags`
-    /// (`section.key` → text) over it.
+    /// Reads `file` where given, else `ares.toml` of the working folder if there is one, and overrides it by `flags`
+    /// (`section.key` → text).
     ///
     /// # Errors
-    /// Where the file is unreadable, a key is unknown, or a value has the wrong type or is out of range.
+    /// If the file is unreadable, a key is unknown, or a value has the wrong type or is out of range.
     pub fn load(file: Option<&Path>, flags: &BTreeMap<String, String>) -> Result<Self> {
         let usual = Path::new("ares.toml");
         let file = file.or_else(|| usual.is_file().then_some(usual));
@@ -59,7 +59,7 @@ impl Resolved {
                 .map_err(|e: toml::de::Error| settings_error(&origin, e.to_string().trim_end().to_owned()))?;
             for (section, value) in table {
                 let Value::Table(keys) = value else {
-                    let message = format!("`{section}` stands outside a section{}", nearest_key(&section));
+                    let message = format!("`{section}` is outside a section{}", nearest_key(&section));
                     return Err(settings_error(&origin, message));
                 };
                 for (name, value) in keys {
@@ -147,21 +147,21 @@ impl Resolved {
         if s.sft.patience.is_some() && s.sft.keep == KeepBy::Last {
             return Err(self.value_error(
                 "sft.patience",
-                "sft.keep = val_loss or val_rouge_l beside it",
+                "sft.keep = val_loss or val_rouge_l with it",
                 "last",
             ));
         }
         if s.answer.patience.is_some() && s.answer.keep == AnswerKeepBy::Last {
             return Err(self.value_error(
                 "answer.patience",
-                "answer.keep = val_loss or val_accuracy beside it",
+                "answer.keep = val_loss or val_accuracy with it",
                 "last",
             ));
         }
         if s.rl.kl_target.is_some() && s.rl.kl_coefficient == 0.0 {
             return Err(self.value_error(
                 "rl.kl_target",
-                "rl.kl_coefficient above 0 beside it to steer",
+                "rl.kl_coefficient above 0 with it, to adjust",
                 "0",
             ));
         }

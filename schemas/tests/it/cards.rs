@@ -60,7 +60,7 @@ fn types_units_ranges_and_nulls() {
     );
     assert_eq!(
         lines("requests")[14],
-        "| cost_usd | `float64` | Cost of all attempts; null where the model has no known price. | US dollars | | yes |"
+        "| cost_usd | `float64` | Cost of all attempts; null if the price is unknown. | US dollars | | yes |"
     );
 }
 
@@ -74,7 +74,7 @@ fn markers_must_be_right() {
     let message = |text: &str| fill(text).unwrap_err();
     assert_eq!(message("<!-- columns: scores"), "`<!-- columns: ` without `-->`");
     assert_eq!(message("<!-- columns: scores -->"), "`<!-- columns: scores -->` without `<!-- end -->`");
-    assert_eq!(message("<!-- columns: score --><!-- end -->"), "`score` is no table, or stands there twice");
+    assert_eq!(message("<!-- columns: score --><!-- end -->"), "`score` is no table, or appears twice");
     assert_eq!(
         message(&all.replace("<!-- columns: scores --><!-- end -->", "")),
         "no `<!-- columns: NAME -->` for scores"

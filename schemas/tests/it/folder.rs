@@ -84,7 +84,7 @@ fn a_dataset_is_chosen_by_folder() {
     let root = folder.path().join("absent");
     assert_eq!(
         message(Dataset::choose(Some(root.clone()))),
-        format!("{} is no dataset folder: problems.parquet is missing", root.display())
+        format!("{} is not a dataset folder: problems.parquet is missing", root.display())
     );
 }
 

@@ -62,12 +62,12 @@ fn no_parquet_file() {
     std::fs::write(&place.path, "rollout_id,score\n1,0.5\n").unwrap();
     assert_eq!(
         place.reading::<Score>(),
-        " is no readable Parquet file: Invalid Parquet file. Corrupt footer"
+        " is not a readable Parquet file: Invalid Parquet file. Corrupt footer"
     );
     std::fs::write(&place.path, "").unwrap();
     assert_eq!(
         place.reading::<Score>(),
-        " is no readable Parquet file: EOF: Parquet file too small. Size is 0 but need 8"
+        " is not a readable Parquet file: EOF: Parquet file too small. Size is 0 but need 8"
     );
     assert!(table::read::<Score>(&place.path).unwrap_err().is_bad_input());
 }
@@ -80,7 +80,7 @@ fn cut_off_parquet_file() {
     std::fs::write(&place.path, &bytes[..bytes.len() - 9]).unwrap();
     assert_eq!(
         place.reading::<Score>(),
-        " is no readable Parquet file: Invalid Parquet file. Corrupt footer"
+        " is not a readable Parquet file: Invalid Parquet file. Corrupt footer"
     );
 }
 
@@ -92,7 +92,7 @@ fn damaged_pages() {
     bytes[4..200].fill(0xff);
     std::fs::write(&place.path, &bytes).unwrap();
     let message = place.reading::<Score>();
-    assert!(message.starts_with(" is no readable Parquet file: "), "{message}");
+    assert!(message.starts_with(" is not a readable Parquet file: "), "{message}");
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn problems_of_a_dataset() {
     let root = folder.path();
     assert_eq!(
         message(Dataset::open(root)),
-        format!("{} is no dataset folder: problems.parquet is missing", root.display())
+        format!("{} is not a dataset folder: problems.parquet is missing", root.display())
     );
     let path = root.join("problems.parquet");
     let write = |rows: Vec<Problem>| table::write(&path, rows, &provenance()).unwrap();
@@ -268,7 +268,7 @@ fn problems_of_a_dataset() {
     let mut twice = Problem::golden();
     twice[2].problem_id = "1".into();
     write(twice);
-    assert_eq!(message(dataset.problems()), format!("{}: problem_id `1` stands there twice", path.display()));
+    assert_eq!(message(dataset.problems()), format!("{}: problem_id `1` appears twice", path.display()));
 
     let mut no_option = Problem::golden();
     no_option[1].answer_index = Some(0);

@@ -45,9 +45,9 @@ fn keys_in_the_wrong_place_name_the_right_one() {
     assert_eq!(in_file("[rl]\ntop_k = 5\n"), "ares.toml: unknown key `rl.top_k`; it belongs to `[rollout]`");
     assert_eq!(
         in_file("max_usd = 5\n"),
-        "ares.toml: `max_usd` stands outside a section; it belongs to `[budget]`"
+        "ares.toml: `max_usd` is outside a section; it belongs to `[budget]`"
     );
-    assert_eq!(in_file("colour = 5\n"), "ares.toml: `colour` stands outside a section");
+    assert_eq!(in_file("colour = 5\n"), "ares.toml: `colour` is outside a section");
 }
 
 #[test]

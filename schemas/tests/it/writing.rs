@@ -1,4 +1,4 @@
-//! A file appears whole or not at all.
+//! A file appears atomically.
 
 use crate::support::{message, names};
 use crate::write_golden::{Golden, provenance};

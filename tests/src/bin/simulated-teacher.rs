@@ -51,10 +51,10 @@ struct Cli {
     /// Count tokens by a tokenizer.
     #[arg(long)]
     real_tokens: bool,
-    /// Requests a minute; 0 means no limit.
+    /// Requests per minute; 0 means no limit.
     #[arg(long, default_value_t = 0.0)]
     requests_per_minute: f64,
-    /// Input tokens a minute; 0 means no limit.
+    /// Input tokens per minute; 0 means no limit.
     #[arg(long, default_value_t = 0.0)]
     input_tokens_per_minute: f64,
     /// Tell the limits in reply headers.

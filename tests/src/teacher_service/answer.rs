@@ -36,7 +36,7 @@ impl Brain {
     /// Reads the problems of some datasets.
     ///
     /// # Errors
-    /// Where a dataset cannot be read.
+    /// If a dataset cannot be read.
     pub fn new(datasets: Vec<Dataset>) -> Result<Self, String> {
         let mut problems = HashMap::new();
         for dataset in datasets {
@@ -50,7 +50,7 @@ impl Brain {
     /// What the user's text asks for, and the answer to it.
     ///
     /// # Errors
-    /// Where the text is no request of the contract, or its problem is not known.
+    /// If the text is no request of the contract, or its problem is not known.
     pub fn answer(&self, text: &str) -> Result<(Kind, Value), String> {
         let shown = between(text, "problem").ok_or("no <problem> block")?;
         let (question, rest) = shown.split_once("\nOptions: ").ok_or("no Options line")?;

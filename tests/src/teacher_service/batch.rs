@@ -17,7 +17,7 @@ pub struct BatchOptions {
     pub latency: Duration,
     /// So many of the first batches end with every second request expired.
     pub expire: u32,
-    /// So many of the first batches are taken, but the connection breaks before their id is told.
+    /// Number of first batches that are accepted, but whose connection breaks before the id is sent.
     pub cut_submissions: u32,
     /// So many of the first downloads of results end early.
     pub cut_results: u32,
@@ -25,11 +25,11 @@ pub struct BatchOptions {
     pub lose_lines: u32,
     /// So many of the first batches have results of which every second line cannot be read.
     pub garble_lines: u32,
-    /// So many of the first looks at a batch are answered 500.
+    /// Number of first polls of a batch that are answered 500.
     pub failing_looks: u32,
     /// The first batch is refused as a whole after it was taken (OpenAI only).
     pub fail_first: bool,
-    /// Time until a batch that was sent is told its id.
+    /// Time until the id of a submitted batch is sent.
     pub submit_latency: Duration,
     /// Where there are no errors, their file has an empty id instead of none (OpenAI only).
     pub empty_error_id: bool,
@@ -39,7 +39,7 @@ pub struct BatchOptions {
     pub double_lines: u32,
     /// Files of results begin with a byte order mark.
     pub bom: bool,
-    /// Errors in results stand in one envelope more than the API says.
+    /// Errors in results are in one envelope more than the API says.
     pub wrap_errors: bool,
     /// So many of the first batches are cancelled when every second request has a result (OpenAI only).
     pub cancel: u32,
@@ -254,7 +254,7 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
     if cut { Told::Nothing } else { Told::Json(200, told) }
 }
 
-/// A line of results, and whether it stands in the file of errors.
+/// A line of results, and whether it is in the file of errors.
 fn told_line(api: Api, custom_id: &str, answered: Option<Answered>, wrap: bool) -> (String, bool) {
     let wrapped = |body: String| if wrap { format!(r#"{{"type":"error","error":{body}}}"#) } else { body };
     let openai = |response: Value, error: Value| {

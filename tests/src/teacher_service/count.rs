@@ -1,7 +1,7 @@
 //! Counting tokens as providers do: text by a tokenizer, the reply's schema, pictures, and a prompt cache.
 //!
-//! OpenAI's texts count by o200k. Anthropic's tokenizer is not public; cl100k and a fifth more stands in for it, so that
-//! whoever asks has to learn from the usage of replies, as with the real service.
+//! OpenAI's texts count by o200k. Anthropic's tokenizer is not public; cl100k and a fifth more stands in for it, so
+//! clients have to learn from the usage of replies, as with the real service.
 
 use super::wire::Api;
 use serde_json::Value;

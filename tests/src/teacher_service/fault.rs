@@ -25,7 +25,7 @@ named! {
         NoJson = "no-json",
         /// A paid reply in an envelope of another API.
         Strange = "strange",
-        /// A good reply that does not tell its tokens.
+        /// A good reply without usage.
         NoUsage = "no-usage",
         /// A reply whose text is not what was asked for.
         WrongJson = "wrong-json",

@@ -5,13 +5,13 @@ use std::time::Instant;
 /// What the account may use; 0 means no limit.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allowance {
-    /// Requests a minute.
+    /// Requests per minute.
     pub requests_per_minute: f64,
-    /// Input tokens a minute.
+    /// Input tokens per minute.
     pub input_tokens_per_minute: f64,
 }
 
-/// The allowance as it stands.
+/// The current allowance.
 #[derive(Debug)]
 pub struct Limiter {
     requests: Bucket,
@@ -48,7 +48,7 @@ impl Limiter {
         }
     }
 
-    /// Takes a request of so many tokens, where the allowance has it.
+    /// Takes a request of this many tokens, if the allowance suffices.
     pub fn take(&mut self, tokens: u64) -> bool {
         let tokens = tokens as f64;
         if !self.requests.has(1.0) || !self.tokens.has(tokens) {

@@ -60,7 +60,7 @@ pub struct Options {
     pub shapes: Shapes,
     /// What the account may use.
     pub allowance: Allowance,
-    /// Whether reply headers tell the limits.
+    /// Whether reply headers contain the limits.
     pub tell_limits: bool,
     /// The key that requests must carry; any where none is given.
     pub key: Option<String>,
@@ -158,7 +158,7 @@ impl TeacherService {
     /// Starts the service on its own thread.
     ///
     /// # Errors
-    /// Where a dataset cannot be read, or the port is taken.
+    /// If a dataset cannot be read, or the port is taken.
     pub fn start(options: Options) -> Result<Self, String> {
         let datasets = options.data.iter().map(|path| Dataset::open(path).map_err(|e| e.to_string()));
         let brain = answer::Brain::new(datasets.collect::<Result<Vec<_>, _>>()?)?;
@@ -206,7 +206,7 @@ impl TeacherService {
     /// The right answer to the text of a user message.
     ///
     /// # Errors
-    /// Where the text is no request of the contract, or its problem is not known.
+    /// If the text is no request of the contract, or its problem is not known.
     pub fn right_answer(&self, text: &str) -> Result<Value, String> {
         self.shared.brain.answer(text).map(|(_, answer)| answer)
     }

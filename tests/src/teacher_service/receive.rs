@@ -25,7 +25,7 @@ pub(super) struct Received {
     limit: Option<u64>,
     thinking: u64,
     shown: thinking::Shown,
-    /// Nothing limits the reply, and it goes on until the context is full.
+    /// Nothing limits the reply, and it continues until the context is full.
     runs_on: bool,
     drops_schema: bool,
 }

@@ -48,7 +48,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Appends to a file where there is one.
+    /// Appends to a file if there is one.
     pub(super) fn new(path: Option<&Path>) -> Result<Self, String> {
         let open = |path: &Path| {
             let file = File::options().create(true).append(true).open(path);
@@ -60,7 +60,7 @@ impl Records {
     pub(super) fn add(&self, recorded: Recorded) {
         if let Some(file) = &self.file {
             let line = format!("{}\n", recorded.to_json());
-            // A full disk must not end the service; whoever reads the file sees what is missing.
+            // A full disk must not end the service; a reader of the file sees what is missing.
             let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
         }
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);

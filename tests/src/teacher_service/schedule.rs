@@ -40,7 +40,7 @@ pub trait Scheduled: Copy {
     /// Sets apart the schedules of two types that have the same seed.
     const SALT: &'static [u8];
 
-    /// True where it belongs to a request for good.
+    /// True if it belongs to a request for good.
     fn is_lasting(self) -> bool;
 }
 

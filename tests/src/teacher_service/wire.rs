@@ -4,7 +4,7 @@ use super::answer::tokens;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-/// Which API a request speaks.
+/// The API of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Api {
     Anthropic,
@@ -28,11 +28,11 @@ pub(super) struct Asked {
 /// A picture in a request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Picture {
-    /// What it is by its bytes: png, jpeg, gif or webp; empty where it is none of these.
+    /// What it is by its bytes: png, jpeg, gif or webp; empty if it is none of these.
     pub(crate) kind: &'static str,
     pub(crate) width: u32,
     pub(crate) height: u32,
-    /// How closely it is to be looked at.
+    /// The picture detail.
     pub(crate) detail: Option<String>,
     pub(crate) base64_len: usize,
 }
@@ -128,7 +128,7 @@ fn read_blocks(api: Api, blocks: &[Value], asked: &mut Asked) -> Result<String, 
     Ok(texts)
 }
 
-/// What a picture's head tells.
+/// The contents of a picture's header.
 fn measure(bytes: &[u8]) -> Picture {
     let kind = match image::guess_format(bytes) {
         Ok(image::ImageFormat::Png) => "png",
@@ -183,7 +183,7 @@ pub(super) fn error(kind: &str, code: &str, message: &str) -> Value {
     json!({"type": "error", "error": {"type": kind, "code": code, "message": message}})
 }
 
-/// Headers that tell the limits.
+/// Headers with the limits.
 pub(super) fn limit_headers(api: Api, requests: f64, tokens: f64) -> Vec<(&'static str, String)> {
     let (request_name, token_name) = match api {
         Api::Anthropic => ("anthropic-ratelimit-requests-limit", "anthropic-ratelimit-input-tokens-limit"),

@@ -1,4 +1,4 @@
-//! What is asked again, and what must not be: stages done again, rejects after their cause was mended, outages, batches
+//! What is asked again, and what must not be: stages done again, rejects after their cause was fixed, outages, batches
 //! that are not to be seen.
 
 use crate::shared::{Place, Tables, fast};
@@ -73,7 +73,7 @@ fn rejects_are_asked_anew_where_that_is_asked_for() {
     let distinct: HashSet<&String> = others.iter().map(|row| &row.request_key).collect();
 
     std::fs::write(&picture, bytes).unwrap();
-    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing due"));
+    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing to do"));
     let estimated = |more: &[&str]| -> usize {
         let mut arguments = vec!["estimate", "--round", "1", "--stage", "scores", "--teacher", "openai"];
         arguments.extend(more);
@@ -84,7 +84,7 @@ fn rejects_are_asked_anew_where_that_is_asked_for() {
     let requests = estimated(&["--retry-rejects"]);
     assert!(requests >= distinct.len() && requests <= distinct.len() + 4, "{requests}, {}", distinct.len());
     assert_eq!(estimated(&[]), 0);
-    // Cut off in the middle, it goes on with the same requests.
+    // Cut off in the middle, it continues with the same requests.
     let again = ["--stage", "scores", "--retry-rejects", "--concurrency", "2"];
     let stopping = place.service(then(Fault::NoMoney, 5));
     assert_eq!(place.collect(&stopping, &again).status, Some(1));
@@ -101,7 +101,7 @@ fn rejects_are_asked_anew_where_that_is_asked_for() {
     let sent = stopping.stats().good + rest.stats().good;
     assert!(sent >= distinct.len() as u64 && sent <= distinct.len() as u64 + 4, "{sent}, {}", distinct.len());
     let ran = place.collect(&rest, &again);
-    assert!(ran.stdout.contains("nothing due"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("nothing to do"), "{}", ran.stdout);
     let status = place.reference(&["status"]);
     assert!(!status.stdout.contains("do not balance"), "{}", status.stdout);
 }
@@ -122,7 +122,7 @@ fn an_outage_in_the_middle_rejects_nothing() {
         let calm = place.service(fast());
         assert_eq!(place.collect(&calm, &["--stage", "scores"]).status, Some(0));
         assert_eq!(place.tables().scores.len(), 480);
-        assert_eq!(good + calm.stats().good, 152, "{fault:?}: nothing is bought twice");
+        assert_eq!(good + calm.stats().good, 152, "{fault:?}: nothing is paid for twice");
     }
 }
 
@@ -149,7 +149,7 @@ fn paid_replies_in_another_envelope_are_kept() {
     let service = place.service(then(Fault::Strange, 0));
     let ran = place.collect(&service, &model);
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
-    assert!(ran.stderr.contains("replies, and none to be read"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("replies, none of them readable"), "{}", ran.stderr);
     assert!((10..30).contains(&service.stats().requests), "{}", service.stats().requests);
 }
 
@@ -188,7 +188,7 @@ fn a_batch_that_is_not_to_be_seen_is_not_bought_again_unasked() {
     let ran = place.collect(&other, &BATCH);
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("batch batch_0 was sent to "), "{}", ran.stderr);
-    assert!(ran.stderr.contains("give the key of the workspace or project that sent it"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("use the key of the workspace or project that sent it"), "{}", ran.stderr);
     assert_eq!(other.stats().requests, 0);
     let ran = place.collect(&other, &[&BATCH[..], &["--abandon-batch", "batch_9"]].concat());
     assert_eq!(ran.status, Some(2), "{}", ran.stderr);
@@ -220,7 +220,7 @@ fn what_runs_at_the_service_counts_under_the_cap() {
     let ran = calm.collect(&service, &corrections);
     assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
 
-    // But not beside a batch that may cost more than that.
+    // But not next to a batch that may cost more than that.
     let place = Place::new(60, 4);
     let latency = Duration::from_secs(60);
     let service = place.service(in_batches(BatchOptions { latency, ..Default::default() }));
@@ -254,7 +254,7 @@ fn replies_that_come_too_late_are_waited_for_a_few_times_only() {
     assert!(service.stats().requests <= 6, "{}", service.stats().requests);
 }
 
-/// What a killed run bought of another model, prompt or setting stands, and stands in the ledger.
+/// What a killed run bought with another model, prompt or setting is kept, and is in the ledger.
 #[test]
 fn what_a_killed_run_bought_stands_whatever_is_asked_next() {
     let other_prompts = tempfile::tempdir().unwrap();
@@ -288,18 +288,18 @@ fn what_a_killed_run_bought_stands_whatever_is_asked_next() {
         if stands {
             assert!(again <= 228 - 60 + 4, "{other:?}: {again} bought, 60 were there");
         } else {
-            assert_eq!(again, 228, "{other:?}: another prompt makes items due again");
+            assert_eq!(again, 228, "{other:?}: another prompt makes items pending again");
         }
         let cache = rusqlite::Connection::open(place.dataset.feedback_path()).unwrap();
         let paid: f64 = cache.query_row("SELECT sum(cost_usd) FROM replies", [], |row| row.get(0)).unwrap();
         let booked: f64 = tables.requests.iter().filter_map(|row| row.cost_usd).sum();
         assert!((paid - booked).abs() < 1e-9, "{other:?}: {paid} paid, {booked} in the ledger");
         let status = place.reference(&["status"]).stdout;
-        assert!(status.contains("The books balance.") && !status.contains("more, of a run"), "{status}");
+        assert!(status.contains("The books balance.") && !status.contains(", from a run"), "{status}");
     }
 }
 
-/// Rejects of the run itself are not asked again in it: a Teacher that always refuses would be asked for ever.
+/// Rejects of the run itself are not asked again in it: a Teacher that always refuses would be asked forever.
 #[test]
 fn rejects_are_asked_again_once_a_run() {
     for batch in [false, true] {
@@ -343,11 +343,11 @@ fn an_older_prompts_answers_come_back_whatever_the_settings() {
     let asked = service.stats().requests;
     assert_eq!(collect(&one, &[]).0, first);
     let (versions, said) = collect(&one, &[]);
-    assert!(said.contains("nothing due"), "{said}");
+    assert!(said.contains("nothing to do"), "{said}");
     assert_eq!((versions, service.stats().requests), (first, asked));
 }
 
-/// The ledger only grows: what was paid for rollouts that are no more stays in it.
+/// The ledger only grows: what was paid for rollouts that no longer exist is kept.
 #[test]
 fn the_ledger_keeps_what_was_paid_for_rollouts_that_are_gone() {
     let place = Place::new(10, 3);
@@ -367,10 +367,10 @@ fn the_ledger_keeps_what_was_paid_for_rollouts_that_are_gone() {
     assert_eq!(place.reference(&["rebuild"]).status, Some(0));
     assert!((dollars(&place) - before).abs() < 1e-12);
     let status = place.reference(&["status"]).stdout;
-    assert!(status.contains("The books balance.") && !status.contains("more, of a run"), "{status}");
+    assert!(status.contains("The books balance.") && !status.contains(", from a run"), "{status}");
 }
 
-/// What lies in a batch of one provider is not bought from another.
+/// What is in a batch of one provider is not bought from another.
 #[test]
 fn what_lies_in_another_providers_batch_is_left_out() {
     let place = Place::new(6, 2);
@@ -391,5 +391,5 @@ fn what_lies_in_another_providers_batch_is_left_out() {
     let ran = place.collect(&service, &["--stage", "scores"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains("--batch --teacher anthropic --model claude-haiku-5-5"), "{}", ran.stderr);
-    assert_eq!(service.stats().requests, sent, "nothing is bought twice");
+    assert_eq!(service.stats().requests, sent, "nothing is paid for twice");
 }

@@ -36,7 +36,7 @@ fn same_tables_at_half_the_price() {
         let ran = ask(&place, &service, teacher, model, &["--batch"]);
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         assert!(ran.stderr.contains(": 114 requests, "), "{}", ran.stderr);
-        assert!(ran.stderr.contains("0/114 done, next look in"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("0/114 completed, checking again in"), "{}", ran.stderr);
         assert!(
             ran.stdout.contains("round 1: 120 rollouts scored, 0 rejected, 6 shared a reply; 114 requests"),
             "{}",
@@ -51,7 +51,7 @@ fn same_tables_at_half_the_price() {
         let (half, whole) = (dollars(&place.tables()), dollars(&single.tables()));
         assert!(whole > 0.0 && (half / whole - 0.5).abs() < 1e-6, "{half} of {whole}");
         assert_eq!(place.tables().without_effort(), single.tables().without_effort());
-        assert!(ask(&place, &service, teacher, model, &["--batch"]).stdout.contains("nothing due"));
+        assert!(ask(&place, &service, teacher, model, &["--batch"]).stdout.contains("nothing to do"));
         let before = place.tables();
         assert_eq!(place.reference(&["rebuild"]).status, Some(0));
         assert_eq!(place.tables(), before);
@@ -192,11 +192,11 @@ fn interrupt_leaves_the_batch_running_and_a_run_without_batches_does_not_buy_it_
     let ended = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(130), "{said}");
-    let next = "1 batches with 114 requests go on at the service (batch_0); next: collect-feedback --round 1 --stage scores --batch";
+    let next = "1 batches with 114 requests are still running at the service (batch_0); next: collect-feedback --round 1 --stage scores --batch";
     assert!(said.contains(next), "{said}");
     let ran = place.collect(&service, &["--stage", "scores"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("are in a batch at the service and were left out"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("are in a batch at the service and were skipped"), "{}", ran.stderr);
     std::thread::sleep(latency.saturating_sub(begun.elapsed()));
     let ran = run(collect_feedback(place.path(), &arguments)).unwrap();
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
@@ -269,6 +269,6 @@ fn results_that_cannot_be_read_are_bought_again_only_where_that_is_said() {
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         assert_eq!(place.tables().scores.len(), 60);
         assert_eq!(service.stats().good, 20 + (20 - kept as u64), "only what has no answer");
-        assert!(losses(&place) > 0.0, "what was given up may have been charged");
+        assert!(losses(&place) > 0.0, "what was abandoned may have been charged");
     }
 }

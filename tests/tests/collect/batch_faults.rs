@@ -52,7 +52,7 @@ fn until_it_says(mut command: Command, words: &str) -> Child {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let said = lines.by_ref().map(Result::unwrap).find(|line| line.contains(words));
     assert!(said.is_some(), "it ended and did not say: {words}");
-    std::thread::spawn(move || lines.for_each(drop)); // so that it can go on speaking
+    std::thread::spawn(move || lines.for_each(drop)); // so that it can continue speaking
     child
 }
 
@@ -260,7 +260,7 @@ fn an_unlisted_model_is_asked_alone_before_the_first_batch() {
     let (tables, stats) = (place.tables(), service.stats());
     assert_eq!((tables.scores.len(), tables.rejects.len(), stats.batches), (72, 0, 1), "{}", ran.stderr);
     assert!((1..=3).contains(&stats.refused), "{:?}", stats.refusals);
-    assert!(ran.stderr.contains("no reasoning effort is sent"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("reasoning effort is omitted"), "{}", ran.stderr);
 }
 
 /// What a listed model is refused for in a batch is learned, and no item pays for it.
@@ -273,7 +273,7 @@ fn a_batch_that_is_refused_for_a_field_is_sent_again_without_it() {
         let flags = ["--stage", kind, "--batch", "--models", &models];
         let ran = ask(&place, &service, TEACHERS[1], &flags);
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-        assert!(ran.stderr.contains("no reasoning effort is sent"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("reasoning effort is omitted"), "{}", ran.stderr);
         assert!(place.tables().rejects.is_empty(), "{:?}", place.tables().rejects);
         let stats = service.stats();
         assert_eq!((stats.batches, stats.refused, stats.bought_again()), (2, stats.good, 0), "{kind}");

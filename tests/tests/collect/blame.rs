@@ -68,7 +68,7 @@ fn what_fails_for_ever_is_rejected_in_a_short_run_too() {
     assert!((1..12).contains(&tables.rejects.len()), "{:?}", tables.rejects);
     assert!(tables.rejects.iter().all(|row| row.reason.starts_with("no answer: HTTP 502")));
     assert_eq!(tables.scores.len() / 3 + tables.rejects.len(), 24);
-    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing due"));
+    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing to do"));
 }
 
 /// Bad items at the head of the line keep no other waiting, and are rejected long before patience ends.

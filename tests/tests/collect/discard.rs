@@ -1,4 +1,4 @@
-//! `discard` and `undiscard`: a Teacher's answers leave a round and come back, and nothing is bought twice unasked.
+//! `discard` and `undiscard`: a Teacher's answers leave a round and come back, and nothing is paid for twice unasked.
 
 use crate::shared::{Place, Tables, fast};
 use schemas::{Provenance, Rationale};
@@ -69,7 +69,7 @@ fn answers_leave_the_tables_and_come_back_without_a_request() {
     assert_eq!(place.tables(), before);
     assert!((spent(&place) - paid).abs() < 1e-12);
     assert!(command(&place, "undiscard", &[]).stdout.contains("no answers of scores to change"));
-    assert!(place.collect(&service, &again).stdout.contains("nothing due"));
+    assert!(place.collect(&service, &again).stdout.contains("nothing to do"));
     assert_eq!(service.stats().requests, 0);
 }
 
@@ -114,8 +114,8 @@ fn what_was_discarded_is_asked_again_where_that_is_asked_for() {
     let status = place.reference(&["status"]).stdout;
     assert!(status.contains("The books balance."), "{status}");
     // With and without the flag nothing is left to ask.
-    assert!(place.collect(&service, &again).stdout.contains("nothing due"));
-    assert!(place.collect(&service, &again[..4]).stdout.contains("nothing due"));
+    assert!(place.collect(&service, &again).stdout.contains("nothing to do"));
+    assert!(place.collect(&service, &again[..4]).stdout.contains("nothing to do"));
     assert_eq!(service.stats().requests, distinct);
 }
 
@@ -149,7 +149,7 @@ fn a_discard_that_was_killed_is_completed_by_the_next_command() {
             cache.execute_batch("DELETE FROM discarded; INSERT INTO rewrites VALUES ('scores', 1);").unwrap();
             drop(cache);
             let ran = place.reference(&["--round", "1", "--stage", "scores"]);
-            assert!(ran.stdout.contains("nothing due"), "{}{}", ran.stdout, ran.stderr);
+            assert!(ran.stdout.contains("nothing to do"), "{}{}", ran.stdout, ran.stderr);
             assert_eq!(place.tables(), before);
         }
     }

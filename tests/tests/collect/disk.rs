@@ -1,4 +1,4 @@
-//! A disk that is full and a folder that cannot be written: said so, nothing corrupted, and going on works.
+//! A full disk and a read-only folder: reported, nothing corrupted, and continuing works.
 
 use crate::shared::{Place, fast, files};
 use std::os::unix::fs::PermissionsExt;

@@ -7,7 +7,7 @@ use workspace_tests::command::{binary, collect_feedback, run};
 use workspace_tests::small_dataset::{self, write_rollouts};
 use workspace_tests::teacher_service::{Options, Service, TeacherService};
 
-/// Dollars and input tokens that the estimate tells.
+/// Dollars and input tokens of the estimate.
 fn estimate(data: &Path, url: &str, teacher: &str, model: &str, more: &[&str]) -> (f64, f64) {
     let mut arguments = vec!["estimate", "--round", "1", "--stage", "scores"];
     arguments.extend(["--teacher", teacher, "--model", model, "--base-url", url]);
@@ -42,7 +42,7 @@ fn near(what: &str, estimated: f64, spent: f64, within: f64) {
     assert!(off.abs() < within, "{what}: estimated {estimated}, spent {spent}");
 }
 
-/// Published data beside the workspace.
+/// Published data next to the workspace.
 fn real_data() -> PathBuf {
     let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("..").join("shared").join("data");
     std::env::var_os("ARES_REAL_DATA").map_or_else(usual, PathBuf::from)
@@ -85,7 +85,7 @@ fn real_rationales_cost_what_was_estimated() {
         let url = service.url();
         let mut spent_before = 0.0;
         if !first_usd.is_empty() {
-            // Without a public tokenizer the first replies tell the factor.
+            // Without a public tokenizer the first replies determine the factor.
             collect(&data, &url, teacher, model, &["--max-usd", first_usd]);
             spent_before = dollars(&dataset);
             assert!(spent_before > 0.0);

@@ -59,7 +59,7 @@ fn lasting_faults_are_rejects_told_apart() {
     assert_eq!(count("refusal") + count("truncated") + count("bad request"), tables.rejects.len());
     assert_eq!(tables.scores.len() / 3 + tables.rejects.len(), 200, "the books balance");
     assert_eq!(tables.requests.len(), 200);
-    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing due"));
+    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing to do"));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn final_errors_stop_the_run_with_everything_saved() {
         drop(service);
         let service = place.service(fast());
         assert_eq!(place.collect(&service, &["--stage", "scores"]).status, Some(0));
-        assert_eq!(good + service.stats().good, 190, "nothing is bought twice");
+        assert_eq!(good + service.stats().good, 190, "nothing is paid for twice");
         assert_eq!(place.tables().scores.len(), 600);
     }
 }
@@ -188,7 +188,7 @@ fn rollouts_of_another_round_are_refused_before_anything_is_asked() {
     assert_eq!(service.stats().requests, 0);
 }
 
-/// Nobody listens any more, as behind `| head`: what was asked for is done all the same.
+/// A closed output, as by `| head`: the work is done nevertheless.
 #[test]
 fn a_closed_pipe_ends_nothing() {
     let place = Place::new(20, 4);

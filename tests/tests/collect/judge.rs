@@ -44,7 +44,7 @@ fn assert_balanced(place: &Place) {
     assert!(status.contains("The books balance."), "{status}");
 }
 
-/// A text beside itself is shown alike in both orders: one request, and a row of the ledger for each of them.
+/// A text compared with itself looks the same in both orders: one request, and a row of the ledger for each of them.
 #[test]
 fn pairs_that_are_shown_alike_are_booked_in_each_order() {
     let place = place();

@@ -87,6 +87,6 @@ fn interrupt_keeps_every_paid_reply() {
     assert!(answered > 0 && answered < 380, "{answered}");
     assert_eq!(place.tables().requests.iter().filter(|row| !row.cached).count() as u64, answered);
     assert_eq!(run(collect_feedback(place.path(), &arguments)).unwrap().status, Some(0));
-    assert_eq!(service.stats().requests, 380, "nothing is bought twice");
+    assert_eq!(service.stats().requests, 380, "nothing is paid for twice");
     assert_eq!(place.tables().scores.len(), 1_200);
 }

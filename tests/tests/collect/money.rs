@@ -84,7 +84,7 @@ fn estimate_sends_nothing_and_is_near_the_ledger() {
     assert!((estimated / spent - 1.0).abs() < 0.3, "estimated {estimated}, spent {spent}");
 }
 
-/// Replies that grow longer pass the cap by no more than one of them.
+/// Replies that grow longer exceed the budget by at most one of them.
 #[test]
 fn cap_holds_where_replies_grow_longer() {
     let place = Place::new(60, 4);
@@ -110,7 +110,7 @@ fn replies_that_do_not_tell_their_tokens_count_under_the_cap() {
     let capped = ["--stage", "scores", "--model", "gpt-4o", "--max-usd", "0.1", "--concurrency", "4"];
     let ran = place.collect(&service, &capped);
     assert_eq!(ran.status, Some(3), "{}", ran.stderr);
-    assert!(ran.stderr.contains("replies do not tell their tokens"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("replies contain no usage data"), "{}", ran.stderr);
     let mut requests = place.tables().requests;
     requests.retain(|row| !row.cached);
     // Each may have as many output tokens as are allowed, at 10 dollars a million.

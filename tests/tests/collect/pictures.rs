@@ -37,7 +37,7 @@ fn problems_whose_picture_the_source_never_had_are_asked_with_a_remark() {
         texts.len() == 2
             && texts.iter().all(|text| text.contains("\n(the picture is not available)\n</problem>"))
     );
-    assert!(place.collect(&service, &arguments).stdout.contains("nothing due"));
+    assert!(place.collect(&service, &arguments).stdout.contains("nothing to do"));
 }
 
 #[test]

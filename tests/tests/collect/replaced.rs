@@ -38,10 +38,10 @@ fn a_replacement_that_was_killed_is_completed_by_the_next_command() {
     assert_eq!(place.reference(&["--round", "1"]).status, Some(0));
     let expected = place.tables();
     let root = place.path();
-    // Not whole yet: another command goes on with the old set.
+    // Not whole yet: another command continues with the old set.
     std::fs::create_dir(root.join("scores/.writing-round=1")).unwrap();
     std::fs::write(root.join("scores/.writing-round=1/part-00001.parquet"), "half").unwrap();
-    assert!(place.reference(&["--round", "1"]).stdout.contains("nothing due"));
+    assert!(place.reference(&["--round", "1"]).stdout.contains("nothing to do"));
     assert!(!root.join("scores/.writing-round=1").exists());
     assert_eq!(place.tables(), expected);
     // Whole and announced, and not in place yet: even a command for another kind completes it.
@@ -58,7 +58,7 @@ fn a_replacement_that_was_killed_is_completed_by_the_next_command() {
     }
     std::fs::write(root.join("scores/.replacing-round=1"), "1").unwrap();
     let ran = place.reference(&["--round", "1", "--stage", "corrections"]);
-    assert!(ran.stdout.contains("nothing due"), "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("nothing to do"), "{}{}", ran.stdout, ran.stderr);
     assert_eq!(place.tables(), expected);
     assert!(root.join("scores/round=1/part-00001.parquet").is_file());
     assert!(!root.join("scores/round=1/part-00000.parquet").exists());
@@ -78,12 +78,12 @@ fn rejects_of_a_set_that_was_cut_off_are_removed() {
     let part = |name: &str| place.dataset.part_path::<Reject>(1, name);
     std::fs::copy(part("scores-00000"), part("scores-00001")).unwrap();
     assert_eq!(place.tables().rejects.len(), 4);
-    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing due"));
+    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing to do"));
     assert_eq!(place.tables(), before);
     assert!(!part("scores-00001").exists());
 }
 
-/// A malformed reply, a stop, the same with another setting, and a rebuild before it goes on.
+/// A malformed reply, a stop, the same with another setting, and a rebuild before it continues.
 #[test]
 fn rebuild_leaves_out_requests_that_were_given_up() {
     let place = Place::new(6, 2);

@@ -1,4 +1,4 @@
-//! The road without accidents: what is sent, what is written, what is not sent again.
+//! A round without faults: what is sent, what is written, what is not sent again.
 
 use crate::shared::{Place, fast, files};
 use schemas::{Dataset, Provenance, Rationale};
@@ -61,7 +61,7 @@ fn nothing_due_changes_no_file() {
     let before = files(place.path());
     let ran = place.reference(&["--round", "1"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert!(ran.stdout.contains("12 rollouts have scores; nothing due"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("12 rollouts have scores; nothing to do"), "{}", ran.stdout);
     assert_eq!(before, files(place.path()));
     let ran = place.reference(&["--round", "2"]);
     assert_eq!(ran.status, Some(0));
@@ -114,7 +114,7 @@ fn changed_prompt_asks_all_again_and_changed_pace_asks_none() {
     service.reset();
     let ran =
         place.collect(&service, &["--stage", "scores", "--requests-per-minute", "77", "--concurrency", "3"]);
-    assert!(ran.stdout.contains("nothing due"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("nothing to do"), "{}", ran.stdout);
     assert_eq!(service.stats().requests, 0);
 
     let prompts = place.folder.path().join("prompts");
@@ -183,7 +183,7 @@ fn judge_compares_with_the_base_student() {
         rows.iter().any(|row| row.candidate_shown_first) && rows.iter().any(|row| !row.candidate_shown_first)
     );
     let ran = place.reference(&judge);
-    assert!(ran.stdout.contains("nothing due"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("nothing to do"), "{}", ran.stdout);
     assert_eq!(place.reference(&["judge", "--round", "1", "--against", "nobody"]).status, Some(2));
 }
 
@@ -201,7 +201,7 @@ fn missing_picture_is_a_reject_and_never_a_request_without_it() {
     assert_eq!(tables.scores.len(), 30);
     assert_eq!(tables.requests.len(), 12);
     assert_eq!(service.stats().requests, 10);
-    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing due"));
+    assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing to do"));
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn keys_are_nowhere() {
         assert_eq!(
             (ran.status, ran.stderr.contains(variable)),
             (Some(0), false),
-            "nothing is due, so no key is needed"
+            "nothing to do, so no key is needed"
         );
     }
 }
@@ -272,9 +272,9 @@ fn sets_of_files_that_a_kill_cut_off_are_written_anew() {
     assert_eq!(place.tables(), expected);
     // As if a replacement had ended before the older files were removed.
     let scores = place.path().join("scores/round=1");
-    // The ledger of the set that was cut off stands, so the next one has another number.
+    // The ledger of the interrupted set is kept, so the next one has another number.
     std::fs::copy(scores.join("part-00001.parquet"), scores.join("part-00002.parquet")).unwrap();
     std::fs::write(scores.join(".replacing"), "2").unwrap();
-    assert!(place.reference(&["--round", "1"]).stdout.contains("nothing due"));
+    assert!(place.reference(&["--round", "1"]).stdout.contains("nothing to do"));
     assert_eq!(place.tables(), expected);
 }

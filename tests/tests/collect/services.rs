@@ -1,5 +1,5 @@
-//! Every service of today answers with default settings: each line of README's table of Teachers against its stand-in, and
-//! models of all kinds beside them.
+//! Every service of today answers with default settings: each line of README's table of Teachers against its stand-in,
+//! and models of all kinds next to them.
 
 use crate::shared::Place;
 use std::time::Duration;
@@ -182,7 +182,7 @@ fn a_setting_by_hand_that_is_refused_is_named() {
     let url = service.url();
     let ran = scores(&place, &["--teacher", "anthropic", "--base-url", &url, "--teacher-temperature", "0.2"]);
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
-    assert!(ran.stderr.contains("teacher.temperature is set by hand"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("teacher.temperature is set, and the service refuses it"), "{}", ran.stderr);
     assert!(service.stats().refused <= 3);
 }
 

@@ -65,17 +65,17 @@ fn another_teacher_is_refused_before_anything_is_sent_or_changed() {
     };
     assert_eq!(tables_of(files(place.path())), tables_of(before), "nothing was changed");
 
-    // The command that goes on with the first.
+    // The command that continues with the first.
     let go_on = named(&place, &ran.stderr, "to go on with gpt-4o: ");
     assert_eq!(go_on, ["--round", "1", "--stage", "scores", "--teacher", "openai", "--model", "gpt-4o"]);
     let ran = place.collect(&service, &["--stage", "scores", "--model", "gpt-4o"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let all = teachers(&place);
     assert_eq!((all.len(), all["gpt-4o"]), (1, 240), "{first:?}");
-    // Nothing is asked where nothing is due, so that nobody is refused.
+    // Nothing is asked where nothing to do, so that nobody is refused.
     let ran = place.reference(&[&["--round", "1"][..], &SCORES].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert!(ran.stdout.contains("nothing due"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("nothing to do"), "{}", ran.stdout);
     assert!(
         ran.stderr.contains("have answers of gpt-4o, not of reference-v2; they are kept"),
         "{}",

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use workspace_tests::teacher_service::{BatchOptions, Fault, Faults, Options, Service, Shape, Shapes};
 
-/// Sends a batch of three by OpenAI's means, and returns what is told of it.
+/// Submits a batch of three to OpenAI's API, and returns the reply.
 fn sent(desk: &Desk, base: &str, model: &str) -> Value {
     let lines: Vec<String> = (0..3)
         .map(|number| {

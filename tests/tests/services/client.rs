@@ -163,7 +163,7 @@ pub(crate) fn message(model: &str, text: &str, max_tokens: u64) -> Value {
         "messages": [{"role": "user", "content": text}]})
 }
 
-/// A picture as a part of a chat message; `media` as it is told, whatever the bytes are.
+/// A picture as a part of a chat message; `media` as declared, whatever the bytes are.
 pub(crate) fn chat_with_picture(model: &str, bytes: &[u8], media: &str, detail: Option<&str>) -> Value {
     let data = base64::engine::general_purpose::STANDARD.encode(bytes);
     let mut url = json!({"url": format!("data:{media};base64,{data}")});

@@ -78,7 +78,7 @@ fn services_of_the_messages_api() {
         assert_eq!(heard.status, 200, "{service:?}: {}", heard.text());
         assert_eq!(heard.json()["stop_reason"], "end_turn");
     }
-    // A server of one's own takes the key as Bearer only, and the key header that comes first counts at Anthropic.
+    // A self-hosted server accepts a bearer key only, and with Anthropic the first key header counts.
     let desk = Desk::new(Options { service: Service::Vllm, key: Some("k".into()), ..Options::default() });
     let heard = desk.post("/v1/messages", &[key, version], &message("m", &scores(), 4_096));
     assert_eq!((heard.status, heard.json()), (401, json!({"error": "Unauthorized"})));

@@ -52,13 +52,13 @@ pub struct Options {
     /// New or target tokens.
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..4096))]
     pub target: u32,
-    /// File of real lengths for the steps, a line each: source tokens, target tokens.
+    /// File of real lengths for the steps, one line each: source tokens, target tokens.
     #[arg(long, value_name = "FILE")]
     pub lengths: Option<PathBuf>,
     /// Measured repetitions, after one that is not; the best one counts, and the mean with --lengths.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..1000))]
     pub iterations: u32,
-    /// One JSON object a line instead of the table.
+    /// Print one JSON object per line instead of the table.
     #[arg(long)]
     pub json: bool,
 }
@@ -80,7 +80,7 @@ pub struct Measurement {
     pub target: f64,
     /// Seconds for a batch of rationales, or for a step.
     pub seconds: f64,
-    /// New tokens a second in sampling; source and target tokens a second in steps, padding not counted.
+    /// New tokens per second in sampling; source and target tokens per second in steps, padding not counted.
     pub tokens_per_s: f64,
     /// Processor seconds of the same, of all threads: what a busy machine disturbs less.
     pub cpu_seconds: f64,
@@ -95,7 +95,7 @@ pub struct Measurement {
 /// Runs the measurements and prints them.
 ///
 /// # Errors
-/// Where a shape is unknown, the file of lengths is broken, or the disk refuses.
+/// If a shape is unknown, the file of lengths is broken, or the write fails.
 pub fn run(options: &Options, settings: &Settings) -> Result<()> {
     if settings.student.threads > 0 {
         tch::set_num_threads(i32::try_from(settings.student.threads).unwrap_or(i32::MAX));

@@ -1,4 +1,4 @@
-//! What the system tells of a measurement: time, processor time, memory; and files for its time.
+//! System data of a measurement: time, processor time, memory.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -46,7 +46,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Processor seconds of this process so far, in hundredths; 0 where the system does not say.
+/// Processor seconds of this process so far, in hundredths; 0 if unknown.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(") ").next().unwrap_or_default();

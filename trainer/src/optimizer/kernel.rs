@@ -46,7 +46,7 @@ struct Chunk<'a> {
     keep: f32,
 }
 
-/// Gradients as they lie in memory.
+/// Gradients in memory order.
 enum Gradient<'a> {
     Float32(&'a mut [f32]),
     /// bfloat16: the upper half of a float32's bits.
@@ -57,18 +57,18 @@ fn is_of(tensor: &Tensor, kind: Kind) -> bool {
     tensor.device() == Device::Cpu && tensor.kind() == kind && tensor.is_contiguous()
 }
 
-/// Whether a tensor's memory can be worked on as it lies, as float32.
+/// Whether a tensor's memory can be processed in place as float32.
 pub(super) fn is_float32(tensor: &Tensor) -> bool {
     is_of(tensor, Kind::Float)
 }
 
-/// Whether the memory of a gradient, and that of copies, can be worked on as it lies.
+/// Whether the memory of a gradient and of copies can be processed in place.
 pub(super) fn is_plain(gradient: &Tensor, copies: &[Tensor]) -> bool {
     (is_float32(gradient) || is_of(gradient, Kind::BFloat16))
         && copies.iter().all(|copy| is_of(copy, Kind::BFloat16))
 }
 
-/// The numbers of a tensor whose kind is that of `T`, and which lies in main memory without gaps.
+/// The numbers of a tensor whose kind is that of `T`, and which is contiguous in main memory.
 fn numbers<T>(tensor: &Tensor, kind: Kind) -> &[T] {
     if !is_of(tensor, kind) || tensor.numel() == 0 || kind.elt_size_in_bytes() != size_of::<T>() {
         return &[];
@@ -82,7 +82,7 @@ fn numbers_mut<T>(tensor: &mut Tensor, kind: Kind) -> &mut [T] {
     if !is_of(tensor, kind) || tensor.numel() == 0 || kind.elt_size_in_bytes() != size_of::<T>() {
         return &mut [];
     }
-    // SAFETY: as above; each tensor stands in one `Weight` only, and libtorch reads nothing meanwhile.
+    // SAFETY: as above; each tensor is in one `Weight` only, and libtorch reads nothing meanwhile.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) }
 }
 

@@ -10,7 +10,7 @@ const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
-/// Numbers worked on at once: three such slices of float32 stay in a core's cache through all operations of a step.
+/// Numbers processed at a time: three such slices of float32 stay in a core's cache through all operations of a step.
 const SLICE: i64 = 1 << 17;
 
 /// First and second moments by weight name, and the number of steps done.
@@ -100,7 +100,7 @@ impl AdamW {
     /// Takes over a saved state of these weights.
     ///
     /// # Errors
-    /// Where a moment is missing or of another size: the message names it.
+    /// If a moment is missing or of another size: the message names it.
     pub fn restore(
         &mut self,
         tensors: &mut BTreeMap<String, Tensor>,

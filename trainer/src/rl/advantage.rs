@@ -18,7 +18,7 @@ pub fn gae(rewards: &[f32], values: &[f32], gamma: f64, lambda: f64) -> (Vec<f32
     (advantages, returns)
 }
 
-/// Advantages brought to mean 0 and variance 1 over the positions where `mask` is 1; padding stays out of both.
+/// Advantages normalized to mean 0 and variance 1 over the positions where `mask` is 1; padding is excluded.
 ///
 /// `advantages` and `mask` [batch, length] → [batch, length].
 pub fn whiten(advantages: &Tensor, mask: &Tensor) -> Tensor {

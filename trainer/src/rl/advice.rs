@@ -17,25 +17,25 @@ const RULES: [Rule; 5] = [
     (
         "kl_to_sampler",
         |kl, bound| kl > bound,
-        "the policy leaves the one that sampled; lower rl.learning_rate or rl.passes (rl.max_kl ends a pass there)",
+        "the policy moves away from the sampling policy; lower rl.learning_rate or rl.passes (rl.max_kl ends a pass early)",
     ),
-    ("clip_fraction", |share, _| share > 0.3, "most of the gradient is cut off; lower rl.learning_rate"),
+    ("clip_fraction", |share, _| share > 0.3, "most of the gradient is clipped; lower rl.learning_rate"),
     (
         "explained_variance",
         |share, _| share < 0.0,
-        "values predict returns worse than their mean; let the value model learn first, or longer (rl.value_passes), or \
-         lower rl.learning_rate",
+        "values predict returns worse than their mean; train the value model first, or longer \
+         (rl.value_passes), or lower rl.learning_rate",
     ),
     (
         "effective_sample_share",
         |share, _| share < 0.5,
-        "a few tokens carry most of the ratio's weight; the rollouts are stale for this policy: sample anew",
+        "a few tokens carry most of the ratio's weight; the rollouts are stale for this policy: sample again",
     ),
-    ("ratio_max", |ratio, _| ratio > 20.0, "single tokens have become far likelier; lower rl.learning_rate"),
+    ("ratio_max", |ratio, _| ratio > 20.0, "some tokens have become far more likely; lower rl.learning_rate"),
 ];
 
 impl Adviser {
-    /// As after the steps of these rows, which an interrupted run has spoken of.
+    /// State after the steps of these rows, whose advice an interrupted run has already given.
     pub fn after(rows: &[Metric], kl_bound: f64) -> Self {
         let mut adviser = Self::default();
         for step in rows.chunk_by(|a, b| a.step == b.step).filter(|step| step[0].step > 0) {
@@ -44,8 +44,8 @@ impl Adviser {
         adviser
     }
 
-    /// Advice for the numbers of a step: a line for each that is unhealthy and was not spoken of before. `kl_bound` is
-    /// the KL, in nats a token, that counts as too much.
+    /// Advice for the numbers of a step: a line for each that is unhealthy and was not reported before. `kl_bound` is
+    /// the KL, in nats per token, that is too much.
     pub fn lines<'a>(
         &mut self,
         numbers: impl IntoIterator<Item = (&'a str, f64)>,
@@ -61,8 +61,8 @@ impl Adviser {
             && self.said.insert("entropy")
         {
             lines.push(format!(
-                "entropy is {now:.3}, less than half of {before:.3} when these tokens were sampled: samples become alike; \
-                 lower rl.learning_rate or rl.passes"
+                "entropy is {now:.3}, less than half of {before:.3} when these tokens were sampled: samples \
+                 become similar; lower rl.learning_rate or rl.passes"
             ));
         }
         for &(name, value) in &numbers {

@@ -6,7 +6,7 @@ use crate::student::{Mode, Student, StudentConfig};
 use crate::vision::ImageFeatures;
 use tch::{Device, Tensor};
 
-/// Some rollouts, padded for a model; whatever is kept of their tokens is a vector of the real ones, row by row.
+/// Some rollouts, padded for a model; what is kept of their tokens is a vector of the real ones, row by row.
 pub(super) struct Part<'a> {
     rollouts: Vec<&'a ScoredRollout>,
     padded: Padded,

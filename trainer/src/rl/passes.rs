@@ -13,7 +13,7 @@ use schemas::Metric;
 use schemas::settings::RlSettings;
 use tch::Kind;
 
-/// KL to the sampling policy, in nats a token, above which advice is given where `rl.max_kl` names no bound.
+/// KL to the sampling policy, in nats per token, above which advice is given where `rl.max_kl` names no bound.
 const USUAL_KL_BOUND: f64 = 0.1;
 
 /// How to run the passes.
@@ -46,10 +46,10 @@ impl Plan<'_> {
     }
 }
 
-/// Runs all passes; goes on from `saved` where it was stopped. Dropout is off, as in the public code.
+/// Runs all passes; continues from `saved` if it was interrupted. Dropout is off, as in the public code.
 ///
 /// # Errors
-/// Where the loss is not finite, the run is interrupted, or the disk refuses.
+/// If the loss is not finite, the run is interrupted, or the write fails.
 pub fn train(
     learner: &Learner<'_>,
     rollouts: &[ScoredRollout],
@@ -112,7 +112,7 @@ fn next_place(place: u64, kl: f64, steps_per_pass: u64, max_kl: Option<f64>) -> 
     }
 }
 
-/// Where a continued run stands: the passes that ended early are seen again in the saved metrics.
+/// Position of a continued run: passes that ended early are found in the saved metrics.
 fn place_after(rows: &[Metric], steps_per_pass: u64, max_kl: Option<f64>) -> u64 {
     let kls = rows.iter().filter(|row| row.name == "kl_to_sampler");
     kls.fold(0, |place, row| next_place(place, row.value, steps_per_pass, max_kl))

@@ -97,7 +97,7 @@ impl Learner<'_> {
         whiten(&advantages, &batch::mask(&lengths, device))
     }
 
-    /// Whether the value head stands on the policy itself.
+    /// Whether the value head shares the policy's network.
     pub(super) fn shares_trunk(&self) -> bool {
         self.value.is_some_and(|(model, _)| model.student.reads_same_weights(self.policy))
     }
@@ -141,10 +141,10 @@ impl Learner<'_> {
                 loss * (settings.value_coefficient * share(part.count()))
             };
         let shares_trunk = self.shares_trunk();
-        // A value model of its own is done with first: two models' states, or copies of their weights, are never held at
-        // once.
+        // A separate value model is processed first: two models' states, or copies of their weights, are never in
+        // memory together.
         if let Some((model, _)) = self.value.filter(|_| !shares_trunk) {
-            // What an attempt that ran out of memory left behind.
+            // Leftovers of an attempt that ran out of memory.
             self.policy.release_copies();
             for rows in &parts {
                 let (part, _) = part_of(rows);
@@ -255,7 +255,7 @@ pub(super) mod tests {
         let weights = Weights::random(&config, 1);
         let policy = Student::new(&weights, &config);
         let learner = Learner { policy: &policy, policy_weights: &weights, value: None };
-        // A problem whose samples were all alike beside one whose samples differed.
+        // A problem whose samples are all equal, and one whose samples differ.
         let rows: [&[f32]; 2] = [&[0.0, 0.0, 0.0], &[1.0, 2.0]];
         let settings = |algorithm| RlSettings { algorithm, whiten: true, ..Settings::default().rl };
         let nothing = |algorithm| {
@@ -280,7 +280,8 @@ pub(super) mod tests {
         let rollouts = rollouts();
         let rollouts: Vec<&ScoredRollout> = rollouts.iter().collect();
         let features = ImageFeatures::none(8);
-        // Made once: libtorch's generator is common to all threads, so other tests would disturb a second making.
+        // Made once: libtorch's generator is common to all threads, so other tests would disturb a second
+        // initialization.
         let start = Weights::random(&config, 1);
         let mut own_start = Weights::random(&config, 2);
         own_start.add_random(&config, config.value_head_shapes(), 3);

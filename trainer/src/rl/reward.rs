@@ -5,7 +5,7 @@
 /// `sentence_ends` holds pairs of token index and the Teacher's raw score.
 ///
 /// # Errors
-/// Where lengths differ or an index lies outside; the message says which.
+/// If lengths differ or an index is out of range; the message says which.
 pub fn token_rewards(
     logprobs: &[f32],
     ref_logprobs: &[f32],

@@ -63,7 +63,7 @@ impl Statistics {
         self.has_values |= other.has_values;
     }
 
-    /// Named numbers, means over all tokens; the one place where the device is waited for.
+    /// Named numbers, means over all tokens; the only place that waits for the device.
     pub fn numbers(&self, value_coefficient: f64) -> Vec<(&'static str, f64)> {
         let sums = self.read();
         let tokens = sums[0].max(1.0);
@@ -75,9 +75,9 @@ impl Statistics {
             ("kl_to_sampler", mean(3)),
             ("ratio", mean(4)),
             ("ratio_max", sums[SUMS as usize]),
-            // (Σρ)² / (n·Σρ²): 1 where all tokens weigh alike.
+            // (Σρ)² / (n·Σρ²): 1 if all tokens have equal weight.
             ("effective_sample_share", sums[4].powi(2) / (tokens * sums[5]).max(f64::MIN_POSITIVE)),
-            // −Σ ρ log π / Σ ρ: an estimate, in nats a token, from what the older policy sampled.
+            // −Σ ρ log π / Σ ρ: an estimate, in nats per token, from what the older policy sampled.
             ("entropy", sums[11] / sums[4].max(f64::MIN_POSITIVE)),
             // The same of the policy that sampled, on the same tokens.
             ("sampler_entropy", sums[12] / tokens),
@@ -108,7 +108,7 @@ impl Statistics {
     }
 }
 
-/// Mean value loss, and 1 − Var(R − V) / Var(R): NaN where all returns are alike.
+/// Mean value loss, and 1 − Var(R − V) / Var(R): NaN if all returns are equal.
 fn values(sums: &[f64], tokens: f64) -> (f64, f64) {
     let mean = |index: usize| sums[index] / tokens;
     let variance = |sum: usize, squares: usize| mean(squares) - mean(sum).powi(2);

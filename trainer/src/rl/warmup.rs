@@ -20,11 +20,11 @@ use crate::training::Training;
 use crate::vision::ImageFeatures;
 use tch::{Kind, Tensor, no_grad};
 
-/// Fits the value model to the returns of `rollouts`; goes on from `saved` where it was stopped. A value head that
-/// stands on the policy learns alone, so that the policy stays as it was.
+/// Fits the value model to the returns of `rollouts`; continues from `saved` if it was interrupted. A value head that
+/// shares the policy's network is trained alone, so the policy does not change.
 ///
 /// # Errors
-/// Where the loss is not finite, the run is interrupted, or the disk refuses.
+/// If the loss is not finite, the run is interrupted, or the write fails.
 pub fn fit_values(
     learner: &Learner<'_>,
     rollouts: &[ScoredRollout],
@@ -48,10 +48,11 @@ pub fn fit_values(
         let (loss, explained) = statistics.of_values(tokens);
         training.step(&chosen, ("value loss", loss), settings.value_learning_rate)?;
         let numbers = [("warmup_value_loss", loss), ("warmup_explained_variance", explained)];
-        // Returns that are all alike have no variance to explain.
+        // Equal returns have no variance to explain.
         training.push(step + 1, numbers.into_iter().filter(|(_, value)| value.is_finite()));
         training.show(step + 1, format!("value loss {loss:.3}, explained variance {explained:.2}"));
-        // The last place stays until the stage is done: the policy's passes start from it however often they are stopped.
+        // The last position is kept until the stage is complete: the policy's passes start from it however often they
+        // are interrupted.
         training.save(step + 1 == total)?;
     }
     Ok(())
@@ -92,7 +93,7 @@ fn gradients(
 /// Values of each rollout's tokens.
 ///
 /// # Errors
-/// Where not even one rollout fits into memory.
+/// If not even one rollout fits into memory.
 pub fn values_of(
     learner: &Learner<'_>,
     rollouts: &[ScoredRollout],

@@ -17,12 +17,12 @@ pub fn needs_own_pass(sampling: Kind, training: Kind) -> bool {
 pub struct TokenNumbers {
     /// log π(token) under the full softmax at temperature 1.
     pub logprobs: Vec<Vec<f32>>,
-    /// V of the state before each token; none where no head was given.
+    /// V of the state before each token; `None` without a head.
     pub values: Option<Vec<Vec<f32>>>,
 }
 
-/// Source and target tokens of the problems that a CPU works on at once, padding included; more would not be faster, only
-/// take more memory. A GPU takes all at once.
+/// Source and target tokens of the problems that a CPU processes at once, padding included; more would not be faster,
+/// but use more memory. A GPU takes all at once.
 const TOKENS_AT_ONCE: usize = 2048;
 
 /// Runs `student` over sequences of tokens: the same number of them for each problem of `source`, whose encoder states they

@@ -81,7 +81,7 @@ impl ValueModel {
         self.head.forward(hidden, mode)
     }
 
-    /// Takes up what a backward pass on weights in another number format has left, where it is much.
+    /// Flushes accumulated gradients of low-precision weights, if they are large.
     pub fn collect_gradients(&self) {
         self.student.collect_gradients();
         self.head.collect_gradients();

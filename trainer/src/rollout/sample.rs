@@ -37,7 +37,7 @@ pub struct Generated {
     pub logprobs: Vec<f32>,
     /// V of the state before each token; empty without a value head.
     pub values: Vec<f32>,
-    /// True where the limit came before eos.
+    /// True if the limit came before eos.
     pub truncated: bool,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Generator<'a> {
     /// Decodes with `student`, made of `weights`, in the number format `kind`.
     ///
     /// # Errors
-    /// Where the system refuses threads.
+    /// If the system refuses threads.
     pub fn new(student: &'a Student, weights: &Weights, kind: Kind) -> Result<Self> {
         let copied = weights.for_decoding(kind);
         let stepper = if student.encoder.device() == Device::Cpu {
@@ -125,8 +125,8 @@ pub fn generate(
     no_grad(|| decode(student, None, source, sampling, seeds, max_new_tokens, mode))
 }
 
-/// Source tokens that the encoder sees at once, padding included: enough for its products to be fast, and few enough for
-/// its states in between to take less than the cache that decoding needs next.
+/// Source tokens the encoder processes at once, padding included: enough for fast products, and few enough that its
+/// intermediate states take less memory than the cache that decoding needs next.
 const SOURCE_TOKENS_AT_ONCE: i64 = 512;
 
 /// Keys and values of all problems by block of the decoder, [problems, heads, source, d_kv], kept in the format `kind`.
@@ -142,7 +142,7 @@ fn encoder_keys(student: &Student, source: &Source, kind: Kind, mode: Mode) -> V
         let count = at_once.min(problems - start);
         let part = source.narrow(start, count);
         let encoded = student.encode(&part, mode);
-        // What stands behind a problem's own tokens is never read.
+        // What follows a problem's own tokens is never read.
         let place = |all: &Tensor| all.narrow(0, start, count).narrow(2, 0, part.ids.size()[1]);
         for (all, part) in all.iter().zip(student.decoder.encoder_keys(&encoded, mode)) {
             place(&all.keys).copy_(&part.keys);
@@ -162,8 +162,8 @@ fn unfinished(seeds: &[u64]) -> Vec<Generated> {
     seeds.iter().map(unfinished).collect()
 }
 
-/// Decoding on the stepper. Rows stand in a grid of problems × samples, so that samples share what belongs to their
-/// problem; a place whose row has finished is `None` and runs along until the grid can shrink.
+/// Decoding on the CPU decoder. Rows form a grid of problems × samples, so samples share their problem's data; a
+/// position whose row has finished is `None` and is processed until the grid can shrink.
 fn by_steps(
     stepper: &Stepper,
     mut cache: Cache,
@@ -272,7 +272,7 @@ fn decode(
         for (place, &row) in running.iter().enumerate() {
             let generated = &mut done[row];
             if !generated.truncated {
-                continue; // finished, waiting for its row to leave the batch
+                continue; // finished, waiting to leave the batch
             }
             generated.tokens.push(tokens[place]);
             if let Some(logprob) = logprobs.get(place) {
@@ -455,7 +455,7 @@ mod tests {
         }
         let half = Generator::new(&student, &weights, Kind::BFloat16).expect("generator");
         let half = half.generate(&source, RANDOM, &[1, 2, 3], 1);
-        // As on a device that multiplies bfloat16 numbers, whatever this one does.
+        // As on a device with bfloat16 products, whatever this one supports.
         let cast = weights.for_decoding(Kind::BFloat16).expect("cast");
         let cast = Student::new(&cast, &config);
         let products = Mode { train: false, kind: Kind::BFloat16 };

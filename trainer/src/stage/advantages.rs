@@ -1,4 +1,4 @@
-//! Rewards and advantages of a round's scored rollouts, and the KL coefficient that they are charged with.
+//! Rewards and advantages of a round's scored rollouts, and their KL coefficient.
 
 use super::context::{Context, Policy};
 use crate::corpus::{Corpus, rationale_source};
@@ -63,7 +63,7 @@ pub(super) struct Rewarded<'a> {
 /// Checks the numbers of all scored rollouts and takes their token rewards.
 ///
 /// # Errors
-/// Where a column has another length than the tokens, or holds a number that cannot be.
+/// If a column has another length than the tokens, or holds a number that cannot be.
 pub(super) fn rewarded<'a>(
     context: &Context,
     corpus: &Corpus,
@@ -107,7 +107,7 @@ fn check(rollout: &Rollout, algorithm: Algorithm, vocabulary: i64) -> Result<(),
         if found != tokens {
             let of_grpo = column == "values" && found == 0;
             let next = if of_grpo {
-                ": they were sampled for rl.algorithm = grpo; say so, or sample anew"
+                ": they were sampled for rl.algorithm = grpo; set it, or sample again"
             } else {
                 ""
             };
@@ -199,7 +199,7 @@ fn against_the_group(rl: &RlSettings, rewarded: &[Rewarded<'_>], kl_coefficient:
     all
 }
 
-/// The mean of all scores, at the last sentence's end: what a Teacher that scores whole rationales would say.
+/// The mean of all scores, at the last sentence's end: as a Teacher that scores whole rationales would give it.
 fn one_score(sentence_ends: &[(u32, f32)]) -> Vec<(u32, f32)> {
     let sum: f32 = sentence_ends.iter().map(|(_, score)| score).sum();
     let last = sentence_ends.iter().map(|(token, _)| *token).max();

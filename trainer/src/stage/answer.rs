@@ -48,8 +48,8 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
 /// Round 0 with stage `base` is the base student.
 ///
 /// # Errors
-/// Where the checkpoint is missing, is not the one that said the rationales that are there, there is nothing to learn from,
-/// or a step fails.
+/// If the checkpoint is missing, is not the one that wrote the existing rationales, there is nothing to learn from, or
+/// a step fails.
 pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
     if (stage == "base") != (round == 0) {
         return Err(Error::input(
@@ -134,7 +134,7 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
         &context.provenance,
     )?;
     StepCheckpoint::forget(&adapter_folder);
-    // The answers come last: where they are, the stage is done.
+    // The answers come last: if they exist, the stage is complete.
     context.dataset.write_part::<Answer>(round, stage, answers, &context.provenance)?;
     Ok(Outcome::Done(line))
 }
@@ -167,7 +167,7 @@ fn rationales(context: &Context, round: u32, stage: &str) -> Result<HashMap<Stri
     Ok(of_stage.map(|row| (row.problem_id, row.deduplicated)).collect())
 }
 
-/// Adds to the policy's weights the adapter in `folder`; where there is none, a new one to train, which is returned.
+/// Adds to the policy's weights the adapter in `folder`; if there is none, a new one to train, which is returned.
 fn adapted(
     context: &Context,
     (corpus, rationales): (&Corpus, &HashMap<String, String>),
@@ -185,7 +185,7 @@ fn adapted(
                     short(&policy.fingerprint),
                     short(&base)
                 ),
-                "remove the adapter to train it anew, or put its policy back",
+                "remove the adapter to train it again, or restore its policy",
             ));
         }
         if made_with_of(folder)?.is_some_and(|told| told != made_with(context, corpus, rationales)) {
@@ -194,8 +194,8 @@ fn adapted(
                     "{}: expected an adapter trained with these settings and rationales, found one of others",
                     folder.display()
                 ),
-                "remove the adapter to train it anew, or give the settings of [answer] and [student] that it was trained \
-                 with",
+                "remove the adapter to train it again, or use the settings of [answer] and [student] that \
+                 it was trained with",
             ));
         }
         read_adapter(folder, config, &mut policy.weights, context.device)?;
@@ -210,7 +210,7 @@ fn adapted(
     Ok(Some(lora))
 }
 
-/// What an adapter is trained with, beside the policy and its rationales, in a line.
+/// Settings of an adapter's training, besides the policy and its rationales, in one line.
 fn made_with(context: &Context, corpus: &Corpus, rationales: &HashMap<String, String>) -> String {
     let (answer, student) = (&context.settings.answer, &context.settings.student);
     let training = (answer.epochs, answer.batch, answer.learning_rate, answer.weight_decay, answer.warmup);
@@ -238,7 +238,7 @@ struct AnswerModel<'a> {
     rationales: &'a HashMap<String, String>,
 }
 
-/// What an answer model said to a problem.
+/// An answer model's output for a problem.
 struct Said<'a> {
     problem: &'a Problem,
     text: String,
@@ -246,7 +246,7 @@ struct Said<'a> {
 }
 
 impl Said<'_> {
-    /// Whether it is the right option; none where that is hidden.
+    /// Whether it is the right option; `None` if that is hidden.
     fn is_right(&self) -> Option<bool> {
         self.problem.answer_index.map(|right| self.predicted == Some(right))
     }
@@ -271,7 +271,7 @@ impl AnswerModel<'_> {
         Generator::new(&self.student, &self.policy.weights, self.context.sampling_kind())
     }
 
-    /// The policy's rationale of a problem; empty where there is none.
+    /// The policy's rationale of a problem; empty if there is none.
     fn rationale(&self, problem: &Problem) -> &str {
         self.rationales.get(&problem.problem_id).map_or("", String::as_str)
     }
@@ -284,7 +284,7 @@ impl AnswerModel<'_> {
         self.policy.tokenizer.encode(&text, settings.student.max_source_tokens)
     }
 
-    /// A problem with its right answer to learn; none where that is hidden.
+    /// A problem with its right answer to learn; `None` if that is hidden.
     fn example(&self, problem: &Problem, rationale: &str) -> Result<Option<Example>> {
         let Some(right) = problem.answer_index else { return Ok(None) };
         let limit = self.context.settings.answer.max_new_tokens;
@@ -331,7 +331,7 @@ impl AnswerModel<'_> {
                 let found = "expected val problems with a known answer, found none";
                 return Err(Error::input(
                     format!("answer.keep = {}: {found}", settings.keep),
-                    "say answer.keep = last",
+                    "set answer.keep = last",
                 ));
             }
         }
@@ -372,7 +372,7 @@ impl AnswerModel<'_> {
         write_adapter(folder, lora, weights, &base, &made_with(context, corpus, self.rationales))
     }
 
-    /// Answers problems greedily, in their order; `title` stands before the progress.
+    /// Answers problems greedily, in their order; `title` precedes the progress.
     fn answer<'p>(
         &self,
         generator: &Generator<'_>,

@@ -49,7 +49,7 @@ impl Context {
     /// The context of a dataset and settings.
     ///
     /// # Errors
-    /// Where the device is not there.
+    /// If the device is not there.
     pub fn new(dataset: Dataset, resolved: &Resolved) -> Result<Self> {
         let settings = resolved.settings.clone();
         let checkpoints = PathBuf::from(settings.student.checkpoints.replace("<name>", &dataset.name()));
@@ -104,7 +104,7 @@ impl Context {
     /// Reads the policy that a round starts from.
     ///
     /// # Errors
-    /// Where it is not there, or broken.
+    /// If it is not there, or broken.
     pub fn starting_policy(&self, round: u32) -> Result<Policy> {
         let folder = self.start_of(round);
         if !folder.join("config.json").is_file() {
@@ -145,7 +145,7 @@ impl Context {
     /// Reads a policy with its tokenizer.
     ///
     /// # Errors
-    /// Where it is not there, or broken.
+    /// If it is not there, or broken.
     pub fn read_policy(&self, folder: &Path) -> Result<Policy> {
         let Loaded { config, weights } = checkpoint::read_student(folder)?;
         self.choose_threads(&weights);
@@ -156,7 +156,8 @@ impl Context {
         Ok(Policy { student, weights, tokenizer, fingerprint, folder: folder.to_path_buf() })
     }
 
-    /// Small matrices are done before a second thread has woken up; on a busy machine waiting for it costs tenfold.
+    /// Small matrices are finished before a second thread has woken up; on a busy machine, waiting for it takes ten
+    /// times longer.
     fn choose_threads(&self, weights: &Weights) {
         let threads = match self.settings.student.threads {
             0 if weights.count() < 10_000_000 => 1,

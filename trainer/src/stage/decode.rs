@@ -29,10 +29,10 @@ fn due<'a>(
     parts::due::<Rationale>(&context.dataset, round, &prefix, PROBLEMS_A_PART, problems)
 }
 
-/// Refuses to train a stage anew beside what came of its older policy: it would be taken for the new one's.
+/// Refuses to repeat a stage while results of its older policy exist: they would be mistaken for those of the new one.
 ///
 /// # Errors
-/// Where there are rationales or later checkpoints of the round.
+/// If there are rationales or later checkpoints of the round.
 pub(super) fn refuse_leftovers(context: &Context, round: u32, stage: &str) -> Result<()> {
     let mut found = None;
     for split in ["train", "val", "test"] {
@@ -56,14 +56,14 @@ pub(super) fn refuse_leftovers(context: &Context, round: u32, stage: &str) -> Re
             "round {round}: expected {}, of which there are {found}",
             context.checkpoint(round, stage).display()
         ),
-        format!("put the checkpoint back; or, to do {stage} again, {hint}"),
+        format!("restore the checkpoint; or, to repeat {stage}, {hint}"),
     ))
 }
 
-/// Removes metrics of a stage's older policy and of what came of it: they would be compared with the new one's.
+/// Removes metrics of a stage's older policy and its results: they would be compared with the new one's.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub(super) fn forget_metrics(context: &Context, round: u32, stage: &str) -> Result<()> {
     let of_sft = ["sft", "rationales-sft-", "answer-sft", "answer-training"];
     let stale: &[&str] = if stage == "rl" { &["sft", "rationales-", "answer-"] } else { &of_sft };
@@ -84,10 +84,10 @@ struct PolicyOf {
     policy: String,
 }
 
-/// Refuses to add to, or answer with, rationales of a stage that another policy than this one has said.
+/// Refuses to add to, or answer with, rationales of a stage that were written by another policy.
 ///
 /// # Errors
-/// Where there are such rationales.
+/// If there are such rationales.
 pub(super) fn refuse_others(context: &Context, round: u32, stage: &str, policy: &Policy) -> Result<()> {
     let columns = ["rationale_id", "stage", "policy"];
     let rows = context.dataset.project::<Rationale, PolicyOf>(round, &columns)?;
@@ -103,8 +103,8 @@ pub(super) fn refuse_others(context: &Context, round: u32, stage: &str, policy: 
                 short(&row.policy)
             ),
             format!(
-                "put the policy back that said it; or remove the round's rationales part-{stage}-…, and what came of \
-                 them (corrections, answers and their checkpoints), to do them again"
+                "restore the policy that wrote it; or remove the round's rationales part-{stage}-… and what \
+                 was derived from them (corrections, answers and their checkpoints) to repeat them"
             ),
         )),
     }
@@ -125,7 +125,7 @@ pub(super) fn is_done(
 /// Whether there are any rationales of a stage.
 ///
 /// # Errors
-/// Where the folder cannot be read.
+/// If the folder cannot be read.
 pub(super) fn exist(context: &Context, round: u32, stage: &str) -> Result<bool> {
     parts::exist::<Rationale>(&context.dataset, round, &format!("{stage}-train"))
 }
@@ -181,7 +181,7 @@ pub(super) fn run(
     Ok(written)
 }
 
-/// Greedy rationales of some problems, repeats left out, a sentence a line; nothing is written.
+/// Greedy rationales of some problems, without repetitions, one sentence per line; nothing is written.
 pub(super) fn texts(
     context: &Context,
     policy: (&Policy, &Generator<'_>),
@@ -203,7 +203,7 @@ struct TextOf {
     truncated: bool,
 }
 
-/// Writes what a stage's rationales of a split are like: form, and nearness to the gold solutions.
+/// Writes metrics of a stage's rationales of a split: form, and similarity to the gold solutions.
 fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[&Problem]) -> Result<()> {
     let columns =
         ["problem_id", "split", "stage", "sentences", "deduplicated", "repeated_sentences", "truncated"];
@@ -233,7 +233,7 @@ fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[
         if !matches!(*name, "repeated" | "empty") {
             continue;
         }
-        // Nothing rises where nothing was taken before; half of them is bad all the same.
+        // Without an earlier value there is no rise, but half of them is bad nevertheless.
         let rise = before.get(*name).map(|earlier| value - earlier);
         if rise.map_or(*value > 0.5, |rise| rise > 0.05) {
             let than_before =

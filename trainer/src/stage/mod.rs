@@ -1,8 +1,8 @@
-//! The road of a round on the trainer's side: which stage is due, run it, say what comes next.
+//! The trainer's part of a round: run the pending stages and name the next command.
 //!
-//! rollout → (scores) → rl → rationales → (corrections) → sft → rationales → answer. What stands in brackets is the
-//! feedback pipeline's work; until it is there, the trainer waits. A stage is done when its files are there, and
-//! files appear whole or not at all, so a killed command just starts the stage again, or goes on inside it.
+//! rollout → (scores) → rl → rationales → (corrections) → sft → rationales → answer. The parts in brackets are done by
+//! the feedback pipeline; until they exist, the trainer stops. A stage is complete once its files exist, and files are
+//! written atomically, so after a kill the stage is repeated, or continued from its step checkpoint.
 
 mod advantages;
 mod answer;
@@ -47,7 +47,7 @@ pub enum Outcome {
     Waiting(String),
 }
 
-/// Says where the round before was done again after this one had begun: this one still stands on the older policy.
+/// Warns if the previous round was repeated after this one had begun: this one is still based on the older policy.
 fn warn_of_redone_round(context: &Context, round: u32) -> Result<()> {
     #[derive(serde::Deserialize)]
     struct Said {
@@ -73,8 +73,8 @@ fn warn_of_redone_round(context: &Context, round: u32) -> Result<()> {
             break;
         }
         schemas::warn!(
-            "warning: round {round} was sampled by policy {}, but round {} ends with {}: it was done again since; to build on \
-             it, remove what there is of round {round}",
+            "warning: round {round} was sampled by policy {}, but round {} ends with {}: it was repeated \
+             since; to build on it, remove the files of round {round}",
             context::short(&sampled.policy),
             round - 1,
             context::short(&before.policy)
@@ -87,7 +87,7 @@ fn warn_of_redone_round(context: &Context, round: u32) -> Result<()> {
 /// Advances round `round` as far as feedback allows, or does only the stage `only`. Returns the lines to print.
 ///
 /// # Errors
-/// Where a stage fails; what earlier stages wrote stays.
+/// If a stage fails; what earlier stages wrote is kept.
 pub fn advance(context: &Context, round: u32, only: Option<Stage>) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     type Run = fn(&Context, u32) -> Result<Outcome>;
@@ -118,7 +118,7 @@ pub fn advance(context: &Context, round: u32, only: Option<Stage>) -> Result<Vec
     if lines.is_empty() {
         let what = only.and_then(|stage| stage.to_possible_value());
         let what = what.map_or_else(String::new, |stage| format!(", stage {}", stage.get_name()));
-        schemas::say!("round {round}{what}: nothing is due");
+        schemas::say!("round {round}{what}: nothing to do");
     }
     if only.is_none() {
         let line =

@@ -15,7 +15,7 @@ struct ProblemOf {
 /// most `size` problems: names of parts with their problems. Problems that were imported since are among them.
 ///
 /// # Errors
-/// Where a part is broken.
+/// If a part is broken.
 pub(super) fn due<'a, T: Table>(
     dataset: &Dataset,
     round: u32,
@@ -42,7 +42,7 @@ pub(super) fn due<'a, T: Table>(
 /// Whether the round has any such part.
 ///
 /// # Errors
-/// Where the folder cannot be read.
+/// If the folder cannot be read.
 pub(super) fn exist<T: Table>(dataset: &Dataset, round: u32, prefix: &str) -> Result<bool> {
     let parts = dataset.parts::<T>(round)?;
     let names = parts.iter().filter_map(|path| path.file_stem()?.to_str());

@@ -1,4 +1,4 @@
-//! Stage rl: learn from the scores of the round's rollouts, then say greedily what the new policy says.
+//! Stage rl: learn from the scores of the round's rollouts, then decode the new policy greedily.
 
 use super::advantages::{Baseline, advantages, kl_coefficient, mean_kl, mean_reward, rewarded};
 use super::context::{Context, Policy};
@@ -42,17 +42,17 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     if line.is_none() && context.dataset.parts::<Score>(round)?.is_empty() {
         return Err(Error::input(
             format!(
-                "round {round}: {} is there, but the dataset has no scores of this round: is it of another dataset?",
+                "round {round}: {} exists, but the dataset has no scores of this round: does it belong to another dataset?",
                 folder.display()
             ),
-            "name other checkpoints (--checkpoints), or put the scores back; or remove the round's checkpoints to do it \
-             again",
+            "use other checkpoints (--checkpoints), or restore the scores; or remove the round's \
+             checkpoints to repeat it",
         ));
     }
     StepCheckpoint::forget(&folder);
     StepCheckpoint::forget(&context.checkpoint(round, VALUES));
     if line.is_none() && context.has(&context.checkpoint(round, "sft")) {
-        return Ok(Outcome::Already); // whatever problems were imported since
+        return Ok(Outcome::Already); // even if problems were imported since
     }
     let problems = context.dataset.problems()?;
     let train: Vec<_> = problems.iter().filter(|problem| problem.split == "train").collect();
@@ -68,11 +68,11 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     Ok(line.map_or(Outcome::Already, Outcome::Done))
 }
 
-/// Rollouts that are looked at by [`warn_of_other_input`].
+/// Rollouts checked by [`warn_of_other_input`].
 const LOOKED_AT: usize = 16;
 
-/// The policy must give the log-probabilities now that it gave while sampling, or ratios are wrong from the first step on:
-/// says where it does not, as it sees other sources or pictures, or runs in another number format.
+/// The policy must give the log-probabilities now that it gave while sampling, or ratios are wrong from the first step
+/// on: warns if it does not, for instance because of different sources, pictures or number formats.
 fn warn_of_other_input(
     context: &Context,
     policy: &Policy,
@@ -193,7 +193,7 @@ fn refuse_without_differences(settings: &RlSettings, rollouts: &[ScoredRollout])
     }
     Err(Error::input(
         "rl: expected scores that differ between the samples of a problem, found none: grpo would learn nothing",
-        "remove the round's rollouts and scores, and sample more of each problem (rollout.samples); or with rl.algorithm = ppo",
+        "remove the round's rollouts and scores, and sample more of each problem (rollout.samples); or use rl.algorithm = ppo",
     ))
 }
 

@@ -42,7 +42,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let total: usize = due.iter().map(|(_, chunk)| chunk.len()).sum();
     if total > 0 && context.has(&context.checkpoint(round, "rl")) {
         schemas::warn!(
-            "round {round}: {total} train problems have no rollouts, but RL has been done: they join in the next round"
+            "round {round}: {total} train problems have no rollouts, but RL is complete: they are included from the next round on"
         );
         return Ok(Outcome::Already);
     }
@@ -51,7 +51,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     }
     let mut models = Models::new(context, round);
     if models.has_reference() {
-        // A reference that is missing or broken is found before a part is sampled in vain.
+        // A missing or broken reference is detected before a part is sampled.
         models.reference()?;
     }
     let policy = models.policy()?;
@@ -72,8 +72,8 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     Ok(Outcome::Done(format!("round {round}: {rows} rationales sampled for {total} problems")))
 }
 
-/// The models of a round. On the CPU one at a time is held: reading weights again costs little beside a part, and memory is
-/// what sets the size of the student there.
+/// The models of a round. On the CPU, one at a time is in memory: reading weights again is cheap compared with a part,
+/// and memory limits the size of the student there.
 struct Models<'a> {
     context: &'a Context,
     round: u32,
@@ -157,7 +157,7 @@ fn part(
     Ok(rows)
 }
 
-/// Problems of a part in batches of alike lengths, so that little is spent on padding.
+/// Problems of a part in batches of similar length, to reduce padding.
 struct Batches<'a> {
     problems: &'a [&'a Problem],
     sources: &'a [Vec<i64>],

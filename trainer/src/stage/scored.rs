@@ -15,7 +15,7 @@ pub(super) struct Scored {
     pub(super) rollouts: Vec<(Rollout, Vec<f32>)>,
     /// Remarks on what was left out.
     pub(super) left_out: Vec<String>,
-    /// What all sampled rationales are like, by name of the metric.
+    /// Metrics of all sampled rationales, by name.
     pub(super) form: [(&'static str, f64); 3],
 }
 
@@ -33,7 +33,7 @@ struct RejectOf {
     subject_id: String,
 }
 
-/// Joins rollouts and scores; the inner error is the line that says what the round waits for.
+/// Joins rollouts and scores; the inner error is the line that says what is missing.
 pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored, String>> {
     let dataset = &context.dataset;
     let rollouts: Vec<Rollout> = dataset.read(round)?;
@@ -55,7 +55,7 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
                 policy.folder.display(),
                 short(&policy.fingerprint)
             ),
-            "put the policy back that sampled, or remove this round's rollouts and scores to sample anew",
+            "restore the policy that sampled them, or remove this round's rollouts and scores to sample again",
         ));
     }
     warn_of_another_seed(context, &own);
@@ -124,10 +124,10 @@ impl Joined {
         Ok(joined)
     }
 
-    /// The line that says what is waited for, where too few are scored.
+    /// The line that says what is missing, if too few are scored.
     ///
     /// # Errors
-    /// Where too few are scored, and no more will be.
+    /// If too few are scored, and no more will be.
     fn waits(&self, context: &Context, round: u32) -> Result<Option<String>> {
         let with_sentences = self.scored.len() + self.lost + self.waiting;
         let coverage = self.scored.len() as f64 / with_sentences.max(1) as f64;
@@ -149,7 +149,7 @@ impl Joined {
                     coverage * 100.0,
                     self.lost
                 ),
-                "look at the rejects table; collect-feedback --retry-rejects asks them again; or lower --min-coverage",
+                "look at the rejects table; collect-feedback --retry-rejects asks about them again; or lower --min-coverage",
             ));
         }
         if self.scored.is_empty() {
@@ -163,7 +163,7 @@ impl Joined {
     }
 }
 
-/// Shares of the sampled rationales that repeat a sentence, end at the limit, or say nothing.
+/// Shares of the sampled rationales that repeat a sentence, end at the limit, or are empty.
 fn form(rollouts: &[Rollout]) -> [(&'static str, f64); 3] {
     let share = |counts: &dyn Fn(&Rollout) -> bool| {
         rollouts.iter().filter(|row| counts(row)).count() as f64 / rollouts.len().max(1) as f64
@@ -179,8 +179,8 @@ fn form(rollouts: &[Rollout]) -> [(&'static str, f64); 3] {
     ]
 }
 
-/// The values stored with rollouts are those of a value head that was drawn from the seed of sampling, which is drawn again
-/// to be trained: says where it was another seed.
+/// The values stored with rollouts are those of a value head that was drawn from the seed of sampling, which is drawn
+/// again for training: warns if the seed was different.
 fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
     let seed = context.settings.rollout.seed;
     let is_of_another =
@@ -207,7 +207,7 @@ fn scores_by_rollout(
     for rollout in rollouts.iter().chain(imported) {
         if known.insert(&rollout.rollout_id, rollout).is_some() {
             return Err(Error::input(
-                format!("rollouts, round {round}: {} stands there twice", rollout.rollout_id),
+                format!("rollouts, round {round}: {} appears twice", rollout.rollout_id),
                 "remove the part that was added, and the scores of its rollouts",
             ));
         }
@@ -220,7 +220,7 @@ fn scores_by_rollout(
                 format!("scores, round {round}: rollout {}, sentence {}", row.rollout_id, row.sentence_index);
             Error::input(
                 format!("{place}: expected {expected}"),
-                "remove the scores that belong to other rollouts, or put those rollouts back",
+                "remove the scores that belong to other rollouts, or restore those rollouts",
             )
         };
         let rollout = known.get(row.rollout_id.as_str());

@@ -1,4 +1,4 @@
-//! Stage sft: learn from the Teacher's corrections of what the RL policy said, then decode all splits.
+//! Stage sft: learn from the Teacher's corrections of the RL policy's rationales, then decode all splits.
 
 use super::answer::answered;
 use super::context::Context;
@@ -44,7 +44,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     StepCheckpoint::forget(&folder);
     let problems = context.dataset.problems()?;
     if lines.is_empty() && answered(context, round, "sft")? && decode::exist(context, round, "sft")? {
-        return Ok(Outcome::Already); // whatever problems were imported since
+        return Ok(Outcome::Already); // even if problems were imported since
     }
     let mut written = 0;
     for split in SPLITS {
@@ -64,7 +64,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     })
 }
 
-/// Fine-tuning waits until the policy of RL has said all that is to be corrected.
+/// Fine-tuning waits until the RL policy has decoded all train problems.
 fn refuse_incomplete(context: &Context, round: u32) -> Result<()> {
     let problems = context.dataset.problems()?;
     let of_train: Vec<_> = problems.iter().filter(|problem| problem.split == "train").collect();
@@ -99,7 +99,7 @@ struct Ready {
     rejected: usize,
 }
 
-/// The corrections to learn from; the inner error is the line that says what the round waits for.
+/// The corrections to learn from; the inner error is the line that says what is missing.
 fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let dataset = &context.dataset;
     let columns = ["rationale_id", "stage", "split", "deduplicated"];
@@ -134,14 +134,12 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
                     "corrections, round {round}: rationale {id}: expected the correction of {said:?}, found that of {:?}",
                     correction.original
                 ),
-                "remove the corrections of the round, which belong to another policy's rationales, and collect anew",
+                "remove the corrections of the round, which belong to another policy's rationales, and collect them again",
             ));
         }
         if !seen.insert(correction.rationale_id.clone()) {
-            let message = format!(
-                "corrections, round {round}: rationale {} stands there twice",
-                correction.rationale_id
-            );
+            let message =
+                format!("corrections, round {round}: rationale {} appears twice", correction.rationale_id);
             return Err(Error::BadInput { message, hint: None });
         }
         if correction.corrected.trim().is_empty() {
@@ -183,7 +181,7 @@ struct Text {
 /// The corrections that pass the filter, with the line for the user.
 ///
 /// # Errors
-/// Where the filter leaves none.
+/// If the filter leaves none.
 fn of_corrections(context: &Context, round: u32, ready: &Ready) -> Result<(Vec<Text>, String)> {
     let only_changed = context.settings.sft.filter == CorrectionFilter::Changed;
     let chosen: Vec<&Correction> =
@@ -193,7 +191,7 @@ fn of_corrections(context: &Context, round: u32, ready: &Ready) -> Result<(Vec<T
             "round {round}: sft.filter = changed: expected corrections that changed something, found none of {}",
             ready.corrections.len()
         );
-        return Err(Error::input(message, "say sft.filter = all"));
+        return Err(Error::input(message, "set sft.filter = all"));
     }
     let changed = chosen.iter().filter(|correction| correction.changed).count();
     let mut line =
@@ -308,7 +306,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     if settings.sft.keep != KeepBy::Last && val.is_empty() {
         let message =
             format!("sft.keep = {}: expected val problems with a solution, found none", settings.sft.keep);
-        return Err(Error::input(message, "say sft.keep = last"));
+        return Err(Error::input(message, "set sft.keep = last"));
     }
     let measured = if settings.sft.keep == KeepBy::ValLoss { val.as_slice() } else { &[] };
     let gold: Vec<Example> = measured

@@ -31,10 +31,10 @@ const UNKNOWN: [&str; 15] = [
     "monteclora_config",
 ];
 
-/// Key of the weight file's metadata under which the fingerprint of the student that it belongs to stands.
+/// Key of the weight file's metadata for the fingerprint of its student.
 const BASE: &str = "ares.policy";
 
-/// Key under which a hash of the settings stands that it was trained with.
+/// Key for a hash of its training settings.
 const MADE_WITH: &str = "ares.settings";
 
 /// The student that an adapter was trained on.
@@ -48,11 +48,11 @@ pub struct Base<'a> {
     pub fingerprint: &'a str,
 }
 
-/// Writes the LoRA matrices of `weights` in PEFT's layout, beside the base model's `config.json` and tokenizer. `made_with`
-/// tells the settings of its training.
+/// Writes the LoRA matrices of `weights` in PEFT's layout, together with the base model's `config.json` and tokenizer.
+/// `made_with` identifies its training settings.
 ///
 /// # Errors
-/// Where the disk refuses; then the folder does not appear.
+/// If the write fails; then the folder does not appear.
 pub fn write_adapter(
     folder: &Path,
     lora: &LoraConfig,
@@ -75,18 +75,18 @@ pub fn write_adapter(
     })
 }
 
-/// Fingerprint of the student that the adapter in a folder was trained on, where it tells.
+/// Fingerprint of the student that the adapter in a folder was trained on, if recorded.
 ///
 /// # Errors
-/// Where the file is broken.
+/// If the file is broken.
 pub fn base_of(folder: &Path) -> Result<Option<String>> {
     metadata_of(&folder.join("adapter_model.safetensors"), BASE)
 }
 
-/// What tells the settings that the adapter in a folder was trained with, where it is ours.
+/// Identity of the settings that the adapter in a folder was trained with, if it is ours.
 ///
 /// # Errors
-/// Where the file is broken.
+/// If the file is broken.
 pub fn made_with_of(folder: &Path) -> Result<Option<String>> {
     metadata_of(&folder.join("adapter_model.safetensors"), MADE_WITH)
 }
@@ -94,7 +94,7 @@ pub fn made_with_of(folder: &Path) -> Result<Option<String>> {
 /// Adds the LoRA matrices of a PEFT folder to a student's weights.
 ///
 /// # Errors
-/// Where a file is missing or broken, the adapter is of another kind, or a matrix does not fit the student; all are
+/// If a file is missing or broken, the adapter is of another kind, or a matrix does not fit the student; all are
 /// listed.
 pub fn read_adapter(
     folder: &Path,
@@ -116,7 +116,7 @@ pub fn read_adapter(
     let mut found = if is_pickle { read_pickle(&path)? } else { read_safetensors(&path)? };
     let mut problems = check_numbers(&mut found);
     problems.extend(drop_copies(&mut found, weights));
-    // PyTorch's attention never calls this layer, so a pair beside it has no effect there either.
+    // PyTorch's attention never calls this layer, so matrices for it have no effect there either.
     found.retain(|name, _| !name.contains("mha_layer.out_proj.lora_"));
     let layers = lora.layers(config);
     let name = |layer: &str, side: &str| format!("base_model.model.{layer}.lora_{side}.weight");
@@ -166,7 +166,7 @@ fn check_config(told: &Value) -> Result<(), String> {
     }
 }
 
-/// Drops the base model's own weights, which PEFT stores beside adapters of the head; reports those that differ.
+/// Drops the base model's own weights, which PEFT stores together with adapters of the head; reports those that differ.
 fn drop_copies(found: &mut BTreeMap<String, Tensor>, weights: &Weights) -> Vec<String> {
     let mut problems = Vec::new();
     found.retain(|name, tensor| {

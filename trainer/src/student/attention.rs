@@ -87,13 +87,14 @@ impl Attention {
     /// [rows, length, d] may have several rows for each problem, which then share its keys and values.
     pub fn attend_to(&self, x: &Tensor, key_value: &KeyValue, bias: &Tensor, mode: Mode) -> Tensor {
         let size = x.size();
-        // A row's queries do not see each other here, so that those of all rows of a problem may stand in one line.
+        // A row's queries do not see each other here, so those of all rows of a problem may form one sequence.
         let grouped = x.reshape([key_value.keys.size()[0], -1, size[2]]);
         let queries = self.split_heads(&self.q.forward(&self.norm.forward(&grouped), mode));
         self.finish(&grouped, &queries, key_value, bias, mode).view(size.as_slice())
     }
 
-    /// One decoding step: `x` [rows, 1, d] at `position`; its key and value are added to `cache`, which must have room.
+    /// One decoding step: `x` [rows, 1, d] at `position`; its key and value are added to `cache`, which must have
+    /// capacity.
     pub fn step(&self, x: &Tensor, cache: &mut KeyValue, position: i64, bias: &Tensor, mode: Mode) -> Tensor {
         let (queries, new) = self.of_itself(x, mode);
         cache.keys.narrow(2, position, 1).copy_(&new.keys);
@@ -183,7 +184,7 @@ pub fn relative_bucket(relative: i64, bidirectional: bool, buckets: i64, max_dis
     bucket + large.min(buckets - 1)
 }
 
-/// Additive mask of padding: 0 where `mask` [batch, length] is 1, the lowest float32 elsewhere; [batch, 1, 1, length].
+/// Additive mask of padding: 0 if `mask` [batch, length] is 1, the lowest float32 elsewhere; [batch, 1, 1, length].
 pub fn padding_bias(mask: &Tensor) -> Tensor {
     let mask = mask.to_kind(Kind::Float);
     ((mask - 1.0) * f64::from(f32::MAX)).unsqueeze(1).unsqueeze(1)

@@ -1,4 +1,4 @@
-//! Checkpoints: folders in Hugging Face layout, read strictly, written beside and renamed.
+//! Checkpoints: folders in Hugging Face layout, read strictly, written atomically.
 
 use super::config::StudentConfig;
 use super::weight_files::{Found, compare, read_folder};
@@ -19,7 +19,7 @@ pub use super::weight_files::{WEIGHTS_FILE, read_pickle, read_safetensors};
 const COMPANIONS: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
 
-/// Key of the weight file's metadata under which the vocabulary's fingerprint stands.
+/// Key of the weight file's metadata for the vocabulary's fingerprint.
 const VOCABULARY: &str = "vocabulary_sha256";
 
 /// A student read from a folder.
@@ -34,7 +34,7 @@ pub struct Loaded {
 /// Reads a student with fusion layers.
 ///
 /// # Errors
-/// Where a file is missing or broken; where a weight is missing, too much or of another shape, all are listed.
+/// If a file is missing or broken; where a weight is missing, too much or of another shape, all are listed.
 pub fn read_student(folder: &Path) -> Result<Loaded> {
     read(folder, false)
 }
@@ -74,8 +74,8 @@ fn read(folder: &Path, may_lack_fusion: bool) -> Result<Loaded> {
 /// Position biases between decoder and encoder, which T5 never uses; the published checkpoints carry them.
 const UNUSED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 
-/// Drops what older checkpoints carry beside the weights: numbers that nothing uses, and copies of the embedding; reports
-/// copies that differ from it.
+/// Drops additional contents of older checkpoints: unused numbers, and copies of the embedding; reports copies that
+/// differ from it.
 fn drop_aliases(tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
     let mut problems = Vec::new();
     tensors.remove(UNUSED);
@@ -94,7 +94,7 @@ fn drop_aliases(tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
     problems
 }
 
-/// Whether the head is the embedding, is told by the weights: files re-saved by newer libraries say it wrongly.
+/// The weights show whether the head is the embedding: the config of files re-saved by newer libraries is wrong.
 fn settle_head(config: &mut StudentConfig, tensors: &mut BTreeMap<String, Tensor>) {
     let same = match (tensors.get("lm_head.weight"), tensors.get("shared.weight")) {
         (Some(head), Some(shared)) => head.size() == shared.size() && head.equal(shared),
@@ -105,18 +105,18 @@ fn settle_head(config: &mut StudentConfig, tensors: &mut BTreeMap<String, Tensor
         tensors.remove("lm_head.weight");
     } else if tensors.contains_key("lm_head.weight") {
         if config.tie_word_embeddings && config.scale_decoder_outputs.is_none() {
-            // The head is its own, so nothing is scaled unless the file says so.
+            // The head is separate, so nothing is scaled unless the file requires it.
             config.scale_decoder_outputs = Some(false);
         }
         config.tie_word_embeddings = false;
     }
 }
 
-/// Writes tensors as one safetensors file that appears whole or not at all. One tensor at a time is copied, so that a step
-/// checkpoint needs no room for itself in memory.
+/// Writes tensors as one safetensors file that appears atomically. One tensor at a time is copied, so a step checkpoint
+/// needs no additional memory.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub fn write_safetensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
@@ -156,7 +156,7 @@ pub fn write_safetensors<'a>(
 /// come from `companions`.
 ///
 /// # Errors
-/// Where the disk refuses; then the folder does not appear.
+/// If the write fails; then the folder does not appear.
 pub fn write_student(
     folder: &Path,
     config: &StudentConfig,
@@ -185,18 +185,18 @@ pub fn write_student(
     })
 }
 
-/// Fingerprint of the vocabulary that the weights of a folder were written with, where they tell.
+/// Fingerprint of the vocabulary that the weights of a folder were written with, if recorded.
 ///
 /// # Errors
-/// Where the file is broken.
+/// If the file is broken.
 pub(crate) fn vocabulary_told(folder: &Path) -> Result<Option<String>> {
     metadata_of(&folder.join(WEIGHTS_FILE), VOCABULARY)
 }
 
-/// A line of a safetensors file's metadata; none where there is no such line, or no file.
+/// A line of a safetensors file's metadata; `None` if there is no such line, or no file.
 ///
 /// # Errors
-/// Where the file is broken.
+/// If the file is broken.
 pub(super) fn metadata_of(path: &Path, key: &str) -> Result<Option<String>> {
     if !path.is_file() {
         return Ok(None);
@@ -224,17 +224,17 @@ pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a folder that is there without a checkpoint in it: it would stand in the way of the one that training will write.
+/// Refuses an existing folder without a checkpoint: it would be in the way of the one that training will write.
 ///
 /// # Errors
-/// Where it is there.
+/// If it is there.
 pub fn refuse_taken(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }
     Err(Error::input(
         format!("{}: expected a checkpoint or nothing, found a folder or file without one", folder.display()),
-        "remove it, or name another place",
+        "remove it, or choose another folder",
     ))
 }
 

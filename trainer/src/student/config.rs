@@ -135,7 +135,7 @@ impl StudentConfig {
     /// Reads and checks `config.json`.
     ///
     /// # Errors
-    /// Where the file is missing, is no T5 config, or a size is out of range.
+    /// If the file is missing, is no T5 config, or a size is out of range.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
         let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
@@ -174,7 +174,7 @@ impl StudentConfig {
                 "relative_attention_num_buckets: expected a number from 4 to 65536, found {buckets}"
             ));
         }
-        // The decoder's first half of buckets holds one distance each; the others must have room to grow beyond.
+        // The decoder's first half of buckets holds one distance each; the others must be able to grow beyond.
         if distance <= buckets / 2 {
             return Err(format!(
                 "relative_attention_max_distance: expected more than {}, half of the buckets, found {distance}",

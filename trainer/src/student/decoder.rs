@@ -25,7 +25,7 @@ pub struct DecoderCache {
     own: Vec<KeyValue>,
     cross: Vec<KeyValue>,
     cross_bias: Tensor,
-    /// Bias by distance back for as many positions as there is room: [1, heads, 1, room], the nearest last.
+    /// Bias by distance back for as many positions as allocated: [1, heads, 1, room], the nearest last.
     bias: Tensor,
     position: i64,
 }
@@ -67,9 +67,9 @@ impl Decoder {
         }
     }
 
-    /// Hidden states of whole sequences: `ids` [batch, target], `encoded` [batch, source, d], `source_mask`
-    /// [batch, source] → [batch, target, d]. Position t sees tokens 0…t. Padding stands at the end, so that the
-    /// causal mask already hides it from every real token.
+    /// Hidden states of whole sequences: `ids` [batch, target], `encoded` [batch, source, d], `source_mask` [batch,
+    /// source] → [batch, target, d]. Position t sees tokens 0…t. Padding is at the end, so the causal mask already
+    /// hides it from every real token.
     pub fn forward(&self, ids: &Tensor, encoded: &Tensor, source_mask: &Tensor, mode: Mode) -> Tensor {
         let length = ids.size()[1];
         let bias = self.bias.forward(0, length, length) + causal_bias(length, ids.device());
@@ -90,7 +90,7 @@ impl Decoder {
         self.blocks.iter().map(move |(_, cross, _)| cross.key_value(encoded, mode))
     }
 
-    /// A cache for `samples` rows a problem, `encoded` [problems, source, d]: rows of a problem stand together.
+    /// A cache for `samples` rows per problem, `encoded` [problems, source, d]: rows of a problem are adjacent.
     pub fn start(&self, encoded: &Tensor, source_mask: &Tensor, samples: i64, mode: Mode) -> DecoderCache {
         let repeat = |tensor: &Tensor| match samples {
             1 => tensor.contiguous(),

@@ -57,7 +57,7 @@ impl Encoder {
         self.embedding.data_ptr() == other.embedding.data_ptr()
     }
 
-    /// Where the weights lie.
+    /// Device of the weights.
     pub fn device(&self) -> Device {
         self.embedding.device()
     }

@@ -40,8 +40,8 @@ impl Fusion {
         }
     }
 
-    /// Fuses `text` H [batch, source, d] with `image` V [batch, patches, p] (zeros where there is no picture:
-    /// its biases still pass through the gate).
+    /// Fuses `text` H [batch, source, d] with `image` V [batch, patches, p] (zeros if there is no picture: its biases
+    /// still pass through the gate).
     pub fn forward(&self, text: &Tensor, image: &Tensor, mode: Mode) -> Tensor {
         self.parts(text, image, mode).fused
     }

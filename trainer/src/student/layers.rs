@@ -27,7 +27,7 @@ impl Mode {
     }
 }
 
-/// A weight that enters matrix products, in whatever number format they run; or several that stand one below the other.
+/// A weight that enters matrix products, in whatever number format they run; or several stacked on top of each other.
 #[derive(Debug)]
 pub struct Matrix {
     names: Vec<String>,
@@ -102,7 +102,7 @@ impl Linear {
 #[derive(Debug)]
 pub struct Linears {
     layers: Vec<Linear>,
-    /// The layers' weights one below the other, and the outputs of each; none where a layer is more than a weight.
+    /// The layers' stacked weights, and the outputs of each; `None` if a layer is more than a weight.
     stacked: Option<(Matrix, Vec<i64>)>,
 }
 

@@ -12,7 +12,7 @@ const PREFIX: &str = "lora.";
 /// Holds the factor and dropout of all pairs: [scale, dropout].
 const SCALE: &str = "lora.scale";
 
-/// The two matrices beside one linear layer: Δy = scale · dropout(x)·Aᵀ·Bᵀ, A [r, in], B [out, r].
+/// The two matrices of one linear layer: Δy = scale · dropout(x)·Aᵀ·Bᵀ, A [r, in], B [out, r].
 #[derive(Debug)]
 pub struct LoraPair {
     a: Tensor,
@@ -22,7 +22,7 @@ pub struct LoraPair {
 }
 
 impl LoraPair {
-    /// The pair beside `layer`, where these weights hold one.
+    /// The pair of `layer`, if these weights contain one.
     pub fn find(weights: &Weights, layer: &str) -> Option<Self> {
         let a = weights.find(&format!("{PREFIX}{layer}.A"))?;
         let b = weights.find(&format!("{PREFIX}{layer}.B"))?;

@@ -26,8 +26,8 @@ use std::rc::Rc;
 use tch::{Kind, Tensor};
 use working_copies::WorkingCopies;
 
-/// A student ready to run. It shares its tensors with the [`Weights`] it was made of: an optimizer step on those
-/// is seen here.
+/// A student ready to run. It shares its tensors with the [`Weights`] it was made of: an optimizer step on those is
+/// visible here.
 #[derive(Debug)]
 pub struct Student {
     /// Shape and constants.
@@ -53,7 +53,7 @@ pub struct Source {
     pub ids: Tensor,
     /// 1 for tokens, 0 for padding [batch, source].
     pub mask: Tensor,
-    /// Image features [batch, patches, p], float32; zeros where there is no picture.
+    /// Image features [batch, patches, p], float32; zeros if there is no picture.
     pub image: Tensor,
 }
 
@@ -89,7 +89,7 @@ impl Student {
         self.encoder.reads_same_weights(&other.encoder)
     }
 
-    /// Takes up what a backward pass on weights in another number format has left, where it is much.
+    /// Flushes accumulated gradients of low-precision weights, if they are large.
     pub fn collect_gradients(&self) {
         self.copies.collect_gradients();
     }

@@ -17,7 +17,7 @@ impl ValueHead {
         Self { inner: Linear::new(weights, "v_head.0"), outer: Linear::new(weights, "v_head.2") }
     }
 
-    /// Takes up what a backward pass on weights in another number format has left, where it is much.
+    /// Flushes accumulated gradients of low-precision weights, if they are large.
     pub fn collect_gradients(&self) {
         self.inner.copies().collect_gradients(); // shared by all layers of the same weights
     }

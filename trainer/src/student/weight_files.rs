@@ -79,19 +79,19 @@ fn shards(folder: &Path, index: PathBuf) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// Bytes read at once, so that a file never stands in memory beside the tensors made of it.
+/// Bytes read at a time, so a file is never in memory together with its tensors.
 const BYTES_AT_ONCE: usize = 1 << 22;
 
 /// Reads all tensors of a file, floats as float32 on the CPU.
 ///
 /// # Errors
-/// Where the file is missing, is no safetensors file, or holds numbers of another kind.
+/// If the file is missing, is not a safetensors file, or holds numbers of another kind.
 pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
     let mut file = File::open(path).map_err(Error::io("open", path))?;
     let (size, header) = SafeTensors::read_metadata(&map(&file, path)?)
-        .map_err(|e| wrong(format!("no safetensors file: {e}")))?;
-    let start = (size_of::<u64>() + size) as u64; // the header's length stands before it
+        .map_err(|e| wrong(format!("not a safetensors file: {e}")))?;
+    let start = (size_of::<u64>() + size) as u64; // the header's length precedes it
     let mut in_order: Vec<(String, &TensorInfo)> = header.tensors().into_iter().collect();
     in_order.sort_by_key(|(_, info)| info.data_offsets);
     let mut tensors = BTreeMap::new();
@@ -145,7 +145,7 @@ fn read_tensor(file: &mut File, start: u64, info: &TensorInfo) -> Result<Tensor,
 /// libtorch's own reader does it, which builds tensors and lists but never runs Python's code.
 ///
 /// # Errors
-/// Where the file is missing, or libtorch cannot read it; the message says how to convert it.
+/// If the file is missing, or libtorch cannot read it; the message says how to convert it.
 pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let convert = |found: &str| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -162,14 +162,14 @@ pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     if !bytes.starts_with(b"PK\x03\x04") {
         return Err(convert("no zip"));
     }
-    // A zip ends in the record of its table of contents. libtorch's reader crashes on one that is cut off.
+    // A zip ends in the record of its table of contents. libtorch's reader crashes on a truncated one.
     let end = bytes.len().checked_sub(22).and_then(|start| bytes.get(start..start + 4));
     if end != Some(b"PK\x05\x06") {
         let message = "expected a whole zip, found one that is cut off; copy or download it again".into();
         return Err(Error::Checkpoint { path: path.to_path_buf(), message });
     }
     let named = Tensor::loadz_multi(path).map_err(|error| {
-        // libtorch's message goes on with its stack.
+        // libtorch's message continues with its stack.
         let message = error.to_string();
         convert(&format!("something else (libtorch: {})", message.lines().next().unwrap_or_default()))
     })?;
@@ -185,14 +185,14 @@ pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 /// Maps a file into memory.
 ///
 /// # Errors
-/// Where it cannot be opened.
+/// If it cannot be opened.
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     map(&File::open(path).map_err(Error::io("open", path))?, path)
 }
 
 #[allow(unsafe_code)]
 fn map(file: &File, path: &Path) -> Result<Mmap> {
-    // SAFETY: checkpoints and features are written beside and renamed, never changed in place.
+    // SAFETY: checkpoints and features are replaced atomically, never changed in place.
     unsafe { Mmap::map(file) }.map_err(Error::io("map", path))
 }
 
@@ -210,7 +210,7 @@ pub(crate) fn check_numbers(tensors: &mut BTreeMap<String, Tensor>) -> Vec<Strin
     problems
 }
 
-/// Whether no number is NaN or infinite. A few numbers at once, since libtorch sums in a copy of all.
+/// Whether no number is NaN or infinite. A few numbers at a time, since libtorch sums in a copy of all.
 fn is_finite(tensor: &Tensor) -> bool {
     let flat = no_grad(|| tensor.contiguous().view(-1));
     let (total, at_once) = (flat.size()[0], (BYTES_AT_ONCE / size_of::<f32>()) as i64);

@@ -54,7 +54,7 @@ impl Weights {
         }
     }
 
-    /// The weight of this name, where there is one.
+    /// The weight of this name, if there is one.
     pub fn find(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
     }
@@ -94,7 +94,7 @@ impl Weights {
     }
 
     /// Weights for decoding in `kind`, with LoRA pairs added to their layers: matrices that enter products are cast,
-    /// all others shared. None where these weights already are so.
+    /// all others shared. `None` if these weights already are so.
     pub fn for_decoding(&self, kind: Kind) -> Option<Self> {
         let has_lora = self.tensors.keys().any(|name| is_lora(name));
         if kind == Kind::Float && !has_lora {
@@ -123,7 +123,7 @@ impl Weights {
         Some(Self::new(ready))
     }
 
-    /// These weights on `device`; copied only where they lie elsewhere.
+    /// These weights on `device`; copied only if they are elsewhere.
     pub fn into_device(self, device: Device) -> Self {
         let moved = self.tensors.into_iter().map(|(name, tensor)| (name, tensor.detach().to_device(device)));
         Self::new(moved.collect())
@@ -149,7 +149,7 @@ impl Weights {
         }
     }
 
-    /// sha256 over names, shapes and float32 bytes: the fingerprint that stands in the `policy` column.
+    /// sha256 over names, shapes and float32 bytes: the fingerprint in the `policy` column.
     pub fn fingerprint(&self) -> String {
         fingerprint(&self.tensors)
     }
@@ -169,7 +169,7 @@ pub(crate) fn fingerprint(tensors: &BTreeMap<String, Tensor>) -> String {
     schemas::provenance::hex(&hash.finalize())
 }
 
-/// Numbers that are turned into bytes at once.
+/// Numbers converted to bytes at a time.
 const NUMBERS_AT_ONCE: i64 = 1 << 20;
 
 /// Hands a tensor's little-endian float32 bytes to `take`, a few at a time.

@@ -1,5 +1,6 @@
-//! Weights in the number format of matrix products, where that is not their own: cast at the first use, then kept until they
-//! are released, and cast again when the weights change. The float32 weights stay what is trained and saved.
+//! The low-precision weight cache: weights in the compute dtype, if it is not their own, are cast at first use, kept
+//! until they are released, and cast again when the weights change. The float32 weights remain what is trained and
+//! saved.
 //!
 //! The gradient of such a weight, Σ ∂L/∂y ᵀ·x over all rows, is one product for many passes: reading and writing a
 //! gradient as large as the weights for each short pass would take longer than the sums themselves.
@@ -8,14 +9,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor, no_grad};
 
-/// Numbers added at once: their float32 copies stay in a core's cache.
+/// Numbers added at a time: their float32 copies stay in a core's cache.
 const SLICE: i64 = 1 << 17;
 
-/// Rows of one weight's products that wait for those of further passes: what waits takes about as much as the copies of a
-/// student of base shape, and one pass may bring more.
+/// Rows of one weight's products accumulated over passes: they take about as much memory as the copies of a student of
+/// base shape, and one pass may add more.
 const ROWS_WAITING: i64 = 512;
 
-/// Copies of weights, or of several weights that stand in one copy, by their names.
+/// Copies of weights, or of several weights in one copy, by their names.
 #[derive(Debug, Default)]
 pub struct WorkingCopies {
     copies: RefCell<BTreeMap<Vec<String>, WorkingCopy>>,
@@ -143,7 +144,7 @@ impl WorkingCopies {
         x.linear(&cast, None::<&Tensor>)
     }
 
-    /// Takes up what backward passes have left, where it is much: without it, all of it is kept to the end.
+    /// Flushes the accumulated gradients if they are large; otherwise they are kept to the end.
     pub fn collect_gradients(&self) {
         self.copies.borrow_mut().values_mut().for_each(|copy| copy.multiply(ROWS_WAITING));
     }
@@ -184,7 +185,7 @@ impl WorkingCopies {
         }
     }
 
-    /// The copies of weights that are trained, by the weight's name, for whoever changes the weights.
+    /// The copies of trained weights, by the weight's name, for code that changes the weights.
     pub fn places(&self) -> Vec<(String, Tensor)> {
         let copies = self.copies.borrow();
         let trained = copies.iter().filter(|(_, copy)| copy.is_trained());
@@ -211,7 +212,7 @@ impl WorkingCopies {
         self.copies.borrow_mut().values_mut().for_each(|copy| copy.cast = None);
     }
 
-    /// Forgets the copy of a weight that is not this name's any more.
+    /// Drops the copy of a weight that no longer has this name.
     pub fn forget(&self, name: &str) {
         self.copies.borrow_mut().retain(|names, _| names.iter().all(|other| other != name));
     }
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn gradients_are_sums_over_passes() {
-        // More numbers than are added at once; passes that wait for each other, and passes that need not.
+        // More numbers than are added at a time; passes that are accumulated, and passes that are not.
         for lengths in [[3, 5, 2], [520, 3, 1], [260, 260, 1]] {
             let weight = [trained(&(random([380, 370]) * 0.05))];
             let exact = trained(&weight[0].detach().to_kind(Kind::BFloat16).to_kind(Kind::Float));

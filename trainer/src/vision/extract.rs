@@ -14,12 +14,12 @@ use tch::{Device, Tensor, no_grad};
 /// Pictures in one pass.
 const BATCH: usize = 16;
 
-/// Writes `vision/<name>.safetensors`; pictures whose file is missing are counted in the line that comes back. What is
-/// there is on disk every `keep_every`, and an interrupted run is gone on from; where the same network has seen the same
-/// pictures before, nothing is done.
+/// Writes `vision/<name>.safetensors`; pictures whose file is missing are counted in the line that comes back. Results
+/// are flushed every `keep_every`, and an interrupted run is continued; if the same network has seen the same pictures
+/// before, nothing is done.
 ///
 /// # Errors
-/// Where a picture is broken, no picture is there at all, or the disk refuses.
+/// If a picture is broken, no picture is there at all, or the write fails.
 pub fn extract(
     dataset: &Dataset,
     vit: &Vit,
@@ -47,7 +47,7 @@ pub fn extract(
         count => format!("; {count} pictures are missing and have none"),
     };
     if is_of(&path, &identity) {
-        return Ok(format!("{described}, are there: nothing is due{missing}"));
+        return Ok(format!("{described}, already exist: nothing to do{missing}"));
     }
     let mut progress = Progress::new("features", there.len() as u64);
     let ids = there.iter().map(|(id, _)| *id);

@@ -24,15 +24,15 @@ pub struct ImageFeatures {
 }
 
 impl ImageFeatures {
-    /// Features of a student that sees no pictures: one zero row, which the attention cannot tell from many.
+    /// Features of a student without pictures: one zero row, equivalent to many for the attention.
     pub fn none(width: i64) -> Self {
         Self { map: None, index: BTreeMap::new(), patches: 1, width, identity: "none".into() }
     }
 
-    /// Opens a features file for a student that expects `width` numbers a patch.
+    /// Opens a features file for a student that expects `width` numbers per patch.
     ///
     /// # Errors
-    /// Where the file is missing or broken, its tensors are not float16 [patches, width], all alike, or they are of
+    /// If the file is missing or broken, its tensors are not float16 [patches, width], of equal shape, or they are of
     /// another width.
     pub fn open(path: &Path, width: i64) -> Result<Self> {
         let map = map_file(path)?;
@@ -41,7 +41,7 @@ impl ImageFeatures {
         let mut shape: Option<[usize; 2]> = None;
         {
             let file =
-                SafeTensors::deserialize(&map).map_err(|e| wrong(format!("no safetensors file: {e}")))?;
+                SafeTensors::deserialize(&map).map_err(|e| wrong(format!("not a safetensors file: {e}")))?;
             for (id, view) in file.tensors() {
                 let found = || format!("{:?} {:?}", view.dtype(), view.shape());
                 let (Dtype::F16, &[patches, found_width]) = (view.dtype(), view.shape()) else {
@@ -78,12 +78,12 @@ impl ImageFeatures {
     /// Width of a features file, from its header alone.
     ///
     /// # Errors
-    /// Where the file is missing or broken.
+    /// If the file is missing or broken.
     pub fn width_of(path: &Path) -> Result<i64> {
         let map = map_file(path)?;
         let wrong = |message: String| Error::Features { path: path.to_path_buf(), message };
         let (_, header) =
-            SafeTensors::read_metadata(&map).map_err(|e| wrong(format!("no safetensors file: {e}")))?;
+            SafeTensors::read_metadata(&map).map_err(|e| wrong(format!("not a safetensors file: {e}")))?;
         let width = header.tensors().values().next().and_then(|tensor| tensor.shape.last().copied());
         width
             .map(|width| width as i64)
@@ -100,12 +100,12 @@ impl ImageFeatures {
         self.index.len()
     }
 
-    /// True where no picture is there.
+    /// True if no picture is there.
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
     }
 
-    /// Features of these problems, float32 [problems, patches, width]; zeros where there is no picture.
+    /// Features of these problems, float32 [problems, patches, width]; zeros if there is no picture.
     pub fn batch(&self, problem_ids: &[&str], device: Device) -> Tensor {
         let rows: Vec<Tensor> = problem_ids
             .iter()
@@ -135,10 +135,10 @@ pub(crate) fn wrong_width(path: &Path, expected: i64, found: i64) -> Error {
     )
 }
 
-/// Writes a features file: problem id → [patches, width], all alike.
+/// Writes a features file: problem id → [patches, width], of equal shape.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// If the write fails.
 pub fn write(path: &Path, features: &BTreeMap<String, Tensor>, encoder: &str) -> Result<()> {
     let Some([patches, width]) = features.values().next().map(|first| first.size()).as_deref().map(sizes)
     else {
@@ -158,10 +158,10 @@ fn sizes(shape: &[i64]) -> [usize; 2] {
     }
 }
 
-/// Key of the metadata under which a file's identity stands: a hash of all that its numbers come from.
+/// Key of the metadata for a file's identity: a hash of everything its numbers depend on.
 const IDENTITY: &str = "ares.identity";
 
-/// Writes a features file picture by picture, beside its place; it appears when it is finished.
+/// Writes a features file picture by picture, under a temporary name until it is complete.
 #[derive(Debug)]
 pub struct FeatureWriter {
     path: PathBuf,
@@ -170,11 +170,11 @@ pub struct FeatureWriter {
     shape: [i64; 2],
     waiting: usize,
     written: usize,
-    /// Where it stands how much of an interrupted file is sure to be on disk, and what the file comes of.
+    /// Records how much of an interrupted file is on disk, and its identity.
     kept: Option<(PathBuf, String)>,
 }
 
-/// What lies beside an unfinished file.
+/// The companion of an incomplete file.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     identity: String,
@@ -182,7 +182,7 @@ struct Kept {
     written: usize,
 }
 
-/// Whether a finished features file came of just this.
+/// Whether a complete features file has this identity.
 pub(crate) fn is_of(path: &Path, identity: &str) -> bool {
     map_file(path).is_ok_and(|map| told_identity(&map).is_some_and(|found| found == identity))
 }
@@ -203,7 +203,7 @@ impl FeatureWriter {
     /// Starts a file for these problems, whose features must come in the same order.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn create<'a>(
         path: &Path,
         ids: impl IntoIterator<Item = &'a str>,
@@ -221,11 +221,11 @@ impl FeatureWriter {
         Ok(Self { path, temporary, file: Some(file), shape, waiting, written: 0, kept: None })
     }
 
-    /// As [`FeatureWriter::create`], but what [`FeatureWriter::keep`] has kept of an interrupted file of the same
-    /// `identity` is gone on from: see [`FeatureWriter::written`].
+    /// As [`FeatureWriter::create`], but continues an interrupted file of the same `identity` from what
+    /// [`FeatureWriter::keep`] saved: see [`FeatureWriter::written`].
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn resume<'a>(
         path: &Path,
         ids: impl IntoIterator<Item = &'a str>,
@@ -244,7 +244,7 @@ impl FeatureWriter {
         let whole = std::fs::metadata(&temporary).is_ok_and(|file| file.len() >= end);
         let written = if whole && written <= total { written } else { 0 };
         let file = if written == 0 {
-            forget(&kept)?; // what it told of is no more
+            forget(&kept)?; // what it described no longer exists
             start(&temporary, &header)?
         } else {
             let mut file =
@@ -271,10 +271,10 @@ impl FeatureWriter {
         self.written
     }
 
-    /// Makes sure that what is there survives whatever comes, for [`FeatureWriter::resume`].
+    /// Flushes everything so far, for [`FeatureWriter::resume`].
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// If the write fails.
     pub fn keep(&mut self) -> Result<()> {
         let (Some(file), Some((kept, identity))) = (&mut self.file, &self.kept) else { return Ok(()) };
         let synced = file.flush().and_then(|()| file.get_ref().sync_data());
@@ -287,7 +287,7 @@ impl FeatureWriter {
     /// Adds the next problem's features [patches, width].
     ///
     /// # Errors
-    /// Where they have another shape, or the disk refuses.
+    /// If they have another shape, or the write fails.
     pub fn push(&mut self, features: &Tensor) -> Result<()> {
         let wrong = |message: String| Error::Features { path: self.path.clone(), message };
         if features.size() != self.shape || self.waiting == 0 {
@@ -316,7 +316,7 @@ impl FeatureWriter {
     /// Makes the file appear, synced to disk.
     ///
     /// # Errors
-    /// Where features are missing, or the disk refuses; then nothing appears.
+    /// If features are missing, or the write fails; then nothing appears.
     pub fn finish(mut self) -> Result<()> {
         if self.waiting > 0 {
             let message = format!("expected features of {} more problems, found none", self.waiting);

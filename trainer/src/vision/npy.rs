@@ -25,10 +25,10 @@ pub struct NpyFeatures {
 
 impl NpyFeatures {
     /// Opens an array of two or three dimensions; of two, each row is the one patch of its picture. (MM-CoT repeats
-    /// such a row 512 times, which its attention cannot tell from one.)
+    /// such a row 512 times, which is equivalent to one for its attention.)
     ///
     /// # Errors
-    /// Where the file is missing, is no array of floats, or shorter than its shape says.
+    /// If the file is missing, is no array of floats, or shorter than its shape says.
     pub fn open(path: &Path) -> Result<Self> {
         let map = map_file(path)?;
         let wrong = |message: String| Error::Features { path: path.to_path_buf(), message };
@@ -81,7 +81,7 @@ impl NpyFeatures {
 /// the map names, with or without a picture of their own.
 ///
 /// # Errors
-/// Where a file is broken, the map names rows that are not there or no problem of the dataset, or the disk refuses.
+/// If a file is broken, the map names rows that are not there or no problem of the dataset, or the write fails.
 pub fn import(dataset: &Dataset, array: &Path, name_map: &Path, name: &str) -> Result<String> {
     let features = NpyFeatures::open(array)?;
     let rows = read_name_map(name_map)?;
@@ -126,7 +126,7 @@ pub fn import(dataset: &Dataset, array: &Path, name_map: &Path, name: &str) -> R
     ))
 }
 
-/// Row of each problem; numbers may stand as texts.
+/// Row of each problem; numbers may be texts.
 fn read_name_map(path: &Path) -> Result<BTreeMap<String, usize>> {
     let wrong = |message: String| Error::Features { path: path.to_path_buf(), message };
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
@@ -165,7 +165,7 @@ fn header(bytes: &[u8]) -> Result<(&str, usize), String> {
     Ok((header.trim(), start + length))
 }
 
-/// What stands after a key of the header.
+/// The value of a key of the header.
 fn value<'a>(header: &'a str, key: &str) -> Option<&'a str> {
     let (_, rest) = header.split_once(&format!("'{key}':"))?;
     Some(rest.trim_start())

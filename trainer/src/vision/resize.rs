@@ -4,7 +4,7 @@
 
 use image::RgbImage;
 
-/// Bits of a weight behind the point.
+/// Fractional bits of a weight.
 const PRECISION: u32 = 22;
 
 /// How a new pixel is mixed of old ones.

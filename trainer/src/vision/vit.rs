@@ -102,7 +102,7 @@ impl Vit {
             } else if name.contains("position") {
                 Tensor::randn(&shape, options)
             } else if name.contains("dense") && !name.contains("attention") {
-                // Wide enough that what stands where can be read off, not only what and where apart.
+                // Wide enough to read off what is where, not only what and where separately.
                 Tensor::randn(&shape, options) * (shape[1] as f64).powf(-0.5)
             } else {
                 Tensor::randn(&shape, options) * 0.02
@@ -115,7 +115,7 @@ impl Vit {
     /// Reads a Hugging Face `vit` folder; weights of a classifier around it are ignored.
     ///
     /// # Errors
-    /// Where a file is missing or broken, or weights are missing or of another shape; all are listed.
+    /// If a file is missing or broken, or weights are missing or of another shape; all are listed.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
@@ -154,7 +154,7 @@ impl Vit {
         1 + (self.config.image_size / self.config.patch_size).pow(2) as usize
     }
 
-    /// sha256 over configuration and weights: what features depend on beside the picture.
+    /// sha256 over configuration and weights: what features depend on besides the picture.
     pub fn fingerprint(&self) -> String {
         let config = sha256_hex(format!("{:?}", self.config).as_bytes());
         format!("{config} {}", fingerprint(&self.tensors))
@@ -171,7 +171,7 @@ impl Vit {
     /// Reads a picture as the network wants it: [3, size, size], normalised.
     ///
     /// # Errors
-    /// Where the file is missing or no picture.
+    /// If the file is missing or no picture.
     pub fn read_image(&self, path: &Path) -> Result<Tensor> {
         let wrong = |message: String| Error::Features { path: path.to_path_buf(), message };
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
@@ -225,8 +225,9 @@ impl Vit {
     }
 }
 
-/// Patch projection that sees a patch's mean colour and, half as strongly, those of its blocks of 8 pixels: pure noise over
-/// the pixels would see the same shape anew wherever it stands. A patch of one colour weighs about as much as its place.
+/// Patch projection that sees a patch's mean colour and, half as strongly, those of its blocks of 8 pixels: with pure
+/// noise over the pixels, the same shape would look different at each position. A patch of one colour weighs about as
+/// much as its place.
 fn colours_and_blocks(shape: &[i64]) -> Tensor {
     const BLOCK: i64 = 8;
     let options = (Kind::Float, Device::Cpu);

@@ -1,4 +1,4 @@
-//! Stages that are done again, beside what older ones left; and commands that would take one thing for another.
+//! Repeated stages, with leftovers of older ones; and commands that could confuse their inputs.
 
 use crate::small::{Place, error_lines, provenance};
 use schemas::{Answer, Metric, Rollout, Sentence};
@@ -109,7 +109,7 @@ fn an_adapter_of_other_settings_is_not_answered_with() {
     assert!(!place.dataset().read::<Answer>(1).expect("answers").is_empty());
 }
 
-/// A round of the base student would stand beside the round's own.
+/// A round of the base student would be next to the round's own.
 #[test]
 fn the_base_student_has_no_round_and_the_others_have_one() {
     let place = Place::new(40);
@@ -129,19 +129,19 @@ fn the_base_student_has_no_round_and_the_others_have_one() {
     assert!(lines.contains("next: train --round 1"), "{lines}");
 }
 
-/// Round 2 stands on the policy that round 1 ended with when it was sampled.
+/// Round 2 is based on the policy that round 1 ended with when it was sampled.
 #[test]
 fn a_round_that_was_done_again_is_told_to_the_next() {
     let place = Place::new(40).fine_tuned();
     let rollout = ["--round", "2", "--stage", "rollout"];
-    assert!(!succeeds(&place, &rollout).contains("was done again since"));
+    assert!(!succeeds(&place, &rollout).contains("was repeated since"));
     fs::remove_dir_all(place.checkpoint("round=1/sft")).expect("removed");
     for part in ["part-sft-train-00000", "part-sft-val-00000", "part-sft-test-00000"] {
         let _ = fs::remove_file(place.path().join(format!("data/rationales/round=1/{part}.parquet")));
     }
     let again = place.train(&["--round", "1", "--stage", "sft", "--sft-learning-rate", "3e-3"]).output();
     assert!(again.expect("train").status.success());
-    assert!(succeeds(&place, &rollout).contains("was done again since"));
+    assert!(succeeds(&place, &rollout).contains("was repeated since"));
 }
 
 #[test]

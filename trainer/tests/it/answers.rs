@@ -19,7 +19,7 @@ fn answer(place: &Place, flags: &[&str]) -> String {
 fn adapter(place: &Place) -> Vec<u8> {
     let file = place.checkpoint("round=1/answer").join("adapter_model.safetensors");
     let bytes = std::fs::read(file).expect("adapter");
-    // The head tells the settings too; the matrices stand behind it.
+    // The header contains the settings too; the matrices follow it.
     let head = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
     bytes[8 + head..].to_vec()
 }
@@ -57,7 +57,7 @@ fn patience_of_the_answer_model_needs_a_number() {
     let place = Place::new(2);
     let lines =
         error_lines(&place.train(&["--round", "1", "--answer-patience", "2"]).output().expect("train"));
-    let expected = "answer.patience: expected answer.keep = val_loss or val_accuracy beside it, found last";
+    let expected = "answer.patience: expected answer.keep = val_loss or val_accuracy with it, found last";
     assert!(lines[0].contains(expected), "{lines:?}");
 }
 

@@ -122,7 +122,7 @@ fn scores_of_rollouts_that_are_not_there() {
     });
     let expected = [
         "error: scores, round 1: rollout p9-r1-s0, sentence 0: expected a rollout of this round, found none",
-        "remove the scores that belong to other rollouts, or put those rollouts back",
+        "remove the scores that belong to other rollouts, or restore those rollouts",
     ];
     assert_eq!(place.refused("rl"), expected);
 }
@@ -264,7 +264,7 @@ fn nothing_scored_waits_and_nothing_to_score_is_refused() {
     place.dataset().write_part::<Reject>(1, "test", rejects, &provenance()).expect("written");
     let expected = [
         "error: round 1: rl.min_coverage: expected 95.0 % of 6 rollouts scored, found 0.0 % (6 rejected)",
-        "look at the rejects table; collect-feedback --retry-rejects asks them again; or lower --min-coverage",
+        "look at the rejects table; collect-feedback --retry-rejects asks about them again; or lower --min-coverage",
     ];
     assert_eq!(place.refused("rl"), expected);
 
@@ -352,7 +352,7 @@ fn rollouts_that_contradict_themselves() {
     assert!(round.contains("column `round`, row 3: expected 1, found 7"), "{round}");
     write_rollouts(&place, &rollouts);
     place.dataset().write_part(1, "copy", rollouts[..1].iter().cloned(), &provenance()).expect("written");
-    assert_eq!(place.refused("rl")[0], "error: rollouts, round 1: p0-r1-s0 stands there twice");
+    assert_eq!(place.refused("rl")[0], "error: rollouts, round 1: p0-r1-s0 appears twice");
 }
 
 #[test]
@@ -400,7 +400,7 @@ fn features_then_init_make_a_student_that_fits() {
     ]);
     let expected = [
         "error: --image-feature-width: expected 128, as data/vision/vit.safetensors is wide, found 1024",
-        "leave the flag out, and the width is taken from the features",
+        "omit the flag to use the width of the features",
     ];
     assert_eq!(error_lines(&output), expected);
 

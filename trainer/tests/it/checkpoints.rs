@@ -78,7 +78,7 @@ fn the_head_is_tied_and_scaled_as_the_folders_mean_it() {
         (config.tie_word_embeddings, config.head_scale().is_some())
     };
     assert_eq!(head("t5_relu_tied"), (true, true));
-    // Saved with `tie_word_embeddings: true` beside a head of its own.
+    // Saved with `tie_word_embeddings: true` next to a head of its own.
     assert_eq!(head("t5_gated_untied"), (false, false));
     // Tied, but not scaled.
     assert_eq!(head(TIED_UNSCALED), (true, false));

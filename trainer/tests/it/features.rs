@@ -207,7 +207,7 @@ fn a_new_students_width_is_that_of_the_features() {
     let error = FeatureWidth::choose(Some(1024), data, "vit").expect_err("mismatch");
     let expected = format!("--image-feature-width: expected 128, as {} is wide, found 1024", path.display());
     assert_eq!(error.to_string(), expected);
-    assert_eq!(error.hint(), Some("leave the flag out, and the width is taken from the features"));
+    assert_eq!(error.hint(), Some("omit the flag to use the width of the features"));
     assert_eq!(error.exit_code(), 2);
 }
 
@@ -241,7 +241,7 @@ fn features_go_on_where_they_were_killed() {
     let path = dataset.vision_path("vit");
     assert!(done(&dataset).ends_with("features of 800 pictures, 128 wide\n"));
     let undisturbed = fs::read(&path).expect("features");
-    assert!(done(&dataset).contains("nothing is due"));
+    assert!(done(&dataset).contains("nothing to do"));
     assert_eq!(fs::read(&path).expect("features"), undisturbed);
     fs::remove_file(&path).expect("removed");
 
@@ -267,5 +267,5 @@ fn features_go_on_where_they_were_killed() {
 
     // Another picture under the same name is seen.
     fs::write(dataset.images_dir().join("p7.png"), [crate::small::PICTURE, &[0]].concat()).expect("written");
-    assert!(!done(&dataset).contains("nothing is due"));
+    assert!(!done(&dataset).contains("nothing to do"));
 }

@@ -105,7 +105,7 @@ fn disturb(prepared: &Place, stage: &str, calm: Duration, expected: &Left, wante
     panic!("{stage}: only {kills} kills hit");
 }
 
-/// Ctrl-C, by a signal: status 130, and the same command goes on to where an undisturbed run ends.
+/// Ctrl-C, by a signal: status 130, and the same command continues to where an undisturbed run ends.
 #[test]
 fn an_interrupted_stage_goes_on() {
     let calm = Place::new(270);

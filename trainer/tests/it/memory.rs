@@ -24,7 +24,7 @@ fn trained_in_smaller_pieces(place: &Place, stage: &str, flags: &[&str]) {
             continue;
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("out of memory; going on with at most"), "{stage} at {megabytes} MB: {said}");
+        assert!(said.contains("out of memory; continuing with at most"), "{stage} at {megabytes} MB: {said}");
         return;
     }
     panic!("{stage} never ended");

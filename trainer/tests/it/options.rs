@@ -164,7 +164,7 @@ fn problems_imported_later_are_sampled_until_rl_is_done() {
     let after = of(&place);
     assert_eq!(after.len(), before.len() + 20);
     assert!(after.values().all(|count| *count == 2), "{after:?}");
-    assert!(place.stage("rollout").contains("nothing is due"));
+    assert!(place.stage("rollout").contains("nothing to do"));
 
     place.write_scores(&place.dataset().read::<Rollout>(1).expect("rollouts"), |_| {});
     place.stage("rl");
@@ -264,7 +264,7 @@ fn patience_needs_a_number() {
     let place = Place::new(2);
     let lines = error_lines(&place.train(&["--round", "1", "--sft-patience", "2"]).output().expect("train"));
     assert!(
-        lines[0].contains("sft.patience: expected sft.keep = val_loss or val_rouge_l beside it, found last"),
+        lines[0].contains("sft.patience: expected sft.keep = val_loss or val_rouge_l with it, found last"),
         "{lines:?}"
     );
 }
@@ -323,7 +323,7 @@ fn rationales_and_adapters_of_another_policy_are_refused() {
     let place = Place::new(20);
     let eval = |place: &Place| place.train(&["eval"]).output().expect("train");
     assert!(eval(&place).status.success());
-    assert!(String::from_utf8_lossy(&eval(&place).stdout).contains("are already there"));
+    assert!(String::from_utf8_lossy(&eval(&place).stdout).contains("already exist"));
     // Another base student takes the place of the first.
     let Loaded { config, mut weights } =
         checkpoint::read_student(&place.checkpoint("base")).expect("student");
@@ -352,12 +352,12 @@ fn a_disk_that_refuses_step_checkpoints_stops_nothing() {
     };
     let undisturbed = start.copy();
     undisturbed.stage("rl");
-    // Where a folder stands no file can be renamed to.
+    // A file cannot be renamed to the path of a folder.
     std::fs::create_dir_all(start.checkpoint("round=1/.rl-step.safetensors/in the way")).expect("folder");
     let output = start.train(&["--round", "1", "--stage", "rl"]).output().expect("train");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("warning: no step checkpoint is written, the older one stays: "), "{said}");
+    assert!(said.contains("warning: cannot write a step checkpoint, keeping the older one: "), "{said}");
     assert!(weights(&start) == weights(&undisturbed));
     let left: Vec<PathBuf> =
         start.hidden_files().into_iter().filter(|path| path.to_string_lossy().contains("metrics")).collect();

@@ -1,5 +1,5 @@
 //! Agreement with values computed by the public ARES code. They lie outside the repository: `ARES_REFERENCE`, or
-//! `../shared/reference` beside the workspace when the tests are built; without them these tests are ignored.
+//! `../shared/reference` next to the workspace when the tests are built; without them these tests are ignored.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

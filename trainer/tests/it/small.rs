@@ -169,7 +169,7 @@ impl Place {
         rows.into_iter().map(|row| row.value).collect()
     }
 
-    /// What lies hidden beside the checkpoints of round 1.
+    /// Hidden files next to the checkpoints of round 1.
     pub(crate) fn hidden_files(&self) -> Vec<PathBuf> {
         let folder = fs::read_dir(self.path().join("checkpoints/round=1")).expect("folder");
         let paths = folder.map(|entry| entry.expect("entry").path());

@@ -70,7 +70,7 @@ fn broken_folders_are_refused_with_everything_that_is_wrong() {
 
     fs::write(&config, text).expect("written");
     fs::write(folder.join("model.safetensors"), b"not a model").expect("written");
-    assert!(refused().contains("no safetensors file"), "{}", refused());
+    assert!(refused().contains("not a safetensors file"), "{}", refused());
 }
 
 /// A copy of the good folder with one setting changed, and what its file is refused with.

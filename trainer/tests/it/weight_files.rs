@@ -1,4 +1,4 @@
-//! Files of weights that are broken, cut off, or do not belong together.
+//! Weight files that are damaged, truncated, or do not belong together.
 
 use crate::checkpoints::{TIED_UNSCALED, assert_contains, copy_folder, refused};
 use std::fs;
@@ -7,7 +7,7 @@ use trainer::student::checkpoint::{WEIGHTS_FILE, read_safetensors, read_t5, writ
 #[test]
 fn broken_weight_files_are_refused() {
     let message = refused(|folder| fs::write(folder.join(WEIGHTS_FILE), b"PK\x03\x04 zip").expect("written"));
-    assert_contains(&message, &["model.safetensors: no safetensors file"]);
+    assert_contains(&message, &["model.safetensors: not a safetensors file"]);
     let message = refused(|folder| fs::write(folder.join(WEIGHTS_FILE), b"").expect("written"));
     assert_contains(&message, &["model.safetensors"]);
     for kept in [4usize, 1000, 100_000] {
@@ -16,7 +16,7 @@ fn broken_weight_files_are_refused() {
             let bytes = fs::read(&file).expect("weights");
             fs::write(&file, &bytes[..kept]).expect("written");
         });
-        assert_contains(&message, &["model.safetensors: no safetensors file"]);
+        assert_contains(&message, &["model.safetensors: not a safetensors file"]);
     }
 }
 

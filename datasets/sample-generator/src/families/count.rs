@@ -69,7 +69,7 @@ fn picture(rng: &mut Rng, cells: &Cells) -> Canvas {
     for (at, colour) in (0..).zip(cells) {
         let Some(colour) = *colour else { continue };
         let (x, y) = (at % 4 * CELL + CELL / 2, at / 4 * CELL + CELL / 2);
-        // All fill their cell alike: a patch tells its colour whatever the form.
+        // All fill their cell equally: a patch shows its colour whatever the shape.
         match rng.below(3) {
             0 => canvas.circle(x, y, 15, colour),
             1 => canvas.rectangle(x - 14, y - 14, 28, 28, colour),

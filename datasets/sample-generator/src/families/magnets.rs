@@ -20,7 +20,7 @@ pub(super) const FAMILY: Family = Family {
     draw,
 };
 
-/// Dots that stand for one centimetre.
+/// Dots per centimetre.
 const CENTIMETRE: i32 = 16;
 /// Width of a magnet, half a cell, so that a distance of an odd number of centimetres puts the other magnet into the
 /// same place of another cell.
@@ -32,7 +32,7 @@ const DISTANCES: [usize; 2] = [1, 5];
 struct Pair {
     distance: usize,
     north_first: bool,
-    /// Colour of the shelf that the magnets lie on.
+    /// Colour of the shelf under the magnets.
     shelf: Colour,
 }
 

@@ -18,7 +18,7 @@ pub(super) const FAMILY: Family = Family {
     draw,
 };
 
-/// A state, what tells it, and things in it at room temperature.
+/// A state, its explanation, and things in that state at room temperature.
 const STATES: [(&str, &str, &[&str]); 3] = [
     (
         "a solid",

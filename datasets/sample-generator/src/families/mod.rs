@@ -49,7 +49,7 @@ pub(crate) const FAMILIES: [&Family; 7] = [
     &matter::FAMILY,
 ];
 
-/// Says in which place the right option is due, so that every place comes up equally often.
+/// Chooses the position of the correct option, so that each position is used equally often.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Turn {
     /// Problems so far, by their number of options.
@@ -57,7 +57,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Place of the right option of the next problem with so many options.
+    /// Position of the correct option of the next problem with this many options.
     fn place(&self, options: usize) -> usize {
         self.given[options] % options
     }
@@ -90,7 +90,7 @@ impl Options {
 const COLOURS: [(&str, Colour); 4] =
     [("red", Colour::Red), ("blue", Colour::Blue), ("green", Colour::Green), ("yellow", Colour::Yellow)];
 
-/// Side of the cells, four by four, in which everything stands: a patch of a small vision model shows one.
+/// Side of the cells, four by four, that contain everything: a patch of a small vision model shows one.
 const CELL: i32 = SIZE / 4;
 
 /// Pale colours behind what matters.

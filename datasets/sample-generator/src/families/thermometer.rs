@@ -22,10 +22,10 @@ pub(super) const FAMILY: Family = Family {
 /// Marks from 0 to 30 °C, a mark each 10 °C, a cell apart.
 const MARKS: usize = 4;
 
-/// What else is in the picture: a square flag in a cell beside the thermometer.
+/// What else is in the picture: a square flag in a cell next to the thermometer.
 const FLAGS: [Colour; 5] = [Colour::Green, Colour::Yellow, Colour::Purple, Colour::Teal, Colour::Brown];
 
-/// What tells pictures of the same temperature apart.
+/// What distinguishes pictures of the same temperature.
 struct Look {
     liquid: Colour,
     background: Colour,

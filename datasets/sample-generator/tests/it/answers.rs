@@ -33,7 +33,7 @@ fn pictures_are_large_enough() {
 
 type Check = Box<dyn Fn(&str) -> bool>;
 
-/// The word of a text that stands in a list.
+/// The word of a text that is in a list.
 fn named<'a>(text: &str, words: &[&'a str]) -> Vec<&'a str> {
     let split = text.split(|character: char| !character.is_alphanumeric());
     split.filter_map(|word| words.iter().find(|known| **known == word).copied()).collect()
@@ -78,7 +78,7 @@ fn thermometer(problem: &Problem) -> Check {
     let picture = Picture::of(problem);
     let liquid = [rgb("red"), rgb("blue")].map(|colour| picture.dots(colour).map(|(_, y)| y).min());
     let top = liquid.into_iter().flatten().min().unwrap();
-    // The marks are black lines to the right of the tube, which stands in either half.
+    // The marks are black lines to the right of the tube, which is in either half.
     let marks = [34, 98].map(|x| (0..128).filter(|&y| picture.at(x, y) == [30, 30, 30]).collect::<Vec<_>>());
     let marks = marks.into_iter().find(|marks| !marks.is_empty()).unwrap();
     assert_eq!(marks.len(), 4, "{}", problem.problem_id);

@@ -1,5 +1,4 @@
-//! No answer is to be had by habit: neither a place among the options, nor a wording, nor a rank wins much
-//! more often than chance.
+//! No shortcuts: neither a position among the options, nor a wording, nor a rank wins much more often than chance.
 
 use crate::{answer, family, problems};
 use schemas::Problem;

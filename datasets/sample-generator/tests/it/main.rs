@@ -1,5 +1,5 @@
-//! The shipped sample set: made again to the same pixels, every answer read off its picture by other means than
-//! the generator's, no answer to be had by habit, and a tokenizer that loses nothing.
+//! The shipped sample set: regenerated to the same pixels, every answer derived from its picture by independent means,
+//! no shortcuts, and a lossless tokenizer.
 
 #![allow(clippy::unwrap_used)] // a panic is the report
 

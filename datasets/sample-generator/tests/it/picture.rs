@@ -8,7 +8,7 @@ use std::io::BufReader;
 /// Red, green, blue.
 pub(crate) type Rgb = [u8; 3];
 
-/// The colours that questions speak of.
+/// The colours named in questions.
 pub(crate) fn rgb(name: &str) -> Rgb {
     match name {
         "red" => [214, 36, 36],

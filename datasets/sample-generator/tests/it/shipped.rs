@@ -1,4 +1,4 @@
-//! What lies in the repository is what the generator makes.
+//! The repository contains what the generator produces.
 
 use crate::{folder, problems};
 use schemas::Dataset;

@@ -7,7 +7,7 @@ use std::fmt;
 const DUST: f64 = 1e-4;
 /// Disagreements that are shown.
 const MOST_SHOWN: usize = 10;
-/// Positions that stand for themselves; later ones are taken together.
+/// Positions shown separately; later ones are combined.
 const POSITIONS: u32 = 10;
 
 /// Two scores of one sentence.
@@ -74,7 +74,7 @@ pub struct Agreement {
     pub exact: Option<f64>,
     /// Share of scores at most 0.1 apart.
     pub within_tenth: Option<f64>,
-    /// Spearman's rank correlation; none where all scores of a side are equal.
+    /// Spearman's rank correlation; `None` if all scores of a side are equal.
     pub rank_correlation: Option<f64>,
     /// Mean score in the table.
     pub mean_first: Option<f64>,

@@ -1,8 +1,8 @@
 //! `collect-feedback audit`: how far another Teacher, model or seed agrees with the scores of a round.
 //!
-//! A seeded sample of scored rollouts is scored again through the same cache, pace and budget. The replies lie in the
-//! cache under a scope of their own and in the ledger as kind `audit`; the scores table is not touched. The same audit
-//! again asks nothing.
+//! A seeded sample of scored rollouts is scored again through the same cache, pace and budget. The replies are in the
+//! cache under their own scope and in the ledger as kind `audit`; the scores table is not touched. Repeating the same
+//! audit sends nothing.
 
 mod agreement;
 
@@ -51,7 +51,7 @@ pub struct Audit {
     pub rejected: usize,
     /// Requests sent by this run.
     pub sent: u64,
-    /// Dollars spent by this run; none where the model has no known price.
+    /// Dollars spent by this run; `None` if the model has no known price.
     pub cost_usd: Option<f64>,
     /// How far the scores agree.
     pub agreement: Agreement,
@@ -68,10 +68,10 @@ struct Scored {
 /// Scores of a rollout in the order of its sentences.
 type Scores = Vec<(u32, f32)>;
 
-/// Scores a sample again. The error says why the audit ended early; what was answered before counts nevertheless.
+/// Scores a sample again. The error says why the audit ended early; earlier answers count nevertheless.
 ///
 /// # Errors
-/// Where the round has no scores, a table cannot be read, or the cache cannot be written.
+/// If the round has no scores, a table cannot be read, or the cache cannot be written.
 pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Option<Error>)> {
     let dataset = &context.dataset;
     let _lock = dataset.lock(crate::PROGRAM)?;
@@ -126,7 +126,7 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
         }
     }
     if !ledger.is_empty() {
-        // One file an audit, written anew each time: a killed run leaves no hole.
+        // One file per audit, rewritten each time: a killed run leaves no gap.
         let part = ledger::audit_part_name(choice.seed, &context.model, &session.prompt.version);
         dataset.write_part::<Request>(round, &part, ledger, &context.provenance)?;
     }
@@ -169,7 +169,7 @@ fn scored(context: &Context, round: u32) -> Result<(HashMap<String, Scores>, Has
     Ok((scores, teachers))
 }
 
-/// The rollouts with the smallest hashes: the same for a seed whatever the order of the rows.
+/// The rollouts with the smallest hashes: the same for a seed, regardless of the order of the rows.
 fn choose<'a>(ids: impl Iterator<Item = &'a str>, choice: Choice) -> HashSet<&'a str> {
     let mut hashed: Vec<(String, &str)> =
         ids.map(|id| (sha256_hex(format!("{} {id}", choice.seed).as_bytes()), id)).collect();
@@ -196,7 +196,7 @@ fn pairs(item: &Item, first: &[(u32, f32)], again: &[f32]) -> Vec<Pair> {
 impl fmt::Display for Audit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let teachers = self.teachers.iter().cloned().collect::<Vec<_>>().join(", ");
-        let cost = self.cost_usd.map_or_else(|| "cost not known".to_owned(), |cost| format!("${cost:.4}"));
+        let cost = self.cost_usd.map_or_else(|| "cost unknown".to_owned(), |cost| format!("${cost:.4}"));
         writeln!(
             f,
             "round {}: {} of {} rollouts scored by {teachers} were scored again by {}, {} rejected; {} requests, {cost}",

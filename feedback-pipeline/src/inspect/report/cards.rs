@@ -1,4 +1,4 @@
-//! The browser part of a report: one card a problem, with everything that was said about it.
+//! The browser part of a report: one card per problem, with all rationales and feedback.
 
 use super::figures::Tally;
 use super::gather::{Gathered, repeats};
@@ -9,15 +9,15 @@ use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Problems that can be looked at; of more, the worst and an even choice of the others are taken.
+/// Maximum number of problems shown; of more, the worst and an even sample of the others are used.
 pub const MOST_PROBLEMS: usize = 5_000;
 /// Of [`MOST_PROBLEMS`], those taken for their low score.
 const WORST: usize = 2_000;
 
-/// Text, score in tenths (none where it has none), and whether it was said before.
+/// Text, score in tenths (`None` if it has none), and whether it is a repetition.
 type Line = (String, Option<f32>, bool);
 
-/// Everything on one problem; names are short because they stand there thousands of times.
+/// Everything on one problem; names are short because they are repeated thousands of times.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Card {
     id: String,
@@ -123,14 +123,14 @@ pub(super) fn deck(dataset: &Dataset, gathered: &Gathered) -> Result<(Deck, Pict
                 card.without_picture = Some("The picture file is missing or unreadable.")
             }
             Err(Without::Full) => {
-                card.without_picture = Some("The picture is left out to keep this file small.")
+                card.without_picture = Some("The picture is omitted to keep this file small.")
             }
         }
     }
     Ok((Deck { left_out: all - order.len(), cards: order }, pictures))
 }
 
-/// The worst, and of the others every so many.
+/// The worst, and a regular sample of the others.
 fn choose(cards: Vec<Card>) -> Vec<Card> {
     let mut by_mean: Vec<usize> = (0..cards.len()).collect();
     let mean = |index: usize| cards[index].mean.unwrap_or(f64::INFINITY);

@@ -7,7 +7,7 @@ use charts_rs::{AxisType, BarChart, ChartBase, Color, LineChart, Series, Symbol,
 use schemas::Metric;
 use std::collections::BTreeMap;
 
-/// Width and height of every chart: legible at the width of a phone, and several stand side by side on a desk.
+/// Width and height of every chart: legible at the width of a phone, and several fit side by side on a desktop.
 const SIZE: (f32, f32) = (420.0, 240.0);
 /// Points of a curve; of more, neighbours are averaged.
 const MOST_POINTS: usize = 150;
@@ -54,7 +54,7 @@ pub(super) fn positions(figures: &Figures) -> Result<Chart> {
         .collect();
     let summary = summary(&names, &means, "");
     let svg = bars(vec![("mean score", means)], names, 1.0)?;
-    Ok(Chart { title: "Mean score by place of the sentence".to_owned(), summary, svg })
+    Ok(Chart { title: "Mean score by position of the sentence".to_owned(), summary, svg })
 }
 
 /// Mean score and rationales without a wrong sentence, round by round; none for a single round.

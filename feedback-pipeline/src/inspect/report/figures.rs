@@ -8,9 +8,9 @@ use schemas::{Answer, Correction, Dataset, Judgement, Problem, Rationale, Rollou
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// A sentence below this is wrong, unsupported or said before: 0.5 is the neutral score.
+/// A sentence below this is wrong, unsupported or repeated: 0.5 is the neutral score.
 pub const WRONG_BELOW: f32 = 0.5;
-/// Positions that stand for themselves; later ones are taken together.
+/// Positions shown separately; later ones are combined.
 const POSITIONS: usize = 10;
 
 /// Scores of some rationales, summed up.
@@ -46,7 +46,7 @@ impl Tally {
     }
 }
 
-/// A share; none of nothing.
+/// A fraction; `None` of nothing.
 pub fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
@@ -58,7 +58,7 @@ pub struct Form {
     pub rationales: u64,
     /// Their sentences.
     pub sentences: u64,
-    /// Sentences that were said before in the same rationale.
+    /// Repeated sentences of the same rationale.
     pub repeated: u64,
     /// Rationales that the token limit cut off.
     pub truncated: u64,
@@ -159,7 +159,7 @@ impl Figures {
         Ok(figures)
     }
 
-    /// True where no rollout of the round has scores.
+    /// True if no rollout of the round has scores.
     pub fn is_unscored(&self) -> bool {
         self.positions.is_empty()
     }

@@ -59,7 +59,7 @@ impl Scores {
         Ok(scores)
     }
 
-    /// Scores of a rollout; none where it has none, or not one for each of its sentences.
+    /// Scores of a rollout; `None` if it has none, or not one for each of its sentences.
     pub(super) fn of(&self, rollout: &RolloutText) -> Option<Vec<f32>> {
         let rows = self.by_rollout.get(&rollout.rollout_id)?;
         let whole =
@@ -117,7 +117,7 @@ impl Gathered {
     }
 }
 
-/// Which sentences were said before in the same rationale.
+/// Which sentences repeat an earlier one of the same rationale.
 pub(super) fn repeats<'a>(sentences: impl IntoIterator<Item = &'a str>) -> Vec<bool> {
     let mut seen = std::collections::HashSet::new();
     sentences.into_iter().map(|sentence| !seen.insert(schemas::sentences::repeat_key(sentence))).collect()

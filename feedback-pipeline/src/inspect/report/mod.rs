@@ -27,7 +27,7 @@ pub struct Written {
     pub path: PathBuf,
     /// Its size.
     pub bytes: usize,
-    /// Problems that can be looked at.
+    /// Problems shown.
     pub problems: usize,
     /// Pictures in it.
     pub pictures: usize,
@@ -51,7 +51,7 @@ impl std::fmt::Display for Written {
 /// Writes the report of a round; without `out`, as `report-round-N.html` in the dataset folder.
 ///
 /// # Errors
-/// Where the round has neither rollouts nor rationales, a table cannot be read, or the disk refuses.
+/// If the round has neither rollouts nor rationales, a table cannot be read, or the write fails.
 pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>) -> Result<Written> {
     let path =
         out.map_or_else(|| dataset.root().join(format!("report-round-{round}.html")), Path::to_path_buf);

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 const TEMPLATE: (&str, &str) = ("report.html", include_str!("../../../templates/report.html"));
 const STYLE: &str = include_str!("../../../templates/report.css");
 const SCRIPT: &str = include_str!("../../../templates/report.js");
-/// What stands where nothing was measured.
+/// Shown if nothing was measured.
 const NONE: &str = "–";
 /// Rejects that are shown with their reply.
 const MOST_REJECTS: usize = 20;
@@ -129,7 +129,7 @@ fn fill(page: &Page<'_>) -> Result<String, minijinja::Error> {
     environment.get_template(TEMPLATE.0)?.render(minijinja::value::Serde(page))
 }
 
-/// JSON that may stand within a script element: no `<` can end it, no `&` is taken for an entity.
+/// JSON that is safe inside a script element: no `<` can end it, no `&` is taken for an entity.
 fn json<T: serde::Serialize>(value: &T) -> Result<String> {
     let text = serde_json::to_string(value).map_err(|error| Error::Failed(error.to_string()))?;
     Ok(text
@@ -188,15 +188,15 @@ fn notes(deck: &Deck, pictures: &Pictures) -> Vec<String> {
     let count = |count: usize| status::grouped(count as u64);
     if deck.left_out > 0 {
         notes.push(format!(
-            "The round has {} problems. Here are {}: the 2,000 with the lowest mean score, and every so many of the others. \
-             The figures above are of all.",
+            "The round has {} problems. {} are shown: the 2,000 with the lowest mean score and a sample of \
+             the others. The figures above cover all of them.",
             count(deck.left_out + deck.cards.len()),
             count(MOST_PROBLEMS)
         ));
     }
     if pictures.left_out > 0 {
         notes.push(format!(
-            "Pictures take at most {} MB of this file; those of {} problems are left out.",
+            "Pictures take at most {} MB of this file; those of {} problems are omitted.",
             MOST_PICTURE_BYTES >> 20,
             count(pictures.left_out)
         ));

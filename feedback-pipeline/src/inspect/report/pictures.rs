@@ -1,4 +1,4 @@
-//! Pictures of a report as data URIs, each once, sized down where they are large.
+//! Pictures of a report as data URIs, each once, scaled down where they are large.
 
 use crate::request::image::locate;
 use base64::Engine as _;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub const MOST_PICTURE_BYTES: usize = 24 << 20;
 /// Below this a picture is taken as it is.
 const SMALL_BYTES: usize = 16 << 10;
-/// Edge to which larger pictures are brought; the page shows them no larger.
+/// Edge to which larger pictures are scaled down; the page shows them no larger.
 const EDGE: u32 = 360;
 
 /// Why a card has no picture though its problem has one.

@@ -78,7 +78,7 @@ impl Book {
             None => self.account.waiting += 1,
         }
         if !self.seen.insert(id.clone()) {
-            self.account.faults.push(format!("`{id}` stands there twice"));
+            self.account.faults.push(format!("`{id}` appears twice"));
         }
     }
 
@@ -97,7 +97,7 @@ impl Book {
     }
 }
 
-/// The account of the rollouts of a round; none where there are no rollouts.
+/// The account of the rollouts of a round; `None` if there are no rollouts.
 pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Option<Account>> {
     #[derive(Deserialize)]
     struct Row {
@@ -121,7 +121,7 @@ pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Re
     Ok(Some(ledger.close(scores.len() as u64)))
 }
 
-/// The account of the rationales that the rl stage of a round wrote; none where there are none.
+/// The account of the rationales that the rl stage of a round wrote; `None` if there are none.
 pub(super) fn corrections(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Option<Account>> {
     #[derive(Deserialize)]
     struct Row {
@@ -169,7 +169,7 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
     for (against, judged) in &baselines {
         let (stage, other) = against.parse().map_or(("base", 0), |round| ("sft", round));
         let others = test_rationales(dataset, other, stage)?;
-        // Whether the requests table agrees can only be told over all baselines.
+        // Agreement with the requests table can only be checked over all baselines.
         let mut ledger = Book::new(dataset, round, Kind::Judgements, &[])?;
         ledger.account.against = Some((*against).to_owned());
         for (problem_id, (id, text)) in &candidates {
@@ -198,7 +198,7 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
     Ok(accounts)
 }
 
-/// Rejected judgements; those of two orders with the same request stand there once for each.
+/// Rejected judgements; those of two orders with the same request have a row for each.
 fn distinct_rejects(dataset: &Dataset, round: u32) -> Result<u64> {
     let rejects = dataset.read::<Reject>(round)?;
     let of_kind = rejects.into_iter().filter(|row| row.kind == "judgements");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Side on which a column's cells stand.
+/// Alignment of a column's cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
     Left,

@@ -35,16 +35,16 @@ pub struct Report {
     pub accounts: Vec<Account>,
     /// Requests, tokens and dollars by round, kind and model.
     pub spending: Vec<Spending>,
-    /// True where every account adds up and agrees with the requests table.
+    /// True if every account adds up and agrees with the requests table.
     pub balanced: bool,
-    /// Dollars of replies in `feedback.sqlite` that do not stand in the requests table: of a run that is under way, or was
-    /// cut off.
+    /// Dollars of replies in `feedback.sqlite` that are not in the requests table: from a run that is in progress or
+    /// was interrupted.
     pub unbooked_usd: f64,
-    /// Dollars that attempts without a whole reply may have cost besides.
+    /// Additional dollars that attempts without a complete reply may have cost.
     pub maybe_lost_usd: f64,
 }
 
-/// Tables of a round, in the order of the road.
+/// Tables of a round, in the order of a round.
 const TABLES: [&str; 9] = [
     Rollout::NAME,
     Score::NAME,
@@ -60,7 +60,7 @@ const TABLES: [&str; 9] = [
 /// Prints the state of a dataset as tables.
 ///
 /// # Errors
-/// Where a table cannot be read.
+/// If a table cannot be read.
 pub fn run(dataset: &Dataset) -> Result<()> {
     schemas::say!("{}", report(dataset)?.to_string().trim_end());
     Ok(())
@@ -69,7 +69,7 @@ pub fn run(dataset: &Dataset) -> Result<()> {
 /// Prints the state of a dataset as one JSON object.
 ///
 /// # Errors
-/// Where a table cannot be read.
+/// If a table cannot be read.
 pub fn run_json(dataset: &Dataset) -> Result<()> {
     let json =
         serde_json::to_string_pretty(&report(dataset)?).map_err(|error| Error::Failed(error.to_string()))?;
@@ -80,7 +80,7 @@ pub fn run_json(dataset: &Dataset) -> Result<()> {
 /// The state of a dataset.
 ///
 /// # Errors
-/// Where a table cannot be read.
+/// If a table cannot be read.
 pub fn report(dataset: &Dataset) -> Result<Report> {
     let mut problems = BTreeMap::new();
     for problem in dataset.problems()? {
@@ -100,9 +100,9 @@ pub fn report(dataset: &Dataset) -> Result<Report> {
     let cache = dataset.feedback_path();
     if cache.is_file() {
         let booked = spending.iter().map(|line| line.cost_usd).sum::<f64>();
-        // Looking needs leave to write beside it, which a dataset that is only looked at may not give.
+        // SQLite needs to write next to the file, which a read-only dataset may not allow.
         let (paid, lost) = Cache::sums(&cache).unwrap_or_else(|error| {
-            schemas::warn!("note: whether all replies stand in the tables is not known: {error}");
+            schemas::warn!("note: cannot tell whether all replies are in the tables: {error}");
             (booked, 0.0)
         });
         // Below a millionth of a dollar it is rounding.
@@ -188,15 +188,15 @@ impl fmt::Display for Report {
         if self.unbooked_usd > 0.0 {
             writeln!(
                 f,
-                "feedback.sqlite holds replies for ${:.4} more, of a run that is under way or was cut off; next: the same \
-                 command again, or collect-feedback rebuild",
+                "feedback.sqlite contains replies worth another ${:.4}, from a run that is in progress or \
+                 was interrupted; next: the same command again, or collect-feedback rebuild",
                 self.unbooked_usd
             )?;
         }
         if self.maybe_lost_usd > 0.0 {
             writeln!(
                 f,
-                "Replies that came broken or too late, or told no tokens, may have cost ${:.4} besides.",
+                "Replies that arrived damaged, late or without usage may have cost another ${:.4}.",
                 self.maybe_lost_usd
             )?;
         }

@@ -38,7 +38,7 @@ pub struct Spending {
     pub unpriced: u64,
 }
 
-/// A lazy scan of a table's round; none where the round has no file. The cells of `names` are checked first, so that an
+/// A lazy scan of a table's round; `None` if the round has no file. The cells of `names` are checked first, so that an
 /// error names the file and the column.
 fn scan<T: Table>(dataset: &Dataset, round: u32, names: &[&'static str]) -> Result<Option<LazyFrame>> {
     let parts = dataset.parts::<T>(round)?;
@@ -84,7 +84,7 @@ const SPENDING_COLUMNS: [&str; 10] = [
     "cost_usd",
 ];
 
-/// What was asked of whom in a round.
+/// Requests of a round by Teacher.
 pub(super) fn spending(dataset: &Dataset, round: u32) -> Result<Vec<Spending>> {
     let Some(requests) = scan::<Request>(dataset, round, &SPENDING_COLUMNS)? else { return Ok(Vec::new()) };
     let number = |expression: Expr| expression.cast(DataType::UInt64);

@@ -1,8 +1,8 @@
-//! Pictures as the Teacher gets them: type found by content, upright, sized down to what is worth paying for, hashed. Their
-//! bytes stay in files.
+//! Pictures as the Teacher gets them: type found by content, upright, scaled down to what is worth paying for, hashed.
+//! Their bytes stay in files.
 //!
-//! A picture that cannot be had is an error of its item, never a silent request without it. Pictures that the published
-//! source never had are known from the import; such items are asked with a remark in place of the picture.
+//! A picture that cannot be read is an error of its item, never a silent request without it. Pictures that the
+//! published source never had are known from the import; such items are asked with a remark in place of the picture.
 
 mod prepare;
 mod whole;
@@ -20,10 +20,10 @@ use std::time::SystemTime;
 /// Pictures kept ready: the samples of one problem follow each other.
 const KEPT: usize = 128;
 
-/// Name of the list of problems whose picture the source never had, in the folder of the pictures: an id a line.
+/// Name of the list of problems whose picture the source never had, in the folder of the pictures: one id per line.
 pub const NEVER_THERE: &str = "missing.txt";
 
-/// Problems of a dataset whose picture the source never had; none where there is no list.
+/// Problems of a dataset whose picture the source never had; `None` if there is no list.
 pub fn never_there(dataset: &Dataset) -> Result<BTreeSet<String>, Error> {
     let path = dataset.images_dir().join(NEVER_THERE);
     match std::fs::read_to_string(&path) {
@@ -47,7 +47,7 @@ pub enum Shown {
 }
 
 impl Shown {
-    /// The picture, where there is one.
+    /// The picture, if there is one.
     pub fn picture(&self) -> Option<&Arc<Picture>> {
         match self {
             Self::Picture(picture) => Some(picture),
@@ -56,11 +56,11 @@ impl Shown {
     }
 }
 
-/// Where a problem's picture is, by its path in the table: below the dataset folder, links followed. Tables of others may
-/// name any file of this machine, and it would be sent to the service.
+/// The file of a problem's picture, by its path in the table: below the dataset folder, with links followed. A foreign
+/// table could name any file on this machine, which would then be sent to the service.
 ///
 /// # Errors
-/// Why there is none that may be read, naming the path.
+/// The reason, with the path.
 pub fn locate(root: &Path, path: &str) -> Result<PathBuf, String> {
     let leaves = || format!("picture path leaves the dataset folder: {path}");
     let stays = |component: Component<'_>| matches!(component, Component::Normal(_) | Component::CurDir);
@@ -95,7 +95,7 @@ impl Images {
     /// Pictures below a dataset folder, in a form that `limits` allow.
     ///
     /// # Errors
-    /// Where the dataset's list of missing pictures cannot be read.
+    /// If the dataset's list of missing pictures cannot be read.
     pub fn new(dataset: &Dataset, limits: ImageLimits) -> Result<Self, Error> {
         Ok(Self {
             never_there: never_there(dataset)?,
@@ -117,14 +117,14 @@ impl Images {
         }
     }
 
-    /// True where a problem's picture is missing since the source never had it. One that was put there since is used.
+    /// True if a problem's picture is missing since the source never had it. One that was put there since is used.
     pub fn was_never_there(&self, problem: &Problem) -> bool {
         problem.image.as_ref().is_some_and(|path| {
             self.never_there.contains(&problem.problem_id) && !self.root.join(path).exists()
         })
     }
 
-    /// True where the dataset has a list of such problems.
+    /// True if the dataset has a list of such problems.
     pub fn any_was_never_there(&self) -> bool {
         !self.never_there.is_empty()
     }

@@ -1,4 +1,4 @@
-//! One picture's bytes in a form that the service takes: type found by content, turned upright, of a size that is paid for.
+//! One picture's bytes in a form that the service takes: type found by content, turned upright, of reasonable size.
 
 use super::whole::is_whole;
 use crate::teacher::{Picture, PictureContent};
@@ -14,9 +14,9 @@ use std::path::Path;
 
 /// Most bytes of a picture, before base64 makes 5 MB of them.
 const MAX_BYTES: usize = 3_700_000;
-/// A file beyond this is no picture that anybody means to ask about.
+/// Larger files are not meaningful pictures.
 const LARGEST_FILE: u64 = 256 << 20;
-/// Quality of a photograph, then what is tried where it has too many bytes.
+/// Quality of a photograph, then what is tried if it has too many bytes.
 const QUALITIES: [u8; 3] = [90, 80, 70];
 /// A changed picture up to this many bytes stays in memory, a larger one goes into a temporary file.
 const FEW_BYTES: usize = 16 << 10;
@@ -24,7 +24,7 @@ const FEW_BYTES: usize = 16 << 10;
 /// What pictures a service takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageLimits {
-    /// Most pixels of the longer edge; larger pictures are sized down.
+    /// Most pixels of the longer edge; larger pictures are scaled down.
     pub max_edge: u32,
     /// Most bytes, before base64.
     pub max_bytes: usize,
@@ -35,7 +35,7 @@ pub struct ImageLimits {
 impl ImageLimits {
     /// The limits of a provider's services, with edges of at most `max_edge` pixels.
     pub fn new(provider: Provider, max_edge: u32) -> Self {
-        // Servers that speak OpenAI's API read GIF rarely.
+        // Servers compatible with OpenAI's API rarely accept GIF.
         Self { max_edge: max_edge.max(1), max_bytes: MAX_BYTES, takes_gif: provider == Provider::Anthropic }
     }
 }
@@ -62,7 +62,7 @@ pub(super) fn prepare(path: &Path, limits: ImageLimits) -> Result<Picture, Strin
     })
 }
 
-/// Puts changed bytes where they take little memory; where the disk refuses, they stay in memory.
+/// Stores changed bytes outside memory if they are large; if that fails, they stay in memory.
 fn keep(bytes: Bytes) -> PictureContent {
     let to_file = || {
         let mut file = tempfile::Builder::new().prefix("collect-feedback-").tempfile()?;

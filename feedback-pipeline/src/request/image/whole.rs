@@ -1,5 +1,5 @@
-//! Whether a picture has its end: one that lost it would be paid for all the same, and decoding each takes longer than
-//! asking about it. What stands behind the end does not matter; cameras append whole films there.
+//! Whether a picture has its end: a truncated one would be charged all the same, and decoding each picture takes longer
+//! than asking about it. Data after the end does not matter; cameras append whole videos there.
 
 use image::ImageFormat;
 
@@ -82,7 +82,7 @@ fn after_sub_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// The head tells the length.
+/// The length is in the header.
 fn webp_ends(bytes: &[u8]) -> Option<()> {
     let length = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?);
     (bytes.len() as u64 >= u64::from(length) + 8).then_some(())
@@ -111,7 +111,7 @@ mod tests {
     fn every_cut_is_seen() {
         for format in FORMATS {
             let whole = encoded(&drawing(40, 30), format);
-            // A PNG's last checksum is nothing that a reader needs, nor is the byte that fills up a WebP.
+            // A PNG's last checksum is not needed by readers, nor is the padding byte of a WebP.
             let needed = whole.len() - if format == ImageFormat::Png { 4 } else { 0 };
             for length in 0..needed {
                 assert!(!is_whole(format, &whole[..length]), "{format:?}, {length} of {needed} bytes");

@@ -66,7 +66,7 @@ impl Chunk {
         self.entries.is_empty()
     }
 
-    /// True where a request may join. One alone always may.
+    /// True if a request may join. One alone always may.
     pub(super) fn has_room(&self, body: &Body) -> bool {
         const AROUND: u64 = 256;
         self.is_empty()
@@ -77,7 +77,7 @@ impl Chunk {
     /// Adds a request.
     ///
     /// # Errors
-    /// Where the disk is full. Inside, why the request has no body: then nothing was added.
+    /// If the disk is full. Inside, why the request has no body: then nothing was added.
     pub(super) fn push(
         &mut self,
         body: &Body,
@@ -108,7 +108,7 @@ impl Chunk {
     /// Our name of the batch, what is sent, and the requests in it.
     ///
     /// # Errors
-    /// Where the disk is full.
+    /// If the disk is full.
     pub(super) fn finish(mut self) -> Result<(String, Spooled, Vec<Entry>)> {
         if self.provider == Provider::Anthropic {
             self.body.write(b"]}")?;

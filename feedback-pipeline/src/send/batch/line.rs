@@ -1,4 +1,4 @@
-//! What both providers say of batches, in common words.
+//! What both providers report about batches, in common terms.
 
 use crate::teacher::{Key, parse_key};
 use bytes::Bytes;
@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// How a batch stands.
+/// State of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// It runs.
@@ -19,7 +19,7 @@ pub enum Standing {
     },
     /// It has ended.
     Ended(Ended),
-    /// It was not taken as a whole.
+    /// It was rejected as a whole.
     Failed(String),
     /// The service does not know it.
     Gone,
@@ -30,9 +30,9 @@ pub enum Standing {
 pub struct Ended {
     /// Paths of the API, of the files that are there already.
     pub paths: Vec<String>,
-    /// Requests that have a result by the batch's counts; none where it does not count.
+    /// Requests that have a result by the batch's counts; `None` if it does not count.
     pub results: Option<u64>,
-    /// True where there are answers by the counts, and their file is not named yet.
+    /// True if there are answers by the counts, and their file is not named yet.
     pub is_file_late: bool,
 }
 
@@ -60,9 +60,9 @@ pub struct Listed {
     pub file_id: Option<String>,
     /// Moment it was made, in ms since 1970.
     pub created_at_ms: i64,
-    /// Requests in it; none where the list does not tell.
+    /// Requests in it; `None` if the list does not tell.
     pub requests: Option<u64>,
-    /// True where its results can be read.
+    /// True if its results can be read.
     pub ended: bool,
 }
 
@@ -96,11 +96,11 @@ impl Page {
 pub struct Line {
     /// The `custom_id`.
     pub sent_key: Key,
-    /// What came of the request.
+    /// The result of the request.
     pub answered: Answered,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answered {
     /// The reply's body, as a single request would have got it.
@@ -117,7 +117,7 @@ pub enum Answered {
 }
 
 impl Answered {
-    /// The body that a single request would have got; empty where there is no answer.
+    /// The body that a single request would have got; empty if there is no answer.
     pub(super) fn body(&self) -> Bytes {
         match self {
             Self::Reply(body) | Self::Error { body, .. } => body.clone(),
@@ -132,7 +132,7 @@ pub(super) fn key(custom_id: &str) -> Result<Key, String> {
         .ok_or_else(|| format!("custom_id: expected 64 hexadecimal digits, found `{custom_id}`"))
 }
 
-/// Moment of an RFC 3339 time, in ms since 1970.
+/// Timestamp of an RFC 3339 time, in ms since 1970.
 pub(super) fn moment_ms(text: &str) -> Option<i64> {
     chrono::DateTime::parse_from_rfc3339(text).ok().map(|moment| moment.timestamp_millis())
 }
@@ -143,7 +143,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Resul
     serde_json::from_slice(body).map_err(|e| format!("no {what}: {e}"))
 }
 
-/// A count, however it is written; none where there is none.
+/// A count, however it is written; `None` if there is none.
 pub(super) fn count(counts: Option<&Value>, name: &str) -> Option<u64> {
     let count = counts?.get(name)?;
     count.as_u64().or_else(|| count.as_str()?.trim().parse().ok())

@@ -20,7 +20,7 @@ pub(super) enum Next {
 }
 
 impl Next {
-    /// The line, where there is one.
+    /// The line, if there is one.
     pub(super) fn line(self) -> Option<Bytes> {
         match self {
             Self::Line(line) => Some(line),
@@ -57,7 +57,7 @@ impl<'s> Lines<'s> {
     /// The next line.
     ///
     /// # Errors
-    /// Where the file cannot be read to its end.
+    /// If the file cannot be read to its end.
     pub(super) async fn next(&mut self) -> Result<Next> {
         loop {
             match self.try_next().await {
@@ -112,8 +112,7 @@ impl<'s> Lines<'s> {
     }
 }
 
-/// What `work` comes to; a failure where Ctrl-C is pressed first. Whatever else ends the run, results that are paid for are
-/// read to their end.
+/// Result of `work`; an error if Ctrl-C is pressed first. Whatever else ends the run, paid results are read completely.
 async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let interrupted = async {
         while !interrupt::noted() {

@@ -1,13 +1,13 @@
-//! Batch mode: requests go out by the thousand, at half the price, and are answered within a day.
+//! Batch mode: thousands of requests at a time, at half the price, answered within a day.
 //!
 //! ```text
 //! open batches ─► wait ─► results ─► store              until nothing is pending
 //! pending items ─► chunks ─► written down ─► sent ─► id written down ─┘
 //! ```
 //!
-//! A batch is written down with its requests before it is sent. After a kill in between, it is looked for at the service
-//! before anything is sent again, so that nothing is paid for twice. Keys and replies are those of single requests: a
-//! round that was begun in batches can be ended without, and the other way round.
+//! A batch is recorded with its requests before it is sent. After a kill in between, it is looked up at the service
+//! before anything is sent again, so nothing is paid for twice. Keys and replies are those of single requests: a round
+//! started in batches can be completed without them, and vice versa.
 
 pub mod anthropic;
 mod chunk;
@@ -35,7 +35,7 @@ use wave::Wave;
 
 /// A request without an answer is put into this many batches.
 const MOST_TRIES: u32 = 4;
-/// First wait between two looks at running batches; it grows by half each time.
+/// First interval between polls of open batches; it grows by half each time.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// Longest wait between two looks.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
@@ -66,13 +66,13 @@ where
 struct Run<'a> {
     session: &'a Session,
     service: Service<'a>,
-    /// Prices in batches; none where the model has none.
+    /// Prices in batches; `None` if the model has none.
     price: Option<Price>,
     /// Lessons of the dialects that the batches of this run are written in, by our names of them.
     lessons: HashMap<String, u32>,
     /// Batches of this run in which a request had no answer.
     tries: HashMap<Key, u32>,
-    /// Why the last of them had none.
+    /// Why the last of them had no answer.
     trouble: String,
     /// Batches that have ended and whose results have not all come, by our names of them.
     late: HashMap<String, Late>,
@@ -121,7 +121,7 @@ impl Run<'_> {
         Ok(open)
     }
 
-    /// Waits for all open batches and keeps what came of them. One that cannot be ended does not keep the others.
+    /// Waits for all open batches and stores their results. One that cannot be completed does not block the others.
     async fn collect(&mut self) -> Result<()> {
         let mut open = self.open()?;
         let mut wait = FIRST_LOOK;
@@ -148,35 +148,37 @@ impl Run<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Looks how a batch stands, and keeps its results where it has ended; true where nothing more is to come of it.
+    /// Polls a batch, and stores its results if it has ended; true if nothing more will come of it.
     async fn look(&mut self, batch: &Batch, id: &str, wait: Duration) -> Result<bool> {
         match self.service.standing(batch, id).await? {
             line::Standing::Running { done, of } => {
                 let next = wait.as_secs_f64();
-                self.session.progress.say(&format!("batch {id}: {done}/{of} done, next look in {next:.1} s"));
+                self.session
+                    .progress
+                    .say(&format!("batch {id}: {done}/{of} completed, checking again in {next:.1} s"));
                 Ok(false)
             }
             line::Standing::Ended(ended) => self.keep(batch, id, &ended, wait).await,
             line::Standing::Failed(why) => {
                 self.close(batch, "failed")?;
-                let hint = Some("nothing of it was charged; mend the cause and run the same command again");
+                let hint = Some("nothing was charged; fix the cause and run the same command again");
                 Err(Error::Service { why: format!("batch {id} failed: {why}"), hint })
             }
             line::Standing::Gone => {
                 let why = format!(
-                    "batch {id} was sent to {} with {} requests, and is not to be seen here",
+                    "batch {id} was sent to {} with {} requests, but is not visible here",
                     batch.address, batch.requests
                 );
                 let hint = match batch.address == self.service.address() {
                     true => {
-                        "give the key of the workspace or project that sent it; where it is gone for good: \
-                         the same command with --abandon-batch and its id sends its requests again, and they \
-                         are paid for again"
+                        "use the key of the workspace or project that sent it; if it is gone for good, run \
+                         the same command with --abandon-batch and its id: its requests are sent, and paid \
+                         for, again"
                     }
                     false => {
-                        "give the --base-url that it was sent to; where that service is gone for good: the same \
-                         command with --abandon-batch and the batch's id sends its requests again, and they are \
-                         paid for again"
+                        "pass the --base-url it was sent to; where that service is gone for good: the same \
+                         command with --abandon-batch and the batch's id sends its requests again, and they \
+                         are paid for again"
                     }
                 };
                 Err(Error::Service { why, hint: Some(hint) })
@@ -201,7 +203,7 @@ impl Run<'_> {
         let (batches, ids) = (open.len(), ids.join(", "));
         let command = self.session.job.command();
         self.session.progress.say(&format!(
-            "{batches} batches with {requests} requests go on at the service ({ids}); next: {command} --batch"
+            "{batches} batches with {requests} requests are still running at the service ({ids}); next: {command} --batch"
         ));
     }
 }

@@ -102,7 +102,7 @@ pub fn created(body: &[u8]) -> Result<String, String> {
     Ok(made.id)
 }
 
-/// How a batch stands. Statuses that are not known are those of one that runs.
+/// State of a batch. Statuses that are not known are those of one that runs.
 pub fn standing(body: &[u8]) -> Result<Standing, String> {
     let batch: Batch = parse(body, "batch")?;
     let ended = batch.ended();
@@ -155,7 +155,7 @@ pub fn line(line: &[u8]) -> Result<Line, String> {
     let answered = match (entry.response, entry.error) {
         (Some(Response { status_code: 200..300, body }), _) => Answered::Reply(copied(body)),
         (Some(Response { status_code: status, body }), _) => match unwrapped(body) {
-            // Kept as it came, unless it stands in one envelope more than a single request would get.
+            // Kept as it came, unless it is in one envelope more than a single request would get.
             (_, 0 | 1) => Answered::Error { status, body: copied(body) },
             (body, _) => Answered::Error { status, body },
         },

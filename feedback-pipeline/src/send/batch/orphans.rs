@@ -10,7 +10,7 @@ const LOOK_FOR_IT: &str = "give the --base-url and the key that it was sent with
      --abandon-batch and the batch's name sends its requests again, and they may be paid for again";
 
 impl Run<'_> {
-    /// Closes the batches that the user has given up.
+    /// Closes the batches that the user abandons.
     pub(super) fn abandon(&self) -> Result<()> {
         let open = self.open()?;
         for name in &self.session.abandoned {
@@ -46,7 +46,7 @@ impl Run<'_> {
         Ok(unanswered)
     }
 
-    /// Batches that were written down, but whose id was not: the service has them or not. Returns why one of them cannot be
+    /// Batches that were recorded without an id: the service may have them or not. Returns why one of them cannot be
     /// looked for; that does not keep the others.
     pub(super) async fn find_unsure(&self) -> Result<Option<Error>> {
         let mut failed = None;

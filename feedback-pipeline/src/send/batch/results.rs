@@ -1,4 +1,4 @@
-//! Results of an ended batch: every reply into the store, every failure to where a single request's would go.
+//! Results of an ended batch: every reply into the store, every failure handled like that of a single request.
 
 use super::late::Late;
 use super::line::{Answered, Ended, Line};
@@ -17,16 +17,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 /// What to do about results that do not come.
-const RESULTS_ARE_MISSING: &str = "those that came are kept. Run the same command again later: nothing is bought twice. Where the others are gone for \
-     good: the same command with --abandon-batch and the batch's id sends their requests again, and they are paid for again";
+const RESULTS_ARE_MISSING: &str = "those that came are kept. Run the same command again later: nothing is paid for twice. Where the \
+     others are gone for good: the same command with --abandon-batch and the batch's id sends their requests \
+     again, and they are paid for again";
 
 /// What to do about results that are no results of this API.
-const RESULTS_CANNOT_BE_READ: &str = "the others are kept. Where it stays so: the same command with --abandon-batch and the batch's id sends the \
-     requests without an answer again, and they are paid for again";
+const RESULTS_CANNOT_BE_READ: &str = "the others are kept. If this persists, run the same command with --abandon-batch and the batch's id: \
+     its unanswered requests are sent, and paid for, again";
 
-/// What came of a request.
+/// The result of a request.
 enum Outcome {
-    /// A reply that was paid for, with its usage where it tells it.
+    /// A paid reply, with its usage if reported.
     Paid(Option<Usage>),
     /// The request was refused, with this status.
     Refused(u16),
@@ -74,8 +75,8 @@ impl Tally {
 }
 
 impl Run<'_> {
-    /// Keeps the results of a batch that has ended; they can be had again until it is closed, which is when all of them are
-    /// there. False where some are still to come.
+    /// Keeps the results of a batch that has ended; they can be downloaded again until it is closed, which is when all
+    /// of them are there. False if some are still to come.
     pub(super) async fn keep(
         &mut self,
         batch: &Batch,
@@ -191,7 +192,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Refused are single requests where others were taken; else it is what all of them share.
+    /// If others were accepted, the refusal concerns single requests; otherwise it concerns what they share.
     fn keep_refused(&mut self, batch: &Batch, id: &str, tally: &mut Tally) -> Result<()> {
         let any_good = self.session.stats.any_good();
         for known in tally.known.values_mut() {
@@ -289,7 +290,7 @@ impl Run<'_> {
         }
     }
 
-    /// Counts requests of a batch that may have been charged without a word of how much: the cap must hold all the same, in
+    /// Counts requests of a batch that may have been charged an unknown amount: the budget must hold nevertheless, in
     /// later runs too.
     pub(super) fn lose(&self, batch: &Batch, requests: u64) -> Result<()> {
         let Some(price) = self.price.as_ref().filter(|_| requests > 0) else { return Ok(()) };

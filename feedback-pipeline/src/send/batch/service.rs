@@ -1,5 +1,5 @@
-//! The calls of a batch API, each made until it succeeds or there is no point: nothing here is charged but a batch that
-//! was taken, and that one is looked for before it is sent again.
+//! The calls of a batch API, each repeated until it succeeds or cannot: only an accepted batch is charged, and it is
+//! looked up before it is sent again.
 
 use super::line::{Ended, Listed, Page, Standing};
 use super::lines::Lines;
@@ -16,7 +16,7 @@ use schemas::TimestampMs;
 use schemas::settings::Provider;
 use std::time::{Duration, SystemTime};
 
-/// By how much the service's clock may be off, in ms.
+/// Tolerated difference of the service's clock, in ms.
 const CLOCKS_DIFFER_MS: i64 = 600_000;
 /// A batch that is younger than this may not be in the service's list yet, in ms.
 const LIST_LAGS_MS: i64 = 10_000;
@@ -45,8 +45,8 @@ impl<'a> Service<'a> {
         if self.provider == Provider::Anthropic { "/messages/batches" } else { "/batches" }
     }
 
-    /// Sends a batch that is written down; returns the service's id of it. Without `upload`, its file is there already. A
-    /// batch that is surely not taken is closed.
+    /// Sends a recorded batch; returns the service's id of it. Without `upload`, its file is there already. A batch
+    /// that is surely not taken is closed.
     pub(super) async fn submit(&self, batch: &mut Batch, upload: Option<&Spooled>) -> Result<String> {
         let mut effort = self.effort();
         loop {
@@ -60,7 +60,7 @@ impl<'a> Service<'a> {
                 }
                 return Err(error);
             }
-            // It may have been taken all the same.
+            // It may have been accepted nevertheless.
             if !is_refusal(&failure)
                 && let Some(id) = self.find(batch, TimestampMs::now().0).await?
             {
@@ -98,12 +98,12 @@ impl<'a> Service<'a> {
         Ok(made(answer, openai::created).await)
     }
 
-    /// Whether the service may have a batch that was written down: without its file it cannot have been taken.
+    /// Whether the service may have a batch that was written down: without its file it cannot have been accepted.
     pub(super) fn may_have(batch: &Batch) -> bool {
         batch.provider != Provider::OpenAi || batch.file_id.is_some()
     }
 
-    /// Looks whether the service has a batch that was written down and sent at the latest at `sent_at_ms`.
+    /// Looks up whether the service has a recorded batch that was sent no later than `sent_at_ms`.
     pub(super) async fn find(&self, batch: &Batch, sent_at_ms: i64) -> Result<Option<String>> {
         if !Self::may_have(batch) {
             return Ok(None);
@@ -149,8 +149,8 @@ impl<'a> Service<'a> {
         Err(Error::Service { why, hint: Some("run the same command again") })
     }
 
-    /// Whether a batch of the list is the one that was written down. Anthropic's list tells neither names nor requests,
-    /// so one that fits by time and size is told by the first of its results.
+    /// Whether a batch of the list is the recorded one. Anthropic's list contains neither names nor requests, so a
+    /// candidate by time and size is identified by the first of its results.
     async fn is_it(&self, batch: &Batch, listed: &Listed) -> Result<bool> {
         if let Some(plan) = &listed.plan {
             return Ok(*plan == batch.plan);
@@ -172,7 +172,7 @@ impl<'a> Service<'a> {
         }
         while let Standing::Running { .. } = standing {
             self.session.progress.say(&format!(
-                "batch {} may be the one that was being sent when the last run ended; its results will tell",
+                "batch {} may be the one that was being sent when the last run ended; its results will show",
                 listed.id
             ));
             self.pause(wait).await?;
@@ -191,7 +191,7 @@ impl<'a> Service<'a> {
         Ok(false)
     }
 
-    /// How a batch stands.
+    /// State of a batch.
     pub(super) async fn standing(&self, batch: &Batch, id: &str) -> Result<Standing> {
         let raw = self.get(&format!("{}/{id}", self.batches())).await?;
         if raw.status == 404 {
@@ -229,7 +229,7 @@ impl<'a> Service<'a> {
         let is_look = payload.is_none();
         let call = self.transport.call(path, payload);
         let raw = match is_look {
-            // What is only looked at can be looked at again; what is sent is waited for.
+            // Reads can be repeated and may be cancelled; submissions are awaited.
             true => self.unless_stopped(call).await??,
             false => call.await?,
         };
@@ -244,7 +244,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// What `work` comes to; a failure where the run is to end first.
+    /// Result of `work`; an error if the run is stopped first.
     async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
@@ -258,7 +258,7 @@ impl<'a> Service<'a> {
         Effort { jitter: 0.5, ..Effort::new(patience) }
     }
 
-    /// Waits before another attempt; an error where there should be none.
+    /// Waits before another attempt; an error if there should be none.
     pub(super) async fn wait_after(&self, failure: &Failure, effort: &mut Effort) -> Result<()> {
         effort.attempts += 1;
         effort.failed(failure, false, false);
@@ -274,7 +274,7 @@ impl<'a> Service<'a> {
                 (reason, Some("does this service have a batch API? Run without --batch"))
             }
             Decision::GiveUp { why, .. } => {
-                (why, Some("run the same command again when the service answers; nothing is bought twice"))
+                (why, Some("run the same command again when the service answers; nothing is paid for twice"))
             }
         };
         Err(Error::Service { why, hint })
@@ -289,7 +289,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// An error where the run is to end.
+    /// An error if the run is stopping.
     pub(super) fn check_stop(&self) -> Result<()> {
         if self.session.stop.is_set() { Err(Error::Interrupted) } else { Ok(()) }
     }
@@ -303,7 +303,7 @@ async fn made(
     read(&answer.await?.body).map_err(Failure::Broken)
 }
 
-/// True where the service surely did not take what it was sent.
+/// True if the service certainly did not accept the submission.
 fn is_refusal(failure: &Failure) -> bool {
     matches!(failure, Failure::Status { status: 400..=407 | 410..=499, .. })
 }

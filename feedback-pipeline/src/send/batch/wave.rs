@@ -34,11 +34,11 @@ struct Prices {
 }
 
 impl Run<'_> {
-    /// Sends what is pending and lies in no batch yet.
+    /// Sends what is pending and is in no batch yet.
     pub(super) async fn wave(&mut self, plan: impl Iterator<Item = Result<Next>>) -> Result<Wave> {
         let session = self.session;
         let mut wave = Wave::default();
-        // Anew for each wave: earlier replies tell better.
+        // Repeated for each wave: earlier replies improve the estimate.
         let prices = self.prices()?;
         let mut room = session.budget.room();
         let mut chunk: Option<(Chunk, f64)> = None;
@@ -52,7 +52,7 @@ impl Run<'_> {
                     continue;
                 }
             };
-            // In each wave: where the cap ended one early, the next reaches further.
+            // In each wave: if the budget ended one early, the next gets further.
             session.remember(&question)?;
             claims.push(claim);
             let has_picture = question.image().is_some();
@@ -117,7 +117,7 @@ impl Run<'_> {
         session.note(next, is_news).await
     }
 
-    /// What a request will cost; none where the model is free, or has no price.
+    /// What a request will cost; `None` if the model is free, or has no price.
     fn prices(&self) -> Result<Option<Prices>> {
         let session = self.session;
         if self.price.as_ref().is_none_or(|price| price.is_free()) {
@@ -141,8 +141,8 @@ impl Run<'_> {
         Ok(Some(Prices { counter, output }))
     }
 
-    /// Dollars that a request will hardly go beyond: a tenth more input than is counted, and a quarter more output than the
-    /// longest reply to this prompt; 0 where the model has no price.
+    /// Dollars that a request will hardly exceed: a tenth more input than is counted, and a quarter more output than
+    /// the longest reply to this prompt; 0 if the model has no price.
     fn likely_dollars(&self, prices: Option<&Prices>, question: &Question, follow_ups: &[FollowUp]) -> f64 {
         let (Some(price), Some(Prices { counter, output })) = (&self.price, prices) else { return 0.0 };
         let dialect = self.session.dialects.spoken().dialect;

@@ -1,8 +1,9 @@
-//! How many requests are in flight at once: as many as the service answers in time, at most `limits.concurrency`.
+//! Number of requests in flight: as many as the service answers in time, at most `limits.concurrency`.
 //!
-//! A service with few slots queues what it is sent, and the end of the queue times out: that is our own load, and no fault
-//! of the items. The limit grows by one with each reply until there is trouble, later by one a round (additive), and is
-//! halved where requests fail for want of room (multiplicative). It grows only while all of it is used.
+//! A service with few slots queues requests, and the end of the queue times out: that is our own load, and not the
+//! items' fault. The limit grows by one with each reply until the first failure, later by one per round trip (additive
+//! increase), and is halved if requests fail for lack of capacity (multiplicative decrease). It grows only while it is
+//! fully used.
 
 use crate::send::retry::Failure;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,11 +11,11 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// Requests in flight before a reply has told anything, where nothing is known of the service.
+/// Requests in flight before the first reply, if nothing is known about the service.
 const FIRST_LIMIT: f64 = 16.0;
 /// Weight of a reply in the smoothed latency.
 const LATENCY_WEIGHT: f64 = 0.125;
-/// Latencies beyond this multiple of the least smoothed one come of a queue.
+/// Latencies above this multiple of the lowest smoothed one are pending to queueing.
 const QUEUED: f64 = 3.0;
 
 /// Gives slots for requests in flight.
@@ -29,7 +30,7 @@ pub struct InFlight {
 #[derive(Debug)]
 struct State {
     limit: f64,
-    /// Slots that exist, free or taken; more than `limit` until enough of them have come back.
+    /// Slots that exist, free or taken; more than `limit` until enough of them are returned.
     granted: usize,
     /// Below it the limit doubles in each round.
     threshold: f64,
@@ -37,18 +38,18 @@ struct State {
     out: usize,
     /// When the whole limit was used last.
     full_at: Option<Instant>,
-    /// When the limit was lowered last: requests that left before say nothing about it.
+    /// When the limit was last lowered: requests sent before that say nothing about it.
     lowered_at: Option<Instant>,
-    /// Good replies and failures since then, of requests that left since then.
+    /// Good replies and failures of requests sent since then.
     good: f64,
     failed: f64,
-    /// Times of good replies that came within the last time-out.
+    /// Times of good replies within the last time-out period.
     replies: Replies,
-    /// Smoothed latency and the least that it ever was, in seconds.
+    /// Smoothed latency and its minimum, in seconds.
     latency: Option<(f64, f64)>,
-    /// Whether the first answer is to tell how many to begin with.
+    /// Whether the first answer determines the initial limit.
     unknown: bool,
-    /// A lowered limit that was not told of yet.
+    /// A lowered limit that was not reported yet.
     to_tell: Option<usize>,
     told: bool,
 }
@@ -62,8 +63,8 @@ impl State {
 }
 
 impl InFlight {
-    /// At most `ceiling` at once, each with `timeout` for its reply. Of a service whose pace `is_known`, all may leave at
-    /// once; else the first reply tells how many a service can take that answers one by one.
+    /// At most `ceiling` at once, each with `timeout` for its reply. If the rate limit `is_known`, all may be sent at
+    /// once; otherwise the first reply determines how many a serial service can take.
     pub fn new(ceiling: u32, timeout: Duration, is_known: bool) -> Arc<Self> {
         let ceiling = usize::try_from(ceiling).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS >> 3);
         let limit = if is_known { ceiling as f64 } else { FIRST_LIMIT.min(ceiling as f64) };
@@ -99,8 +100,8 @@ impl InFlight {
         self.state().limit as usize
     }
 
-    /// A reply was a usable answer: from here on more than a few may leave at once. Where the service has told its pace,
-    /// that limits what leaves; else it may be one that answers one by one, and gets what it then answers in good time.
+    /// A reply was a usable answer: from here on more than a few requests may be in flight. If the service has reported
+    /// rate limits, those apply; otherwise it may answer serially, and gets as many as it then answers in time.
     pub fn prove(&self, pace_is_known: bool) {
         let mut state = self.state();
         if !std::mem::take(&mut state.unknown) || state.lowered_at.is_some() {
@@ -113,12 +114,12 @@ impl InFlight {
         self.set(&mut state, limit);
     }
 
-    /// A limit that was lowered for the first time, to be told once.
+    /// A limit that was lowered for the first time, to be reported once.
     pub fn news(&self) -> Option<usize> {
         self.state().to_tell.take()
     }
 
-    /// Waits for leave to have one more request in flight.
+    /// Waits for a slot for one more request in flight.
     pub async fn slot(self: &Arc<Self>) -> Slot {
         let permit = Arc::clone(&self.slots).acquire_owned().await.ok(); // it is never closed
         Slot { of: Arc::clone(self), permit, departed: None }
@@ -128,7 +129,7 @@ impl InFlight {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the limit, and makes slots or takes free ones away.
+    /// Sets the limit, and adds slots or removes free ones.
     fn set(&self, state: &mut State, limit: f64) {
         state.limit = limit.clamp(1.0, self.ceiling as f64);
         let wanted = state.limit as usize;
@@ -140,7 +141,7 @@ impl InFlight {
         }
     }
 
-    /// A good reply came, so long after its request.
+    /// A good reply arrived, with this latency.
     fn answered(&self, departed: Instant) {
         let now = Instant::now();
         let secs = (now - departed).as_secs_f64();
@@ -170,7 +171,7 @@ impl InFlight {
         }
     }
 
-    /// A request failed. Returns whether that comes of our own load: too much was in flight at once.
+    /// A request failed. Returns whether that is pending to our own load: too much was in flight.
     fn failed(&self, departed: Instant, failure: &Failure) -> bool {
         let now = Instant::now();
         let mut state = self.state();
@@ -180,7 +181,7 @@ impl InFlight {
         }
         let is_load = state.out > 1
             && match failure {
-                // At the rate at which replies come, those in flight cannot all be answered in time.
+                // At the current rate of replies, those in flight cannot all be answered in time.
                 Failure::TimedOut => state.out as f64 > state.replies.count(now) as f64 / 2.0,
                 Failure::Unreachable(_) | Failure::Status { status: 503, .. } => state.failed >= state.good,
                 Failure::Broken(_) | Failure::Picture(_) | Failure::Status { .. } => return false,
@@ -188,7 +189,7 @@ impl InFlight {
         if is_load && is_new {
             self.lower(&mut state, departed, now);
         }
-        // What left before the limit was lowered is part of the same load.
+        // Requests sent before the limit was lowered are part of the same load.
         is_load || (!is_new && matches!(failure, Failure::TimedOut | Failure::Unreachable(_)))
     }
 
@@ -197,7 +198,7 @@ impl InFlight {
         let was_full = state.full_at.is_some_and(|at| at >= departed);
         let used = if was_full { state.limit } else { state.limit.min(state.out as f64) };
         let limit = (used / 2.0).floor().max(1.0);
-        // Where no reply came since it was lowered the last time, the service may be down: it tells nothing of what it takes.
+        // If no reply arrived since it was last lowered, the service may be down: that says nothing about its capacity.
         if state.lowered_at.is_none() || state.good > 0.0 {
             state.threshold = limit;
         }
@@ -211,7 +212,7 @@ impl InFlight {
     }
 }
 
-/// Leave to have one request in flight, until it is dropped.
+/// A slot for one request in flight, freed when dropped.
 #[derive(Debug)]
 pub struct Slot {
     of: Arc<InFlight>,
@@ -220,7 +221,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The request leaves now.
+    /// The request is sent now.
     pub fn departs(&mut self) {
         let now = Instant::now();
         if self.departed.replace(now).is_none() {
@@ -232,7 +233,7 @@ impl Slot {
         }
     }
 
-    /// A good reply came. Returns when its request left.
+    /// A good reply arrived. Returns when its request was sent.
     pub fn answered(&mut self) -> Option<Instant> {
         let departed = self.lands();
         if let Some(departed) = departed {
@@ -241,7 +242,7 @@ impl Slot {
         departed
     }
 
-    /// The request failed, and the slot is free. Returns whether that comes of our own load.
+    /// The request failed, and the slot is free. Returns whether that is pending to our own load.
     pub fn failed(mut self, failure: &Failure) -> bool {
         // Counted while it is still among those in flight.
         let is_load = self.departed.is_some_and(|departed| self.of.failed(departed, failure));
@@ -274,7 +275,7 @@ impl Drop for Slot {
 struct Replies {
     start: Instant,
     eighth_secs: f64,
-    /// Number of the eighth that is under way, and the counts of it and those before.
+    /// Number of the current eighth, and the counts of it and the previous ones.
     eighth: u64,
     counts: [u64; 8],
 }

@@ -14,8 +14,8 @@ struct Tally {
     peak: usize,
 }
 
-/// Asks for `items` of a service that answers `at_once` of them at the same time, each in `secs`; whoever has waited for
-/// `timeout` seconds goes away, and is asked again.
+/// Asks for `items` of a service that answers `at_once` of them at the same time, each in `secs`; a request that has
+/// waited for `timeout` seconds is dropped and repeated.
 async fn drive(limits: &Arc<InFlight>, items: usize, (at_once, secs, timeout): (usize, f64, f64)) -> Tally {
     let service = Arc::new(Semaphore::new(at_once));
     let tally = Rc::new(RefCell::new(Tally::default()));
@@ -138,7 +138,7 @@ async fn an_outage_does_not_slow_down_what_follows() {
     assert!(start.elapsed() < Duration::from_secs(20) && limits.limit() >= 128, "{:?}", start.elapsed());
 }
 
-/// Replies that are no answers may have one cause: no more than a few are paid for at once before the first answer.
+/// Unusable replies may have one cause: only a few are paid for before the first answer.
 #[tokio::test(start_paused = true)]
 async fn before_the_first_answer_few_are_in_flight() {
     let limits = limits(512, 600, false);

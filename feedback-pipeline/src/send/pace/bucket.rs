@@ -1,6 +1,6 @@
 //! An allowance by the minute, as a token bucket.
 
-/// Seconds of allowance that a bucket holds.
+/// Capacity of a bucket, in seconds of allowance.
 const BUCKET_SECS: f64 = 0.8;
 
 /// One allowance. Levels below zero are debts.
@@ -22,17 +22,17 @@ impl Bucket {
         }
     }
 
-    /// Takes over a limit that the service told.
+    /// Adopts a limit reported by the service.
     pub(super) fn learn(&mut self, per_minute: u64) {
         self.learned = Some(per_minute as f64 / 60.0);
     }
 
-    /// Allowance a second; infinite where no limit is known.
+    /// Allowance per second; infinite if no limit is known.
     pub(super) fn rate(&self) -> f64 {
         self.configured.unwrap_or(f64::INFINITY).min(self.learned.unwrap_or(f64::INFINITY))
     }
 
-    /// Adds what `rate` has brought since the last time.
+    /// Refills by `rate` since the last call.
     pub(super) fn fill(&mut self, now: f64, rate: f64) {
         let elapsed = (now - self.filled_at).max(0.0);
         self.filled_at = now;

@@ -3,9 +3,9 @@
 use super::Reservation;
 use crate::teacher::Usage;
 
-/// Output tokens of a reply before the first was seen, where as many are allowed.
+/// Assumed output tokens of a reply before the first one, if the limit allows as many.
 const FIRST_OUTPUT_TOKENS: u32 = 150;
-/// Input tokens of a byte of text before the first reply was seen.
+/// Assumed input tokens per byte of text before the first reply.
 const FIRST_TOKENS_PER_BYTE: f64 = 0.25;
 
 /// Lengths learned from replies of one kind.

@@ -1,11 +1,10 @@
-//! When the next request may leave: requests and tokens a minute, spent by every attempt, retries included.
+//! When the next request may leave: requests and tokens per minute, spent by every attempt, retries included.
 //!
-//! Requests are paced by governor, tokens by buckets, since those can be given back. Both hold about a second of allowance,
-//! so that there is no burst at the start of a minute. A request takes what it
-//! will probably use, by the lengths seen so far; its reply corrects that, a failure gives it back. Limits come from the
-//! settings and from reply headers, whichever is lower; 429s shrink the rate to what the service really let through, and
-//! quiet lets it grow again (`throttle.rs`). Where everything is refused, a probe after each pause tells when the service
-//! is back (`outage.rs`).
+//! Requests are paced by governor, tokens by buckets, since those can be given back. Both hold about a second of
+//! allowance, so that there is no burst at the start of a minute. A request takes what it will probably use, by the
+//! lengths seen so far; its reply corrects that, a failure gives it back. Limits come from the settings and from reply
+//! headers, whichever is lower; 429s reduce the rate to what the service accepted; it recovers gradually
+//! (`throttle.rs`). If everything is refused, probes detect when the service is back (`outage.rs`).
 
 mod bucket;
 mod lengths;
@@ -56,12 +55,12 @@ pub struct Reservation {
     output: f64,
 }
 
-/// Gives leave to send.
+/// Grants permission to send.
 pub struct Pace<C: Clock = TokioClock> {
     clock: C,
     start: C::Instant,
     state: Mutex<State<C>>,
-    /// Held by whoever is next, so that nobody overtakes.
+    /// Held by the next request, so the order is kept.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -75,7 +74,7 @@ struct State<C: Clock> {
 }
 
 impl<C: Clock + Clone> State<C> {
-    /// Requests a second that are allowed now.
+    /// Requests per second that are allowed now.
     fn request_rate(&self) -> f64 {
         self.requests.rate().min(self.throttle.rate)
     }
@@ -196,7 +195,7 @@ impl<C: Clock + Clone> Pace<C> {
         self.state().take_tokens(-input, -output, -input - output);
     }
 
-    /// Shrinks the rate after a 429 that came so long after its request, where the rate was its cause.
+    /// Reduces the rate after a 429 that arrived `took` after its request, if the rate was the cause.
     pub fn refused(&self, retry_after: Option<Duration>, took: Duration) {
         let now = self.now();
         let state = &mut *self.state();
@@ -204,13 +203,13 @@ impl<C: Clock + Clone> Pace<C> {
         if state.throttle.refuse(now, current, retry_after, took) == Refusal::Watched {
             return;
         }
-        // Only this item waits the whole retry-after.
+        // Only this item waits for the full retry-after.
         let longest = Duration::from_millis(250);
         state.requests.pause(retry_after.map_or(longest, |wait| wait.min(longest)));
         tracing::debug!(rate_per_minute = state.request_rate() * 60.0, "429: pace");
     }
 
-    /// Takes over the limits that a reply's headers told.
+    /// Adopts the limits in a reply's headers.
     pub fn learn(&self, limits: &Limits) {
         if *limits == Limits::default() {
             return;
@@ -231,7 +230,7 @@ impl<C: Clock + Clone> Pace<C> {
         }
     }
 
-    /// Requests a minute that are allowed now; none where no limit is known.
+    /// Requests per minute that are allowed now; `None` if no limit is known.
     pub fn requests_per_minute(&self) -> Option<f64> {
         let rate = self.state().request_rate();
         rate.is_finite().then_some(rate * 60.0)

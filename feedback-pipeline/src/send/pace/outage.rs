@@ -1,11 +1,11 @@
-//! Times in which everything is refused: nothing is sent but a probe after each pause, as many more would only be refused
-//! too, and a rate cannot be told from refusals alone. Afterwards the rate goes back to what it was.
+//! Periods in which everything is refused: only a probe is sent after each pause, since more would be refused as well,
+//! and refusals alone do not reveal a rate. Afterwards the previous rate is restored.
 
 use std::time::Duration;
 
-/// Share of refusals from which nothing is said about the rate: the service lets nothing through.
+/// Fraction of refusals above which they say nothing about the rate: the service accepts nothing.
 const OUTAGE_SHARE: f64 = 0.9;
-/// Requests that may get through all the same: where more do, the service limits the rate.
+/// Requests that may be accepted nevertheless: if more are, the service limits the rate.
 const OUTAGE_ACCEPTED: f64 = 2.0;
 /// First pause of an outage, in seconds; it doubles with each probe that is refused.
 const FIRST_PAUSE_SECS: f64 = 1.0;
@@ -16,7 +16,7 @@ const LONGEST_TOLD_PAUSE_SECS: f64 = 60.0;
 /// Seconds after which a probe that was not refused was accepted, however long its reply takes: so many, or twice as long
 /// as refusals take.
 const PROBE_SECS: f64 = 1.0;
-/// An outage so soon after another, in seconds, comes of what was sent between them.
+/// An outage this soon after another, in seconds, is caused by what was sent in between.
 const SOON_SECS: f64 = 120.0;
 
 /// Whether there is an outage, and what rate to go back to after it.
@@ -24,7 +24,7 @@ const SOON_SECS: f64 = 120.0;
 pub(super) struct Outages {
     running: Option<Outage>,
     ended_at: f64,
-    /// Rate before the outage; 0 where refusals have told another since.
+    /// Rate before the outage; 0 if refusals have revealed another since.
     recovers_to: f64,
     accepted: Accepted,
     /// The longest that a refusal took lately.
@@ -75,12 +75,12 @@ impl Outages {
         rate < self.recovers_to
     }
 
-    /// Refusals have told the rate: it is not that of before.
+    /// Refusals have revealed the rate: the previous one no longer applies.
     pub(super) fn forget_rate(&mut self) {
         self.recovers_to = 0.0;
     }
 
-    /// Seconds for which nothing leaves; an outage whose probe was not refused in time has ended.
+    /// Seconds during which nothing is sent; an outage ends when a probe is not refused in time.
     pub(super) fn wait_secs(&mut self, now: f64) -> f64 {
         let Some(outage) = self.running else { return 0.0 };
         let probing = PROBE_SECS.max(2.0 * self.refusal_secs);
@@ -137,7 +137,7 @@ impl Accepted {
         self.counts[(second % 60) as usize] += count;
     }
 
-    /// Accepted a second, in the mean of the last minute.
+    /// Accepted requests per second, averaged over the last minute.
     fn rate(&mut self, now: f64) -> f64 {
         self.add(now, 0.0);
         let secs = (now - self.since.unwrap_or(now)).clamp(1.0, 60.0);

@@ -1,4 +1,4 @@
-//! Requests a minute, paced by governor.
+//! Requests per minute, paced by governor.
 
 use governor::clock::{Clock, Reference};
 use governor::middleware::NoOpMiddleware;
@@ -9,18 +9,18 @@ use std::time::Duration;
 
 /// Seconds of allowance that may leave at once.
 const BURST_SECS: f64 = 0.8;
-/// A limiter is made anew where the rate is off by more than this share.
+/// The limiter is recreated if the rate is off by more than this fraction.
 const TOLERANCE: f64 = 0.01;
 
-/// The allowance of requests. Rates are requests a second.
+/// The allowance of requests. Rates are requests per second.
 pub(super) struct Requests<C: Clock> {
     clock: C,
     configured: Option<f64>,
     learned: Option<f64>,
     limiter: Option<Limiter<C>>,
-    /// Part of a request that was saved when the limiter was made anew.
+    /// Part of a request that was saved when the limiter was recreated.
     remainder: f64,
-    /// Nothing leaves before.
+    /// Nothing is sent before this time.
     paused_until: Option<C::Instant>,
 }
 
@@ -37,7 +37,7 @@ impl<C: Clock + Clone> Limiter<C> {
         let burst = NonZeroU32::new((rate * BURST_SECS).round() as u32).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(period)?.allow_burst(burst);
         let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
-        // It would begin with a whole burst.
+        // It would start with a full burst.
         if let Some(spent) = NonZeroU32::new(burst.get().saturating_sub(saved)) {
             let _ = limiter.check_n(spent); // no more than the burst
         }
@@ -61,12 +61,12 @@ impl<C: Clock + Clone> Requests<C> {
         Self { clock, configured, learned: None, limiter, remainder: 0.0, paused_until: None }
     }
 
-    /// Takes over a limit that the service told.
+    /// Adopts a limit reported by the service.
     pub(super) fn learn(&mut self, per_minute: u64) {
         self.learned = Some(per_minute as f64 / 60.0);
     }
 
-    /// Allowance a second; infinite where no limit is known.
+    /// Allowance per second; infinite if no limit is known.
     pub(super) fn rate(&self) -> f64 {
         self.configured.unwrap_or(f64::INFINITY).min(self.learned.unwrap_or(f64::INFINITY))
     }
@@ -80,19 +80,19 @@ impl<C: Clock + Clone> Requests<C> {
                 return Err(wait);
             }
             self.paused_until = None;
-            (self.limiter, self.remainder) = (None, 0.0); // what a pause would have brought is gone
+            (self.limiter, self.remainder) = (None, 0.0); // allowance of a pause is lost
         }
         self.set(rate, now);
         let Some(limiter) = &self.limiter else { return Ok(()) };
         limiter.limiter.check().map_err(|not_until| not_until.wait_time_from(now))
     }
 
-    /// Lets nothing out for so long, and saves nothing up.
+    /// Blocks for this long, without accumulating allowance.
     pub(super) fn pause(&mut self, wait: Duration) {
         self.paused_until = Some(self.clock.now() + wait.into());
     }
 
-    /// Makes the limiter anew where the rate has changed: without a burst, and what was not spent is kept.
+    /// Recreates the limiter if the rate has changed: without a burst, keeping unspent allowance.
     fn set(&mut self, rate: f64, now: C::Instant) {
         if !rate.is_finite() {
             self.limiter = None;
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(count(&mut requests, f64::INFINITY), 1_000);
     }
 
-    /// A rate that grows all the time makes the limiter anew all the time.
+    /// A steadily growing rate recreates the limiter continually.
     #[test]
     fn a_growing_rate_loses_no_part_of_a_request() {
         let clock = FakeRelativeClock::default();

@@ -159,7 +159,7 @@ async fn service_that_allows_half_of_what_was_configured() {
     }
 }
 
-/// A service whose 429s have nothing to do with the rate must not make the pace fall for ever.
+/// A service whose 429s are unrelated to the rate must not reduce it indefinitely.
 #[tokio::test(start_paused = true)]
 async fn random_refusals_do_not_end_in_a_standstill() {
     for (per_minute, latency, least) in
@@ -174,7 +174,7 @@ async fn random_refusals_do_not_end_in_a_standstill() {
     }
 }
 
-/// Where nothing is let through for a while, the rate is not at fault: it comes back, and the service is left in peace.
+/// If nothing is accepted for a while, the rate is not the cause: it is restored, and few requests are sent meanwhile.
 #[tokio::test(start_paused = true)]
 async fn an_outage_costs_little_more_than_its_time() {
     let cases: [(u32, _, _); 6] = [
@@ -213,7 +213,7 @@ async fn an_outage_that_is_told_slowly() {
     assert!(ok > 10_000 && refused < 1_500, "{ok} of 14000 accepted, {refused} refused");
 }
 
-/// Nobody said how fast: the rate is found all the same.
+/// No limit is known: the rate is found nevertheless.
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_nobody_tells_is_found() {
     for (per_sec, in_flight) in [(10.0, 14), (20.0, 16), (10.0, 64)] {
@@ -221,7 +221,7 @@ async fn a_limit_that_nobody_tells_is_found() {
         let pace = Pace::new(&limits(None, None), 1_024);
         drive_at_most(in_flight, 0.05, (pace, service.clone(), 300.0, 0.5, 500)).await;
         let service = service.borrow();
-        // Whoever is refused asks again at once here, so that the first seconds say little.
+        // Refused requests are repeated immediately here, so the first seconds say little.
         let after = |times: &[f64]| times.iter().filter(|at| **at > 20.0).count() as f64;
         let (ok, refused) = (after(&service.ok), after(&service.refused));
         let case = format!("{per_sec} a second, {in_flight} in flight: {ok} accepted, {refused} refused");

@@ -4,15 +4,15 @@ use super::outage::Outages;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Seconds over which refusals are watched before they are judged.
+/// Seconds over which refusals are observed before they are evaluated.
 const EVENT_SECS: f64 = 1.0;
 /// Seconds for which a share of refusals that no rate prevents is believed.
 const NOISE_SECS: f64 = 60.0;
-/// Larger shares are never taken for such.
+/// Larger fractions are never treated like that.
 const MOST_NOISE: f64 = 0.3;
 /// Seconds without a refusal before a shrunk rate grows again.
 const QUIET_SECS: f64 = 10.0;
-/// Growth of a shrunk rate: 18 % a minute.
+/// Growth of a reduced rate: 18 % per minute.
 const GROWTH_A_SEC: f64 = 0.003;
 /// Seconds without a refusal after which it grows ten times as fast: the service lets through more than was thought.
 const LONG_QUIET_SECS: f64 = 30.0;
@@ -21,13 +21,13 @@ const RECOVERY_A_SEC: f64 = 0.14;
 
 /// A rate found by refusals.
 ///
-/// A refusal counts from when it was sent: what was sent and not refused was accepted, however long its reply takes. A
-/// single refusal only makes a short pause. Several within a second are an event: their share says by how much to shrink.
-/// Where the share stays the same although the rate was shrunk, the rate is not the cause; then it goes back to what it
-/// was, and that share is taken as given for a while.
+/// A refusal counts from when its request was sent: what was sent and not refused was accepted, however long its reply
+/// takes. A single refusal only causes a short pause. Several within a second are an event: their fraction says by how
+/// much to reduce the rate. If the fraction stays the same at a lower rate, the rate is not the cause; the previous
+/// rate is then restored, and that fraction is tolerated for a while.
 #[derive(Debug)]
 pub(super) struct Throttle {
-    /// Requests a second; infinite where refusals have told none.
+    /// Requests per second; infinite if unknown.
     pub(super) rate: f64,
     outages: Outages,
     sent: VecDeque<f64>,
@@ -68,7 +68,7 @@ impl Throttle {
         }
     }
 
-    /// Seconds for which an outage lets nothing leave.
+    /// Seconds during which an outage blocks requests.
     pub(super) fn wait_secs(&mut self, now: f64) -> f64 {
         self.outages.wait_secs(now)
     }
@@ -82,7 +82,7 @@ impl Throttle {
         }
     }
 
-    /// A request was refused that left at a rate of `current`, `took` ago; the service told how long to wait, or not.
+    /// A request sent `took` ago at a rate of `current` was refused; the service may have said how long to wait.
     pub(super) fn refuse(
         &mut self,
         now: f64,
@@ -109,7 +109,7 @@ impl Throttle {
         self.judge(now, event_at, current, told)
     }
 
-    /// What a second of refusals means.
+    /// Interpretation of a second of refusals.
     fn judge(&mut self, now: f64, event_at: f64, current: f64, told: Option<Duration>) -> Refusal {
         let refused = self.refused as f64;
         let sent = (self.sent.iter().filter(|at| **at >= event_at).count() as f64).max(refused);
@@ -135,7 +135,7 @@ impl Throttle {
         }
         self.before = (current, share);
         let accepted = sent / (now - event_at) * (1.0 - share + noise) * 0.975;
-        // What a second of refusals tells is not worth more than this.
+        // A second of refusals does not justify more than this.
         self.rate = accepted.max(0.1 * current.min(sent / (now - event_at))).min(current).max(0.05);
         self.outages.forget_rate();
         self.shrunk_at = now;

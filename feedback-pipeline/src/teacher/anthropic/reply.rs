@@ -1,4 +1,4 @@
-//! What a reply of the Messages API looks like.
+//! Replies of the Messages API.
 
 use crate::teacher::envelope::{Ended, Envelope, Said, Unopened};
 use crate::teacher::{ServiceError, Usage, open::failed};

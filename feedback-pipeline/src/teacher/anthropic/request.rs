@@ -1,4 +1,4 @@
-//! What a request of the Messages API looks like.
+//! Requests of the Messages API.
 
 use crate::teacher::dialect::Dialect;
 use crate::teacher::json_text;

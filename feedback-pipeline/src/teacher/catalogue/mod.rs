@@ -1,7 +1,7 @@
-//! The models and services that are known: a dated file of data, over which users lay their own.
+//! The models and services that are known: a dated data file that users can override.
 //!
-//! An entry also holds for its dated versions and for the names that gateways give it. What is asked for and not listed
-//! is taken to be like the pattern of `unlisted` that fits best, without a price.
+//! An entry also holds for its dated versions and for the names that gateways give it. A model that is not listed gets
+//! the fields of the best matching pattern of `unlisted`, without a price.
 
 mod model;
 mod name;
@@ -24,7 +24,7 @@ use toml::{Table, Value};
 const BUILT_IN: &str = "models.toml";
 /// Sections of the file.
 const SECTIONS: [&str; 4] = ["as_of", "models", "unlisted", "services"];
-/// Most entries that may each be like the next.
+/// Longest chain of `like`.
 const DEEPEST: usize = 10;
 
 /// The models and services that are known.
@@ -43,8 +43,8 @@ pub fn today() -> Date {
 }
 
 impl Catalogue {
-    /// The built-in catalogue under the file `models`, whose entries and single fields replace the built-in ones, and under
-    /// the file `prices`, which holds prices alone. An empty path stands for no file.
+    /// The built-in catalogue under the file `models`, whose entries and single fields replace the built-in ones, and
+    /// under the file `prices`, which holds prices alone. An empty path means no file.
     ///
     /// # Errors
     /// A file that cannot be read, an unknown key (with the nearest known one), a price below 0, an entry that is like one
@@ -93,7 +93,7 @@ impl Catalogue {
         for name in patterns.keys() {
             catalogue.unlisted.push((pattern(location, name)?, entries.model(name)?));
         }
-        // The longest pattern that fits is the one that says most.
+        // The longest matching pattern is the most specific.
         catalogue.unlisted.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.as_str().len()));
         for (name, entry) in section("services")? {
             let at = format!("services.{name}");
@@ -113,7 +113,7 @@ impl Catalogue {
         Some(Model { name: name.to_owned(), is_listed: true, ..found.clone() })
     }
 
-    /// The same, and where it is not listed, what its name lets expect.
+    /// The same; if it is not listed, a guess from its name.
     pub fn model_or_unlisted(&self, name: &str) -> Model {
         self.model(name).unwrap_or_else(|| {
             let plain = undated(name);
@@ -123,7 +123,7 @@ impl Catalogue {
         })
     }
 
-    /// The service at a host, given with its port where there is one.
+    /// The service at a host, given with its port if there is one.
     pub fn service(&self, host: &str) -> Service {
         let host = host.to_lowercase();
         let without_port = host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host);
@@ -143,13 +143,13 @@ fn candidates(name: &str) -> Vec<String> {
     names
 }
 
-/// The name that patterns are held against.
+/// The name that patterns are matched against.
 fn undated(name: &str) -> String {
     let plain = name::plain(name).to_lowercase();
     name::without_date(&plain).unwrap_or(&plain).to_owned()
 }
 
-/// Entries as they are written, each of which may be like another one.
+/// Entries as written, each of which may refer to another one by `like`.
 struct Entries<'a> {
     location: &'a str,
     listed: &'a Table,
@@ -167,7 +167,7 @@ impl Entries<'_> {
         Ok(Model { name: name.to_owned(), ..model })
     }
 
-    /// An entry laid over the one that it is like.
+    /// An entry merged with the one it is `like`.
     fn whole(&self, name: &str, depth: usize) -> Result<Table> {
         let bad = |message: String| Error::bad_input(self.location, format!("models.\"{name}\": {message}"));
         let entry = match self.listed.get(name).or_else(|| self.patterns.get(name)) {
@@ -185,7 +185,7 @@ impl Entries<'_> {
         let base = said.or_else(|| self.base(name));
         let Some(base) = base else { return Ok(entry) };
         if depth == DEEPEST {
-            return Err(bad("it is like itself".to_owned()));
+            return Err(bad("`like` leads back to itself".to_owned()));
         }
         if !self.listed.contains_key(&base) && !self.patterns.contains_key(&base) {
             return Err(bad(format!("like: there is no model `{base}`")));
@@ -203,7 +203,7 @@ impl Entries<'_> {
         Ok(whole)
     }
 
-    /// What an entry is like that does not say so.
+    /// The implicit `like` of an entry.
     fn base(&self, name: &str) -> Option<String> {
         if self.patterns.contains_key(name) {
             return None;
@@ -230,7 +230,7 @@ fn pattern(location: &str, text: &str) -> Result<Pattern> {
     Pattern::new(text).map_err(|e| Error::bad_input(location, format!("`{text}`: {e}")))
 }
 
-/// Lays `over` on `under`: tables are merged, everything else is replaced, and so is another way to count.
+/// Merges `over` into `under`: tables are merged, everything else is replaced, including a different way of counting.
 fn lay_over(under: &mut Table, over: Table) {
     for (key, value) in over {
         match (under.get_mut(&key), value) {
@@ -259,7 +259,7 @@ fn only_prices(location: &str, file: Table) -> Result<Table> {
                     let checked: std::result::Result<Price, _> = price.clone().try_into();
                     checked.map_err(|e| bad_entry(location, &at, &e))?;
                     let Value::Table(mut price) = price else { continue };
-                    // The file's price stands for itself: the built-in factors are none of it.
+                    // The file's price is complete: the built-in factors do not apply.
                     price.entry("batch_factor").or_insert(Value::Float(1.0));
                     price.entry("tiers").or_insert(Value::Array(Vec::new()));
                     priced.insert(
@@ -287,7 +287,7 @@ fn unknown_key(location: &str, key: &str, known: &[&str]) -> Error {
     Error::bad_input(location, format!("unknown key `{key}`{nearest}"))
 }
 
-/// The error of an entry; serde's words about an unknown field name all known ones, of which the nearest is told.
+/// The error of an entry; serde's words about an unknown field name all known ones, of which the nearest is shown.
 fn bad_entry(location: &str, at: &str, error: &toml::de::Error) -> Error {
     let message = error.message();
     let mut quoted = message.split('`').skip(1).step_by(2);

@@ -22,7 +22,7 @@ pub enum Temperature {
     WithoutReasoning,
 }
 
-/// Tokenizer whose counts stand for the model's.
+/// Tokenizer used to estimate the model's tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tokenizer {
@@ -43,15 +43,15 @@ pub struct Model {
     /// Whether the catalogue lists it, by this name or one like it.
     #[serde(skip)]
     pub is_listed: bool,
-    /// Prices; none where they are not known.
+    /// Prices; `None` if they are not known.
     pub price: Option<Price>,
     /// Whether a temperature is taken.
     pub temperature: Temperature,
-    /// Levels of effort, lowest first; empty where the field is not taken.
+    /// Levels of effort, lowest first; empty if the field is not taken.
     pub efforts: Vec<String>,
     /// Effort where none is sent.
     pub default_effort: Option<String>,
-    /// Whether it thinks before it replies unless effort none is sent.
+    /// Whether it thinks before replying, unless effort none is sent.
     pub thinking: bool,
     /// Most tokens of a reply.
     pub max_output_tokens: u32,
@@ -61,7 +61,7 @@ pub struct Model {
     pub token_limit_field: Option<TokenLimitField>,
     /// Detail of pictures that bounds their price, where the model takes that field.
     pub image_detail: Option<ImageDetail>,
-    /// Fewest tokens of a prefix that the prompt cache keeps; none where there is no cache or nothing is known.
+    /// Fewest tokens of a prefix that the prompt cache keeps; `None` if there is no cache or nothing is known.
     pub prompt_cache_minimum: Option<u64>,
     /// Whether every prompt is written to the cache for a fee unless that is turned off.
     pub charges_cache_writes: bool,
@@ -109,18 +109,18 @@ impl Default for Model {
 }
 
 impl Model {
-    /// The effort that costs least: none where it is offered, else low, else the lowest.
+    /// The effort that costs least: `None` if it is offered, else low, else the lowest.
     pub fn lowest_effort(&self) -> Option<&str> {
         let offered = |wanted: &str| self.efforts.iter().find(|effort| *effort == wanted);
         offered("none").or_else(|| offered("low")).or(self.efforts.first()).map(String::as_str)
     }
 
-    /// Whether replies hold thinking at an effort; none stands for no effort sent.
+    /// Whether replies contain thinking at an effort; `None` means no effort is sent.
     pub fn thinks(&self, effort: Option<&str>) -> bool {
         self.thinking && effort.or(self.default_effort.as_deref()) != Some("none")
     }
 
-    /// Whether a temperature may be sent at an effort; none stands for no effort sent.
+    /// Whether a temperature may be sent at an effort; `None` means no effort is sent.
     pub fn takes_temperature(&self, effort: Option<&str>) -> bool {
         match self.temperature {
             Temperature::Taken => true,
@@ -129,7 +129,7 @@ impl Model {
         }
     }
 
-    /// Usual limit of a reply in tokens, with room for thinking where there is some.
+    /// Usual limit of a reply in tokens, with room for thinking if there is some.
     pub fn reply_limit(&self, effort: Option<&str>) -> u32 {
         let limit = if self.thinks(effort) { REPLY_WITH_THINKING } else { PLAIN_REPLY };
         limit.min(self.max_output_tokens)
@@ -151,11 +151,11 @@ impl Model {
         let instead =
             self.successor.as_ref().map_or(String::new(), |model| format!("; its successor is {model}"));
         if let Some(end) = self.ends.filter(|_| self.ends_within(today, 60)) {
-            let when = if end <= today { "is not served since" } else { "will not be served from" };
+            let when = if end <= today { "has been retired since" } else { "will be retired on" };
             return Some(format!("{name} {when} {end}{instead}"));
         }
         let end = self.promised_until.filter(|end| *end < today)?;
-        Some(format!("{name} was promised until {end} and may end soon{instead}"))
+        Some(format!("{name} is guaranteed only until {end} and may be retired soon{instead}"))
     }
 }
 
@@ -199,10 +199,10 @@ mod tests {
             Model { ends: Some(date("2027-01-14")), successor: Some("gpt-6-luna".to_owned()), ..model(&[]) };
         assert_eq!(ending.end_notice(date("2026-11-14")), None);
         let soon = ending.end_notice(date("2026-11-15")).unwrap();
-        assert_eq!(soon, "m will not be served from 2027-01-14; its successor is gpt-6-luna");
-        assert!(ending.end_notice(date("2027-01-14")).unwrap().contains("is not served since"));
+        assert_eq!(soon, "m will be retired on 2027-01-14; its successor is gpt-6-luna");
+        assert!(ending.end_notice(date("2027-01-14")).unwrap().contains("has been retired since"));
         let promised = Model { promised_until: Some(date("2026-10-15")), ..model(&[]) };
         assert_eq!(promised.end_notice(date("2026-10-15")), None);
-        assert!(promised.end_notice(date("2026-10-16")).unwrap().contains("may end soon"));
+        assert!(promised.end_notice(date("2026-10-16")).unwrap().contains("may be retired soon"));
     }
 }

@@ -10,7 +10,7 @@ pub(super) fn plain(name: &str) -> String {
     let name = name.split(':').next().unwrap_or(name);
     let mut plain = name;
     for vendor in VENDORS {
-        // The vendor stands first, or behind a region.
+        // The vendor comes first, or after a region.
         if let Some((region, model)) = name.split_once(vendor)
             && (region.is_empty() || (region.ends_with('.') && region.matches('.').count() == 1))
         {

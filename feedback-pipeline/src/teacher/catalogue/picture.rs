@@ -25,7 +25,8 @@ impl Default for PictureRule {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Count {
-    /// Anthropic's: patches of 28 pixels, a token each, once the picture is sized down to an edge and a number of them.
+    /// Anthropic's: patches of 28 pixels, a token each, once the picture is scaled down to an edge and a number of
+    /// them.
     Patches28 {
         /// Longest edge in pixels.
         edge: f64,
@@ -36,7 +37,7 @@ pub enum Count {
     Patches32 {
         /// Tokens of a patch.
         factor: f64,
-        /// Limits of detail high: the picture is sized down to them.
+        /// Limits of detail high: the picture is scaled down to them.
         high: Fit,
         /// Limits of detail original, where that is offered.
         #[serde(default)]
@@ -45,7 +46,8 @@ pub enum Count {
         #[serde(default)]
         auto_is_original: bool,
     },
-    /// OpenAI's older: tiles of 512 pixels, once the picture is sized down to 2048 pixels, and its shorter side to 768.
+    /// OpenAI's older: tiles of 512 pixels, once the picture is scaled down to 2048 pixels, and its shorter side to
+    /// 768.
     Tiles {
         /// Tokens of any picture.
         base: u64,
@@ -59,7 +61,7 @@ pub enum Count {
     },
 }
 
-/// Limits to which a picture is sized down.
+/// Limits to which a picture is scaled down.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fit {
@@ -115,7 +117,8 @@ fn patches_of_28((width, height): (f64, f64), edge: f64, most: f64) -> u64 {
     patches(scale).max(1.0) as u64
 }
 
-/// Patches of 32 pixels after a picture was sized down, its proportions kept, so that whole patches fill one of its sides.
+/// Patches of 32 pixels after a picture was scaled down, its proportions kept, so that whole patches fill one of its
+/// sides.
 fn patches_of_32((width, height): (f64, f64), fit: Fit) -> f64 {
     let scale = (fit.edge / width.max(height)).min(1.0);
     let (width, height) = (width * scale / 32.0, height * scale / 32.0);
@@ -127,7 +130,7 @@ fn patches_of_32((width, height): (f64, f64), fit: Fit) -> f64 {
     let shrink = (fit.patches / (width * height)).sqrt();
     let (width, height) = (width * shrink, height * shrink);
     let whole = (width.floor() / width).min(height.floor() / height);
-    // Very narrow pictures are no whole patch wide.
+    // Very narrow pictures are less than a patch wide.
     if whole <= 0.0 { fit.patches } else { count(width * whole, height * whole).min(fit.patches) }
 }
 

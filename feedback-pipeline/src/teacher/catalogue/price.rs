@@ -27,7 +27,7 @@ pub struct Price {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tier {
-    /// The tier begins behind this many prompt tokens.
+    /// The tier begins above this many prompt tokens.
     pub above_prompt_tokens: u64,
     /// Factor on the three prices of input tokens.
     pub input_factor: f64,
@@ -50,7 +50,7 @@ impl Price {
         tiers: Vec::new(),
     };
 
-    /// True for what costs nothing.
+    /// True if it costs nothing.
     pub fn is_free(&self) -> bool {
         self.input == 0.0 && self.output == 0.0 && self.cache_write == 0.0 && self.cache_read == 0.0
     }

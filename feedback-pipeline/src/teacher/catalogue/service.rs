@@ -20,14 +20,14 @@ pub enum Auth {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Service {
-    /// Its name in messages; empty where the host is unknown.
+    /// Its name in messages; empty if the host is unknown.
     #[serde(skip)]
     pub name: String,
-    /// Its hosts, with a port where that tells the service; `*` stands for anything.
+    /// Its hosts, with a port if that identifies the service; `*` matches anything.
     pub hosts: Vec<String>,
-    /// Field that limits a reply; none where the model decides or nothing is known.
+    /// Field that limits a reply; `None` if the model decides or nothing is known.
     pub token_limit_field: Option<TokenLimitField>,
-    /// Response format that is taken; none where the model decides or nothing is known.
+    /// Response format that is taken; `None` if the model decides or nothing is known.
     pub response_format: Option<ResponseFormat>,
     /// The same for Claude models, where it is another one.
     pub claude_response_format: Option<ResponseFormat>,
@@ -39,7 +39,7 @@ pub struct Service {
     pub requests_header_is_per_day: bool,
     /// Whether GIFs are taken; others get them as PNG.
     pub takes_gif: bool,
-    /// Largest picture that is taken, in bytes before base64; none where the model decides.
+    /// Largest picture that is taken, in bytes before base64; `None` if the model decides.
     pub max_image_bytes: Option<u64>,
     /// Most requests in flight that are taken.
     pub max_in_flight: Option<u32>,

@@ -1,4 +1,4 @@
-//! The OpenAI chat completions API, and the servers that speak it.
+//! The OpenAI chat completions API, and compatible servers.
 
 mod reply;
 mod request;

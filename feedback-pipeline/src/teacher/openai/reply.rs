@@ -1,4 +1,4 @@
-//! What a reply of the chat completions API looks like.
+//! Replies of the chat completions API.
 
 use crate::teacher::envelope::{Ended, Envelope, Said, Unopened};
 use crate::teacher::open::{failed, says_something};
@@ -66,7 +66,7 @@ const REFUSED: [&str; 8] = [
     "data_inspection_failed",
 ];
 
-/// True where a reply ended as the service failed.
+/// True if a reply ended as the service failed.
 fn is_failure(reason: &str) -> bool {
     matches!(reason, "error" | "network_error" | "insufficient_system_resource" | "abort" | "aborted")
 }

@@ -1,4 +1,4 @@
-//! What a request of the chat completions API looks like.
+//! Requests of the chat completions API.
 
 use crate::items::Kind;
 use crate::teacher::dialect::Dialect;
@@ -99,8 +99,7 @@ pub(in crate::teacher) fn head(
     out
 }
 
-/// The system message and a comma, where the instructions are sent so. Those that are long enough for the prompt cache are
-/// marked for it.
+/// The system message and a comma, if there is one. Instructions long enough for the prompt cache are marked for it.
 pub(in crate::teacher) fn system(out: &mut Vec<u8>, dialect: &Dialect, text: &str) {
     if dialect.system_role == SystemRole::User {
         return;

@@ -41,8 +41,7 @@ fn quality(key: &Key, rationale: &str) -> f32 {
         .max(0.0)
 }
 
-/// Share of neighbours among the steps of the solution that stand in its order: a thought that is all there but
-/// scrambled is worse.
+/// Fraction of adjacent solution steps that are in order: complete but scrambled reasoning is worse.
 fn order(grades: &[Grade]) -> f32 {
     let steps: Vec<usize> = grades
         .iter()
@@ -56,7 +55,7 @@ fn order(grades: &[Grade]) -> f32 {
     }
 }
 
-/// 1 where the right answer is said, 0 where another one is, between them where none is.
+/// 1 if the right answer is said, 0 if another one is, between them where none is.
 fn conclusion(key: &Key, grades: &[Grade]) -> f32 {
     let concluding = |grade: &&Grade| key.conclusion.is_some() && grade.gold == key.conclusion;
     if grades.iter().filter(concluding).any(|grade| grade.contradicts) {

@@ -1,9 +1,8 @@
 //! Grades of sentences: right, neutral, wrong, repeated.
 //!
-//! A sentence is held against the gold sentence that it is most like. The same words earn 1.0, a paraphrase
-//! less, by how much it shares; another number, name, option or an opposite in the same frame makes it wrong.
-//! What has no counterpart in the solution earns at most 0.5, so that talking around the problem earns
-//! nothing.
+//! A sentence is compared with the most similar gold sentence. The same words earn 1.0, a paraphrase less, by how much
+//! it shares; another number, name, option or an opposite in the same frame makes it wrong. What has no counterpart in
+//! the solution earns at most 0.5, so that talking around the problem earns nothing.
 
 use super::key::{Key, Known, is_starting_point};
 use super::opposites::{self, Conflict};
@@ -11,19 +10,19 @@ use super::words::{Word, WordKind, align, words};
 use schemas::sentences::repeat_key;
 use std::collections::HashSet;
 
-/// Similarity from which a sentence counts as said in the frame of another.
+/// Similarity from which a sentence counts as having the frame of another.
 const SAME_FRAME: f32 = 0.5;
 
-/// A sentence's grade and the gold sentence it stands for.
+/// A sentence's grade and the gold sentence it corresponds to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Grade {
     /// Tenths, 0 to 10.
     pub(super) tenths: u8,
-    /// The gold sentence it was held against.
+    /// The gold sentence it was compared with.
     pub(super) gold: Option<usize>,
-    /// It contradicts what the dataset says.
+    /// It contradicts the dataset.
     pub(super) contradicts: bool,
-    /// It was said before.
+    /// It is a repetition.
     pub(super) repeated: bool,
 }
 
@@ -41,7 +40,7 @@ impl Grade {
         f32::from(self.tenths) / 10.0
     }
 
-    /// Good enough to stand in a corrected rationale.
+    /// Good enough for a corrected rationale.
     pub(super) fn keeps(self) -> bool {
         self.tenths >= 5
     }
@@ -68,7 +67,7 @@ pub(super) fn grades(key: &Key, sentences: &[&str]) -> Vec<Grade> {
             continue;
         }
         let mut grade = grade(key, sentence, &words);
-        // The same gold sentence in other words is said again, unless it stands there word for word.
+        // The same gold sentence in other words is a repetition, unless the dataset repeats it word for word.
         if grade.covers_gold()
             && let Some(gold) = grade.gold
             && !claimed.insert(gold)
@@ -81,7 +80,7 @@ pub(super) fn grades(key: &Key, sentences: &[&str]) -> Vec<Grade> {
     grades
 }
 
-/// Grades a sentence that was not said before.
+/// Grades a sentence that is not a repetition.
 fn grade(key: &Key, sentence: &str, words: &[Word]) -> Grade {
     let said = repeat_key(sentence);
     let spelled = key.gold.iter().position(|gold| repeat_key(&gold.text) == said);
@@ -125,7 +124,7 @@ fn same_words(a: &[Word], b: &[Word]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.text == b.text)
 }
 
-/// Held against the most similar gold sentence, where one is similar enough.
+/// Compared with the most similar gold sentence, if one is similar enough.
 fn against_gold(key: &Key, words: &[Word]) -> Option<Grade> {
     let mut best: Option<(f32, usize, Option<Conflict>, usize)> = None;
     for (index, gold) in key.gold.iter().enumerate() {
@@ -155,7 +154,7 @@ fn against_gold(key: &Key, words: &[Word]) -> Option<Grade> {
     // A word of this problem in the place of another claims something else; a new word may be a paraphrase.
     let penalty = if key.grounded(words) >= 0.99 { 0.3 } else { 0.2 };
     let mut score = similarity - penalty * replaced as f32;
-    // Words that nobody used for this problem are made up.
+    // Words used nowhere for this problem are invented.
     score -= 0.3 * (1.0 - key.grounded(words));
     let tenths = tenths(score).min(9);
     Some(Grade { gold: Some(index), ..Grade::new(tenths.max(2)) })

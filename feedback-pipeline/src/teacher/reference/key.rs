@@ -12,7 +12,7 @@ pub(super) struct Known {
     pub(super) text: String,
     /// Its words.
     pub(super) words: Vec<Word>,
-    /// True where a line break stands before it.
+    /// True if a line break precedes it.
     pub(super) new_line: bool,
 }
 
@@ -25,7 +25,7 @@ impl Known {
 /// The dataset's own knowledge of a problem.
 #[derive(Debug)]
 pub(super) struct Key {
-    /// Sentences of the solution without repeats; where there is none, what follows from the answer.
+    /// Sentences of the solution without repeats; if there is none, what follows from the answer.
     pub(super) gold: Vec<Known>,
     /// Index of the gold sentence that names the answer; the last one where none does.
     pub(super) conclusion: Option<usize>,
@@ -65,7 +65,7 @@ impl Key {
         key
     }
 
-    /// The options that a word points to, as bits; nothing for words that tell no options apart.
+    /// The options that a word points to, as bits; none for words that do not distinguish options.
     pub(super) fn choices_of(&self, word: &Word) -> u32 {
         self.telling.get(&word.text).copied().unwrap_or_default()
     }
@@ -103,7 +103,7 @@ impl Key {
         share(heavy().filter(|word| self.vocabulary.contains(&word.text)).count(), heavy().count())
     }
 
-    /// Share of neighbouring words that stand beside each other in the dataset's texts for this problem, too.
+    /// Fraction of adjacent words that are also adjacent in the dataset's texts for this problem.
     pub(super) fn fluent(&self, sentence: &[Word]) -> f32 {
         let pairs = sentence.windows(2);
         let known =
@@ -111,7 +111,7 @@ impl Key {
         share(known.count(), pairs.count())
     }
 
-    /// True where a sentence names colours, the solution does too, and nothing said of the problem knows any of the
+    /// True if a sentence names colours, the solution does too, and nothing said of the problem knows any of the
     /// sentence's.
     pub(super) fn makes_up_colours(&self, sentence: &[Word]) -> bool {
         let colours = |words: &[Word]| words.iter().any(|word| opposites::is_colour(&word.text));
@@ -142,7 +142,7 @@ fn known_sentences(text: &str) -> Vec<Known> {
     for range in sentences::split(text) {
         let new_line = text[end..range.start].contains('\n') || text[end..range.start].contains("\\n");
         end = range.end;
-        // Cut again by itself: a sentence must stay one wherever it stands.
+        // Cut again by itself: a sentence must remain one anywhere.
         let [alone] = sentences::sentences(&text[range])[..] else { continue };
         if seen.insert(sentences::repeat_key(alone)) {
             known.push(Known::of(alone, new_line));
@@ -177,7 +177,7 @@ fn telling_words(choices: &[Known]) -> HashMap<String, u32> {
     telling
 }
 
-/// True where a sentence only says how to begin.
+/// True if a sentence only says how to begin.
 pub(super) fn is_starting_point(sentence: &[Word]) -> bool {
     const OPENINGS: &[&str] = &[
         "look at",

@@ -25,7 +25,7 @@ pub enum Preference {
     Tie,
 }
 
-/// A score for each sentence of a rationale: 1.0 right, 0.5 neutral, 0.0 wrong or said before.
+/// A score for each sentence of a rationale: 1.0 right, 0.5 neutral, 0.0 wrong or repeated.
 pub fn score(problem: &Problem, sentences: &[&str]) -> Vec<f32> {
     grade::grades(&key::Key::new(problem), sentences).into_iter().map(grade::Grade::score).collect()
 }

@@ -6,7 +6,7 @@ use super::words::{Alignment, Word, WordKind, is_listed};
 const COLOURS: &str =
     "red orange yellow green blue purple/violet pink brown black white grey/gray turquoise/cyan gold silver";
 
-/// Words that exclude each other, a group a line; words joined by `/` mean the same.
+/// Words that exclude each other, one group per line; words joined by `/` mean the same.
 const GROUPS: &[&str] = &[
     COLOURS,
     "more/greater/larger/bigger/higher less/fewer/smaller/lower same/equal",
@@ -79,7 +79,7 @@ const GROUPS: &[&str] = &[
     "earlier later",
 ];
 
-/// True where a word names a colour.
+/// True if a word names a colour.
 pub(super) fn is_colour(word: &str) -> bool {
     COLOURS.split([' ', '/']).any(|colour| colour == word)
 }
@@ -92,7 +92,7 @@ fn poles(word: &str) -> impl Iterator<Item = (usize, usize)> + '_ {
     })
 }
 
-/// True where the two words exclude each other.
+/// True if the two words exclude each other.
 pub(super) fn exclude(a: &str, b: &str) -> bool {
     a != b && poles(a).any(|(group, pole)| poles(b).any(|(other, that)| group == other && pole != that))
 }
@@ -114,8 +114,8 @@ pub(super) enum Conflict {
     Identity,
 }
 
-/// The first contradiction between two aligned sentences; `choices_of` says which options a word belongs to,
-/// as bits, and nothing for words that tell no options apart.
+/// The first contradiction between two aligned sentences; `choices_of` says which options a word belongs to, as bits,
+/// and none for words that do not distinguish options.
 pub(super) fn conflict(aligned: &Alignment<'_>, choices_of: impl Fn(&Word) -> u32) -> Option<Conflict> {
     let negations = |words: &[Word]| words.iter().filter(|word| word.kind == WordKind::Negation).count();
     let (mut denied, mut stated) = (0, 0);
@@ -149,13 +149,13 @@ pub(super) fn conflict(aligned: &Alignment<'_>, choices_of: impl Fn(&Word) -> u3
     None
 }
 
-/// Number of places where another content word stands instead, though none that is known to contradict.
+/// Number of positions with a different content word, though none that is known to contradict.
 pub(super) fn replaced(aligned: &Alignment<'_>) -> usize {
     let content = |words: &[Word]| words.iter().any(|word| word.kind == WordKind::Content);
     aligned.differences.iter().filter(|(said, gold)| content(said) && content(gold)).count()
 }
 
-/// True where the sentence ends in `is (a) X` and the gold one in `is (a) Y`.
+/// True if the sentence ends in `is (a) X` and the gold one in `is (a) Y`.
 pub(super) fn another_identity(sentence: &[Word], aligned: &Alignment<'_>) -> Option<Conflict> {
     let (said, gold) = aligned.differences.last()?;
     let ends_here = sentence.ends_with(said) && !said.is_empty();

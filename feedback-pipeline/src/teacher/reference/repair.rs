@@ -27,7 +27,7 @@ pub(super) fn repair(problem: &Problem, rationale: &str) -> String {
     settle(rationale).or_else(|_| settle(&problem.solution)).unwrap_or_else(|text| text)
 }
 
-/// A sentence of the repaired rationale and the gold sentence that it stands for.
+/// A sentence of the repaired rationale and the gold sentence it corresponds to.
 struct Line {
     text: String,
     gold: Option<usize>,
@@ -69,7 +69,7 @@ fn pass(key: &Key, texts: &[&str]) -> Vec<String> {
     if let Some(conclusion) = key.conclusion
         && !present[conclusion]
     {
-        // In the solution's order: before the first sentence that stands later there.
+        // In the solution's order: before the first sentence that comes later there.
         let place = repaired.iter().position(|line| line.gold.is_some_and(|gold| gold > conclusion));
         let line = Line { text: key.gold[conclusion].text.clone(), gold: Some(conclusion), inserted: true };
         repaired.insert(place.unwrap_or(repaired.len()), line);
@@ -114,7 +114,7 @@ fn replacement(key: &Key, text: &str, grade: Grade, present: &[bool]) -> Option<
         .map(|(_, index)| index)
 }
 
-/// The sentences with the solution's own line breaks, or one a line where they would run together.
+/// The sentences with the solution's own line breaks, or one per line if they would run together.
 fn join(key: &Key, lines: &[String]) -> String {
     let in_lines = key.gold.iter().any(|gold| gold.new_line);
     let mut text = String::new();

@@ -191,7 +191,7 @@ pub(super) fn align<'a>(a: &'a [Word], b: &'a [Word]) -> Alignment<'a> {
     }
     let total: f32 = a.iter().chain(b).map(weight).sum();
     let shared = best.first().copied().unwrap_or_default();
-    // Common words that are scattered all over are less alike than the same words in one piece.
+    // Scattered common words are less similar than the same words in one piece.
     let scattered = if matches == 0 { 0.0 } else { (chunks - 1) as f32 / matches as f32 };
     let similarity = if total > 0.0 { 2.0 * shared / total * (1.0 - 0.5 * scattered.powi(2)) } else { 0.0 };
     Alignment { similarity, differences }

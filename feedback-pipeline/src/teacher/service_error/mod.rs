@@ -5,17 +5,17 @@ mod read;
 /// An error, in what all services have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceError {
-    /// For instance `rate_limit_error` or `RESOURCE_EXHAUSTED`; empty where there is none.
+    /// For instance `rate_limit_error` or `RESOURCE_EXHAUSTED`; empty if there is none.
     pub kind: String,
-    /// For instance `insufficient_quota`; empty where there is none.
+    /// For instance `insufficient_quota`; empty if there is none.
     pub code: String,
-    /// The field of the request that was refused; empty where none is named.
+    /// The field of the request that was refused; empty if none is named.
     pub param: String,
     /// In words.
     pub message: String,
     /// HTTP status that the error names itself.
     pub status: Option<u16>,
-    /// True where a moderation service flagged the request.
+    /// True if a moderation service flagged the request.
     pub is_flagged: bool,
 }
 
@@ -30,7 +30,7 @@ impl ServiceError {
         Self { kind: kind.to_owned(), ..self }
     }
 
-    /// True where what was asked about was refused, not how or by whom: a fault of one item.
+    /// True if what was asked about was refused, not how or by whom: a fault of one item.
     pub fn is_moderation(&self) -> bool {
         const CODES: [&str; 10] = [
             "content_filter",
@@ -56,7 +56,7 @@ impl ServiceError {
         self.is_flagged || self.names(&CODES) || self.says(&WORDS)
     }
 
-    /// True where the key was not taken.
+    /// True if the key was not taken.
     fn is_bad_key(&self) -> bool {
         let wrong =
             ["valid", "incorrect", "missing", "expired", "not found", "provide", "required", "revoked"];
@@ -188,12 +188,12 @@ impl ServiceError {
         }
     }
 
-    /// True where kind or code is one of these.
+    /// True if kind or code is one of these.
     fn names(&self, known: &[&str]) -> bool {
         [&self.kind, &self.code].iter().any(|name| known.iter().any(|known| name.eq_ignore_ascii_case(known)))
     }
 
-    /// True where the message holds any of these words.
+    /// True if the message holds any of these words.
     fn says(&self, words: &[&str]) -> bool {
         let message = self.message.to_ascii_lowercase();
         words.iter().any(|words| message.contains(words))
@@ -213,10 +213,10 @@ impl std::fmt::Display for ServiceError {
     }
 }
 
-/// Reason of a reject whose request no service would take, whatever the settings.
+/// Reject reason of a request that no service would accept.
 pub const TOO_LARGE: &str = "request too large";
 
-/// Faults of one request. Also tells what a stored error reply was.
+/// Errors of one request. Also classifies a stored error reply.
 pub fn final_for_item(status: u16, error: &ServiceError) -> Option<String> {
     let too_large = status == 413
         || error.names(&["context_length_exceeded", "request_too_large"])

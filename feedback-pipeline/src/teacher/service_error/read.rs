@@ -4,7 +4,7 @@ use super::ServiceError;
 use crate::teacher::{decode, lenient};
 use serde_json::{Map, Value};
 
-/// Errors lie in errors, but not deeper.
+/// Errors are in errors, but not deeper.
 const DEEPEST: u32 = 6;
 /// Longest message that is kept of a body that is no known shape.
 const LONGEST: usize = 300;

@@ -21,7 +21,7 @@ pub(crate) static AZURE: Profile = Profile {
     ..openai::PROFILE
 };
 
-/// A deployment is named as whoever made it liked; here it is taken to be named after its model.
+/// Deployments can have any name; here they are named after their model.
 fn check(sent: &Sent<'_>) -> Result<(), Failure> {
     openai::check(sent).map_err(|failure| match failure.code {
         "model_not_found" => {

@@ -1,4 +1,4 @@
-//! Amazon Bedrock: OpenAI's chat API for several makers' models, Anthropic's for Claude; the vendor stands in the name.
+//! Amazon Bedrock: OpenAI's chat API for several makers' models, Anthropic's for Claude; the vendor is in the name.
 
 use super::failure::{self, Failure};
 use super::{KeyHeader, OPENAI_LIKE, Profile, Route, Sent, anthropic, either_limit, openai};

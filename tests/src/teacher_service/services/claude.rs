@@ -38,7 +38,7 @@ pub(crate) struct Claude {
     pub(crate) id: &'static str,
     pub(crate) sampling: Sampling,
     pub(crate) thinking: Thinking,
-    /// Efforts that are taken, lowest first; none where the field is refused.
+    /// Efforts that are taken, lowest first; `None` if the field is refused.
     pub(crate) efforts: &'static [&'static str],
     pub(crate) effort: &'static str,
     /// Fewest tokens that the prompt cache keeps.

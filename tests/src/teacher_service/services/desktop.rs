@@ -1,4 +1,4 @@
-//! Servers that people run beside their desk: Ollama and LM Studio.
+//! Desktop servers: Ollama and LM Studio.
 
 use super::failure::{self, Failure};
 use super::thinking::{Shown, at_effort, is_thinker};

@@ -10,7 +10,7 @@ pub(crate) struct Failure {
     /// The error's type and code.
     pub(crate) kind: &'static str,
     pub(crate) code: &'static str,
-    /// The field that is to blame; it is counted under this name.
+    /// The offending field; it is counted under this name.
     pub(crate) field: String,
     /// Whether `param` names the field.
     pub(crate) tells_field: bool,
@@ -129,7 +129,7 @@ pub(crate) fn mistral(_: Api, failure: &Failure) -> Told {
     })
 }
 
-/// xAI's errors: the code beside a text.
+/// xAI's errors: the code next to a text.
 pub(crate) fn xai(_: Api, failure: &Failure) -> Told {
     let code = match failure.status {
         400 => "Client specified an invalid argument",

@@ -22,7 +22,7 @@ pub(crate) enum Sampling {
 pub(crate) struct Gpt {
     pub(crate) id: &'static str,
     pub(crate) sampling: Sampling,
-    /// Efforts that are taken; none where the model does not reason.
+    /// Efforts that are taken; `None` if the model does not reason.
     pub(crate) efforts: &'static [&'static str],
     pub(crate) effort: &'static str,
     /// Writes to the prompt cache cost, and `prompt_cache_options` are known.

@@ -1,4 +1,4 @@
-//! Mistral: unknown fields are refused, errors have no `error`, thinking stands in parts of the content.
+//! Mistral: unknown fields are refused, errors have no `error`, thinking is in parts of the content.
 
 use super::failure::{self, Failure};
 use super::thinking::{Shown, at_effort, is_thinker};

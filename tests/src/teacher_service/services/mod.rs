@@ -35,7 +35,7 @@ use thinking::Shown;
 use tokens::Caching;
 
 named! {
-    /// Whom the stand-in behaves as.
+    /// The service that the stand-in imitates.
     #[derive(Default)]
     Service {
         /// Takes whatever either API's clients send.
@@ -59,7 +59,7 @@ named! {
         DeepSeek = "deepseek",
         /// Mistral: unknown fields refused with 422, content in parts.
         Mistral = "mistral",
-        /// xAI: reasoning beside completion tokens.
+        /// xAI: reasoning tokens are separate from completion tokens.
         XAi = "xai",
         /// Groq: schemas for some models, a day's limit in a header.
         Groq = "groq",
@@ -71,7 +71,7 @@ named! {
         Gateway = "gateway",
         /// vLLM with a reasoning parser.
         Vllm = "vllm",
-        /// vLLM without one: thinking stands in the content.
+        /// vLLM without one: thinking is in the content.
         VllmWithoutParser = "vllm-no-parser",
         /// SGLang.
         SgLang = "sglang",
@@ -128,7 +128,7 @@ pub(crate) struct Sent<'a> {
 }
 
 impl<'a> Sent<'a> {
-    /// True where a field is given, and not as null.
+    /// True if a field is given, and not as null.
     pub(crate) fn has(&self, field: &str) -> bool {
         !self.body[field].is_null()
     }
@@ -173,7 +173,7 @@ pub(crate) struct Spent {
 pub(crate) struct Profile {
     /// Paths and what is there; `*` stands for any one segment.
     pub(crate) paths: &'static [(&'static str, Route)],
-    /// What stands before `/batches` and `/files`, and whose batches they are.
+    /// Prefix of `/batches` and `/files`, and the API of the batches.
     pub(crate) batches: &'static [(&'static str, Api)],
     /// Headers that hold the key, the first that is given counts.
     pub(crate) keys: &'static [KeyHeader],
@@ -204,7 +204,7 @@ pub(crate) struct Profile {
     pub(crate) picture: fn(&Sent<'_>, &Picture) -> Result<u64, Failure>,
     /// The prompt cache.
     pub(crate) caching: fn(&Sent<'_>) -> Caching,
-    /// Where nothing limits the reply, some go on until the context is full: its size.
+    /// Where nothing limits the reply, some continue until the context is full: its size.
     pub(crate) context: Option<u64>,
     /// The status of an overload.
     pub(crate) overloaded: u16,
@@ -247,7 +247,7 @@ pub(crate) const PERMISSIVE: Profile = Profile {
     is_named: false,
 };
 
-/// What most services that speak OpenAI's chat API have in common.
+/// What most services with OpenAI's chat API have in common.
 pub(crate) const OPENAI_LIKE: Profile = Profile {
     paths: &[("/v1/chat/completions", Route::Chat)],
     batches: &[],

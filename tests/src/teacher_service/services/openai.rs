@@ -110,7 +110,7 @@ fn unsupported(field: &str, message: impl Into<String>) -> Failure {
 fn effort(gpt: &Gpt, sent: &Sent<'_>) -> Result<(), Failure> {
     let Some(effort) = sent.text("reasoning_effort") else { return Ok(()) };
     if gpt.efforts.is_empty() {
-        // No `param` here: the name stands in the message only.
+        // No `param` here: the name is in the message only.
         return Err(Failure::bad(
             "reasoning_effort",
             "Unrecognized request argument supplied: reasoning_effort",

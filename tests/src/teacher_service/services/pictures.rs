@@ -8,7 +8,7 @@ use crate::teacher_service::wire::Picture;
 pub(crate) enum Rule {
     /// Patches of 32 pixels times a factor; the whole picture by default, up to a number of patches that is refused beyond.
     Original { factor: f64, most: u64, edge: f64 },
-    /// The same, but sized down to so many patches by default.
+    /// The same, but scaled down to so many patches by default.
     Shrunk { factor: f64, most: f64 },
     /// A base and tiles of 512 pixels.
     Tiles { base: u64, tile: u64 },
@@ -68,7 +68,7 @@ pub(crate) fn openai(rule: Rule, picture: &Picture) -> Result<u64, Failure> {
     }
 }
 
-/// Patches of 32 pixels after a picture was sized down, its proportions kept, to an edge and a number of patches.
+/// Patches of 32 pixels after a picture was scaled down, its proportions kept, to an edge and a number of patches.
 fn fitted(picture: &Picture, most: f64, edge: f64) -> f64 {
     let fit = (edge / f64::from(picture.width.max(picture.height))).min(1.0);
     let (width, height) = (f64::from(picture.width) * fit / 32.0, f64::from(picture.height) * fit / 32.0);

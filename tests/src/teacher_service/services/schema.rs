@@ -15,7 +15,7 @@ pub(crate) fn find<T>(schema: &Value, look: &dyn Fn(&Value) -> Option<T>) -> Opt
     all.find_map(|schema| find(schema, look))
 }
 
-/// True where an object of the schema lacks `additionalProperties: false`.
+/// True if an object of the schema lacks `additionalProperties: false`.
 pub(crate) fn lacks_closed_objects(schema: &Value) -> bool {
     find(schema, &|schema| {
         (schema["type"] == "object" && schema["additionalProperties"] != Value::Bool(false)).then_some(())
@@ -32,7 +32,7 @@ pub(crate) fn optional_property(schema: &Value) -> Option<String> {
     })
 }
 
-/// The first of some keywords, and the type it stands at.
+/// The first of some keywords, and its type.
 pub(crate) fn keyword(schema: &Value, keywords: &[&str]) -> Option<(String, String)> {
     find(schema, &|schema| {
         let found = keywords.iter().find(|keyword| schema.get(**keyword).is_some())?;

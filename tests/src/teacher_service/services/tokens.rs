@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 pub(crate) enum Caching {
     /// Nothing.
     None,
-    /// The instructions, where they are marked and this long; writing them is told apart.
+    /// The instructions, where they are marked and this long; writes are reported separately.
     Marked(u64),
     /// The instructions, where they are this long; writing is free.
     Free(u64),

@@ -1,4 +1,4 @@
-//! What services tell in `usage`, beside what all of them do.
+//! Additional fields of services in `usage`.
 
 use super::Spent;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ pub(crate) fn with_writes(usage: &mut Value, spent: &Spent) {
     usage["prompt_tokens_details"]["cache_write_tokens"] = spent.written.into();
 }
 
-/// xAI's: reasoning stands beside the completion.
+/// xAI's: reasoning tokens are separate from the completion.
 pub(crate) fn reasoning_apart(usage: &mut Value, spent: &Spent) {
     openai(usage, spent);
     usage["completion_tokens"] = spent.answer.into();

@@ -1,4 +1,4 @@
-//! xAI: reasoning stands beside the completion, errors are texts, and a refused field has another spelling.
+//! xAI: reasoning tokens are separate from the completion, errors are texts, and a refused field has another spelling.
 
 use super::failure::{self, Failure};
 use super::thinking::at_effort;

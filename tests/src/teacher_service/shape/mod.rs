@@ -69,13 +69,13 @@ named! {
         NoChoices = "no-choices",
         /// No choices, no content: null.
         NullChoices = "null-choices",
-        /// A rate limit told inside a 200.
+        /// A rate limit reported inside a 200.
         LimitInside = "limit-inside",
-        /// An overload told inside a 200.
+        /// An overload reported inside a 200.
         OverloadInside = "overload-inside",
-        /// A lack of credit told inside a 200.
+        /// A lack of credit reported inside a 200.
         CreditInside = "credit-inside",
-        /// A wrong key told inside a 200.
+        /// A wrong key reported inside a 200.
         KeyInside = "key-inside",
         /// Half of a surrogate pair, escaped, in the envelope's text.
         LoneSurrogate = "lone-surrogate",

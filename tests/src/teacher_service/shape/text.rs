@@ -1,4 +1,4 @@
-//! The texts of replies: drafts beside answers, and JSON as careless models write it.
+//! The texts of replies: drafts besides answers, and sloppy JSON.
 
 use super::Shape;
 use serde_json::{Value, json};

@@ -14,7 +14,7 @@ struct Page {
     values: Vec<f32>,
 }
 
-/// Rows stand in a grid: `samples` rows for each problem, one problem after the other.
+/// Rows form a grid: `samples` rows for each problem, one problem after the other.
 #[derive(Debug)]
 pub(in crate::rollout) struct Cache {
     /// Keys and values of earlier positions by block.
@@ -32,7 +32,8 @@ pub(in crate::rollout) struct Cache {
 }
 
 impl Cache {
-    /// A cache for `samples` rows a problem; `encoder` holds keys and values by block, [problems, heads, source, d_kv].
+    /// A cache for `samples` rows per problem; `encoder` holds keys and values by block, [problems, heads, source,
+    /// d_kv].
     pub(in crate::rollout) fn new(
         encoder: Vec<KeyValue>,
         lengths: Vec<usize>,
@@ -54,8 +55,8 @@ impl Cache {
         }
     }
 
-    /// Makes room for the next position. To be called on the thread that works between the steps: what another thread
-    /// allocates lies in a heap of its own, where memory that the encoder needed is not used again.
+    /// Reserves the next position. Must be called on the thread that works between the steps: another thread allocates
+    /// from its own heap, which does not reuse the encoder's memory.
     pub(super) fn make_room(&mut self) {
         if !self.position.is_multiple_of(PAGE) {
             return;

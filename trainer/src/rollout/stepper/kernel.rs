@@ -417,8 +417,8 @@ kernels! {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
     }
 
-    /// Writes the sum over the lanes of each vector, rows `stride` apart. Four vectors are added up together, which takes
-    /// a third of the work; each is added up in the same order wherever it stands.
+    /// Writes the sum over the lanes of each vector, rows `stride` apart. Four vectors are summed together, which takes
+    /// a third of the work; each is summed in the same order at any position.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(in super::super) unsafe fn put<const M: usize, const N: usize>(

@@ -1,5 +1,5 @@
-//! Decoding on the CPU, token by token. libtorch's products are made for many rows and leave most of the memory's
-//! speed unused on the few rows of a decoding step, so this runs the decoder on kernels of its own: each step reads
+//! Decoding on the CPU, token by token. libtorch's products are optimized for many rows and leave most of the memory
+//! bandwidth unused for the few rows of a decoding step, so this runs the decoder on its own kernels: each step reads
 //! every weight once, from libtorch's own memory, and all samples of a problem share its encoder keys and values.
 
 mod cache;
@@ -19,7 +19,7 @@ use matrix::Matrix;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-/// Outputs of one matrix in one task: small enough to share a product fairly, large enough to be worth the handing over.
+/// Outputs of one matrix in one task: small enough to share a product fairly, large enough to be worth the dispatch.
 const OUTPUTS_A_TASK: usize = 64;
 
 /// The decoder of a student, for single steps.
@@ -68,7 +68,7 @@ impl Stepper {
     /// `kind`, run by `threads` threads.
     ///
     /// # Errors
-    /// Where the system refuses threads.
+    /// If the system refuses threads.
     pub(super) fn new(weights: &Weights, config: &StudentConfig, kind: Kind, threads: usize) -> Result<Self> {
         let matrix = |name: String| Matrix::new(&weights.get(&format!("{name}.weight")), kind);
         let vector = |name: String| float_numbers(&weights.get(&format!("{name}.weight")));
@@ -215,7 +215,7 @@ impl Stepper {
         chunked.iter().map(|out| in_rows(out, rows)).collect()
     }
 
-    /// Outputs `first`… of one matrix, as many as `out` has room for: [rows, outputs of the chunk].
+    /// Outputs `first`… of one matrix, as many as fit in `out`: [rows, outputs of the chunk].
     fn chunk(&self, x: &[f32], rows: usize, matrix: &Matrix, first: usize, out: &mut [f32]) {
         let width = matrix.width;
         let weights = matrix.numbers().part(first * width, out.len() / rows * width);
