@@ -2,10 +2,11 @@
 
 CARGO ?= cargo
 PYTHON ?= python3
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build demo experiments test bench lint doc clean-libtorch
+.PHONY: help setup build demo experiments wheel test test-wheel bench lint doc clean-libtorch
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,10 +15,16 @@ setup: ## get libtorch (LIBTORCH, an installed Python torch, or a download of so
 	@$(PYTHON) scripts/setup_libtorch.py
 
 build: setup ## build both commands: collect-feedback and train
+	@[ -x "$(TARGET)/release/train" ] || echo "build: the first build compiles some 450 crates: about 20 minutes on two cores, less on more"
 	$(CARGO) build --release --workspace
 
 demo: build ## two whole rounds on the sample set: no key, no network
 	scripts/demo.sh
+
+wheel: build ## a Python wheel of both commands, written to target/wheels
+	@rm -f "$(TARGET)"/wheels/ares_rust-*.whl
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir "$(TARGET)/wheels" .
+	@ls -sh "$(TARGET)"/wheels/ares_rust-*.whl
 
 experiments: build ## variants of the demo over several seeds, as in docs/experiments.md: four hours or more
 	$(PYTHON) scripts/experiments.py
@@ -29,7 +36,11 @@ test: setup ## the whole test suite; the last line counts the tests
 		"$(PYTHON) -m unittest discover -s tests/notebook 2>&1" \
 		"$(PYTHON) -m unittest discover -s tests/sdk 2>&1" \
 		"$(PYTHON) -m unittest discover -s tests/gateway 2>&1" \
+		"$(PYTHON) -m unittest discover -s tests/wheel 2>&1" \
 		"$(CARGO) test --release --workspace --no-fail-fast"
+
+test-wheel: build ## the wheel's test with the torch that pip installs: some 3 GB to download
+	ARES_WHEEL_TORCH=index $(PYTHON) -m unittest discover -v -s tests/wheel
 
 bench: build ## measure speed and memory, compared with the peers in ARES_PEERS
 	scripts/bench.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two ARES rounds on the shipped sample set with the embedded Teacher; no key, no network. Below ten minutes on two cores.
-# ARES_SEED sets the seed of the student, of sampling and of shuffling (42 where unset). ARES_DEMO_DATA names another folder
-# to work in than datasets/demo; it then contains the checkpoints too.
+# Each stage reports how long it took. ARES_SEED sets the seed of the student, of sampling and of shuffling (42 where unset).
+# ARES_DEMO_DATA names another folder to work in than datasets/demo; it then contains the checkpoints too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin="${ARES_BIN:-${CARGO_TARGET_DIR:-target}/release}"
@@ -50,26 +50,38 @@ lora_alpha = 64.0
 TOML
 common=(--data "$work" --config "$work/ares.toml")
 
-"$train" features "${common[@]}"
-# So few parameters and problems need no dropout; with it, this student hardly learns to use the pictures.
-"$train" init "${common[@]}" --tokenizer datasets/sample/tokenizer --shape tiny --image-feature-width 128 --dropout 0 \
-    --out "$points/init"
-# The base student learns briefly from a third of the gold solutions, so that it makes mistakes.
-"$train" pretrain "${common[@]}" --from "$points/init" --out "$points/base" --share 0.35 --epochs 20 --sft-learning-rate 2e-3
-"$train" eval "${common[@]}" --round 0 --checkpoint base
+# stage NAME COMMAND...: runs a command under a heading, then says how long it took.
+stage() {
+    local name=$1 from=$SECONDS
+    shift
+    echo
+    echo "== $name"
+    "$@"
+    echo "== $name: $((SECONDS - from)) s"
+}
+
+stage "image features" "$train" features "${common[@]}"
+# So few parameters and problems need no dropout; with it, this student hardly learns to look at the pictures.
+stage "student" "$train" init "${common[@]}" --tokenizer datasets/sample/tokenizer --shape tiny --image-feature-width 128 \
+    --dropout 0 --out "$points/init"
+# The base student learns from a third of the gold solutions, not for long: it is to make mistakes.
+stage "base student" "$train" pretrain "${common[@]}" --from "$points/init" --out "$points/base" --share 0.35 --epochs 20 \
+    --sft-learning-rate 2e-3
+stage "answers of the base student" "$train" eval "${common[@]}" --round 0 --checkpoint base
 for round in 1 2; do
-    "$train" --round "$round" "${common[@]}"
-    # The embedded Teacher costs nothing; this is what a paid one would cost.
-    "$collect" estimate --round "$round" --stage scores --teacher anthropic "${common[@]}"
-    "$collect" --round "$round" "${common[@]}"
-    "$train" --round "$round" "${common[@]}"
-    "$collect" --round "$round" "${common[@]}"
-    "$train" --round "$round" "${common[@]}"
+    stage "round $round: rollouts" "$train" --round "$round" "${common[@]}"
+    # The embedded Teacher costs nothing; this is what a paid one would take.
+    stage "round $round: estimate for a paid Teacher" \
+        "$collect" estimate --round "$round" --stage scores --teacher anthropic "${common[@]}"
+    stage "round $round: scores" "$collect" --round "$round" "${common[@]}"
+    stage "round $round: RL, rationales" "$train" --round "$round" "${common[@]}"
+    stage "round $round: corrections" "$collect" --round "$round" "${common[@]}"
+    stage "round $round: fine-tuning, answers" "$train" --round "$round" "${common[@]}"
     # The stage after RL, for the table.
-    "$train" eval "${common[@]}" --round "$round" --checkpoint rl
-    echo "after round $round: $((SECONDS - began)) s"
+    stage "round $round: answers after RL" "$train" eval "${common[@]}" --round "$round" --checkpoint rl
 done
-"$collect" judge "${common[@]}" --round 2 --against base
-"$collect" report "${common[@]}" --round 2
-"$collect" status "${common[@]}"
+stage "judgements" "$collect" judge "${common[@]}" --round 2 --against base
+stage "report" "$collect" report "${common[@]}" --round 2
+stage "status" "$collect" status "${common[@]}"
+echo
 echo "the whole demo took $((SECONDS - began)) s"

@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from harness import COMMANDS, ROOT
+from harness import COMMANDS, ROOT, environment
 
 REAL_TORCH = os.environ.get("ARES_WHEEL_TORCH") == "index"
 TORCH = "2.11.0"
@@ -65,19 +65,18 @@ class Wheel(unittest.TestCase):
         status, said = run([sys.executable, "-m", "venv", cls.folder / "venv"])
         if status:
             raise unittest.SkipTest(f"no virtual environment: {said.strip()[-300:]}")
-        # A build without isolation finds the build's packages in this environment; whether they can be had is asked first.
-        text = (ROOT / "pyproject.toml").read_text()
-        needed = next(line for line in text.splitlines() if line.startswith("requires = "))
-        builder = cls.folder / "builder"
-        run([sys.executable, "-m", "venv", builder])
-        status, said = pip(builder / "bin" / "python", "install", "--quiet", *needed.split('"')[1::2])
-        if status:
-            raise unittest.SkipTest(f"cannot get what the build needs: {said.strip()[-300:]}")
+        # The build's packages come from a kept environment, so that a later run needs no network.
+        [needed] = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("requires = ")]
+        requirements = cls.folder / "requirements.txt"
+        requirements.write_text("\n".join(needed.split('"')[1::2]) + "\n")
+        builder, reason = environment("wheel", requirements)
+        if builder is None:
+            raise unittest.SkipTest(f"cannot get what the build needs: {reason}")
         wheels = cls.folder / "wheels"
-        environment = os.environ | {"CARGO_TARGET_DIR": str(COMMANDS.parent), "PATH": f"{builder / 'bin'}:{PATH}"}
+        how = {"CARGO_TARGET_DIR": str(COMMANDS.parent), "PATH": f"{builder.parent}:{PATH}"}
         status, said = run(
-            [builder / "bin" / "python", "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, ROOT],
-            env=environment,
+            [builder, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ROOT],
+            env=os.environ | how,
         )
         if status:
             raise AssertionError(said)
@@ -135,7 +134,7 @@ class Wheel(unittest.TestCase):
         for command in ("train", "collect-feedback") * 2:
             self.call(command, "--round", 1)
         self.assertIn("round 1: complete", self.call("train", "--round", 1))
-        self.assertIn("4", self.call("collect-feedback", "status"))
+        self.assertIn("corrections", self.call("collect-feedback", "status"))
 
     def test_torch_is_missing_or_another(self):
         if REAL_TORCH:
