@@ -64,8 +64,8 @@ impl Session {
                 };
                 // Until the service has accepted such a request, each is sent alone: it determines the dialect and the
                 // rate limits, and fills the provider's prompt cache for the others.
-                let goes_alone =
-                    self.transport.is_some() && !self.dialects.is_accepted(question.image().is_some());
+                let has_picture = question.image().is_some();
+                let goes_alone = self.transport.is_some() && !self.dialects.is_accepted(has_picture);
                 let mut ended = self.attempts_ended.subscribe();
                 let session = Arc::clone(self);
                 tasks.spawn(async move {
@@ -76,6 +76,8 @@ impl Session {
                     tokio::select! {
                         _ = tasks.join_next() => {}
                         _ = ended.changed() => {}
+                        // In a known dialect it is as good as accepted when no refusal comes.
+                        () = tokio::time::sleep(self.refusal_takes()) => self.dialects.accept(has_picture),
                         () = self.stop.wait() => {}
                     }
                 }
@@ -97,6 +99,14 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// How long to wait for the refusal of a request: not long where both the model and the rate limit are known.
+    fn refusal_takes(&self) -> Duration {
+        match self.known.is_listed && self.pace.requests_per_minute().is_some() {
+            true => Duration::from_millis(500),
+            false => Duration::from_secs(3_600),
+        }
     }
 
     /// Records the outcome of an item for which nothing is sent; counts it as progress if it `is_news`.
