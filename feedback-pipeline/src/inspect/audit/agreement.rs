@@ -259,4 +259,15 @@ mod tests {
         assert_eq!(Agreement::of(vec![pair(0, 0.5, 0.1), pair(1, 0.5, 0.9)]).rank_correlation, None);
         assert_eq!(Agreement::of(Vec::new()), Agreement::default());
     }
+
+    #[test]
+    fn a_tenth_apart_is_within_a_tenth_and_more_is_not() {
+        let within = |again: f32| Agreement::of(vec![pair(0, 0.5, again)]).within_tenth;
+        assert_eq!(
+            (within(0.6), within(0.4)),
+            (Some(1.0), Some(1.0)),
+            "0.1 apart, whatever floats make of it"
+        );
+        assert_eq!((within(0.65), within(0.35), within(0.61)), (Some(0.0), Some(0.0), Some(0.0)));
+    }
 }
