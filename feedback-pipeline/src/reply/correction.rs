@@ -8,7 +8,7 @@ pub(super) fn read(object: &Map<String, Value>) -> Result<String, String> {
     if text.is_empty() {
         return Err("`rationale` is empty".to_owned());
     }
-    if super::fitting::is_placeholder(rationale) {
+    if super::placeholder::is_placeholder(rationale) {
         return Err(format!("`rationale` is {rationale}, a placeholder"));
     }
     // Half-escaped LaTeX: `\frac` and `\beta` are read as JSON's escapes for characters that no text holds.

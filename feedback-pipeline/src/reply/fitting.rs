@@ -1,9 +1,9 @@
 //! Which of the objects in a text is the answer: the last one that fits, where those that fit say the same.
 
 use super::objects::Objects;
+use super::placeholder::is_placeholder;
 use super::{Answer, EMPTY, correction, judgement, scores};
 use crate::items::Content;
-use serde_json::Value;
 
 pub(super) const DIFFERENT_ANSWERS: &str = "it holds several different answers";
 
@@ -83,18 +83,5 @@ fn without_examples(mut answers: &[Answer]) -> &[Answer] {
             }
             answers => return answers,
         };
-    }
-}
-
-/// True for what is in the place of an answer where a format is quoted: `…`, `<the text>`, an empty list.
-pub(super) fn is_placeholder(value: &Value) -> bool {
-    match value {
-        Value::String(text) => {
-            let text = text.trim();
-            let is_named = text.starts_with('<') && text.ends_with('>') && text.matches('<').count() == 1;
-            is_named || !text.contains(char::is_alphanumeric)
-        }
-        Value::Array(list) => list.iter().all(is_placeholder),
-        _ => false,
     }
 }

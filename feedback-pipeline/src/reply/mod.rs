@@ -7,6 +7,7 @@ mod correction;
 mod fitting;
 mod judgement;
 mod objects;
+mod placeholder;
 mod scores;
 mod thinking;
 pub mod verdict;

@@ -1,6 +1,6 @@
 //! Numbers of part files, and the recovery of interrupted sets.
 
-use super::swap;
+use super::swap::{self, number};
 use crate::error::{Error, Result};
 use crate::items::Kind;
 use schemas::{Correction, Dataset, Judgement, Reject, Request, Score, Table};
@@ -103,11 +103,6 @@ fn announcement(dataset: &Dataset, kind: Kind, round: u32) -> PathBuf {
         Kind::Corrections => of::<Correction>(dataset, round),
         Kind::Judgements => of::<Judgement>(dataset, round),
     }
-}
-
-/// The number in `part-<prefix><number>.parquet`.
-pub(super) fn number(path: &Path, prefix: &str) -> Option<u32> {
-    path.file_stem()?.to_str()?.strip_prefix("part-")?.strip_prefix(prefix)?.parse().ok()
 }
 
 fn remove(path: &Path) -> Result<()> {

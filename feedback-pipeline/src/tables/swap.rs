@@ -4,7 +4,6 @@
 //! they are whole, a file `scores/.replacing-round=1` says so, and each folder is exchanged for the old one in one step of the
 //! file system. A kill before that file leaves the old set; after it, [`recover`] completes the exchange.
 
-use super::parts::number;
 use crate::error::{Error, Result};
 use crate::items::Kind;
 use schemas::{Correction, Dataset, Judgement, Reject, Request, Score, Table, file};
@@ -243,6 +242,11 @@ fn remove_file(path: &Path) -> Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// The number in `part-<prefix><number>.parquet`.
+pub(super) fn number(path: &Path, prefix: &str) -> Option<u32> {
+    path.file_stem()?.to_str()?.strip_prefix("part-")?.strip_prefix(prefix)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -60,6 +60,23 @@ impl std::fmt::Display for Unopened {
     }
 }
 
+/// The status that an error names stands for the one it came with.
+pub(super) fn failed(error: ServiceError) -> Unopened {
+    Unopened::Error { status: error.effective_status(200), error }
+}
+
+/// True if a field that may be null, false or empty is none of these.
+pub(super) fn says_something(field: Option<&Value>) -> bool {
+    match field {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::String(text)) => !text.trim().is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::Object(fields)) => fields.values().any(|field| says_something(Some(field))),
+        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+        Some(Value::Bool(true)) => true,
+    }
+}
+
 /// What was said in a reply's content.
 #[derive(Debug, Default)]
 pub(super) struct Said {

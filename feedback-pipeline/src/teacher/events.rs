@@ -70,7 +70,7 @@ impl Reply {
         }
         let event: Value = lenient::whole(data).map_err(|e| format!("an event is no JSON: {e}"))?;
         let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
-        let is_error = super::open::says_something(event.get("error")) || kind == "error";
+        let is_error = super::envelope::says_something(event.get("error")) || kind == "error";
         if is_error || event.pointer("/choices/0/message").is_some_and(Value::is_object) || kind == "message"
         {
             return Ok(Some(event));
@@ -85,7 +85,7 @@ impl Reply {
         // One reply was asked for.
         let is_first = |choice: &&Value| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0;
         for choice in choices.into_iter().flatten().filter(is_first) {
-            if super::open::says_something(choice.get("error")) {
+            if super::envelope::says_something(choice.get("error")) {
                 return Ok(Some(event));
             }
             self.ended(choice.get("finish_reason"));

@@ -1,5 +1,6 @@
 //! Opening replies of status 200: the envelope, or the error that some services hide in it.
 
+use super::envelope::{failed, says_something};
 use super::{Envelope, ServiceError, Unopened, Usage, anthropic, decode, embedded, openai};
 use schemas::settings::Provider;
 use serde_json::Value;
@@ -30,11 +31,6 @@ pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
     Usage::of_either(reply.get("usage"))
 }
 
-/// The status that an error names stands for the one it came with.
-pub(super) fn failed(error: ServiceError) -> Unopened {
-    Unopened::Error { status: error.effective_status(200), error }
-}
-
 /// True if a reply tells of an error.
 fn is_error(reply: &Value) -> bool {
     match reply {
@@ -50,17 +46,5 @@ fn is_error(reply: &Value) -> bool {
                     && (says_something(fields.get("detail")) || says_something(fields.get("errors"))))
         }
         _ => false,
-    }
-}
-
-/// True if a field that may be null, false or empty is none of these.
-pub(super) fn says_something(field: Option<&Value>) -> bool {
-    match field {
-        None | Some(Value::Null | Value::Bool(false)) => false,
-        Some(Value::String(text)) => !text.trim().is_empty(),
-        Some(Value::Array(list)) => !list.is_empty(),
-        Some(Value::Object(fields)) => fields.values().any(|field| says_something(Some(field))),
-        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
-        Some(Value::Bool(true)) => true,
     }
 }

@@ -1,7 +1,7 @@
 //! Results that come after their batch has ended: services name the files minutes later, or fill them then. They were paid
 //! for, so they are waited for, and a batch without them is never taken for one that has none.
 
-use super::results::Tally;
+use super::tally::Tally;
 use std::time::Duration;
 use tokio::time::Instant;
 

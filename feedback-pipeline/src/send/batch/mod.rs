@@ -11,6 +11,7 @@
 
 pub mod anthropic;
 mod chunk;
+mod find;
 mod late;
 pub mod line;
 mod lines;
@@ -18,6 +19,7 @@ pub mod openai;
 mod orphans;
 mod results;
 mod service;
+mod tally;
 mod wave;
 
 use crate::error::{Error, Result};

@@ -3,6 +3,7 @@
 use super::late::Late;
 use super::line::{Answered, Ended, Line};
 use super::lines::Next;
+use super::tally::{Known, Place, Tally};
 use super::{MOST_TRIES, Run, anthropic, openai};
 use crate::error::{Error, Result};
 use crate::send::attempts::cost_at;
@@ -13,7 +14,6 @@ use crate::teacher::{self, Key, ServiceError, Unopened, Usage};
 use bytes::Bytes;
 use schemas::TimestampMs;
 use schemas::settings::Provider;
-use std::collections::HashMap;
 use std::time::Duration;
 
 /// What to do about results that do not come.
@@ -35,43 +35,6 @@ enum Outcome {
     Broken,
     /// No reply, and nothing was charged.
     Nothing,
-}
-
-/// A request of a batch: key of its item's first request, turn, and its own key.
-type Place = (Key, u32, Key);
-
-/// What is known of a request whose result was read.
-enum Known {
-    /// Its reply is kept; whether its cost is not known.
-    Paid { is_lost: bool },
-    /// It was refused: the request, the status and the error.
-    Refused(Place, u16, Bytes),
-    /// Its reply cannot be opened.
-    Broken,
-    /// It has no reply.
-    Nothing,
-}
-
-/// What the lines of a batch have come to so far. A request that has several lines counts once, and a reply among them
-/// counts first.
-#[derive(Default)]
-pub(super) struct Tally {
-    known: HashMap<Key, Known>,
-    /// Lines that cannot be read, and what is wrong with the last of them.
-    unread: (u64, String),
-    /// Why no request of this run will fare better.
-    stop: Option<Error>,
-}
-
-impl Tally {
-    /// Requests with a result.
-    fn results(&self) -> u64 {
-        self.known.len() as u64 + self.unread.0
-    }
-
-    fn count(&self, is: impl Fn(&Known) -> bool) -> u64 {
-        self.known.values().filter(|known| is(known)).count() as u64
-    }
 }
 
 impl Run<'_> {

@@ -1,7 +1,8 @@
 //! Replies of the Messages API.
 
+use crate::teacher::envelope::failed;
 use crate::teacher::envelope::{Ended, Envelope, Said, Unopened};
-use crate::teacher::{ServiceError, Usage, open::failed};
+use crate::teacher::{ServiceError, Usage};
 use serde_json::Value;
 
 /// Opens a reply. Only its content is needed; whatever else is missing or odd does not make it unreadable.

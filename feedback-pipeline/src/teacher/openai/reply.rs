@@ -1,7 +1,7 @@
 //! Replies of the chat completions API.
 
 use crate::teacher::envelope::{Ended, Envelope, Said, Unopened};
-use crate::teacher::open::{failed, says_something};
+use crate::teacher::envelope::{failed, says_something};
 use crate::teacher::{ServiceError, Usage};
 use serde_json::Value;
 
