@@ -253,6 +253,18 @@ class Anthropic:
         return [Fault(where, f"as the package would send it, {brief(sent)}", brief(schema))]
 
 
+def with_sorted_names(schema):
+    """A schema whose lists of required fields are sorted: their order says nothing, and a log may reorder fields."""
+    if isinstance(schema, list):
+        return [with_sorted_names(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: sorted(value) if name == "required" and isinstance(value, list) else with_sorted_names(value)
+        for name, value in schema.items()
+    }
+
+
 class OpenAi:
     """Bodies of the chat completions API and of the Batch API, and the lines of batch files."""
 
@@ -273,7 +285,7 @@ class OpenAi:
             return faults
         copy = json.loads(json.dumps(schema))
         sent = self.strict(copy, path=(), root=copy)
-        if sent != schema:
+        if with_sorted_names(sent) != with_sorted_names(schema):
             where = "response_format.json_schema.schema"
             faults.append(Fault(where, f"as the package would send it, {brief(sent)}", brief(schema)))
         return faults
