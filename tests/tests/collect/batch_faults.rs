@@ -287,7 +287,7 @@ fn a_field_that_is_set_by_hand_and_refused_ends_the_run() {
     let flags = [&SCORES[..], &["--effort", "low"]].concat();
     let ran = ask(&place, &service, TEACHERS[1], &flags);
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
-    assert!(ran.stderr.contains("teacher.effort is set by hand, and refused"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("teacher.effort is set, and the service refuses it"), "{}", ran.stderr);
     assert_eq!((service.stats().batches, place.tables().rejects.len()), (1, 0));
 }
 
