@@ -65,7 +65,8 @@ impl Session {
                 // Until the service has accepted such a request, each is sent alone: it determines the dialect and the
                 // rate limits, and fills the provider's prompt cache for the others.
                 let has_picture = question.image().is_some();
-                let goes_alone = self.transport.is_some() && !self.dialects.is_accepted(has_picture);
+                let goes_alone = self.transport.is_some()
+                    && !self.dialects.is_accepted(has_picture && !self.is_known_to_see());
                 let mut ended = self.attempts_ended.subscribe();
                 let session = Arc::clone(self);
                 tasks.spawn(async move {
@@ -99,6 +100,11 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Whether the catalogue lists the model as one that takes pictures.
+    fn is_known_to_see(&self) -> bool {
+        self.known.is_listed && self.known.takes_pictures
     }
 
     /// How long to wait for the refusal of a request: not long where both the model and the rate limit are known.
