@@ -166,7 +166,9 @@ impl Context {
                 Some(HttpClient::new(teacher, &address, service.auth, key.as_ref(), limits.concurrency)?)
             }
         };
-        let takes_all = transport.is_none();
+        // A listed model at a rate that the user gave is a hosted service: no few at first, as for a server of one's own.
+        let is_hosted = model.is_listed && limits.requests_per_minute.is_some();
+        let takes_all = is_hosted || transport.is_none();
         let timeout = Duration::from_secs(teacher.timeout_secs);
         let cache = Cache::open(&self.dataset.feedback_path())?;
         // Open batches will be charged, so they count as spent until then.
