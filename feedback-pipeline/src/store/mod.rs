@@ -426,7 +426,20 @@ impl Cache {
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // SQLite does not wait with this change for others who open the file, whatever the timeout.
+    for attempt in 1_u32.. {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error)
+                if attempt < 500 && error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) =>
+            {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            done => {
+                done?;
+                break;
+            }
+        }
+    }
     connection.pragma_update(None, "synchronous", "FULL")?; // a commit returns when it is on disk
     connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
     connection.set_prepared_statement_cache_capacity(32);
