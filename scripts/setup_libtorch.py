@@ -173,7 +173,7 @@ def core_library(folder):
 
 
 def version_of(folder):
-    """The version without a `+cpu` or `+cu130` tail, or None where the folder does not say."""
+    """The version without a `+cpu` or `+cu130` tail, or None if the folder does not say."""
     with contextlib.suppress(OSError):
         return (folder / "build-version").read_text().strip().split("+")[0]
     for header in ("headeronly/version.h", "version.h", "csrc/api/include/torch/version.h"):

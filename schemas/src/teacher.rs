@@ -1,4 +1,4 @@
-//! Which Teacher a round was asked, for commands that a user is told to type next.
+//! Which Teacher a round was asked, for the commands suggested to the user.
 
 use crate::dataset::quoted;
 use crate::error::Result;

@@ -40,7 +40,7 @@ impl Usage {
         message(usage?).ok().flatten()
     }
 
-    /// Usage in whichever of the two ways it is told.
+    /// Usage in either of the two formats.
     pub(super) fn of_either(usage: Option<&Value>) -> Option<Self> {
         match usage?.get("prompt_tokens") {
             Some(_) => Self::of_completion(usage),

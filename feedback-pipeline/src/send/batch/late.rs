@@ -26,7 +26,7 @@ impl Late {
         self.since.elapsed() >= LONGEST_DELAY
     }
 
-    /// Minutes that it was waited for.
+    /// Minutes spent waiting for it.
     pub(super) fn minutes(&self) -> u64 {
         self.since.elapsed().as_secs() / 60
     }
