@@ -1,4 +1,4 @@
-//! The services that the stand-in can behave as: one [`Profile`] each, data and a few functions in files of their own.
+//! The services that the stand-in can behave as: one `Profile` each, data and a few functions in files of their own.
 //!
 //! A profile says which paths are served, which header holds the key, which fields are refused and in which words, which
 //! field limits the reply, how much a model thinks and where that shows, what usage tells, and what pictures count.

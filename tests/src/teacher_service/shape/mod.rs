@@ -1,7 +1,7 @@
 //! Shapes that a reply may come in: odd in its text, its envelope or its HTTP, while the answer in it is right unless the
 //! shape says otherwise.
 //!
-//! Where a shape shows another answer first, that draft is never the right one ([`draft`]), so that a reader who takes it
+//! Where a shape shows another answer first, that draft is never the right one (`draft`), so that a reader who takes it
 //! is found out by comparing with a calm run.
 
 mod envelope;
