@@ -7,7 +7,8 @@ use crate::ids::IdSet;
 use crate::problem::Problem;
 use crate::provenance::Provenance;
 use crate::table::{self, Batches};
-use serde::de::DeserializeOwned;
+use arrow::array::RecordBatch;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -332,22 +333,46 @@ impl Dataset {
         Ok(flatten(self.batches::<T, P>(round, names.to_vec())?))
     }
 
-    /// Batches of rows of a table's round. Rows of another round are refused: a part that was copied there.
+    /// Some columns of a table's round as Arrow batches, for queries over whole columns. The cells are checked as those
+    /// of [`Dataset::read`] are; a column that an older file lacks is null.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn columns<T: Table>(&self, round: u32, names: &[&'static str]) -> Result<Vec<RecordBatch>> {
+        let mut batches = Vec::new();
+        for part in self.open_round::<T, IgnoredAny>(round, names.to_vec())? {
+            for batch in part?.columns() {
+                batches.push(batch?);
+            }
+        }
+        Ok(batches)
+    }
+
+    /// Batches of rows of a table's round.
     fn batches<T: Table, P: DeserializeOwned + Send>(
         &self,
         round: u32,
-        mut names: Vec<&'static str>,
+        names: Vec<&'static str>,
     ) -> Result<impl Iterator<Item = Result<Vec<P>>> + Send + use<T, P>> {
-        names.push("round");
-        let (opened, rest) = self.open_parts::<T, P>(round, &names)?;
-        let later = rest.into_iter().map(move |part| Batches::<T, P>::project(&part, &names));
-        Ok(opened.into_iter().chain(later).flat_map(move |opened| {
+        Ok(self.open_round::<T, P>(round, names)?.flat_map(|opened| {
             let (batches, failed) = match opened {
-                Ok(batches) => (Some(batches.of_round(round)), None),
+                Ok(batches) => (Some(batches), None),
                 Err(error) => (None, Some(Err(error))),
             };
             failed.into_iter().chain(batches.into_iter().flatten())
         }))
+    }
+
+    /// Readers of the parts of a table's round. Rows of another round are refused: a part that was copied there.
+    fn open_round<T: Table, P: DeserializeOwned + Send>(
+        &self,
+        round: u32,
+        mut names: Vec<&'static str>,
+    ) -> Result<impl Iterator<Item = Result<Batches<T, P>>> + Send + use<T, P>> {
+        names.push("round");
+        let (opened, rest) = self.open_parts::<T, P>(round, &names)?;
+        let later = rest.into_iter().map(move |part| Batches::<T, P>::project(&part, &names));
+        Ok(opened.into_iter().chain(later).map(move |opened| Ok(opened?.of_round(round))))
     }
 
     /// The parts of a table's round, open: whoever reads continues with them where others take their place. Those

@@ -242,7 +242,8 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
         })
     }
 
-    fn convert(&mut self, batch: &RecordBatch) -> Result<Vec<P>> {
+    /// The columns of a batch, checked and in the declared types.
+    fn check(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let mut fields = Vec::with_capacity(self.columns.len());
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
@@ -271,13 +272,30 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
             fields.push(column.field());
             arrays.push(array);
         }
-        let convert = |message: String| Error::Convert { path: self.path.clone(), message };
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
-            .map_err(|e| convert(e.to_string()))?;
+            .map_err(|e| self.conversion(e.to_string()))?;
         check_values(&self.path, &batch, &self.columns, self.row)?;
         self.check_round(&batch)?;
         self.row += batch.num_rows();
-        serde_arrow::from_record_batch(&batch).map_err(|e| convert(e.to_string()))
+        Ok(batch)
+    }
+
+    fn conversion(&self, message: String) -> Error {
+        Error::Convert { path: self.path.clone(), message }
+    }
+
+    fn next_checked(&mut self) -> Option<Result<RecordBatch>> {
+        let not_parquet = |error: arrow::error::ArrowError| Error::NotParquet {
+            path: self.path.clone(),
+            message: error.to_string(),
+        };
+        let batch = self.reader.next()?.map_err(not_parquet);
+        Some(batch.and_then(|batch| self.check(&batch)))
+    }
+
+    /// The batches as Arrow columns instead of rows.
+    pub fn columns(mut self) -> impl Iterator<Item = Result<RecordBatch>> {
+        std::iter::from_fn(move || self.next_checked())
     }
 
     fn value_error(&self, column: &Column, row: usize, expected: &str, found: &str) -> Error {
@@ -295,11 +313,10 @@ impl<T: Table, P: DeserializeOwned> Iterator for Batches<T, P> {
     type Item = Result<Vec<P>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.reader.next()?;
-        Some(match batch {
-            Ok(batch) => self.convert(&batch),
-            Err(error) => Err(Error::NotParquet { path: self.path.clone(), message: error.to_string() }),
-        })
+        let batch = self.next_checked()?;
+        Some(batch.and_then(|batch| {
+            serde_arrow::from_record_batch(&batch).map_err(|e| self.conversion(e.to_string()))
+        }))
     }
 }
 

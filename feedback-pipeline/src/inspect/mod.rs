@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod estimate;
+mod frame;
 pub mod report;
 pub mod status;
 pub mod win_rate;

@@ -1,9 +1,11 @@
 //! Summary of judgements: win rate with its interval, ties, subjects, and position bias.
 
+use super::frame::{Collected, failed, frame, left_join};
 use crate::error::Result;
-use schemas::{Dataset, Judgement};
+use polars::prelude::*;
+use schemas::{Dataset, Judgement, Problem};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Standard normal quantile of a two-sided 95 % interval.
@@ -71,12 +73,11 @@ impl Results {
         Share::of(self.wins, self.wins + self.losses)
     }
 
-    fn add(&mut self, balance: i64) {
-        match balance {
-            0 => self.ties += 1,
-            1.. => self.wins += 1,
-            _ => self.losses += 1,
-        }
+    /// Those of each row of a query.
+    fn read(rows: &Collected) -> Result<Vec<Self>> {
+        let (wins, ties, losses) = (rows.counts("wins")?, rows.counts("ties")?, rows.counts("losses")?);
+        let results = |row: usize| Self { wins: wins[row], ties: ties[row], losses: losses[row] };
+        Ok((0..rows.len()).map(results).collect())
     }
 }
 
@@ -108,54 +109,76 @@ impl WinRates {
     /// If a table cannot be read.
     pub fn read(dataset: &Dataset, round: u32) -> Result<Vec<Self>> {
         let problems = dataset.problems()?;
-        let subjects: HashMap<&str, &str> =
-            problems.iter().filter_map(|p| Some((p.problem_id.as_str(), p.subject.as_deref()?))).collect();
-        let rows = dataset.read::<Judgement>(round)?;
-        Ok(Self::of(&rows, |id| subjects.get(id).map(|subject| (*subject).to_owned())))
+        let ids = problems.iter().map(|problem| Some(problem.problem_id.as_str()));
+        let subjects = problems.iter().map(|problem| problem.subject.as_deref());
+        let subjects = DataFrame::new_infer_height(vec![
+            StringChunked::from_iter_options("problem_id".into(), ids).into_column(),
+            StringChunked::from_iter_options("subject".into(), subjects).into_column(),
+        ]);
+        let subjects = subjects.map_err(failed::<Problem>)?.lazy();
+        Self::of(&Self::judgements(dataset, round)?, Some(subjects))
     }
 
-    /// Sums up judgements, one entry for each baseline; `subject` names that of a problem.
-    pub fn of(judgements: &[Judgement], subject: impl Fn(&str) -> Option<String>) -> Vec<Self> {
-        let mut baselines: BTreeMap<&str, BTreeMap<&str, Vec<&Judgement>>> = BTreeMap::new();
-        for row in judgements {
-            baselines.entry(&row.against).or_default().entry(&row.problem_id).or_default().push(row);
-        }
-        baselines
-            .into_iter()
-            .map(|(against, problems)| {
-                let (mut all, mut subjects) = (Results::default(), BTreeMap::<String, Results>::new());
-                let (mut first, mut decided) = (0, 0);
-                let mut both_orders = (0, 0);
-                for (problem_id, rows) in problems {
-                    let balance: i64 = rows.iter().map(|row| points(row)).sum();
-                    all.add(balance);
-                    if let Some(subject) = subject(problem_id) {
-                        subjects.entry(subject).or_default().add(balance);
-                    }
-                    for row in &rows {
-                        decided += u64::from(points(row) != 0);
-                        first +=
-                            u64::from((points(row) > 0) == row.candidate_shown_first && points(row) != 0);
-                    }
-                    if let [a, b] = rows.as_slice()
-                        && a.candidate_shown_first != b.candidate_shown_first
-                    {
-                        both_orders.0 += 1;
-                        both_orders.1 += u64::from(a.verdict == b.verdict);
-                    }
-                }
-                let shown_first = Share::of(first, decided);
-                Self { against: against.to_owned(), all, subjects, shown_first, both_orders }
-            })
-            .collect()
+    /// The judgements of a round, as [`WinRates::of`] takes them.
+    pub(super) fn judgements(dataset: &Dataset, round: u32) -> Result<LazyFrame> {
+        frame::<Judgement>(dataset, round, &["problem_id", "against", "candidate_shown_first", "verdict"])
     }
-}
 
-fn points(row: &Judgement) -> i64 {
-    match row.verdict.as_str() {
-        "win" => 1,
-        "loss" => -1,
-        _ => 0,
+    /// Sums up judgements, one entry for each baseline; `subjects` names that of a problem where it has one.
+    pub(super) fn of(judgements: &LazyFrame, subjects: Option<LazyFrame>) -> Result<Vec<Self>> {
+        let is = |verdict: &'static str| col("verdict").eq(lit(verdict));
+        let points = when(is("win")).then(lit(1)).when(is("loss")).then(lit(-1)).otherwise(lit(0));
+        let rows = || {
+            let first_won = when(col("candidate_shown_first")).then(is("win")).otherwise(is("loss"));
+            judgements.clone().with_columns([points.clone().alias("points"), first_won.alias("first_won")])
+        };
+        let in_both = len().eq(lit(2)).and(col("candidate_shown_first").n_unique().eq(lit(2)));
+        let problems = rows().group_by([col("against"), col("problem_id")]).agg([
+            col("points").sum(),
+            in_both.clone().alias("both_orders"),
+            in_both.and(col("verdict").n_unique().eq(lit(1))).alias("agree"),
+        ]);
+        let results = || {
+            [
+                col("points").gt(lit(0)).sum().alias("wins"),
+                col("points").eq(lit(0)).sum().alias("ties"),
+                col("points").lt(lit(0)).sum().alias("losses"),
+            ]
+        };
+        let by_baseline = || SortMultipleOptions::default();
+        let [wins, ties, losses] = results();
+        let sums = [wins, ties, losses, col("both_orders").sum(), col("agree").sum()];
+        let all = problems.clone().group_by([col("against")]).agg(sums).sort(["against"], by_baseline());
+        let shown = rows()
+            .group_by([col("against")])
+            .agg([is("win").or(is("loss")).sum().alias("decided"), col("first_won").sum().alias("first")]);
+        let all = Collected::of::<Judgement>(left_join(all, "against", shown, "against"))?;
+        let by_subject = match subjects {
+            None => BTreeMap::new(),
+            Some(subjects) => {
+                let query = left_join(problems, "problem_id", subjects, "problem_id")
+                    .filter(col("subject").is_not_null())
+                    .group_by([col("against"), col("subject")])
+                    .agg(results());
+                let rows = Collected::of::<Judgement>(query)?;
+                let names = rows.texts("against")?.into_iter().zip(rows.texts("subject")?);
+                names.zip(Results::read(&rows)?).collect::<BTreeMap<_, _>>()
+            }
+        };
+        let (decided, first) = (all.counts("decided")?, all.counts("first")?);
+        let (both, agree) = (all.counts("both_orders")?, all.counts("agree")?);
+        let rates = |(row, (against, results)): (usize, (String, Results))| Self {
+            all: results,
+            subjects: by_subject
+                .iter()
+                .filter(|((baseline, _), _)| *baseline == against)
+                .map(|((_, subject), results)| (subject.clone(), *results))
+                .collect(),
+            against,
+            shown_first: Share::of(first[row], decided[row]),
+            both_orders: (both[row], agree[row]),
+        };
+        Ok(all.texts("against")?.into_iter().zip(Results::read(&all)?).enumerate().map(rates).collect())
     }
 }
 
@@ -176,22 +199,21 @@ impl fmt::Display for WinRates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::TimestampMs;
 
-    fn row(problem: &str, first: bool, verdict: &str) -> Judgement {
-        Judgement {
-            problem_id: problem.to_owned(),
-            round: 1,
-            against: "base".to_owned(),
-            candidate: String::new(),
-            baseline: String::new(),
-            candidate_shown_first: first,
-            verdict: verdict.to_owned(),
-            teacher: String::new(),
-            prompt_version: String::new(),
-            request_key: String::new(),
-            judged_at: TimestampMs(0),
-        }
+    /// Problem, whether the candidate was shown first, and verdict.
+    fn judged(rows: &[(&str, bool, &str)]) -> LazyFrame {
+        let texts = |name: &str, text: fn(&(&str, bool, &str)) -> String| {
+            let texts: Vec<String> = rows.iter().map(text).collect();
+            StringChunked::from_iter_values(name.into(), texts.iter()).into_column()
+        };
+        let first = rows.iter().map(|row| Some(row.1));
+        let columns = vec![
+            texts("problem_id", |row| row.0.to_owned()),
+            texts("against", |_| "base".to_owned()),
+            BooleanChunked::from_iter_options("candidate_shown_first".into(), first).into_column(),
+            texts("verdict", |row| row.2.to_owned()),
+        ];
+        DataFrame::new_infer_height(columns).unwrap().lazy()
     }
 
     #[test]
@@ -206,16 +228,17 @@ mod tests {
     #[test]
     fn ties_are_left_out_and_orders_that_contradict_are_ties() {
         let rows = [
-            row("a", true, "win"),
-            row("b", true, "loss"),
-            row("c", false, "tie"),
-            row("d", true, "win"),
-            row("d", false, "loss"),
-            row("e", true, "win"),
-            row("e", false, "tie"),
+            ("a", true, "win"),
+            ("b", true, "loss"),
+            ("c", false, "tie"),
+            ("d", true, "win"),
+            ("d", false, "loss"),
+            ("e", true, "win"),
+            ("e", false, "tie"),
         ];
-        let subject = |id: &str| (id < "c").then(|| "maths".to_owned());
-        let rates = WinRates::of(&rows, subject).remove(0);
+        let subjects =
+            df!("problem_id" => ["a", "b", "c"], "subject" => [Some("maths"), Some("maths"), None]);
+        let rates = WinRates::of(&judged(&rows), Some(subjects.unwrap().lazy())).unwrap().remove(0);
         assert_eq!(rates.all, Results { wins: 2, ties: 2, losses: 1 });
         assert_eq!(rates.subjects["maths"], Results { wins: 1, ties: 0, losses: 1 });
         // Decided: a (first), b (second), d twice (first, first), e (first).
@@ -225,10 +248,12 @@ mod tests {
 
     #[test]
     fn a_judge_that_takes_the_first_shows_in_the_bias_and_not_in_the_rate() {
-        let rows: Vec<_> = (0..100)
-            .map(|n| row(&n.to_string(), n % 2 == 0, if n % 2 == 0 { "win" } else { "loss" }))
+        let ids: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        let rows: Vec<_> = (0..)
+            .zip(&ids)
+            .map(|(n, id)| (id.as_str(), n % 2 == 0, if n % 2 == 0 { "win" } else { "loss" }))
             .collect();
-        let rates = WinRates::of(&rows, |_| None).remove(0);
+        let rates = WinRates::of(&judged(&rows), None).unwrap().remove(0);
         assert_eq!((rates.all.win_rate().share, rates.shown_first.share), (Some(0.5), Some(1.0)));
     }
 }

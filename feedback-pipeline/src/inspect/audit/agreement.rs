@@ -1,10 +1,16 @@
 //! How far two scores of the same sentences agree.
 
+use crate::error::{Error, Result};
+use crate::inspect::frame::{Collected, failed};
+use polars::prelude::*;
+use schemas::Score;
 use serde::Serialize;
 use std::fmt;
 
 /// Scores closer than this are the same; they come in tenths, and float32 adds some dust.
 const DUST: f64 = 1e-4;
+/// Decimals of a score that count for its rank.
+const DECIMALS: u32 = 4;
 /// Disagreements that are shown.
 const MOST_SHOWN: usize = 10;
 /// Positions shown separately; later ones are combined.
@@ -90,23 +96,25 @@ pub struct Agreement {
 
 impl Agreement {
     /// Compares; the pairs' order does not matter.
-    pub fn of(mut pairs: Vec<Pair>) -> Self {
+    ///
+    /// # Errors
+    /// Never with scores that are numbers.
+    pub fn of(mut pairs: Vec<Pair>) -> Result<Self> {
         if pairs.is_empty() {
-            return Self::default();
+            return Ok(Self::default());
         }
-        let share =
-            |near: f64| mean(pairs.iter().map(|pair| f64::from(u8::from(pair.drift().abs() <= near))));
-        let first: Vec<f32> = pairs.iter().map(|pair| pair.first).collect();
-        let again: Vec<f32> = pairs.iter().map(|pair| pair.again).collect();
+        let scores = scores(&pairs).map_err(failed::<Score>)?.lazy();
+        let sums = Collected::of::<Score>(scores.clone().select(summary()))?;
+        let number = |name: &str| Ok::<_, Error>(sums.numbers(name)?.first().copied().flatten());
         let mut agreement = Self {
             sentences: pairs.len(),
-            exact: Some(share(DUST)),
-            within_tenth: Some(share(0.1 + DUST)),
-            rank_correlation: correlation(&ranks(&first), &ranks(&again)),
-            mean_first: Some(mean(first.iter().copied().map(f64::from))),
-            mean_again: Some(mean(again.iter().copied().map(f64::from))),
-            drift: Some(mean(pairs.iter().map(Pair::drift))),
-            places: places(&pairs),
+            exact: number("exact")?,
+            within_tenth: number("within_tenth")?,
+            rank_correlation: rank_correlation(scores.clone())?,
+            mean_first: number("first")?,
+            mean_again: number("again")?,
+            drift: number("drift")?,
+            places: places(scores)?,
             largest: Vec::new(),
         };
         pairs.retain(|pair| pair.drift().abs() > DUST);
@@ -115,7 +123,7 @@ impl Agreement {
             size.then_with(|| (&a.rollout_id, a.sentence_index).cmp(&(&b.rollout_id, b.sentence_index)))
         });
         agreement.largest = pairs.into_iter().take(MOST_SHOWN).map(Disagreement::from).collect();
-        agreement
+        Ok(agreement)
     }
 }
 
@@ -126,51 +134,68 @@ impl From<Pair> for Disagreement {
     }
 }
 
-fn places(pairs: &[Pair]) -> Vec<Place> {
-    let place = |position: u32| {
-        let here: Vec<&Pair> =
-            pairs.iter().filter(|pair| (pair.sentence_index + 1).min(POSITIONS) == position).collect();
-        (!here.is_empty()).then(|| Place {
-            position,
-            sentences: here.len(),
-            mean_first: mean(here.iter().map(|pair| f64::from(pair.first))),
-            mean_again: mean(here.iter().map(|pair| f64::from(pair.again))),
-            exact: mean(here.iter().map(|pair| f64::from(u8::from(pair.drift().abs() <= DUST)))),
-        })
+/// Position and the two scores of each pair.
+fn scores(pairs: &[Pair]) -> PolarsResult<DataFrame> {
+    let column = |name: &str, value: fn(&Pair) -> f64| {
+        Float64Chunked::from_iter_values(name.into(), pairs.iter().map(value)).into_column()
     };
-    (1..=POSITIONS).filter_map(place).collect()
+    let positions = pairs.iter().map(|pair| u64::from((pair.sentence_index + 1).min(POSITIONS)));
+    DataFrame::new_infer_height(vec![
+        UInt64Chunked::from_iter_values("position".into(), positions).into_column(),
+        column("first", |pair| f64::from(pair.first)),
+        column("again", |pair| f64::from(pair.again)),
+    ])
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = values.fold((0.0, 0_u32), |(sum, count), value| (sum + value, count + 1));
-    if count == 0 { 0.0 } else { sum / f64::from(count) }
+fn summary() -> Vec<Expr> {
+    let drift = || col("again") - col("first");
+    let share = |near: f64| drift().abs().lt_eq(lit(near)).cast(DataType::Float64).mean();
+    vec![
+        len().alias("sentences"),
+        share(DUST).alias("exact"),
+        share(0.1 + DUST).alias("within_tenth"),
+        col("first").mean(),
+        col("again").mean(),
+        drift().mean().alias("drift"),
+    ]
 }
 
-/// Ranks from 1; equal values share the mean of their ranks.
-fn ranks(values: &[f32]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut start = 0;
-    while start < order.len() {
-        let same = |end: &usize| f64::from((values[order[*end]] - values[order[start]]).abs()) <= DUST;
-        let end = (start..order.len()).take_while(same).last().unwrap_or(start) + 1;
-        let rank = (start + end + 1) as f64 / 2.0;
-        for at in &order[start..end] {
-            ranks[*at] = rank;
-        }
-        start = end;
-    }
-    ranks
+fn places(scores: LazyFrame) -> Result<Vec<Place>> {
+    let by_position = scores
+        .group_by_stable([col("position")])
+        .agg(summary())
+        .sort(["position"], SortMultipleOptions::default());
+    let rows = Collected::of::<Score>(by_position)?;
+    let (positions, sentences) = (rows.counts("position")?, rows.counts("sentences")?);
+    let (first, again, exact) = (rows.numbers("first")?, rows.numbers("again")?, rows.numbers("exact")?);
+    let place = |row: usize| Place {
+        position: u32::try_from(positions[row]).unwrap_or(POSITIONS),
+        sentences: usize::try_from(sentences[row]).unwrap_or_default(),
+        mean_first: first[row].unwrap_or_default(),
+        mean_again: again[row].unwrap_or_default(),
+        exact: exact[row].unwrap_or_default(),
+    };
+    Ok((0..rows.len()).map(place).collect())
 }
 
-/// Pearson's correlation, of ranks that is Spearman's.
-fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
-    let (mean_a, mean_b) = (mean(a.iter().copied()), mean(b.iter().copied()));
-    let product: f64 = a.iter().zip(b).map(|(a, b)| (a - mean_a) * (b - mean_b)).sum();
-    let square = |values: &[f64], mean: f64| values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
-    let scale = (square(a, mean_a) * square(b, mean_b)).sqrt();
-    (scale > 0.0).then(|| product / scale)
+/// Spearman's: Pearson's correlation of ranks, where equal scores share the mean of their ranks.
+fn rank_correlation(scores: LazyFrame) -> Result<Option<f64>> {
+    let average = RankOptions { method: RankMethod::Average, descending: false };
+    let rank = |name: &str| {
+        col(name).round(DECIMALS, RoundMode::HalfAwayFromZero).rank(average, None).cast(DataType::Float64)
+    };
+    let centred = |name: &str| col(name) - col(name).mean();
+    let product = |a: &str, b: &str| (centred(a) * centred(b)).sum();
+    let ranked = scores.select([rank("first"), rank("again")]).select([
+        product("first", "again").alias("product"),
+        product("first", "first").alias("first"),
+        product("again", "again").alias("again"),
+    ]);
+    let rows = Collected::of::<Score>(ranked)?;
+    let number =
+        |name: &str| Ok::<_, Error>(rows.numbers(name)?.first().copied().flatten().unwrap_or_default());
+    let scale = (number("first")? * number("again")?).sqrt();
+    Ok((scale > 0.0).then_some(number("product")? / scale))
 }
 
 /// With its sign; nothing is `+0.000`, never `-0.000`.
@@ -240,7 +265,7 @@ mod tests {
     #[test]
     fn numbers_are_those_worked_by_hand() {
         let pairs = vec![pair(0, 1.0, 1.0), pair(1, 0.5, 0.6), pair(2, 0.0, 0.4), pair(3, 0.7, 0.2)];
-        let agreement = Agreement::of(pairs);
+        let agreement = Agreement::of(pairs).unwrap();
         assert_eq!(
             (agreement.sentences, agreement.exact, agreement.within_tenth),
             (4, Some(0.25), Some(0.5))
@@ -255,14 +280,19 @@ mod tests {
 
     #[test]
     fn equal_values_share_their_rank() {
-        assert_eq!(ranks(&[0.5, 0.1, 0.5, 1.0]), [2.5, 1.0, 2.5, 4.0]);
-        assert_eq!(Agreement::of(vec![pair(0, 0.5, 0.1), pair(1, 0.5, 0.9)]).rank_correlation, None);
-        assert_eq!(Agreement::of(Vec::new()), Agreement::default());
+        let pairs = [(0.5, 0.4), (0.1, 0.2), (0.5, 0.1), (1.0, 0.9)];
+        let pairs = (0..).zip(pairs).map(|(at, (first, again))| pair(at, first, again)).collect();
+        // Ranks 2.5 1 2.5 4 and 3 2 1 4: products of their distances from 2.5 sum to 3, squares to 4.5 and 5.
+        let correlation = Agreement::of(pairs).unwrap().rank_correlation.unwrap();
+        assert!((correlation - 3.0 / 22.5_f64.sqrt()).abs() < 1e-12, "{correlation}");
+        let same_first = vec![pair(0, 0.5, 0.1), pair(1, 0.5, 0.9)];
+        assert_eq!(Agreement::of(same_first).unwrap().rank_correlation, None);
+        assert_eq!(Agreement::of(Vec::new()).unwrap(), Agreement::default());
     }
 
     #[test]
     fn a_tenth_apart_is_within_a_tenth_and_more_is_not() {
-        let within = |again: f32| Agreement::of(vec![pair(0, 0.5, again)]).within_tenth;
+        let within = |again: f32| Agreement::of(vec![pair(0, 0.5, again)]).unwrap().within_tenth;
         assert_eq!(
             (within(0.6), within(0.4)),
             (Some(1.0), Some(1.0)),

@@ -140,7 +140,7 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
         rejected,
         sent: session.progress.attempts(),
         cost_usd: session.price.as_ref().map(|_| session.progress.dollars()),
-        agreement: Agreement::of(pairs),
+        agreement: Agreement::of(pairs)?,
     };
     Ok((audit, session.stopped()))
 }

@@ -1,55 +1,15 @@
 //! The numbers of a report: sums over sentences and rationales, nothing else.
 
-use super::gather::{Gathered, ROLLOUT_COLUMNS, RolloutText, Scores, repeats};
-use crate::error::Result;
+use super::gather::{Gathered, ROLLOUT_COLUMNS, RolloutText, repeats};
+use super::tally::Scored;
+pub use super::tally::{Tally, share};
+use crate::error::{Error, Result};
+use crate::inspect::frame::{Collected, frame};
 use crate::inspect::win_rate::WinRates;
 use crate::teacher::reference;
-use schemas::{Answer, Correction, Dataset, Judgement, Problem, Rationale, Rollout, sentences};
-use serde::Deserialize;
+use polars::prelude::*;
+use schemas::{Answer, Correction, Dataset, Problem, Rationale, Rollout, Score, sentences};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-/// A sentence below this is wrong, unsupported or repeated: 0.5 is the neutral score.
-pub const WRONG_BELOW: f32 = 0.5;
-/// Positions shown separately; later ones are combined.
-const POSITIONS: usize = 10;
-
-/// Scores of some rationales, summed up.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Tally {
-    /// Rationales with scores.
-    pub rationales: u64,
-    /// Their sentences.
-    pub sentences: u64,
-    /// Sum of the sentences' scores.
-    pub sum: f64,
-    /// Rationales without a sentence below [`WRONG_BELOW`].
-    pub without_wrong: u64,
-}
-
-impl Tally {
-    /// Adds the scores of one rationale.
-    pub fn add(&mut self, scores: &[f32]) {
-        self.rationales += 1;
-        self.sentences += scores.len() as u64;
-        self.sum += scores.iter().copied().map(f64::from).sum::<f64>();
-        self.without_wrong += u64::from(scores.iter().all(|score| *score >= WRONG_BELOW));
-    }
-
-    /// Mean over all sentences.
-    pub fn mean(&self) -> Option<f64> {
-        (self.sentences > 0).then(|| self.sum / self.sentences as f64)
-    }
-
-    /// Share of rationales without a wrong sentence.
-    pub fn share_without_wrong(&self) -> Option<f64> {
-        share(self.without_wrong, self.rationales)
-    }
-}
-
-/// A fraction; `None` of nothing.
-pub fn share(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
-}
 
 /// How some rationales are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -130,29 +90,16 @@ impl Figures {
     pub(super) fn of(dataset: &Dataset, gathered: &Gathered) -> Result<Self> {
         let problems: HashMap<&str, &Problem> =
             gathered.problems.iter().map(|problem| (problem.problem_id.as_str(), problem)).collect();
+        let scored = Scored::of(dataset, gathered.round)?;
+        let kinds = kinds(&gathered.problems)?;
         let mut figures = Self {
             stages: stages(dataset, gathered.round, &problems)?,
-            distribution: [0; 11],
-            positions: Vec::new(),
-            subjects: BTreeMap::new(),
-            skills: BTreeMap::new(),
+            distribution: scored.distribution()?,
+            positions: scored.positions()?,
+            subjects: scored.by_problems(&kinds, "subject")?.into_iter().collect(),
+            skills: scored.by_problems(&kinds, "skill")?.into_iter().collect(),
             rounds: Vec::new(),
         };
-        for rollout in &gathered.rollouts {
-            let Some(scores) = gathered.scores.of(rollout) else { continue };
-            let problem = problems.get(rollout.problem_id.as_str());
-            let named = |name: Option<&String>| name.cloned().unwrap_or_else(|| "not given".to_owned());
-            figures.subjects.entry(named(problem.and_then(|p| p.subject.as_ref()))).or_default().add(&scores);
-            figures.skills.entry(named(problem.and_then(|p| p.skill.as_ref()))).or_default().add(&scores);
-            for (position, score) in scores.iter().enumerate() {
-                figures.distribution[tenths(*score)] += 1;
-                let place = position.min(POSITIONS - 1);
-                if figures.positions.len() <= place {
-                    figures.positions.resize(place + 1, Tally::default());
-                }
-                figures.positions[place].add(&[*score]);
-            }
-        }
         for round in 1..=gathered.round {
             figures.rounds.extend(of_round(dataset, round)?);
         }
@@ -165,41 +112,50 @@ impl Figures {
     }
 }
 
-/// The nearest tenth of a score, as an index.
-pub(super) fn tenths(score: f32) -> usize {
-    ((score * 10.0).round().clamp(0.0, 10.0)) as usize
-}
-
-fn rollouts(dataset: &Dataset, round: u32) -> Result<Vec<RolloutText>> {
-    Ok(dataset.project::<Rollout, RolloutText>(round, &ROLLOUT_COLUMNS)?)
+/// Subject and skill by problem.
+fn kinds(problems: &[Problem]) -> Result<LazyFrame> {
+    let column = |name: &str, text: fn(&Problem) -> Option<&str>| {
+        StringChunked::from_iter_options(name.into(), problems.iter().map(text)).into_column()
+    };
+    let columns = vec![
+        column("problem_id", |problem| Some(&problem.problem_id)),
+        column("subject", |problem| problem.subject.as_deref()),
+        column("skill", |problem| problem.skill.as_deref()),
+    ];
+    let frame = DataFrame::new_infer_height(columns);
+    frame.map(IntoLazy::lazy).map_err(|error| Error::Failed(format!("problems: {error}")))
 }
 
 fn of_round(dataset: &Dataset, round: u32) -> Result<Option<Round>> {
-    #[derive(Deserialize)]
-    struct Changed {
-        changed: bool,
-    }
-    let scores = Scores::read(dataset, round)?;
-    let mut teacher = Tally::default();
-    for rollout in rollouts(dataset, round)? {
-        if let Some(scores) = scores.of(&rollout) {
-            teacher.add(&scores);
-        }
-    }
-    let corrections = dataset.project::<Correction, Changed>(round, &["changed"])?;
-    let corrected = (corrections.iter().filter(|row| row.changed).count() as u64, corrections.len() as u64);
-    let answers = dataset.read::<Answer>(round)?;
-    let known =
-        |answer: &&Answer| answer.stage == "sft" && answer.split == "test" && answer.correct.is_some();
-    let (mut right, mut all) = (0, 0);
-    for answer in answers.iter().filter(known) {
-        all += 1;
-        right += u64::from(answer.correct == Some(true));
-    }
-    let wins = WinRates::of(&dataset.read::<Judgement>(round)?, |_| None);
-    let round = Round { round, teacher, teachers: scores.teachers, corrected, test: (right, all), wins };
+    let teachers =
+        frame::<Score>(dataset, round, &["teacher"])?.group_by([col("teacher")]).agg([len().alias("scores")]);
+    let teachers = Collected::of::<Score>(teachers)?.texts("teacher")?.into_iter().collect();
+    let corrections = frame::<Correction>(dataset, round, &["changed"])?
+        .select([col("changed").sum().alias("changed"), len().alias("all")]);
+    let corrections = Collected::of::<Correction>(corrections)?;
+    let wins = WinRates::of(&WinRates::judgements(dataset, round)?, None)?;
+    let known = answers(dataset, round)?;
+    let test = known.get(&("sft".to_owned(), "test".to_owned())).copied().unwrap_or_default();
+    let corrected = (one(&corrections, "changed")?, one(&corrections, "all")?);
+    let teacher = Scored::of(dataset, round)?.all()?;
+    let round = Round { round, teacher, teachers, corrected, test, wins };
     let empty = round.teacher.rationales + round.corrected.1 + round.test.1 == 0 && round.wins.is_empty();
     Ok((!empty).then_some(round))
+}
+
+fn one(rows: &Collected, name: &str) -> Result<u64> {
+    Ok(rows.counts(name)?.iter().sum())
+}
+
+/// Right answers of those with a known answer, by stage and split.
+fn answers(dataset: &Dataset, round: u32) -> Result<BTreeMap<(String, String), (u64, u64)>> {
+    let query = frame::<Answer>(dataset, round, &["stage", "split", "correct"])?
+        .group_by([col("stage"), col("split")])
+        .agg([col("correct").sum().alias("right"), col("correct").count().alias("known")]);
+    let rows = Collected::of::<Answer>(query)?;
+    let (stages, splits) = (rows.texts("stage")?, rows.texts("split")?);
+    let numbers = rows.counts("right")?.into_iter().zip(rows.counts("known")?);
+    Ok(stages.into_iter().zip(splits).zip(numbers).collect())
 }
 
 /// A policy's row for each stage of each round, and for samples of a policy that decoded nothing.
@@ -212,11 +168,11 @@ fn stages(dataset: &Dataset, last: u32, problems: &HashMap<&str, &Problem>) -> R
             add_samples(dataset, round, &mut stages, &by_policy)?;
         }
         let rationales = dataset.read::<Rationale>(round)?;
-        let answers = dataset.read::<Answer>(round)?;
+        let answers = answers(dataset, round)?;
         for name in ["base", "rl", "sft"] {
             let of_stage = || rationales.iter().filter(|row| row.stage == name);
-            let answered = || answers.iter().filter(|row| row.stage == name);
-            if of_stage().next().is_none() && answered().next().is_none() {
+            let is_answered = answers.keys().any(|(stage, _)| stage == name);
+            if of_stage().next().is_none() && !is_answered {
                 continue;
             }
             let mut stage = Stage::new(match name {
@@ -228,16 +184,9 @@ fn stages(dataset: &Dataset, last: u32, problems: &HashMap<&str, &Problem>) -> R
                 by_policy.insert(rationale.policy.clone(), stages.len());
                 add_rationale(&mut stage, rationale, problems);
             }
-            for answer in answered() {
-                let place = match answer.split.as_str() {
-                    "val" => 0,
-                    "test" => 1,
-                    _ => continue,
-                };
-                if let Some(correct) = answer.correct {
-                    stage.answers[place].0 += u64::from(correct);
-                    stage.answers[place].1 += 1;
-                }
+            for (place, split) in ["val", "test"].into_iter().enumerate() {
+                let key = (name.to_owned(), split.to_owned());
+                stage.answers[place] = answers.get(&key).copied().unwrap_or_default();
             }
             stages.push(stage);
         }
@@ -251,31 +200,30 @@ fn add_samples(
     stages: &mut Vec<Stage>,
     by_policy: &HashMap<String, usize>,
 ) -> Result<()> {
-    let rollouts = rollouts(dataset, round)?;
-    let scores = Scores::read(dataset, round)?;
-    let mut own: BTreeMap<&str, Stage> = BTreeMap::new();
-    for rollout in &rollouts {
-        let scored = scores.of(rollout);
-        if let Some(stage) = by_policy.get(&rollout.policy).and_then(|place| stages.get_mut(*place)) {
-            if let Some(scores) = &scored {
-                stage.teacher.add(scores);
-            }
+    let mut own: BTreeMap<String, Stage> = BTreeMap::new();
+    let new = |policy: &str| {
+        Stage::new(match policy.strip_prefix("import:") {
+            Some(digest) => format!("round {round}, import {}", digest.get(..6).unwrap_or(digest)),
+            None => format!("round {round}, samples"),
+        })
+    };
+    for rollout in dataset.project::<Rollout, RolloutText>(round, &ROLLOUT_COLUMNS)? {
+        if by_policy.contains_key(&rollout.policy) {
             continue;
         }
-        let stage = own.entry(&rollout.policy).or_insert_with(|| {
-            Stage::new(match rollout.policy.strip_prefix("import:") {
-                Some(digest) => format!("round {round}, import {}", digest.get(..6).unwrap_or(digest)),
-                None => format!("round {round}, samples"),
-            })
-        });
-        if let Some(scores) = &scored {
-            stage.teacher.add(scores);
-        }
         let texts = rollout.sentences.iter().map(|sentence| sentence.text.as_str());
-        stage.form.rationales += 1;
-        stage.form.sentences += rollout.sentences.len() as u64;
-        stage.form.repeated += repeats(texts).into_iter().filter(|repeat| *repeat).count() as u64;
-        stage.form.truncated += u64::from(rollout.truncated);
+        let repeated = repeats(texts).into_iter().filter(|repeat| *repeat).count() as u64;
+        let form = &mut own.entry(rollout.policy.clone()).or_insert_with(|| new(&rollout.policy)).form;
+        form.rationales += 1;
+        form.sentences += rollout.sentences.len() as u64;
+        form.repeated += repeated;
+        form.truncated += u64::from(rollout.truncated);
+    }
+    for (policy, tally) in Scored::of(dataset, round)?.by_policy()? {
+        let known = by_policy.get(&policy).and_then(|place| stages.get_mut(*place));
+        if let Some(stage) = known.or_else(|| own.get_mut(&policy)) {
+            stage.teacher.merge(&tally);
+        }
     }
     stages.extend(own.into_values());
     Ok(())

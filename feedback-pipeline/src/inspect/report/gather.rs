@@ -5,7 +5,7 @@ use schemas::{
     Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Rollout, Score, Sentence,
 };
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 /// A rollout with its scores; columns of tokens stay on disk.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,12 +30,11 @@ struct ScoreOf {
     teacher: String,
 }
 
-/// Scores of a round by rollout, in the order of the sentences, and who gave them.
+/// Scores of a round by rollout, in the order of the sentences.
 #[derive(Debug, Default)]
 pub(super) struct Scores {
     by_rollout: HashMap<String, Vec<(u32, f32)>>,
-    pub(super) teachers: BTreeSet<String>,
-    /// Scores of each of them.
+    /// Scores of each Teacher.
     pub(super) by_teacher: BTreeMap<String, usize>,
 }
 
@@ -48,7 +47,6 @@ impl Scores {
             match scores.by_teacher.get_mut(&row.teacher) {
                 Some(count) => *count += 1,
                 None => {
-                    scores.teachers.insert(row.teacher.clone());
                     scores.by_teacher.insert(row.teacher, 1);
                 }
             }

@@ -1,6 +1,6 @@
 //! `collect-feedback report`: one HTML file on a round that needs no network, for people who do not write code.
 //!
-//! `gather` reads the tables, `figures` makes the numbers, `charts` draws them, `cards` prepares the rationales
+//! `gather` reads the tables, `tally` and `figures` make the numbers, `charts` draws them, `cards` prepares the rationales
 //! for the browser part, `pictures` embeds their pictures, `page` puts it all into the template. Texts of a
 //! rationale reach the page only as JSON, and the script inserts them as text, never as HTML.
 
@@ -10,6 +10,7 @@ pub mod figures;
 mod gather;
 mod page;
 mod pictures;
+mod tally;
 
 pub use cards::MOST_PROBLEMS;
 pub use pictures::MOST_PICTURE_BYTES;

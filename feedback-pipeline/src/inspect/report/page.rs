@@ -11,10 +11,10 @@ use crate::inspect::status::{self, Spending};
 use crate::inspect::win_rate::{Results, WinRates};
 use base64::Engine as _;
 use minijinja::{Environment, UndefinedBehavior};
-use schemas::{Dataset, Problem};
+use schemas::Dataset;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 const TEMPLATE: (&str, &str) = ("report.html", include_str!("../../../templates/report.html"));
 const STYLE: &str = include_str!("../../../templates/report.css");
@@ -89,7 +89,7 @@ pub(super) fn render(
     }
     drawn.extend(charts::rounds(figures)?);
     let (cards, uris) = (json(&deck.cards)?, json(&pictures.uris)?);
-    let teachers: Vec<&str> = gathered.scores.teachers.iter().map(String::as_str).collect();
+    let teachers: Vec<&str> = gathered.scores.by_teacher.keys().map(String::as_str).collect();
     let page = Page {
         name: dataset.card().map_or_else(|_| dataset.name(), |card| card.name),
         round: gathered.round,
@@ -105,7 +105,7 @@ pub(super) fn render(
         groups: vec![("Subject", groups(&figures.subjects)), ("Skill", groups(&figures.skills))],
         curves: charts::curves(&gathered.metrics)?,
         rounds: figures.rounds.iter().map(round_row).collect(),
-        wins: wins(gathered),
+        wins: wins(dataset, gathered.round)?,
         spending: state.spending.iter().map(spending_row).collect(),
         accounts: state.accounts.iter().map(ToString::to_string).collect(),
         reject_counts: reject_counts(gathered),
@@ -285,10 +285,7 @@ fn groups(tallies: &BTreeMap<String, Tally>) -> Vec<Group> {
     sorted.into_iter().map(group).collect()
 }
 
-fn wins(gathered: &Gathered) -> Vec<(String, Vec<Vec<String>>, String)> {
-    let problems: HashMap<&str, &Problem> =
-        gathered.problems.iter().map(|problem| (problem.problem_id.as_str(), problem)).collect();
-    let subject = |id: &str| problems.get(id).and_then(|problem| problem.subject.clone());
+fn wins(dataset: &Dataset, round: u32) -> Result<Vec<(String, Vec<Vec<String>>, String)>> {
     let row = |name: &str, results: &Results| {
         let rate = results.win_rate();
         let interval = format!("{:.1} – {:.1} %", rate.low * 100.0, rate.high * 100.0);
@@ -306,7 +303,7 @@ fn wins(gathered: &Gathered) -> Vec<(String, Vec<Vec<String>>, String)> {
         rows.extend(rates.subjects.iter().map(|(name, results)| row(name, results)));
         (rates.against, rows, rates.shown_first.to_string())
     };
-    WinRates::of(&gathered.judgements, subject).into_iter().map(table).collect()
+    Ok(WinRates::read(dataset, round)?.into_iter().map(table).collect())
 }
 
 fn spending_row(line: &Spending) -> Vec<String> {

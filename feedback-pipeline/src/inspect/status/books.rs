@@ -1,12 +1,13 @@
 //! Books: every rollout and every rationale is done, rejected, waiting or empty, and the tables agree on it.
 
-use super::query::{self, Spending};
+use super::query::{self, Spending, counted};
 use crate::error::Result;
+use crate::inspect::frame::{Collected, frame, left_join, with_blank};
 use crate::items::Kind;
+use polars::prelude::*;
 use schemas::number::grouped;
-use schemas::{Dataset, Judgement, Rationale, Reject, Rollout, Sentence};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use schemas::{Correction, Dataset, Judgement, Rationale, Reject, Rollout, Score};
+use serde::Serialize;
 use std::fmt;
 
 /// What became of the items of a kind in a round.
@@ -34,161 +35,122 @@ pub struct Account {
     pub faults: Vec<String>,
 }
 
-/// Collects the account of a kind item by item.
-struct Book {
-    account: Account,
-    rejected: HashSet<String>,
-    seen: HashSet<String>,
-    found: u64,
-    asked: u64,
-}
-
-impl Book {
-    fn new(dataset: &Dataset, round: u32, kind: Kind, spending: &[Spending]) -> Result<Self> {
-        let account = Account {
+impl Account {
+    /// The account of items (see [`query::outcomes`]) of which `with_feedback` have rows in the feedback's table.
+    fn of(
+        dataset: &Dataset,
+        round: u32,
+        kind: Kind,
+        items: LazyFrame,
+        with_feedback: u64,
+    ) -> Result<(Self, u64)> {
+        let outcomes = query::outcomes(dataset, round, kind.as_str(), items)?;
+        let mut account = Self {
             round,
             kind: kind.as_str(),
-            items: 0,
-            done: 0,
-            rejected: 0,
-            waiting: 0,
-            empty: 0,
+            items: outcomes.items,
+            done: outcomes.done,
+            rejected: outcomes.rejected,
+            waiting: outcomes.waiting,
+            empty: outcomes.empty,
             against: None,
             sentences: None,
-            faults: Vec::new(),
+            faults: outcomes.faults,
         };
-        let asked = spending.iter().filter(|line| line.kind == kind.as_str()).map(|line| line.items).sum();
-        let rejected = query::rejected(dataset, round, kind.as_str())?;
-        Ok(Self { account, rejected, seen: HashSet::new(), found: 0, asked })
+        if with_feedback > account.done {
+            account.faults.push(format!("{} belong to no item", grouped(with_feedback - account.done)));
+        }
+        Ok((account, outcomes.rows))
     }
 
-    /// Enters one item: whether it is empty, and how many rows of feedback it has of how many.
-    fn enter(&mut self, id: String, empty: bool, rows: Option<u64>, expected: u64) {
-        self.account.items += 1;
-        match rows {
-            _ if empty => self.account.empty += 1,
-            Some(rows) => {
-                self.account.done += 1;
-                self.found += 1;
-                if rows != expected {
-                    self.account.faults.push(format!("`{id}` has {rows} rows of {expected}"));
-                }
-            }
-            None if self.rejected.contains(&id) => self.account.rejected += 1,
-            None => self.account.waiting += 1,
-        }
-        if !self.seen.insert(id.clone()) {
-            self.account.faults.push(format!("`{id}` appears twice"));
+    /// Notes where the requests table has fewer items than have ended. More is no fault: an item was asked again where the
+    /// prompt changed, or after a reject.
+    fn compare(&mut self, spending: &[Spending]) {
+        let (asked, ended) = (asked(spending, self.kind), self.done + self.rejected);
+        if asked < ended {
+            let (asked, ended) = (grouped(asked), grouped(ended));
+            self.faults.push(format!("the requests table has {asked} items, not {ended}"));
         }
     }
+}
 
-    /// Closes the account: feedback without an item, and the requests table.
-    fn close(mut self, with_feedback: u64) -> Account {
-        if with_feedback > self.found {
-            self.account.faults.push(format!("{} belong to no item", grouped(with_feedback - self.found)));
-        }
-        let ended = self.account.done + self.account.rejected;
-        // More is no fault: an item was asked again where the prompt changed, or after a reject.
-        if self.asked < ended {
-            let (asked, ended) = (grouped(self.asked), grouped(ended));
-            self.account.faults.push(format!("the requests table has {asked} items, not {ended}"));
-        }
-        self.account
-    }
+/// Items of a kind in the requests table.
+fn asked(spending: &[Spending], kind: &str) -> u64 {
+    spending.iter().filter(|line| line.kind == kind).map(|line| line.items).sum()
 }
 
 /// The account of the rollouts of a round; `None` if there are no rollouts.
 pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Option<Account>> {
-    #[derive(Deserialize)]
-    struct Row {
-        rollout_id: String,
-        sentences: Vec<Sentence>,
-    }
-    let rollouts: Vec<Row> = dataset.project::<Rollout, Row>(round, &["rollout_id", "sentences"])?;
-    if rollouts.is_empty() {
-        return Ok(None);
-    }
-    let scores: HashMap<String, u64> = query::scores_by_rollout(dataset, round)?;
-    let mut ledger = Book::new(dataset, round, Kind::Scores, spending)?;
-    let mut sentences = 0;
-    for row in rollouts {
-        let expected = row.sentences.len() as u64;
-        let scored = scores.get(&row.rollout_id).copied();
-        sentences += scored.unwrap_or_default();
-        ledger.enter(row.rollout_id, expected == 0, scored, expected);
-    }
-    ledger.account.sentences = Some(sentences);
-    Ok(Some(ledger.close(scores.len() as u64)))
+    let scores = counted(frame::<Score>(dataset, round, &["rollout_id"])?, "rollout_id");
+    let with_feedback = rows(scores.clone())?;
+    // A list is read as its length.
+    let rollouts = frame::<Rollout>(dataset, round, &["rollout_id", "sentences"])?.select([
+        col("rollout_id").alias("id"),
+        col("sentences").eq(lit(0)).alias("empty"),
+        col("sentences").alias("expected"),
+    ]);
+    let items = left_join(rollouts, "id", scores, "rollout_id");
+    let (mut account, sentences) = Account::of(dataset, round, Kind::Scores, items, with_feedback)?;
+    account.sentences = Some(sentences);
+    account.compare(spending);
+    Ok((account.items > 0).then_some(account))
 }
 
 /// The account of the rationales that the rl stage of a round wrote; `None` if there are none.
 pub(super) fn corrections(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Option<Account>> {
-    #[derive(Deserialize)]
-    struct Row {
-        rationale_id: String,
-        split: String,
-        stage: String,
-        deduplicated: String,
-    }
-    let names = &["rationale_id", "split", "stage", "deduplicated"];
-    let rationales = dataset.project::<Rationale, Row>(round, names)?;
-    let corrections: HashMap<String, u64> = query::corrections_by_rationale(dataset, round)?;
-    let mut ledger = Book::new(dataset, round, Kind::Corrections, spending)?;
-    for row in rationales.into_iter().filter(|row| row.stage == "rl") {
-        if row.split != "train" && !corrections.contains_key(&row.rationale_id) {
-            continue;
-        }
-        let corrected = corrections.get(&row.rationale_id).copied();
-        ledger.enter(row.rationale_id, row.deduplicated.trim().is_empty(), corrected, 1);
-    }
-    let account = ledger.close(corrections.len() as u64);
+    let corrections = counted(frame::<Correction>(dataset, round, &["rationale_id"])?, "rationale_id");
+    let with_feedback = rows(corrections.clone())?;
+    let rationales = rationales(dataset, round, "rl")?;
+    // Of other splits than train, only those that were corrected count.
+    let items = left_join(rationales, "id", corrections, "rationale_id")
+        .filter(col("split").eq(lit("train")).or(col("rows").is_not_null()))
+        .with_column(lit(1_u64).alias("expected"));
+    let (mut account, _) = Account::of(dataset, round, Kind::Corrections, items, with_feedback)?;
+    account.compare(spending);
     Ok((account.items > 0 || !account.faults.is_empty()).then_some(account))
 }
 
 /// The accounts of the pairs that a round's judgements are about, one for each baseline.
 pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Vec<Account>> {
-    #[derive(Deserialize)]
-    struct Judged {
-        problem_id: String,
-        against: String,
-        candidate_shown_first: bool,
+    let kind = Kind::Judgements.as_str();
+    let judged = frame::<Judgement>(dataset, round, &["problem_id", "against", "candidate_shown_first"])?;
+    let baselines = judged.clone().group_by([col("against")]).agg([len().alias("judgements")]);
+    let baselines = Collected::of::<Judgement>(baselines.sort(["against"], SortMultipleOptions::default()))?;
+    let of_kind = frame::<Reject>(dataset, round, &["kind", "request_key", "subject_id"])?
+        .filter(col("kind").eq(lit(kind)));
+    // Two orders of a pair with the same request have a row each.
+    let distinct = of_kind.group_by([col("request_key"), col("subject_id")]).agg([len().alias("rows")]);
+    let distinct_rejects = rows(distinct)?;
+    let mut names = baselines.texts("against")?;
+    if names.is_empty() && distinct_rejects > 0 {
+        names.push("base".to_owned()); // nothing but rejects
     }
-    let names = ["problem_id", "against", "candidate_shown_first"];
-    let rows: Vec<Judged> = dataset.project::<Judgement, Judged>(round, &names)?;
-    let rejects = query::rejected(dataset, round, Kind::Judgements.as_str())?;
-    let mut baselines: BTreeMap<&str, HashMap<&str, Vec<bool>>> = BTreeMap::new();
-    for row in &rows {
-        let orders = baselines.entry(&row.against).or_default().entry(&row.problem_id).or_default();
-        orders.push(row.candidate_shown_first);
-    }
-    if baselines.is_empty() && !rejects.is_empty() {
-        baselines.insert("base", HashMap::new()); // nothing but rejects
-    }
-    let candidates = test_rationales(dataset, round, "sft")?;
+    let candidates = last_of_problem(rationales(dataset, round, "sft")?);
     let mut accounts = Vec::new();
-    for (against, judged) in &baselines {
+    for against in names {
         let (stage, other) = against.parse().map_or(("base", 0), |round| ("sft", round));
-        let others = test_rationales(dataset, other, stage)?;
-        // Agreement with the requests table can only be checked over all baselines.
-        let mut ledger = Book::new(dataset, round, Kind::Judgements, &[])?;
-        ledger.account.against = Some((*against).to_owned());
-        for (problem_id, (id, text)) in &candidates {
-            let Some((_, other)) = others.get(problem_id) else { continue };
-            let orders = judged.get(problem_id.as_str());
-            let distinct = |orders: &Vec<bool>| orders.iter().collect::<HashSet<_>>().len() as u64;
-            let empty = text.trim().is_empty() || other.trim().is_empty();
-            ledger.enter(
-                id.clone(),
-                empty,
-                orders.map(|orders| orders.len() as u64),
-                orders.map_or(1, distinct),
-            );
-        }
-        ledger.asked = ledger.account.done + ledger.account.rejected;
-        accounts.push(ledger.close(judged.len() as u64));
+        let others = last_of_problem(rationales(dataset, other, stage)?)
+            .select([col("problem_id"), col("empty").alias("other_empty")]);
+        let orders = judged
+            .clone()
+            .filter(col("against").eq(lit(against.as_str())))
+            .group_by([col("problem_id")])
+            .agg([
+                len().cast(DataType::UInt64).alias("rows"),
+                col("candidate_shown_first").n_unique().cast(DataType::UInt64).alias("expected"),
+            ]);
+        let with_feedback = rows(orders.clone())?;
+        let pairs = left_join(candidates.clone(), "problem_id", others, "problem_id")
+            .filter(col("other_empty").is_not_null())
+            .with_column(col("empty").or(col("other_empty")).alias("empty"));
+        let items = left_join(pairs, "problem_id", orders, "problem_id");
+        let (mut account, _) = Account::of(dataset, round, Kind::Judgements, items, with_feedback)?;
+        account.against = Some(against);
+        accounts.push(account);
     }
-    let asked: u64 = spending.iter().filter(|l| l.kind == Kind::Judgements.as_str()).map(|l| l.items).sum();
-    let ended = rows.len() as u64 + distinct_rejects(dataset, round)?;
+    // Agreement with the requests table can only be checked over all baselines.
+    let judgements: u64 = baselines.counts("judgements")?.iter().sum();
+    let (asked, ended) = (asked(spending, kind), judgements + distinct_rejects);
     if let Some(first) = accounts.first_mut()
         && asked < ended
     {
@@ -198,27 +160,27 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
     Ok(accounts)
 }
 
-/// Rejected judgements; those of two orders with the same request have a row for each.
-fn distinct_rejects(dataset: &Dataset, round: u32) -> Result<u64> {
-    let rejects = dataset.read::<Reject>(round)?;
-    let of_kind = rejects.into_iter().filter(|row| row.kind == "judgements");
-    Ok(of_kind.map(|row| (row.request_key, row.subject_id)).collect::<HashSet<_>>().len() as u64)
+/// Rationales of a stage: `id`, `problem_id`, `split` and whether they are `empty`.
+fn rationales(dataset: &Dataset, round: u32, stage: &str) -> Result<LazyFrame> {
+    let names = ["rationale_id", "problem_id", "split", "stage", "deduplicated"];
+    Ok(with_blank(frame::<Rationale>(dataset, round, &names)?, "deduplicated", "empty")?
+        .filter(col("stage").eq(lit(stage)))
+        .select([col("rationale_id").alias("id"), col("problem_id"), col("split"), col("empty")]))
 }
 
-/// Id and text of the test rationales of a stage, by problem.
-fn test_rationales(dataset: &Dataset, round: u32, stage: &str) -> Result<BTreeMap<String, (String, String)>> {
-    #[derive(Deserialize)]
-    struct Row {
-        rationale_id: String,
-        problem_id: String,
-        split: String,
-        stage: String,
-        deduplicated: String,
-    }
-    let names = ["rationale_id", "problem_id", "split", "stage", "deduplicated"];
-    let rows = dataset.project::<Rationale, Row>(round, &names)?;
-    let of_stage = rows.into_iter().filter(|row| row.stage == stage && row.split == "test");
-    Ok(of_stage.map(|row| (row.problem_id, (row.rationale_id, row.deduplicated))).collect())
+/// One test rationale of each problem, by problem.
+fn last_of_problem(rationales: LazyFrame) -> LazyFrame {
+    rationales
+        .filter(col("split").eq(lit("test")))
+        .group_by_stable([col("problem_id")])
+        .agg([col("id").last(), col("empty").last()])
+        .sort(["problem_id"], SortMultipleOptions::default())
+}
+
+/// Rows of a query.
+fn rows(query: LazyFrame) -> Result<u64> {
+    let rows = Collected::of::<Reject>(query.select([len().alias("rows")]))?;
+    Ok(rows.counts("rows")?.iter().sum())
 }
 
 impl fmt::Display for Account {

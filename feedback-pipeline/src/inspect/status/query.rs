@@ -1,11 +1,11 @@
-//! Sums over tables by lazy scans.
+//! Queries over the tables of a round: what was spent, and what became of each item.
 
 use crate::error::{Error, Result};
+use crate::inspect::frame::{Collected, failed, frame, left_join};
 use polars::prelude::*;
-use schemas::{Correction, Dataset, Reject, Request, Score, Table};
+use schemas::{Dataset, Reject, Request};
 use serde::Serialize;
-use serde::de::IgnoredAny;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 /// Requests of a round, kind and model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,38 +38,6 @@ pub struct Spending {
     pub unpriced: u64,
 }
 
-/// A lazy scan of a table's round; `None` if the round has no file. The cells of `names` are checked first, so that an
-/// error names the file and the column.
-fn scan<T: Table>(dataset: &Dataset, round: u32, names: &[&'static str]) -> Result<Option<LazyFrame>> {
-    let parts = dataset.parts::<T>(round)?;
-    if parts.is_empty() {
-        return Ok(None);
-    }
-    for row in dataset.stream_columns::<T, IgnoredAny>(round, names)? {
-        row?;
-    }
-    let options = ScanArgsParquet {
-        glob: false,
-        // `round` is a column of the file, too.
-        hive_options: HiveOptions::new_disabled(),
-        ..ScanArgsParquet::default()
-    };
-    // Parts of an older version may lack columns that later ones have: only those that are asked for are put together.
-    let scan_part = |part: &std::path::PathBuf| {
-        let frame = LazyFrame::scan_parquet(PlRefPath::try_from_path(part)?, options.clone())?;
-        Ok(frame.select(names.iter().map(|name| col(*name)).collect::<Vec<_>>()))
-    };
-    let frames: PolarsResult<Vec<LazyFrame>> = parts.iter().map(scan_part).collect();
-    frames.and_then(|frames| concat(frames, UnionArgs::default())).map(Some).map_err(failed::<T>)
-}
-
-fn failed<T: Table>(error: PolarsError) -> Error {
-    if matches!(error, PolarsError::IO { .. }) {
-        return Error::Failed(format!("table `{}`: {error}", T::NAME));
-    }
-    Error::bad_input(format!("table `{}`", T::NAME), error.to_string())
-}
-
 /// Columns that [`spending`] sums and groups by.
 const SPENDING_COLUMNS: [&str; 10] = [
     "kind",
@@ -86,93 +54,112 @@ const SPENDING_COLUMNS: [&str; 10] = [
 
 /// Requests of a round by Teacher.
 pub(super) fn spending(dataset: &Dataset, round: u32) -> Result<Vec<Spending>> {
-    let Some(requests) = scan::<Request>(dataset, round, &SPENDING_COLUMNS)? else { return Ok(Vec::new()) };
-    let number = |expression: Expr| expression.cast(DataType::UInt64);
-    let frame = requests
-        .group_by([col("kind"), col("provider"), col("model")])
+    let by_teacher = ["kind", "provider", "model"];
+    let query = frame::<Request>(dataset, round, &SPENDING_COLUMNS)?
+        .group_by_stable(by_teacher.map(col))
         .agg([
-            number(len()).alias("items"),
-            number(col("cached").sum()).alias("shared"),
-            number(col("status").neq(lit("ok")).sum()).alias("failed"),
-            number(col("attempts").cast(DataType::UInt64).sum()).alias("attempts"),
+            len().alias("items"),
+            col("cached").sum().alias("shared"),
+            col("status").neq(lit("ok")).sum().alias("failed"),
+            col("attempts").sum(),
             col("input_tokens").sum(),
             col("cached_input_tokens").sum(),
             col("output_tokens").sum(),
             col("cost_usd").sum(),
-            number(col("cost_usd").is_null().sum()).alias("unpriced"),
+            col("cost_usd").is_null().sum().alias("unpriced"),
         ])
-        .sort(["kind", "provider", "model"], SortMultipleOptions::default())
-        .collect()
-        .map_err(failed::<Request>)?;
-    let read = || -> PolarsResult<Vec<Spending>> {
-        let (kind, provider, model) =
-            (texts(&frame, "kind")?, texts(&frame, "provider")?, texts(&frame, "model")?);
-        let costs = frame.column("cost_usd")?.f64()?;
-        (0..frame.height())
-            .map(|row| {
-                let at = |name: &str| number_at(&frame, name, row);
-                Ok(Spending {
-                    round,
-                    kind: kind[row].clone(),
-                    provider: provider[row].clone(),
-                    model: model[row].clone(),
-                    items: at("items")?,
-                    shared: at("shared")?,
-                    failed: at("failed")?,
-                    attempts: at("attempts")?,
-                    input_tokens: at("input_tokens")?,
-                    cached_input_tokens: at("cached_input_tokens")?,
-                    output_tokens: at("output_tokens")?,
-                    cost_usd: costs.get(row).unwrap_or_default(),
-                    unpriced: at("unpriced")?,
-                })
-            })
-            .collect()
+        .sort(by_teacher, SortMultipleOptions::default());
+    let rows = Collected::of::<Request>(query)?;
+    let [kinds, providers, models] = [rows.texts("kind")?, rows.texts("provider")?, rows.texts("model")?];
+    let counts = |name: &str| rows.counts(name);
+    let (items, shared, failed, attempts) =
+        (counts("items")?, counts("shared")?, counts("failed")?, counts("attempts")?);
+    let (input, cached, output) =
+        (counts("input_tokens")?, counts("cached_input_tokens")?, counts("output_tokens")?);
+    let (costs, unpriced) = (rows.numbers("cost_usd")?, counts("unpriced")?);
+    let line = |row: usize| Spending {
+        round,
+        kind: kinds[row].clone(),
+        provider: providers[row].clone(),
+        model: models[row].clone(),
+        items: items[row],
+        shared: shared[row],
+        failed: failed[row],
+        attempts: attempts[row],
+        input_tokens: input[row],
+        cached_input_tokens: cached[row],
+        output_tokens: output[row],
+        cost_usd: costs[row].unwrap_or_default(),
+        unpriced: unpriced[row],
     };
-    read().map_err(failed::<Request>)
+    Ok((0..rows.len()).map(line).collect())
 }
 
-/// Number of scores by rollout.
-pub(super) fn scores_by_rollout(dataset: &Dataset, round: u32) -> Result<HashMap<String, u64>> {
-    counts::<Score>(dataset, round, "rollout_id", &["rollout_id", "score"], None)
+/// What became of the items of a kind.
+#[derive(Debug)]
+pub(super) struct Outcomes {
+    pub(super) items: u64,
+    pub(super) done: u64,
+    pub(super) rejected: u64,
+    pub(super) waiting: u64,
+    pub(super) empty: u64,
+    /// Rows of feedback of those that are done.
+    pub(super) rows: u64,
+    /// Items that the tables disagree on.
+    pub(super) faults: Vec<String>,
 }
 
-/// Number of corrections by rationale.
-pub(super) fn corrections_by_rationale(dataset: &Dataset, round: u32) -> Result<HashMap<String, u64>> {
-    counts::<Correction>(dataset, round, "rationale_id", &["rationale_id"], None)
+/// What became of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected` (rows). An item is
+/// empty, done, rejected or waiting, the first that holds.
+pub(super) fn outcomes(dataset: &Dataset, round: u32, kind: &str, items: LazyFrame) -> Result<Outcomes> {
+    let rejects = frame::<Reject>(dataset, round, &["subject_id", "kind"])?
+        .filter(col("kind").eq(lit(kind)))
+        .group_by([col("subject_id")])
+        .agg([len().alias("rejects")]);
+    let is_done = || col("empty").not().and(col("rows").is_not_null());
+    let is_open = || col("empty").not().and(col("rows").is_null());
+    let items = left_join(items, "id", rejects, "subject_id");
+    let sums = Collected::of::<Reject>(items.clone().select([
+        len().alias("items"),
+        is_done().sum().alias("done"),
+        is_open().and(col("rejects").is_not_null()).sum().alias("rejected"),
+        is_open().and(col("rejects").is_null()).sum().alias("waiting"),
+        col("empty").sum(),
+        when(is_done()).then(col("rows")).otherwise(lit(0)).sum().alias("rows"),
+    ]))?;
+    let sum = |name: &str| Ok::<_, Error>(sums.counts(name)?.first().copied().unwrap_or_default());
+    let is_off = is_done().and(col("rows").neq(col("expected")));
+    let appears_again = || len().over([col("id")]).map(|same| same.gt(lit(1)));
+    let odd = items
+        .with_columns([is_off.alias("off"), appears_again().map_err(failed::<Reject>)?.alias("again")])
+        .filter(col("off").or(col("again")));
+    Ok(Outcomes {
+        items: sum("items")?,
+        done: sum("done")?,
+        rejected: sum("rejected")?,
+        waiting: sum("waiting")?,
+        empty: sum("empty")?,
+        rows: sum("rows")?,
+        faults: faults(&Collected::of::<Reject>(odd)?)?,
+    })
 }
 
-/// Items of a kind that ended without a usable reply.
-pub(super) fn rejected(dataset: &Dataset, round: u32, kind: &str) -> Result<HashSet<String>> {
-    Ok(counts::<Reject>(dataset, round, "subject_id", &["subject_id", "kind"], Some(kind))?
-        .into_keys()
-        .collect())
-}
-
-fn counts<T: Table>(
-    dataset: &Dataset,
-    round: u32,
-    id: &str,
-    names: &[&'static str],
-    kind: Option<&str>,
-) -> Result<HashMap<String, u64>> {
-    let Some(mut table) = scan::<T>(dataset, round, names)? else { return Ok(HashMap::new()) };
-    if let Some(kind) = kind {
-        table = table.filter(col("kind").eq(lit(kind)));
+fn faults(odd: &Collected) -> Result<Vec<String>> {
+    let (ids, off) = (odd.texts("id")?, odd.counts("off")?);
+    let (rows, expected) = (odd.counts("rows")?, odd.counts("expected")?);
+    let (mut faults, mut seen) = (Vec::new(), HashSet::new());
+    for (row, id) in ids.iter().enumerate() {
+        if off[row] == 1 {
+            faults.push(format!("`{id}` has {} rows of {}", rows[row], expected[row]));
+        }
+        if !seen.insert(id) {
+            faults.push(format!("`{id}` appears twice"));
+        }
     }
-    let counted = table.group_by([col(id)]).agg([len().cast(DataType::UInt64).alias("rows")]).collect();
-    let frame = counted.map_err(failed::<T>)?;
-    let read = || -> PolarsResult<HashMap<String, u64>> {
-        let rows = frame.column("rows")?.u64()?;
-        Ok(texts(&frame, id)?.into_iter().zip(rows.iter().map(Option::unwrap_or_default)).collect())
-    };
-    read().map_err(failed::<T>)
+    Ok(faults)
 }
 
-fn texts(frame: &DataFrame, name: &str) -> PolarsResult<Vec<String>> {
-    Ok(frame.column(name)?.str()?.iter().map(|text| text.unwrap_or_default().to_owned()).collect())
-}
-
-fn number_at(frame: &DataFrame, name: &str, row: usize) -> PolarsResult<u64> {
-    Ok(frame.column(name)?.u64()?.get(row).unwrap_or_default())
+/// Rows by id, for a join: `rows` counts those of each id.
+pub(super) fn counted(table: LazyFrame, id: &str) -> LazyFrame {
+    table.group_by([col(id)]).agg([len().cast(DataType::UInt64).alias("rows")])
 }
