@@ -251,12 +251,12 @@ fn cells_that_break_their_columns_are_named() {
     std::fs::copy(&two, &one).unwrap();
     let error = report(&dataset).err().unwrap();
     assert_eq!(error.exit_code(), 2);
-    assert!(error.to_string().contains("scores/round=1/part-0.parquet: column `round`, row 0"), "{error}");
+    assert!(error.to_string().contains("scores/round-1/part-0.parquet: column `round`, row 0"), "{error}");
     let mut bytes = std::fs::read(&two).unwrap();
     let middle = bytes.len() / 3;
     bytes[4..middle].fill(0xee);
     std::fs::write(&one, bytes).unwrap();
     let error = report(&dataset).err().unwrap();
     assert_eq!(error.exit_code(), 2, "{error}");
-    assert!(error.to_string().contains("scores/round=1/part-0.parquet"), "{error}");
+    assert!(error.to_string().contains("scores/round-1/part-0.parquet"), "{error}");
 }

@@ -41,7 +41,7 @@ pub trait Table: Serialize + DeserializeOwned + Send + 'static {
     const NAME: &'static str;
     /// One sentence on what a row is.
     const ROW: &'static str;
-    /// Whether the table is in `round=N` folders (all but `problems`).
+    /// Whether the table is in `round-N` folders (all but `problems`).
     const BY_ROUND: bool;
     /// The columns in their order in the file.
     fn columns() -> Vec<Column>;

@@ -1,15 +1,26 @@
 //! The dataset folder: the only place where the paths of tables are named.
 
+use crate::answer::Answer;
 use crate::column::Table;
+use crate::correction::Correction;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::ids::IdSet;
+use crate::judgement::Judgement;
+use crate::metric::Metric;
 use crate::problem::Problem;
 use crate::provenance::Provenance;
+use crate::rationale::Rationale;
+use crate::reject::Reject;
+use crate::request::Request;
+use crate::rollout::Rollout;
+use crate::rounds;
+use crate::score::Score;
 use crate::table::{self, Batches};
 use arrow::array::RecordBatch;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -28,14 +39,19 @@ pub fn quoted(path: &Path) -> String {
 /// Open parts of a table's round, and those that are opened later.
 type Parts<T, P> = (Vec<Result<Batches<T, P>>>, Vec<PathBuf>);
 
+/// The programs, with the tables that each writes.
+const WRITERS: [(&str, &[&str]); 2] = [
+    ("train", &[Rollout::NAME, Rationale::NAME, Answer::NAME, Metric::NAME]),
+    ("collect-feedback", &[Score::NAME, Correction::NAME, Judgement::NAME, Request::NAME, Reject::NAME]),
+];
+
+/// Whether a file was not there.
+fn is_missing<V>(opened: &Result<V>) -> bool {
+    matches!(opened, Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// Parts of a table's round that are open at a time.
 const OPEN_PARTS: usize = 128;
-
-/// What tells a folder from another that takes its place.
-fn identity(folder: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata(folder).ok().map(|about| (about.dev(), about.ino()))
-}
 
 /// Rows of batches, one by one.
 fn flatten<P: Send + 'static>(
@@ -224,43 +240,18 @@ impl Dataset {
         }))
     }
 
-    /// Folder of a table's round, for instance `scores/round=1`.
+    /// Folder of a table's round, for instance `scores/round-1`.
     pub fn round_dir<T: Table>(&self, round: u32) -> PathBuf {
-        self.root.join(T::NAME).join(format!("round={round}"))
+        rounds::folder(&self.root.join(T::NAME), round)
     }
 
-    /// The files of a table's round, sorted by name; `None` if the round has none.
+    /// The files of a table's round, sorted by name; empty if the round has none.
     ///
     /// # Errors
     /// If the folder cannot be read.
     pub fn parts<T: Table>(&self, round: u32) -> Result<Vec<PathBuf>> {
-        let folder = self.round_dir::<T>(round);
-        // A folder that was exchanged for another meanwhile may have been emptied while it was listed.
-        loop {
-            let before = identity(&folder);
-            let parts = Self::list_parts(&folder)?;
-            if identity(&folder) == before {
-                return Ok(parts);
-            }
-        }
-    }
-
-    fn list_parts(folder: &Path) -> Result<Vec<PathBuf>> {
-        let entries = match fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::io("read", folder)(error)),
-        };
-        let mut parts = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(Error::io("read", folder))?.path();
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if !name.starts_with('.') && name.ends_with(".parquet") {
-                parts.push(path);
-            }
-        }
-        parts.sort();
-        Ok(parts)
+        let is_part = |name: &str| !name.starts_with('.') && name.ends_with(".parquet");
+        rounds::files(&self.root.join(T::NAME), round, is_part)
     }
 
     /// The rounds for which a table has files, ascending.
@@ -274,17 +265,19 @@ impl Dataset {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(Error::io("read", &folder)(error)),
         };
-        let mut rounds = Vec::new();
+        let mut found = BTreeSet::new();
         for entry in entries {
             let name = entry.map_err(Error::io("read", &folder))?.file_name();
-            let round = name.to_string_lossy().strip_prefix("round=").and_then(|round| round.parse().ok());
-            if let Some(round) = round
-                && !self.parts::<T>(round)?.is_empty()
-            {
+            if let Some(round) = rounds::parse(&name.to_string_lossy()) {
+                found.insert(round);
+            }
+        }
+        let mut rounds = Vec::new();
+        for round in found {
+            if !self.parts::<T>(round)?.is_empty() {
                 rounds.push(round);
             }
         }
-        rounds.sort_unstable();
         Ok(rounds)
     }
 
@@ -371,7 +364,13 @@ impl Dataset {
     ) -> Result<impl Iterator<Item = Result<Batches<T, P>>> + Send + use<T, P>> {
         names.push("round");
         let (opened, rest) = self.open_parts::<T, P>(round, &names)?;
-        let later = rest.into_iter().map(move |part| Batches::<T, P>::project(&part, &names));
+        let later = rest.into_iter().map(move |part| {
+            let opened = Batches::<T, P>::project(&part, &names);
+            match rounds::moved(&part) {
+                Some(moved) if is_missing(&opened) => Batches::project(&moved, &names),
+                _ => opened,
+            }
+        });
         Ok(opened.into_iter().chain(later).map(move |opened| Ok(opened?.of_round(round))))
     }
 
@@ -386,8 +385,7 @@ impl Dataset {
         loop {
             let rest = parts.split_off(parts.len().min(OPEN_PARTS));
             let opened: Vec<_> = parts.iter().map(|part| Batches::<T, P>::project(part, names)).collect();
-            let is_missed = |opened: &Result<_>| matches!(opened, Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound);
-            if !opened.iter().any(is_missed) {
+            if !opened.iter().any(is_missing) {
                 return Ok((opened, rest));
             }
             let now = self.parts::<T>(round)?;
@@ -417,7 +415,19 @@ impl Dataset {
     /// # Errors
     /// As [`table::read`].
     pub fn count<T: Table>(&self, round: u32) -> Result<u64> {
-        self.parts::<T>(round)?.iter().map(|part| table::count_rows::<T>(part)).sum()
+        let mut parts = self.parts::<T>(round)?;
+        loop {
+            let counted: Result<u64> = parts.iter().map(|part| table::count_rows::<T>(part)).sum();
+            if !is_missing(&counted) {
+                return counted;
+            }
+            // Others took their place meanwhile.
+            let now = self.parts::<T>(round)?;
+            if now == parts {
+                return counted;
+            }
+            parts = now;
+        }
     }
 
     /// Writes one named part of a table's round, for instance `part-sft.parquet`, in place of any older one.
@@ -436,15 +446,22 @@ impl Dataset {
 
     /// Path of one named part of a table's round.
     pub fn part_path<T: Table>(&self, round: u32, name: &str) -> PathBuf {
-        self.round_dir::<T>(round).join(format!("part-{name}.parquet"))
+        rounds::child(&self.root.join(T::NAME), round, &format!("part-{name}.parquet"))
     }
 
-    /// Locks the dataset for one `program`; a second process of that program is refused.
+    /// Locks the dataset for one `program`; a second process of that program is refused. Folders of rounds that an earlier
+    /// version wrote get their present names.
     ///
     /// # Errors
-    /// [`Error::Locked`] where another process holds it.
+    /// [`Error::Locked`] where another process holds it; if a folder cannot be renamed.
     pub fn lock(&self, program: &str) -> Result<Lock> {
         fs::create_dir_all(&self.root).map_err(Error::io("create", &self.root))?;
+        let lock = self.lock_only(program)?;
+        self.rename_rounds(program)?;
+        Ok(lock)
+    }
+
+    fn lock_only(&self, program: &str) -> Result<Lock> {
         let path = self.root.join(format!(".{program}.lock"));
         let file = File::options()
             .create(true)
@@ -459,5 +476,28 @@ impl Dataset {
             }
             Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
         }
+    }
+
+    /// Renames folders of rounds with old names. Tables of the other program only while that is not running: it may be of
+    /// an older version, which would not find them again.
+    fn rename_rounds(&self, program: &str) -> Result<()> {
+        let mut count = 0;
+        for (owner, tables) in WRITERS {
+            let folders: Vec<PathBuf> = tables.iter().map(|table| self.root.join(table)).collect();
+            if !folders.iter().any(|folder| rounds::is_outdated(folder)) {
+                continue;
+            }
+            let _held = match (owner != program).then(|| self.lock_only(owner)).transpose() {
+                Ok(held) => held,
+                Err(_) => continue,
+            };
+            for folder in folders {
+                count += rounds::rename(&folder)?;
+            }
+        }
+        if count > 0 {
+            crate::warn!("{}: folders of rounds renamed from `round=N` to `round-N`", self.root.display());
+        }
+        Ok(())
     }
 }

@@ -39,6 +39,9 @@ pub enum Error {
     #[error("{}: {column} `{value}` appears twice", path.display())]
     Duplicate { path: PathBuf, column: &'static str, value: String },
 
+    #[error("{} and {} are the same file of a round, but differ; remove the outdated one", old.display(), new.display())]
+    TwoNames { old: PathBuf, new: PathBuf },
+
     #[error("{} is not a dataset folder: {missing} is missing", path.display())]
     NotADataset { path: PathBuf, missing: String },
 

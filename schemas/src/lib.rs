@@ -8,7 +8,7 @@
 //!                            └── requests, rejects ──┘                 metrics: every train stage
 //! ```
 //!
-//! Every table is a folder of Parquet files, `scores/round=1/part-00000.parquet`; only `problems` is a single file.
+//! Every table is a folder of Parquet files, `scores/round-1/part-00000.parquet`; only `problems` is a single file.
 
 pub mod answer;
 pub mod column;
@@ -28,6 +28,7 @@ pub mod rationale;
 pub mod reject;
 pub mod request;
 pub mod rollout;
+pub mod rounds;
 pub mod say;
 pub mod score;
 pub mod sentences;

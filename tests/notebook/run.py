@@ -17,7 +17,7 @@ from pathlib import Path
 SKIPPED = 77
 ROOT = Path(__file__).resolve().parents[2]
 # What the notebook imports is asked for, too: without it, it cannot run.
-NEEDED = ["duckdb", "ipykernel", "nbclient", "nbconvert", "polars", "pyarrow"]
+NEEDED = ["duckdb", "ipykernel", "nbclient", "nbconvert", "polars"]
 
 
 def arguments():

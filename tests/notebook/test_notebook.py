@@ -1,4 +1,5 @@
-"""The notebook runs from start to end on a dataset that the built commands make (run.py), as part of `make test`.
+"""The notebook runs from start to end on a dataset that the built commands make (run.py), and every table is opened with the
+libraries that notebooks use (tables.py), as part of `make test`.
 
 Where this Python lacks the packages they go into a virtual environment under ~/.cache/ares-notebook, outside the checkout.
 Where that cannot be made (no network, no venv) the test is skipped, and says why.
@@ -17,10 +18,16 @@ from harness import environment
 
 class Notebook(unittest.TestCase):
     def test_it_runs_from_start_to_end(self):
+        self.runs("run.py")
+
+    def test_every_table_opens_without_an_option(self):
+        self.runs("tables.py")
+
+    def runs(self, script):
         python, reason = environment("notebook", HERE / "requirements.txt")
         if python is None:
             self.skipTest(f"no Python with the notebook's packages: {reason}")
-        done = subprocess.run([str(python), str(HERE / "run.py")], capture_output=True, text=True, timeout=900)
+        done = subprocess.run([str(python), str(HERE / script)], capture_output=True, text=True, timeout=900)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
 

@@ -43,14 +43,14 @@ def main():
     parser.add_argument("--max-new-tokens", type=int, default=512)
     options = parser.parse_args()
 
-    folder = options.checkpoints / f"round={options.round}"
+    folder = options.checkpoints / f"round-{options.round}"
     tokenizer = Tokenizer.from_file(str(folder / "sft" / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     table = polars.read_parquet(options.data / "problems.parquet")
     problems = {row["problem_id"]: row for row in table.iter_rows(named=True)}
     of_round = lambda name: polars.read_parquet(
-        str(options.data / name / f"round={options.round}" / "*.parquet"), hive_partitioning=False
+        str(options.data / name / f"round-{options.round}" / "*.parquet"), hive_partitioning=False
     ).filter(polars.col("stage") == "sft", polars.col("split") == "test")
     rationales = of_round("rationales").sort("problem_id").head(options.sample)
     answers = {row["problem_id"]: row["text"] for row in of_round("answers").iter_rows(named=True)}

@@ -1,7 +1,7 @@
 //! Replacing a set of files by another, so that a reader sees the old or the new, never both.
 //!
-//! The new files are written into folders beside those of the round (`scores/.writing-round=1`), where no reader looks. Once
-//! they are whole, a file `scores/.replacing-round=1` says so, and each folder is exchanged for the old one in one step of the
+//! The new files are written into folders beside those of the round (`scores/.writing-round-1`), where no reader looks. Once
+//! they are whole, a file `scores/.replacing-round-1` says so, and each folder is exchanged for the old one in one step of the
 //! file system. A kill before that file leaves the old set; after it, [`recover`] completes the exchange.
 
 use crate::error::{Error, Result};
@@ -309,7 +309,7 @@ mod tests {
         assert!(!is_cut_off(dataset, 1));
         for table in ["scores", "rejects", "requests"] {
             let names = fs::read_dir(dataset.root().join(table)).unwrap();
-            let hidden = names.filter(|entry| entry.as_ref().unwrap().file_name() != "round=1").count();
+            let hidden = names.filter(|entry| entry.as_ref().unwrap().file_name() != "round-1").count();
             assert_eq!(hidden, 0, "nothing is left behind in {table}");
         }
     }

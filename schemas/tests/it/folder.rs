@@ -1,8 +1,8 @@
 //! The dataset folder: its lock, its card, its rounds and parts.
 
-use crate::support::{message, names};
+use crate::support::{self, message, names};
 use crate::write_golden::{Golden, provenance};
-use schemas::{Dataset, DatasetCard, Score};
+use schemas::{Dataset, DatasetCard, Rollout, Score};
 use std::fs;
 
 #[test]
@@ -34,7 +34,7 @@ fn rounds_and_parts_in_their_order() {
         dataset.write_part(round, "00007", of_round(round), &provenance()).unwrap();
     }
     fs::create_dir_all(dataset.round_dir::<Score>(3)).unwrap();
-    fs::create_dir_all(folder.path().join("scores/round=x")).unwrap();
+    fs::create_dir_all(folder.path().join("scores/round-x")).unwrap();
     fs::write(folder.path().join("scores/.DS_Store"), "").unwrap();
     assert_eq!(dataset.rounds::<Score>().unwrap(), [2, 10]);
 
@@ -108,4 +108,81 @@ fn a_reader_goes_on_with_the_parts_that_it_began_with() {
     let rest: Vec<Score> = reader.map(Result::unwrap).collect();
     assert_eq!([vec![first], rest].concat(), rows(3), "the old set");
     assert_eq!(dataset.read::<Score>(1).unwrap(), rows(7), "the new one");
+}
+
+/// A dataset of an earlier version, with rounds 1 and 2 of two tables.
+fn earlier() -> (tempfile::TempDir, Dataset) {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Dataset::at(folder.path());
+    for round in [1, 2] {
+        let scores = Score::golden().into_iter().map(|row| Score { round, ..row });
+        dataset.write_part(round, "00000", scores, &provenance()).unwrap();
+        let rollouts = Rollout::golden().into_iter().map(|row| Rollout { round, ..row });
+        dataset.write_part(round, "00000", rollouts, &provenance()).unwrap();
+        for table in ["scores", "rollouts"] {
+            let table = folder.path().join(table);
+            fs::rename(table.join(format!("round-{round}")), table.join(format!("round={round}"))).unwrap();
+        }
+    }
+    (folder, dataset)
+}
+
+#[test]
+fn folders_of_an_earlier_version_are_read_and_renamed_under_the_lock() {
+    let (folder, dataset) = earlier();
+    let rows = |dataset: &Dataset| {
+        assert_eq!(dataset.rounds::<Score>().unwrap(), [1, 2]);
+        assert_eq!(dataset.count::<Rollout>(2).unwrap(), Rollout::golden().len() as u64);
+        [dataset.read::<Score>(1).unwrap(), dataset.read::<Score>(2).unwrap()].concat()
+    };
+    let names = |table: &str| names(&folder.path().join(table));
+    let before = rows(&dataset);
+    assert_eq!(before.len(), 2 * Score::golden().len());
+    assert_eq!(names("scores"), ["round=1", "round=2"], "reading changes nothing");
+
+    // A part written meanwhile joins the others.
+    dataset
+        .write_part(
+            2,
+            "00001",
+            Score::golden().into_iter().map(|row| Score { round: 2, ..row }),
+            &provenance(),
+        )
+        .unwrap();
+    assert_eq!(names("scores"), ["round=1", "round=2"]);
+    dataset.remove_part::<Score>(2, "00001").unwrap();
+
+    // While the other program runs its tables keep their names: it may know these only.
+    let train =
+        fs::File::options().create(true).write(true).truncate(false).open(folder.path().join(".train.lock"));
+    let train = train.unwrap();
+    train.lock().unwrap();
+    drop(dataset.lock("collect-feedback").unwrap());
+    assert_eq!([names("scores"), names("rollouts")], [["round-1", "round-2"], ["round=1", "round=2"]]);
+    assert_eq!(rows(&dataset), before);
+    drop(train);
+    drop(dataset.lock("collect-feedback").unwrap());
+    assert_eq!([names("scores"), names("rollouts")], [["round-1", "round-2"]; 2]);
+    assert_eq!(rows(&dataset), before);
+
+    let (folder, dataset) = earlier();
+    drop(dataset.lock("train").unwrap());
+    assert_eq!(support::names(&folder.path().join("scores")), ["round-1", "round-2"]);
+    assert_eq!(rows(&dataset), before);
+}
+
+/// A part that was read under the old name is found under the new one.
+#[test]
+fn a_reader_goes_on_while_the_folder_is_renamed() {
+    let (folder, dataset) = earlier();
+    for number in 1..200 {
+        let rows = Score::golden().into_iter().take(1);
+        dataset.write_part(1, &format!("{number:05}"), rows, &provenance()).unwrap();
+    }
+    let expected = Score::golden().len() + 199;
+    let mut reader = dataset.stream::<Score>(1).unwrap();
+    reader.next().unwrap().unwrap();
+    drop(dataset.lock("train").unwrap());
+    assert_eq!(names(&folder.path().join("scores")), ["round-1", "round-2"]);
+    assert_eq!(1 + reader.map(Result::unwrap).count(), expected);
 }

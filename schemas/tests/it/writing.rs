@@ -73,7 +73,7 @@ fn a_folder_that_cannot_be_written() {
     fs::write(&file, "not a folder").unwrap();
     assert_eq!(
         message(dataset.write_part(1, "00000", Rollout::golden(), &provenance())),
-        format!("cannot create {}/round=1: Not a directory (os error 20)", file.display())
+        format!("cannot create {}/round-1: Not a directory (os error 20)", file.display())
     );
     assert_eq!(fs::read_to_string(&file).unwrap(), "not a folder");
     assert_eq!(names(folder.path()), ["rollouts"]);

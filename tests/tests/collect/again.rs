@@ -30,7 +30,7 @@ fn a_stage_that_was_done_again_is_asked_about_what_it_says_now() {
     for row in rationales.iter_mut().filter(|row| row.stage == "rl") {
         row.deduplicated.push_str("\nThis was said later.");
     }
-    for folder in ["rationales/round=1", "corrections/round=1"] {
+    for folder in ["rationales/round-1", "corrections/round-1"] {
         std::fs::remove_dir_all(place.path().join(folder)).unwrap();
     }
     place.dataset.write_part(1, "again", rationales, &Provenance::new("test", "")).unwrap();
@@ -358,7 +358,7 @@ fn the_ledger_keeps_what_was_paid_for_rollouts_that_are_gone() {
         |place: &Place| -> f64 { place.tables().requests.iter().map(|row| row.cost_usd.unwrap()).sum() };
     let before = dollars(&place);
     for table in ["scores", "rollouts"] {
-        std::fs::remove_dir_all(place.path().join(table).join("round=1")).unwrap();
+        std::fs::remove_dir_all(place.path().join(table).join("round-1")).unwrap();
     }
     write_rollouts(&place.dataset, "00000", 0..10, 2).unwrap();
     assert_eq!(place.collect(&service, &flags).status, Some(0));

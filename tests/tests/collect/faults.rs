@@ -175,7 +175,7 @@ fn the_last_items_can_be_rejected() {
 #[test]
 fn rollouts_of_another_round_are_refused_before_anything_is_asked() {
     let place = Place::new(4, 2);
-    let (one, two) = (place.path().join("rollouts/round=1"), place.path().join("rollouts/round=2"));
+    let (one, two) = (place.path().join("rollouts/round-1"), place.path().join("rollouts/round-2"));
     std::fs::create_dir_all(&two).unwrap();
     std::fs::copy(one.join("part-00000.parquet"), two.join("part-00000.parquet")).unwrap();
     let service = place.service(fast());

@@ -71,7 +71,7 @@ fn a_rebuild_has_one_judgement_of_a_pair_in_an_order() {
     let service = place.service(fast());
     judge(&place, &service, &[]);
     for table in ["judgements", "requests", "rejects"] {
-        std::fs::remove_dir_all(place.path().join(table).join("round=1")).unwrap();
+        std::fs::remove_dir_all(place.path().join(table).join("round-1")).unwrap();
     }
     let rows = judge(&place, &service, &["--both-orders"]);
     assert_eq!(rows.len(), 2 * PAIRS);
@@ -152,7 +152,7 @@ fn judgements_of_older_texts_are_made_anew() {
 #[test]
 fn without_the_base_students_rationales_the_next_command_makes_them() {
     let place = place();
-    std::fs::remove_dir_all(place.path().join("rationales/round=0")).unwrap();
+    std::fs::remove_dir_all(place.path().join("rationales/round-0")).unwrap();
     let ran = place.reference(&["judge", "--round", "1"]);
     assert!(ran.stdout.contains("next: train eval"), "{}", ran.stdout);
 }

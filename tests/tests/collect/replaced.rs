@@ -3,6 +3,7 @@
 
 use crate::shared::{Place, fast};
 use schemas::{Reject, Score};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows of the old set and of the new one are never read together.
@@ -39,16 +40,16 @@ fn a_replacement_that_was_killed_is_completed_by_the_next_command() {
     let expected = place.tables();
     let root = place.path();
     // Not whole yet: another command continues with the old set.
-    std::fs::create_dir(root.join("scores/.writing-round=1")).unwrap();
-    std::fs::write(root.join("scores/.writing-round=1/part-00001.parquet"), "half").unwrap();
+    std::fs::create_dir(root.join("scores/.writing-round-1")).unwrap();
+    std::fs::write(root.join("scores/.writing-round-1/part-00001.parquet"), "half").unwrap();
     assert!(place.reference(&["--round", "1"]).stdout.contains("nothing to do"));
-    assert!(!root.join("scores/.writing-round=1").exists());
+    assert!(!root.join("scores/.writing-round-1").exists());
     assert_eq!(place.tables(), expected);
     // Whole and announced, and not in place yet: even a command for another kind completes it.
     for table in ["scores", "rejects"] {
-        let staged = root.join(table).join(".writing-round=1");
+        let staged = root.join(table).join(".writing-round-1");
         std::fs::create_dir(&staged).unwrap();
-        for entry in std::fs::read_dir(root.join(table).join("round=1")).unwrap() {
+        for entry in std::fs::read_dir(root.join(table).join("round-1")).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             let is_other = table == "rejects" && name.contains("corrections");
@@ -56,15 +57,85 @@ fn a_replacement_that_was_killed_is_completed_by_the_next_command() {
             std::fs::copy(path, staged.join(name)).unwrap();
         }
     }
-    std::fs::write(root.join("scores/.replacing-round=1"), "1").unwrap();
+    std::fs::write(root.join("scores/.replacing-round-1"), "1").unwrap();
     let ran = place.reference(&["--round", "1", "--stage", "corrections"]);
     assert!(ran.stdout.contains("nothing to do"), "{}{}", ran.stdout, ran.stderr);
     assert_eq!(place.tables(), expected);
-    assert!(root.join("scores/round=1/part-00001.parquet").is_file());
-    assert!(!root.join("scores/round=1/part-00000.parquet").exists());
+    assert!(root.join("scores/round-1/part-00001.parquet").is_file());
+    assert!(!root.join("scores/round-1/part-00000.parquet").exists());
     assert!(
-        !root.join("scores/.replacing-round=1").exists() && !root.join("rejects/.writing-round=1").exists()
+        !root.join("scores/.replacing-round-1").exists() && !root.join("rejects/.writing-round-1").exists()
     );
+}
+
+/// Folders of the tables that have `from` in their names, with the names that have `to` instead, hidden ones last.
+fn renamed(root: &Path, from: &str, to: &str) -> Vec<(PathBuf, PathBuf)> {
+    let mut found = Vec::new();
+    for table in
+        std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir())
+    {
+        for entry in std::fs::read_dir(table).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if name.contains(from) {
+                found.push((path.clone(), path.with_file_name(name.replace(from, to))));
+            }
+        }
+    }
+    found.sort_by_key(|(path, _)| {
+        (path.file_name().unwrap().to_str().unwrap().starts_with('.'), path.clone())
+    });
+    found
+}
+
+/// A dataset of an earlier version, killed between the announcement of a new set and its exchange; and then killed again
+/// after any number of its folders were renamed.
+#[test]
+fn folders_of_an_earlier_version_are_renamed_before_a_replacement_is_completed() {
+    let place = Place::new(8, 2);
+    assert_eq!(place.reference(&["--round", "1"]).status, Some(0));
+    let expected = place.tables();
+    let root = place.path();
+    let mut step = 0;
+    loop {
+        for table in ["scores", "rejects"] {
+            let (live, staged) =
+                (root.join(table).join("round-1"), root.join(table).join(".writing-round-1"));
+            std::fs::create_dir(&staged).unwrap();
+            for entry in std::fs::read_dir(live).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                let is_other = table == "rejects" && name.contains("corrections");
+                let new = if is_other {
+                    name
+                } else {
+                    name.replace(&format!("{step:05}"), &format!("{:05}", step + 1))
+                };
+                std::fs::copy(path, staged.join(new)).unwrap();
+            }
+        }
+        std::fs::write(root.join("scores/.replacing-round-1"), (step + 1).to_string()).unwrap();
+        let folders = renamed(root, "round-1", "round=1");
+        assert_eq!(folders.len(), 6 + 3, "{folders:?}");
+        // What the interrupted renaming has not reached yet.
+        folders.iter().skip(step).for_each(|(new, old)| std::fs::rename(new, old).unwrap());
+        assert_eq!(place.tables(), expected);
+        for reading in [&["status"][..], &["estimate", "--round", "1"], &["report", "--round", "1"]] {
+            let ran = place.reference(reading);
+            assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+            assert_eq!(renamed(root, "round=1", "round-1").len(), 9 - step, "{reading:?} changes nothing");
+        }
+        let ran = place.reference(&["--round", "1", "--stage", "scores"]);
+        assert!(ran.stdout.contains("nothing to do"), "{}{}", ran.stdout, ran.stderr);
+        assert_eq!(renamed(root, "round=1", ""), []);
+        assert_eq!(place.tables(), expected);
+        let part = |number: usize| root.join(format!("scores/round-1/part-{number:05}.parquet"));
+        assert!(part(step + 1).is_file() && !part(step).exists(), "step {step}");
+        step += 1;
+        if step == 9 {
+            break;
+        }
+    }
 }
 
 #[test]

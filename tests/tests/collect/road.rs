@@ -266,12 +266,12 @@ fn sets_of_files_that_a_kill_cut_off_are_written_anew() {
     assert_eq!(place.reference(&["--round", "1"]).status, Some(0));
     let expected = place.tables();
     // As if the run had ended after the ledger and before the scores.
-    std::fs::remove_file(place.path().join("scores/round=1/part-00000.parquet")).unwrap();
+    std::fs::remove_file(place.path().join("scores/round-1/part-00000.parquet")).unwrap();
     let ran = place.reference(&["--round", "1"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert_eq!(place.tables(), expected);
     // As if a replacement had ended before the older files were removed.
-    let scores = place.path().join("scores/round=1");
+    let scores = place.path().join("scores/round-1");
     // The ledger of the interrupted set is kept, so the next one has another number.
     std::fs::copy(scores.join("part-00001.parquet"), scores.join("part-00002.parquet")).unwrap();
     std::fs::write(scores.join(".replacing"), "2").unwrap();

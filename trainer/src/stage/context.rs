@@ -6,7 +6,7 @@ use crate::student::checkpoint::{self, Loaded, WEIGHTS_FILE};
 use crate::student::{Student, Weights};
 use crate::tokenizer::Tokenizer;
 use schemas::settings::{Dtype, Resolved};
-use schemas::{Dataset, Provenance, Settings};
+use schemas::{Dataset, Provenance, Settings, rounds};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tch::{Device, Kind};
@@ -46,14 +46,22 @@ pub(super) fn short(fingerprint: &str) -> &str {
 }
 
 impl Context {
-    /// The context of a dataset and settings.
+    /// The context of a dataset, which this process has locked, and settings. Folders of rounds in the checkpoints get
+    /// their present names.
     ///
     /// # Errors
-    /// If the device is not there.
+    /// If the device is not there, or a folder cannot be renamed.
     pub fn new(dataset: Dataset, resolved: &Resolved) -> Result<Self> {
         let settings = resolved.settings.clone();
         let checkpoints = PathBuf::from(settings.student.checkpoints.replace("<name>", &dataset.name()));
         let device = libtorch::device(settings.student.device)?;
+        let count = rounds::rename(&checkpoints)?;
+        if count > 0 {
+            schemas::warn!(
+                "{}: folders of rounds renamed from `round=N` to `round-N`",
+                checkpoints.display()
+            );
+        }
         if settings.student.dtype == Dtype::Bfloat16 && !libtorch::multiplies_bfloat16(device) {
             schemas::warn!(
                 "student.dtype is bfloat16, which this processor has no instructions for: matrix products run in float32"
@@ -86,9 +94,9 @@ impl Context {
         Duration::from_secs(self.settings.student.save_every_secs)
     }
 
-    /// Folder of a round's checkpoint: `round=1/rl`.
+    /// Folder of a round's checkpoint: `round-1/rl`.
     pub fn checkpoint(&self, round: u32, stage: &str) -> PathBuf {
-        self.checkpoints.join(format!("round={round}")).join(stage)
+        rounds::child(&self.checkpoints, round, stage)
     }
 
     /// Folder of the base student.

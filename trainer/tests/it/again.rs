@@ -23,11 +23,11 @@ fn succeeds(place: &Place, arguments: &[&str]) -> String {
 fn rl_is_not_done_again_beside_answers() {
     let place = Place::new(40).fine_tuned();
     place.stage("answer");
-    for folder in ["checkpoints/round=1", "data/rationales", "data/corrections"] {
+    for folder in ["checkpoints/round-1", "data/rationales", "data/corrections"] {
         fs::remove_dir_all(place.path().join(folder)).expect("removed");
     }
     let lines = place.refused("rl");
-    assert!(lines[0].contains("answers/round=1/part-sft.parquet"), "{lines:?}");
+    assert!(lines[0].contains("answers/round-1/part-sft.parquet"), "{lines:?}");
     fs::remove_dir_all(place.path().join("data/answers")).expect("removed");
     place.stage("rl");
 }
@@ -43,7 +43,7 @@ fn metrics_of_an_older_policy_go_when_rl_is_done_again() {
     };
     let of = |names: &[&str]| -> BTreeSet<String> { names.iter().map(|name| (*name).to_owned()).collect() };
     assert_eq!(stages(&place), of(&["rl", "sft", "answer", "eval"]));
-    for folder in ["checkpoints/round=1", "data/rationales", "data/corrections", "data/answers"] {
+    for folder in ["checkpoints/round-1", "data/rationales", "data/corrections", "data/answers"] {
         fs::remove_dir_all(place.path().join(folder)).expect("removed");
     }
     place.stage("rl");
@@ -57,7 +57,7 @@ fn an_adapter_of_other_rationales_is_not_answered_with() {
     place.stage("answer");
     fs::remove_dir_all(place.path().join("data/answers")).expect("removed");
     for split in ["train", "val", "test"] {
-        fs::remove_file(place.path().join(format!("data/rationales/round=1/part-sft-{split}-00000.parquet")))
+        fs::remove_file(place.path().join(format!("data/rationales/round-1/part-sft-{split}-00000.parquet")))
             .expect("removed");
     }
     succeeds(&place, &["--round", "1", "--stage", "sft", "--rollout-max-new-tokens", "3"]);
@@ -80,7 +80,7 @@ fn a_checkpoint_without_the_scores_it_learned_from_is_refused() {
 #[test]
 fn a_folder_in_the_way_is_refused_before_training() {
     let place = Place::new(40).scored();
-    let folder = place.checkpoint("round=1/rl");
+    let folder = place.checkpoint("round-1/rl");
     fs::create_dir_all(&folder).expect("folder");
     fs::write(folder.join("notes.txt"), "mine").expect("written");
     let lines = place.refused("rl");
@@ -125,7 +125,7 @@ fn the_base_student_has_no_round_and_the_others_have_one() {
         );
     }
     let lines = refused(place.train(&["eval", "--round", "1", "--checkpoint", "sft"]));
-    assert!(lines.contains("round=1/sft: expected a checkpoint, found none"), "{lines}");
+    assert!(lines.contains("round-1/sft: expected a checkpoint, found none"), "{lines}");
     assert!(lines.contains("next: train --round 1"), "{lines}");
 }
 
@@ -135,9 +135,9 @@ fn a_round_that_was_done_again_is_told_to_the_next() {
     let place = Place::new(40).fine_tuned();
     let rollout = ["--round", "2", "--stage", "rollout"];
     assert!(!succeeds(&place, &rollout).contains("was repeated since"));
-    fs::remove_dir_all(place.checkpoint("round=1/sft")).expect("removed");
+    fs::remove_dir_all(place.checkpoint("round-1/sft")).expect("removed");
     for part in ["part-sft-train-00000", "part-sft-val-00000", "part-sft-test-00000"] {
-        let _ = fs::remove_file(place.path().join(format!("data/rationales/round=1/{part}.parquet")));
+        let _ = fs::remove_file(place.path().join(format!("data/rationales/round-1/{part}.parquet")));
     }
     let again = place.train(&["--round", "1", "--stage", "sft", "--sft-learning-rate", "3e-3"]).output();
     assert!(again.expect("train").status.success());
@@ -205,7 +205,7 @@ fn a_second_interrupt_ends_with_its_status() {
             let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
             assert!(status.expect("kill").success());
         };
-        let step = place.checkpoint("round=1/.rl-step.safetensors");
+        let step = place.checkpoint("round-1/.rl-step.safetensors");
         while !step.exists() {
             std::thread::sleep(Duration::from_millis(2)); // until it trains
         }
@@ -216,4 +216,31 @@ fn a_second_interrupt_ends_with_its_status() {
         assert_eq!(output.status.code(), Some(130), "{:?} {said}", output.status);
         assert!(said.contains("interrupted: stopping"), "{said}");
     }
+}
+
+/// Folders as an earlier version named them, in the dataset and in the checkpoints.
+#[test]
+fn folders_of_an_earlier_version_are_continued_and_renamed() {
+    let place = Place::new(40).fine_tuned();
+    let rename = |folder: &str| {
+        let folder = place.path().join(folder);
+        fs::rename(folder.join("round-1"), folder.join("round=1")).expect("renamed");
+    };
+    let folders = [
+        "data/rollouts",
+        "data/scores",
+        "data/rationales",
+        "data/corrections",
+        "data/metrics",
+        "checkpoints",
+    ];
+    folders.iter().for_each(|folder| rename(folder));
+    let errors = succeeds(&place, &["--round", "1"]);
+    assert!(errors.contains("data: folders of rounds renamed from"), "{errors}");
+    assert!(errors.contains("checkpoints: folders of rounds renamed from"), "{errors}");
+    for folder in folders {
+        let folder = place.path().join(folder);
+        assert!(folder.join("round-1").is_dir() && !folder.join("round=1").exists(), "{folder:?}");
+    }
+    assert!(place.checkpoint("round-1/answer").is_dir() && place.checkpoint("round-1/sft").is_dir());
 }

@@ -17,7 +17,7 @@ fn answer(place: &Place, flags: &[&str]) -> String {
 }
 
 fn adapter(place: &Place) -> Vec<u8> {
-    let file = place.checkpoint("round=1/answer").join("adapter_model.safetensors");
+    let file = place.checkpoint("round-1/answer").join("adapter_model.safetensors");
     let bytes = std::fs::read(file).expect("adapter");
     // The header contains the settings too; the matrices follow it.
     let head = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;

@@ -195,7 +195,7 @@ fn scores_that_are_no_numbers() {
         writer.write(&batch).expect("written");
     }
     writer.close().expect("written");
-    let expected = "error: data/scores/round=1/part-test.parquet: column `score`, row 4: expected a number from 0 to \
+    let expected = "error: data/scores/round-1/part-test.parquet: column `score`, row 4: expected a number from 0 to \
                     1, found NaN";
     assert_eq!(place.refused("rl"), [expected]);
 }
@@ -248,7 +248,7 @@ fn nothing_scored_waits_and_nothing_to_score_is_refused() {
         line.starts_with("round 1: 6 rationales wait for scores; next: collect-feedback --round 1"),
         "{line}"
     );
-    assert!(!place.checkpoint("round=1/rl").exists());
+    assert!(!place.checkpoint("round-1/rl").exists());
 
     // All rejected.
     let rejects = rollouts.iter().map(|rollout| Reject {
@@ -365,7 +365,7 @@ fn rationales_of_another_policy() {
     place.dataset().write_part(1, "rl-train-00000", said, &provenance()).expect("written");
     let refused = place.refused("sft").swap_remove(0);
     assert!(refused.ends_with("found one of policy abc"), "{refused}");
-    assert!(!place.checkpoint("round=1/sft").exists());
+    assert!(!place.checkpoint("round-1/sft").exists());
 }
 
 #[test]

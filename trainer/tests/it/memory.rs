@@ -19,7 +19,7 @@ fn trained_in_smaller_pieces(place: &Place, stage: &str, flags: &[&str]) {
     for megabytes in (512..8192).step_by(64) {
         let place = place.copy();
         let output = within(&place, megabytes, stage, flags);
-        if !place.checkpoint(&format!("round=1/{stage}")).join("model.safetensors").is_file() {
+        if !place.checkpoint(&format!("round-1/{stage}")).join("model.safetensors").is_file() {
             assert!(!output.status.success(), "without a checkpoint");
             continue;
         }

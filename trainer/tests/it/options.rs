@@ -68,7 +68,7 @@ fn bfloat16_learns_the_same_on_any_processor() {
         place.write_corrections(|_| {});
         run(&place, "sft", &["--dtype", dtype]);
         let weights =
-            std::fs::read(place.checkpoint("round=1/sft").join("model.safetensors")).expect("weights");
+            std::fs::read(place.checkpoint("round-1/sft").join("model.safetensors")).expect("weights");
         (values(&place, "loss"), weights, said)
     };
     let (exact, exact_weights, said) = learned("float32");
@@ -90,7 +90,7 @@ fn passes_are_shuffled() {
     let learned = |flags: &[&str]| {
         let place = start.copy();
         run(&place, "rl", &[&["--passes", "1", "--rl-accumulation", "1"], flags].concat());
-        std::fs::read(place.checkpoint("round=1/rl").join("model.safetensors")).expect("weights")
+        std::fs::read(place.checkpoint("round-1/rl").join("model.safetensors")).expect("weights")
     };
     let shuffled = learned(&[]);
     assert!(shuffled == learned(&["--shuffle", "true"]), "as the default, and the same each time");
@@ -104,7 +104,7 @@ fn a_loss_that_is_no_number_stops_and_names_the_batch() {
         let train = place.train(&["--round", "1", "--stage", stage]).output().expect("train");
         let said = String::from_utf8_lossy(&train.stderr).into_owned();
         assert_eq!(train.status.code(), Some(1), "{said}");
-        let batch = place.path().join(format!("checkpoints/round=1/.{stage}-step.batch.json"));
+        let batch = place.path().join(format!("checkpoints/round-1/.{stage}-step.batch.json"));
         let rows: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&batch).expect("the saved batch")).expect("json");
         let rows = rows.as_array().expect("rows");
@@ -124,13 +124,13 @@ fn a_loss_that_is_no_number_stops_and_names_the_batch() {
     });
     place.dataset().write_part(1, "sampled-00000", far, &provenance()).expect("written");
     stops("rl");
-    assert!(!place.checkpoint("round=1/rl").exists());
+    assert!(!place.checkpoint("round-1/rl").exists());
 
     place.dataset().write_part(1, "sampled-00000", sampled, &provenance()).expect("written");
     place.stage("rl");
     place.write_corrections(|_| {});
     // An embedding whose products are beyond float32.
-    let folder = place.checkpoint("round=1/rl");
+    let folder = place.checkpoint("round-1/rl");
     let Loaded { config, mut weights } = checkpoint::read_student(&folder).expect("student");
     let far = weights.get("shared.weight") * 4e37;
     weights.insert("shared.weight", far);
@@ -144,7 +144,7 @@ fn a_loss_that_is_no_number_stops_and_names_the_batch() {
     let said = said.into_iter().map(|row| Rationale { policy: policy.clone(), ..row });
     place.dataset().write_part(1, "rl-train-00000", said, &provenance()).expect("written");
     stops("sft");
-    assert!(!place.checkpoint("round=1/sft").exists());
+    assert!(!place.checkpoint("round-1/sft").exists());
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn problems_imported_later_are_sampled_until_rl_is_done() {
 fn a_stage_is_not_done_again_beside_what_its_older_policy_said() {
     let place = scored();
     place.stage("rl");
-    std::fs::remove_dir_all(place.checkpoint("round=1/rl")).expect("removed");
+    std::fs::remove_dir_all(place.checkpoint("round-1/rl")).expect("removed");
     let error = place.refused("rl");
     assert!(error[0].contains("of which there are rationales of split train after rl"), "{error:?}");
     assert!(error[1].contains("remove the round's checkpoints, rationales"), "{error:?}");
@@ -189,16 +189,16 @@ fn a_stage_is_not_done_again_beside_what_its_older_policy_said() {
     place.write_corrections(|_| {});
     place.stage("sft");
     place.stage("answer");
-    std::fs::remove_dir_all(place.checkpoint("round=1/sft")).expect("removed");
-    let rationales = place.dataset().root().join("rationales/round=1");
+    std::fs::remove_dir_all(place.checkpoint("round-1/sft")).expect("removed");
+    let rationales = place.dataset().root().join("rationales/round-1");
     for entry in std::fs::read_dir(&rationales).expect("folder").flatten() {
         if entry.file_name().to_string_lossy().starts_with("part-sft-") {
             std::fs::remove_file(entry.path()).expect("removed");
         }
     }
     let error = place.refused("sft");
-    assert!(error[0].ends_with("round=1/answer"), "an adapter of the older policy: {error:?}");
-    std::fs::remove_dir_all(place.checkpoint("round=1/answer")).expect("removed");
+    assert!(error[0].ends_with("round-1/answer"), "an adapter of the older policy: {error:?}");
+    std::fs::remove_dir_all(place.checkpoint("round-1/answer")).expect("removed");
     std::fs::remove_dir_all(place.dataset().root().join("answers")).expect("removed");
     place.stage("sft");
     assert!(place.stage("answer").contains("answers after sft"));
@@ -210,7 +210,7 @@ fn no_pass_leaves_the_policy_as_it_was() {
     run(&place, "rl", &["--passes", "0"]);
     let weights =
         |name: &str| std::fs::read(place.checkpoint(name).join("model.safetensors")).expect("weights");
-    assert!(weights("round=1/rl") == weights("base"));
+    assert!(weights("round-1/rl") == weights("base"));
 }
 
 #[test]
@@ -339,8 +339,8 @@ fn rationales_and_adapters_of_another_policy_are_refused() {
         std::fs::remove_dir_all(place.dataset().root().join(folder)).expect("removed");
     }
     let error = error_lines(&eval(&place));
-    assert!(error[0].contains("round=0/answer: expected an adapter of "), "{error:?}");
-    std::fs::remove_dir_all(place.checkpoint("round=0/answer")).expect("removed");
+    assert!(error[0].contains("round-0/answer: expected an adapter of "), "{error:?}");
+    std::fs::remove_dir_all(place.checkpoint("round-0/answer")).expect("removed");
     assert!(eval(&place).status.success());
 }
 
@@ -348,12 +348,12 @@ fn rationales_and_adapters_of_another_policy_are_refused() {
 fn a_disk_that_refuses_step_checkpoints_stops_nothing() {
     let start = scored();
     let weights = |place: &Place| {
-        std::fs::read(place.checkpoint("round=1/rl").join("model.safetensors")).expect("weights")
+        std::fs::read(place.checkpoint("round-1/rl").join("model.safetensors")).expect("weights")
     };
     let undisturbed = start.copy();
     undisturbed.stage("rl");
     // A file cannot be renamed to the path of a folder.
-    std::fs::create_dir_all(start.checkpoint("round=1/.rl-step.safetensors/in the way")).expect("folder");
+    std::fs::create_dir_all(start.checkpoint("round-1/.rl-step.safetensors/in the way")).expect("folder");
     let output = start.train(&["--round", "1", "--stage", "rl"]).output().expect("train");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

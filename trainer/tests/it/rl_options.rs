@@ -32,7 +32,7 @@ fn the_norm_of_the_gradient_is_clipped() {
     let moved = |flags: &[&str]| {
         let place = learned(&start, flags);
         let weights = |name: &str| read_student(&place.checkpoint(name)).expect("student").weights;
-        let (before, after) = (weights("base"), weights("round=1/rl"));
+        let (before, after) = (weights("base"), weights("round-1/rl"));
         let square = |(name, weight): (&str, &tch::Tensor)| {
             (weight - before.get(name)).square().sum(tch::Kind::Double).double_value(&[])
         };
@@ -95,7 +95,7 @@ fn a_few_rollouts_may_lack_scores() {
     assert_eq!(place_after.numbers("rl", "rollouts"), [(with_sentences.len() - 1) as f64]);
     let (line, place_after) = rl(&["--min-coverage", "1"]);
     assert!(line.contains("1 rationales wait for scores"), "{line}");
-    assert!(!place_after.checkpoint("round=1/rl").exists());
+    assert!(!place_after.checkpoint("round-1/rl").exists());
     assert!(place.dataset().read::<Score>(1).expect("scores").iter().all(|row| row.rollout_id != without));
 }
 

@@ -29,7 +29,7 @@ fn a_later_round_keeps_the_numbers_of_policy_reference_and_value_model() {
     let config: StudentConfig = base.config;
     // The policy of round 2: another student than the base.
     let weights = Weights::random(&config, 8);
-    let after = start.checkpoint("round=1/sft");
+    let after = start.checkpoint("round-1/sft");
     checkpoint::write_student(&after, &config, &weights, &tokenizer_folder()).expect("written");
 
     let file = start.path().join("ares.toml");

@@ -124,7 +124,7 @@ impl Place {
         Dataset::at(self.path().join("data"))
     }
 
-    /// Folder of a checkpoint: `base`, `round=1/rl`.
+    /// Folder of a checkpoint: `base`, `round-1/rl`.
     pub(crate) fn checkpoint(&self, name: &str) -> PathBuf {
         self.path().join("checkpoints").join(name)
     }
@@ -171,7 +171,7 @@ impl Place {
 
     /// Hidden files next to the checkpoints of round 1.
     pub(crate) fn hidden_files(&self) -> Vec<PathBuf> {
-        let folder = fs::read_dir(self.path().join("checkpoints/round=1")).expect("folder");
+        let folder = fs::read_dir(self.path().join("checkpoints/round-1")).expect("folder");
         let paths = folder.map(|entry| entry.expect("entry").path());
         paths
             .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')))
