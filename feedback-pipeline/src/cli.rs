@@ -2,6 +2,7 @@
 
 use crate::collect::{Changed, Context, Outcome};
 use crate::error::{Error, Result};
+use crate::export;
 use crate::import;
 use crate::inspect::win_rate::WinRates;
 use crate::inspect::{audit, estimate, report, status};
@@ -118,6 +119,8 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Write a round's feedback in the format of another trainer: TRL, LLaMA-Factory, verl, or a dataset for the Hub.
+    Export(export::Options),
     /// Recreate all tables from feedback.sqlite, without sending a request.
     Rebuild,
     /// Take a Teacher's answers of a round out of its tables, so that another can be asked. They stay in feedback.sqlite and
@@ -203,6 +206,12 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Some(Command::Report { out }) => {
             let written = report::run(&context.dataset, round, out.as_deref())?;
+            schemas::say!("{written}");
+            Ok(())
+        }
+        Some(Command::Export(options)) => {
+            let written =
+                export::run(&context.dataset, round, &options, context.settings.rl.neutral_score)?;
             schemas::say!("{written}");
             Ok(())
         }

@@ -41,6 +41,9 @@ pub enum Error {
     #[error("{message}")]
     OtherTeacher { message: String, hint: String },
 
+    #[error("{message}")]
+    NothingToExport { message: String, hint: String },
+
     #[error("{0}")]
     Failed(String),
 }
@@ -65,7 +68,8 @@ impl Error {
             Self::BadInput { .. }
             | Self::MissingKey { .. }
             | Self::CacheDamaged { .. }
-            | Self::OtherTeacher { .. } => 2,
+            | Self::OtherTeacher { .. }
+            | Self::NothingToExport { .. } => 2,
             Self::Budget { .. } => 3,
             Self::Interrupted => 130,
             Self::Dataset(_)
@@ -105,7 +109,7 @@ impl Error {
                 "check free disk space and write access to {}, then run the same command again; only replies that were in flight are paid for again",
                 path.display()
             ),
-            Self::OtherTeacher { hint, .. } => hint.clone(),
+            Self::OtherTeacher { hint, .. } | Self::NothingToExport { hint, .. } => hint.clone(),
             Self::Service { hint, .. } => (*hint)?.to_owned(),
             _ => return None,
         })

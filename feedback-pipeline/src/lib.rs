@@ -11,6 +11,7 @@
 //! | [`cli`] | the command line |
 //! | [`inspect`] | status, report, audit, estimate, win rate |
 //! | [`import`] | making a dataset |
+//! | [`export`] | feedback in the formats of other trainers |
 //! | [`collect`] | the run of a job, and the gate that decides what happens to each item |
 //! | [`tables`] | Parquet: part sets, the ledger, replacement, rebuild |
 //! | [`send`] | requests on their way, single or in batches: pace, retries, budget |
@@ -23,6 +24,7 @@
 pub mod cli;
 pub mod collect;
 pub mod error;
+pub mod export;
 pub mod import;
 pub mod inspect;
 pub mod items;

@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 9] = [
     &["store"],
     &["send", "tables"],
     &["collect"],
-    &["import", "inspect"],
+    &["export", "import", "inspect"],
     &["cli"],
 ];
 

@@ -1,0 +1,71 @@
+//! Stepwise supervision, as TRL's trainer of process reward models reads it.
+
+use super::{Place, Writer, card};
+use crate::error::Result;
+use crate::export::lines::{BySplit, JsonLines, Written};
+use crate::export::pictures::Found;
+use crate::export::prompt::plain;
+use crate::export::select::{Origin, rollouts};
+use crate::export::source::Feedback;
+use schemas::Dataset;
+use serde::Serialize;
+
+const ABOUT: &str = "Stepwise supervision: each completion is a sentence, each label says whether its score is above the threshold. \
+    `scores` are the Teacher's scores, from 0 to 1. `images` are paths in this folder.";
+
+#[derive(Serialize)]
+struct Line {
+    prompt: String,
+    completions: Vec<String>,
+    labels: Vec<bool>,
+    scores: Vec<f32>,
+    images: Vec<String>,
+    ares: Origin,
+}
+
+/// Writes `train.jsonl`.
+#[derive(Default)]
+pub(super) struct Prm {
+    files: BySplit<JsonLines>,
+}
+
+impl Writer for Prm {
+    fn add(&mut self, place: &mut Place<'_>, feedback: &Feedback, picture: Option<&Found>) -> Result<()> {
+        for sample in &feedback.samples {
+            let line = Line {
+                // The trainer sees no picture, so the caption is in the prompt.
+                prompt: place.prompt(feedback, None),
+                completions: sample.sentences.iter().map(|sentence| plain(sentence)).collect(),
+                labels: sample.scores.iter().map(|score| is_good(*score, place.plan.threshold)).collect(),
+                scores: sample.scores.clone(),
+                images: place.copied(picture)?,
+                ares: rollouts(feedback, &[sample]),
+            };
+            self.files.push(place.folder, "*.jsonl", feedback.split, line, JsonLines::create)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, place: &Place<'_>, dataset: &Dataset) -> Result<Vec<Written>> {
+        let files = self.files.finish::<Line>()?;
+        card(place, dataset, &files, ABOUT)?;
+        Ok(files)
+    }
+}
+
+/// Strictly above: a sentence that earns no reward is not a good one.
+fn is_good(score: f32, threshold: f64) -> bool {
+    // A threshold of 0.7 is the 32-bit number that a score of 0.7 is.
+    score > threshold as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_good;
+
+    #[test]
+    fn a_score_at_the_threshold_is_not_good() {
+        assert!(!is_good(0.5, 0.5) && is_good(0.51, 0.5) && !is_good(0.49, 0.5));
+        assert!(!is_good(0.7, 0.7) && is_good(0.7, 0.69));
+    }
+}

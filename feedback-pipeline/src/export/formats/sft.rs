@@ -1,0 +1,65 @@
+//! Conversations to imitate, as TRL's SFT trainer reads them: prompt and completion, so that only the completion is learned.
+
+use super::{Message, Place, Writer, ares, assistant, bytes_of, card, embedded, messages, user};
+use crate::error::Result;
+use crate::export::lines::{BySplit, Embedded, ParquetLines, Row, Written, list, picture as picture_field};
+use crate::export::options::Source;
+use crate::export::pictures::Found;
+use crate::export::select::{Origin, Selection};
+use crate::export::source::Feedback;
+use arrow::datatypes::{DataType, Field};
+use schemas::Dataset;
+use serde::Serialize;
+
+const ABOUT: &str = "Conversations of one question and one rationale, for supervised fine-tuning.";
+
+#[derive(Serialize)]
+pub(super) struct Line {
+    prompt: Vec<Message>,
+    completion: Vec<Message>,
+    images: Vec<Embedded>,
+    score: Option<f32>,
+    ares: Origin,
+}
+
+impl Row for Line {
+    fn picture_bytes(&self) -> usize {
+        bytes_of(&self.images)
+    }
+}
+
+/// Writes `train.parquet`.
+#[derive(Default)]
+pub(super) struct Sft {
+    files: BySplit<ParquetLines<Line>>,
+}
+
+impl Writer for Sft {
+    fn add(&mut self, place: &mut Place<'_>, feedback: &Feedback, picture: Option<&Found>) -> Result<()> {
+        let plan = place.plan;
+        for target in Selection::new(plan).targets(feedback, &mut place.left) {
+            let line = Line {
+                prompt: user(place.prompt(feedback, picture)),
+                completion: assistant(target.text),
+                images: embedded(picture)?,
+                score: target.score,
+                ares: target.origin,
+            };
+            let mut fields = vec![messages("prompt"), messages("completion")];
+            fields.extend(place.has_pictures.then(|| list("images", picture_field("image"))));
+            let score = Field::new("score", DataType::Float32, false);
+            fields.extend((plan.source == Some(Source::Scores)).then_some(score));
+            fields.push(ares());
+            let by = place.created_by.as_str();
+            let create = |path: &std::path::Path| ParquetLines::create(path, fields, by);
+            self.files.push(place.folder, "*.parquet", feedback.split, line, create)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, place: &Place<'_>, dataset: &Dataset) -> Result<Vec<Written>> {
+        let files = self.files.finish::<Line>()?;
+        card(place, dataset, &files, ABOUT)?;
+        Ok(files)
+    }
+}
