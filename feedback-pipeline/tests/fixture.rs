@@ -73,6 +73,7 @@ pub(crate) fn scores(rollout: &Rollout, scores: &[f32]) -> Vec<Score> {
         request_key: "k".to_owned(),
         cached: false,
         scored_at: TimestampMs(0),
+        reason: None,
     };
     (0..).zip(scores).map(row).collect()
 }

@@ -69,6 +69,7 @@ fn scores(sample: u32, sentences: u32) -> impl Iterator<Item = Score> {
         request_key: "k".to_owned(),
         cached: false,
         scored_at: TimestampMs(0),
+        reason: None,
     })
 }
 
@@ -90,6 +91,7 @@ fn request(kind: &str, subject: &str, cost: Option<f64>, status: &str, cached: b
         latency_ms: 5,
         started_at: TimestampMs(0),
         dialect: None,
+        items: None,
     }
 }
 

@@ -7,16 +7,18 @@ use rusqlite::Connection;
 use schemas::settings::Provider;
 use std::path::{Path, PathBuf};
 
-const VERSIONS: [&str; 5] = [
+const VERSIONS: [&str; 6] = [
     include_str!("store/v1.sql"),
     include_str!("store/v2.sql"),
     include_str!("store/v3.sql"),
     include_str!("store/v4.sql"),
     include_str!("store/v5.sql"),
+    include_str!("store/v6.sql"),
 ];
 
 const SCORED: Key = [0xAA; 32];
 const CORRECTED: Key = [0xBB; 32];
+const GROUPED: Key = [0xDD; 32];
 
 /// A file as a version made it.
 fn file(folder: &Path, version: usize) -> PathBuf {
@@ -36,10 +38,17 @@ fn check(cache: &Cache, version: usize) {
     assert_eq!(cache.keys_of("corrections", 1, "r1-p1-rl").unwrap(), [CORRECTED]);
     assert_eq!(cache.samples("scores", "claude-a").unwrap().len(), 1);
     assert_eq!(cache.spent_usd().unwrap(), 0.25);
-    let lost = [0.0, 0.0, 0.0, 0.125, 0.1875];
+    let lost = [0.0, 0.0, 0.0, 0.125, 0.1875, 0.1875];
     assert_eq!(cache.lost_usd().unwrap(), lost[version - 1]);
     let discarded = cache.discarded(&Job::new(Kind::Corrections, 1)).unwrap();
     assert_eq!(discarded.contains(&CORRECTED), version >= 5);
+    assert!(ask.members.is_empty());
+    if version >= 6 {
+        let group = cache.ask(&GROUPED).unwrap().unwrap();
+        let members = group.members.iter().map(|member| (member.subject_id.as_str(), member.weight));
+        assert_eq!(members.collect::<Vec<_>>(), [("r1-p2-s0", 3), ("r1-p2-s1", 1)]);
+        assert_eq!(cache.groups_with(&[0xEE; 32]).unwrap(), [GROUPED]);
+    }
     if version >= 2 {
         let batch = cache.open_batches(Provider::OpenAi).unwrap().pop().unwrap();
         assert_eq!(batch.likely_usd, if version >= 3 { 0.5 } else { 0.0 });
@@ -95,11 +104,11 @@ fn files_of_every_version_open_and_keep_their_rows() {
 #[test]
 fn a_newer_version_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let path = file(folder.path(), 5);
-    Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 6").unwrap();
+    let path = file(folder.path(), VERSIONS.len());
+    Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 7").unwrap();
     let before = std::fs::read(&path).unwrap();
     for error in [Cache::open(&path).err().unwrap(), Cache::look(&path).err().unwrap()] {
-        assert!(error.to_string().contains("written with version 6, this program reads up to 5"), "{error}");
+        assert!(error.to_string().contains("written with version 7, this program reads up to 6"), "{error}");
         assert_eq!(error.exit_code(), 2);
     }
     assert_eq!(std::fs::read(&path).unwrap().len(), before.len());

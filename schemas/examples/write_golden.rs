@@ -1,5 +1,5 @@
 //! Writes the golden files of the present schema version: `tests/golden/v1/<table>.parquet`, and for a table that a minor
-//! version changed `tests/golden/v1.1/<table>.parquet`.
+//! version changed, as 1.2 did, `tests/golden/v1.2/<table>.parquet`.
 //!
 //! Files of an older version are never written again: they prove that this build reads what an older build
 //! wrote. Run this only after the version in `provenance.rs` went up, or for a table that is new:
@@ -29,7 +29,9 @@ fn main() -> Result<()> {
     write::<Reject>(&folder)?;
     write::<Request>(&folder)?;
     write::<Metric>(&folder)?;
-    write::<Request>(&folder_of_minor(1, 1))
+    write::<Request>(&folder_of_minor(1, 1))?;
+    write::<Request>(&folder_of_minor(1, 2))?;
+    write::<Score>(&folder_of_minor(1, 2))
 }
 
 fn write<T: Golden>(folder: &Path) -> Result<()> {
@@ -173,6 +175,7 @@ impl Golden for Score {
             request_key: sha256_hex(b"scores"),
             cached,
             scored_at,
+            reason: cached.then(|| "Ice is below 0 °C.".into()),
         };
         vec![
             row(0, "Ice is cold.", 1.0, false, MOMENT),
@@ -327,6 +330,7 @@ impl Golden for Request {
             latency_ms: u32::MAX,
             started_at: MOMENT,
             dialect: Some("max_tokens 1024, json_schema".into()),
+            items: Some(4),
         };
         let shared = Self {
             kind: "corrections".into(),
@@ -339,6 +343,7 @@ impl Golden for Request {
             latency_ms: 0,
             started_at: BEFORE_1970,
             dialect: Some(String::new()),
+            items: None,
             ..paid.clone()
         };
         let unpriced = Self {
@@ -348,6 +353,7 @@ impl Golden for Request {
             status: "refused".into(),
             cost_usd: None,
             dialect: None,
+            items: Some(u32::MAX),
             ..paid.clone()
         };
         vec![paid, shared, unpriced]

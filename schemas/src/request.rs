@@ -12,7 +12,7 @@ table! {
         provider: String, "anthropic, openai or reference.";
         model: String, "Model that was asked.";
         status: String, "ok, or the reason of the failure.";
-        attempts: u32, "Requests sent, retries included; 0 if the reply was shared.", unit "requests";
+        attempts: u32, "Requests sent, retries included; 0 if the reply was shared, or another item of the same request counts them.", unit "requests";
         cached: bool, "True if another row paid for the reply.";
         input_tokens: u64, "Input tokens not read from the provider's prompt cache, including those written to it, summed over attempts.", unit "tokens";
         cached_input_tokens: u64, "Input tokens read from the provider's prompt cache.", unit "tokens";
@@ -21,5 +21,6 @@ table! {
         latency_ms: u32, "Time from sending the last attempt to its reply.", unit "ms";
         started_at: TimestampMs, "Time the first attempt was sent.", unit "ms since 1970, UTC";
         dialect: Option<String>, "How the request was written for its service: parameters and reply format; null where that is not known.", since 1;
+        items: Option<u32>, "Items that the request asked about, among which its tokens and cost are split; null if it asked about this one alone.", unit "items", since 2;
     }
 }

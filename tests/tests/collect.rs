@@ -18,6 +18,8 @@ mod disk;
 mod estimate;
 #[path = "collect/faults.rs"]
 mod faults;
+#[path = "collect/grouped.rs"]
+mod grouped;
 #[path = "collect/judge.rs"]
 mod judge;
 #[path = "collect/kill.rs"]

@@ -5,15 +5,15 @@ use crate::error::{Error, Result};
 use crate::items::{self, Item, Job, Kind, Problems};
 use crate::reply::verdict::Verdict;
 use crate::request::{Question, Questions, prompt};
-use crate::send::{Claims, Next, Session};
-use crate::store::Cache;
+use crate::send::{Claim, Claims, Groups, Next, Session};
 use crate::store::outcome::{self, AskedWith};
+use crate::store::{Ask, Cache, Reply};
 use crate::tables::completed::Completed;
 use crate::teacher::Key;
 use schemas::IdSet;
 use schemas::settings::Provider;
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 impl Context {
     /// The completed items of a job.
@@ -86,6 +86,85 @@ pub struct Plan<'a> {
     in_batches: HashSet<Key>,
     discarded: HashSet<Key>,
     claims: Claims,
+    /// Whether the model answers requests about several items.
+    groups: Option<&'a Groups>,
+}
+
+/// See [`Plan::steps`].
+pub struct Steps<'a, I> {
+    plan: Plan<'a>,
+    items: I,
+    found: VecDeque<Result<Next>>,
+    /// Samples of one problem that are sent together, and those that share their replies.
+    open: Vec<(Question, Option<Claim>)>,
+}
+
+impl<I: Iterator<Item = Result<Item>>> Iterator for Steps<'_, I> {
+    type Item = Result<Next>;
+
+    fn next(&mut self) -> Option<Result<Next>> {
+        loop {
+            if let Some(found) = self.found.pop_front() {
+                return Some(found);
+            }
+            match self.items.next() {
+                Some(item) => self.take(item),
+                None if self.open.is_empty() => return None,
+                None => self.close(),
+            }
+        }
+    }
+}
+
+impl<I> Steps<'_, I> {
+    fn take(&mut self, item: Result<Item>) {
+        let is_of_another = |item: &Item| {
+            let open = self.open.first().map(|(question, _)| &question.item.problem.problem_id);
+            open.is_some_and(|open| *open != item.problem.problem_id)
+        };
+        if item.as_ref().map_or(true, is_of_another) {
+            self.close();
+        }
+        match item.and_then(|item| self.plan.next(item)) {
+            Ok(Next::Send(question, replies, claim)) => match self.plan.may_be_grouped(&question, &replies) {
+                Ok(true) => self.open.push((question, Some(claim))),
+                Ok(false) => self.found.push_back(Ok(Next::Send(question, replies, claim))),
+                Err(error) => self.found.push_back(Err(error)),
+            },
+            // Whose reply it shares is known when those are sent.
+            Ok(Next::Shared(question)) if self.open.iter().any(|(open, _)| open.key == question.key) => {
+                self.open.push((question, None));
+            }
+            other => self.found.push_back(other),
+        }
+    }
+
+    /// Sends what is open.
+    fn close(&mut self) {
+        let (mut questions, mut claims, mut sharing) = (Vec::new(), Vec::new(), Vec::new());
+        for (question, claim) in self.open.drain(..) {
+            match claim {
+                Some(claim) => {
+                    questions.push(question);
+                    claims.push(claim);
+                }
+                None => sharing.push(question),
+            }
+        }
+        self.found.extend(self.plan.together(questions, claims).into_iter().map(Ok));
+        for mut question in sharing {
+            question.asked_in = self.plan.claims.asked_in(&question.key);
+            self.found.push_back(Ok(Next::Shared(question)));
+        }
+    }
+}
+
+/// The key of a request that is sent again after one with this key.
+fn anew(key: &Key) -> Key {
+    let mut hash = Sha256::new();
+    hash.update(b"asked anew after ");
+    hash.update(key);
+    hash.finalize().into()
 }
 
 impl<'a> Plan<'a> {
@@ -111,6 +190,7 @@ impl<'a> Plan<'a> {
             in_batches: cache.map(Cache::keys_in_batches).transpose()?.unwrap_or_default(),
             discarded: cache.map(|cache| cache.discarded(job)).transpose()?.unwrap_or_default(),
             claims: Claims::default(),
+            groups: None,
         })
     }
 
@@ -119,7 +199,9 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// If the cache cannot be read.
     pub fn of(context: &Context, session: &'a Session) -> Result<Self> {
-        Self::new(context, &session.job, &session.questions, session.asked_with(), Some(&session.cache))
+        let plan =
+            Self::new(context, &session.job, &session.questions, session.asked_with(), Some(&session.cache))?;
+        Ok(Self { groups: Some(&session.groups), ..plan })
     }
 
     /// What becomes of a pending item.
@@ -138,15 +220,96 @@ impl<'a> Plan<'a> {
         if self.is_in_batch(&question)? {
             return Ok(Next::InBatch(question));
         }
-        let Some(claim) = self.claims.claim(question.key) else { return Ok(Next::Shared(question)) };
-        let replies = match self.cache {
-            Some(cache) => cache.replies(&question.key)?,
-            None => Vec::new(),
+        let claim = match self.claims.claim(question.key) {
+            Ok(claim) => claim,
+            Err(asked_in) => {
+                question.asked_in = asked_in;
+                return Ok(Next::Shared(question));
+            }
         };
+        let Some(cache) = self.cache else { return Ok(Next::Send(question, Vec::new(), claim)) };
+        let replies = cache.replies(&question.key)?;
         match outcome::verdict(self.provider, &question.item.content, &replies) {
-            Verdict::Ask(_) => Ok(Next::Send(question, replies, claim)),
-            Verdict::Answer(_) | Verdict::Reject { .. } => Ok(Next::Shared(question)),
+            Verdict::Ask(_) => {}
+            Verdict::Answer(_) | Verdict::Reject { .. } | Verdict::Missing { .. } => {
+                return Ok(Next::Shared(question));
+            }
         }
+        if replies.is_empty() {
+            for key in cache.groups_with(&question.key)? {
+                if self.in_batches.contains(&key) {
+                    question.asked_in = Some(key);
+                    return Ok(Next::InBatch(question));
+                }
+                if let Some(Verdict::Answer(_)) = self.in_group(cache, &key, &question.item)? {
+                    return Ok(Next::Answered(question, key));
+                }
+            }
+        }
+        Ok(Next::Send(question, replies, claim))
+    }
+
+    /// What becomes of pending items, in their order. Samples of a problem that follow each other are sent together, as
+    /// far as one request takes them.
+    pub fn steps<I: Iterator<Item = Result<Item>>>(self, items: I) -> Steps<'a, I> {
+        Steps { plan: self, items, found: VecDeque::new(), open: Vec::new() }
+    }
+
+    /// Whether an item may be asked about together with others: nothing was sent for it yet, alone or with others, and it
+    /// was not rejected before.
+    fn may_be_grouped(&self, question: &Question, replies: &[Reply]) -> Result<bool> {
+        if self.questions.grouped.is_none() || self.groups.is_some_and(Groups::are_off) || !replies.is_empty() {
+            return Ok(false);
+        }
+        let Some(cache) = self.cache else { return Ok(true) };
+        if self.retry_rejects && self.questions.of(question.item.clone()).key != question.key {
+            return Ok(false);
+        }
+        let item = &question.item;
+        let mut groups = cache.used_keys_of(&self.job.scope(), item.round, &item.subject_id)?;
+        groups.extend(cache.groups_with(&question.key)?);
+        for key in groups {
+            if let Some(Verdict::Missing { .. }) = self.in_group(cache, &key, item)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The verdict of an item in a request about several with the present model and prompt, where it is one of them.
+    fn in_group(&self, cache: &Cache, key: &Key, item: &Item) -> Result<Option<Verdict>> {
+        if self.discarded.contains(key) {
+            return Ok(None);
+        }
+        let is_mine = |ask: &Ask| {
+            !ask.members.is_empty()
+                && ask.model == self.asked_with.model
+                && ask.prompt_version == self.asked_with.prompt_version
+                && prompt::is_about(&ask.user_text, item)
+        };
+        let Some(ask) = cache.ask(key)?.filter(is_mine) else { return Ok(None) };
+        Ok(Some(outcome::judged(cache, ask, item)?.verdict))
+    }
+
+    /// Questions about samples of a problem, in as many requests as it takes.
+    fn together(&self, questions: Vec<Question>, claims: Vec<Claim>) -> Vec<Next> {
+        let mut claims = claims.into_iter();
+        let mut next = Vec::new();
+        for mut question in self.questions.in_groups(questions) {
+            while self.discarded.contains(&question.key) && question.is_group() {
+                question.key = anew(&question.key);
+            }
+            let mut claim = Claim::default();
+            for own in claims.by_ref().take(question.members.len().max(1)) {
+                claim.join(own);
+            }
+            if question.is_group() {
+                claim.is_for(question.key);
+                question.members.iter_mut().for_each(|member| member.asked_in = Some(question.key));
+            }
+            next.push(Next::Send(question, Vec::new(), claim));
+        }
+        next
     }
 
     /// Gives the question a key of its own after each request that is discarded, and, where rejects are asked again,
@@ -154,10 +317,7 @@ impl<'a> Plan<'a> {
     /// killed is continued.
     fn ask_anew(&self, question: &mut Question) -> Result<()> {
         while self.discarded.contains(&question.key) || self.is_old_reject(question)? {
-            let mut hash = Sha256::new();
-            hash.update(b"asked anew after ");
-            hash.update(question.key);
-            question.key = hash.finalize().into();
+            question.key = anew(&question.key);
         }
         Ok(())
     }
@@ -174,8 +334,12 @@ impl<'a> Plan<'a> {
 
     /// The request that answers an item already, bought with other settings or with a picture that has gone since.
     fn answered_by(&self, question: &Question) -> Result<Option<Key>> {
-        let Some(cache) = self.cache.filter(|_| !self.retry_rejects) else { return Ok(None) };
+        let Some(cache) = self.cache else { return Ok(None) };
         let found = outcome::latest(cache, self.job, &question.item, Some(self.asked_with))?;
+        let found = found.filter(|found| {
+            // What was answered together with others, in a run that ended before it wrote the tables, is no reject.
+            !self.retry_rejects || (!found.ask.members.is_empty() && matches!(found.verdict, Verdict::Answer(_)))
+        });
         Ok(found.map(|found| found.ask.key).filter(|key| *key != question.key))
     }
 

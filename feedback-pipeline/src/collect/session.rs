@@ -1,10 +1,11 @@
 //! What every job of a run works with, and the session that its requests are sent with.
 
 use crate::error::{Error, Result};
-use crate::items::Job;
-use crate::request::Questions;
+use crate::items::{Job, Kind};
 use crate::request::image::ImageLimits;
 use crate::request::prompt::{self, SystemPrompt};
+use crate::request::question::Grouped;
+use crate::request::{Questions, samples};
 use crate::send::budget::Budget;
 use crate::send::fault::Evidence;
 use crate::send::http::HttpClient;
@@ -13,7 +14,7 @@ use crate::send::pace::Pace;
 use crate::send::progress::Progress;
 use crate::send::rejects::Rejects;
 use crate::send::stop::Stop;
-use crate::send::{ServiceStats, Session};
+use crate::send::{Groups, ServiceStats, Session, Templates};
 use crate::store::Cache;
 use crate::teacher::catalogue::{self, Catalogue, Model, Price, Service};
 use crate::teacher::{self, Address, Dialect, Dialects, Secret, Template};
@@ -147,7 +148,20 @@ impl Context {
         if let Some(most) = service.max_image_bytes.and_then(|most| usize::try_from(most).ok()) {
             limits.max_bytes = limits.max_bytes.min(most);
         }
-        Questions::new(&self.dataset, teacher, job, template, limits)
+        Questions::new(&self.dataset, teacher, job, template, self.grouped(job, prompt)?, limits)
+    }
+
+    /// How several samples of a problem are asked about at once; an audit repeats requests about one.
+    fn grouped(&self, job: &Job, prompt: &SystemPrompt) -> Result<Option<Grouped>> {
+        let samples = self.settings.teacher.samples_per_request as usize;
+        if job.kind != Kind::Scores || job.audit.is_some() || samples == 1 {
+            return Ok(None);
+        }
+        let Asked { model, dialects, .. } = self.asked()?;
+        let dialect = dialects.first().grouped();
+        let system = samples::instructions(&prompt.text);
+        let template = Template::new(&dialect, &self.model, job.kind, &system, samples::SCHEMA);
+        Ok(Some(Grouped { template, samples, thinks: model.thinks(dialect.effort.as_deref()) }))
     }
 
     /// What `pending` items of a job are asked with.
@@ -186,7 +200,8 @@ impl Context {
             scope: job.scope().into(),
             model: self.model.clone(),
             known: model,
-            template: Mutex::new((0, Arc::new(questions.template.clone()))),
+            templates: Mutex::new(Templates::new(&questions, 0, dialects.first())),
+            groups: Groups::default(),
             questions,
             attempts_ended: watch::Sender::new(0),
             prompt,

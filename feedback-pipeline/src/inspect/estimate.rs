@@ -83,23 +83,34 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
         Some(cache) => cache.samples(&job.scope(), &asked.model.name)?,
         None => Vec::new(),
     };
-    let counter = Counter::new(&asked.model, dialect, job.kind, &system.text, &samples);
+    let counters = [
+        Counter::new(&asked.model, dialect, job.kind, &system.text, &samples),
+        Counter::grouped(&asked.model, dialect, &system.text, &samples),
+    ];
     let mut estimate = Estimate::default();
-    let mut sum = Sum::default();
+    // Of requests about one item, and about several.
+    let mut sums = [Sum::default(), Sum::default()];
     let asked_with = AskedWith { model, prompt_version: &system.version };
     let plan = Plan::new(context, job, &questions, asked_with, cache.as_ref())?;
     let mut claims = Vec::new(); // the same request of a later item is shared
     estimate.all = context.count(job, &problems, &completed)?.0;
-    for item in context.pending(job, &problems, &completed)? {
-        let item = item?;
-        estimate.items += 1;
+    let mut failed = None;
+    let mut pending = 0;
+    let items = context.pending(job, &problems, &completed)?.filter(|item| {
+        let Ok(item) = item else { return true };
+        pending += 1;
         // Answers bought from another model by an interrupted run are kept.
-        if let Some(cache) = cache.as_ref().filter(|_| !completed.stale.contains(item.id()))
-            && outcome::latest(cache, job, &item, None)?.is_some_and(|found| found.ask.model != *model)
-        {
-            continue;
+        let Some(cache) = cache.as_ref().filter(|_| !completed.stale.contains(item.id())) else { return true };
+        match outcome::latest(cache, job, item, None) {
+            Ok(found) => found.is_none_or(|found| found.ask.model == *model),
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
         }
-        let question = match plan.next(item)? {
+    });
+    for next in plan.steps(items) {
+        let question = match next? {
             Next::Send(question, _, claim) => {
                 claims.push(claim);
                 question
@@ -110,27 +121,36 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
             }
             Next::Answered(..) | Next::Shared(_) | Next::InBatch(_) => continue,
         };
-        estimate.never_there += u64::from(matches!(question.shown, Shown::Remark));
         estimate.requests += 1;
+        if matches!(question.shown, Shown::Remark) {
+            estimate.never_there += question.members.len().max(1) as u64;
+        }
         if provider == Provider::Reference {
             continue;
         }
-        sum.image_tokens +=
+        let form = usize::from(question.is_group());
+        sums[form].image_tokens +=
             question.image().map_or(0, |image| tokens::of_picture(&asked.model, dialect, image.size));
-        sum.add(&counter, &question.text, estimate.requests);
+        sums[form].add(&counters[form], &question.text);
     }
-    if provider != Provider::Reference {
-        let (input, output) = sum.tokens(&counter, estimate.requests);
-        let input = counter.by_price(input + sum.image_tokens as f64, estimate.requests);
-        estimate.usage = Usage {
-            input: input.plain as u64,
-            cache_write: input.written as u64,
-            cache_read: input.read as u64,
-            output: output as u64,
-        };
-        estimate.how = counter.how;
-    } else {
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    estimate.items = pending;
+    if provider == Provider::Reference {
         estimate.how = "the embedded Teacher takes none".into();
+        return Ok(estimate);
+    }
+    for (sum, counter) in sums.iter().zip(counters) {
+        let (input, output) = sum.tokens(&counter);
+        let input = counter.by_price(input + sum.image_tokens as f64, sum.requests);
+        estimate.usage.input += input.plain as u64;
+        estimate.usage.cache_write += input.written as u64;
+        estimate.usage.cache_read += input.read as u64;
+        estimate.usage.output += output as u64;
+        if sum.requests > 0 || estimate.how.is_empty() {
+            estimate.how = counter.how;
+        }
     }
     Ok(estimate)
 }
@@ -138,6 +158,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
 /// Counted tokens, and the lengths from which the others are extrapolated.
 #[derive(Default)]
 struct Sum {
+    requests: u64,
     bytes: u64,
     counted_bytes: u64,
     /// Tokens of the user's texts and of the replies, for those that were counted.
@@ -147,17 +168,18 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, counter: &Counter, text: &str, number: u64) {
+    fn add(&mut self, counter: &Counter, text: &str) {
+        self.requests += 1;
         self.bytes += text.len() as u64;
-        if number <= COUNTED || number.is_multiple_of(STRIDE) {
+        if self.requests <= COUNTED || self.requests.is_multiple_of(STRIDE) {
             self.counted_bytes += text.len() as u64;
             self.input += counter.input(text) - counter.head();
             self.output += counter.output(text);
         }
     }
 
-    fn tokens(&self, counter: &Counter, requests: u64) -> (f64, f64) {
+    fn tokens(&self, counter: &Counter) -> (f64, f64) {
         let more = self.bytes as f64 / self.counted_bytes.max(1) as f64;
-        (counter.head() * requests as f64 + self.input * more, self.output * more)
+        (counter.head() * self.requests as f64 + self.input * more, self.output * more)
     }
 }

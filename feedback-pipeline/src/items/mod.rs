@@ -5,6 +5,7 @@
 
 mod order;
 mod problems;
+pub mod samples;
 
 pub use order::Order;
 pub use problems::Problems;

@@ -8,6 +8,7 @@ mod fitting;
 mod judgement;
 mod objects;
 mod placeholder;
+mod samples;
 mod scores;
 mod thinking;
 pub mod verdict;

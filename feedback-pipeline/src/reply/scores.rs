@@ -31,7 +31,7 @@ pub(super) fn read(object: &Map<String, Value>, count: usize) -> Result<Vec<f32>
 }
 
 /// A number, or a text that is one.
-fn number_of(value: &Value) -> Option<f64> {
+pub(super) fn number_of(value: &Value) -> Option<f64> {
     match value {
         Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
         other => other.as_f64(),
@@ -39,7 +39,7 @@ fn number_of(value: &Value) -> Option<f64> {
 }
 
 /// A sentence's number: `1`, `1.0` or `"1"`.
-fn index(value: &Value) -> Option<usize> {
+pub(super) fn index(value: &Value) -> Option<usize> {
     let number = number_of(value).filter(|number| number.fract() == 0.0)?;
     (0.0..=f64::from(u32::MAX)).contains(&number).then_some(number as usize)
 }

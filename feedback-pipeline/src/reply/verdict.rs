@@ -1,8 +1,9 @@
 //! The verdict on the replies to one item: an answer, a reject, or a follow-up. Pure, and recomputed from the stored
 //! replies each time, so that a better parser needs no new request.
 
-use super::{Answer, complaint, is_all_thinking, read};
+use super::{Answer, complaint, is_all_thinking, read, samples};
 use crate::items::Content;
+use crate::items::samples::Listed;
 use crate::teacher::{self, Ended, Envelope, FollowUp, ServiceError, Unopened};
 use schemas::settings::Provider;
 
@@ -19,6 +20,11 @@ pub enum Verdict {
     Ask(Vec<FollowUp>),
     /// A usable answer.
     Answer(Answer),
+    /// A reply to several items holds no answer to this one, which is asked about alone.
+    Missing {
+        /// Why.
+        reason: String,
+    },
     /// No usable answer will come.
     Reject {
         /// Why.
@@ -65,6 +71,25 @@ pub fn judge<'a>(
         return Verdict::Reject { reason, reply: envelope.text };
     }
     Verdict::Ask(follow_ups)
+}
+
+/// Judges replies to several samples, for the one at `place` of the list.
+pub fn judge_sample<'a>(
+    provider: Provider,
+    list: &[Listed],
+    place: usize,
+    replies: impl IntoIterator<Item = (u16, &'a [u8])>,
+) -> Verdict {
+    let Some((status, body)) = replies.into_iter().last() else { return Verdict::Ask(Vec::new()) };
+    let opened = match status {
+        NOT_SENT => return Verdict::Missing { reason: String::from_utf8_lossy(body).into_owned() },
+        200..=299 => teacher::open(provider, body),
+        status => Err(Unopened::Error { status, error: ServiceError::read(body) }),
+    };
+    match opened.map_err(unopened).and_then(|envelope| samples::read(list, place, &envelope)) {
+        Ok(scores) => Verdict::Answer(Answer::Scores(scores)),
+        Err(reason) => Verdict::Missing { reason },
+    }
 }
 
 /// Why a body without a reply is no answer.

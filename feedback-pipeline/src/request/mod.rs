@@ -3,6 +3,7 @@
 pub mod image;
 pub mod prompt;
 pub mod question;
+pub mod samples;
 pub mod tokens;
 
 pub use question::{Question, Questions};

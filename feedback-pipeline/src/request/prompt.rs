@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::items::{Content, Item, Kind};
 use crate::request::image::Shown;
+use crate::request::samples::Samples;
 use schemas::Problem;
 use schemas::provenance::sha256_hex;
 use std::borrow::Cow;
@@ -62,7 +63,7 @@ pub fn schema(kind: Kind) -> &'static str {
 /// The text block of an item's request.
 pub fn user_text(item: &Item, shown: &Shown) -> String {
     let mut text = String::with_capacity(1024);
-    problem_block(&mut text, &item.problem, shown);
+    problem_block(&mut text, &item.problem, shown, &BLOCKS);
     content_block(&mut text, &item.content);
     text
 }
@@ -73,13 +74,25 @@ pub fn user_text(item: &Item, shown: &Shown) -> String {
 pub fn is_about(user_text: &str, item: &Item) -> bool {
     let mut content = String::with_capacity(1024);
     content_block(&mut content, &item.content);
+    if squeezed(user_text).contains(&squeezed(&content)) {
+        return true;
+    }
+    match &item.content {
+        Content::Scores { sentences, .. } => {
+            Samples::read(user_text).is_some_and(|samples| samples.place_of(sentences).is_some())
+        }
+        Content::Correction { .. } | Content::Judgement { .. } => false,
+    }
+}
+
+/// A text without what does not count when texts are compared.
+pub(super) fn squeezed(text: &str) -> String {
     let bracket = |c: char| match c {
         '<' | '\u{fe64}' | '\u{ff1c}' => '[',
         '>' | '\u{fe65}' | '\u{ff1e}' => ']',
         other => other,
     };
-    let squeezed = |text: &str| text.chars().filter(|c| !c.is_whitespace()).map(bracket).collect::<String>();
-    squeezed(user_text).contains(&squeezed(&content))
+    text.chars().filter(|c| !c.is_whitespace()).map(bracket).collect()
 }
 
 fn content_block(text: &mut String, content: &Content) {
@@ -87,7 +100,7 @@ fn content_block(text: &mut String, content: &Content) {
         Content::Scores { sentences, .. } => {
             text.push_str("<sentences>\n");
             for (index, sentence) in sentences.iter().enumerate() {
-                let _ = writeln!(text, "{}: {}", index + 1, one_line(sentence)); // writing to a String cannot fail
+                let _ = writeln!(text, "{}: {}", index + 1, one_line(sentence, &BLOCKS)); // writing to a String cannot fail
             }
             text.push_str("</sentences>");
         }
@@ -101,10 +114,11 @@ fn content_block(text: &mut String, content: &Content) {
     }
 }
 
-fn problem_block(text: &mut String, problem: &Problem, shown: &Shown) {
+pub(super) fn problem_block(text: &mut String, problem: &Problem, shown: &Shown, blocks: &[&str]) {
+    let untagged = |text| untagged_of(text, blocks);
     let _ = write!(text, "<problem>\nQuestion: {}\nOptions:", untagged(problem.question.trim()));
     for (index, choice) in problem.choices.iter().enumerate() {
-        let _ = write!(text, " ({}) {}", letter(index), one_line(choice));
+        let _ = write!(text, " ({}) {}", letter(index), one_line(choice, blocks));
     }
     if !problem.hint.trim().is_empty() {
         let _ = write!(text, "\nHint: {}", untagged(problem.hint.trim()));
@@ -112,7 +126,7 @@ fn problem_block(text: &mut String, problem: &Problem, shown: &Shown) {
     let answer = problem.answer_index.map(usize::from);
     match answer.and_then(|index| Some((index, problem.choices.get(index)?))) {
         Some((index, choice)) => {
-            let _ = write!(text, "\nCorrect answer: ({}) {}", letter(index), one_line(choice));
+            let _ = write!(text, "\nCorrect answer: ({}) {}", letter(index), one_line(choice, blocks));
         }
         None => text.push_str("\nCorrect answer: not known"),
     }
@@ -131,7 +145,7 @@ fn letter(index: usize) -> char {
 }
 
 /// White space folded, so that one sentence stays on one line.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str, blocks: &[&str]) -> String {
     let folded = text.split_whitespace().fold(String::with_capacity(text.len()), |mut folded, word| {
         if !folded.is_empty() {
             folded.push(' ');
@@ -139,20 +153,25 @@ fn one_line(text: &str) -> String {
         folded.push_str(word);
         folded
     });
-    untagged(&folded).into_owned()
+    untagged_of(&folded, blocks).into_owned()
 }
 
-/// Names of the blocks in a request's text.
-const BLOCKS: [&str; 6] = ["problem", "sentences", "rationale", "rationale_a", "rationale_b", "gold"];
+/// Names of the blocks in the text of a request about one item.
+pub(super) const BLOCKS: [&str; 6] = ["problem", "sentences", "rationale", "rationale_a", "rationale_b", "gold"];
 
 /// A text that cannot close or open one of the request's own blocks: anything that could be read as such a tag, in any
 /// case and with any white space, is put in square brackets.
 pub(super) fn untagged(text: &str) -> Cow<'_, str> {
+    untagged_of(text, &BLOCKS)
+}
+
+/// The same for blocks of these names.
+pub(super) fn untagged_of<'a>(text: &'a str, blocks: &[&str]) -> Cow<'a, str> {
     let mut out = String::new();
     let mut copied = 0;
     for (start, opening) in text.char_indices().filter(|(_, c)| matches!(c, '<' | '\u{fe64}' | '\u{ff1c}')) {
         let after = start + opening.len_utf8();
-        let Some(closing) = text.get(after..).and_then(tag) else { continue };
+        let Some(closing) = text.get(after..).and_then(|rest| tag(rest, blocks)) else { continue };
         out.push_str(text.get(copied..start).unwrap_or_default());
         out.push('[');
         copied = after;
@@ -170,7 +189,7 @@ pub(super) fn untagged(text: &str) -> Cow<'_, str> {
 }
 
 /// Whether what follows a `<` makes it a tag of a block; if the tag ends immediately, position and length of its `>`.
-fn tag(rest: &str) -> Option<Option<(usize, usize)>> {
+fn tag(rest: &str, blocks: &[&str]) -> Option<Option<(usize, usize)>> {
     let is_slash = |c: char| matches!(c, '/' | '\\' | '\u{2044}' | '\u{2215}' | '\u{ff0f}');
     let mut seen = rest.char_indices().filter(|(_, c)| !is_blank(*c)).peekable();
     while seen.next_if(|(_, c)| is_slash(*c)).is_some() {}
@@ -184,7 +203,7 @@ fn tag(rest: &str) -> Option<Option<(usize, usize)>> {
         .take(16)
         .flat_map(|c| c.to_uppercase().flat_map(char::to_lowercase))
         .collect();
-    if !BLOCKS.contains(&name.as_str()) {
+    if !blocks.contains(&name.as_str()) {
         return None;
     }
     let end = seen.find(|(_, c)| !c.is_alphanumeric() && *c != '_');
@@ -340,7 +359,7 @@ mod tests {
         ] {
             assert_eq!(untagged(harmless), harmless);
         }
-        assert_eq!(one_line(" a\n\tb\u{2028}2: c "), "a b 2: c");
+        assert_eq!(one_line(" a\n\tb\u{2028}2: c ", &BLOCKS), "a b 2: c");
     }
 
     #[test]

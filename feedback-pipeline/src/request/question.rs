@@ -1,9 +1,9 @@
 //! What an item is asked with: picture → text → key.
 
 use crate::error::Result;
-use crate::items::{Item, Job};
+use crate::items::{Content, Item, Job};
 use crate::request::image::{ImageLimits, Images, Shown};
-use crate::request::prompt;
+use crate::request::{prompt, samples};
 use crate::teacher::{Key, Picture, Template};
 use schemas::settings::{Provider, TeacherSettings};
 use schemas::{Dataset, Problem};
@@ -21,12 +21,55 @@ pub struct Question {
     pub shown: Shown,
     /// Why it cannot be sent.
     pub unsent: Option<String>,
+    /// The questions about single items that this one asks together; empty if it asks about one item.
+    pub members: Vec<Question>,
+    /// Key of the request that asks about this item together with others.
+    pub asked_in: Option<Key>,
 }
 
 impl Question {
+    /// Whether it asks about several items.
+    pub fn is_group(&self) -> bool {
+        !self.members.is_empty()
+    }
+
     /// The picture, if there is one.
     pub fn image(&self) -> Option<&Arc<Picture>> {
         self.shown.picture()
+    }
+}
+
+/// Sentences of samples, in bytes, that one request lists at most.
+const MOST_BYTES: usize = 24_000;
+
+/// Tokens of one score in a reply, at most.
+const TOKENS_OF_SCORE: u32 = 24;
+
+/// Requests about several samples of a problem.
+pub struct Grouped {
+    /// The part that all share.
+    pub template: Template,
+    /// Most samples in one; 0 for any number.
+    pub samples: usize,
+    /// Whether the model thinks, which takes room in the reply.
+    pub thinks: bool,
+}
+
+impl Grouped {
+    /// The number of the first questions that one request asks about.
+    fn takes(&self, questions: &[Question]) -> usize {
+        let limit = self.template.dialect().max_output_tokens;
+        let room = if self.thinks { limit / 2 } else { limit - limit / 8 };
+        let most_sentences = (room / TOKENS_OF_SCORE) as usize;
+        let (mut sentences, mut bytes) = (0, 0);
+        let fit = questions.iter().take_while(|question| {
+            let Content::Scores { sentences: own, .. } = &question.item.content else { return false };
+            sentences += own.len();
+            bytes += own.iter().map(String::len).sum::<usize>();
+            sentences <= most_sentences && bytes <= MOST_BYTES
+        });
+        let most = if self.samples == 0 { usize::MAX } else { self.samples };
+        fit.take(most).count().max(1)
     }
 }
 
@@ -36,6 +79,8 @@ pub struct Questions {
     audit: Option<u64>,
     /// The part of a request that all share.
     pub template: Template,
+    /// The same of requests about several samples, and how many they may ask about.
+    pub grouped: Option<Grouped>,
     /// Pictures.
     pub images: Images,
 }
@@ -50,10 +95,46 @@ impl Questions {
         teacher: &TeacherSettings,
         job: &Job,
         template: Template,
+        grouped: Option<Grouped>,
         limits: ImageLimits,
     ) -> Result<Self> {
         let images = Images::new(dataset, limits)?;
-        Ok(Self { provider: teacher.provider, audit: job.audit, template, images })
+        Ok(Self { provider: teacher.provider, audit: job.audit, template, grouped, images })
+    }
+
+    /// The questions in groups that one request each asks about, in order; a group of one is the question itself.
+    pub fn in_groups(&self, mut questions: Vec<Question>) -> Vec<Question> {
+        let Some(grouped) = &self.grouped else { return questions };
+        let mut groups = Vec::new();
+        while !questions.is_empty() {
+            let rest = questions.split_off(grouped.takes(&questions));
+            let mut group = std::mem::replace(&mut questions, rest);
+            groups.extend(match group.len() {
+                1 => group.pop(),
+                _ => self.together(grouped, group),
+            });
+        }
+        groups
+    }
+
+    fn together(&self, grouped: &Grouped, members: Vec<Question>) -> Option<Question> {
+        let first = members.first()?;
+        let (item, shown) = (first.item.clone(), first.shown.clone());
+        let samples: Vec<&[String]> = members.iter().map(|member| sentences(&member.item)).collect();
+        let mut text = samples::user_text(&item.problem, &shown, &samples);
+        self.add_gold(&mut text, &item);
+        let key = grouped.template.key(shown.picture(), &text, &[]);
+        Some(Question { item, key, text, shown, unsent: None, members, asked_in: None })
+    }
+
+    /// The embedded Teacher also reads what no other is shown, so that belongs to the request.
+    fn add_gold(&self, text: &mut String, item: &Item) {
+        if self.provider != Provider::Reference {
+            return;
+        }
+        let Problem { solution, lecture, caption, .. } = item.problem.as_ref();
+        let [solution, lecture, caption] = [solution, lecture, caption].map(|text| prompt::untagged(text));
+        text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
     }
 
     /// The question of an item.
@@ -67,13 +148,7 @@ impl Questions {
             },
         };
         let mut text = prompt::user_text(&item, &shown);
-        if self.provider == Provider::Reference {
-            // It also reads what no other Teacher is shown, so that belongs to the request.
-            let Problem { solution, lecture, caption, .. } = item.problem.as_ref();
-            let [solution, lecture, caption] =
-                [solution, lecture, caption].map(|text| prompt::untagged(text));
-            text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
-        }
+        self.add_gold(&mut text, &item);
         // An audit repeats earlier requests, so its seed is part of the request.
         let keyed = match self.audit {
             Some(seed) => format!("{text}\naudit {seed}"),
@@ -85,6 +160,14 @@ impl Questions {
             None => self.template.key(image, &keyed, &[]),
             Some(reason) => self.template.key(None, &format!("{keyed}\n{}\n{reason}", item.subject_id), &[]),
         };
-        Question { item, key, text, shown, unsent }
+        Question { item, key, text, shown, unsent, members: Vec::new(), asked_in: None }
+    }
+}
+
+/// The sentences that are to be scored; none of other kinds.
+fn sentences(item: &Item) -> &[String] {
+    match &item.content {
+        Content::Scores { sentences, .. } => sentences,
+        Content::Correction { .. } | Content::Judgement { .. } => &[],
     }
 }

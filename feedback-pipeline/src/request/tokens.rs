@@ -6,6 +6,7 @@
 
 use crate::items::Kind;
 use crate::request::prompt;
+use crate::request::samples::{self, Samples};
 use crate::teacher::catalogue::{Model, Tokenizer};
 use crate::teacher::{self, Dialect};
 use schemas::settings::{ImageDetail, Provider, ResponseFormat};
@@ -44,6 +45,13 @@ pub struct Sample {
     pub body: Vec<u8>,
     /// Whether the request showed a picture.
     pub has_picture: bool,
+}
+
+impl Sample {
+    /// Whether the request asked about several items.
+    fn is_of_group(&self) -> bool {
+        Samples::read(&self.user_text).is_some()
+    }
 }
 
 /// Counts the tokens of one kind of request to one model.
@@ -88,6 +96,17 @@ pub struct Input {
 impl Counter {
     /// A counter for a model in a dialect that learns from `samples`, earlier replies of the model to requests of the kind.
     pub fn new(model: &Model, dialect: &Dialect, kind: Kind, system: &str, samples: &[Sample]) -> Self {
+        let samples: Vec<&Sample> = samples.iter().filter(|sample| !sample.is_of_group()).collect();
+        Self::with(model, dialect, prompt::schema(kind), system, &samples)
+    }
+
+    /// The same for requests about several samples of a problem; `system` are the instructions for scores.
+    pub fn grouped(model: &Model, dialect: &Dialect, system: &str, samples: &[Sample]) -> Self {
+        let samples: Vec<&Sample> = samples.iter().filter(|sample| sample.is_of_group()).collect();
+        Self::with(model, &dialect.grouped(), samples::SCHEMA, &samples::instructions(system), &samples)
+    }
+
+    fn with(model: &Model, dialect: &Dialect, schema: &str, system: &str, samples: &[&Sample]) -> Self {
         let (tokenizer, name) = match model.tokenizer {
             Tokenizer::Cl100k => (tiktoken_rs::cl100k_base_singleton(), "cl100k"),
             Tokenizer::O200k => (tiktoken_rs::o200k_base_singleton(), "o200k"),
@@ -112,7 +131,7 @@ impl Counter {
             how.push_str(&format!("; {thinking} tokens of thinking a reply are a guess"));
         }
         let schema = match dialect.response_format {
-            ResponseFormat::JsonSchema => count(prompt::schema(kind)),
+            ResponseFormat::JsonSchema => count(schema),
             _ => 0,
         };
         let mut counter = Self {
@@ -130,12 +149,13 @@ impl Counter {
         counter
     }
 
-    fn learn(&mut self, samples: &[Sample]) {
+    fn learn(&mut self, samples: &[&Sample]) {
         if samples.len() < FEWEST_REPLIES {
             return;
         }
         let fit: Vec<&Sample> = samples
             .iter()
+            .copied()
             .filter(|sample| {
                 teacher::open(self.provider, &sample.body).is_ok_and(|envelope| !envelope.text.is_empty())
             })
@@ -230,6 +250,13 @@ fn usual_reply(user_text: &str) -> String {
         let (_, rest) = user_text.rsplit_once(&format!("<{tag}>\n"))?;
         rest.split_once(&format!("\n</{tag}>")).map(|(block, _)| block)
     };
+    if let Some(samples) = Samples::read(user_text) {
+        let scores: Vec<String> = samples
+            .asked_for()
+            .map(|(sample, number)| format!("{{\"sample\":{sample},\"sentence\":{number},\"score\":0.7}}"))
+            .collect();
+        return format!("{{\"scores\":[{}]}}", scores.join(","));
+    }
     if let Some(sentences) = block("sentences") {
         let scores: Vec<String> = (1..=sentences.lines().count())
             .map(|number| format!("{{\"sentence\":{number},\"score\":0.7}}"))
@@ -271,7 +298,8 @@ mod tests {
         let newer = counter(Provider::Anthropic, "claude-opus-5-5", "Be fair.");
         assert!((newer.input("hello world") - newer.head() - 3.0).abs() < 1e-9);
         let plain = openai.input("hello world");
-        anthropic.learn(&(0..20).map(|_| sample(plain * 2.0, 10, false)).collect::<Vec<_>>());
+        let replies: Vec<_> = (0..20).map(|_| sample(plain * 2.0, 10, false)).collect();
+        anthropic.learn(&replies.iter().collect::<Vec<_>>());
         assert!((anthropic.input("hello world") / plain - 2.0).abs() < 0.02, "{}", anthropic.how);
         assert_eq!(anthropic.output("hello world").round(), 10.0);
     }
@@ -284,7 +312,8 @@ mod tests {
         assert_eq!(counter(Provider::OpenAi, "gpt-6-luna", "Be fair.").output("hello world"), reply);
         let plain = thinking.input("hello world");
         // Replies to pictures tell how long it thinks, not how long its texts are.
-        thinking.learn(&(0..20).map(|_| sample(9_000.0, 300, true)).collect::<Vec<_>>());
+        let replies: Vec<_> = (0..20).map(|_| sample(9_000.0, 300, true)).collect();
+        thinking.learn(&replies.iter().collect::<Vec<_>>());
         assert_eq!(thinking.input("hello world"), plain);
         assert_eq!(thinking.output("hello world").round(), 300.0, "{}", thinking.how);
     }
@@ -322,6 +351,11 @@ mod tests {
         assert_eq!(
             usual_reply(text),
             r#"{"scores":[{"sentence":1,"score":0.7},{"sentence":2,"score":0.7}]}"#
+        );
+        let several = "<problem>\nx\n</problem>\n<samples>\n1.1: a\n2.1-2.1 = 1.1-1.1\n2.2: b\n</samples>";
+        assert_eq!(
+            usual_reply(several),
+            r#"{"scores":[{"sample":1,"sentence":1,"score":0.7},{"sample":2,"sentence":2,"score":0.7}]}"#
         );
         assert_eq!(usual_reply("<rationale>\na\n</rationale>"), r#"{"rationale":"a"}"#);
         assert_eq!(usual_reply("<rationale_a>\n…"), r#"{"better":"A"}"#);

@@ -2,9 +2,10 @@
 
 use super::Session;
 use crate::error::Error;
-use crate::items::Item;
 use crate::reply::verdict::Verdict;
+use crate::items::Item;
 use crate::request::Question;
+use crate::request::samples::Samples;
 use crate::request::tokens;
 use crate::send::budget::{Cost, ReservedDollars};
 use crate::send::fault::{After, status_of};
@@ -27,8 +28,20 @@ const ENOUGH_REPLIES: u64 = 20;
 const UNREADABLE_BEFORE_ANY_SUCCESS: u64 = 10;
 
 impl Session {
-    /// Asks until there is a verdict, or the run ends.
-    pub(super) async fn resolve(&self, question: &Question, mut replies: Vec<Reply>, mut slot: Option<Slot>) {
+    /// Asks until there is a verdict on each item of a question, or the run ends.
+    pub(super) async fn resolve(&self, question: &Question, replies: Vec<Reply>, slot: Option<Slot>) {
+        match question.is_group() {
+            true => self.resolve_group(question, slot).await,
+            false => self.resolve_one(question, replies, slot).await,
+        }
+    }
+
+    pub(super) async fn resolve_one(
+        &self,
+        question: &Question,
+        mut replies: Vec<Reply>,
+        mut slot: Option<Slot>,
+    ) {
         loop {
             match self.judge(&question.item, &replies) {
                 Verdict::Ask(follow_ups) => match self.turn(question, &follow_ups, &mut slot).await {
@@ -54,13 +67,13 @@ impl Session {
                 }
                 self.progress.rejected(reason);
             }
-            Verdict::Ask(_) => {}
+            Verdict::Ask(_) | Verdict::Missing { .. } => {}
         }
     }
 
     /// One request with all its attempts; the reply is durable on return. `None` if the run ends. The first attempt
     /// uses `first` where it holds a slot.
-    async fn turn(
+    pub(super) async fn turn(
         &self,
         question: &Question,
         follow_ups: &[FollowUp],
@@ -74,19 +87,19 @@ impl Session {
         loop {
             let mut slot = self.slot(first).await?;
             // Created for each attempt, so that waiting items hold no copy of the instructions.
-            let (lessons, template) = self.template();
+            let (lessons, template) = self.template(question.is_group());
             let sent_key = self.sent_key(question, follow_ups, lessons, &template);
             let body = template.body(image, &question.text, follow_ups);
             let text_bytes = body.text_len();
-            let (aside, reservation) = self.leave(text_bytes, image_tokens).await?;
+            let (aside, reservation) = self.leave(text_bytes, image_tokens, question.is_group()).await?;
             effort.attempts += 1;
             effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
-            let most = self.dollars(text_bytes, image_tokens).most;
+            let most = self.dollars(text_bytes, image_tokens, question.is_group()).most;
             self.progress.sent();
             slot.departs();
             let in_flight = self.in_flight(most);
             let start = Instant::now();
-            let outcome = self.attempt(&question.item, body).await;
+            let outcome = self.attempt(question, body).await;
             let latency = start.elapsed();
             let mut reply = Reply {
                 turn: follow_ups.len() as u32,
@@ -141,7 +154,7 @@ impl Session {
                         None => self.charge(aside, charged, may_be_charged)?,
                     }
                     self.landed(in_flight);
-                    match self.learn(&failure, lessons, image.is_some()) {
+                    match self.learn(&failure, lessons, image.is_some(), question.is_group()) {
                         Some(After::Again) => {
                             effort.attempts -= 1; // no fault of the item
                             continue;
@@ -183,9 +196,15 @@ impl Session {
 
     /// What the refusal of a request says about the dialect that it was written in, after so many lessons; `None` if it
     /// says nothing.
-    pub(super) fn learn(&self, failure: &Failure, lessons: u32, has_picture: bool) -> Option<After> {
+    pub(super) fn learn(
+        &self,
+        failure: &Failure,
+        lessons: u32,
+        has_picture: bool,
+        is_group: bool,
+    ) -> Option<After> {
         let Failure::Status { status, error, .. } = failure else { return None };
-        let (why, hint) = match self.dialects.refuse(lessons, *status, error, has_picture) {
+        let (why, hint) = match self.dialects.refuse(lessons, *status, error, has_picture, is_group) {
             Refusal::Other => return None,
             Refusal::Again(what) => {
                 if let Some(what) = what {
@@ -220,19 +239,24 @@ impl Session {
 
     /// The same for a request that may as well be left out: `None` if the money is short.
     pub(super) async fn leave_with_room(&self, text_bytes: usize) -> Option<(ReservedDollars, Reservation)> {
-        if self.dollars(text_bytes, 0).most > self.budget.room() {
+        if self.dollars(text_bytes, 0, true).most > self.budget.room() {
             return None;
         }
-        self.leave(text_bytes, 0).await
+        self.leave(text_bytes, 0, true).await
     }
 
     /// Budget and rate limit of an attempt. The budget comes first: waiting for it with a rate reservation would make
     /// reserved requests leave in a burst.
-    async fn leave(&self, text_bytes: usize, image_tokens: u64) -> Option<(ReservedDollars, Reservation)> {
+    async fn leave(
+        &self,
+        text_bytes: usize,
+        image_tokens: u64,
+        is_group: bool,
+    ) -> Option<(ReservedDollars, Reservation)> {
         let aside = tokio::select! {
             biased;
             () = self.stop.wait() => return None,
-            aside = self.budget.reserve(|| self.dollars(text_bytes, image_tokens)) => aside,
+            aside = self.budget.reserve(|| self.dollars(text_bytes, image_tokens, is_group)) => aside,
         };
         let aside = match aside {
             Ok(aside) => aside,
@@ -321,18 +345,22 @@ impl Session {
 
     /// What an attempt may cost: its reply may be as long as the limit, and is likely no more than a quarter longer than the
     /// longest so far.
-    fn dollars(&self, text_bytes: usize, image_tokens: u64) -> Cost {
+    fn dollars(&self, text_bytes: usize, image_tokens: u64, is_group: bool) -> Cost {
         let Some(price) = &self.price else { return Cost { most: 0.0, likely: 0.0 } };
         let (input, _) = self.pace.expect(self.job.kind, text_bytes, image_tokens);
-        let limit = self.reply_limit();
+        let limit = self.reply_limit(is_group);
         let longest = self.longest_output().map_or(limit, |longest| (longest as f64 * 1.25 + 8.0).min(limit));
         let with = |output: f64| price.most(input * 1.25, output);
         Cost { most: with(limit), likely: with(longest) }
     }
 
-    async fn attempt(&self, item: &Item, body: Body) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
+    async fn attempt(
+        &self,
+        question: &Question,
+        body: Body,
+    ) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
         let Some(transport) = &self.transport else {
-            let body = teacher::embedded_answer(item).into();
+            let body = embedded_answer(question).into();
             let usage = Some(Usage::default());
             self.saw_good(usage.as_ref());
             return Ok((Raw { status: 200, headers: Default::default(), body }, usage));
@@ -402,6 +430,17 @@ impl Session {
         };
         self.stats.told.fetch_add(1, Ordering::Relaxed);
         self.stats.longest_output.fetch_max(usage.output, Ordering::Relaxed);
+    }
+}
+
+/// The embedded Teacher's reply to a question.
+fn embedded_answer(question: &Question) -> Vec<u8> {
+    match Samples::read(&question.text).filter(|_| question.is_group()) {
+        Some(samples) => {
+            let items: Vec<&Item> = question.members.iter().map(|member| &member.item).collect();
+            teacher::embedded_answer_to_samples(&items, samples.asked_for())
+        }
+        None => teacher::embedded_answer(&question.item),
     }
 }
 

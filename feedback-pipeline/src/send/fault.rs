@@ -13,6 +13,7 @@ use super::Session;
 use crate::error::Error;
 use crate::reply::verdict::NOT_SENT;
 use crate::request::Question;
+use crate::request::samples::Samples;
 use crate::send::in_flight::Slot;
 use crate::send::retry::{self, Decision, Effort, Failure};
 use crate::teacher;
@@ -272,7 +273,8 @@ impl Session {
         }
         let Some(text) = self.answered_text() else { return false };
         let Some(transport) = &self.transport else { return false };
-        let body = self.template().1.body(None, &text, &[]);
+        let is_group = Samples::read(&text).is_some();
+        let body = self.template(is_group).1.body(None, &text, &[]);
         let Some((aside, reservation)) = self.leave_with_room(body.text_len()).await else { return false };
         self.progress.sent();
         let departed = Instant::now();

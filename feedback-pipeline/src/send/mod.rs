@@ -4,6 +4,7 @@ mod attempts;
 pub mod batch;
 pub mod budget;
 pub mod fault;
+mod groups;
 pub mod headers;
 pub mod http;
 pub mod in_flight;
@@ -18,13 +19,15 @@ mod spool;
 pub mod stop;
 mod upload;
 
-pub use session::{ServiceStats, Session};
+pub use groups::Groups;
+pub use session::{ServiceStats, Session, Templates};
 
 use crate::request::Question;
 use crate::store::Reply;
 use crate::teacher::Key;
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What becomes of a pending item, as the plan of a job decides.
 pub enum Next {
@@ -36,35 +39,68 @@ pub enum Next {
     InBatch(Question),
     /// It cannot be sent; [`Question::unsent`] says why.
     Unsendable(Question),
-    /// It is to be sent, with the malformed replies to it so far.
+    /// It is to be sent, alone with the malformed replies to it so far, or with others in one request.
     Send(Question, Vec<Reply>, Claim),
 }
 
-/// Requests that are being worked on: of several pending items with the same one, the first sends it.
+/// Requests about single items that are being worked on: of several pending items with the same one, the first sends it.
+/// Where it is sent together with others, with the key of the request about all.
 #[derive(Debug, Clone, Default)]
-pub struct Claims(Arc<Mutex<HashSet<Key>>>);
+pub struct Claims(Arc<Mutex<HashMap<Key, Option<Key>>>>);
 
 impl Claims {
-    /// Claims a request; `None` if it is claimed already.
-    pub fn claim(&self, key: Key) -> Option<Claim> {
-        self.keys().insert(key).then(|| Claim { claims: self.clone(), key })
+    /// Claims a request; where it is claimed already, the error is the request about several that it is sent in.
+    pub fn claim(&self, key: Key) -> Result<Claim, Option<Key>> {
+        match self.keys().entry(key) {
+            Entry::Occupied(claimed) => Err(*claimed.get()),
+            Entry::Vacant(free) => {
+                free.insert(None);
+                Ok(Claim { claims: self.clone(), keys: vec![key] })
+            }
+        }
     }
 
-    fn keys(&self) -> std::sync::MutexGuard<'_, HashSet<Key>> {
+    /// The request about several that a claimed one is sent in.
+    pub fn asked_in(&self, key: &Key) -> Option<Key> {
+        self.keys().get(key).copied().flatten()
+    }
+
+    fn keys(&self) -> MutexGuard<'_, HashMap<Key, Option<Key>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A claimed request, free again when this is dropped.
-#[derive(Debug)]
+/// Claimed requests, free again when this is dropped.
+#[derive(Debug, Default)]
 #[must_use]
 pub struct Claim {
     claims: Claims,
-    key: Key,
+    keys: Vec<Key>,
+}
+
+impl Claim {
+    /// Takes over what another has claimed of the same claims.
+    pub fn join(&mut self, mut other: Self) {
+        if self.keys.is_empty() {
+            self.claims = other.claims.clone();
+        }
+        self.keys.append(&mut other.keys);
+    }
+
+    /// Notes that the claimed requests are sent in one about several.
+    pub fn is_for(&self, group: Key) {
+        let mut claimed = self.claims.keys();
+        for key in &self.keys {
+            claimed.insert(*key, Some(group));
+        }
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.claims.keys().remove(&self.key);
+        let mut claimed = self.claims.keys();
+        for key in &self.keys {
+            claimed.remove(key);
+        }
     }
 }

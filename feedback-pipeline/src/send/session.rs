@@ -6,6 +6,7 @@ use crate::request::Questions;
 use crate::request::prompt::SystemPrompt;
 use crate::send::budget::Budget;
 use crate::send::fault::Evidence;
+use crate::send::groups::Groups;
 use crate::send::http::HttpClient;
 use crate::send::in_flight::InFlight;
 use crate::send::pace::Pace;
@@ -14,7 +15,7 @@ use crate::send::rejects::Rejects;
 use crate::send::stop::Stop;
 use crate::store::Cache;
 use crate::teacher::catalogue::{Model, Price};
-use crate::teacher::{Dialects, Spoken, Template};
+use crate::teacher::{Dialect, Dialects, Spoken, Template};
 use schemas::settings::TeacherSettings;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +50,7 @@ pub struct Session {
     /// Counts completed attempts, except refusals that changed the dialect.
     pub attempts_ended: watch::Sender<u64>,
     /// Template of this job's requests in the current dialect, with its number of lessons.
-    pub template: Mutex<(u32, Arc<Template>)>,
+    pub templates: Mutex<Templates>,
     /// HTTP; none for the embedded Teacher.
     pub transport: Option<HttpClient>,
     /// How many requests may be in flight.
@@ -64,8 +65,32 @@ pub struct Session {
     pub evidence: Evidence,
     /// Whether one cause is behind all rejects.
     pub rejects: Rejects,
+    /// Whether the model answers requests about several items.
+    pub groups: Groups,
     /// Abandoned batches.
     pub abandoned: Vec<String>,
+}
+
+/// Templates of a job's requests in one dialect.
+pub struct Templates {
+    /// Lessons that the dialect took.
+    lessons: u32,
+    /// Of requests about one item.
+    one: Arc<Template>,
+    /// Of requests about several, where there may be such.
+    grouped: Option<Arc<Template>>,
+}
+
+impl Templates {
+    /// Those of some questions in a dialect that took so many lessons.
+    pub fn new(questions: &Questions, lessons: u32, dialect: &Dialect) -> Self {
+        let grouped = questions.grouped.as_ref();
+        Self {
+            lessons,
+            one: Arc::new(questions.template.in_dialect(dialect)),
+            grouped: grouped.map(|of| Arc::new(of.template.in_dialect(&dialect.grouped()))),
+        }
+    }
 }
 
 /// Service statistics of this run.
@@ -85,14 +110,19 @@ pub struct ServiceStats {
 }
 
 impl Session {
-    /// The template of this job's requests in the dialect as it is now, and how many lessons that took.
-    pub(super) fn template(&self) -> (u32, Arc<Template>) {
-        let mut template = self.template.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The template of this job's requests, about several items where it `is_group`, in the dialect as it is now, and how
+    /// many lessons that took.
+    pub(super) fn template(&self, is_group: bool) -> (u32, Arc<Template>) {
+        let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
         let Spoken { lessons, dialect } = self.dialects.spoken();
-        if template.0 != lessons {
-            *template = (lessons, Arc::new(self.questions.template.in_dialect(&dialect)));
+        if templates.lessons != lessons {
+            *templates = Templates::new(&self.questions, lessons, &dialect);
         }
-        template.clone()
+        let template = match &templates.grouped {
+            Some(grouped) if is_group => grouped,
+            _ => &templates.one,
+        };
+        (lessons, Arc::clone(template))
     }
 
     /// Why the run ended early; a fault of the service comes with the address that was asked.
@@ -107,8 +137,9 @@ impl Session {
     }
 
     /// Most tokens that a reply may have, thinking included.
-    pub(super) fn reply_limit(&self) -> f64 {
-        f64::from(self.dialects.spoken().dialect.max_output_tokens)
+    pub(super) fn reply_limit(&self, is_group: bool) -> f64 {
+        let dialect = self.dialects.spoken().dialect;
+        f64::from(if is_group { dialect.grouped().max_output_tokens } else { dialect.max_output_tokens })
     }
 }
 

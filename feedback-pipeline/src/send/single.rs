@@ -6,10 +6,12 @@
 use super::{Next, Session};
 use crate::error::Result;
 use crate::items::Item;
+use crate::items::samples::Listed;
 use crate::reply::verdict::{self, Verdict};
 use crate::request::Question;
+use crate::request::samples::Samples;
 use crate::store::outcome::{self, AskedWith};
-use crate::store::{Ask, Reply};
+use crate::store::{Ask, Member, Reply};
 use crate::teacher::Usage;
 use schemas::TimestampMs;
 use schemas::settings::Provider;
@@ -137,6 +139,20 @@ impl Session {
 
     /// Remembers which request an item has.
     pub(super) fn remember(&self, question: &Question) -> Result<()> {
+        for member in &question.members {
+            self.remember(member)?;
+        }
+        if question.is_group() {
+            return Ok(());
+        }
+        // Alone first: that request follows where the one about several does not answer it.
+        self.remember_alone(question)?;
+        let Some(group) = question.asked_in else { return Ok(()) };
+        self.cache.writer().subject(&self.scope, self.job.round, &question.item.subject_id, group)
+    }
+
+    /// Remembers the request about an item alone.
+    pub(super) fn remember_alone(&self, question: &Question) -> Result<()> {
         self.cache.writer().subject(&self.scope, self.job.round, &question.item.subject_id, question.key)
     }
 
@@ -218,6 +234,7 @@ impl Session {
             prompt_version: self.prompt.version.clone(),
             user_text: question.text.clone(),
             image_sha256: question.image().map(|image| image.sha256.clone()),
+            members: members(question),
         })
     }
 
@@ -229,4 +246,16 @@ impl Session {
     pub(crate) fn judge(&self, item: &Item, replies: &[Reply]) -> Verdict {
         outcome::verdict(self.teacher.provider, &item.content, replies)
     }
+}
+
+/// The items of a question about several, each with as much of the cost as it has sentences of its own in the list.
+fn members(question: &Question) -> Vec<Member> {
+    let list = Samples::read(&question.text).filter(|_| question.is_group()).map(|samples| samples.list);
+    let members = question.members.iter().zip(list.iter().flatten());
+    let of = |(member, listed): (&Question, &Listed)| Member {
+        subject_id: member.item.subject_id.clone(),
+        item_key: member.key,
+        weight: u32::try_from(listed.own()).unwrap_or(u32::MAX).max(1),
+    };
+    members.map(of).collect()
 }

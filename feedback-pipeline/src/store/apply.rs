@@ -1,5 +1,6 @@
 //! How each change lands in the tables of the store.
 
+use super::members;
 use super::write::{Attempt, Change, Write};
 use super::{Ask, Reply};
 use crate::items::Kind;
@@ -60,7 +61,7 @@ pub(super) fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::R
 
 fn insert_ask(transaction: &Transaction<'_>, ask: &Ask) -> rusqlite::Result<()> {
     let mut statement = transaction
-        .prepare_cached("INSERT OR IGNORE INTO asks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?;
+        .prepare_cached("INSERT OR IGNORE INTO asks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")?;
     statement.execute(params![
         ask.key.as_slice(),
         ask.scope,
@@ -72,8 +73,9 @@ fn insert_ask(transaction: &Transaction<'_>, ask: &Ask) -> rusqlite::Result<()> 
         ask.prompt_version,
         ask.user_text,
         ask.image_sha256,
+        ask.members.len().max(1) as u64,
     ])?;
-    Ok(())
+    members::insert(transaction, ask)
 }
 
 fn insert_reply(transaction: &Transaction<'_>, key: &Key, reply: &Reply) -> rusqlite::Result<()> {

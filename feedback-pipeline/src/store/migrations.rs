@@ -9,7 +9,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub(super) const VERSION: i64 = STEPS.len() as i64;
 
 /// The step from each version to the next. Released steps are never changed.
-const STEPS: [&str; 5] = [REPLIES, BATCHES, COST_OF_BATCHES, LOSSES, DISCARDED];
+const STEPS: [&str; 6] = [REPLIES, BATCHES, COST_OF_BATCHES, LOSSES, DISCARDED, MEMBERS];
 
 const REPLIES: &str = "
 CREATE TABLE IF NOT EXISTS prompts (hash TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
@@ -53,7 +53,21 @@ CREATE TABLE discarded (
 CREATE TABLE rewrites (kind TEXT NOT NULL, round INTEGER NOT NULL, PRIMARY KEY (kind, round)) WITHOUT ROWID;
 ";
 
-/// Shows the tables of version 4, in a file that cannot be written, as those of version 5.
+const MEMBERS: &str = "
+ALTER TABLE asks ADD COLUMN items INTEGER NOT NULL DEFAULT 1;
+CREATE TABLE members (
+    request_key BLOB NOT NULL, place INTEGER NOT NULL, subject_id TEXT NOT NULL, item_key BLOB NOT NULL, weight INTEGER NOT NULL,
+    PRIMARY KEY (request_key, place)) WITHOUT ROWID;
+CREATE INDEX members_by_item ON members (item_key);
+";
+
+/// Shows the tables of version 5, in a file that cannot be written, as those of version 6.
+const SHOW_5: &str = "
+CREATE TEMP VIEW asks AS SELECT rowid, *, 1 AS items FROM main.asks;
+CREATE TEMP TABLE members (request_key BLOB, place INTEGER, subject_id TEXT, item_key BLOB, weight INTEGER);
+";
+
+/// The same for what version 5 added to version 4.
 const SHOW_4: &str = "
 CREATE TEMP VIEW replies AS SELECT rowid, *, NULL AS dialect FROM main.replies;
 CREATE TEMP TABLE attempts (likely_usd REAL);
@@ -79,7 +93,8 @@ pub(super) fn run(connection: &Connection) -> rusqlite::Result<()> {
 pub(super) fn show(connection: &Connection) -> rusqlite::Result<bool> {
     match version(connection)? {
         VERSION => Ok(true),
-        4 => connection.execute_batch(SHOW_4).map(|()| true),
+        5 => connection.execute_batch(SHOW_5).map(|()| true),
+        4 => connection.execute_batch(SHOW_4).and_then(|()| connection.execute_batch(SHOW_5)).map(|()| true),
         _ => Ok(false),
     }
 }
@@ -94,7 +109,18 @@ mod tests {
     use super::*;
     use rusqlite::OpenFlags;
 
-    /// As a dataset on a read-only disk, made by the version before.
+    #[test]
+    fn a_file_of_version_5_that_cannot_be_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("feedback.sqlite");
+        Connection::open(&path).unwrap().execute_batch(include_str!("../../tests/store/v5.sql")).unwrap();
+        let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        assert!(show(&reader).unwrap());
+        let query = "SELECT sum(items), (SELECT count(*) FROM members) FROM asks JOIN replies USING (request_key)";
+        assert_eq!(reader.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap(), (2, 0));
+    }
+
+    /// As a dataset on a read-only disk, made by an older version.
     #[test]
     fn a_file_of_version_4_that_cannot_be_written_is_read() {
         let folder = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `prompts` | a system prompt, by its hash |
 //! | `asks` | a distinct request: who paid for it, what was asked; the picture by its hash only |
+//! | `members` | an item of a request about several |
 //! | `replies` | what came back: raw body, headers, usage, cost; turn 1 and 2 follow malformed replies |
 //! | `subjects` | which request an item has; several items may share one, the last row of an item counts |
 //! | `batches` | a batch that is about to be sent, open, or closed |
@@ -20,6 +21,7 @@
 mod apply;
 mod batches;
 mod discarded;
+mod members;
 mod migrations;
 pub mod outcome;
 mod write;
@@ -62,12 +64,29 @@ pub struct Ask {
     pub user_text: String,
     /// sha256 of the picture.
     pub image_sha256: Option<String>,
+    /// The items that it asks about together and that share its cost; empty where it asks about one.
+    pub members: Vec<Member>,
+}
+
+/// An item of a request about several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The item.
+    pub subject_id: String,
+    /// Key of the request about it alone: items that would share that share its place here.
+    pub item_key: Key,
+    /// Its part of the cost, relative to those of the others.
+    pub weight: u32,
 }
 
 impl Ask {
     /// True if `item` of `job` is the one that pays.
     pub fn is_paid_by(&self, job: &Job, item: &Item) -> bool {
-        self.subject_id == item.subject_id && self.round == item.round && self.scope == job.scope()
+        let is_member = match &self.members[..] {
+            [] => self.subject_id == item.subject_id,
+            members => members.iter().any(|member| member.subject_id == item.subject_id),
+        };
+        is_member && self.round == item.round && self.scope == job.scope()
     }
 }
 
@@ -246,11 +265,11 @@ impl Cache {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT scope, round, subject_id, problem_id, provider, model, prompt_version, user_text,
-                        image_sha256 FROM asks WHERE request_key = ?1",
+                        image_sha256, items FROM asks WHERE request_key = ?1",
             )?;
-            statement
+            let found = statement
                 .query_row([key.as_slice()], |row| {
-                    Ok(Ask {
+                    let ask = Ask {
                         key: *key,
                         scope: row.get(0)?,
                         round: row.get(1)?,
@@ -261,9 +280,16 @@ impl Cache {
                         prompt_version: row.get(6)?,
                         user_text: row.get(7)?,
                         image_sha256: row.get(8)?,
-                    })
+                        members: Vec::new(),
+                    };
+                    Ok((ask, row.get::<_, u32>(9)? > 1))
                 })
-                .optional()
+                .optional()?;
+            let Some((mut ask, is_group)) = found else { return Ok(None) };
+            if is_group {
+                ask.members = members::of(connection, key)?;
+            }
+            Ok(Some(ask))
         })
     }
 

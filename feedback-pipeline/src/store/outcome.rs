@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::items::{Content, Item, Job};
 use crate::reply::verdict::{self, NOT_SENT, Verdict};
 use crate::request::prompt;
+use crate::request::samples::Samples;
 use crate::teacher::Key;
 use schemas::provenance;
 use schemas::settings::Provider;
@@ -22,10 +23,27 @@ pub struct ItemOutcome {
 impl ItemOutcome {
     /// The key in hexadecimal; empty if nothing was sent.
     pub fn key_text(&self) -> String {
-        match self.replies.first() {
-            Some(reply) if reply.status == NOT_SENT => String::new(),
-            _ => provenance::hex(&self.ask.key),
+        if self.is_unsent() { String::new() } else { provenance::hex(&self.ask.key) }
+    }
+
+    /// Whether nothing was sent.
+    fn is_unsent(&self) -> bool {
+        self.replies.first().is_some_and(|reply| reply.status == NOT_SENT)
+    }
+
+    /// The item's part of what the request took: that of the whole between two points of it, `(from, to, whole)`.
+    pub fn share(&self, item: &Item) -> (u64, u64, u64) {
+        let (mut from, mut to, mut whole) = (0, 1, 1);
+        if !self.ask.members.is_empty() {
+            (from, to, whole) = (0, 0, 0);
+            for member in &self.ask.members {
+                if member.subject_id == item.subject_id {
+                    (from, to) = (whole, whole + u64::from(member.weight));
+                }
+                whole += u64::from(member.weight);
+            }
         }
+        (from, to, whole.max(1))
     }
 }
 
@@ -73,7 +91,12 @@ pub fn paid(cache: &Cache, key: &Key, is_latest: bool, item: &Item) -> Result<Op
     let Some(ask) = cache.ask(key)? else { return Ok(None) };
     let is_over = !is_latest || !prompt::is_about(&ask.user_text, item);
     let settled = judged(cache, ask, item)?;
-    Ok(Some(settled).filter(|found| is_settled(found) || (is_over && !found.replies.is_empty())))
+    Ok(Some(settled).filter(|found| match &found.verdict {
+        Verdict::Answer(_) | Verdict::Reject { .. } => true,
+        // What could not be sent stands under the request about the item alone.
+        Verdict::Missing { .. } => !found.is_unsent(),
+        Verdict::Ask(_) => is_over && !found.replies.is_empty(),
+    }))
 }
 
 /// The verdict on the stored replies to an item.
@@ -81,12 +104,43 @@ pub fn verdict(provider: Provider, content: &Content, replies: &[Reply]) -> Verd
     verdict::judge(provider, content, replies.iter().map(|reply| (reply.status, reply.body.as_ref())))
 }
 
-fn judged(cache: &Cache, ask: Ask, item: &Item) -> Result<ItemOutcome> {
+/// The same for an item that was asked about together with others.
+fn verdict_of_sample(ask: &Ask, item: &Item, replies: &[Reply]) -> Verdict {
+    let place = |samples: &Samples| match &item.content {
+        // Where its text has changed since, it is still known what was paid for.
+        Content::Scores { sentences, .. } => samples.place_of(sentences).or_else(|| {
+            ask.members.iter().position(|member| member.subject_id == item.subject_id)
+        }),
+        Content::Correction { .. } | Content::Judgement { .. } => None,
+    };
+    match Samples::read(&ask.user_text).and_then(|samples| Some((place(&samples)?, samples))) {
+        Some((place, samples)) => {
+            let replies = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
+            verdict::judge_sample(ask.provider, &samples.list, place, replies)
+        }
+        None => Verdict::Missing { reason: "malformed: the request asked about other samples".to_owned() },
+    }
+}
+
+/// An item's verdict on some replies to a request, about it alone or about it and others.
+pub fn verdict_on(ask: &Ask, item: &Item, replies: &[Reply]) -> Verdict {
+    match &ask.members[..] {
+        [] => verdict(ask.provider, &item.content, replies),
+        _ if replies.is_empty() => Verdict::Ask(Vec::new()),
+        _ => verdict_of_sample(ask, item, replies),
+    }
+}
+
+/// An item's verdict on the replies to a request, about it alone or about it and others.
+///
+/// # Errors
+/// If the cache cannot be read.
+pub fn judged(cache: &Cache, ask: Ask, item: &Item) -> Result<ItemOutcome> {
     let replies = cache.replies(&ask.key)?;
-    let verdict = self::verdict(ask.provider, &item.content, &replies);
+    let verdict = verdict_on(&ask, item, &replies);
     Ok(ItemOutcome { ask, replies, verdict })
 }
 
 fn is_settled(found: &ItemOutcome) -> bool {
-    !matches!(found.verdict, Verdict::Ask(_))
+    matches!(found.verdict, Verdict::Answer(_) | Verdict::Reject { .. })
 }

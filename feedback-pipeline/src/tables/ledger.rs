@@ -152,11 +152,19 @@ pub fn row(job: &Job, item: &Item, settled: &ItemOutcome) -> Request {
     let ItemOutcome { ask, replies, verdict } = settled;
     let cached = !ask.is_paid_by(job, item);
     let paid: &[Reply] = if cached { &[] } else { replies };
-    let sum = |count: fn(&Reply) -> u64| paid.iter().map(count).sum();
-    let status = match verdict {
-        Verdict::Reject { reason, .. } => verdict::status_of(reason),
-        _ => "ok",
+    let (from, to, whole) = settled.share(item);
+    // Parts that add up to the whole, to the token.
+    let up_to = |count: u64, point: u64| (u128::from(count) * u128::from(point) / u128::from(whole)) as u64;
+    let sum = |count: fn(&Reply) -> u64| {
+        let count = paid.iter().map(count).sum();
+        up_to(count, to) - up_to(count, from)
     };
+    let cost_usd = known_cost(paid).map(|cost| cost * to as f64 / whole as f64 - cost * from as f64 / whole as f64);
+    let status = match verdict {
+        Verdict::Reject { reason, .. } | Verdict::Missing { reason } => verdict::status_of(reason),
+        Verdict::Ask(_) | Verdict::Answer(_) => "ok",
+    };
+    let items = u32::try_from(ask.members.len()).ok().filter(|items| *items > 0);
     Request {
         request_key: settled.key_text(),
         kind: job.ledger_kind().to_owned(),
@@ -165,14 +173,16 @@ pub fn row(job: &Job, item: &Item, settled: &ItemOutcome) -> Request {
         provider: ask.provider.as_str().to_owned(),
         model: ask.model.clone(),
         status: status.to_owned(),
-        attempts: paid.iter().map(|reply| reply.attempts).sum(),
+        // The first item counts the requests of all.
+        attempts: if from == 0 { paid.iter().map(|reply| reply.attempts).sum() } else { 0 },
         cached,
         input_tokens: sum(|reply| reply.usage.input + reply.usage.cache_write),
         cached_input_tokens: sum(|reply| reply.usage.cache_read),
         output_tokens: sum(|reply| reply.usage.output),
-        cost_usd: known_cost(paid),
+        cost_usd,
         latency_ms: paid.last().map_or(0, |reply| reply.latency_ms),
         started_at: TimestampMs(replies.first().map_or(0, |reply| reply.started_at_ms)),
         dialect: replies.last().and_then(|reply| reply.dialect.clone()),
+        items,
     }
 }

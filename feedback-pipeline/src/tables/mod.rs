@@ -174,7 +174,7 @@ impl PartSet {
                 })?;
                 return Ok(());
             }
-            Verdict::Ask(_) => return Err(Error::Failed(format!("{}: no outcome yet", item.subject_id))),
+            Verdict::Ask(_) | Verdict::Missing { .. } => return Err(Error::Failed(format!("{}: no outcome yet", item.subject_id))),
         };
         self.counts.answered += 1;
         let (teacher, prompt_version) = (ask.model, ask.prompt_version);
@@ -194,6 +194,7 @@ impl PartSet {
                         request_key: request_key.clone(),
                         cached,
                         scored_at: at,
+                        reason: None,
                     })?;
                 }
             }

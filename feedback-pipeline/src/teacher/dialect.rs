@@ -20,6 +20,8 @@ pub struct Dialect {
     pub token_limit_field: TokenLimitField,
     /// The limit, thinking included.
     pub max_output_tokens: u32,
+    /// The limit of a reply about several items.
+    grouped_output_tokens: u32,
     /// Sampling temperature, where it is sent.
     pub temperature: Option<f64>,
     /// Reasoning effort, where it is sent.
@@ -133,6 +135,9 @@ impl Dialect {
             max_output_tokens: settings
                 .max_output_tokens
                 .unwrap_or_else(|| model.reply_limit(effort.as_deref())),
+            grouped_output_tokens: settings
+                .max_output_tokens
+                .unwrap_or_else(|| model.grouped_reply_limit(effort.as_deref())),
             temperature: match settings.temperature {
                 Some(temperature) => Some(temperature),
                 None => model.takes_temperature(effort.as_deref()).then_some(TEMPERATURE),
@@ -166,6 +171,23 @@ impl Dialect {
                 content: settings.content != ContentForm::Auto,
                 image_detail: settings.image_detail != ImageDetail::Auto,
             },
+        }
+    }
+
+    /// The dialect of requests about several items: their replies may be longer.
+    pub fn grouped(&self) -> Self {
+        Self { max_output_tokens: self.grouped_output_tokens, ..self.clone() }
+    }
+
+    /// What the refusal of a request about several items says.
+    pub(super) fn learn_grouped(&self, status: u16, error: &ServiceError, has_picture: bool) -> Lesson {
+        match self.grouped().learn(status, error, has_picture) {
+            Lesson::Changed(mut next, what) => {
+                next.grouped_output_tokens = next.max_output_tokens;
+                next.max_output_tokens = next.max_output_tokens.min(self.max_output_tokens);
+                Lesson::Changed(next, what)
+            }
+            other => other,
         }
     }
 
@@ -206,6 +228,7 @@ impl Dialect {
                 return Lesson::Pinned("teacher.max_output_tokens");
             }
             next.max_output_tokens = most;
+            next.grouped_output_tokens = most.min(self.grouped_output_tokens);
             return Lesson::Changed(Box::new(next), format!("replies are limited to {most} tokens"));
         }
         if is_pinned {

@@ -74,11 +74,22 @@ impl Dialects {
         accepted[0] = true;
     }
 
-    /// Learns from the refusal of a request that was written after `lessons` lessons.
-    pub fn refuse(&self, lessons: u32, status: u16, error: &ServiceError, has_picture: bool) -> Refusal {
+    /// Learns from the refusal of a request, about several items if it `is_group`, that was written after `lessons` lessons.
+    pub fn refuse(
+        &self,
+        lessons: u32,
+        status: u16,
+        error: &ServiceError,
+        has_picture: bool,
+        is_group: bool,
+    ) -> Refusal {
         let mut state = self.state();
         let spoken = &mut state.spoken;
-        match spoken.dialect.learn(status, error, has_picture) {
+        let lesson = match is_group {
+            true => spoken.dialect.learn_grouped(status, error, has_picture),
+            false => spoken.dialect.learn(status, error, has_picture),
+        };
+        match lesson {
             Lesson::CannotSee => Refusal::CannotSee,
             _ if lessons < spoken.lessons && matches!(status, 400 | 404 | 415 | 422) => Refusal::Again(None),
             Lesson::Pinned(setting) => Refusal::Pinned(setting),
@@ -106,14 +117,32 @@ mod tests {
         let settings = TeacherSettings { provider: Provider::OpenAi, ..TeacherSettings::default() };
         let dialects = Dialects::new(Dialect::new(&settings, &Model::default(), &Service::default()));
         let error = ServiceError { param: "temperature".into(), ..ServiceError::default() };
-        let first = dialects.refuse(0, 400, &error, false);
+        let first = dialects.refuse(0, 400, &error, false, false);
         assert_eq!(first, Refusal::Again(Some("temperature is omitted".into())));
-        assert_eq!(dialects.refuse(0, 400, &error, false), Refusal::Again(None), "it was sent before");
-        assert_eq!(dialects.refuse(1, 400, &error, false), Refusal::Other, "nothing is left to drop");
+        assert_eq!(dialects.refuse(0, 400, &error, false, false), Refusal::Again(None), "it was sent before");
+        assert_eq!(dialects.refuse(1, 400, &error, false, false), Refusal::Other, "nothing is left to drop");
         assert_eq!(dialects.spoken().lessons, 1);
         assert!(dialects.first().temperature.is_some() && dialects.spoken().dialect.temperature.is_none());
         assert!(!dialects.is_accepted(false));
         dialects.accept(false);
         assert!(dialects.is_accepted(false) && !dialects.is_accepted(true));
+    }
+
+    #[test]
+    fn a_limit_that_is_too_high_for_several_items_leaves_that_for_one() {
+        let settings = TeacherSettings { provider: Provider::OpenAi, ..TeacherSettings::default() };
+        let dialects = Dialects::new(Dialect::new(&settings, &Model::default(), &Service::default()));
+        let limits = || {
+            let dialect = dialects.spoken().dialect;
+            (dialect.max_output_tokens, dialect.grouped().max_output_tokens)
+        };
+        assert_eq!(limits(), (1_024, 2_048));
+        for (most, left) in [(1_500, (1_024, 1_500)), (512, (512, 512))] {
+            let message = format!("max_tokens is too large: it must be at most {most}");
+            let error = ServiceError { message, param: "max_tokens".into(), ..ServiceError::default() };
+            let lessons = dialects.spoken().lessons;
+            assert!(matches!(dialects.refuse(lessons, 400, &error, false, true), Refusal::Again(Some(_))));
+            assert_eq!(limits(), left);
+        }
     }
 }

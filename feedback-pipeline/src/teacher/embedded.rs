@@ -30,8 +30,7 @@ pub fn answer(item: &Item) -> Vec<u8> {
             let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
             let scores = reference::score(&item.problem, &sentences);
             let scores = scores.iter().zip(1..).map(|(score, number)| {
-                // Four decimals, so that 0.7 does not become 0.699999988.
-                json!({"sentence": number, "score": (f64::from(*score) * 1e4).round() / 1e4})
+                json!({"sentence": number, "score": rounded(*score)})
             });
             json!({"scores": scores.collect::<Vec<_>>()})
         }
@@ -49,6 +48,32 @@ pub fn answer(item: &Item) -> Vec<u8> {
         }
     };
     said.to_string().into_bytes()
+}
+
+/// The embedded Teacher's reply to several samples of a problem: the sentences to score, by sample and number from 1.
+pub fn answer_samples(items: &[&Item], asked_for: impl Iterator<Item = (usize, usize)>) -> Vec<u8> {
+    let scores: Vec<Vec<f32>> = items
+        .iter()
+        .map(|item| match &item.content {
+            Content::Scores { sentences, .. } => {
+                let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
+                reference::score(&item.problem, &sentences)
+            }
+            Content::Correction { .. } | Content::Judgement { .. } => Vec::new(),
+        })
+        .collect();
+    let list: Vec<_> = asked_for
+        .filter_map(|(sample, sentence)| {
+            let score = scores.get(sample - 1)?.get(sentence - 1)?;
+            Some(json!({"sample": sample, "sentence": sentence, "score": rounded(*score)}))
+        })
+        .collect();
+    json!({"scores": list}).to_string().into_bytes()
+}
+
+/// Four decimals, so that 0.7 does not become 0.699999988.
+fn rounded(score: f32) -> f64 {
+    (f64::from(score) * 1e4).round() / 1e4
 }
 
 /// Opens a reply: it has no envelope, and costs nothing.

@@ -28,7 +28,7 @@ pub use body::{Body, BodyReader, PictureError};
 pub use decode::text;
 pub use dialect::Dialect;
 pub use dialects::{Dialects, Refusal, Spoken};
-pub use embedded::answer as embedded_answer;
+pub use embedded::{answer as embedded_answer, answer_samples as embedded_answer_to_samples};
 pub use envelope::{Ended, Envelope, Unopened};
 pub use open::{open, usage_of_unreadable};
 #[cfg(test)]

@@ -118,6 +118,7 @@ settings! {
         max_image_edge: u32 = 2048, "Maximum edge of a picture in pixels; larger ones are scaled down before they are sent.";
         models: String = String::new(), "TOML file with models and prices that override the built-in models.toml; empty uses the built-in ones.";
         timeout_secs: u64 = 600, "Timeout of a reply, in seconds.";
+        samples_per_request: u32 = 0, "Samples of a problem that one request for scores asks about; 0 asks about all of them, as far as the length allows, 1 about each by itself.";
         prompts: String = String::new(), "Folder with scores.md, corrections.md, judgements.md that replace the built-in system prompts; empty uses the built-in ones.";
     }
     /// How fast the Teacher may be asked.

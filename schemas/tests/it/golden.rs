@@ -36,7 +36,7 @@ macro_rules! every_table {
 
         #[test]
         fn no_table_is_left_out() {
-            let mut here = [$(concat!(stringify!($name), ".parquet")),+, "requests.parquet"];
+            let mut here = [$(concat!(stringify!($name), ".parquet")),+, "requests.parquet", "scores.parquet"];
             here.sort_unstable();
             assert_eq!(crate::support::names(&folder(1)), here);
         }
@@ -54,7 +54,6 @@ macro_rules! every_table {
 every_table! {
     problems Problem,
     rollouts Rollout,
-    scores Score,
     rationales Rationale,
     corrections Correction,
     judgements Judgement,
@@ -63,18 +62,30 @@ every_table! {
     metrics Metric,
 }
 
+fn added_in<T: Table>(minor: u32) -> Vec<&'static str> {
+    T::columns().iter().filter(|column| column.since == minor).map(|column| column.name).collect()
+}
+
 #[test]
 fn requests() {
-    // Version 1.0 did not say how a request was written.
-    let mut first = Request::golden();
+    // Version 1.0 did not say how a request was written, 1.1 not how many items it was about.
+    let mut second = Request::golden();
+    second.iter_mut().for_each(|row| row.items = None);
+    let mut first = second.clone();
     first.iter_mut().for_each(|row| row.dialect = None);
     check::<Request>(&folder(1), 0, &first);
-    check::<Request>(&folder_of_minor(1, 1), 1, &Request::golden());
-    let columns = Request::columns();
-    assert_eq!(
-        columns.iter().filter(|column| column.since == 1).map(|column| column.name).collect::<Vec<_>>(),
-        ["dialect"]
-    );
+    check::<Request>(&folder_of_minor(1, 1), 1, &second);
+    check::<Request>(&folder_of_minor(1, 2), 2, &Request::golden());
+    assert_eq!((added_in::<Request>(1), added_in::<Request>(2)), (vec!["dialect"], vec!["items"]));
+}
+
+#[test]
+fn scores() {
+    let mut first = Score::golden();
+    first.iter_mut().for_each(|row| row.reason = None);
+    check::<Score>(&folder(1), 0, &first);
+    check::<Score>(&folder_of_minor(1, 2), 2, &Score::golden());
+    assert_eq!(added_in::<Score>(2), ["reason"]);
 }
 
 #[test]

@@ -30,6 +30,9 @@ struct Cli {
     /// Its models see no pictures.
     #[arg(long)]
     blind: bool,
+    /// Its models score one rationale at a time, whatever they are asked.
+    #[arg(long)]
+    only_one: bool,
     /// Requests it works on at once.
     #[arg(long)]
     slots: Option<usize>,
@@ -82,6 +85,7 @@ fn main() -> Result<(), String> {
         service: cli.service,
         endpoint: cli.endpoint,
         blind: cli.blind,
+        only_one: cli.only_one,
         slots: cli.slots,
         log_requests: cli.log_requests,
         faults: Faults { seed: cli.seed, share: cli.fault_share, kinds, after: 0 },

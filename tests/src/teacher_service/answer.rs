@@ -74,9 +74,12 @@ impl Brain {
             }
             let scores = reference::score(problem, &sentences).into_iter().zip(1..);
             let scores: Vec<Value> = scores
-                .map(|(score, number)| json!({"sentence": number, "score": (f64::from(score) * 1e4).round() / 1e4}))
+                .map(|(score, number)| json!({"sentence": number, "score": rounded(score)}))
                 .collect();
             return Ok((Kind::Scores, json!({"scores": scores})));
+        }
+        if let Some(block) = between(text, "samples") {
+            return Ok((Kind::Scores, json!({"scores": score_samples(problem, block)?})));
         }
         if let Some(rationale) = between(text, "rationale") {
             return Ok((Kind::Corrections, json!({"rationale": reference::correct(problem, rationale)})));
@@ -89,8 +92,55 @@ impl Brain {
             };
             return Ok((Kind::Judgements, json!({"better": better})));
         }
-        Err("neither <sentences> nor <rationale> nor <rationale_a>".to_owned())
+        Err("neither <sentences> nor <samples> nor <rationale> nor <rationale_a>".to_owned())
     }
+}
+
+/// Scores of the sentences that a block of samples lists. Lines are `S.N: text`, or `S.1-S.K = T.1-T.K` where a sample begins
+/// as an earlier one.
+fn score_samples(problem: &Problem, block: &str) -> Result<Vec<Value>, String> {
+    let mut samples: Vec<(Vec<&str>, usize)> = Vec::new(); // sentences, and how many of them are listed elsewhere
+    for line in block.lines() {
+        let wrong = || format!("sample line `{line}`");
+        let (number, rest) = line.split_once('.').ok_or_else(wrong)?;
+        let number: usize = number.parse().map_err(|_| wrong())?;
+        if number == samples.len() + 1 {
+            samples.push((Vec::new(), 0));
+        }
+        if number == 0 || number != samples.len() {
+            return Err(wrong());
+        }
+        let shown = rest.split_once(": ").filter(|(sentence, _)| sentence.parse::<usize>().is_ok());
+        let Some((sentence, text)) = shown else {
+            let (own, other) = line.split_once(" = ").ok_or_else(wrong)?;
+            let (earlier, range) = other.split_once('.').ok_or_else(wrong)?;
+            let last = |range: &str| range.rsplit_once('.').and_then(|(_, last)| last.parse::<usize>().ok());
+            let count = last(range).filter(|count| last(own) == Some(*count)).ok_or_else(wrong)?;
+            let earlier = earlier.parse::<usize>().ok().filter(|earlier| (1..number).contains(earlier));
+            let source = samples.get(earlier.ok_or_else(wrong)? - 1).and_then(|(source, _)| source.get(..count));
+            let source = source.ok_or_else(wrong)?.to_vec();
+            samples[number - 1] = (source, count);
+            continue;
+        };
+        let (sentences, _) = &mut samples[number - 1];
+        sentences.push(text);
+        if sentence != sentences.len().to_string() {
+            return Err(wrong());
+        }
+    }
+    let mut scores = Vec::new();
+    for ((sentences, elsewhere), sample) in samples.iter().zip(1..) {
+        let graded = reference::score(problem, sentences).into_iter().zip(1..).skip(*elsewhere);
+        scores.extend(graded.map(
+            |(score, number)| json!({"sample": sample, "sentence": number, "score": rounded(score)}),
+        ));
+    }
+    Ok(scores)
+}
+
+/// Four decimals, so that 0.7 does not become 0.699999988.
+fn rounded(score: f32) -> f64 {
+    (f64::from(score) * 1e4).round() / 1e4
 }
 
 fn options(problem: &Problem) -> String {

@@ -66,6 +66,8 @@ pub struct Options {
     pub key: Option<String>,
     /// What batches do.
     pub batch: BatchOptions,
+    /// Whether its models score the sentences of one rationale at a time, whatever they are asked.
+    pub only_one: bool,
     /// Output tokens that a reply is charged beyond its text, as for thinking.
     pub extra_output_tokens: u64,
     /// Whether tokens are counted by a tokenizer, schema, pictures and prompt cache included; else roughly.

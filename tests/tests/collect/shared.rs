@@ -17,7 +17,16 @@ impl Place {
     pub(crate) fn new(problems: usize, samples: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dataset = make(&folder.path().join("small"), Size { problems, samples }).unwrap();
+        // A request for each sample: requests are counted in tests of other things.
+        std::fs::write(dataset.root().join("ares.toml"), "[teacher]\nsamples_per_request = 1\n").unwrap();
         Self { folder, dataset }
+    }
+
+    /// One whose samples of a problem are asked about together, as by default.
+    pub(crate) fn grouped(problems: usize, samples: u32) -> Self {
+        let place = Self::new(problems, samples);
+        std::fs::remove_file(place.path().join("ares.toml")).unwrap();
+        place
     }
 
     pub(crate) fn path(&self) -> &Path {

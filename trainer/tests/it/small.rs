@@ -199,6 +199,7 @@ impl Place {
                 request_key: "k".into(),
                 cached: false,
                 scored_at: TimestampMs(0),
+                reason: None,
             })
         });
         let rows: Vec<Score> = rows

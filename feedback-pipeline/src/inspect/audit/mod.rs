@@ -92,7 +92,7 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
         |item: &Result<Item>| item.as_ref().map_or(true, |item| chosen.contains(item.subject_id.as_str()));
     let items = items::all_items(dataset, &job, &problems)?.filter(is_chosen);
     let plan = Plan::of(context, &session)?;
-    runtime::run(&session, session.all(items.map(|item| plan.next(item?))))?;
+    runtime::run(&session, session.all(plan.steps(items)))?;
     session.cache.writer().flush()?;
 
     let (mut ledger, mut pairs) = (Vec::<Request>::new(), Vec::new());

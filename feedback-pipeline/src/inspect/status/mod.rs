@@ -4,10 +4,12 @@
 //! may be large, by lazy scans that read only the columns they need.
 
 mod books;
+mod groups;
 pub(crate) mod layout;
 mod query;
 
 pub use books::Account;
+pub use groups::Groups;
 pub use query::Spending;
 
 use crate::error::{Error, Result};
@@ -35,6 +37,8 @@ pub struct Report {
     pub accounts: Vec<Account>,
     /// Requests, tokens and dollars by round, kind and model.
     pub spending: Vec<Spending>,
+    /// Requests about several items each, by round.
+    pub groups: Vec<Groups>,
     /// True if every account adds up and agrees with the requests table.
     pub balanced: bool,
     /// Dollars of replies in `feedback.sqlite` that are not in the requests table: from a run that is in progress or
@@ -87,13 +91,14 @@ pub fn report(dataset: &Dataset) -> Result<Report> {
         *problems.entry(problem.split).or_default() += 1;
     }
     let rows = rows(dataset)?;
-    let (mut accounts, mut spending) = (Vec::new(), Vec::new());
+    let (mut accounts, mut spending, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     for &round in rows.keys() {
         let spent = query::spending(dataset, round)?;
         accounts.extend(books::scores(dataset, round, &spent)?);
         accounts.extend(books::corrections(dataset, round, &spent)?);
         accounts.extend(books::judgements(dataset, round, &spent)?);
         spending.extend(spent);
+        groups.extend(groups::of(dataset, round)?);
     }
     let balanced = accounts.iter().all(|account| account.faults.is_empty());
     let (mut unbooked_usd, mut maybe_lost_usd) = (0.0, 0.0);
@@ -115,6 +120,7 @@ pub fn report(dataset: &Dataset) -> Result<Report> {
         rows,
         accounts,
         spending,
+        groups,
         balanced,
         unbooked_usd,
         maybe_lost_usd,
@@ -177,6 +183,9 @@ impl fmt::Display for Report {
         }
         if !self.spending.is_empty() {
             write!(f, "\n{}", spending_grid(&self.spending))?;
+        }
+        for groups in &self.groups {
+            writeln!(f, "{groups}")?;
         }
         if !self.accounts.is_empty() {
             writeln!(

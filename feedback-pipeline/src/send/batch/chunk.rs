@@ -136,6 +136,7 @@ mod tests {
             prompt_version: "v".into(),
             user_text: String::new(),
             image_sha256: None,
+            members: Vec::new(),
         };
         Entry { sent_key: [number; 32], ask: Arc::new(ask), turn: 0 }
     }

@@ -57,6 +57,7 @@ where
         trouble: String::new(),
         late: HashMap::new(),
         collected: HashSet::new(),
+        met: Vec::new(),
         first: true,
     };
     if let Err(error) = run.all(plan).await {
@@ -80,6 +81,8 @@ struct Run<'a> {
     late: HashMap<String, Late>,
     /// Requests whose replies this run has kept, and that no wave has met since.
     collected: HashSet<Key>,
+    /// Those of them about several items that this wave has met.
+    met: Vec<Key>,
     first: bool,
 }
 

@@ -137,11 +137,11 @@ impl Run<'_> {
             return Ok(());
         }
         let lessons = self.lessons.get(&batch.plan).copied();
-        let has_picture = match self.session.cache.ask(&key)? {
-            Some(ask) => ask.image_sha256.is_some(),
-            None => false,
+        let (has_picture, is_group) = match self.session.cache.ask(&key)? {
+            Some(ask) => (ask.image_sha256.is_some(), !ask.members.is_empty()),
+            None => (false, false),
         };
-        let known = match self.outcome(&answered, sent_key, (lessons, has_picture), tally) {
+        let known = match self.outcome(&answered, sent_key, (lessons, has_picture, is_group), tally) {
             Outcome::Paid(usage) => {
                 let is_lost = cost_at(self.price.as_ref(), usage.as_ref()).is_none();
                 self.store(batch, id, place, 200, answered.body(), usage)?;
@@ -195,12 +195,12 @@ impl Run<'_> {
     }
 
     /// What a result is. `written` are the lessons of the dialect that the request was written in, where they are known,
-    /// and whether it had a picture.
+    /// whether it had a picture, and whether it was about several items.
     fn outcome(
         &mut self,
         answered: &Answered,
         sent_key: Key,
-        (lessons, has_picture): (Option<u32>, bool),
+        (lessons, has_picture, is_group): (Option<u32>, bool, bool),
         tally: &mut Tally,
     ) -> Outcome {
         let tries = self.tries.entry(sent_key).or_default();
@@ -231,7 +231,7 @@ impl Run<'_> {
         self.trouble = format!("HTTP {status}, {error}");
         let failure = Failure::Status { status, hints: Hints::default(), error };
         // Refused for how it is written, in this run or an earlier one: it is written otherwise in the next batch.
-        match self.session.learn(&failure, lessons.unwrap_or_default(), has_picture) {
+        match self.session.learn(&failure, lessons.unwrap_or_default(), has_picture, is_group) {
             Some(After::Again) => {
                 *tries -= 1; // no fault of the item
                 return Outcome::Nothing;
@@ -259,7 +259,7 @@ impl Run<'_> {
         let Some(price) = self.price.as_ref().filter(|_| requests > 0) else { return Ok(()) };
         // A batch that was sent without a cap was not counted with anything.
         let one = match batch.likely_usd {
-            0.0 => self.session.reply_limit() * price.output / 1e6,
+            0.0 => self.session.reply_limit(self.session.questions.grouped.is_some()) * price.output / 1e6,
             likely => likely / batch.requests.max(1) as f64,
         };
         let dollars = one * requests as f64;

@@ -8,8 +8,8 @@ use crate::reply::verdict::Verdict;
 use crate::request::Question;
 use crate::request::tokens::{self, Counter};
 use crate::send::Next;
-use crate::store::{Batch, Entry};
-use crate::teacher::FollowUp;
+use crate::store::{Batch, Entry, outcome};
+use crate::teacher::{Dialect, FollowUp};
 use schemas::TimestampMs;
 
 /// Replies to this prompt after which the longest of them tells how long others will be.
@@ -26,8 +26,14 @@ pub(super) struct Wave {
     pub(super) too_dear: Option<f64>,
 }
 
-/// What tells how much a request of a batch will cost.
+/// What tells how much the requests of a batch will cost: those about one item, and those about several where there are
+/// such.
 struct Prices {
+    one: Priced,
+    grouped: Option<Priced>,
+}
+
+struct Priced {
     counter: Counter,
     /// Output tokens that a reply will hardly go beyond.
     output: f64,
@@ -38,10 +44,14 @@ impl Run<'_> {
     pub(super) async fn wave(&mut self, plan: impl Iterator<Item = Result<Next>>) -> Result<Wave> {
         let session = self.session;
         let mut wave = Wave::default();
+        for key in std::mem::take(&mut self.met) {
+            self.collected.remove(&key);
+        }
         // Repeated for each wave: earlier replies improve the estimate.
         let prices = self.prices()?;
         let mut room = session.budget.room();
-        let mut chunk: Option<(Chunk, f64)> = None;
+        // Requests about one item, and about several, are written in dialects of their own.
+        let mut chunks: [Option<(Chunk, f64)>; 2] = [None, None];
         let mut claims = Vec::new(); // held until the wave ends
         for next in plan {
             self.service.check_stop()?;
@@ -63,7 +73,7 @@ impl Run<'_> {
                 continue;
             }
             let Verdict::Ask(follow_ups) = session.judge(&question.item, &replies) else { continue };
-            let (lessons, template) = session.template();
+            let (lessons, template) = session.template(question.is_group());
             let sent_key = session.sent_key(&question, &follow_ups, lessons, &template);
             if self.tries.get(&sent_key).is_some_and(|tries| *tries >= MOST_TRIES) {
                 wave.given_up += 1;
@@ -75,10 +85,11 @@ impl Run<'_> {
                 break;
             }
             let body = template.body(question.image(), &question.text, &follow_ups);
+            let chunk = &mut chunks[usize::from(question.is_group())];
             if let Some((full, likely)) = chunk.take_if(|(chunk, _)| !chunk.has_room(&body)) {
                 wave.sent += self.send(full, likely).await?;
             }
-            let (chunk, likely) = match &mut chunk {
+            let (chunk, likely) = match chunk {
                 Some(chunk) => chunk,
                 none => {
                     let written = Written { lessons, dialect: template.dialect().to_string() };
@@ -87,15 +98,19 @@ impl Run<'_> {
             };
             let entry = Entry { sent_key, ask: session.ask_row(&question), turn: follow_ups.len() as u32 };
             if let Err(error) = chunk.push(&body, entry)? {
-                question.unsent = Some(error.to_string());
-                session.note(Next::Unsendable(question), true).await?;
+                let members = std::mem::take(&mut question.members);
+                let items = if members.is_empty() { vec![question] } else { members };
+                for mut item in items {
+                    item.unsent = Some(error.to_string());
+                    session.note(Next::Unsendable(item), true).await?;
+                }
                 continue;
             }
             room -= dollars;
             *likely += dollars;
         }
         self.service.check_stop()?;
-        if let Some((chunk, likely)) = chunk.filter(|(chunk, _)| !chunk.is_empty()) {
+        for (chunk, likely) in chunks.into_iter().flatten().filter(|(chunk, _)| !chunk.is_empty()) {
             wave.sent += self.send(chunk, likely).await?;
         }
         Ok(wave)
@@ -112,39 +127,56 @@ impl Run<'_> {
                 session.count(&session.judge(&question.item, &replies));
                 false
             }
+            Next::Answered(question, key) if self.collected.contains(key) => {
+                if let Some(ask) = session.cache.ask(key)? {
+                    let replies = session.cache.replies(key)?;
+                    session.count(&outcome::verdict_on(&ask, &question.item, &replies));
+                }
+                self.met.push(*key); // other items may have it too
+                false
+            }
             _ => self.first, // later waves meet it again
         };
         session.note(next, is_news).await
     }
 
-    /// What a request will cost; `None` if the model is free, or has no price.
+    /// What requests will cost; `None` if the model is free, or has no price.
     fn prices(&self) -> Result<Option<Prices>> {
         let session = self.session;
         if self.price.as_ref().is_none_or(|price| price.is_free()) {
             return Ok(None);
         }
-        let (kind, dialect) = (session.job.kind, session.dialects.spoken().dialect);
+        let dialect = session.dialects.spoken().dialect;
         let (scope, system) = (session.job.scope(), &session.prompt.text);
-        let counter = Counter::new(
-            &session.known,
-            &dialect,
-            kind,
-            system,
-            &session.cache.samples(&scope, &session.known.name)?,
-        );
-        let limit = session.reply_limit();
+        let samples = session.cache.samples(&scope, &session.known.name)?;
+        let one = Counter::new(&session.known, &dialect, session.job.kind, system, &samples);
+        let grouped = match session.questions.grouped {
+            Some(_) => {
+                let counter = Counter::grouped(&session.known, &dialect, system, &samples);
+                Some(self.priced(counter, &dialect.grouped(), true)?)
+            }
+            None => None,
+        };
+        Ok(Some(Prices { one: self.priced(one, &dialect, false)?, grouped }))
+    }
+
+    fn priced(&self, counter: Counter, dialect: &Dialect, is_group: bool) -> Result<Priced> {
+        let session = self.session;
+        let limit = session.reply_limit(is_group);
         // Another prompt, or more thinking, makes other replies.
-        let dialect = dialect.to_string();
+        let (kind, dialect) = (session.job.kind, dialect.to_string());
         let (replies, longest) =
             session.cache.longest_output(kind, &session.model, &session.prompt.version, &dialect)?;
         let output = if replies < ENOUGH_REPLIES { limit } else { (longest as f64 * 1.25 + 8.0).min(limit) };
-        Ok(Some(Prices { counter, output }))
+        Ok(Priced { counter, output })
     }
 
     /// Dollars that a request will hardly exceed: a tenth more input than is counted, and a quarter more output than
     /// the longest reply to this prompt; 0 if the model has no price.
     fn likely_dollars(&self, prices: Option<&Prices>, question: &Question, follow_ups: &[FollowUp]) -> f64 {
-        let (Some(price), Some(Prices { counter, output })) = (&self.price, prices) else { return 0.0 };
+        let (Some(price), Some(prices)) = (&self.price, prices) else { return 0.0 };
+        let grouped = prices.grouped.as_ref().filter(|_| question.is_group());
+        let Priced { counter, output } = grouped.unwrap_or(&prices.one);
         let dialect = self.session.dialects.spoken().dialect;
         let image =
             question.image().map_or(0, |image| tokens::of_picture(&self.session.known, &dialect, image.size));

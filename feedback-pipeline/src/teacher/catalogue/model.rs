@@ -135,6 +135,12 @@ impl Model {
         limit.min(self.max_output_tokens)
     }
 
+    /// The same for replies about several items.
+    pub fn grouped_reply_limit(&self, effort: Option<&str>) -> u32 {
+        let limit = if self.thinks(effort) { REPLY_WITH_THINKING } else { 2 * PLAIN_REPLY };
+        limit.min(self.max_output_tokens)
+    }
+
     /// Whether every prompt is written to the cache for a fee unless that is turned off.
     pub fn charges_cache_writes(&self) -> bool {
         self.charges_cache_writes

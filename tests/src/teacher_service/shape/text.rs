@@ -13,7 +13,11 @@ pub(crate) fn draft(answer: &Value) -> Value {
         };
         let scores = scores
             .iter()
-            .map(|entry| json!({"sentence": entry["sentence"], "score": moved(&entry["score"])}))
+            .map(|entry| {
+                let mut entry = entry.clone();
+                entry["score"] = json!(moved(&entry["score"]));
+                entry
+            })
             .collect::<Vec<_>>();
         return json!({ "scores": scores });
     }
