@@ -1,13 +1,17 @@
 //! The student's tokenizer: a Hugging Face `tokenizer.json`, checked against its checkpoint.
 
 use crate::error::{Error, Result};
-use crate::student::{StudentConfig, checkpoint};
+use crate::student::StudentConfig;
+use crate::student::weight_files::{WEIGHTS_FILE, metadata_of};
 use schemas::provenance::sha256_hex;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows of an embedding that may have no token: sizes are rounded up, by some libraries to multiples of 1024.
 const SPARE_ROWS: i64 = 1023;
+
+/// Key of a weight file's metadata for the fingerprint of the vocabulary that it was written with.
+pub(crate) const VOCABULARY: &str = "vocabulary_sha256";
 
 /// A tokenizer with the student's special tokens.
 #[derive(Debug)]
@@ -70,7 +74,7 @@ impl Tokenizer {
                 return Err(wrong(format!("token {text}: expected id {expected}, found {found}")));
             }
         }
-        if let Some(expected) = checkpoint::vocabulary_told(folder)?
+        if let Some(expected) = metadata_of(&folder.join(WEIGHTS_FILE), VOCABULARY)?
             && expected != vocabulary_sha256(&inner)
         {
             let message =

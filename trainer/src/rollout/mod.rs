@@ -6,4 +6,5 @@ mod pick;
 pub mod sample;
 mod stepper;
 
-pub use sample::{Generated, Generator, Sampling, generate};
+pub use pick::Sampling;
+pub use sample::{Generated, Generator, generate};

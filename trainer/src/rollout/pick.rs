@@ -1,6 +1,20 @@
 //! Choosing the next token of a row.
 
-use super::Sampling;
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy)]
+pub enum Sampling {
+    /// The likeliest token.
+    Greedy,
+    /// At random among the likeliest.
+    Random {
+        /// How many of the likeliest tokens; 0 takes all.
+        top_k: u32,
+        /// Probability that the kept tokens must hold.
+        top_p: f64,
+        /// Divides the logits.
+        temperature: f64,
+    },
+}
 
 /// Index and value of the largest logit; the first of equals.
 pub(super) fn greedy(logits: &[f32]) -> usize {

@@ -1,32 +1,17 @@
 //! Token by token decoding with cached keys and values; the encoder runs once a problem for all its samples.
 
-use super::pick;
+use super::pick::{self, Sampling};
 use super::stepper::{Cache, Step, Stepper};
 use crate::error::Result;
 use crate::libtorch::multiplies_bfloat16;
 use crate::student::attention::KeyValue;
+use crate::student::lora::decoding_weights;
 use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Source, Student, Weights};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor, no_grad};
-
-/// How the next token is chosen.
-#[derive(Debug, Clone, Copy)]
-pub enum Sampling {
-    /// The likeliest token.
-    Greedy,
-    /// At random among the likeliest.
-    Random {
-        /// How many of the likeliest tokens; 0 takes all.
-        top_k: u32,
-        /// Probability that the kept tokens must hold.
-        top_p: f64,
-        /// Divides the logits.
-        temperature: f64,
-    },
-}
 
 /// One decoded sequence.
 #[derive(Debug, Clone)]
@@ -62,7 +47,7 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// If the system refuses threads.
     pub fn new(student: &'a Student, weights: &Weights, kind: Kind) -> Result<Self> {
-        let copied = weights.for_decoding(kind);
+        let copied = decoding_weights(weights, kind);
         let stepper = if student.encoder.device() == Device::Cpu {
             let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
             Some(Stepper::new(copied.as_ref().unwrap_or(weights), &student.config, kind, threads)?)
@@ -456,7 +441,7 @@ mod tests {
         let half = Generator::new(&student, &weights, Kind::BFloat16).expect("generator");
         let half = half.generate(&source, RANDOM, &[1, 2, 3], 1);
         // As on a device with bfloat16 products, whatever this one supports.
-        let cast = weights.for_decoding(Kind::BFloat16).expect("cast");
+        let cast = decoding_weights(&weights, Kind::BFloat16).expect("cast");
         let cast = Student::new(&cast, &config);
         let products = Mode { train: false, kind: Kind::BFloat16 };
         let multiplied = generate(&cast, &source, RANDOM, &[1, 2, 3], 1, products);

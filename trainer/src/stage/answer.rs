@@ -1,9 +1,9 @@
 //! Stage answer: a LoRA answer model on the policy, trained on problem + rationale, then val and test answered.
 
 use super::context::{Context, Policy, short};
+use super::decode::{self, SPLITS};
+use super::outcome::Outcome;
 use super::report::accuracy;
-use super::sft::SPLITS;
-use super::{Outcome, decode};
 use crate::batch;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
@@ -38,7 +38,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
             format!("next: train --round {round}{}", context.dataset.flag()),
         ));
     }
-    if answered(context, round, "sft")? {
+    if context.has_answers(round, "sft") {
         return Ok(Outcome::Already);
     }
     evaluate(context, round, "sft")
@@ -71,7 +71,7 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
         _ => context.read_policy(&policy_folder)?,
     };
     decode::refuse_others(context, round, stage, &policy)?;
-    if answered(context, round, stage)? {
+    if context.has_answers(round, stage) {
         return Ok(Outcome::Already);
     }
     let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
@@ -137,10 +137,6 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
     // The answers come last: if they exist, the stage is complete.
     context.dataset.write_part::<Answer>(round, stage, answers, &context.provenance)?;
     Ok(Outcome::Done(line))
-}
-
-pub(super) fn answered(context: &Context, round: u32, stage: &str) -> Result<bool> {
-    Ok(context.dataset.part_path::<Answer>(round, stage).is_file())
 }
 
 /// Folders of a stage's policy and of its answer model.

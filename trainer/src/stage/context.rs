@@ -6,7 +6,7 @@ use crate::student::checkpoint::{self, Loaded, WEIGHTS_FILE};
 use crate::student::{Student, Weights};
 use crate::tokenizer::Tokenizer;
 use schemas::settings::{Dtype, Resolved};
-use schemas::{Dataset, Provenance, Settings, rounds};
+use schemas::{Answer, Dataset, Provenance, Settings, rounds};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tch::{Device, Kind};
@@ -178,5 +178,10 @@ impl Context {
     /// Whether a checkpoint folder is there; it appears by renaming, so it is whole.
     pub fn has(&self, folder: &Path) -> bool {
         folder.join(WEIGHTS_FILE).is_file()
+    }
+
+    /// Whether the answers of a round after `stage` are there.
+    pub fn has_answers(&self, round: u32, stage: &str) -> bool {
+        self.dataset.part_path::<Answer>(round, stage).is_file()
     }
 }

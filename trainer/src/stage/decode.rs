@@ -15,6 +15,9 @@ use schemas::{Answer, Metric, Problem, Rationale};
 use serde::Deserialize;
 use std::collections::HashMap;
 
+/// Splits that evaluation and the end of a round decode.
+pub(super) const SPLITS: [&str; 3] = ["train", "val", "test"];
+
 /// Problems in one Parquet part, the unit that a killed run repeats.
 const PROBLEMS_A_PART: usize = 512;
 
@@ -35,7 +38,7 @@ fn due<'a>(
 /// If there are rationales or later checkpoints of the round.
 pub(super) fn refuse_leftovers(context: &Context, round: u32, stage: &str) -> Result<()> {
     let mut found = None;
-    for split in ["train", "val", "test"] {
+    for split in SPLITS {
         if parts::exist::<Rationale>(&context.dataset, round, &format!("{stage}-{split}"))? {
             found = Some(format!("rationales of split {split} after {stage}"));
         }

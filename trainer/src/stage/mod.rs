@@ -8,6 +8,7 @@ mod advantages;
 mod answer;
 mod context;
 mod decode;
+mod outcome;
 mod parts;
 mod report;
 mod rl;
@@ -17,6 +18,7 @@ mod sft;
 
 pub use answer::evaluate;
 pub use context::Context;
+pub use outcome::Outcome;
 pub(crate) use rollout::PROBLEMS_A_PART;
 
 use crate::error::Result;
@@ -34,17 +36,6 @@ pub enum Stage {
     Sft,
     /// Train the answer model, answer val and test.
     Answer,
-}
-
-/// How a stage ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// It ran, with a line for the user.
-    Done(String),
-    /// Its files were already there.
-    Already,
-    /// Feedback is missing; the line says what and which command comes next.
-    Waiting(String),
 }
 
 /// Warns if the previous round was repeated after this one had begun: this one is still based on the older policy.

@@ -1,7 +1,8 @@
 //! Stage rollout: k sampled rationales for each train problem, with log-probabilities and values of every token.
 
 use super::context::{Context, Policy};
-use super::{Outcome, parts};
+use super::outcome::Outcome;
+use super::parts;
 use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};

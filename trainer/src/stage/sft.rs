@@ -1,8 +1,8 @@
 //! Stage sft: learn from the Teacher's corrections of the RL policy's rationales, then decode all splits.
 
-use super::answer::answered;
 use super::context::Context;
-use super::{Outcome, decode};
+use super::decode::{self, SPLITS};
+use super::outcome::Outcome;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::metrics::MetricLog;
@@ -18,9 +18,6 @@ use schemas::settings::{CorrectionFilter, KeepBy};
 use schemas::{Correction, Metric, Rationale, Reject, Rollout, Score};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
-
-/// Splits decoded after fine-tuning; the answer stage needs all three.
-pub(super) const SPLITS: [&str; 3] = ["train", "val", "test"];
 
 /// Fine-tunes where corrections allow, then decodes all splits.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
@@ -43,7 +40,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     }
     StepCheckpoint::forget(&folder);
     let problems = context.dataset.problems()?;
-    if lines.is_empty() && answered(context, round, "sft")? && decode::exist(context, round, "sft")? {
+    if lines.is_empty() && context.has_answers(round, "sft") && decode::exist(context, round, "sft")? {
         return Ok(Outcome::Already); // even if problems were imported since
     }
     let mut written = 0;

@@ -1,9 +1,9 @@
 //! LoRA adapters in PEFT's folders: `adapter_config.json` and `adapter_model.safetensors`.
 
-use super::checkpoint::{copy_companions, metadata_of, to_json, write_folder, write_safetensors};
+use super::checkpoint::{copy_companions, to_json, write_folder, write_safetensors};
 use super::config::StudentConfig;
 use super::lora::{LoraConfig, is_lora, peft_name};
-use super::weight_files::{check_numbers, compare, read_pickle, read_safetensors};
+use super::weight_files::{check_numbers, compare, metadata_of, read_pickle, read_safetensors};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use serde_json::Value;

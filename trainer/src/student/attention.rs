@@ -2,7 +2,8 @@
 
 use super::config::StudentConfig;
 use super::dropout::dropout;
-use super::layers::{Linear, Linears, Mode, RmsNorm};
+use super::layers::{Linear, Linears, RmsNorm};
+use super::mode::Mode;
 use super::weights::Weights;
 use tch::{Device, Kind, Tensor};
 

@@ -4,8 +4,8 @@ use super::config::StudentConfig;
 use super::weight_files::{Found, compare, read_folder};
 use super::weights::{Weights, each_bytes};
 use crate::error::{Error, Result};
-use crate::tokenizer::Tokenizer;
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
+use crate::tokenizer::{Tokenizer, VOCABULARY};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use schemas::file;
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,9 +18,6 @@ pub use super::weight_files::{WEIGHTS_FILE, read_pickle, read_safetensors};
 /// Files that travel with a checkpoint unchanged.
 const COMPANIONS: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
-
-/// Key of the weight file's metadata for the vocabulary's fingerprint.
-const VOCABULARY: &str = "vocabulary_sha256";
 
 /// A student read from a folder.
 #[derive(Debug)]
@@ -183,28 +180,6 @@ pub fn write_student(
         }
         Ok(())
     })
-}
-
-/// Fingerprint of the vocabulary that the weights of a folder were written with, if recorded.
-///
-/// # Errors
-/// If the file is broken.
-pub(crate) fn vocabulary_told(folder: &Path) -> Result<Option<String>> {
-    metadata_of(&folder.join(WEIGHTS_FILE), VOCABULARY)
-}
-
-/// A line of a safetensors file's metadata; `None` if there is no such line, or no file.
-///
-/// # Errors
-/// If the file is broken.
-pub(super) fn metadata_of(path: &Path, key: &str) -> Result<Option<String>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let map = map_file(path)?;
-    let (_, header) = SafeTensors::read_metadata(&map)
-        .map_err(|e| Error::Checkpoint { path: path.to_path_buf(), message: e.to_string() })?;
-    Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(key)).cloned())
 }
 
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {

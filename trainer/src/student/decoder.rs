@@ -3,7 +3,8 @@
 use super::attention::{Attention, KeyValue, RelativeBias, causal_bias, padding_bias};
 use super::config::StudentConfig;
 use super::dropout::dropout;
-use super::layers::{FeedForward, Mode, RmsNorm};
+use super::layers::{FeedForward, RmsNorm};
+use super::mode::Mode;
 use super::weights::Weights;
 use tch::{Kind, Tensor};
 

@@ -4,7 +4,8 @@ use super::attention::{Attention, RelativeBias, padding_bias};
 use super::config::StudentConfig;
 use super::dropout::dropout;
 use super::fusion::Fusion;
-use super::layers::{FeedForward, Mode, RmsNorm};
+use super::layers::{FeedForward, RmsNorm};
+use super::mode::Mode;
 use super::weights::Weights;
 use tch::{Device, Tensor};
 

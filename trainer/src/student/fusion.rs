@@ -1,7 +1,8 @@
 //! Fusion of text and picture: E = image_dense(V); A = attention(H → E); g = σ(gate_dense([H ; A]));
 //! fused = (1 − g) · H + g · A (MM-CoT, section 4.2).
 
-use super::layers::{Linear, Mode};
+use super::layers::Linear;
+use super::mode::Mode;
 use super::weights::Weights;
 use tch::{Kind, Tensor};
 

@@ -1,31 +1,13 @@
-//! The small pieces: linear layers (with LoRA where asked), T5's layer norm, feed-forward, and the run's mode.
+//! The small pieces: linear layers (with LoRA where asked), T5's layer norm, feed-forward.
 
 use super::config::StudentConfig;
 use super::dropout::dropout;
 use super::lora::LoraPair;
+use super::mode::Mode;
 use super::weights::Weights;
 use super::working_copies::WorkingCopies;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
-
-/// How a forward pass runs.
-#[derive(Debug, Clone, Copy)]
-pub struct Mode {
-    /// Whether dropout is on.
-    pub train: bool,
-    /// Number format of the matrix products; everything else stays float32.
-    pub kind: Kind,
-}
-
-impl Mode {
-    /// No dropout, float32.
-    pub const EVAL: Self = Self { train: false, kind: Kind::Float };
-
-    /// Casts to the format of the matrix products.
-    pub fn cast(self, tensor: &Tensor) -> Tensor {
-        tensor.to_kind(self.kind)
-    }
-}
 
 /// A weight that enters matrix products, in whatever number format they run; or several stacked on top of each other.
 #[derive(Debug)]

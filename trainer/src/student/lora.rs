@@ -2,10 +2,10 @@
 
 use super::config::StudentConfig;
 use super::dropout::dropout;
-use super::layers::Mode;
+use super::mode::Mode;
 use super::weights::Weights;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// Marks LoRA weights among a student's weights: `lora.<layer>.A` and `lora.<layer>.B`.
 const PREFIX: &str = "lora.";
@@ -179,4 +179,34 @@ pub fn peft_name(name: &str) -> Option<String> {
     let rest = name.strip_prefix(PREFIX)?;
     let (layer, side) = rest.rsplit_once('.')?;
     matches!(side, "A" | "B").then(|| format!("base_model.model.{layer}.lora_{side}.weight"))
+}
+
+/// Weights for decoding in `kind`, with LoRA pairs added to their layers: matrices that enter products are cast, all
+/// others shared. `None` if `weights` already are so.
+pub fn decoding_weights(weights: &Weights, kind: Kind) -> Option<Weights> {
+    let has_lora = weights.iter().any(|(name, _)| is_lora(name));
+    if kind == Kind::Float && !has_lora {
+        return None;
+    }
+    let enters_products = |name: &str, tensor: &Tensor| {
+        tensor.dim() == 2 && name != "shared.weight" && !name.contains("relative_attention_bias")
+    };
+    let ready = no_grad(|| {
+        let plain = weights.iter().filter(|(name, _)| !name.starts_with("lora."));
+        plain
+            .map(|(name, tensor)| {
+                let layer = name.strip_suffix(".weight").unwrap_or(name);
+                let added = match LoraPair::find(weights, layer) {
+                    Some(pair) => {
+                        let eye = Tensor::eye(tensor.size()[1], (Kind::Float, tensor.device()));
+                        tensor.detach() + pair.forward(&eye, Mode::EVAL).transpose(0, 1)
+                    }
+                    None => tensor.detach(),
+                };
+                let cast = if enters_products(name, tensor) { added.to_kind(kind) } else { added };
+                (name.to_owned(), cast)
+            })
+            .collect()
+    });
+    Some(Weights::new(ready))
 }

@@ -10,13 +10,14 @@ pub mod encoder;
 pub mod fusion;
 pub mod layers;
 pub mod lora;
+pub mod mode;
 pub mod value_head;
 pub mod weight_files;
 pub mod weights;
 pub mod working_copies;
 
 pub use config::StudentConfig;
-pub use layers::Mode;
+pub use mode::Mode;
 pub use weights::Weights;
 
 use decoder::Decoder;

@@ -1,6 +1,7 @@
 //! The value head: d → 2d → ReLU → 1 on the decoder's last hidden state.
 
-use super::layers::{Linear, Mode};
+use super::layers::Linear;
+use super::mode::Mode;
 use super::weights::Weights;
 use tch::{Kind, Tensor};
 

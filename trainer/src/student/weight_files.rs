@@ -182,6 +182,20 @@ pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     Ok(named.into_iter().map(|(name, tensor)| (name, owned(tensor))).collect())
 }
 
+/// A line of a safetensors file's metadata; `None` if there is no such line, or no file.
+///
+/// # Errors
+/// If the file is broken.
+pub(crate) fn metadata_of(path: &Path, key: &str) -> Result<Option<String>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let map = map_file(path)?;
+    let (_, header) = SafeTensors::read_metadata(&map)
+        .map_err(|e| Error::Checkpoint { path: path.to_path_buf(), message: e.to_string() })?;
+    Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(key)).cloned())
+}
+
 /// Maps a file into memory.
 ///
 /// # Errors

@@ -1,13 +1,11 @@
 //! Named weights: made at random by seed, copied, hashed; the leaves of every gradient.
 
 use super::config::StudentConfig;
-use super::layers::Mode;
-use super::lora::{LoraPair, is_lora};
 use super::working_copies::WorkingCopies;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 
 /// Weights by name, float32. Sorted by name, so that everything that walks over them has one order.
 #[derive(Debug, Default)]
@@ -91,36 +89,6 @@ impl Weights {
     pub fn copy_to(&self, device: Device) -> Self {
         let copy = |tensor: &Tensor| tensor.detach().to_device(device).copy();
         Self::new(self.tensors.iter().map(|(name, tensor)| (name.clone(), copy(tensor))).collect())
-    }
-
-    /// Weights for decoding in `kind`, with LoRA pairs added to their layers: matrices that enter products are cast,
-    /// all others shared. `None` if these weights already are so.
-    pub fn for_decoding(&self, kind: Kind) -> Option<Self> {
-        let has_lora = self.tensors.keys().any(|name| is_lora(name));
-        if kind == Kind::Float && !has_lora {
-            return None;
-        }
-        let enters_products = |name: &str, tensor: &Tensor| {
-            tensor.dim() == 2 && name != "shared.weight" && !name.contains("relative_attention_bias")
-        };
-        let ready = no_grad(|| {
-            let plain = self.tensors.iter().filter(|(name, _)| !name.starts_with("lora."));
-            plain
-                .map(|(name, tensor)| {
-                    let layer = name.strip_suffix(".weight").unwrap_or(name);
-                    let added = match LoraPair::find(self, layer) {
-                        Some(pair) => {
-                            let eye = Tensor::eye(tensor.size()[1], (Kind::Float, tensor.device()));
-                            tensor.detach() + pair.forward(&eye, Mode::EVAL).transpose(0, 1)
-                        }
-                        None => tensor.detach(),
-                    };
-                    let cast = if enters_products(name, tensor) { added.to_kind(kind) } else { added };
-                    (name.clone(), cast)
-                })
-                .collect()
-        });
-        Some(Self::new(ready))
     }
 
     /// These weights on `device`; copied only if they are elsewhere.

@@ -6,6 +6,7 @@ mod again;
 mod answers;
 mod bad_input;
 mod checkpoints;
+mod circles;
 mod features;
 mod kill;
 mod memory;

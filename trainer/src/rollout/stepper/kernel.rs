@@ -5,55 +5,9 @@
 #![allow(unsafe_code)] // vector loads; every kernel's lengths are checked by its one caller below
 
 use super::math;
+use super::numbers::{Numbers, Rows, widen};
 #[cfg(target_arch = "x86_64")]
-use super::pairs;
-#[cfg(target_arch = "x86_64")]
-pub(super) use avx512::put;
-
-/// Numbers of a matrix or of cached keys and values, row by row.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Numbers<'a> {
-    Float32(&'a [f32]),
-    /// Upper halves of float32 numbers.
-    Bfloat16(&'a [u16]),
-}
-
-impl<'a> Numbers<'a> {
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Float32(numbers) => numbers.len(),
-            Self::Bfloat16(numbers) => numbers.len(),
-        }
-    }
-
-    pub(super) fn part(&self, start: usize, length: usize) -> Numbers<'a> {
-        match self {
-            Self::Float32(numbers) => Self::Float32(&numbers[start..start + length]),
-            Self::Bfloat16(numbers) => Self::Bfloat16(&numbers[start..start + length]),
-        }
-    }
-
-    pub(super) fn copy_to(&self, out: &mut [f32]) {
-        match self {
-            Self::Float32(numbers) => out.copy_from_slice(numbers),
-            Self::Bfloat16(numbers) => {
-                out.iter_mut().zip(*numbers).for_each(|(out, &number)| *out = widen(number));
-            }
-        }
-    }
-}
-
-fn widen(number: u16) -> f32 {
-    f32::from_bits(u32::from(number) << 16)
-}
-
-/// A few rows of numbers, `stride` apart.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) numbers: &'a [f32],
-    pub(super) stride: usize,
-    pub(super) count: usize,
-}
+use super::{avx512_bf16, lanes};
 
 /// The instructions to use; chosen once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +28,8 @@ impl Level {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {
-                let pairs = is_x86_feature_detected!("avx512bf16");
-                return if pairs { Self::Avx512Bf16 } else { Self::Avx512 };
+                let has_bf16 = is_x86_feature_detected!("avx512bf16");
+                return if has_bf16 { Self::Avx512Bf16 } else { Self::Avx512 };
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 return Self::Avx2;
@@ -98,7 +52,7 @@ impl Level {
             // SAFETY: lengths were checked above; a level is only made where the processor has it.
             #[cfg(target_arch = "x86_64")]
             (Self::Avx512Bf16, Numbers::Bfloat16(w)) if width.is_multiple_of(32) => unsafe {
-                pairs::products(x, w, width, out);
+                avx512_bf16::products(x, w, width, out);
             },
             #[cfg(target_arch = "x86_64")]
             (Self::Avx512 | Self::Avx512Bf16, Numbers::Float32(w)) if width.is_multiple_of(16) => unsafe {
@@ -417,33 +371,7 @@ kernels! {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
     }
 
-    /// Writes the sum over the lanes of each vector, rows `stride` apart. Four vectors are summed together, which takes
-    /// a third of the work; each is summed in the same order at any position.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(in super::super) unsafe fn put<const M: usize, const N: usize>(
-        sums: &[[__m512; N]; M], out: *mut f32, stride: usize,
-    ) {
-        let at = |i: usize| if i < M * N { sums[i / N][i % N] } else { _mm512_setzero_ps() };
-        for first in (0..M * N).step_by(4) {
-            let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let (a, b) = (pair(at(first), at(first + 1)), pair(at(first + 2), at(first + 3)));
-            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-            let low = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-            let quarters = _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-            let doubles = _mm512_castps_pd(quarters);
-            let upper = _mm512_castpd_ps(_mm512_shuffle_f64x2::<0b1110>(doubles, doubles));
-            let half = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_castps512_ps256(upper));
-            let four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
-            let mut numbers = [0f32; 4];
-            unsafe {
-                _mm_storeu_ps(numbers.as_mut_ptr(), four);
-                for (i, number) in (first..M * N).zip(numbers) {
-                    *out.add(i / N * stride + i % N) = number;
-                }
-            }
-        }
-    }
+    use super::lanes::put;
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)] // one pointer into a tensor that the same struct keeps alive
 
-use super::kernel::Numbers;
+use super::numbers::Numbers;
 use tch::{Device, Kind, Tensor};
 
 /// Numbers of a tensor on the CPU, row by row, float32 or bfloat16; without a copy where the tensor is so already.

@@ -2,20 +2,24 @@
 //! bandwidth unused for the few rows of a decoding step, so this runs the decoder on its own kernels: each step reads
 //! every weight once, from libtorch's own memory, and all samples of a problem share its encoder keys and values.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 mod cache;
 mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod math;
 mod matrix;
-#[cfg(target_arch = "x86_64")]
-mod pairs;
+mod numbers;
 
 pub(super) use cache::Cache;
 
 use crate::error::{Error, Result};
 use crate::student::attention::relative_bucket;
 use crate::student::{StudentConfig, Weights};
-use kernel::{Level, Rows};
+use kernel::Level;
 use matrix::Matrix;
+use numbers::{Numbers, Rows};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
@@ -264,7 +268,7 @@ impl Stepper {
             for (keys, _) in cache.seen(block, index) {
                 let (here, later) = rest.split_at_mut(keys.len() / d_kv);
                 let query = Rows { numbers: query, stride: d_kv, count: 1 };
-                self.level.products(query, kernel::Numbers::Float32(keys), d_kv, here);
+                self.level.products(query, Numbers::Float32(keys), d_kv, here);
                 rest = later;
             }
             let bias = &self.bias[index % self.heads];
@@ -277,7 +281,7 @@ impl Stepper {
             for (_, values) in cache.seen(block, index) {
                 let (here, later) = rest.split_at(values.len() / d_kv);
                 let weights = Rows { numbers: here, stride: here.len(), count: 1 };
-                self.level.mix(weights, kernel::Numbers::Float32(values), d_kv, &mut part);
+                self.level.mix(weights, Numbers::Float32(values), d_kv, &mut part);
                 out.iter_mut().zip(&part).for_each(|(out, part)| *out += part);
                 rest = later;
             }

@@ -3,7 +3,8 @@
 
 #![allow(unsafe_code)] // vector loads; lengths are checked by the one caller
 
-use super::kernel::{Rows, put};
+use super::lanes::put;
+use super::numbers::Rows;
 use std::arch::x86_64::*;
 
 /// As `Level::products`, the rows of `x` rounded to bfloat16, to nearest even.
