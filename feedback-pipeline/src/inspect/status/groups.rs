@@ -1,9 +1,11 @@
 //! What asking about several items at once has saved, by the ledger.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::inspect::frame::{Collected, frame};
+use polars::prelude::*;
 use schemas::number::grouped;
 use schemas::{Dataset, Request};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::fmt;
 
 /// Requests of a round about several items each.
@@ -22,20 +24,13 @@ pub struct Groups {
 /// # Errors
 /// If the table cannot be read.
 pub(super) fn of(dataset: &Dataset, round: u32) -> Result<Option<Groups>> {
-    #[derive(Deserialize)]
-    struct Row {
-        attempts: u32,
-        cached: bool,
-        items: Option<u32>,
-    }
-    let mut groups = Groups { round, ..Groups::default() };
-    for row in dataset.stream_columns::<Request, Row>(round, &["attempts", "cached", "items"])? {
-        let row = row?;
-        if row.items.is_some() && !row.cached {
-            groups.items += 1;
-            groups.requests += u64::from(row.attempts > 0); // the first item counts them
-        }
-    }
+    let grouped = frame::<Request>(dataset, round, &["attempts", "cached", "items"])?
+        .filter(col("items").is_not_null().and(col("cached").not()))
+        // The first item of a group counts its requests.
+        .select([len().alias("items"), col("attempts").gt(lit(0)).sum().alias("requests")]);
+    let sums = Collected::of::<Request>(grouped)?;
+    let sum = |name: &str| Ok::<_, Error>(sums.counts(name)?.iter().sum::<u64>());
+    let groups = Groups { round, requests: sum("requests")?, items: sum("items")? };
     Ok((groups.items > 0).then_some(groups))
 }
 
