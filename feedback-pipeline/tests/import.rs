@@ -14,35 +14,35 @@ pub(crate) fn real_data() -> PathBuf {
     std::env::var_os("ARES_REAL_DATA").map_or_else(usual, PathBuf::from)
 }
 
-struct Folder {
+pub(crate) struct Folder {
     folder: TempDir,
 }
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: TempDir::new().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, bytes).unwrap();
         path
     }
 
-    fn dataset(&self) -> Dataset {
+    pub(crate) fn dataset(&self) -> Dataset {
         Dataset::open(self.path("data")).unwrap()
     }
 
-    fn problems(&self) -> Vec<Problem> {
+    pub(crate) fn problems(&self) -> Vec<Problem> {
         self.dataset().problems().unwrap()
     }
 
-    fn scienceqa(&self, from: &str) -> Result<(), String> {
+    pub(crate) fn scienceqa(&self, from: &str) -> Result<(), String> {
         self.run(Command::Scienceqa {
             from: self.path(from),
             data: self.path("data"),
@@ -51,12 +51,12 @@ impl Folder {
         })
     }
 
-    fn aokvqa(&self, from: &str, images: Option<&str>) -> Result<(), String> {
+    pub(crate) fn aokvqa(&self, from: &str, images: Option<&str>) -> Result<(), String> {
         let images = images.map(|images| self.path(images));
         self.run(Command::Aokvqa { from: self.path(from), data: self.path("data"), images })
     }
 
-    fn jsonl(&self, from: &str) -> Result<(), String> {
+    pub(crate) fn jsonl(&self, from: &str) -> Result<(), String> {
         let licence = "CC0-1.0".to_owned();
         self.run(Command::Jsonl {
             from: self.path(from),
@@ -74,11 +74,13 @@ impl Folder {
             round: 1,
             split,
             skip_unknown,
+            written_by: None,
+            map: Vec::new(),
         })
     }
 
     /// Runs an import; a refusal must be bad input (exit status 2). Paths in messages are shortened to `@/`.
-    fn run(&self, command: Command) -> Result<(), String> {
+    pub(crate) fn run(&self, command: Command) -> Result<(), String> {
         run(command).map_err(|error| {
             assert_eq!(error.exit_code(), 2, "{error}");
             error.to_string().replace(&format!("{}/", self.folder.path().display()), "@/")
@@ -86,7 +88,7 @@ impl Folder {
     }
 
     /// Every file of the dataset with its bytes, but for lock files.
-    fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(crate) fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         fn walk(folder: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
             for entry in fs::read_dir(folder).into_iter().flatten() {
                 let path = entry.unwrap().path();
@@ -104,9 +106,9 @@ impl Folder {
 }
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and the rest";
-const JPEG: &[u8] = b"\xff\xd8\xff\xe0 and the rest";
+pub(crate) const JPEG: &[u8] = b"\xff\xd8\xff\xe0 and the rest";
 
-const PROBLEMS: &str = r#"{
+pub(crate) const PROBLEMS: &str = r#"{
   "7": {"question": "Which is farthest north?", "choices": ["Maine", "Ohio"], "answer": 0, "hint": "", "image": "image.png",
         "lecture": "Maps have directions.\nNorth is up.", "solution": "Look at the map. Maine is farthest north.",
         "task": "closed choice", "grade": "grade2", "subject": "social science", "topic": "geography",
@@ -284,11 +286,17 @@ fn scienceqa_refuses_missing_and_foreign_files() {
         folder.scienceqa("gone").unwrap_err(),
         "cannot read @/gone: No such file or directory (os error 2)"
     );
-    folder.write("from/problems.json", PROBLEMS);
+    folder.write("from/notes.txt", "");
     assert_eq!(
         folder.scienceqa("from").unwrap_err(),
-        "cannot read @/from/pid_splits.json: No such file or directory (os error 2)"
+        "@/from: expected problems.json and pid_splits.json, or Parquet files such as data/train-*.parquet, found neither"
     );
+    folder.write("from/problems.json", PROBLEMS.replace("\"split\"", "\"set\""));
+    assert_eq!(
+        folder.scienceqa("from").unwrap_err(),
+        "@/from: expected pid_splits.json, or a `split` in each problem of problems.json, found neither"
+    );
+    folder.write("from/problems.json", PROBLEMS);
     folder.write("from/pid_splits.json", r#"{"train": ["7", "99"]}"#);
     assert_eq!(
         folder.scienceqa("from").unwrap_err(),
@@ -326,7 +334,7 @@ fn scienceqa_refuses_missing_and_foreign_files() {
     assert_eq!(folder.scienceqa("from").unwrap_err(), "@/data: expected a dataset folder, found a file");
 }
 
-const QUESTION: &str = r#"{"split": "val", "image_id": 461751, "question_id": "22jb", "question": "What is it?",
+pub(crate) const QUESTION: &str = r#"{"split": "val", "image_id": 461751, "question_id": "22jb", "question": "What is it?",
     "choices": ["food", "cigarette"], "correct_choice_idx": 1, "direct_answers": ["cigarette"],
     "difficult_direct_answer": false, "rationales": ["He smokes.", " It is lit. ", "The man is smoking."]}"#;
 
@@ -370,8 +378,8 @@ fn aokvqa_refusals_name_the_place() {
             "@/from/aokvqa_v1p0_val.json, question `22jb`: `image_id`: expected a whole number from 0, found the text `x`",
         ),
         (
-            format!("[{}]", QUESTION.replace("\"val\"", "\"dev\"")),
-            "@/from/aokvqa_v1p0_val.json, question `22jb`: `split`: expected train, val or test, found `dev`",
+            format!("[{}]", QUESTION.replace("\"val\"", "\"minival\"")),
+            "@/from/aokvqa_v1p0_val.json, question `22jb`: `split`: expected train, val or test, found `minival`",
         ),
         (
             format!("[{QUESTION}, {QUESTION}]"),
@@ -389,7 +397,8 @@ fn aokvqa_refusals_name_the_place() {
     folder.write("from/other.json", "[]");
     assert_eq!(
         folder.aokvqa("from", None).unwrap_err(),
-        "@/from: expected aokvqa_v1p0_train.json, aokvqa_v1p0_val.json or aokvqa_v1p0_test.json, found none"
+        "@/from: expected aokvqa_v1p0_train.json, aokvqa_v1p0_val.json or aokvqa_v1p0_test.json, or Parquet \
+         files such as data/train-*.parquet, found none"
     );
 }
 
@@ -630,8 +639,17 @@ fn the_published_files_have_their_numbers() {
 
     let from = real.join("scienceqa/mm_cot_rationales_test_half.json");
     let data = folder.path("half");
-    run(Command::Rationales { from, data: data.clone(), round: 1, split: None, skip_unknown: false })
-        .unwrap();
+    let (written_by, map) = (None, Vec::new());
+    run(Command::Rationales {
+        from,
+        data: data.clone(),
+        round: 1,
+        split: None,
+        skip_unknown: false,
+        written_by,
+        map,
+    })
+    .unwrap();
     let rollouts: Vec<Rollout> = Dataset::open(&data).unwrap().read(1).unwrap();
     assert_eq!(rollouts.len(), 2121);
     assert!(rollouts.iter().any(|rollout| rollout.sentences.is_empty()));

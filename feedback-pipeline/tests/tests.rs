@@ -5,6 +5,8 @@
 mod fixture;
 mod fuzz;
 mod import;
+mod import_files;
+mod import_parquet;
 mod judging;
 mod layers;
 mod reference;

@@ -8,6 +8,14 @@ use std::path::{Path, PathBuf};
 /// Prefix of what is being written. A leading dot hides it from globs over `*.parquet`.
 const PREFIX: &str = ".writing-";
 
+/// What a file holds that stands for another, which Git LFS did not download.
+pub const POINTER: &str = "a Git LFS pointer: the file itself was not downloaded; get it with `git lfs pull` in the folder of the clone";
+
+/// Whether a file's bytes are a Git LFS pointer.
+pub fn is_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs.github.com/spec/")
+}
+
 /// Writes bytes as a file that appears atomically.
 ///
 /// # Errors
@@ -25,6 +33,18 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Re
     write(&mut file).map_err(Error::io("write", path))?;
     file.sync_all().map_err(Error::io("sync", path))?;
     temporary.put()
+}
+
+/// As [`write_bytes`], but neither the file nor its name is sure to survive a crash of the machine until it is synced.
+///
+/// # Errors
+/// If the write fails.
+pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let (mut file, mut temporary) = create_beside(path)?;
+    file.write_all(bytes).map_err(Error::io("write", path))?;
+    fs::rename(&temporary.path, path).map_err(Error::io("rename", path))?;
+    temporary.is_put = true;
+    Ok(())
 }
 
 /// Where a file or folder is written until it is complete; its parent folder is created. The name is the same each
@@ -87,7 +107,7 @@ fn folder_of(target: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use super::{beside, write_bytes, write_with};
+    use super::{beside, write_bytes, write_unsynced, write_with};
     use std::fs;
 
     #[test]
@@ -106,7 +126,7 @@ mod tests {
         // What cannot be renamed (a folder is in the way) leaves nothing either.
         let taken = folder.path().join("taken");
         fs::create_dir_all(taken.join("inside")).expect("folder");
-        assert!(write_bytes(&taken, b"new").is_err());
+        assert!(write_bytes(&taken, b"new").is_err() && write_unsynced(&taken, b"new").is_err());
         assert!(!beside(&taken).expect("name").exists());
     }
 }

@@ -190,13 +190,7 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
     }
 
     fn with_columns(path: &Path, columns: Vec<Column>) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let not_parquet = |message: String| Error::NotParquet {
-            path: path.to_path_buf(),
-            message: message.replace("Parquet error: ", ""),
-        };
-        let builder =
-            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| not_parquet(e.to_string()))?;
+        let builder = open_file(path)?;
         let minor = check_header::<T>(path, builder.metadata())?;
         for column in &columns {
             let Ok(field) = builder.schema().field_with_name(column.name) else {
@@ -217,7 +211,7 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
             .with_projection(mask)
             .with_batch_size(BATCH_ROWS)
             .build()
-            .map_err(|e| not_parquet(e.to_string()))?;
+            .map_err(|e| not_parquet(path, &e))?;
         Ok(Self { path: path.to_path_buf(), reader, columns, row: 0, round: None, marker: PhantomData })
     }
 
@@ -285,11 +279,7 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
     }
 
     fn next_checked(&mut self) -> Option<Result<RecordBatch>> {
-        let not_parquet = |error: arrow::error::ArrowError| Error::NotParquet {
-            path: self.path.clone(),
-            message: error.to_string(),
-        };
-        let batch = self.reader.next()?.map_err(not_parquet);
+        let batch = self.reader.next()?.map_err(|error| not_parquet(&self.path, &error));
         Some(batch.and_then(|batch| self.check(&batch)))
     }
 
@@ -320,14 +310,59 @@ impl<T: Table, P: DeserializeOwned> Iterator for Batches<T, P> {
     }
 }
 
+/// Opens a Parquet file of any kind, with nothing read but its footer.
+///
+/// # Errors
+/// If it cannot be opened, is no Parquet file, or is compressed in a way that cannot be read.
+pub fn open_file(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let start = read_start(&mut file).map_err(Error::io("read", path))?;
+    if file::is_pointer(&start) {
+        return Err(Error::NotParquet {
+            path: path.to_path_buf(),
+            message: format!("it is {}", file::POINTER),
+        });
+    }
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| not_parquet(path, &e))?;
+    let chunks = builder.metadata().row_groups().iter().flat_map(|group| group.columns());
+    for chunk in chunks {
+        let name = match chunk.compression() {
+            Compression::GZIP(_) => "gzip",
+            Compression::BROTLI(_) => "brotli",
+            Compression::LZ4 | Compression::LZ4_RAW => "lz4",
+            Compression::LZO => "lzo",
+            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => continue,
+        };
+        let message = format!(
+            "column `{}` is compressed with {name}: expected zstd, snappy or none; rewrite the file, in Python: \
+             pq.write_table(pq.read_table(\"{}\"), \"NEW\", compression=\"zstd\")",
+            chunk.column_path().string(),
+            path.display()
+        );
+        return Err(Error::NotParquet { path: path.to_path_buf(), message });
+    }
+    Ok(builder)
+}
+
+/// As many bytes as tell what a file is.
+fn read_start(file: &mut File) -> std::io::Result<Vec<u8>> {
+    use std::io::{Read, Seek};
+    let mut start = Vec::with_capacity(64);
+    Read::by_ref(file).take(64).read_to_end(&mut start)?;
+    file.rewind()?;
+    Ok(start)
+}
+
+fn not_parquet(path: &Path, error: &dyn std::error::Error) -> Error {
+    Error::NotParquet { path: path.to_path_buf(), message: error.to_string().replace("Parquet error: ", "") }
+}
+
 /// Number of rows of a file, from its footer alone.
 ///
 /// # Errors
 /// As [`read`].
 pub fn count_rows<T: Table>(path: &Path) -> Result<u64> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-        .map_err(|e| Error::NotParquet { path: path.to_path_buf(), message: e.to_string() })?;
+    let builder = open_file(path)?;
     check_header::<T>(path, builder.metadata())?;
     Ok(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default())
 }

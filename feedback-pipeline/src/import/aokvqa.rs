@@ -1,7 +1,9 @@
-//! A-OKVQA: `aokvqa_v1p0_{train,val,test}.json`, each a list of questions on COCO pictures.
+//! A-OKVQA: `aokvqa_v1p0_{train,val,test}.json`, each a list of questions on COCO pictures; or the Parquet files of the
+//! Hugging Face Hub.
 
 use super::json::{self, Node, Record};
-use super::picture::{self, Picture};
+use super::parquet::{self, Layout};
+use super::picture::{self, Origin, Picture};
 use super::publish::Incoming;
 use crate::error::{Error, Result};
 use schemas::{DatasetCard, Problem};
@@ -9,23 +11,26 @@ use std::path::{Path, PathBuf};
 
 /// Reads the published files of a folder, those that are there, or a single one.
 pub(super) fn read(from: &Path, images: Option<&Path>) -> Result<Incoming> {
-    let files: Vec<PathBuf> = if from.is_dir() {
-        let names = super::SPLITS.map(|split| from.join(format!("aokvqa_v1p0_{split}.json")));
-        names.into_iter().filter(|file| file.is_file()).collect()
-    } else {
-        vec![from.to_path_buf()]
+    let published = super::SPLITS.map(|split| from.join(format!("aokvqa_v1p0_{split}.json")));
+    let files: Vec<PathBuf> = match from.is_dir() {
+        true => published.into_iter().filter(|file| file.is_file()).collect(),
+        false => vec![from.to_path_buf()],
     };
-    if files.is_empty() {
-        let message =
-            "expected aokvqa_v1p0_train.json, aokvqa_v1p0_val.json or aokvqa_v1p0_test.json, found none";
-        return Err(Error::bad_input(from.display().to_string(), message));
-    }
-    let mut incoming = Incoming::new(DatasetCard {
+    let card = DatasetCard {
         name: String::new(),
         source: "A-OKVQA v1.0, https://allenai.org/project/a-okvqa".to_owned(),
         licence: "Apache-2.0".to_owned(),
         created_by: String::new(),
-    });
+    };
+    if (files.is_empty() || !from.is_dir()) && parquet::is_parquet(from) {
+        return parquet::read(&[from.to_path_buf()], Layout::aokvqa(card), images, None);
+    }
+    if files.is_empty() {
+        let message = "expected aokvqa_v1p0_train.json, aokvqa_v1p0_val.json or aokvqa_v1p0_test.json, or Parquet files such as \
+                       data/train-*.parquet, found none";
+        return Err(Error::bad_input(from.display().to_string(), message));
+    }
+    let mut incoming = Incoming::new(card);
     for file in &files {
         read_file(file, images, &mut incoming)?;
     }
@@ -55,10 +60,15 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
         let rationales = record.texts("rationales")?.unwrap_or_default();
         // COCO's own name, since several questions share a picture; COCO files can be placed there.
         let name = format!("{image_id:012}.jpg");
-        let found = images.and_then(|images| {
-            picture::first_file([images.join(format!("{split}2017")).join(&name), images.join(&name)])
-        });
-        incoming.pictures.push(Picture { problem: incoming.problems.len(), file: found });
+        let names = coco_names(&split, &name);
+        let found = images.and_then(|images| picture::first_file(names.iter().map(|name| images.join(name))));
+        if let (None, None, Some(images)) = (&found, &incoming.looked_for, images) {
+            incoming.looked_for = Some(format!("{} in {}", names.join(", "), images.display()));
+        }
+        if let Some(unknown) = found.as_deref().map(picture::unknown).transpose()?.flatten() {
+            return Err(record.wrong("image_id", picture::EXPECTED, format!("`{name}`, {unknown}")));
+        }
+        incoming.pictures.push(Picture { problem: incoming.problems.len(), origin: Origin::from(found) });
         incoming.places.push(format!("{}, question {}", file.display(), index + 1));
         incoming.problems.push(Problem {
             problem_id: id,
@@ -82,8 +92,22 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
     Ok(())
 }
 
+/// Where COCO has a picture: its release of 2017, then that of 2014 and 2015, whose splits are others and whose names are
+/// longer; each in folders of the splits, or all in one.
+fn coco_names(split: &str, name: &str) -> Vec<String> {
+    let mut names = vec![format!("{split}2017/{name}"), name.to_owned()];
+    names.extend(
+        super::SPLITS.iter().filter(|other| **other != split).map(|other| format!("{other}2017/{name}")),
+    );
+    for folder in ["train2014", "val2014", "test2015"] {
+        names.push(format!("{folder}/COCO_{folder}_{name}"));
+        names.push(format!("COCO_{folder}_{name}"));
+    }
+    names
+}
+
 /// Rationales one after the other, each a sentence of its own: one without a mark at its end would run on into the next.
-fn as_sentences(rationales: &[String]) -> String {
+pub(super) fn as_sentences(rationales: &[String]) -> String {
     let mut joined = String::new();
     for rationale in rationales.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
         joined.push_str(if joined.is_empty() { "" } else { " " });

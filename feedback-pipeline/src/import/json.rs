@@ -108,6 +108,10 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
         return Err(Error::bad_input(path.display().to_string(), "expected a file, found a folder"));
     }
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    if schemas::file::is_pointer(&bytes) {
+        let message = format!("expected text, found {}", schemas::file::POINTER);
+        return Err(Error::bad_input(path.display().to_string(), message));
+    }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
         Err(error) => {
@@ -269,9 +273,13 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A split's name.
+    /// A split's name; other common names of the val split are taken for it.
     pub(super) fn split(&self, name: &str) -> Result<Option<String>> {
-        match self.optional_text(name)? {
+        let split = self.optional_text(name)?.map(|split| match split.as_str() {
+            "validation" | "valid" | "dev" => "val".to_owned(),
+            _ => split,
+        });
+        match split {
             Some(split) if !super::SPLITS.contains(&split.as_str()) => {
                 Err(self.wrong(name, "train, val or test", format_args!("`{split}`")))
             }

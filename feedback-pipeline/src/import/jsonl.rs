@@ -47,19 +47,19 @@ fn problem(record: &Record<'_>, name: &str, images: &Path) -> Result<(Problem, O
     if answer_index.is_none() && split != "test" {
         return Err(record.wrong("answer_index", "the index of the correct choice", "none"));
     }
-    let (image, picture) = match record.optional_text("image")?.filter(|path| !path.is_empty()) {
+    let (image, picture) = match record.optional_text("image")?.filter(|path| !path.trim().is_empty()) {
         None => (None, None),
         Some(path) => {
             let file = picture::first_file([images.join(&path)]);
             // The path is untrusted input: only pictures may be copied to the dataset folder, which may be shared.
-            if file.as_deref().map(picture::is_known).transpose()? == Some(false) {
-                return Err(record.wrong("image", picture::EXPECTED, format!("`{path}`")));
+            if let Some(found) = file.as_deref().map(picture::unknown).transpose()?.flatten() {
+                return Err(record.wrong("image", picture::EXPECTED, format!("`{path}`, {found}")));
             }
             let extension = match &file {
                 Some(file) => picture::extension(file)?,
                 None => picture::own_extension(Path::new(&path)),
             };
-            (Some(format!("images/{id}.{extension}")), Some(Picture { problem: 0, file }))
+            (Some(format!("images/{id}.{extension}")), Some(Picture { problem: 0, origin: file.into() }))
         }
     };
     let problem = Problem {

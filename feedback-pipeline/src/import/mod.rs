@@ -7,13 +7,16 @@
 mod aokvqa;
 mod json;
 mod jsonl;
+mod literal;
+mod parquet;
 mod picture;
 mod publish;
 mod rationales;
 mod scienceqa;
 
 use crate::error::Result;
-use std::path::PathBuf;
+use schemas::DatasetCard;
+use std::path::{Path, PathBuf};
 
 /// The splits of a dataset, in the order of its problems.
 const SPLITS: [&str; 3] = ["train", "val", "test"];
@@ -21,12 +24,13 @@ const SPLITS: [&str; 3] = ["train", "val", "test"];
 /// What to import.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Command {
-    /// ScienceQA as published: problems.json, pid_splits.json, captions and an images folder.
+    /// ScienceQA as published (problems.json, pid_splits.json, captions and an images folder), or as Parquet.
     ///
-    /// Problems that pid_splits.json does not name are skipped and counted. With a file instead of a folder, each
-    /// problem's own `split` field decides.
+    /// Problems that pid_splits.json does not name are skipped and counted. Without that file, or with a file instead of a
+    /// folder, each problem's own `split` field decides. The Parquet files of the Hugging Face Hub
+    /// (data/{train,validation,test}-*.parquet) have no ids: they are made from the contents of a row.
     Scienceqa {
-        /// Folder with problems.json and pid_splits.json, or one file laid out like problems.json.
+        /// Folder with problems.json and pid_splits.json, or with Parquet files; or one file of either form.
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
         /// Dataset folder to write.
@@ -39,17 +43,18 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
     },
-    /// A-OKVQA as published: whichever of aokvqa_v1p0_{train,val,test}.json exist.
+    /// A-OKVQA as published (whichever of aokvqa_v1p0_{train,val,test}.json exist), or as Parquet.
     ///
-    /// The rationales of a question are joined with spaces; hidden test answers become null.
+    /// The rationales of a question are joined with spaces; hidden test answers become null. The Parquet files are those of
+    /// the Hugging Face Hub, data/{train,validation,test}-*.parquet.
     Aokvqa {
-        /// Folder with the published files, or one of them.
+        /// Folder with the published files or with Parquet files, or one of them.
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
         /// Dataset folder to write.
         #[arg(long, value_name = "datasets/NAME", default_value = "datasets/aokvqa")]
         data: PathBuf,
-        /// COCO 2017 pictures: `<split>2017/<12 digits>.jpg` or `<12 digits>.jpg`.
+        /// COCO pictures: `<split>2017/<12 digits>.jpg` or `<12 digits>.jpg`, or the longer names of 2014.
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
     },
@@ -70,11 +75,37 @@ pub enum Command {
         #[arg(long, default_value = "unknown")]
         licence: String,
     },
+    /// Multiple-choice problems in Parquet files of any layout, with their pictures.
+    ///
+    /// Fields: problem_id, split, question, choices, answer_index, hint, caption, lecture, solution, image, subject, topic,
+    /// category, skill, grade, source. Each is read from the column of its name, or from the one that --map names: `a.b` is
+    /// field b of a struct a, `A+B+C` a list of three columns. The answer may be an index, a letter or the text of an option;
+    /// the picture bytes, a path, or a struct of both. Without problem_id, ids are made from the contents of a row.
+    Parquet {
+        /// Parquet files, or a folder with train-*.parquet, validation-*.parquet, test-*.parquet.
+        #[arg(long, value_name = "FILES", num_args = 1.., required = true)]
+        from: Vec<PathBuf>,
+        /// Columns of the fields, for instance question=query,choices=options.
+        #[arg(long, value_name = "FIELD=COLUMN", value_delimiter = ',', value_parser = field_and_column)]
+        map: Vec<(String, String)>,
+        /// Dataset folder to write.
+        #[arg(long, value_name = "datasets/NAME")]
+        data: PathBuf,
+        /// Folder that paths of pictures start from [default: the folder of each file].
+        #[arg(long, value_name = "DIR")]
+        images: Option<PathBuf>,
+        /// Split of all problems [default: by the names of files, else by the column of that name].
+        #[arg(long, value_parser = SPLITS)]
+        split: Option<String>,
+        /// Licence of the problems, for dataset.toml.
+        #[arg(long, default_value = "unknown")]
+        licence: String,
+    },
     /// Rationales written by another model, as rollouts to be scored.
     ///
-    /// Three layouts: a JSON object from problem id to text; MM-CoT's predictions_ans_*.json (with --split,
-    /// whose order it follows); JSONL with problem_id and rationale, where a repeated problem becomes its
-    /// next sample.
+    /// Four layouts: a JSON object from problem id to text; MM-CoT's predictions_ans_*.json (with --split, whose order it
+    /// follows); JSONL or Parquet with problem_id and rationale, where a repeated problem becomes its next sample. In Parquet
+    /// a rationale may be a list of samples.
     Rationales {
         /// The file.
         #[arg(long, value_name = "FILE")]
@@ -91,7 +122,23 @@ pub enum Command {
         /// Skip and count rationales of problems that the dataset lacks, instead of refusing the file.
         #[arg(long)]
         skip_unknown: bool,
+        /// Name of the model that wrote them, kept as `import:NAME` in the column `policy`.
+        #[arg(long, value_name = "NAME")]
+        written_by: Option<String>,
+        /// Columns of problem_id, rationale and model in a Parquet file, for instance rationale=response.
+        #[arg(long, value_name = "FIELD=COLUMN", value_delimiter = ',', value_parser = field_and_column)]
+        map: Vec<(String, String)>,
     },
+}
+
+/// A pair of `--map`.
+fn field_and_column(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((field, column)) if !field.trim().is_empty() && !column.trim().is_empty() => {
+            Ok((field.trim().to_owned(), column.trim().to_owned()))
+        }
+        _ => Err(format!("expected FIELD=COLUMN, found `{text}`")),
+    }
 }
 
 /// Runs an import and prints what it did.
@@ -112,8 +159,17 @@ pub fn run(command: Command) -> Result<()> {
             let data = data.unwrap_or_else(|| PathBuf::from("datasets").join(stem.as_ref()));
             publish::publish(&data, jsonl::read(&from, images.as_deref(), &licence)?)?.to_string()
         }
-        Command::Rationales { from, data, round, split, skip_unknown } => {
-            rationales::import(&from, &data, round, split.as_deref(), skip_unknown)?.to_string()
+        Command::Parquet { from, map, data, images, split, licence } => {
+            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let source = from.first().map(|path| name(path)).unwrap_or_default();
+            let card = DatasetCard { source, licence, name: String::new(), created_by: String::new() };
+            let layout = parquet::Layout::of_map(&map, card, name(&data))?;
+            publish::publish(&data, parquet::read(&from, layout, images.as_deref(), split.as_deref())?)?
+                .to_string()
+        }
+        Command::Rationales { from, data, round, split, skip_unknown, written_by, map } => {
+            let choice = rationales::Choice { round, split, skip_unknown, written_by, map };
+            rationales::import(&from, &data, &choice)?.to_string()
         }
     };
     schemas::say!("{summary}");

@@ -1,5 +1,6 @@
 //! Pictures: found in the source's folder, copied into the dataset under the problem's name.
 
+use super::parquet::Embedded;
 use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,25 @@ use std::path::{Path, PathBuf};
 pub(super) struct Picture {
     /// Index of the problem among those that are imported.
     pub(super) problem: usize,
-    /// The file; `None` if the source names a picture that is not there.
-    pub(super) file: Option<PathBuf>,
+    /// Where its bytes are.
+    pub(super) origin: Origin,
+}
+
+/// Where a picture's bytes are.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Origin {
+    /// In a file of its own.
+    File(PathBuf),
+    /// In a row of a Parquet file.
+    Embedded(Embedded),
+    /// Nowhere: the source names a picture that is not there.
+    Missing,
+}
+
+impl From<Option<PathBuf>> for Origin {
+    fn from(file: Option<PathBuf>) -> Self {
+        file.map_or(Self::Missing, Self::File)
+    }
 }
 
 /// What a picture must be.
@@ -22,32 +40,36 @@ pub(super) fn first_file(candidates: impl IntoIterator<Item = PathBuf>) -> Optio
 
 /// Extension by what the file holds; the file's own where that is unknown.
 pub(super) fn extension(file: &Path) -> Result<String> {
-    Ok(known_extension(file)?.map_or_else(|| own_extension(file), str::to_owned))
+    Ok(known_extension(&start(file)?).map_or_else(|| own_extension(file), str::to_owned))
 }
 
-/// Whether a file is a picture of a known format.
-pub(super) fn is_known(file: &Path) -> Result<bool> {
-    Ok(known_extension(file)?.is_some())
+/// What a file is if it is no picture of a known format.
+pub(super) fn unknown(file: &Path) -> Result<Option<&'static str>> {
+    let start = start(file)?;
+    Ok(match known_extension(&start) {
+        Some(_) => None,
+        None if schemas::file::is_pointer(&start) => Some(schemas::file::POINTER),
+        None => Some("something else"),
+    })
 }
 
-fn known_extension(file: &Path) -> Result<Option<&'static str>> {
+/// As many bytes as tell what a file is.
+fn start(file: &Path) -> Result<Vec<u8>> {
     use std::io::Read;
-    let mut start = [0u8; 12];
-    let mut handle = fs::File::open(file).map_err(Error::io("open", file))?;
-    let mut filled = 0;
-    while let Some(rest) = start.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match handle.read(rest).map_err(Error::io("read", file))? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(match &start {
+    let handle = fs::File::open(file).map_err(Error::io("open", file))?;
+    let mut start = Vec::with_capacity(64);
+    handle.take(64).read_to_end(&mut start).map_err(Error::io("read", file))?;
+    Ok(start)
+}
+
+fn known_extension(start: &[u8]) -> Option<&'static str> {
+    match start {
         [0x89, b'P', b'N', b'G', ..] => Some("png"),
         [0xff, 0xd8, 0xff, ..] => Some("jpg"),
         [b'G', b'I', b'F', b'8', ..] => Some("gif"),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P'] => Some("webp"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("webp"),
         _ => None,
-    })
+    }
 }
 
 /// The extension of a path in lower case; `png` where it has none.
@@ -55,12 +77,12 @@ pub(super) fn own_extension(file: &Path) -> String {
     file.extension().map_or_else(|| "png".to_owned(), |extension| extension.to_string_lossy().to_lowercase())
 }
 
-/// Copies a file atomically; true if that changed anything.
+/// Copies a file atomically; true if that changed anything. Whoever calls syncs the folder.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<bool> {
     let bytes = fs::read(from).map_err(Error::io("read", from))?;
     if fs::read(to).is_ok_and(|there| there == bytes) {
         return Ok(false);
     }
-    schemas::file::write_bytes(to, &bytes)?;
+    schemas::file::write_unsynced(to, &bytes)?;
     Ok(true)
 }

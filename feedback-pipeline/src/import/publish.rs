@@ -3,7 +3,8 @@
 //! Problems that the dataset lacks are added; one that it has must be the same, except for columns that one side leaves
 //! empty (a later import may bring captions, pictures or grades). Anything else is refused before a file is touched.
 
-use super::picture::{self, Picture};
+use super::parquet::{self, Pictures};
+use super::picture::{self, Origin, Picture};
 use crate::PROGRAM;
 use crate::error::{Error, Result};
 use crate::request::image;
@@ -12,6 +13,7 @@ use schemas::number::grouped;
 use schemas::{Dataset, DatasetCard, Problem, Provenance, table};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// What a source holds.
@@ -22,6 +24,10 @@ pub(super) struct Incoming {
     pub(super) pictures: Vec<Picture>,
     /// Location of each problem in its source.
     pub(super) places: Vec<String>,
+    /// The files with pictures in their rows.
+    pub(super) embedded: Option<Pictures>,
+    /// Names under which a missing picture was looked for.
+    pub(super) looked_for: Option<String>,
     /// Problems that no split names.
     pub(super) left_out: usize,
     card: DatasetCard,
@@ -30,7 +36,15 @@ pub(super) struct Incoming {
 impl Incoming {
     /// Nothing yet, from a source with this card.
     pub(super) fn new(card: DatasetCard) -> Self {
-        Self { problems: Vec::new(), pictures: Vec::new(), places: Vec::new(), left_out: 0, card }
+        Self {
+            problems: Vec::new(),
+            pictures: Vec::new(),
+            places: Vec::new(),
+            embedded: None,
+            looked_for: None,
+            left_out: 0,
+            card,
+        }
     }
 
     /// The same, or an error if there is no problem.
@@ -79,6 +93,7 @@ pub(super) struct Summary {
     changed: bool,
     left_out: usize,
     missing_pictures: Vec<String>,
+    looked_for: Option<String>,
     rounds_started: bool,
 }
 
@@ -91,20 +106,13 @@ pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
     }
     let _lock = dataset.lock(PROGRAM)?;
     let existing = if dataset.problems_path().is_file() { dataset.problems()? } else { Vec::new() };
+    same_kind_of_ids(&existing, &incoming, data)?;
     keep_copied_pictures(&dataset, &mut incoming);
     let (problems, added) = merge(&existing, &incoming, data)?;
 
-    let mut changed = false;
-    let mut copied = HashSet::new();
-    for picture in &incoming.pictures {
-        if let (Some(file), Some(image)) = (&picture.file, &incoming.problems[picture.problem].image)
-            && copied.insert(image.as_str())
-        {
-            changed |= picture::copy(file, &data.join(image))?;
-        }
-    }
+    let mut changed = write_pictures(&dataset, &incoming)?;
     changed |= write_card(&dataset, &incoming.card)?;
-    let missing = incoming.pictures.iter().filter(|picture| picture.file.is_none());
+    let missing = incoming.pictures.iter().filter(|picture| picture.origin == Origin::Missing);
     let missing_pictures = missing.filter_map(|picture| {
         let image = incoming.problems[picture.problem].image.as_ref()?;
         (!data.join(image).is_file()).then(|| incoming.problems[picture.problem].problem_id.clone())
@@ -123,8 +131,54 @@ pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
         changed,
         left_out: incoming.left_out,
         missing_pictures,
+        looked_for: incoming.looked_for,
         rounds_started: !dataset.rounds::<schemas::Rollout>()?.is_empty(),
         problems,
+    })
+}
+
+/// Writes the pictures that the dataset lacks, and makes sure that they survive a crash; true if there were any.
+fn write_pictures(dataset: &Dataset, incoming: &Incoming) -> Result<bool> {
+    let mut changed = false;
+    let mut seen = HashSet::new();
+    let mut wanted = Vec::new();
+    for picture in &incoming.pictures {
+        let Some(image) = &incoming.problems[picture.problem].image else { continue };
+        let to = dataset.root().join(image);
+        if !seen.insert(image.as_str()) {
+            continue;
+        }
+        match &picture.origin {
+            Origin::File(file) => changed |= picture::copy(file, &to)?,
+            Origin::Embedded(embedded) if !embedded.is_in(&to) => wanted.push((embedded, to)),
+            Origin::Embedded(_) | Origin::Missing => {}
+        }
+    }
+    if let Some(pictures) = incoming.embedded.as_ref().filter(|_| !wanted.is_empty()) {
+        pictures.write(&wanted)?;
+        changed = true;
+    }
+    if changed {
+        // One by one it takes minutes.
+        let folder = dataset.images_dir();
+        let file = File::open(&folder).map_err(Error::io("open", &folder))?;
+        rustix::fs::syncfs(&file).map_err(|error| Error::io("sync", &folder)(error.into()))?;
+    }
+    Ok(changed)
+}
+
+/// Problems of one source with ids of their own, and with ids made from their contents, are the same ones twice.
+fn same_kind_of_ids(existing: &[Problem], incoming: &Incoming, data: &Path) -> Result<()> {
+    let Some(new) = incoming.problems.first() else { return Ok(()) };
+    let is_derived = |problem: &Problem| parquet::is_derived(&problem.problem_id);
+    let differs = |old: &&Problem| old.source == new.source && is_derived(old) != is_derived(new);
+    existing.iter().find(differs).map_or(Ok(()), |old| {
+        let message = format!(
+            "it has problems of {} with other ids (`{}`, and now `{}`), which would be there twice; import into a folder \
+             of its own",
+            new.source, old.problem_id, new.problem_id
+        );
+        Err(Error::bad_input(data.display().to_string(), message))
     })
 }
 
@@ -148,7 +202,7 @@ fn list_missing(dataset: &Dataset, problems: &[Problem], missing: &[String]) -> 
 /// A picture that an earlier import found keeps its path, also where its type gave it another ending than the
 /// source's.
 fn keep_copied_pictures(dataset: &Dataset, incoming: &mut Incoming) {
-    for picture in incoming.pictures.iter().filter(|picture| picture.file.is_none()) {
+    for picture in incoming.pictures.iter().filter(|picture| picture.origin == Origin::Missing) {
         let problem = &mut incoming.problems[picture.problem];
         let Some(image) = &problem.image else { continue };
         let paths = ["png", "jpg", "gif", "webp"].map(|extension| Path::new(image).with_extension(extension));
@@ -305,10 +359,11 @@ impl fmt::Display for Summary {
         if let Some(first) = self.missing_pictures.first() {
             writeln!(
                 f,
-                "  pictures missing: {}, the first for problem `{first}`; import again with --images, or \
+                "  pictures missing: {}, the first for problem `{first}`{}; import again with --images, or \
                  place them at their `image` paths. Until then these problems are asked about without a \
                  picture (images/missing.txt)",
                 grouped(self.missing_pictures.len()),
+                self.looked_for.as_ref().map_or_else(String::new, |names| format!(" (looked for {names})")),
             )?;
         }
         let data = quoted(&self.dataset);

@@ -1,11 +1,14 @@
-//! Rationales of another model, in three layouts, as rollouts without token columns.
+//! Rationales of another model, in four layouts, as rollouts without token columns.
 
 use super::json::{self, Node, Record};
+use super::parquet::{Field, Table};
 use crate::PROGRAM;
 use crate::error::{Error, Result};
 use schemas::dataset::quoted;
 use schemas::number::grouped;
+use schemas::table::Batches;
 use schemas::{Dataset, Problem, Provenance, Rollout, Sentence, provenance, sentences};
+use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,7 +17,26 @@ use std::path::{Path, PathBuf};
 struct Entry {
     problem_id: String,
     rationale: String,
+    /// The model that wrote it, if the file says.
+    model: Option<String>,
 }
+
+/// Which rationales become which rollouts.
+pub(super) struct Choice {
+    /// ARES round of the rollouts.
+    pub(super) round: u32,
+    /// The only split that is imported.
+    pub(super) split: Option<String>,
+    /// Whether rationales of unknown problems are skipped.
+    pub(super) skip_unknown: bool,
+    /// The model that wrote them.
+    pub(super) written_by: Option<String>,
+    /// Columns of a Parquet file.
+    pub(super) map: Vec<(String, String)>,
+}
+
+/// Fields of a rationale in a Parquet file.
+const FIELDS: [&str; 3] = ["problem_id", "rationale", "model"];
 
 /// What an import did.
 pub(super) struct Summary {
@@ -29,19 +51,25 @@ pub(super) struct Summary {
 }
 
 /// Reads a file of rationales and writes them as rollouts of a round.
-pub(super) fn import(
-    from: &Path,
-    data: &Path,
-    round: u32,
-    split: Option<&str>,
-    skip_unknown: bool,
-) -> Result<Summary> {
+///
+/// # Errors
+/// If the file is wrong, with the place, or the dataset cannot be read or written.
+pub(super) fn import(from: &Path, data: &Path, choice: &Choice) -> Result<Summary> {
+    let (round, split, skip_unknown) = (choice.round, choice.split.as_deref(), choice.skip_unknown);
     let dataset = Dataset::open(data)?;
     let problems = dataset.problems()?;
-    let text = json::read_text(from)?;
-    let digest = provenance::sha256_hex(text.as_bytes());
+    let (mut entries, digest) = if super::parquet::is_parquet(from) && !from.is_dir() {
+        (read_parquet(from, &choice.map)?, digest_of(from)?)
+    } else if !choice.map.is_empty() {
+        return Err(Error::bad_input(
+            "--map",
+            format!("expected a Parquet file with it, found {}", from.display()),
+        ));
+    } else {
+        let text = json::read_text(from)?;
+        (read(&text, from, &problems, split)?, provenance::sha256_hex(text.as_bytes()))
+    };
     let digest = &digest[..16];
-    let mut entries = read(&text, from, &problems, split)?;
 
     let known: HashMap<&str, &str> =
         problems.iter().map(|p| (p.problem_id.as_str(), p.split.as_str())).collect();
@@ -74,8 +102,8 @@ pub(super) fn import(
         Some(split) => format!("import-{digest}-{split}"),
         None => format!("import-{digest}"),
     };
-    let policy = format!("import:{digest}");
-    let changed = write(&dataset, round, &name, &policy, &entries, from)?;
+    let import = Import { digest, name: &name, written_by: choice.written_by.as_deref() };
+    let changed = write(&dataset, round, &import, &entries, from)?;
     Ok(Summary {
         dataset: data.to_path_buf(),
         round,
@@ -88,38 +116,71 @@ pub(super) fn import(
     })
 }
 
+/// What identifies an import.
+struct Import<'a> {
+    /// Hash of the file.
+    digest: &'a str,
+    /// Name of its part.
+    name: &'a str,
+    written_by: Option<&'a str>,
+}
+
+impl Import<'_> {
+    /// The policy of a rationale: `import:` and the model that wrote it, else the file.
+    fn policy(&self, entry: &Entry) -> String {
+        format!("import:{}", self.written_by.or(entry.model.as_deref()).unwrap_or(self.digest))
+    }
+}
+
+/// The policies of rationales that earlier imports of the same file wrote, by problem and text.
+fn written(dataset: &Dataset, round: u32, digest: &str) -> Result<HashMap<(String, String), String>> {
+    #[derive(serde::Deserialize)]
+    struct Written {
+        problem_id: String,
+        policy: String,
+        rationale: String,
+    }
+    let mut written = HashMap::new();
+    let prefix = format!("part-import-{digest}");
+    let is_of_file =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+    for path in dataset.parts::<Rollout>(round)?.into_iter().filter(is_of_file) {
+        let names = ["problem_id", "policy", "rationale"];
+        for rows in Batches::<Rollout, Written>::project(&path, &names)? {
+            written.extend(rows?.into_iter().map(|row| ((row.problem_id, row.rationale), row.policy)));
+        }
+    }
+    Ok(written)
+}
+
 /// Writes the entries as a part of their own; false if that part is there with the same rationales.
-fn write(
-    dataset: &Dataset,
-    round: u32,
-    name: &str,
-    policy: &str,
-    entries: &[Entry],
-    from: &Path,
-) -> Result<bool> {
-    let source = policy.replace(':', "-");
-    let source: String = source.chars().take("import-".len() + 8).collect();
+fn write(dataset: &Dataset, round: u32, import: &Import<'_>, entries: &[Entry], from: &Path) -> Result<bool> {
+    let source = format!("import-{}", &import.digest[..8]);
+    let name = import.name;
     // Further rationales of a problem that has some are its next samples.
     let mut next_sample: HashMap<String, u32> = HashMap::new();
     #[derive(serde::Deserialize)]
     struct Taken {
         problem_id: String,
         sample: u32,
-        policy: String,
-        rationale: String,
     }
-    let names = ["problem_id", "sample", "policy", "rationale"];
-    let mut there = HashSet::new();
-    for taken in dataset.project::<Rollout, Taken>(round, &names)? {
-        let next = next_sample.entry(taken.problem_id.clone()).or_default();
+    for taken in dataset.project::<Rollout, Taken>(round, &["problem_id", "sample"])? {
+        let next = next_sample.entry(taken.problem_id).or_default();
         *next = (*next).max(taken.sample + 1);
-        if taken.policy == policy {
-            there.insert((taken.problem_id, taken.rationale));
+    }
+    // The same file again, perhaps with another --split.
+    let there = written(dataset, round, import.digest)?;
+    let policy_of = |entry: &Entry| there.get(&(entry.problem_id.clone(), entry.rationale.clone()));
+    for entry in entries {
+        if let Some(old) = policy_of(entry).filter(|old| **old != import.policy(entry)) {
+            let message = format!(
+                "was imported into round {round} before as rationales of `{old}`, not of `{}`",
+                import.policy(entry)
+            );
+            return Err(Error::bad_input(from.display().to_string(), message));
         }
     }
-    // The same file with another --split.
-    let is_new = |entry: &&Entry| !there.contains(&(entry.problem_id.clone(), entry.rationale.clone()));
-    let entries: Vec<&Entry> = entries.iter().filter(is_new).collect();
+    let entries: Vec<&Entry> = entries.iter().filter(|entry| policy_of(entry).is_none()).collect();
     if entries.is_empty() {
         return Ok(false);
     }
@@ -149,7 +210,7 @@ fn write(
                 .map(|span| Sentence { text: entry.rationale[span].to_owned(), token_end: 0 })
                 .collect(),
             truncated: false,
-            policy: policy.to_owned(),
+            policy: import.policy(entry),
             seed: 0,
         }
     });
@@ -170,7 +231,7 @@ fn read(text: &str, from: &Path, problems: &[Problem], split: Option<&str>) -> R
         }
         Node::Object(entries) => {
             let entries = entries.into_iter().map(|(problem_id, node)| match node {
-                Node::Text(rationale) => Ok(Entry { problem_id, rationale }),
+                Node::Text(rationale) => Ok(Entry { problem_id, rationale, model: None }),
                 other => Err(json::mismatch(&format!("{place}, problem `{problem_id}`"), "a text", &other)),
             });
             entries.collect()
@@ -196,9 +257,68 @@ fn read_jsonl(text: &str, from: &Path) -> Result<Vec<Entry>> {
         let place = format!("{}, line {}", from.display(), index + 1);
         let node = json::parse_line(line, &place)?;
         let record = Record::new(place, &node)?;
-        Ok(Entry { problem_id: record.text("problem_id")?, rationale: record.text("rationale")? })
+        Ok(Entry {
+            problem_id: record.text("problem_id")?,
+            rationale: record.text("rationale")?,
+            model: record.optional_text("model")?,
+        })
     });
     entries.collect()
+}
+
+/// One row per rationale, or per problem with a list of its samples.
+fn read_parquet(from: &Path, map: &[(String, String)]) -> Result<Vec<Entry>> {
+    let mut fields =
+        FIELDS.map(|name| Field { name, columns: vec![name.to_owned()], is_required: name != "model" });
+    for (name, column) in map {
+        let Some(field) = fields.iter_mut().find(|field| field.name == name.as_str()) else {
+            let message = format!("unknown field `{name}`; known: {}", FIELDS.join(", "));
+            return Err(Error::bad_input("--map", message));
+        };
+        (field.columns, field.is_required) = (vec![column.clone()], true);
+    }
+    let table = Table::open(from, &fields)?;
+    let mut entries = Vec::new();
+    table.rows(None, |index, row| {
+        let place = format!("{}, row {index}", from.display());
+        let node = |name: &'static str| {
+            let node = row.node(name).map_err(|found| {
+                Error::bad_input(
+                    place.as_str(),
+                    format!("`{}`: expected text, found {found}", table.shown(name)),
+                )
+            })?;
+            Ok::<_, Error>((table.shown(name).to_owned(), node))
+        };
+        let (id, id_node) = node("problem_id")?;
+        let id_node =
+            if let Node::Number(number) = &id_node { Node::Text(number.to_string()) } else { id_node };
+        let (rationale, texts) = node("rationale")?;
+        let record = Node::Object(vec![(id.clone(), id_node), (rationale.clone(), texts), node("model")?]);
+        let record = Record::new(place.clone(), &record)?;
+        let (problem_id, model) = (record.text(&id)?, record.optional_text(table.shown("model"))?);
+        let samples = match record.get(&rationale) {
+            Some(Node::List(_)) => record.texts(&rationale)?.unwrap_or_default(),
+            _ => vec![record.text(&rationale)?],
+        };
+        let entry = |rationale| Entry { problem_id: problem_id.clone(), rationale, model: model.clone() };
+        entries.extend(samples.into_iter().map(entry));
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
+/// sha256 of a file, in hexadecimal form.
+fn digest_of(path: &Path) -> Result<String> {
+    let mut file = std::fs::File::open(path).map_err(Error::io("open", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer).map_err(Error::io("read", path))? {
+            0 => return Ok(provenance::hex(&hash.finalize())),
+            length => hash.update(&buffer[..length]),
+        }
+    }
 }
 
 /// MM-CoT's layout: texts in the order of a split, with the targets in `labels`.
@@ -223,7 +343,7 @@ fn read_predictions(record: &Record<'_>, problems: &[Problem], split: Option<&st
     }
     let entries = of_split.into_iter().zip(predictions);
     Ok(entries
-        .map(|(problem, rationale)| Entry { problem_id: problem.problem_id.clone(), rationale })
+        .map(|(problem, rationale)| Entry { problem_id: problem.problem_id.clone(), rationale, model: None })
         .collect())
 }
 

@@ -1,7 +1,8 @@
 //! ScienceQA: `problems.json` (id → problem), `pid_splits.json` (split → ids), `captions.json`,
-//! `images/<split>/<id>/image.png`.
+//! `images/<split>/<id>/image.png`; or the Parquet files of the Hugging Face Hub.
 
 use super::json::{self, Node, Record};
+use super::parquet::{self, Layout};
 use super::picture::{self, Picture};
 use super::publish::Incoming;
 use crate::error::{Error, Result};
@@ -11,14 +12,34 @@ use std::path::Path;
 
 /// Reads a folder with `problems.json` and `pid_splits.json`, or one file laid out like `problems.json`.
 pub(super) fn read(from: &Path, captions: Option<&Path>, images: Option<&Path>) -> Result<Incoming> {
+    if !from.join("problems.json").is_file() && parquet::is_parquet(from) {
+        if captions.is_some() {
+            let message = "expected none with Parquet files: captions are named by the ids of problems.json, which those lack";
+            return Err(Error::bad_input("--captions", message));
+        }
+        return parquet::read(&[from.to_path_buf()], Layout::scienceqa(card()), images, None);
+    }
+    if from.is_dir() && !from.join("problems.json").is_file() {
+        let message = "expected problems.json and pid_splits.json, or Parquet files such as data/train-*.parquet, found neither";
+        return Err(Error::bad_input(from.display().to_string(), message));
+    }
     let (folder, file) = if from.is_dir() {
         (from, from.join("problems.json"))
     } else {
         (from.parent().unwrap_or(Path::new(".")), from.to_path_buf())
     };
     let entries = json::read_object(&file)?;
-    let splits =
-        if from.is_dir() { Some(Splits::read(&folder.join("pid_splits.json"), &entries)?) } else { None };
+    let splits = folder.join("pid_splits.json");
+    let splits = if from.is_dir() && (splits.is_file() || !any_has_split(&entries)) {
+        if !splits.is_file() {
+            let message =
+                "expected pid_splits.json, or a `split` in each problem of problems.json, found neither";
+            return Err(Error::bad_input(folder.display().to_string(), message));
+        }
+        Some(Splits::read(&splits, &entries)?)
+    } else {
+        None
+    };
     let captions = match captions {
         Some(path) => read_captions(path)?,
         None if folder.join("captions.json").is_file() => read_captions(&folder.join("captions.json"))?,
@@ -45,13 +66,9 @@ pub(super) fn read(from: &Path, captions: Option<&Path>, images: Option<&Path>) 
     rows.sort_by_key(|(place, problem, _)| {
         (super::SPLITS.iter().position(|split| *split == problem.split), *place)
     });
-    let mut incoming = Incoming::new(DatasetCard {
-        name: String::new(),
-        source: "ScienceQA, https://scienceqa.github.io".to_owned(),
-        licence: "CC BY-NC-SA 4.0".to_owned(),
-        created_by: String::new(),
-    });
+    let mut incoming = Incoming::new(card());
     incoming.left_out = left_out;
+    incoming.looked_for = Some(format!("<split>/<id>/image.png and <id>/image.png in {}", images.display()));
     for (_, problem, picture) in rows {
         incoming
             .pictures
@@ -60,6 +77,21 @@ pub(super) fn read(from: &Path, captions: Option<&Path>, images: Option<&Path>) 
         incoming.problems.push(problem);
     }
     incoming.not_empty(&file)
+}
+
+fn card() -> DatasetCard {
+    DatasetCard {
+        name: String::new(),
+        source: "ScienceQA, https://scienceqa.github.io".to_owned(),
+        licence: "CC BY-NC-SA 4.0".to_owned(),
+        created_by: String::new(),
+    }
+}
+
+fn any_has_split(entries: &[(String, Node)]) -> bool {
+    let has_split =
+        |node: &Node| matches!(node, Node::Object(fields) if fields.iter().any(|(key, _)| key == "split"));
+    entries.iter().any(|(_, node)| has_split(node))
 }
 
 fn problem(
@@ -74,19 +106,19 @@ fn problem(
     if answer_index.is_none() && split != "test" {
         return Err(record.wrong("answer", "the index of the correct choice", "none"));
     }
-    let (image, picture) = match record.optional_text("image")? {
+    let (image, picture) = match record.optional_text("image")?.filter(|name| !name.trim().is_empty()) {
         None => (None, None),
         Some(name) => {
             let file =
                 picture::first_file([images.join(&split).join(id).join(&name), images.join(id).join(&name)]);
-            if file.as_deref().map(picture::is_known).transpose()? == Some(false) {
-                return Err(record.wrong("image", picture::EXPECTED, format!("`{name}`")));
+            if let Some(found) = file.as_deref().map(picture::unknown).transpose()?.flatten() {
+                return Err(record.wrong("image", picture::EXPECTED, format!("`{name}`, {found}")));
             }
             let extension = match &file {
                 Some(file) => picture::extension(file)?,
                 None => picture::own_extension(Path::new(&name)),
             };
-            (Some(format!("images/{id}.{extension}")), Some(Picture { problem: 0, file }))
+            (Some(format!("images/{id}.{extension}")), Some(Picture { problem: 0, origin: file.into() }))
         }
     };
     let problem = Problem {

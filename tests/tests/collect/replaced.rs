@@ -171,7 +171,9 @@ fn rebuild_leaves_out_requests_that_were_given_up() {
             let key = [0xE0 + 2 * u8::try_from(item).unwrap() + attempt; 32];
             cache
                 .execute(
-                    "INSERT INTO asks SELECT ?1, asks.scope, asks.round, ?2, problem_id, provider, model, prompt_version,
+                    "INSERT INTO asks (request_key, scope, round, subject_id, problem_id, provider, model, prompt_version,
+                                       user_text, image_sha256)
+                     SELECT ?1, asks.scope, asks.round, ?2, problem_id, provider, model, prompt_version,
                             user_text, image_sha256 FROM asks JOIN subjects USING (request_key)
                      WHERE subjects.subject_id = ?2 LIMIT 1",
                     rusqlite::params![key, subject],

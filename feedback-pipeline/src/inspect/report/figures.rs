@@ -203,7 +203,7 @@ fn add_samples(
     let mut own: BTreeMap<String, Stage> = BTreeMap::new();
     let new = |policy: &str| {
         Stage::new(match policy.strip_prefix("import:") {
-            Some(digest) => format!("round {round}, import {}", digest.get(..6).unwrap_or(digest)),
+            Some(name) => format!("round {round}, import {}", short(name)),
             None => format!("round {round}, samples"),
         })
     };
@@ -248,4 +248,10 @@ fn add_rationale(stage: &mut Stage, rationale: &Rationale, problems: &HashMap<&s
     if !said.is_empty() {
         stage.embedded[place].add(&reference::score(problem, &said));
     }
+}
+
+/// The name of an imported model in a chart: the beginning where it is the hash of a file.
+fn short(name: &str) -> &str {
+    let is_hash = name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    name.get(..6).filter(|_| is_hash).unwrap_or(name)
 }

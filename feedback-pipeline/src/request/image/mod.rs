@@ -11,6 +11,7 @@ pub use prepare::ImageLimits;
 
 use crate::error::Error;
 use crate::teacher::Picture;
+use image::ImageFormat;
 use schemas::{Dataset, Problem};
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Component, Path, PathBuf};
@@ -22,6 +23,25 @@ const KEPT: usize = 128;
 
 /// Name of the list of problems whose picture the source never had, in the folder of the pictures: one id per line.
 pub const NEVER_THERE: &str = "missing.txt";
+
+/// The ending of a picture's name, by its bytes.
+///
+/// # Errors
+/// What is wrong: no picture of a format that services take, or one that was cut off.
+pub fn extension_of(bytes: &[u8]) -> Result<&'static str, String> {
+    if schemas::file::is_pointer(bytes) {
+        return Err(format!("it is {}", schemas::file::POINTER));
+    }
+    let format = image::guess_format(bytes).map_err(|_| "no known picture format".to_owned())?;
+    let extension = match format {
+        ImageFormat::Png => "png",
+        ImageFormat::Jpeg => "jpg",
+        ImageFormat::Gif => "gif",
+        ImageFormat::WebP => "webp",
+        other => return Err(format!("it is a {other:?} picture")),
+    };
+    if whole::is_whole(format, bytes) { Ok(extension) } else { Err("it is cut off".to_owned()) }
+}
 
 /// Problems of a dataset whose picture the source never had; `None` if there is no list.
 pub fn never_there(dataset: &Dataset) -> Result<BTreeSet<String>, Error> {
