@@ -17,8 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 
 
-def environment(name, *requirements):
-    """The Python of a virtual environment under ~/.cache with these packages, or the reason it could not be made."""
+def environment(name, *requirements, options=()):
+    """The Python of a virtual environment under ~/.cache with these packages, or the reason it could not be made.
+
+    `options` are pip's."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / f"ares-{name}"
     wanted = b"".join(Path(file).read_bytes() for file in requirements)
     folder = cache / hashlib.sha256(wanted).hexdigest()[:12]
@@ -28,7 +30,7 @@ def environment(name, *requirements):
     files = [word for file in requirements for word in ("-r", file)]
     for step in (
         [sys.executable, "-m", "venv", "--clear", folder],
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *files],
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *options, *files],
     ):
         try:
             done = subprocess.run([str(word) for word in step], capture_output=True, text=True, timeout=900)

@@ -210,8 +210,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Some(Command::Export(options)) => {
-            let written =
-                export::run(&context.dataset, round, &options, context.settings.rl.neutral_score)?;
+            let written = export::run(&context.dataset, round, &options, context.settings.rl.neutral_score)?;
             schemas::say!("{written}");
             Ok(())
         }

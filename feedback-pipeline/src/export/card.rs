@@ -19,7 +19,13 @@ pub(super) struct Config {
 }
 
 /// Writes the card.
-pub(super) fn write(folder: &Path, dataset: &Dataset, plan: &Plan, configs: &[Config], about: &str) -> Result<()> {
+pub(super) fn write(
+    folder: &Path,
+    dataset: &Dataset,
+    plan: &Plan,
+    configs: &[Config],
+    about: &str,
+) -> Result<()> {
     let card = dataset.card().ok();
     let (title, source, licence) = card.map_or_else(
         || (dataset.name(), String::new(), String::new()),
@@ -50,11 +56,17 @@ pub(super) fn write(folder: &Path, dataset: &Dataset, plan: &Plan, configs: &[Co
     if configs.iter().any(|config| !config.features.is_empty()) {
         let _ = writeln!(text, "dataset_info:");
         for config in configs {
-            let _ = writeln!(text, "- config_name: {}\n  features:\n{}", config.name, config.features.trim_end());
+            let _ =
+                writeln!(text, "- config_name: {}\n  features:\n{}", config.name, config.features.trim_end());
             let _ = writeln!(text, "  splits:");
             for (split, files) in by_split(&config.files) {
                 let lines: u64 = files.iter().map(|file| file.lines).sum();
-                let _ = writeln!(text, "  - name: {}\n    num_examples: {lines}", split.hub_name());
+                let size = |file: &&Written| {
+                    std::fs::metadata(folder.join(&file.name)).map_or(0, |about| about.len())
+                };
+                let bytes: u64 = files.iter().map(size).sum();
+                let name = split.hub_name();
+                let _ = writeln!(text, "  - name: {name}\n    num_bytes: {bytes}\n    num_examples: {lines}");
             }
         }
     }

@@ -61,7 +61,9 @@ impl Folder {
         sync(&self.staged)?;
         let old = self.staged.with_extension("replaced");
         remove(&old)?;
-        if self.target.is_dir() && fs::read_dir(&self.target).is_ok_and(|mut entries| entries.next().is_some()) {
+        if self.target.is_dir()
+            && fs::read_dir(&self.target).is_ok_and(|mut entries| entries.next().is_some())
+        {
             exchange(&self.staged, &self.target, &old)?;
         } else {
             file::put(&self.staged, &self.target)?;

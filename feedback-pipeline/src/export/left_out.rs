@@ -106,7 +106,9 @@ impl Reason {
             Self::PartlyScored => "only partly scored".to_owned(),
             Self::OtherText => "feedback is about another text than the table's".to_owned(),
             Self::NoRow => "feedback is about a row that no longer exists".to_owned(),
-            Self::Duplicate => "same text as another of the problem (--keep-duplicates exports it)".to_owned(),
+            Self::Duplicate => {
+                "same text as another of the problem (--keep-duplicates exports it)".to_owned()
+            }
             Self::Truncated => "cut off by the token limit".to_owned(),
             Self::PictureMissing => "picture is missing".to_owned(),
             Self::PictureUnreadable => "picture is not readable".to_owned(),

@@ -5,7 +5,6 @@ use crate::error::{Error, Result};
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -142,9 +141,9 @@ impl<R: Row> ParquetLines<R> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by(created_by.to_owned())
-            .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), features)]))
             .build();
-        let schema = Arc::new(Schema::new(Fields::from(fields.clone())));
+        let metadata = HashMap::from([("huggingface".to_owned(), features)]);
+        let schema = Arc::new(Schema::new_with_metadata(Fields::from(fields.clone()), metadata));
         let writer =
             ArrowWriter::try_new(create(path)?, schema, Some(properties)).map_err(|e| failed(path, e))?;
         Ok(Self {
@@ -231,19 +230,19 @@ impl Embedded {
 /// Marks a column of embedded pictures, for [`features`].
 const PICTURE: &str = "picture";
 
-/// A text column.
+/// A text column. Columns are declared nullable, as `datasets` writes its own: it takes a column for pictures only then.
 pub(super) fn text(name: &str) -> Field {
-    Field::new(name, DataType::Utf8, false)
+    Field::new(name, DataType::Utf8, true)
 }
 
 /// A list column.
 pub(super) fn list(name: &str, item: Field) -> Field {
-    Field::new(name, DataType::List(Arc::new(item.with_name("element"))), false)
+    Field::new(name, DataType::List(Arc::new(item.with_name("item"))), true)
 }
 
 /// A column of structs.
 pub(super) fn structure(name: &str, fields: Vec<Field>) -> Field {
-    Field::new(name, DataType::Struct(Fields::from(fields)), false)
+    Field::new(name, DataType::Struct(Fields::from(fields)), true)
 }
 
 /// A column of an embedded picture.

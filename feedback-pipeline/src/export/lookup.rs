@@ -70,7 +70,10 @@ impl Lookup {
     }
 }
 
-fn read<R: DeserializeOwned>(file: &mut tempfile::SpooledTempFile, offset: u64) -> std::io::Result<(String, R)> {
+fn read<R: DeserializeOwned>(
+    file: &mut tempfile::SpooledTempFile,
+    offset: u64,
+) -> std::io::Result<(String, R)> {
     file.seek(SeekFrom::Start(offset))?;
     let mut length = [0; 4];
     file.read_exact(&mut length)?;

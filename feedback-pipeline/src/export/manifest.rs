@@ -117,13 +117,15 @@ pub(super) fn write(
             "sha256": sha256(&path)?,
         }));
     }
-    let left_out = left.rows().map(|(rows, reason, count)| {
-        json!({ "rows": rows, "reason": reason.label(), "count": count })
-    });
+    let left_out = left
+        .rows()
+        .map(|(rows, reason, count)| json!({ "rows": rows, "reason": reason.label(), "count": count }));
     let rows_of_a_line = match plan.format {
         Format::Hub => "lines are rows of the tables; their id columns are unchanged",
         Format::Verl => "extra_info.problem_id names the row of problems",
-        _ => "column ares: problem_id, and the ids in `rows` of the table `table` (rollouts: rollout_id, there and in scores; corrections: rationale_id; judgements: against)",
+        _ => {
+            "column ares: problem_id, and the ids in `rows` of the table `table` (rollouts: rollout_id, there and in scores; corrections: rationale_id; judgements: against)"
+        }
     };
     let manifest = json!({
         "ares_export": 1,

@@ -83,7 +83,11 @@ pub fn run(dataset: &Dataset, round: u32, options: &Options, neutral_score: f64)
 }
 
 /// Writes the lines of a format, problem by problem.
-fn write(place: &mut Place<'_>, dataset: &Dataset, mut writer: Box<dyn formats::Writer>) -> Result<Vec<Written>> {
+fn write(
+    place: &mut Place<'_>,
+    dataset: &Dataset,
+    mut writer: Box<dyn formats::Writer>,
+) -> Result<Vec<Written>> {
     let plan = place.plan;
     let mut sources = Sources::read(dataset, plan, &mut place.left)?;
     let pictures = Pictures::new(dataset, plan.pictures)?;
@@ -121,7 +125,8 @@ fn nothing(dataset: &Dataset, plan: &Plan, left: &LeftOut) -> Error {
         splits.join(", "),
         left.to_string().trim_end(),
     );
-    let hint = "see why the rows were left out; --split, --from, --threshold and --margin choose others".to_owned();
+    let hint =
+        "see why the rows were left out; --split, --from, --threshold and --margin choose others".to_owned();
     Error::NothingToExport { message: message.trim_end().to_owned(), hint }
 }
 
@@ -140,7 +145,9 @@ impl fmt::Display for Summary {
         match self.format {
             Format::Llamafactory => write!(f, "next: llamafactory-cli train … --dataset_dir {to}"),
             Format::Hub => write!(f, "next: hf upload NAME {to} --repo-type dataset"),
-            Format::Verl => write!(f, "next: data.train_files={to}/{}", self.files.first().map_or("", |file| &file.name)),
+            Format::Verl => {
+                write!(f, "next: data.train_files={to}/{}", self.files.first().map_or("", |file| &file.name))
+            }
             _ => write!(f, "next: datasets.load_dataset(\"{}\")", self.to.display()),
         }
     }

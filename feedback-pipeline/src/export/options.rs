@@ -152,7 +152,8 @@ impl Plan {
         for (flag, is_given, has_use) in has_use {
             if is_given && !has_use {
                 let from = source.map_or_else(String::new, |source| format!(" --from {}", name(&source)));
-                let message = format!("expected none with --as {}{from}, where it has no effect", name(&format));
+                let message =
+                    format!("expected none with --as {}{from}, where it has no effect", name(&format));
                 return Err(Error::bad_input(flag, message));
             }
         }

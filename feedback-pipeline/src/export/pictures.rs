@@ -81,10 +81,7 @@ fn is_picture(file: &Path) -> bool {
     let mut head = Vec::new();
     let read = std::fs::File::open(file).and_then(|file| file.take(HEAD).read_to_end(&mut head));
     let format = read.ok().and_then(|_| image::guess_format(&head).ok());
-    matches!(
-        format,
-        Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::Gif | ImageFormat::WebP)
-    )
+    matches!(format, Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::Gif | ImageFormat::WebP))
 }
 
 /// A picture's path in the export: below `images`, like the dataset's own.

@@ -36,9 +36,9 @@ pub(super) fn letter(index: usize) -> String {
 
 /// A text in which no loader finds a placeholder for a picture: `<image>` becomes `[image]`.
 pub(super) fn plain(text: &str) -> String {
-    PLACEHOLDERS.iter().fold(text.to_owned(), |text, medium| {
-        text.replace(&format!("<{medium}>"), &format!("[{medium}]"))
-    })
+    PLACEHOLDERS
+        .iter()
+        .fold(text.to_owned(), |text, medium| text.replace(&format!("<{medium}>"), &format!("[{medium}]")))
 }
 
 #[cfg(test)]
@@ -68,14 +68,21 @@ mod tests {
 
     #[test]
     fn a_prompt_holds_the_question_and_a_caption_only_without_the_picture() {
-        let expected = "Question: Which is [image] north?\nContext: Use the map.\nOptions:\n(A) Ohio\n(B) Texas";
+        let expected =
+            "Question: Which is [image] north?\nContext: Use the map.\nOptions:\n(A) Ohio\n(B) Texas";
         assert_eq!(text(&problem(), true, ""), expected);
         let expected = "Question: Which is [image] north?\nContext: Use the map.\nPicture: A map.\nOptions:\n(A) Ohio\n(B) Texas\nExplain.";
         assert_eq!(text(&problem(), false, "Explain."), expected);
         let bare = Problem { hint: " ".into(), caption: String::new(), ..problem() };
-        assert_eq!(text(&bare, false, ""), "Question: Which is [image] north?\nOptions:\n(A) Ohio\n(B) Texas");
+        assert_eq!(
+            text(&bare, false, ""),
+            "Question: Which is [image] north?\nOptions:\n(A) Ohio\n(B) Texas"
+        );
         // The answer changes nothing.
-        assert_eq!(text(&Problem { answer_index: Some(0), ..problem() }, true, ""), text(&problem(), true, ""));
+        assert_eq!(
+            text(&Problem { answer_index: Some(0), ..problem() }, true, ""),
+            text(&problem(), true, "")
+        );
     }
 
     #[test]

@@ -67,10 +67,11 @@ impl<'a> Selection<'a> {
         match self.plan.source {
             Some(Source::Corrections) => {
                 let pair = |row: &super::source::Corrected| {
-                    let (chosen, rejected) = (clean(&row.corrected), clean(&row.original));
-                    let same = folded(&chosen) == folded(&rejected);
-                    match row.changed && !same {
-                        true => Ok(Pair { chosen, rejected, scores: None, origin: correction(feedback, row) }),
+                    let (chosen, rejected) = (prose(&row.corrected), prose(&row.original));
+                    match row.changed && chosen != rejected {
+                        true => {
+                            Ok(Pair { chosen, rejected, scores: None, origin: correction(feedback, row) })
+                        }
                         false => Err(Reason::Unchanged),
                     }
                 };
@@ -151,7 +152,7 @@ impl<'a> Selection<'a> {
                 let both = feedback.corrections.iter().flat_map(|row| {
                     let origin = correction(feedback, row);
                     let one = |text: &str, is_good| Labelled {
-                        text: clean(text),
+                        text: prose(text),
                         is_good,
                         score: None,
                         origin: origin.clone(),
@@ -184,9 +185,11 @@ impl<'a> Selection<'a> {
             Some(Source::Corrections) => {
                 let target = |row: &super::source::Corrected| match row.corrected.trim().is_empty() {
                     true => Err(Reason::Empty),
-                    false => {
-                        Ok(Target { text: clean(&row.corrected), score: None, origin: correction(feedback, row) })
-                    }
+                    false => Ok(Target {
+                        text: clean(&row.corrected),
+                        score: None,
+                        origin: correction(feedback, row),
+                    }),
                 };
                 keep(feedback.corrections.iter().map(target), "rationales for sft", left)
             }
@@ -232,9 +235,9 @@ impl<'a> Selection<'a> {
 
 /// The better and the worse text of a judgement.
 fn decided(row: &super::source::Verdict) -> Result<(String, String), Reason> {
-    let (candidate, baseline) = (clean(&row.candidate), clean(&row.baseline));
+    let (candidate, baseline) = (prose(&row.candidate), prose(&row.baseline));
     match row.verdict.as_str() {
-        _ if folded(&candidate) == folded(&baseline) => Err(Reason::SameTexts),
+        _ if candidate == baseline => Err(Reason::SameTexts),
         "win" => Ok((candidate, baseline)),
         "loss" => Ok((baseline, candidate)),
         _ => Err(Reason::Tie),
@@ -254,6 +257,12 @@ fn keep<T>(examples: impl Iterator<Item = Result<T, Reason>>, kind: Kind, left: 
 
 fn clean(text: &str) -> String {
     plain(text.trim())
+}
+
+/// A text without line breaks. Of two texts that are compared only one may have them (de-duplicated rationales have a sentence a
+/// line), and a student would learn to tell the two by that.
+fn prose(text: &str) -> String {
+    plain(&folded(text))
 }
 
 fn origin(feedback: &Feedback, table: &'static str, rows: Vec<String>, teacher: &str) -> Origin {

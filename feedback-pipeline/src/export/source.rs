@@ -8,7 +8,9 @@ use super::lookup::Lookup;
 use super::options::{Plan, Source};
 use crate::error::{Error, Result};
 use crate::items::Kind;
-use schemas::{Correction, Dataset, IdSet, Judgement, Problem, Rationale, Reject, Rollout, Score, Sentence, Table};
+use schemas::{
+    Correction, Dataset, IdSet, Judgement, Problem, Rationale, Reject, Rollout, Score, Sentence, Table,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -156,13 +158,22 @@ impl Sources {
             };
             return Err(Error::NothingToExport {
                 message: format!("{}: round {round} has no {table}", dataset.root().display()),
-                hint: format!("collect them first: {command}{}; or choose other feedback with --from", dataset.flag()),
+                hint: format!(
+                    "collect them first: {command}{}; or choose other feedback with --from",
+                    dataset.flag()
+                ),
             });
         }
         Ok(sources)
     }
 
-    fn read_scores(&mut self, dataset: &Dataset, round: u32, problems: &IdSet, left: &mut LeftOut) -> Result<usize> {
+    fn read_scores(
+        &mut self,
+        dataset: &Dataset,
+        round: u32,
+        problems: &IdSet,
+        left: &mut LeftOut,
+    ) -> Result<usize> {
         let names = ["rollout_id", "problem_id", "rationale", "sentences", "truncated"];
         let mut ids = IdSet::default();
         for row in dataset.stream_columns::<Rollout, RolloutRow>(round, &names)? {
@@ -245,7 +256,9 @@ impl Sources {
     }
 
     fn read_rejects(&mut self, dataset: &Dataset, round: u32, kind: Kind) -> Result<()> {
-        for row in dataset.stream_columns::<Reject, RejectRow>(round, &["kind", "subject_id", "problem_id"])? {
+        for row in
+            dataset.stream_columns::<Reject, RejectRow>(round, &["kind", "subject_id", "problem_id"])?
+        {
             let row = row?;
             if row.kind == kind.as_str() {
                 match kind {
@@ -324,7 +337,8 @@ impl Sources {
     /// One verdict for each baseline. A pair that was shown in both orders counts if both verdicts agree.
     fn verdicts(&mut self, problem_id: &str, left: &mut LeftOut) -> Result<Vec<Verdict>> {
         let first = self.rejected_pairs.partition_point(|other| other.as_str() < problem_id);
-        let rejected = self.rejected_pairs.iter().skip(first).take_while(|other| *other == problem_id).count();
+        let rejected =
+            self.rejected_pairs.iter().skip(first).take_while(|other| *other == problem_id).count();
         left.count("judgements", Reason::Rejected, rejected);
         let mut by_baseline: BTreeMap<String, Vec<Verdict>> = BTreeMap::new();
         for row in self.rows.get::<Verdict>(problem_id)? {
@@ -395,7 +409,12 @@ fn scored(
     Ok(Ok(Sample { rollout_id, text: without_label(&rationale), sentences, scores, truncated, teacher }))
 }
 
-fn one_expected<'a>(table: &str, whose: &str, found: usize, teachers: impl IntoIterator<Item = &'a str>) -> Error {
+fn one_expected<'a>(
+    table: &str,
+    whose: &str,
+    found: usize,
+    teachers: impl IntoIterator<Item = &'a str>,
+) -> Error {
     let teachers: Vec<&str> = teachers.into_iter().collect();
     Error::bad_input(
         table,
@@ -424,7 +443,13 @@ fn known(problems: &IdSet, table: &str, row: &str, problem_id: &str) -> Result<(
     ))
 }
 
-fn once<T: Table>(dataset: &Dataset, round: u32, ids: &mut IdSet, column: &'static str, id: &str) -> Result<()> {
+fn once<T: Table>(
+    dataset: &Dataset,
+    round: u32,
+    ids: &mut IdSet,
+    column: &'static str,
+    id: &str,
+) -> Result<()> {
     match ids.insert(id) {
         true => Ok(()),
         false => {
@@ -481,7 +506,8 @@ mod tests {
     fn two_scores_of_a_sentence_are_an_error() {
         let rows = vec![score(0, "One.", 1.0, "a"), score(0, "One.", 0.5, "b")];
         let error = scored(rollout(&["One."]), rows, false, "scores/round").unwrap_err();
-        let expected = "scores/round: expected one row for sentence 0 of rollout `p-r1-s0`, found 2, by a and b";
+        let expected =
+            "scores/round: expected one row for sentence 0 of rollout `p-r1-s0`, found 2, by a and b";
         assert_eq!((error.to_string().as_str(), error.exit_code()), (expected, 2));
     }
 }

@@ -4,19 +4,21 @@ use super::Place;
 use crate::error::{Error, Result};
 use crate::export::card::{self, Config};
 use crate::export::left_out::{Reason, Split};
-use crate::export::lines::{Embedded, Lines, ParquetLines, Row, Written, list, picture as picture_field, text};
+use crate::export::lines::{
+    Embedded, Lines, ParquetLines, Row, Written, list, picture as picture_field, text,
+};
 use crate::export::pictures::Pictures;
 use arrow::datatypes::{DataType, Field};
 use schemas::table::TableWriter;
 use schemas::{
-    Answer, Column, Correction, Dataset, Judgement, Problem, Provenance, Rationale, Rollout, Score, Table, ids,
+    Answer, Column, Correction, Dataset, Judgement, Problem, Provenance, Rationale, Rollout, Score, Table,
+    ids,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-const ABOUT: &str =
-    "Problems, sampled rationales, and what a Teacher said of them: a score for each sentence, corrections, comparisons.";
+const ABOUT: &str = "Problems, sampled rationales, and what a Teacher said of them: a score for each sentence, corrections, comparisons.";
 /// Size from which the pictures of a split go on in another file.
 const FILE_BYTES: usize = 400 << 20;
 
@@ -57,7 +59,7 @@ fn fields() -> Vec<Field> {
         text("caption"),
         text("lecture"),
         text("solution"),
-        picture_field("image").with_nullable(true),
+        picture_field("image"),
         optional("subject"),
         optional("topic"),
         optional("category"),
@@ -105,8 +107,7 @@ impl Splits {
         let digest = ids::digest(problem_id);
         let found = self.0.binary_search_by_key(&digest, |(other, _)| *other).ok();
         found.and_then(|index| self.0.get(index)).map(|(_, split)| *split).ok_or_else(|| {
-            let message =
-                format!("problem_id: expected a problem of problems.parquet, found `{problem_id}`");
+            let message = format!("problem_id: expected a problem of problems.parquet, found `{problem_id}`");
             Error::bad_input(table, message)
         })
     }
@@ -144,7 +145,9 @@ fn write_problems(place: &mut Place<'_>, dataset: &Dataset) -> Result<(Splits, V
             continue;
         }
         let image = match pictures.of(&problem)? {
-            Ok(found) => found.map(|found| Ok::<_, Error>(Embedded::new(found.bytes()?, &found.name))).transpose()?,
+            Ok(found) => {
+                found.map(|found| Ok::<_, Error>(Embedded::new(found.bytes()?, &found.name))).transpose()?
+            }
             Err(reason) => {
                 place.left.count("pictures", reason, 1);
                 None
@@ -227,7 +230,12 @@ fn features(columns: &[Column]) -> String {
                 DataType::Struct(fields) => {
                     let _ = writeln!(text, "    list:");
                     fields.iter().try_for_each(|field| {
-                        writeln!(text, "    - name: {}\n      dtype: {}", field.name(), dtype(field.data_type()))
+                        writeln!(
+                            text,
+                            "    - name: {}\n      dtype: {}",
+                            field.name(),
+                            dtype(field.data_type())
+                        )
                     })
                 }
                 item => writeln!(text, "    sequence: {}", dtype(item)),
@@ -264,7 +272,8 @@ mod tests {
         }
         assert!(features(&Score::columns()).contains("dtype: timestamp[ms, tz=UTC]\n"));
         let names: Vec<String> = fields().iter().map(|field| field.name().clone()).collect();
-        let columns = Problem::columns().into_iter().map(|column| column.name).filter(|name| *name != "split");
+        let columns =
+            Problem::columns().into_iter().map(|column| column.name).filter(|name| *name != "split");
         assert_eq!(names, columns.collect::<Vec<_>>());
     }
 }

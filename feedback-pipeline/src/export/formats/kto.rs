@@ -11,7 +11,8 @@ use arrow::datatypes::{DataType, Field};
 use schemas::Dataset;
 use serde::Serialize;
 
-const ABOUT: &str = "Unpaired preferences: `label` says whether the completion is a good one, by the Teacher.";
+const ABOUT: &str =
+    "Unpaired preferences: `label` says whether the completion is a good one, by the Teacher.";
 
 #[derive(Serialize)]
 pub(super) struct Line {
@@ -47,10 +48,10 @@ impl Writer for Kto {
                 score: example.score,
                 ares: example.origin,
             };
-            let label = Field::new("label", DataType::Boolean, false);
+            let label = Field::new("label", DataType::Boolean, true);
             let mut fields = vec![messages("prompt"), messages("completion"), label];
             fields.extend(place.has_pictures.then(|| list("images", picture_field("image"))));
-            let score = Field::new("score", DataType::Float32, false);
+            let score = Field::new("score", DataType::Float32, true);
             fields.extend((plan.source == Some(Source::Scores)).then_some(score));
             fields.push(ares());
             let by = place.created_by.as_str();

@@ -97,7 +97,8 @@ fn messages(name: &str) -> Field {
 
 /// The column of a line's origin.
 fn ares() -> Field {
-    let fields = vec![text("problem_id"), text("split"), text("table"), list("rows", text("id")), text("teacher")];
+    let fields =
+        vec![text("problem_id"), text("split"), text("table"), list("rows", text("id")), text("teacher")];
     structure("ares", fields)
 }
 

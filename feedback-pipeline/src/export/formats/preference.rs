@@ -53,7 +53,7 @@ impl Writer for Preference {
             // A text model refuses the column.
             fields.extend(place.has_pictures.then(|| list("images", picture_field("image"))));
             if plan.source == Some(Source::Scores) {
-                let score = |name: &str| Field::new(name, DataType::Float32, false);
+                let score = |name: &str| Field::new(name, DataType::Float32, true);
                 fields.extend([score("score_chosen"), score("score_rejected")]);
             }
             fields.push(ares());

@@ -33,8 +33,8 @@ impl Writer for Prm {
     fn add(&mut self, place: &mut Place<'_>, feedback: &Feedback, picture: Option<&Found>) -> Result<()> {
         for sample in &feedback.samples {
             let line = Line {
-                // The trainer sees no picture, so the caption is in the prompt.
-                prompt: place.prompt(feedback, None),
+                // The trainer sees no picture, so the caption is in the prompt; it puts the first sentence right behind.
+                prompt: place.prompt(feedback, None) + "\n",
                 completions: sample.sentences.iter().map(|sentence| plain(sentence)).collect(),
                 labels: sample.scores.iter().map(|score| is_good(*score, place.plan.threshold)).collect(),
                 scores: sample.scores.clone(),

@@ -47,7 +47,7 @@ impl Writer for Sft {
             };
             let mut fields = vec![messages("prompt"), messages("completion")];
             fields.extend(place.has_pictures.then(|| list("images", picture_field("image"))));
-            let score = Field::new("score", DataType::Float32, false);
+            let score = Field::new("score", DataType::Float32, true);
             fields.extend((plan.source == Some(Source::Scores)).then_some(score));
             fields.push(ares());
             let by = place.created_by.as_str();

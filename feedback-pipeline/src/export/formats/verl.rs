@@ -55,7 +55,8 @@ impl Writer for Verl {
     fn add(&mut self, place: &mut Place<'_>, feedback: &Feedback, picture: Option<&Found>) -> Result<()> {
         let problem = &feedback.problem;
         let answer = problem.answer_index.map(usize::from);
-        let Some((index, answer)) = answer.and_then(|index| Some((index, problem.choices.get(index)?))) else {
+        let Some((index, answer)) = answer.and_then(|index| Some((index, problem.choices.get(index)?)))
+        else {
             place.left.count("problems", Reason::AnswerHidden, 1);
             return Ok(());
         };
@@ -84,7 +85,7 @@ impl Writer for Verl {
                 "extra_info",
                 vec![
                     text("split"),
-                    Field::new("index", DataType::UInt64, false),
+                    Field::new("index", DataType::UInt64, true),
                     text("problem_id"),
                     text("answer"),
                     list("choices", text("choice")),

@@ -1,0 +1,46 @@
+"""torch on the CPU without its NVIDIA packages.
+
+The torch of the package index is built for CUDA and asks for two gigabytes of NVIDIA libraries as it is imported, though nothing
+calls them on a machine without a GPU. Here libraries with the same names and nothing in them take their place, so that a test has
+to download half a gigabyte instead of three. Import this module before torch.
+"""
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# Those that torch 2.11 links, except cudart and cupti, which it calls on the CPU too.
+NAMES = [
+    "libcublas.so.13",
+    "libcublasLt.so.13",
+    "libcudnn.so.9",
+    "libcufft.so.12",
+    "libcufile.so.0",
+    "libcurand.so.10",
+    "libcusolver.so.12",
+    "libcusparse.so.12",
+    "libcusparseLt.so.0",
+    "libnccl.so.2",
+    "libnvshmem_host.so.3",
+]
+
+
+def load():
+    """Loads the empty libraries, which are made once in the environment's folder."""
+    if sys.platform != "linux":
+        return  # torch comes without CUDA
+    folder = Path(sys.prefix) / "empty-libraries"
+    folder.mkdir(exist_ok=True)
+    for name in NAMES:
+        library = folder / name
+        if not library.is_file():
+            line = ["cc", "-shared", "-x", "c", "/dev/null", f"-Wl,-soname,{name}", "-o", str(library)]
+            subprocess.run(line, check=True)
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    # A function is looked for when it is called, which none of these is.
+    sys.setdlopenflags(os.RTLD_LAZY | os.RTLD_GLOBAL)
+
+
+load()
