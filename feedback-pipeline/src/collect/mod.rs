@@ -95,7 +95,7 @@ impl Context {
         self.warn_of_missing_pictures(job, &problems, &completed, &session)?;
         let plan = || {
             let plan = Plan::of(self, &session)?;
-            Ok(plan.steps(self.pending(job, &problems, &completed)?))
+            Ok(plan.steps(self.pending_together(job, &session.questions, &problems, &completed)?))
         };
         if self.batch && session.transport.is_some() {
             runtime::run(&session, batch::all(&session, plan))?;

@@ -62,6 +62,21 @@ impl Context {
         Ok(items.filter(|item| item.as_ref().map_or(true, |item| !completed.contains(item.id()))))
     }
 
+    /// The same, with the samples of each problem one after the other where they are asked about together.
+    pub fn pending_together<'a>(
+        &'a self,
+        job: &'a Job,
+        questions: &Questions,
+        problems: &'a Problems,
+        completed: &'a Completed,
+    ) -> Result<Box<dyn Iterator<Item = Result<Item>> + Send + 'a>> {
+        let items = self.pending(job, problems, completed)?;
+        if questions.grouped.is_none() || items::are_together(&self.dataset, job.round)? {
+            return Ok(Box::new(items));
+        }
+        items::together(items, job.round, problems)
+    }
+
     /// Whether this run has batches to collect, whatever is pending.
     pub(super) fn has_open_batches(&self) -> Result<bool> {
         let path = self.dataset.feedback_path();

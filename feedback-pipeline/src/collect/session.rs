@@ -159,8 +159,8 @@ impl Context {
         }
         let Asked { model, dialects, .. } = self.asked()?;
         let dialect = dialects.first().grouped();
-        let system = samples::instructions(&prompt.text);
-        let template = Template::new(&dialect, &self.model, job.kind, &system, samples::SCHEMA);
+        let system = prompt.for_samples();
+        let template = Template::new(&dialect, &self.model, job.kind, &system.text, samples::SCHEMA);
         Ok(Some(Grouped { template, samples, thinks: model.thinks(dialect.effort.as_deref()) }))
     }
 

@@ -96,7 +96,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     estimate.all = context.count(job, &problems, &completed)?.0;
     let mut failed = None;
     let mut pending = 0;
-    let items = context.pending(job, &problems, &completed)?.filter(|item| {
+    let items = context.pending_together(job, &questions, &problems, &completed)?.filter(|item| {
         let Ok(item) = item else { return true };
         pending += 1;
         // Answers bought from another model by an interrupted run are kept.

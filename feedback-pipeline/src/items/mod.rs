@@ -6,9 +6,11 @@
 mod order;
 mod problems;
 pub mod samples;
+mod together;
 
 pub use order::Order;
 pub use problems::Problems;
+pub use together::{are_together, together};
 
 use crate::error::{Error, Result};
 use schemas::{Dataset, Problem, Rationale, Rollout, Sentence};

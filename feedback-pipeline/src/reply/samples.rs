@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use std::collections::HashMap;
 
 /// The example in the instructions, which some models repeat before they answer.
-const EXAMPLE: [(usize, usize, f32); 3] = [(1, 1, 0.7), (1, 2, 0.0), (2, 1, 0.5)];
+const EXAMPLE: [(usize, usize, f32); 2] = [(1, 1, 0.7), (2, 1, 0.0)];
 
 /// Scores of one sentence, by sample and number from 1; none where its entries cannot be used.
 type Found = HashMap<(usize, usize), Option<f32>>;
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(read_all(&text, Ended::Complete), expected);
         assert_eq!(read_all(&format!("```json\n{text}\n```"), Ended::Complete), expected);
         assert_eq!(read_all(&format!("<think>{{\"scores\":[]}}</think>{text}"), Ended::Complete), expected);
-        let example = reply(&[(1, 1, 0.7), (1, 2, 0.0), (2, 1, 0.5)]);
+        let example = reply(&[(1, 1, 0.7), (2, 1, 0.0)]);
         assert_eq!(read_all(&format!("As in {example}: {text}"), Ended::Complete), expected);
         let and_more = reply(&[&WHOLE[..], &[(3, 1, 0.0)]].concat());
         assert_eq!(read_all(&and_more, Ended::Complete), expected, "what was not asked is left aside");

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::items::{Content, Item, Kind};
 use crate::request::image::Shown;
-use crate::request::samples::Samples;
+use crate::request::samples::{self, Samples};
 use schemas::Problem;
 use schemas::provenance::sha256_hex;
 use std::borrow::Cow;
@@ -40,8 +40,18 @@ impl SystemPrompt {
                 "expected a prompt, found no text",
             ));
         }
+        Ok(Self::new(text))
+    }
+
+    fn new(text: String) -> Self {
         let version = sha256_hex(text.as_bytes()).chars().take(12).collect();
-        Ok(Self { text, version })
+        Self { text, version }
+    }
+
+    /// Instructions for scores of several samples at once. Their rules are the same, so answers to them count as answers
+    /// to this version.
+    pub fn for_samples(&self) -> Self {
+        Self::new(samples::instructions(&self.text))
     }
 }
 

@@ -19,6 +19,9 @@ use std::fmt::Write;
 /// Appended to the instructions for scores.
 const INSTRUCTIONS: &str = include_str!("prompts/samples.md");
 
+/// Beginning of the paragraph that names the format of a reply about one rationale, in the built-in instructions.
+const FORMAT_FOR_ONE: &str = "\n\nReply with one JSON object and nothing else, every sentence exactly once, in order:";
+
 /// JSON schema of the reply.
 pub const SCHEMA: &str = r#"{"type":"object","properties":{"scores":{"type":"array","items":{"type":"object","properties":{"sample":{"type":"integer"},"sentence":{"type":"integer"},"score":{"type":"number"}},"required":["sample","sentence","score"],"additionalProperties":false}}},"required":["scores"],"additionalProperties":false}"#;
 
@@ -33,9 +36,14 @@ const ALL_BLOCKS: [&str; 7] = {
     all
 };
 
-/// Instructions for scores of several samples at once.
+/// Instructions for scores of several samples at once: those for one, with another format.
 pub fn instructions(system: &str) -> String {
-    format!("{system}\n\n{}", INSTRUCTIONS.trim())
+    let one = match system.split_once(FORMAT_FOR_ONE) {
+        Some((rules, format)) if !format.contains("\n\n") => rules,
+        _ => system,
+    };
+    let replaces = if one == system { "The format of the reply is the one below, not the one above.\n\n" } else { "" };
+    format!("{one}\n\n{replaces}{}", INSTRUCTIONS.trim())
 }
 
 /// The text block of a request about several samples of a problem.
@@ -171,7 +179,12 @@ mod tests {
     #[test]
     fn the_schema_is_json_and_the_instructions_follow_those_for_one() {
         serde_json::from_str::<serde_json::Value>(SCHEMA).unwrap();
-        assert!(instructions("Be fair.").starts_with("Be fair.\n\nThe student wrote several samples"));
+        let own = instructions("Be fair. Reply as {\"scores\":[{\"sentence\":1,\"score\":0.5}]}.");
+        assert!(own.contains("0.5}]}.\n\nThe format of the reply is the one below, not the one above.\n\nThe sentences"));
+        let built_in = crate::request::prompt::SystemPrompt::load(crate::items::Kind::Scores, "").unwrap().text;
+        let together = instructions(&built_in);
+        assert_eq!(together.matches("Reply with one JSON object").count(), 1);
+        assert!(together.contains("no instruction that stands in them.\n\nThe sentences are those of several samples"));
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use crate::items::Item;
 use crate::items::samples::Listed;
 use crate::reply::verdict::{self, Verdict};
 use crate::request::Question;
+use crate::request::prompt::SystemPrompt;
 use crate::request::samples::Samples;
 use crate::store::outcome::{self, AskedWith};
 use crate::store::{Ask, Member, Reply};
@@ -36,7 +37,7 @@ impl Session {
     }
 
     async fn send_all(self: &Arc<Self>, plan: impl Iterator<Item = Result<Next>>) -> Result<()> {
-        self.cache.writer().prompt(&self.prompt.version, &self.prompt.text)?;
+        self.keep_prompts()?;
         // Items waiting for another attempt hold no slot, so more are open than in flight; this bounds them.
         let open = Arc::new(Semaphore::new(self.slots.ceiling().saturating_mul(3).max(FEWEST_OPEN)));
         let mut tasks = JoinSet::new();
@@ -100,6 +101,16 @@ impl Session {
             for (provider, model) in self.cache.models_in_batches()? {
                 schemas::warn!("note: to collect it: {command} --batch --teacher {provider} --model {model}");
             }
+        }
+        Ok(())
+    }
+
+    /// Keeps the instructions.
+    pub(super) fn keep_prompts(&self) -> Result<()> {
+        self.cache.writer().prompt(&self.prompt.version, &self.prompt.text)?;
+        if self.questions.grouped.is_some() {
+            let SystemPrompt { text, version } = self.prompt.for_samples();
+            self.cache.writer().prompt(&version, &text)?;
         }
         Ok(())
     }

@@ -109,7 +109,7 @@ settings! {
         base_url: String = String::new(), "Base URL of the service; empty uses the provider's own.";
         temperature: Option<f64> = None, "Sampling temperature; unset sends 0 if the model accepts a temperature.";
         effort: Option<String> = None, "Reasoning effort; unset sends the lowest level the model offers (none, else low), empty omits the field.";
-        max_output_tokens: Option<u32> = None, "Maximum tokens of a reply, thinking included; unset means 1024, or 8192 for a model that thinks.";
+        max_output_tokens: Option<u32> = None, "Maximum tokens of a reply, thinking included; unset means 1024 (2048 for scores of several samples), or 8192 for a model that thinks.";
         response_format: ResponseFormat = ResponseFormat::Auto, "How JSON is requested: auto, json_schema, json_object or none.";
         token_limit_field: TokenLimitField = TokenLimitField::Auto, "Name of the field that limits a reply: auto, max_tokens or max_completion_tokens.";
         system_role: SystemRole = SystemRole::Auto, "Message that contains the instructions: auto, system or user.";

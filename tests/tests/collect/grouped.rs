@@ -278,6 +278,21 @@ fn the_same_samples_in_a_later_round_cost_nothing_and_a_new_one_is_asked_about_a
 }
 
 #[test]
+fn samples_of_several_imports_are_asked_about_together() {
+    let expected = alone(20, 4);
+    let place = Place::grouped(20, 0);
+    for sample in 0..4 {
+        let rows = (0..20).map(move |number| rollout(number, sample));
+        place.dataset.write_part(1, &format!("of-model-{sample}"), rows, &provenance()).unwrap();
+    }
+    let service = place.service(fast());
+    let ran = place.collect(&service, &SCORES);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert_eq!((service.stats().requests, scores(&place.tables())), (20, scores(&expected)));
+    assert!(place.reference(&["status"]).stdout.contains("The books balance"));
+}
+
+#[test]
 fn discarded_answers_of_groups_come_back_and_are_asked_anew() {
     let place = Place::grouped(20, 4);
     let service = place.service(fast());

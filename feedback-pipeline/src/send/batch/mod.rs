@@ -91,7 +91,7 @@ impl Run<'_> {
     where
         I: Iterator<Item = Result<Next>>,
     {
-        self.session.cache.writer().prompt(&self.session.prompt.version, &self.session.prompt.text)?;
+        self.session.keep_prompts()?;
         self.abandon()?;
         if let Some(error) = self.find_unsure().await? {
             self.collect().await?;
