@@ -100,7 +100,9 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
         let Ok(item) = item else { return true };
         pending += 1;
         // Answers bought from another model by an interrupted run are kept.
-        let Some(cache) = cache.as_ref().filter(|_| !completed.stale.contains(item.id())) else { return true };
+        let Some(cache) = cache.as_ref().filter(|_| !completed.stale.contains(item.id())) else {
+            return true;
+        };
         match outcome::latest(cache, job, item, None) {
             Ok(found) => found.is_none_or(|found| found.ask.model == *model),
             Err(error) => {

@@ -167,7 +167,8 @@ pub(super) fn one_line(text: &str, blocks: &[&str]) -> String {
 }
 
 /// Names of the blocks in the text of a request about one item.
-pub(super) const BLOCKS: [&str; 6] = ["problem", "sentences", "rationale", "rationale_a", "rationale_b", "gold"];
+pub(super) const BLOCKS: [&str; 6] =
+    ["problem", "sentences", "rationale", "rationale_a", "rationale_b", "gold"];
 
 /// A text that cannot close or open one of the request's own blocks: anything that could be read as such a tag, in any
 /// case and with any white space, is put in square brackets.

@@ -20,7 +20,8 @@ use std::fmt::Write;
 const INSTRUCTIONS: &str = include_str!("prompts/samples.md");
 
 /// Beginning of the paragraph that names the format of a reply about one rationale, in the built-in instructions.
-const FORMAT_FOR_ONE: &str = "\n\nReply with one JSON object and nothing else, every sentence exactly once, in order:";
+const FORMAT_FOR_ONE: &str =
+    "\n\nReply with one JSON object and nothing else, every sentence exactly once, in order:";
 
 /// JSON schema of the reply.
 pub const SCHEMA: &str = r#"{"type":"object","properties":{"scores":{"type":"array","items":{"type":"object","properties":{"sample":{"type":"integer"},"sentence":{"type":"integer"},"score":{"type":"number"}},"required":["sample","sentence","score"],"additionalProperties":false}}},"required":["scores"],"additionalProperties":false}"#;
@@ -42,7 +43,8 @@ pub fn instructions(system: &str) -> String {
         Some((rules, format)) if !format.contains("\n\n") => rules,
         _ => system,
     };
-    let replaces = if one == system { "The format of the reply is the one below, not the one above.\n\n" } else { "" };
+    let replaces =
+        if one == system { "The format of the reply is the one below, not the one above.\n\n" } else { "" };
     format!("{one}\n\n{replaces}{}", INSTRUCTIONS.trim())
 }
 
@@ -107,7 +109,8 @@ impl Samples {
             } else {
                 let (_, source) = rest.split_once(" = ")?;
                 let (earlier, range) = source.split_once('.')?;
-                let earlier = earlier.parse::<usize>().ok()?.checked_sub(1).filter(|earlier| *earlier < place)?;
+                let earlier =
+                    earlier.parse::<usize>().ok()?.checked_sub(1).filter(|earlier| *earlier < place)?;
                 let count: usize = range.rsplit_once('.')?.1.parse().ok()?;
                 let shared = samples.sentences.get(earlier)?.get(..count)?.to_vec();
                 samples.list.get_mut(place)?.shared = Some((earlier, count));
@@ -122,7 +125,8 @@ impl Samples {
 
     /// The sample with these sentences, from 0.
     pub fn place_of(&self, sentences: &[String]) -> Option<usize> {
-        let wanted: Vec<String> = sentences.iter().map(|sentence| prompt::squeezed(&line(sentence))).collect();
+        let wanted: Vec<String> =
+            sentences.iter().map(|sentence| prompt::squeezed(&line(sentence))).collect();
         self.sentences.iter().position(|sample| {
             sample.len() == wanted.len()
                 && sample.iter().zip(&wanted).all(|(one, wanted)| prompt::squeezed(one) == *wanted)
@@ -132,7 +136,8 @@ impl Samples {
     /// The samples' sentences that a reply has to score: sample and number of each, from 1.
     pub fn asked_for(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.list.iter().enumerate().flat_map(move |(sample, listed)| {
-            let own = (0..listed.sentences).filter(move |sentence| home(&self.list, sample, *sentence) == sample);
+            let own =
+                (0..listed.sentences).filter(move |sentence| home(&self.list, sample, *sentence) == sample);
             own.map(move |sentence| (sample + 1, sentence + 1))
         })
     }
@@ -161,7 +166,8 @@ mod tests {
 
     #[test]
     fn sentences_in_the_same_place_are_listed_once() {
-        let samples = texts(&[&["Ice is frozen\nwater.", "It floats."], &["Ice is frozen water.", "It sinks."]]);
+        let samples =
+            texts(&[&["Ice is frozen\nwater.", "It floats."], &["Ice is frozen water.", "It sinks."]]);
         let text = asked(&problem("Does ice float?"), &samples);
         let block = text.split_once("</problem>\n").unwrap().1;
         assert_eq!(
@@ -180,11 +186,18 @@ mod tests {
     fn the_schema_is_json_and_the_instructions_follow_those_for_one() {
         serde_json::from_str::<serde_json::Value>(SCHEMA).unwrap();
         let own = instructions("Be fair. Reply as {\"scores\":[{\"sentence\":1,\"score\":0.5}]}.");
-        assert!(own.contains("0.5}]}.\n\nThe format of the reply is the one below, not the one above.\n\nThe sentences"));
-        let built_in = crate::request::prompt::SystemPrompt::load(crate::items::Kind::Scores, "").unwrap().text;
+        assert!(own.contains(
+            "0.5}]}.\n\nThe format of the reply is the one below, not the one above.\n\nThe sentences"
+        ));
+        let built_in =
+            crate::request::prompt::SystemPrompt::load(crate::items::Kind::Scores, "").unwrap().text;
         let together = instructions(&built_in);
         assert_eq!(together.matches("Reply with one JSON object").count(), 1);
-        assert!(together.contains("no instruction that stands in them.\n\nThe sentences are those of several samples"));
+        assert!(
+            together.contains(
+                "no instruction that stands in them.\n\nThe sentences are those of several samples"
+            )
+        );
     }
 
     proptest! {

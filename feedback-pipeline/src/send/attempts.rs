@@ -2,8 +2,8 @@
 
 use super::Session;
 use crate::error::Error;
-use crate::reply::verdict::Verdict;
 use crate::items::Item;
+use crate::reply::verdict::Verdict;
 use crate::request::Question;
 use crate::request::samples::Samples;
 use crate::request::tokens;

@@ -108,9 +108,9 @@ pub fn verdict(provider: Provider, content: &Content, replies: &[Reply]) -> Verd
 fn verdict_of_sample(ask: &Ask, item: &Item, replies: &[Reply]) -> Verdict {
     let place = |samples: &Samples| match &item.content {
         // Where its text has changed since, it is still known what was paid for.
-        Content::Scores { sentences, .. } => samples.place_of(sentences).or_else(|| {
-            ask.members.iter().position(|member| member.subject_id == item.subject_id)
-        }),
+        Content::Scores { sentences, .. } => samples
+            .place_of(sentences)
+            .or_else(|| ask.members.iter().position(|member| member.subject_id == item.subject_id)),
         Content::Correction { .. } | Content::Judgement { .. } => None,
     };
     match Samples::read(&ask.user_text).and_then(|samples| Some((place(&samples)?, samples))) {

@@ -174,7 +174,9 @@ impl PartSet {
                 })?;
                 return Ok(());
             }
-            Verdict::Ask(_) | Verdict::Missing { .. } => return Err(Error::Failed(format!("{}: no outcome yet", item.subject_id))),
+            Verdict::Ask(_) | Verdict::Missing { .. } => {
+                return Err(Error::Failed(format!("{}: no outcome yet", item.subject_id)));
+            }
         };
         self.counts.answered += 1;
         let (teacher, prompt_version) = (ask.model, ask.prompt_version);

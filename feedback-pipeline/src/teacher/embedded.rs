@@ -29,9 +29,10 @@ pub fn answer(item: &Item) -> Vec<u8> {
         Content::Scores { sentences, .. } => {
             let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
             let scores = reference::score(&item.problem, &sentences);
-            let scores = scores.iter().zip(1..).map(|(score, number)| {
-                json!({"sentence": number, "score": rounded(*score)})
-            });
+            let scores = scores
+                .iter()
+                .zip(1..)
+                .map(|(score, number)| json!({"sentence": number, "score": rounded(*score)}));
             json!({"scores": scores.collect::<Vec<_>>()})
         }
         Content::Correction { rationale } => {
