@@ -367,7 +367,7 @@ fn other_layouts_by_a_map_of_columns() {
         ("answer", texts(["fish", "dog"])),
     ];
     write(&folder.path("own.parquet"), given);
-    let map = [("choices", "A+B+C"), ("answer_index", "answer")];
+    let map = [("choices", "A+B+C")];
     import(&folder, "own.parquet", &map, Some("test")).unwrap();
     let seen: Vec<_> =
         folder.problems().into_iter().map(|p| (p.split, p.choices.len(), p.answer_index)).collect();
@@ -549,4 +549,42 @@ fn rationales_from_parquet_know_who_wrote_them() {
     rationales(&folder, "unnamed.jsonl", None, &[]).unwrap();
     let policies: Vec<String> = seen(&folder).into_iter().map(|row| row.3).collect();
     assert!(policies.iter().any(|policy| policy.len() == "import:".len() + 16), "{policies:?}");
+}
+
+/// The process is killed once a number of pictures are there: no dataset is seen before it is whole, and the next import
+/// completes it.
+#[test]
+fn a_killed_import_is_completed_by_the_next() {
+    let folder = Folder::new();
+    let rows: Vec<Row> = (0..120)
+        .map(|seed| Row { question: "Q?", answer: Some(0), image: Some(picture(seed, 90, ImageFormat::Png)) })
+        .collect();
+    science(&folder, &[&rows]);
+    folder.scienceqa("from").unwrap();
+    let expected = folder.contents();
+    let images = folder.path("data/images");
+    let count = || fs::read_dir(&images).map_or(0, Iterator::count);
+    let mut cut_off = 0;
+    for pictures in [1, 40, 80, 110] {
+        fs::remove_dir_all(folder.path("data")).unwrap();
+        let mut running = std::process::Command::new(env!("CARGO_BIN_EXE_collect-feedback"))
+            .args(["import", "scienceqa", "--from"])
+            .arg(folder.path("from"))
+            .arg("--data")
+            .arg(folder.path("data"))
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while count() < pictures && running.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        running.kill().unwrap();
+        running.wait().unwrap();
+        let is_there = folder.path("data/problems.parquet").is_file();
+        assert!(!is_there || count() == 121, "problems only with all their pictures");
+        cut_off += usize::from(!is_there);
+        folder.scienceqa("from").unwrap();
+        assert!(folder.contents() == expected, "after {pictures} pictures");
+    }
+    assert!(cut_off > 0, "no import was killed in the middle");
 }

@@ -16,7 +16,7 @@ table! {
         values: Vec<f32>, "Value estimate at each token's position, before the token is seen.";
         sentences: Vec<Sentence>, "Sentences in order, each with the index of its last token.";
         truncated: bool, "True if the token limit cut off the rationale before eos.";
-        policy: String, "sha256 of the policy's weights, or the name given on import.";
+        policy: String, "sha256 of the policy's weights, or `import:` and the model that wrote it.";
         seed: u64, "Seed of this sample's random stream.";
     }
 }

@@ -1,5 +1,5 @@
-"""The notebook runs from start to end on a dataset that the built commands make (run.py), and every table is opened with the
-libraries that notebooks use (tables.py), as part of `make test`.
+"""The notebook runs from start to end on a dataset that the built commands make (run.py), every table is opened with the libraries
+that notebooks use (tables.py), and sets that `datasets` wrote are imported (hub.py), as part of `make test`.
 
 Where this Python lacks the packages they go into a virtual environment under ~/.cache/ares-notebook, outside the checkout.
 Where that cannot be made (no network, no venv) the test is skipped, and says why.
@@ -22,6 +22,9 @@ class Notebook(unittest.TestCase):
 
     def test_every_table_opens_without_an_option(self):
         self.runs("tables.py")
+
+    def test_sets_of_the_hub_are_imported_whole(self):
+        self.runs("hub.py")
 
     def runs(self, script):
         python, reason = environment("notebook", HERE / "requirements.txt")

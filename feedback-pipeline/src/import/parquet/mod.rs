@@ -80,6 +80,9 @@ impl Layout {
             .iter()
             .map(|&name| field(name, &[name], ["question", "choices"].contains(&name)))
             .collect();
+        if let Some(answer) = fields.iter_mut().find(|field| field.name == "answer_index") {
+            answer.columns.push("answer".to_owned());
+        }
         for (name, column) in map {
             let Some(field) = fields.iter_mut().find(|field| field.name == name.as_str()) else {
                 let message = format!("unknown field `{name}`; known: {}", problem::FIELDS.join(", "));

@@ -164,7 +164,7 @@ mod tests {
         let folder = folder(files);
         let root = folder.path().to_path_buf();
         let shown = |path: &Path| path.strip_prefix(&root).unwrap().display().to_string();
-        match find(&[root.clone()]) {
+        match find(std::slice::from_ref(&root)) {
             Ok((shards, left_out)) => {
                 let shards = shards.iter().map(|s| format!("{} {}", s.split.unwrap_or("?"), shown(&s.path)));
                 Ok((shards.collect(), left_out.len()))
