@@ -190,6 +190,7 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
     }
 
     fn with_columns(path: &Path, columns: Vec<Column>) -> Result<Self> {
+        crate::file::refuse_lfs_pointer(path)?;
         let file = File::open(path).map_err(Error::io("open", path))?;
         let not_parquet = |message: String| Error::NotParquet {
             path: path.to_path_buf(),
@@ -198,6 +199,7 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
         let builder =
             ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| not_parquet(e.to_string()))?;
         let minor = check_header::<T>(path, builder.metadata())?;
+        check_compression(path, builder.metadata())?;
         for column in &columns {
             let Ok(field) = builder.schema().field_with_name(column.name) else {
                 if column.nullable && column.since > minor {
@@ -313,6 +315,21 @@ pub fn count_rows<T: Table>(path: &Path) -> Result<u64> {
         .map_err(|e| Error::NotParquet { path: path.to_path_buf(), message: e.to_string() })?;
     check_header::<T>(path, builder.metadata())?;
     Ok(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default())
+}
+
+/// Refuses what this program was built without, by its name: gzip, brotli, LZO.
+fn check_compression(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
+    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+    for column in columns {
+        let name = match column.compression() {
+            Compression::GZIP(_) => "gzip",
+            Compression::BROTLI(_) => "brotli",
+            Compression::LZO => "LZO",
+            _ => continue,
+        };
+        return Err(Error::Compression { path: path.to_path_buf(), found: name });
+    }
+    Ok(())
 }
 
 /// Checks that a file is of the table and not of a newer major version; returns its minor version. Files written by notebooks
