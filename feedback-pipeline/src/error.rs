@@ -90,6 +90,7 @@ impl Error {
             Self::Dataset(schemas::Error::Locked { .. }) => {
                 "wait for the other process to finish, or stop it; nothing was changed".to_owned()
             }
+            Self::Dataset(error) => error.hint()?.to_owned(),
             Self::MissingKey { variable, .. } => {
                 format!("export {variable}=…, or try without a key: --teacher reference")
             }

@@ -94,7 +94,8 @@ fn git_lfs_pointers_are_told() {
         let error = if layout == "a" { folder.aokvqa("hub", None) } else { folder.scienceqa("hub") };
         assert_eq!(
             error.unwrap_err(),
-            format!("@/hub/data/train-00000-of-00001.parquet is not a readable Parquet file: it is {FOUND}")
+            "@/hub/data/train-00000-of-00001.parquet: expected the file itself, found a pointer of Git LFS to 12345 bytes: it was \
+             cloned without its content"
         );
     }
     nothing_written(&folder);

@@ -453,11 +453,10 @@ fn refusals_name_the_file_the_row_and_the_column() {
         let stored = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/parquet/{name}.parquet"));
         folder.write("from/train.parquet", fs::read(stored).unwrap());
         let error = folder.scienceqa("from").unwrap_err();
-        let told = format!(
-            "@/from/train.parquet is not a readable Parquet file: column `question` is compressed with {name}: expected zstd, snappy \
-             or none; rewrite the file, in Python: pq.write_table("
+        assert_eq!(
+            error,
+            format!("@/from/train.parquet: compression: expected zstd, snappy or none, found {name}")
         );
-        assert!(error.starts_with(&told), "{error}");
     }
     assert!(!folder.path("data").exists());
 }

@@ -15,6 +15,15 @@ pub enum Error {
     #[error("{} is not a readable Parquet file: {message}", path.display())]
     NotParquet { path: PathBuf, message: String },
 
+    #[error(
+        "{}: expected the file itself, found a pointer of Git LFS to {bytes} bytes: it was cloned without its content",
+        path.display()
+    )]
+    LfsPointer { path: PathBuf, bytes: String },
+
+    #[error("{}: compression: expected zstd, snappy or none, found {found}", path.display())]
+    Compression { path: PathBuf, found: &'static str },
+
     #[error("{}: table: expected `{expected}`, found `{found}`", path.display())]
     WrongTable { path: PathBuf, expected: &'static str, found: String },
 
@@ -57,6 +66,19 @@ impl Error {
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// What to do next, where the error alone tells.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::LfsPointer { .. } => {
+                Some("next: git lfs pull in the folder that was cloned, or download the file from its page")
+            }
+            Self::Compression { .. } => {
+                Some("next: write it again, for instance with polars: read_parquet(…).write_parquet(…)")
+            }
+            _ => None,
+        }
     }
 
     /// True if the user's input or usage is at fault (exit status 2), false for failures of the machine (1).

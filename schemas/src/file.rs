@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Prefix of what is being written. A leading dot hides it from globs over `*.parquet`.
@@ -100,6 +100,25 @@ pub(crate) fn create_beside(target: &Path) -> Result<(File, Temporary)> {
     Ok((file, Temporary { path, target: target.to_path_buf(), is_put: false }))
 }
 
+/// Refuses a pointer of Git LFS in place of a file, as a clone without `git lfs` leaves it. A file that cannot be read is
+/// let through: whoever opens it says why.
+///
+/// # Errors
+/// If it is one.
+pub fn refuse_lfs_pointer(path: &Path) -> Result<()> {
+    let mut start = Vec::with_capacity(512);
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    if file.take(512).read_to_end(&mut start).is_err() || !is_pointer(&start) {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&start);
+    let size = text.lines().find_map(|line| line.strip_prefix("size "));
+    Err(Error::LfsPointer {
+        path: path.to_path_buf(),
+        bytes: size.unwrap_or("an unknown number of").to_owned(),
+    })
+}
+
 /// The folder that holds `target`: the working folder where only a name is given.
 fn folder_of(target: &Path) -> &Path {
     target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -107,8 +126,22 @@ fn folder_of(target: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use super::{beside, write_bytes, write_unsynced, write_with};
+    use super::{beside, refuse_lfs_pointer, write_bytes, write_unsynced, write_with};
     use std::fs;
+
+    #[test]
+    fn a_pointer_is_told_from_its_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("model.safetensors");
+        assert!(refuse_lfs_pointer(&path).is_ok(), "not there");
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4567\n";
+        fs::write(&path, pointer).expect("written");
+        let error = refuse_lfs_pointer(&path).expect_err("a pointer");
+        assert!(error.to_string().contains("pointer of Git LFS to 4567 bytes"), "{error}");
+        assert!(error.is_bad_input() && error.hint().is_some_and(|hint| hint.contains("lfs pull")));
+        fs::write(&path, "version https").expect("written");
+        assert!(refuse_lfs_pointer(&path).is_ok());
+    }
 
     #[test]
     fn a_file_appears_whole_or_not_at_all() {

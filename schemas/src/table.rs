@@ -315,42 +315,11 @@ impl<T: Table, P: DeserializeOwned> Iterator for Batches<T, P> {
 /// # Errors
 /// If it cannot be opened, is no Parquet file, or is compressed in a way that cannot be read.
 pub fn open_file(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let start = read_start(&mut file).map_err(Error::io("read", path))?;
-    if file::is_pointer(&start) {
-        return Err(Error::NotParquet {
-            path: path.to_path_buf(),
-            message: format!("it is {}", file::POINTER),
-        });
-    }
+    file::refuse_lfs_pointer(path)?;
+    let file = File::open(path).map_err(Error::io("open", path))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| not_parquet(path, &e))?;
-    let chunks = builder.metadata().row_groups().iter().flat_map(|group| group.columns());
-    for chunk in chunks {
-        let name = match chunk.compression() {
-            Compression::GZIP(_) => "gzip",
-            Compression::BROTLI(_) => "brotli",
-            Compression::LZ4 | Compression::LZ4_RAW => "lz4",
-            Compression::LZO => "lzo",
-            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => continue,
-        };
-        let message = format!(
-            "column `{}` is compressed with {name}: expected zstd, snappy or none; rewrite the file, in Python: \
-             pq.write_table(pq.read_table(\"{}\"), \"NEW\", compression=\"zstd\")",
-            chunk.column_path().string(),
-            path.display()
-        );
-        return Err(Error::NotParquet { path: path.to_path_buf(), message });
-    }
+    check_compression(path, builder.metadata())?;
     Ok(builder)
-}
-
-/// As many bytes as tell what a file is.
-fn read_start(file: &mut File) -> std::io::Result<Vec<u8>> {
-    use std::io::{Read, Seek};
-    let mut start = Vec::with_capacity(64);
-    Read::by_ref(file).take(64).read_to_end(&mut start)?;
-    file.rewind()?;
-    Ok(start)
 }
 
 fn not_parquet(path: &Path, error: &dyn std::error::Error) -> Error {
@@ -365,6 +334,22 @@ pub fn count_rows<T: Table>(path: &Path) -> Result<u64> {
     let builder = open_file(path)?;
     check_header::<T>(path, builder.metadata())?;
     Ok(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default())
+}
+
+/// Refuses what this program was built without, by its name.
+fn check_compression(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
+    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+    for column in columns {
+        let name = match column.compression() {
+            Compression::GZIP(_) => "gzip",
+            Compression::BROTLI(_) => "brotli",
+            Compression::LZ4 | Compression::LZ4_RAW => "lz4",
+            Compression::LZO => "LZO",
+            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => continue,
+        };
+        return Err(Error::Compression { path: path.to_path_buf(), found: name });
+    }
+    Ok(())
 }
 
 /// Checks that a file is of the table and not of a newer major version; returns its minor version. Files written by notebooks

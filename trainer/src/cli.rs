@@ -93,6 +93,9 @@ pub enum Command {
         /// The JSON object that belongs to them: problem id to row.
         #[arg(long, value_name = "FILE", requires = "from_npy")]
         name_map: Option<PathBuf>,
+        /// Replace features that another network made.
+        #[arg(long)]
+        replace: bool,
     },
     /// Measure speed and memory on random weights, with the arithmetic of the settings.
     Bench(crate::bench::Options),

@@ -70,6 +70,7 @@ impl Error {
         match self {
             Self::BadInput { hint, .. } => hint.as_deref(),
             Self::Data(schemas::Error::NotADataset { .. }) => Some("next: collect-feedback import --help"),
+            Self::Data(error) => error.hint(),
             Self::NotFinite { .. } => Some(
                 "no weights were changed by it; lower the learning rate, or exclude these problems, and run again",
             ),

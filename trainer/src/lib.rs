@@ -2,12 +2,14 @@
 //! corrections (supervised fine-tuning), and answers problems with the rationales it then writes. It reads and writes
 //! Parquet and never asks a Teacher itself. Start reading at `stage`.
 
+pub mod backend;
 pub mod batch;
 pub mod bench;
 pub mod board;
 pub mod cli;
 pub mod corpus;
 pub mod error;
+pub mod gpu;
 pub mod init;
 pub mod libtorch;
 pub mod memory;
@@ -87,11 +89,11 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
             schemas::say!("{}", pretrain::pretrain(&context, &from, &out, share, epochs, option_orders)?);
         }
-        Some(Command::Features { from_npy: Some(array), name_map: Some(name_map), .. }) => {
+        Some(Command::Features { from_npy: Some(array), name_map: Some(name_map), replace, .. }) => {
             let name = &context.settings.student.vision;
-            schemas::say!("{}", vision::npy::import(&context.dataset, &array, &name_map, name)?);
+            schemas::say!("{}", vision::npy::import(&context.dataset, &array, &name_map, name, replace)?);
         }
-        Some(Command::Features { vit, .. }) => {
+        Some(Command::Features { vit, replace, .. }) => {
             let vit = match vit {
                 Some(folder) => vision::vit::Vit::read(&folder)?,
                 None => vision::vit::Vit::seeded((context.settings.rollout.seed >> 1) as i64),
@@ -103,6 +105,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 name,
                 context.device,
                 context.save_interval(),
+                replace,
             )?;
             schemas::say!("{line}");
         }

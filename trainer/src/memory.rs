@@ -6,6 +6,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
 use std::sync::Once;
+use tch::{Device, Kind, Tensor, no_grad_guard, with_grad};
 
 thread_local! {
     /// Whether a panic of this thread is dealt with, so that its message must not frighten the user.
@@ -27,11 +28,26 @@ fn hold_back_messages() {
     });
 }
 
-/// Result of `work`; `None` if an allocation failed. Any other panic propagates.
+/// Whether this thread records operations for gradients.
+fn records_gradients() -> bool {
+    let zero = Tensor::zeros([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    (zero + 1.0).requires_grad()
+}
+
+/// Runs `work`. However it ends, gradients are recorded afterwards exactly if they were before: a panic inside tch's
+/// `no_grad` leaves them off.
+fn restoring_gradients<T>(work: impl FnOnce() -> T) -> T {
+    let records = records_gradients();
+    let _restored = no_grad_guard();
+    if records { with_grad(work) } else { work() }
+}
+
+/// Result of `work`; `None` if an allocation failed. Any other panic propagates. Whether gradients are recorded is as
+/// before in every case.
 pub fn unless_out_of_memory<T>(work: impl FnOnce() -> T) -> Option<T> {
     hold_back_messages();
     let before = IS_DEALT_WITH.replace(true);
-    let outcome = catch_unwind(AssertUnwindSafe(work));
+    let outcome = catch_unwind(AssertUnwindSafe(|| restoring_gradients(work)));
     IS_DEALT_WITH.set(before);
     match outcome {
         Ok(value) => Some(value),
@@ -93,13 +109,34 @@ fn is_out_of_memory(message: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{in_batches, unless_out_of_memory};
+    use super::{in_batches, records_gradients, unless_out_of_memory};
     use crate::error::Error;
-    use tch::{Device, Kind, Tensor};
+    use tch::{Device, Kind, Tensor, no_grad};
+
+    fn too_much() -> i64 {
+        Tensor::zeros([1 << 45], (Kind::Float, Device::Cpu)).size()[0]
+    }
+
+    #[test]
+    fn gradients_are_recorded_after_a_recovered_lack_of_memory() {
+        assert_eq!(unless_out_of_memory(|| no_grad(too_much)), None);
+        let x = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        (&x * 3.0).sum(Kind::Float).backward();
+        assert_eq!(x.grad().double_value(&[0]), 3.0);
+        let other =
+            std::panic::catch_unwind(|| unless_out_of_memory(|| no_grad(|| panic!("another reason"))));
+        assert!(other.is_err() && records_gradients());
+        // And where they were off they stay off.
+        no_grad(|| {
+            assert_eq!(unless_out_of_memory(|| tch::with_grad(too_much)), None);
+            assert_eq!(unless_out_of_memory(records_gradients), Some(false));
+            assert!(!records_gradients());
+        });
+        assert_eq!(unless_out_of_memory(records_gradients), Some(true));
+    }
 
     #[test]
     fn a_refused_allocation_is_told_from_other_panics() {
-        let too_much = || Tensor::zeros([1 << 45], (Kind::Float, Device::Cpu)).size()[0];
         assert_eq!(unless_out_of_memory(too_much), None);
         assert_eq!(unless_out_of_memory(|| 7), Some(7));
         let other = std::panic::catch_unwind(|| unless_out_of_memory(|| panic!("another reason")));

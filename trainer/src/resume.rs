@@ -3,6 +3,7 @@
 
 use crate::batch::Row;
 use crate::error::{Error, Result};
+use crate::libtorch;
 use crate::metrics::{MetricLog, SavedRow};
 use crate::optimizer::AdamW;
 use crate::student::Weights;
@@ -22,6 +23,9 @@ struct Place {
     identity: String,
     /// Optimizer steps done.
     steps: u64,
+    /// Device and threads, on which the last digits depend; unknown in files of older versions.
+    #[serde(default)]
+    machine: Option<String>,
 }
 
 /// Rows of one log, small enough for hundreds of thousands of steps.
@@ -107,6 +111,16 @@ impl StepCheckpoint {
             schemas::warn!("{} belongs to other settings or data: starting over", self.path.display());
             return Ok(0);
         }
+        let device = device_of(weights);
+        let machine = libtorch::described(device);
+        if let Some(other) = place.machine.filter(|other| *other != machine) {
+            schemas::warn!(
+                "{} was written on {other}, and this is {machine}: starting over, as results differ in their last digits; \
+                 to continue it instead, stop now and use student.device and student.threads as before",
+                self.path.display()
+            );
+            return Ok(0);
+        }
         let mut tensors = read_safetensors(&self.path)?;
         put(&mut tensors, weights, &self.path)?;
         let metrics = self.metrics_path(place.steps);
@@ -117,11 +131,7 @@ impl StepCheckpoint {
             let message = "expected a name for each row, found none for some".into();
             return Err(Error::Checkpoint { path: metrics, message });
         }
-        let device =
-            weights.iter().flat_map(|(_, weights)| weights.iter()).map(|(_, weight)| weight.device()).next();
-        optimizer
-            .restore(&mut tensors, place.steps, weights, device.unwrap_or(Device::Cpu))
-            .map_err(wrong)?;
+        optimizer.restore(&mut tensors, place.steps, weights, device).map_err(wrong)?;
         let steps = place.steps;
         schemas::warn!("continuing after step {steps}");
         Ok(steps)
@@ -153,7 +163,11 @@ impl StepCheckpoint {
     fn write(&self, weights: &[(&str, &Weights)], optimizer: &AdamW, log: &MetricLog) -> Result<()> {
         let wrong =
             |e: serde_json::Error| Error::Checkpoint { path: self.path.clone(), message: e.to_string() };
-        let place = Place { identity: self.identity.clone(), steps: optimizer.steps() };
+        let place = Place {
+            identity: self.identity.clone(),
+            steps: optimizer.steps(),
+            machine: Some(libtorch::described(device_of(weights))),
+        };
         let place = serde_json::to_string(&place).map_err(wrong)?;
         // The metrics are on disk before the position that refers to them.
         let metrics = self.metrics_path(optimizer.steps());
@@ -229,6 +243,12 @@ impl StepCheckpoint {
         forget(&path, "best", None);
         forget(&path, "metrics", None);
     }
+}
+
+/// The device of the first of these weights.
+fn device_of(weights: &[(&str, &Weights)]) -> Device {
+    let mut all = weights.iter().flat_map(|(_, weights)| weights.iter());
+    all.next().map_or(Device::Cpu, |(_, weight)| weight.device())
 }
 
 /// The weights that are trained, by the name of their set and their own.

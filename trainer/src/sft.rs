@@ -375,6 +375,68 @@ mod tests {
         assert!(losses[0] != losses[1] && losses[1] != losses[2], "{losses:?}");
     }
 
+    /// Rates of PyTorch's schedulers, from `tests/reference/make_optimizer_values.py`.
+    #[test]
+    fn rates_are_those_of_pytorch() {
+        #[derive(serde::Deserialize)]
+        struct Values {
+            schedules: Vec<Rates>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Rates {
+            learning_rate: f64,
+            warmup: f64,
+            rates: Vec<f64>,
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/reference/values/optimizer.json");
+        let text = std::fs::read_to_string(path).expect("values");
+        let values: Values = serde_json::from_str(&text).expect("values");
+        assert!(values.schedules.len() > 3);
+        for Rates { learning_rate, warmup, rates } in values.schedules {
+            let plan = Plan {
+                stage: "sft",
+                epochs: 1,
+                batch: 1,
+                learning_rate,
+                weight_decay: 0.0,
+                max_grad_norm: None,
+                seed: 0,
+                kind: Kind::Float,
+                warmup,
+                max_tokens_per_batch: None,
+            };
+            for (step, expected) in (0..).zip(&rates) {
+                let found = plan.rate(step, rates.len() as u64);
+                assert!((found - expected).abs() < 1e-12, "{warmup}, step {step}: {found}, not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_loss_on_val_knows_no_dropout() {
+        let mut config = StudentConfig::named("tiny", 64, 8).expect("shape");
+        config.dropout_rate = 0.5;
+        let (examples, features) = (examples(), ImageFeatures::none(8));
+        let weights = Weights::random(&config, 1);
+        let student = Student::new(&weights, &config);
+        let losses = [1, 2].map(|seed| {
+            tch::manual_seed(seed);
+            mean_loss(&student, &examples, &features, 2, Kind::Float).expect("a loss")
+        });
+        assert_eq!(losses[0], losses[1]);
+        let (mut sum, mut tokens) = (0.0, 0);
+        for example in &examples {
+            let loss = batch_loss(&student, &[example], &features, Mode::EVAL).double_value(&[]);
+            sum += loss * example.target.len() as f64;
+            tokens += example.target.len();
+        }
+        assert!((losses[0] - sum / tokens as f64).abs() < 1e-5, "{losses:?}");
+        let examples: Vec<&Example> = examples.iter().collect();
+        let training = Mode { train: true, kind: Kind::Float };
+        let with_dropout = batch_loss(&student, &examples, &features, training).double_value(&[]);
+        assert!((with_dropout - losses[0]).abs() > 1e-2, "dropout would show: {with_dropout}");
+    }
+
     #[test]
     fn the_rate_rises_and_falls() {
         let plan = |warmup: f64| Plan {

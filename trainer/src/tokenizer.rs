@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::student::StudentConfig;
 use crate::student::weight_files::{WEIGHTS_FILE, metadata_of};
+use schemas::file::refuse_lfs_pointer;
 use schemas::provenance::sha256_hex;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,8 @@ pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
     eos: i64,
+    /// Tokens that the tokenizer's template puts before a text, such as `<s>`; T5's has none.
+    before: Vec<i64>,
     /// Whether truncation was reported.
     has_warned: AtomicBool,
 }
@@ -27,10 +30,34 @@ pub struct Tokenizer {
 /// called with, and sets both on each call.
 fn read_file(path: &Path) -> Result<tokenizers::Tokenizer> {
     let wrong = |error: tokenizers::Error| Error::Tokenizer { path: path.into(), message: error.to_string() };
+    refuse_lfs_pointer(path)?;
     let mut inner = tokenizers::Tokenizer::from_file(path).map_err(wrong)?;
     inner.with_padding(None);
     inner.with_truncation(None).map_err(wrong)?;
     Ok(inner)
+}
+
+/// Tokens that the tokenizer's template puts before a text. After it, the template may have eos, which is added where it
+/// has not.
+fn template(tokenizer: &tokenizers::Tokenizer, eos: i64) -> Result<Vec<i64>, String> {
+    let ids = |special: bool| -> Result<Vec<i64>, String> {
+        let encoding = tokenizer.encode("a", special).map_err(|error| error.to_string())?;
+        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
+    };
+    let (text, whole) = (ids(false)?, ids(true)?);
+    let start = (0..=whole.len()).find(|&start| whole[start..].starts_with(&text)).unwrap_or_default();
+    let (before, after) = (&whole[..start], whole.get(start + text.len()..).unwrap_or_default());
+    if !after.is_empty() && after != [eos] {
+        let names: Vec<String> = after
+            .iter()
+            .map(|&id| u32::try_from(id).ok().and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default())
+            .collect();
+        return Err(format!(
+            "post_processor: expected nothing but </s> after a text, found {}",
+            names.join(" ")
+        ));
+    }
+    Ok(before.to_vec())
 }
 
 fn vocabulary_sha256(tokenizer: &tokenizers::Tokenizer) -> String {
@@ -81,7 +108,8 @@ impl Tokenizer {
                 "expected the tokenizer that the weights were written with, found another vocabulary";
             return Err(wrong(message.into()));
         }
-        Ok(Self { path, inner, eos: config.eos_token_id, has_warned: AtomicBool::new(false) })
+        let before = template(&inner, config.eos_token_id).map_err(wrong)?;
+        Ok(Self { path, inner, eos: config.eos_token_id, before, has_warned: AtomicBool::new(false) })
     }
 
     /// sha256 over the tokens of a folder's `tokenizer.json` and their ids; `None` if there is no such file, or a
@@ -99,7 +127,8 @@ impl Tokenizer {
         Ok(read_file(&folder.join("tokenizer.json"))?.get_vocab_size(true) as i64)
     }
 
-    /// Tokens of a text with eos at the end, at most `limit` of them: of a longer text the first ones, as in MM-CoT.
+    /// Tokens of a text, with those that the tokenizer's template puts before it and eos at the end, at most `limit` of
+    /// them: of a longer text the first ones, as in MM-CoT.
     /// The first truncated text is reported.
     ///
     /// # Errors
@@ -109,7 +138,7 @@ impl Tokenizer {
             .inner
             .encode(text, false)
             .map_err(|e| Error::Tokenizer { path: self.path.clone(), message: e.to_string() })?;
-        let room = (limit as usize).saturating_sub(1);
+        let room = (limit as usize).saturating_sub(1 + self.before.len());
         let tokens = encoding.get_ids().len();
         if tokens > room && !self.has_warned.swap(true, Ordering::Relaxed) {
             schemas::warn!(
@@ -117,7 +146,7 @@ impl Tokenizer {
             );
         }
         let ids = encoding.get_ids().iter().take(room).map(|&id| i64::from(id));
-        Ok(ids.chain([self.eos]).collect())
+        Ok(self.before.iter().copied().chain(ids).chain([self.eos]).collect())
     }
 
     /// The Hugging Face tokenizer itself.

@@ -146,19 +146,27 @@ impl<'a, R: Row> Training<'a, R> {
     /// targets, tokens per second.
     ///
     /// # Errors
-    /// If the loss, given with its name, or the gradient is not finite: the batch is saved and named.
+    /// If the loss, given with its name, or the gradient is not finite: the batch is saved and named. If the step does not
+    /// fit into memory.
     pub fn step(
         &mut self,
         chosen: &[&R],
         loss: (&'static str, f64),
         learning_rate: f64,
     ) -> Result<[(&'static str, f64); 4]> {
-        let norm = gradient_norm(self.sets);
+        let stage = self.schedule.stage;
+        let norm = unless_out_of_memory(|| gradient_norm(self.sets)).ok_or_else(|| no_room(stage))?;
         if let Some(wrong) = [loss, ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
         {
             return Err(self.saved.not_finite((self.schedule.stage, self.steps()), wrong, chosen));
         }
-        self.optimizer.step(self.sets, learning_rate, clip_factor(norm, self.schedule.max_grad_norm));
+        let scale = clip_factor(norm, self.schedule.max_grad_norm);
+        while unless_out_of_memory(|| self.optimizer.step(self.sets, learning_rate, scale)).is_none() {
+            if !self.optimizer.take_smaller_slices() {
+                return Err(no_room(stage));
+            }
+            schemas::warn!("{stage}: out of memory in the optimizer's step; continuing it in smaller slices");
+        }
         let targets: usize = chosen.iter().map(|row| row.target().len()).sum();
         let sources: usize = chosen.iter().map(|row| row.source().len()).sum();
         Ok([
@@ -189,6 +197,16 @@ impl<'a, R: Row> Training<'a, R> {
         let saved = self.saved.save(self.sets, &self.optimizer, self.log, now || ends);
         if ends { Err(Error::Interrupted) } else { Ok(saved) }
     }
+}
+
+/// The optimizer's step does not fit, in whatever pieces: its moments are twice as large as the weights.
+fn no_room(stage: &str) -> Error {
+    Error::input(
+        format!(
+            "{stage}: out of memory in the optimizer's step, whose moments take twice the memory of the weights"
+        ),
+        "a smaller student would fit, or rl.value_model = shared",
+    )
 }
 
 fn steps_per_pass(schedule: &Schedule, rows: usize) -> u64 {

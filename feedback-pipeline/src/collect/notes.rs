@@ -46,6 +46,20 @@ impl Context {
         Ok(())
     }
 
+    /// Whether rationales of the train split were decoded after RL.
+    fn has_decoded(&self, round: u32) -> Result<bool> {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            split: String,
+            stage: String,
+        }
+        let mut rows = self.dataset.stream_columns::<Rationale, Row>(round, &["split", "stage"])?;
+        let is_decoded = |row: &schemas::Result<Row>| {
+            row.as_ref().map_or(true, |row| row.split == "train" && row.stage == "rl")
+        };
+        Ok(rows.find(is_decoded).transpose()?.is_some())
+    }
+
     /// What is missing before a job has anything to ask about.
     pub fn waits_for(&self, job: &Job) -> Result<String> {
         let round = job.round;
@@ -55,8 +69,14 @@ impl Context {
                 format!("round {round}: no rollouts yet; {next}")
             }
             Kind::Scores => format!("round {round}: no rollout has a sentence; nothing to score"),
+            Kind::Corrections if self.has_decoded(round)? => {
+                Rationale::nothing_to_correct(round) + &self.dataset.flag()
+            }
             Kind::Corrections => {
                 format!("round {round}: no rationales after RL yet; {next}")
+            }
+            Kind::Judgements if !self.dataset.problems()?.iter().any(|problem| problem.split == "test") => {
+                format!("round {round}: the dataset has no test problems, so there is nothing to judge")
             }
             Kind::Judgements => {
                 let base = job.against.parse().unwrap_or(0);

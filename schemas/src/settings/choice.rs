@@ -119,6 +119,8 @@ choices! {
     }
     /// Number format of the student's arithmetic.
     Dtype {
+        /// As the device is fast in.
+        Auto = "auto",
         /// 32-bit floating point.
         Float32 = "float32",
         /// bfloat16 arithmetic on float32 master weights.

@@ -137,12 +137,13 @@ settings! {
     student: StudentSettings {
         checkpoints: String = "checkpoints/<name>".to_owned(), "Folder of the checkpoints; `<name>` stands for the dataset's folder name.";
         device: Device = Device::Auto, "auto, cpu or cuda.";
-        dtype: Dtype = Dtype::Float32, "float32 or bfloat16. A CPU without bfloat16 instructions computes products in float32.";
+        dtype: Dtype = Dtype::Auto, "auto (bfloat16 on a GPU that multiplies it, else float32), float32 or bfloat16. A CPU without bfloat16 instructions computes products in float32.";
+        tf32: bool = false, "On an NVIDIA GPU, whether products in float32 round their inputs to TF32 (10 bits of mantissa), which is several times faster.";
         threads: u32 = 0, "CPU threads of a stage; 0 uses 1 for students below 10 million parameters, else all cores.";
         max_source_tokens: u32 = 512, "Source texts are truncated to this many tokens.";
         use_caption: bool = true, "Whether the picture's caption is part of the context.";
         vision: String = "vit".to_owned(), "Image features to use: the name of a file in the dataset's vision folder, or none.";
-        decode_batch: u32 = 32, "Batch size of decoding.";
+        decode_batch: u32 = 0, "Batch size of decoding; 0 uses 32 on a CPU, 256 on a GPU.";
         max_tokens_per_batch: Option<u64> = None, "Maximum source and target tokens, padding included, in one training pass; larger minibatches are split, with the same gradient. Unset splits only on a CPU, to reduce padding.";
         tensorboard: String = String::new(), "Folder for TensorBoard event files, one run per round and stage; empty writes none.";
         save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
@@ -154,7 +155,7 @@ settings! {
         top_p: f64 = 1.0, "Sample from the most likely tokens with this total probability.";
         temperature: f64 = 1.0, "Sampling temperature of the student.";
         max_new_tokens: u32 = 512, "Maximum tokens of a rationale.";
-        sampling_dtype: Option<Dtype> = None, "Number format of the weights in decoding: float32 or bfloat16; unset uses student.dtype.";
+        sampling_dtype: Option<Dtype> = None, "Number format of the weights in decoding: float32 or bfloat16; unset or auto uses student.dtype.";
         seed: u64 = 42, "Seed of sampling, shuffling and dropout.";
     }
     /// Reinforcement learning on the scores.

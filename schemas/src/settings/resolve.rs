@@ -123,7 +123,6 @@ impl Resolved {
             ("limits.input_tokens_per_minute", s.limits.input_tokens_per_minute.unwrap_or(1)),
             ("limits.output_tokens_per_minute", s.limits.output_tokens_per_minute.unwrap_or(1)),
             ("student.max_source_tokens", u64::from(s.student.max_source_tokens)),
-            ("student.decode_batch", u64::from(s.student.decode_batch)),
             ("student.max_tokens_per_batch", s.student.max_tokens_per_batch.unwrap_or(1)),
             ("rollout.samples", u64::from(s.rollout.samples)),
             ("rollout.max_new_tokens", u64::from(s.rollout.max_new_tokens)),

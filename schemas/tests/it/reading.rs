@@ -57,6 +57,20 @@ fn missing_file() {
 }
 
 #[test]
+fn compressions_that_are_not_built_in_are_named() {
+    for name in ["gzip", "brotli"] {
+        let place = Place::new();
+        let stored = format!("{}/tests/compression/{name}.parquet", env!("CARGO_MANIFEST_DIR"));
+        std::fs::copy(stored, &place.path).unwrap();
+        let error = table::read::<Problem>(&place.path).unwrap_err();
+        let expected =
+            format!("{}: compression: expected zstd, snappy or none, found {name}", place.path.display());
+        assert_eq!(error.to_string(), expected);
+        assert!(error.is_bad_input() && error.hint().is_some_and(|hint| hint.contains("write_parquet")));
+    }
+}
+
+#[test]
 fn no_parquet_file() {
     let place = Place::new();
     std::fs::write(&place.path, "rollout_id,score\n1,0.5\n").unwrap();

@@ -5,8 +5,9 @@ mod sampling;
 mod steps;
 mod system;
 
+use crate::backend;
 use crate::error::{Error, Result};
-use crate::libtorch::product_kind;
+use crate::libtorch::{self, product_kind};
 use crate::student::{StudentConfig, Weights};
 use crate::vision::ImageFeatures;
 use crate::vision::features;
@@ -100,7 +101,14 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
     if settings.student.threads > 0 {
         tch::set_num_threads(i32::try_from(settings.student.threads).unwrap_or(i32::MAX));
     }
-    let device = crate::libtorch::device(settings.student.device)?;
+    let device = libtorch::device(settings.student.device)?;
+    let mut settings = settings.clone();
+    backend::resolve(&mut settings.student, &mut settings.rollout.sampling_dtype, device);
+    let settings = &settings;
+    if let Device::Cuda(_) = device {
+        libtorch::set_tf32(settings.student.tf32);
+    }
+    schemas::warn!("measured on {}", libtorch::described(device));
     let lengths = options.lengths.as_deref().map(read_lengths).transpose()?;
     if !options.json {
         schemas::say!(

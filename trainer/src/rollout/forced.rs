@@ -1,10 +1,11 @@
 //! Numbers of each token of given sequences, in one teacher-forced pass of a model.
 
 use super::logprobs::token_logprobs;
+use crate::backend::forced_tokens;
 use crate::batch;
 use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Source, Student};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 /// Whether log-probabilities taken while sampling are not those that training will compare with: only in float32 do the
 /// decoder and a teacher-forced pass agree to rounding.
@@ -21,10 +22,6 @@ pub struct TokenNumbers {
     pub values: Option<Vec<Vec<f32>>>,
 }
 
-/// Source and target tokens of the problems that a CPU processes at once, padding included; more would not be faster,
-/// but use more memory. A GPU takes all at once.
-const TOKENS_AT_ONCE: usize = 2048;
-
 /// Runs `student` over sequences of tokens: the same number of them for each problem of `source`, whose encoder states they
 /// share, one problem after the other.
 pub fn token_numbers(
@@ -38,10 +35,8 @@ pub fn token_numbers(
     let problems = source.ids.size()[0] as usize;
     let samples = (tokens.len() / problems.max(1)).max(1);
     let longest = tokens.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
-    let at_once = match device {
-        Device::Cpu => (TOKENS_AT_ONCE / (source.ids.size()[1] as usize + samples * longest)).max(1),
-        _ => problems.max(1),
-    };
+    let of_problem = source.ids.size()[1] as usize + samples * longest;
+    let at_once = forced_tokens(device).map_or(problems, |tokens| tokens / of_problem).max(1);
     let mut all = TokenNumbers { logprobs: Vec::new(), values: value_head.map(|_| Vec::new()) };
     for (index, tokens) in tokens.chunks(at_once * samples).enumerate() {
         let source = source.narrow((index * at_once) as i64, (tokens.len() / samples) as i64);
@@ -67,6 +62,7 @@ mod tests {
     use super::*;
     use crate::student::{StudentConfig, Weights};
     use crate::vision::ImageFeatures;
+    use tch::Device;
 
     /// Samples that share a problem's encoder states get the numbers that each gets alone.
     #[test]

@@ -1,5 +1,6 @@
 //! Log-probabilities and values of given sequences, in one teacher-forced pass.
 
+use crate::backend::head_positions;
 use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Student};
 use tch::{Kind, Tensor};
@@ -12,7 +13,7 @@ pub fn token_logprobs(student: &Student, hidden: &Tensor, tokens: &Tensor, mode:
         logits.gather(-1, &tokens.unsqueeze(-1), false).squeeze_dim(-1) - logits.logsumexp(-1, false)
     };
     let (rows, positions) = (hidden.size()[0], tokens.numel() as i64);
-    let at_once = (POSITIONS_AT_ONCE * rows / positions.max(1)).max(1);
+    let at_once = (head_positions(hidden.device()) * rows / positions.max(1)).max(1);
     if hidden.requires_grad() || rows <= at_once {
         return of(hidden, tokens);
     }
@@ -23,9 +24,6 @@ pub fn token_logprobs(student: &Student, hidden: &Tensor, tokens: &Tensor, mode:
     });
     Tensor::cat(&parts.collect::<Vec<_>>(), 0)
 }
-
-/// Positions whose logits are held at once: 512 × 32,128 float32 logits are 66 MB.
-const POSITIONS_AT_ONCE: i64 = 512;
 
 /// Gradients of a loss that is a sum over tokens, without ever holding the logits of all of them: the head runs
 /// forward and backward on a few positions at a time, and what it asks of the states below goes down once.
@@ -44,8 +42,9 @@ pub fn backward_by_positions(
     let leaf = hidden.detach().set_requires_grad(true);
     let total = tokens.size()[0];
     let mut sum = Tensor::zeros([], (Kind::Float, hidden.device()));
-    for start in (0..total).step_by(POSITIONS_AT_ONCE as usize) {
-        let length = POSITIONS_AT_ONCE.min(total - start);
+    let at_once = head_positions(hidden.device());
+    for start in (0..total).step_by(at_once as usize) {
+        let length = at_once.min(total - start);
         let tokens = tokens.narrow(0, start, length);
         let logprobs = token_logprobs(student, &leaf.narrow(0, start, length), &tokens, mode);
         let share = loss(&logprobs, start, length);

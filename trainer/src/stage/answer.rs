@@ -2,7 +2,7 @@
 
 use super::context::{Context, Policy, short};
 use super::decode::{self, SPLITS};
-use super::outcome::Outcome;
+use super::outcome::{Outcome, warn_of_truncation};
 use super::report::accuracy;
 use crate::batch;
 use crate::corpus::Corpus;
@@ -384,7 +384,7 @@ impl AnswerModel<'_> {
         order.sort_by_key(|&index| (sources[index].len(), index));
         let mut progress = Progress::new(title, order.len() as u64);
         let mut all: Vec<Option<Said<'p>>> = (0..problems.len()).map(|_| None).collect();
-        let mut done = 0;
+        let (mut done, mut truncated) = (0, 0);
         in_batches(title, &order, context.settings.student.decode_batch as usize, |indices| {
             check_interrupt()?;
             let rows: Vec<(&[i64], &str)> =
@@ -395,6 +395,7 @@ impl AnswerModel<'_> {
             let generated = generator.generate(&source, Sampling::Greedy, &seeds, limit);
             for (&index, generated) in indices.iter().zip(generated) {
                 let problem = problems[index];
+                truncated += usize::from(generated.truncated);
                 let ids: Vec<i32> =
                     generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
                 let text = sentences::decode(self.policy.tokenizer.inner(), &ids)?.text;
@@ -405,6 +406,8 @@ impl AnswerModel<'_> {
             progress.set(done as u64, "problems");
             Ok(())
         })?;
+        let limit = context.settings.answer.max_new_tokens;
+        warn_of_truncation(title, (truncated, problems.len()), "answer.max_new_tokens", limit);
         Ok(all.into_iter().flatten().collect())
     }
 }

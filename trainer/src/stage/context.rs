@@ -1,5 +1,6 @@
 //! What every stage works with: dataset, settings, folders of checkpoints, device.
 
+use crate::backend;
 use crate::error::{Error, Result};
 use crate::libtorch;
 use crate::student::checkpoint::{self, Loaded, WEIGHTS_FILE};
@@ -52,7 +53,7 @@ impl Context {
     /// # Errors
     /// If the device is not there, or a folder cannot be renamed.
     pub fn new(dataset: Dataset, resolved: &Resolved) -> Result<Self> {
-        let settings = resolved.settings.clone();
+        let mut settings = resolved.settings.clone();
         let checkpoints = PathBuf::from(settings.student.checkpoints.replace("<name>", &dataset.name()));
         let device = libtorch::device(settings.student.device)?;
         let count = rounds::rename(&checkpoints)?;
@@ -61,6 +62,13 @@ impl Context {
                 "{}: folders of rounds renamed from `round=N` to `round-N`",
                 checkpoints.display()
             );
+        }
+        backend::resolve(&mut settings.student, &mut settings.rollout.sampling_dtype, device);
+        if let Device::Cuda(_) = device {
+            if !libtorch::set_tf32(settings.student.tf32) {
+                schemas::warn!("warning: this libtorch does not take student.tf32");
+            }
+            schemas::warn!("running in {} on {}", settings.student.dtype, libtorch::described(device));
         }
         if settings.student.dtype == Dtype::Bfloat16 && !libtorch::multiplies_bfloat16(device) {
             schemas::warn!(
@@ -84,7 +92,7 @@ impl Context {
     /// Number format of the weights in decoding.
     pub fn sampling_kind(&self) -> Kind {
         match self.settings.rollout.sampling_dtype.unwrap_or(self.settings.student.dtype) {
-            Dtype::Float32 => Kind::Float,
+            Dtype::Float32 | Dtype::Auto => Kind::Float,
             Dtype::Bfloat16 => Kind::BFloat16,
         }
     }

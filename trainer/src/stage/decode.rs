@@ -1,6 +1,7 @@
 //! Greedy rationales of a checkpoint: part of stages rl and sft, and of evaluation.
 
 use super::context::{Context, Policy, short};
+use super::outcome::warn_of_truncation;
 use super::parts;
 use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
@@ -231,6 +232,10 @@ fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[
     ];
     numbers.extend(rouge_l(&pairs).map(|value| ("rouge_l", value)));
     numbers.extend(bleu(&pairs).map(|value| ("bleu", value)));
+    let truncated = rows.iter().filter(|row| row.truncated).count();
+    let what = format!("round {round}: rationales of {split} after {stage}");
+    let limit = context.settings.rollout.max_new_tokens;
+    warn_of_truncation(&what, (truncated, rows.len()), "rollout.max_new_tokens", limit);
     let before = starting_numbers(context, round, stage, split)?;
     for (name, value) in &numbers {
         if !matches!(*name, "repeated" | "empty") {

@@ -43,3 +43,42 @@ pub(super) fn accuracy<'a>(
     let named = CLASSES.iter().zip(sums).filter(|(_, (_, count))| *count > 0);
     named.map(|((class, _), (right, count))| (*class, right as f64 / count as f64, count)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::tests::problem;
+
+    #[test]
+    fn each_grade_is_in_its_class() {
+        let problems: Vec<Problem> = (1..=12)
+            .map(|grade| Problem {
+                problem_id: grade.to_string(),
+                grade: Some(format!("grade{grade}")),
+                ..problem()
+            })
+            .collect();
+        let by_id: HashMap<&str, &Problem> =
+            problems.iter().map(|problem| (problem.problem_id.as_str(), problem)).collect();
+        // The answers to grades 6 and 7 are right, all others wrong.
+        let answers: Vec<Answer> = (1..=12)
+            .map(|grade: u8| Answer {
+                problem_id: grade.to_string(),
+                round: 1,
+                split: "test".into(),
+                stage: "sft".into(),
+                predicted_index: Some(0),
+                answer_index: Some(0),
+                correct: Some(matches!(grade, 6 | 7)),
+                text: String::new(),
+            })
+            .collect();
+        let classes = accuracy(answers.iter(), &by_id);
+        let of = |name: &str| {
+            classes.iter().find(|(class, ..)| *class == name).map(|(_, share, count)| (*share, *count))
+        };
+        assert_eq!(of("G1-6"), Some((1.0 / 6.0, 6)));
+        assert_eq!(of("G7-12"), Some((1.0 / 6.0, 6)));
+        assert_eq!(of("average"), Some((2.0 / 12.0, 12)));
+    }
+}

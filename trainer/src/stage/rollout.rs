@@ -1,14 +1,14 @@
 //! Stage rollout: k sampled rationales for each train problem, with log-probabilities and values of every token.
 
 use super::context::{Context, Policy};
-use super::outcome::Outcome;
+use super::outcome::{Outcome, warn_of_truncation};
 use super::parts;
 use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::memory::in_batches;
 use crate::progress::{Progress, check_interrupt};
-use crate::rollout::forced::{needs_own_pass, token_numbers};
+use crate::rollout::forced::{TokenNumbers, needs_own_pass, token_numbers};
 use crate::rollout::logprobs::ValueModel;
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
@@ -58,7 +58,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let policy = models.policy()?;
     let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
     let mut progress = Progress::new(&format!("round {round}: rollout"), total as u64);
-    let mut rows = 0;
+    let (mut rows, mut truncated) = (0, 0);
     let mut problems_done = 0;
     for (name, chunk) in due {
         let tick = &mut |done| {
@@ -68,8 +68,16 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         let rollouts = part(&mut models, &chunk, &corpus.features, tick)?;
         problems_done += chunk.len();
         rows += rollouts.len();
+        truncated += rollouts.iter().filter(|rollout| rollout.truncated).count();
         context.dataset.write_part(round, &name, rollouts, &context.provenance)?;
     }
+    let what = format!("round {round}: sampled rationales");
+    warn_of_truncation(
+        &what,
+        (truncated, rows),
+        "rollout.max_new_tokens",
+        context.settings.rollout.max_new_tokens,
+    );
     Ok(Outcome::Done(format!("round {round}: {rows} rationales sampled for {total} problems")))
 }
 
@@ -238,13 +246,11 @@ fn sample(
         let seeds: Vec<u64> = places.iter().map(seed).collect();
         let mut generated = generator.generate(&source, choice, &seeds, settings.rollout.max_new_tokens);
         if own_pass {
-            let tokens: Vec<&[i64]> = generated.iter().map(|row| row.tokens.as_slice()).collect();
             let mode = Mode { train: false, kind: training_kind };
-            let own = token_numbers(&policy.student, head.as_ref(), &source, &tokens, mode);
-            let values = own.values.unwrap_or_else(|| vec![Vec::new(); generated.len()]);
-            for (row, (logprobs, values)) in generated.iter_mut().zip(own.logprobs.into_iter().zip(values)) {
-                (row.logprobs, row.values) = (logprobs, values);
-            }
+            rescore(&mut generated, indices.len(), |first, count, tokens| {
+                let source = source.narrow(first as i64, count as i64);
+                token_numbers(&policy.student, head.as_ref(), &source, tokens, mode)
+            })?;
         }
         done += indices.len();
         for ((index, sample), (generated, seed)) in places.into_iter().zip(generated.into_iter().zip(seeds)) {
@@ -255,6 +261,29 @@ fn sample(
         Ok(())
     })?;
     Ok(rows.into_iter().flatten().collect())
+}
+
+/// Gives samples of `problems` problems the log-probabilities and values of a teacher-forced pass: `score` gets the first
+/// problem, the number of problems, and the tokens of their samples. If memory runs out, fewer problems are scored at once;
+/// what was sampled is kept.
+fn rescore(
+    generated: &mut [Generated],
+    problems: usize,
+    score: impl Fn(usize, usize, &[&[i64]]) -> TokenNumbers,
+) -> Result<()> {
+    let samples = generated.len() / problems.max(1);
+    let all: Vec<usize> = (0..problems).collect();
+    in_batches("log-probabilities", &all, problems, |part| {
+        let Some(&first) = part.first() else { return Ok(()) };
+        let rows = first * samples..(first + part.len()) * samples;
+        let tokens: Vec<&[i64]> = generated[rows.clone()].iter().map(|row| row.tokens.as_slice()).collect();
+        let TokenNumbers { logprobs, values } = score(first, part.len(), &tokens);
+        let values = values.unwrap_or_else(|| vec![Vec::new(); rows.len()]);
+        for (row, (logprobs, values)) in generated[rows].iter_mut().zip(logprobs.into_iter().zip(values)) {
+            (row.logprobs, row.values) = (logprobs, values);
+        }
+        Ok(())
+    })
 }
 
 /// Seed of the random stream that a sample of a problem is drawn from in a round.
@@ -326,4 +355,59 @@ pub(super) fn value_model(
     let trunk = if trunk == ValueTrunk::Separate { &weights } else { &policy.weights };
     let model = ValueModel { student: Student::new(trunk, config), head: ValueHead::new(&weights) };
     (model, weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use tch::{Kind, Tensor};
+
+    #[test]
+    fn each_sample_has_a_random_stream_of_its_own() {
+        let mut seeds: Vec<u64> = Vec::new();
+        for run in [1, 2] {
+            for round in [1, 2] {
+                for problem in ["a", "b"] {
+                    seeds.extend((0..3).map(|sample| sample_seed(run, round, problem, sample)));
+                }
+            }
+        }
+        let count = seeds.len();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!((count, seeds.len()), (24, 24));
+    }
+
+    #[test]
+    fn a_lack_of_memory_while_scoring_keeps_what_was_sampled() {
+        let mut generated: Vec<Generated> = (0..10)
+            .map(|row| Generated {
+                tokens: vec![row, row],
+                logprobs: Vec::new(),
+                values: Vec::new(),
+                truncated: true,
+            })
+            .collect();
+        let calls = Cell::new(0);
+        rescore(&mut generated, 5, |first, count, tokens| {
+            calls.set(calls.get() + 1);
+            assert_eq!(tokens.len(), count * 2);
+            assert_eq!(tokens[0], [first as i64 * 2; 2]);
+            if count > 2 {
+                let _ = Tensor::zeros([1 << 45], (Kind::Float, Device::Cpu));
+            }
+            let numbers =
+                tokens.iter().map(|tokens| tokens.iter().map(|&id| -(id as f32)).collect()).collect();
+            TokenNumbers { logprobs: numbers, values: None }
+        })
+        .expect("scored");
+        assert_eq!(calls.get(), 4, "5, then 2, 2 and 1 problems");
+        for (row, generated) in (0i64..).zip(&generated) {
+            assert_eq!(
+                (generated.tokens.as_slice(), generated.logprobs.as_slice()),
+                (&[row, row][..], &[-(row as f32); 2][..])
+            );
+        }
+    }
 }

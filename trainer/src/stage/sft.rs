@@ -100,10 +100,15 @@ struct Ready {
 fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let dataset = &context.dataset;
     let columns = ["rationale_id", "stage", "split", "deduplicated"];
-    let due: HashMap<String, String> = dataset
-        .project::<Rationale, RationaleOf>(round, &columns)?
+    let mut of_train: Vec<RationaleOf> = dataset.project::<Rationale, RationaleOf>(round, &columns)?;
+    of_train.retain(|row| row.stage == "rl" && row.split == "train");
+    let all_are_empty = !of_train.is_empty() && of_train.iter().all(|row| row.deduplicated.trim().is_empty());
+    if all_are_empty {
+        return Ok(Err(Rationale::nothing_to_correct(round) + &dataset.flag()));
+    }
+    let due: HashMap<String, String> = of_train
         .into_iter()
-        .filter(|row| row.stage == "rl" && row.split == "train" && !row.deduplicated.trim().is_empty())
+        .filter(|row| !row.deduplicated.trim().is_empty())
         .map(|row| (row.rationale_id, row.deduplicated))
         .collect();
     if due.is_empty() && !context.has(&context.checkpoint(round, "rl")) {

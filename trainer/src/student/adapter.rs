@@ -3,22 +3,22 @@
 use super::checkpoint::{copy_companions, to_json, write_folder, write_safetensors};
 use super::config::StudentConfig;
 use super::lora::{LoraConfig, is_lora, peft_name};
-use super::weight_files::{check_numbers, compare, metadata_of, read_pickle, read_safetensors};
+use super::weight_files::{check_numbers, compare, metadata_of, read_json, read_pickle, read_safetensors};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use tch::{Device, Tensor};
 
 /// Settings of PEFT that change what an adapter computes, and that this program does not know.
-const UNKNOWN: [&str; 15] = [
+const UNKNOWN: [&str; 16] = [
     "alora_invocation_tokens",
     "alpha_pattern",
     "fan_in_fan_out",
     "layer_replication",
     "layers_to_transform",
+    "loftq_config",
     "lora_bias",
     "modules_to_save",
     "rank_pattern",
@@ -30,6 +30,10 @@ const UNKNOWN: [&str; 15] = [
     "velora_config",
     "monteclora_config",
 ];
+
+/// PEFT's ways of initializing an adapter that leave the base model's weights as they are. All others (PiSSA, OLoRA,
+/// CorDA, LoftQ, LoRA-GA) also change those, which the adapter's files do not hold.
+const KEEPS_BASE: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 /// Key of the weight file's metadata for the fingerprint of its student.
 const BASE: &str = "ares.policy";
@@ -103,11 +107,9 @@ pub fn read_adapter(
     device: Device,
 ) -> Result<LoraConfig> {
     let config_path = folder.join("adapter_config.json");
-    let text = fs::read_to_string(&config_path).map_err(Error::io("read", &config_path))?;
     let wrong = |message: String| Error::Checkpoint { path: config_path.clone(), message };
-    let told: Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-    check_config(&told).map_err(wrong)?;
-    let lora: LoraConfig = serde_json::from_value(told).map_err(|e| wrong(e.to_string()))?;
+    check_config(&read_json(&config_path)?).map_err(wrong)?;
+    let lora: LoraConfig = read_json(&config_path)?;
     lora.check().map_err(wrong)?;
 
     let (path, pickled) = (folder.join("adapter_model.safetensors"), folder.join("adapter_model.bin"));
@@ -159,6 +161,19 @@ fn check_config(told: &Value) -> Result<(), String> {
                 "{key}: expected it unset, as this program has no such adapters, found {found}"
             ));
         }
+    }
+    let init = &told["init_lora_weights"];
+    let keeps_base = match init {
+        Value::Null | Value::Bool(_) => true,
+        Value::String(name) => KEEPS_BASE.contains(&name.as_str()),
+        _ => false,
+    };
+    if !keeps_base {
+        return Err(format!(
+            "init_lora_weights: expected true, false or one of {}, found {init}, which changes the base model's weights; \
+             save it with save_pretrained(…, path_initial_model_for_weight_conversion=…) to make it a plain LoRA",
+            KEEPS_BASE.join(", ")
+        ));
     }
     match &told["target_modules"] {
         Value::Array(_) => Ok(()),

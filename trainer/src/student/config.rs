@@ -1,5 +1,6 @@
 //! Shape of a student: the `config.json` of a Hugging Face T5 with the fusion layers' sizes.
 
+use super::weight_files::read_json;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -46,8 +47,8 @@ pub struct StudentConfig {
     /// Padding token.
     #[serde(default)]
     pub pad_token_id: i64,
-    /// End-of-sequence token.
-    #[serde(default = "default_eos")]
+    /// End-of-sequence token; a file may have it in a list.
+    #[serde(default = "default_eos", deserialize_with = "first_token")]
     pub eos_token_id: i64,
     /// Token that a decoder sequence begins with.
     #[serde(default)]
@@ -64,6 +65,26 @@ pub struct StudentConfig {
     /// Class that the public code loads this checkpoint with.
     #[serde(default = "default_architectures")]
     pub architectures: Vec<String>,
+}
+
+/// A token, or a list of tokens, as newer versions of transformers write it.
+fn first_token<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a token or a list of tokens")]
+    enum Tokens {
+        One(i64),
+        Several(Vec<i64>),
+    }
+    let tokens = match Tokens::deserialize(deserializer)? {
+        Tokens::One(token) => vec![token],
+        Tokens::Several(tokens) => tokens,
+    };
+    match tokens.as_slice() {
+        [first, others @ ..] if others.iter().all(|other| other == first) => Ok(*first),
+        found => Err(serde::de::Error::custom(format!(
+            "expected one token, at which a student ends a text, found {found:?}"
+        ))),
+    }
 }
 
 fn default_feed_forward() -> String {
@@ -137,10 +158,8 @@ impl StudentConfig {
     /// # Errors
     /// If the file is missing, is no T5 config, or a size is out of range.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
-        let config: Self = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-        config.check().map_err(wrong)?;
+        let config: Self = read_json(path)?;
+        config.check().map_err(|message| Error::Checkpoint { path: path.to_path_buf(), message })?;
         Ok(config)
     }
 

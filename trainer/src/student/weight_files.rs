@@ -3,7 +3,9 @@
 use crate::error::{Error, Result};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorInfo};
+use schemas::file::refuse_lfs_pointer;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -66,9 +68,7 @@ fn shards(folder: &Path, index: PathBuf) -> Result<Vec<PathBuf>> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = fs::read_to_string(&index).map_err(Error::io("read", &index))?;
-    let Index { weight_map } = serde_json::from_str(&text)
-        .map_err(|e| Error::Checkpoint { path: index.clone(), message: e.to_string() })?;
+    let Index { weight_map } = read_json(&index)?;
     let mut names: Vec<String> = weight_map.into_values().collect();
     names.sort();
     names.dedup();
@@ -88,6 +88,7 @@ const BYTES_AT_ONCE: usize = 1 << 22;
 /// If the file is missing, is not a safetensors file, or holds numbers of another kind.
 pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
+    refuse_lfs_pointer(path)?;
     let mut file = File::open(path).map_err(Error::io("open", path))?;
     let (size, header) = SafeTensors::read_metadata(&map(&file, path)?)
         .map_err(|e| wrong(format!("not a safetensors file: {e}")))?;
@@ -196,11 +197,28 @@ pub(crate) fn metadata_of(path: &Path, key: &str) -> Result<Option<String>> {
     Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(key)).cloned())
 }
 
+/// Reads a JSON file of a checkpoint.
+///
+/// # Errors
+/// If it is missing or not as expected: the message names the key.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    refuse_lfs_pointer(path)?;
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let mut reader = serde_json::Deserializer::from_str(&text);
+    let read = serde_path_to_error::deserialize(&mut reader);
+    read.map_err(|error| {
+        let (key, inner) = (error.path().to_string(), error.inner());
+        let message = if key == "." { inner.to_string() } else { format!("{key}: {inner}") };
+        Error::Checkpoint { path: path.to_path_buf(), message }
+    })
+}
+
 /// Maps a file into memory.
 ///
 /// # Errors
 /// If it cannot be opened.
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
+    refuse_lfs_pointer(path)?;
     map(&File::open(path).map_err(Error::io("open", path))?, path)
 }
 

@@ -332,6 +332,10 @@ mod tests {
         let x = random([3, 8]).to_kind(Kind::BFloat16);
         let without = no_grad(|| copies.product(&names(1), &weight, &x));
         assert!(!without.requires_grad());
+        assert!(
+            copies.copies.borrow().values().all(|copy| copy.uses.is_empty()),
+            "no input is kept for nothing"
+        );
         let _ = copies.product(&names(1), &weight, &x);
         assert!(copies.gradients().is_empty());
         let y = copies.product(&names(1), &weight, &x);

@@ -1,6 +1,6 @@
 //! `train features`: every picture of a dataset through the vision transformer, once.
 
-use super::features::{FeatureWriter, is_of};
+use super::features::{FeatureWriter, TRIAL, is_of, refuse_others};
 use super::vit::Vit;
 use crate::error::{Error, Result};
 use crate::memory::in_batches;
@@ -16,16 +16,17 @@ const BATCH: usize = 16;
 
 /// Writes `vision/<name>.safetensors`; pictures whose file is missing are counted in the line that comes back. Results
 /// are flushed every `keep_every`, and an interrupted run is continued; if the same network has seen the same pictures
-/// before, nothing is done.
+/// before, nothing is done. Features of another network are replaced only if `replace` says so.
 ///
 /// # Errors
-/// If a picture is broken, no picture is there at all, or the write fails.
+/// If features of another network are there, a picture is broken, no picture is there at all, or the write fails.
 pub fn extract(
     dataset: &Dataset,
     vit: &Vit,
     name: &str,
     device: Device,
     keep_every: Duration,
+    replace: bool,
 ) -> Result<String> {
     let problems = dataset.problems()?;
     let pictures: Vec<(&str, &str)> = problems
@@ -41,7 +42,13 @@ pub fn extract(
     }
     let path = dataset.vision_path(name);
     let identity = identity(dataset, vit, &there)?;
-    let described = format!("{}: features of {} pictures, {} wide", path.display(), there.len(), vit.width());
+    let made_by = if vit.is_trial() {
+        format!(", by the {TRIAL}; for real pictures, name a trained one with --vit")
+    } else {
+        String::new()
+    };
+    let described =
+        format!("{}: features of {} pictures, {} wide{made_by}", path.display(), there.len(), vit.width());
     let missing = match missing.len() {
         0 => String::new(),
         count => format!("; {count} pictures are missing and have none"),
@@ -49,10 +56,15 @@ pub fn extract(
     if is_of(&path, &identity) {
         return Ok(format!("{described}, already exist: nothing to do{missing}"));
     }
+    let network = sha256_hex(vit.fingerprint().as_bytes());
+    if !replace {
+        refuse_others(&path, &network)?;
+    }
     let mut progress = Progress::new("features", there.len() as u64);
+    let encoder = if vit.is_trial() { TRIAL } else { vit.name() };
     let ids = there.iter().map(|(id, _)| *id);
     let shape = [vit.rows(), vit.width() as usize];
-    let mut writer = FeatureWriter::resume(&path, ids, shape, name, &identity)?;
+    let mut writer = FeatureWriter::resume(&path, ids, shape, (encoder, &network), &identity)?;
     let mut kept = Instant::now();
     progress.set(writer.written() as u64, "pictures");
     let due: Vec<&str> = there.iter().skip(writer.written()).map(|(_, picture)| *picture).collect();

@@ -1,7 +1,7 @@
 //! Image features by problem: one float16 tensor [patches, width] for each problem with a picture.
 
 use crate::error::{Error, Result};
-use crate::student::checkpoint::map_file;
+use crate::student::weight_files::{map_file, metadata_of};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
 use schemas::file;
@@ -146,7 +146,7 @@ pub fn write(path: &Path, features: &BTreeMap<String, Tensor>, encoder: &str) ->
         return Err(Error::Features { path: path.to_path_buf(), message });
     };
     let ids = features.keys().map(String::as_str);
-    let mut writer = FeatureWriter::create(path, ids, patches, width, encoder)?;
+    let mut writer = FeatureWriter::create(path, ids, patches, width, (encoder, encoder))?;
     features.values().try_for_each(|row| writer.push(row))?;
     writer.finish()
 }
@@ -182,6 +182,37 @@ struct Kept {
     written: usize,
 }
 
+/// What the trial network's features are called in their file.
+pub const TRIAL: &str = "trial network (random weights)";
+
+/// Key of the metadata for what made the features.
+const ENCODER: &str = "ares.encoder";
+
+/// Key of the metadata for a hash of the network alone.
+const NETWORK: &str = "ares.network";
+
+/// Refuses to replace features that another network made, or an unknown one; those of the trial network are no loss.
+///
+/// # Errors
+/// If there are such features.
+pub(crate) fn refuse_others(path: &Path, network: &str) -> Result<()> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let (made_by, found) = (metadata_of(path, ENCODER)?, metadata_of(path, NETWORK)?);
+    if found.as_deref() == Some(network) || made_by.as_deref() == Some(TRIAL) {
+        return Ok(());
+    }
+    let made_by = found.and(made_by).unwrap_or_else(|| "an unknown network".into());
+    Err(Error::input(
+        format!(
+            "{}: features of {made_by} are there already, and another network would replace them",
+            path.display()
+        ),
+        "to replace them: the same command with --replace; to keep both, give these another name (--vision NAME)",
+    ))
+}
+
 /// Whether a complete features file has this identity.
 pub(crate) fn is_of(path: &Path, identity: &str) -> bool {
     map_file(path).is_ok_and(|map| told_identity(&map).is_some_and(|found| found == identity))
@@ -209,9 +240,9 @@ impl FeatureWriter {
         ids: impl IntoIterator<Item = &'a str>,
         patches: usize,
         width: usize,
-        encoder: &str,
+        (encoder, network): (&str, &str),
     ) -> Result<Self> {
-        let metadata = serde_json::json!({ "ares.encoder": encoder });
+        let metadata = serde_json::json!({ ENCODER: encoder, NETWORK: network });
         let (header, waiting) = header(ids, [patches, width], metadata);
         let temporary = file::beside(path)?;
         forget(&temporary.with_extension("json"))?;
@@ -230,10 +261,10 @@ impl FeatureWriter {
         path: &Path,
         ids: impl IntoIterator<Item = &'a str>,
         [patches, width]: [usize; 2],
-        encoder: &str,
+        (encoder, network): (&str, &str),
         identity: &str,
     ) -> Result<Self> {
-        let metadata = serde_json::json!({ "ares.encoder": encoder, IDENTITY: identity });
+        let metadata = serde_json::json!({ ENCODER: encoder, NETWORK: network, IDENTITY: identity });
         let (header, total) = header(ids, [patches, width], metadata);
         let temporary = file::beside(path)?;
         let kept = temporary.with_extension("json");

@@ -1,9 +1,9 @@
 //! Features that others made: NumPy's `.npy` with a `name_map.json` (problem id → row), as MM-CoT publishes them.
 
-use super::features::FeatureWriter;
+use super::features::{FeatureWriter, refuse_others};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, check_interrupt};
-use crate::student::checkpoint::map_file;
+use crate::student::weight_files::map_file;
 use memmap2::Mmap;
 use schemas::Dataset;
 use serde_json::Value;
@@ -78,11 +78,12 @@ impl NpyFeatures {
 }
 
 /// Writes `vision/<name>.safetensors` from an array and its name map, row by row: the problems of the dataset that
-/// the map names, with or without a picture of their own.
+/// the map names, with or without a picture of their own. Features that are there already, other than the trial network's,
+/// are replaced only if `replace` says so.
 ///
 /// # Errors
 /// If a file is broken, the map names rows that are not there or no problem of the dataset, or the write fails.
-pub fn import(dataset: &Dataset, array: &Path, name_map: &Path, name: &str) -> Result<String> {
+pub fn import(dataset: &Dataset, array: &Path, name_map: &Path, name: &str, replace: bool) -> Result<String> {
     let features = NpyFeatures::open(array)?;
     let rows = read_name_map(name_map)?;
     let problems = dataset.problems()?;
@@ -100,8 +101,15 @@ pub fn import(dataset: &Dataset, array: &Path, name_map: &Path, name: &str) -> R
         return Err(wrong(name_map, message));
     }
     let path = dataset.vision_path(name);
+    let encoder = array.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    // An array does not say which network made it; the same one may be imported again.
+    let network = format!("{encoder}, {} bytes", features.map.len());
+    if !replace {
+        refuse_others(&path, &network)?;
+    }
     let ids = rows.keys().map(String::as_str);
-    let mut writer = FeatureWriter::create(&path, ids, features.patches, features.width, name)?;
+    let mut writer =
+        FeatureWriter::create(&path, ids, features.patches, features.width, (&encoder, &network))?;
     let mut progress = Progress::new("features", rows.len() as u64);
     for (done, (id, &row)) in rows.iter().enumerate() {
         check_interrupt()?;

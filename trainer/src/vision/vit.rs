@@ -2,7 +2,7 @@
 
 use super::resize::{Filter, resized};
 use crate::error::{Error, Result};
-use crate::student::weight_files::{Found, read_folder};
+use crate::student::weight_files::{Found, read_folder, read_json};
 use crate::student::weights::fingerprint;
 use schemas::provenance::sha256_hex;
 use serde::Deserialize;
@@ -69,6 +69,8 @@ fn half() -> [f64; 3] {
 pub struct Vit {
     config: VitConfig,
     tensors: BTreeMap<String, Tensor>,
+    /// Name of its folder; none for the trial network.
+    name: Option<String>,
 }
 
 impl Vit {
@@ -109,7 +111,7 @@ impl Vit {
             };
             (name, tensor)
         });
-        Self { tensors: tensors.collect(), config }
+        Self { tensors: tensors.collect(), config, name: None }
     }
 
     /// Reads a Hugging Face `vit` folder; weights of a classifier around it are ignored.
@@ -118,9 +120,8 @@ impl Vit {
     /// If a file is missing or broken, or weights are missing or of another shape; all are listed.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         let wrong = |message: String| Error::Checkpoint { path: path.clone(), message };
-        let mut config: VitConfig = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let mut config: VitConfig = read_json(&path)?;
         config.check().map_err(wrong)?;
         read_preprocessor(&folder.join("preprocessor_config.json"), &mut config)?;
         let Found { path: file, tensors: mut found, mut problems } = read_folder(folder)?;
@@ -138,10 +139,22 @@ impl Vit {
             }
         }
         if problems.is_empty() {
-            Ok(Self { config, tensors })
+            let name = folder.canonicalize().ok().and_then(|folder| Some(folder.file_name()?.to_owned()));
+            let name = name.map_or_else(|| "vit".to_owned(), |name| name.to_string_lossy().into_owned());
+            Ok(Self { config, tensors, name: Some(name) })
         } else {
             Err(Error::Weights { path: file, problems })
         }
+    }
+
+    /// Whether it is the random network for trials.
+    pub fn is_trial(&self) -> bool {
+        self.name.is_none()
+    }
+
+    /// Name of its folder; empty for the trial network.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
     }
 
     /// Width of the features.
@@ -165,7 +178,7 @@ impl Vit {
     pub fn to_device(self, device: Device) -> Self {
         let tensors =
             self.tensors.into_iter().map(|(name, tensor)| (name, tensor.to_device(device))).collect();
-        Self { config: self.config, tensors }
+        Self { config: self.config, tensors, name: self.name }
     }
 
     /// Reads a picture as the network wants it: [3, size, size], normalised.

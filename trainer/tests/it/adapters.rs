@@ -135,10 +135,47 @@ fn adapters_of_another_kind_are_refused() {
             "\"all-linear\"",
             "target_modules: expected a list of layer names, found \"all-linear\"",
         ),
+        (
+            "loftq_config",
+            "{\"loftq_bits\":4}",
+            "loftq_config: expected it unset, as this program has no such adapters, found {\"loftq_bits\":4}",
+        ),
         ("r", "0", "r: expected a rank from 1 to 65536, found 0"),
         ("lora_dropout", "1.0", "lora_dropout: expected at least 0 and below 1, found 1"),
     ] {
         let value = serde_json::from_str(value).expect("json");
         assert_eq!(refused(|told| told[key] = value), expected);
+    }
+}
+
+/// Such an adapter is the difference to weights that its training changed first; on the original ones it is another.
+#[test]
+fn adapters_that_changed_their_base_are_refused() {
+    for name in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "a_way_of_tomorrow"] {
+        let message = refused(|told| told["init_lora_weights"] = name.into());
+        assert!(
+            message.starts_with("init_lora_weights: expected true, false or one of gaussian"),
+            "{message}"
+        );
+        assert!(
+            message.contains(&format!("found \"{name}\", which changes the base model's weights")),
+            "{message}"
+        );
+    }
+    for plain in [
+        serde_json::json!(true),
+        serde_json::json!(false),
+        "gaussian".into(),
+        "eva".into(),
+        "orthogonal".into(),
+    ] {
+        let (_kept, folder) = copy_folder("adapter_rslora");
+        let file = folder.join("adapter_config.json");
+        let text = fs::read_to_string(&file).expect("config");
+        let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
+        told["init_lora_weights"] = plain.clone();
+        fs::write(&file, told.to_string()).expect("written");
+        let (config, mut weights) = base();
+        assert!(read_adapter(&folder, &config, &mut weights, Device::Cpu).is_ok(), "{plain}");
     }
 }

@@ -278,6 +278,13 @@ fn a_config_of_another_shape_is_refused() {
     assert_contains(&message, &["d_ff: expected a number from 1 to 1048576, found -48"]);
     let message = refused(|folder| change_config(folder, "\"eos_token_id\": 1", "\"eos_token_id\": 128"));
     assert_contains(&message, &["eos_token_id: expected a token below 128, found 128"]);
+    let message = refused(|folder| change_config(folder, "\"eos_token_id\": 1", "\"eos_token_id\": [1, 2]"));
+    assert_contains(
+        &message,
+        &["eos_token_id: expected one token, at which a student ends a text, found [1, 2]"],
+    );
+    let message = refused(|folder| change_config(folder, "\"d_ff\": 48", "\"d_ff\": null"));
+    assert_contains(&message, &["d_ff: invalid type: null"]);
     for (given, expected) in [
         ("\"dropout_rate\": 1.0", "dropout_rate: expected at least 0 and below 1, found 1"),
         ("\"dropout_rate\": -0.1", "dropout_rate: expected at least 0 and below 1, found -0.1"),
@@ -389,6 +396,54 @@ fn what_a_tokenizer_file_tells_of_padding_and_truncation_is_left_out() {
         assert!(expected.iter().all(|&id| id != config.pad_token_id));
         assert_eq!(encode(kept.path(), text), expected);
     }
+}
+
+#[test]
+fn an_end_in_a_list_is_read() {
+    let (_kept, folder) = copy_folder("student_gated_untied");
+    let before = read_student(&folder).expect("student").config;
+    change_config(&folder, "\"eos_token_id\": 1", "\"eos_token_id\": [1]");
+    assert_eq!(read_student(&folder).expect("student").config, before);
+}
+
+/// As converted tokenizers of other models have it; transformers puts the token there too.
+#[test]
+fn what_a_template_puts_before_a_text_is_there() {
+    let (_kept, folder) = copy_folder("student_gated_untied");
+    let config = read_student(&folder).expect("student").config;
+    tokenizer(&folder, &["<pad>", "</s>", "<unk>", "<s>"], 124);
+    let file = folder.join("tokenizer.json");
+    let with = |single: serde_json::Value| {
+        let text = fs::read_to_string(&file).expect("tokenizer");
+        let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
+        let special =
+            |token: &str, id: u32| serde_json::json!({ "id": token, "ids": [id], "tokens": [token] });
+        told["post_processor"] = serde_json::json!({
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 0 } }],
+            "special_tokens": { "<s>": special("<s>", 3), "</s>": special("</s>", 1) },
+        });
+        fs::write(&file, told.to_string()).expect("written");
+        Tokenizer::read(&folder, &config)
+    };
+    let token = |token: &str| serde_json::json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+    let text = serde_json::json!({ "Sequence": { "id": "A", "type_id": 0 } });
+    let encode = |tokenizer: &Tokenizer, limit| tokenizer.encode("word5 word6 word7", limit).expect("tokens");
+    let plain = encode(&with(serde_json::json!([text, token("</s>")])).expect("as T5's"), 9);
+    assert_eq!((plain.len(), plain[3]), (4, 1));
+    let bare = encode(&with(serde_json::json!([text])).expect("eos is added"), 9);
+    assert_eq!(bare, plain);
+    let begun =
+        with(serde_json::json!([token("<s>"), text, token("</s>")])).expect("a token before the text");
+    assert_eq!(encode(&begun, 9), [&[3][..], &plain].concat());
+    assert_eq!(encode(&begun, 4), [3, plain[0], plain[1], 1], "within the limit");
+    let other =
+        with(serde_json::json!([text, token("</s>"), token("<s>")])).expect_err("another end").to_string();
+    assert!(
+        other.contains("post_processor: expected nothing but </s> after a text, found </s> <s>"),
+        "{other}"
+    );
 }
 
 #[test]

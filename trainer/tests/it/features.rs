@@ -57,7 +57,7 @@ fn published() -> Published {
 
 impl Published {
     fn import(&self) -> Result<String, String> {
-        npy::import(&self.dataset, &self.array, &self.map, "detr").map_err(|error| error.to_string())
+        npy::import(&self.dataset, &self.array, &self.map, "detr", false).map_err(|error| error.to_string())
     }
 
     fn refused(&self, file: &Path) -> String {
@@ -197,7 +197,7 @@ fn a_new_students_width_is_that_of_the_features() {
     fs::create_dir_all(dataset.images_dir()).expect("folder");
     fs::write(dataset.images_dir().join("p0.png"), crate::small::PICTURE).expect("written");
     assert!(matches!(FeatureWidth::choose(None, data, "vit").expect("width"), FeatureWidth::Unknown));
-    extract::extract(&dataset, &Vit::seeded(7), "vit", Device::Cpu, Duration::MAX).expect("features");
+    extract::extract(&dataset, &Vit::seeded(7), "vit", Device::Cpu, Duration::MAX, false).expect("features");
     let path = dataset.vision_path("vit");
     let features = ImageFeatures::open(&path, 128).expect("features");
     assert_eq!(features.batch(&["p0"], Device::Cpu).size(), [1, 17, 128]);
@@ -239,7 +239,7 @@ fn features_go_on_where_they_were_killed() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let path = dataset.vision_path("vit");
-    assert!(done(&dataset).ends_with("features of 800 pictures, 128 wide\n"));
+    assert!(done(&dataset).contains("features of 800 pictures, 128 wide, by the trial network"));
     let undisturbed = fs::read(&path).expect("features");
     assert!(done(&dataset).contains("nothing to do"));
     assert_eq!(fs::read(&path).expect("features"), undisturbed);

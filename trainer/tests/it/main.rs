@@ -7,6 +7,7 @@ mod answers;
 mod bad_input;
 mod checkpoints;
 mod circles;
+mod faults;
 mod features;
 mod kill;
 mod memory;

@@ -43,10 +43,19 @@ fn as_multiplied(x: &[f32], weights: Numbers<'_>, width: usize, level: Level) ->
 
 #[test]
 fn every_level_multiplies_alike() {
-    // Odd counts of rows and outputs, and widths that fill no vector, take the paths at the edges.
-    for (rows, outputs, width) in
-        [(1, 5, 8), (3, 7, 48), (5, 9, 64), (8, 4, 12), (4, 1, 16), (7, 6, 96), (19, 5, 32)]
-    {
+    // Odd counts of rows and outputs, and widths that fill no vector, take the paths at the edges; eight rows have tiles
+    // of their own.
+    for (rows, outputs, width) in [
+        (1, 5, 8),
+        (3, 7, 48),
+        (5, 9, 64),
+        (8, 4, 12),
+        (4, 1, 16),
+        (7, 6, 96),
+        (19, 5, 32),
+        (8, 5, 48),
+        (8, 6, 64),
+    ] {
         let (x, w) = (numbers(rows * width, 0.0), numbers(outputs * width, 9.0));
         let halves = upper_halves(&w);
         let rounded: Vec<f32> = halves.iter().map(|&half| widen(half)).collect();
