@@ -273,7 +273,8 @@ impl<'a> Plan<'a> {
     /// Whether an item may be asked about together with others: nothing was sent for it yet, alone or with others, and it
     /// was not rejected before.
     fn may_be_grouped(&self, question: &Question, replies: &[Reply]) -> Result<bool> {
-        if self.questions.grouped.is_none() || self.groups.is_some_and(Groups::are_off) || !replies.is_empty() {
+        if self.questions.grouped.is_none() || self.groups.is_some_and(Groups::are_off) || !replies.is_empty()
+        {
             return Ok(false);
         }
         let Some(cache) = self.cache else { return Ok(true) };
@@ -353,7 +354,8 @@ impl<'a> Plan<'a> {
         let found = outcome::latest(cache, self.job, &question.item, Some(self.asked_with))?;
         let found = found.filter(|found| {
             // What was answered together with others, in a run that ended before it wrote the tables, is no reject.
-            !self.retry_rejects || (!found.ask.members.is_empty() && matches!(found.verdict, Verdict::Answer(_)))
+            !self.retry_rejects
+                || (!found.ask.members.is_empty() && matches!(found.verdict, Verdict::Answer(_)))
         });
         Ok(found.map(|found| found.ask.key).filter(|key| *key != question.key))
     }

@@ -75,7 +75,9 @@ fn entries(object: &Map<String, Value>) -> Option<Vec<Value>> {
 
 /// The whole entries of a list that was cut off, where the broken object stands before so many whole ones.
 fn add_broken(answers: &mut Vec<Vec<Value>>, objects: &Objects, number: usize) {
-    let Some((_, broken, _)) = objects.broken.as_ref().filter(|(before, ..)| *before == number) else { return };
+    let Some((_, broken, _)) = objects.broken.as_ref().filter(|(before, ..)| *before == number) else {
+        return;
+    };
     let list = broken.split_once("\"scores\"").and_then(|(_, rest)| rest.split_once('['));
     let Some((_, mut rest)) = list else { return };
     let mut entries = Vec::new();
@@ -105,7 +107,8 @@ fn of_entries(list: &[Listed], entries: &[Value]) -> Result<Found, String> {
             spoiled.push(sample);
             continue;
         };
-        let score = entry.get("score").and_then(scores::number_of).filter(|score| (0.0..=1.0).contains(score));
+        let score =
+            entry.get("score").and_then(scores::number_of).filter(|score| (0.0..=1.0).contains(score));
         let score = score.map(|score| score as f32);
         let known = found.entry((sample, sentence)).or_insert(score);
         if *known != score {
@@ -118,7 +121,9 @@ fn of_entries(list: &[Listed], entries: &[Value]) -> Result<Found, String> {
 
 fn is_example(found: &Found) -> bool {
     found.len() == EXAMPLE.len()
-        && EXAMPLE.iter().all(|(sample, sentence, score)| found.get(&(*sample, *sentence)) == Some(&Some(*score)))
+        && EXAMPLE
+            .iter()
+            .all(|(sample, sentence, score)| found.get(&(*sample, *sentence)) == Some(&Some(*score)))
 }
 
 #[cfg(test)]
@@ -164,17 +169,22 @@ mod tests {
 
     #[test]
     fn what_can_be_used_of_a_bad_reply_is_kept() {
-        let usable = |text: &str, ended| {
-            read_all(text, ended).iter().map(Result::is_ok).collect::<Vec<_>>()
-        };
+        let usable = |text: &str, ended| read_all(text, ended).iter().map(Result::is_ok).collect::<Vec<_>>();
         let text = reply(&WHOLE);
         assert_eq!(usable(&reply(&WHOLE[..3]), Ended::Complete), [true, true, false]);
-        assert_eq!(usable(&reply(&WHOLE[1..]), Ended::Complete), [false, true, false], "1.1 is of two samples");
+        assert_eq!(
+            usable(&reply(&WHOLE[1..]), Ended::Complete),
+            [false, true, false],
+            "1.1 is of two samples"
+        );
         let cut = &text[..text.len() - 20];
         assert_eq!(usable(cut, Ended::Truncated), [true, true, false]);
         assert_eq!(read_all(cut, Ended::Truncated)[2], Err("truncated".to_owned()));
         assert_eq!(usable(&text, Ended::Refused), [false; 3]);
-        assert_eq!(usable(&format!("{text} {}", reply(&[(2, 1, 0.0)])), Ended::Complete), [true, false, true]);
+        assert_eq!(
+            usable(&format!("{text} {}", reply(&[(2, 1, 0.0)])), Ended::Complete),
+            [true, false, true]
+        );
         let odd = text.replace(&entry(2, 1, 1.0), &entry(2, 7, 1.0));
         assert_eq!(usable(&odd, Ended::Complete), [true, false, true]);
         let high = text.replace(&entry(2, 1, 1.0), &entry(2, 1, 1.5));

@@ -116,7 +116,8 @@ mod tests {
         Connection::open(&path).unwrap().execute_batch(include_str!("../../tests/store/v5.sql")).unwrap();
         let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
         assert!(show(&reader).unwrap());
-        let query = "SELECT sum(items), (SELECT count(*) FROM members) FROM asks JOIN replies USING (request_key)";
+        let query =
+            "SELECT sum(items), (SELECT count(*) FROM members) FROM asks JOIN replies USING (request_key)";
         assert_eq!(reader.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap(), (2, 0));
     }
 

@@ -159,7 +159,8 @@ pub fn row(job: &Job, item: &Item, settled: &ItemOutcome) -> Request {
         let count = paid.iter().map(count).sum();
         up_to(count, to) - up_to(count, from)
     };
-    let cost_usd = known_cost(paid).map(|cost| cost * to as f64 / whole as f64 - cost * from as f64 / whole as f64);
+    let cost_usd =
+        known_cost(paid).map(|cost| cost * to as f64 / whole as f64 - cost * from as f64 / whole as f64);
     let status = match verdict {
         Verdict::Reject { reason, .. } | Verdict::Missing { reason } => verdict::status_of(reason),
         Verdict::Ask(_) | Verdict::Answer(_) => "ok",

@@ -73,9 +73,8 @@ impl Brain {
                 sentences.push(sentence);
             }
             let scores = reference::score(problem, &sentences).into_iter().zip(1..);
-            let scores: Vec<Value> = scores
-                .map(|(score, number)| json!({"sentence": number, "score": rounded(score)}))
-                .collect();
+            let scores: Vec<Value> =
+                scores.map(|(score, number)| json!({"sentence": number, "score": rounded(score)})).collect();
             return Ok((Kind::Scores, json!({"scores": scores})));
         }
         if let Some(block) = between(text, "samples") {
@@ -117,7 +116,8 @@ fn score_samples(problem: &Problem, block: &str) -> Result<Vec<Value>, String> {
             let last = |range: &str| range.rsplit_once('.').and_then(|(_, last)| last.parse::<usize>().ok());
             let count = last(range).filter(|count| last(own) == Some(*count)).ok_or_else(wrong)?;
             let earlier = earlier.parse::<usize>().ok().filter(|earlier| (1..number).contains(earlier));
-            let source = samples.get(earlier.ok_or_else(wrong)? - 1).and_then(|(source, _)| source.get(..count));
+            let source =
+                samples.get(earlier.ok_or_else(wrong)? - 1).and_then(|(source, _)| source.get(..count));
             let source = source.ok_or_else(wrong)?.to_vec();
             samples[number - 1] = (source, count);
             continue;
@@ -131,11 +131,22 @@ fn score_samples(problem: &Problem, block: &str) -> Result<Vec<Value>, String> {
     let mut scores = Vec::new();
     for ((sentences, elsewhere), sample) in samples.iter().zip(1..) {
         let graded = reference::score(problem, sentences).into_iter().zip(1..).skip(*elsewhere);
-        scores.extend(graded.map(
-            |(score, number)| json!({"sample": sample, "sentence": number, "score": rounded(score)}),
-        ));
+        scores.extend(
+            graded.map(
+                |(score, number)| json!({"sample": sample, "sentence": number, "score": rounded(score)}),
+            ),
+        );
     }
     Ok(scores)
+}
+
+/// Adds a reason to each score: what the Teacher might say of it.
+pub(super) fn add_reasons(answer: &mut Value) {
+    for entry in answer["scores"].as_array_mut().into_iter().flatten() {
+        let score = entry["score"].as_f64().unwrap_or_default();
+        let reason = if score >= 0.5 { "It is \"right\" so far." } else { "It does not follow." };
+        entry["reason"] = json!(reason);
+    }
 }
 
 /// Four decimals, so that 0.7 does not become 0.699999988.

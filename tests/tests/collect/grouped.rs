@@ -51,7 +51,8 @@ fn one_request_a_problem_gives_the_same_scores_for_fewer_tokens() {
         let service = place.service(Options { service: who, ..fast() });
         let url = service.url();
         let model = if teacher == "openai" { "gpt-4o" } else { "claude-haiku-5-5" };
-        let of = ["--round", "1", "--stage", "scores", "--teacher", teacher, "--base-url", &url, "--model", model];
+        let of =
+            ["--round", "1", "--stage", "scores", "--teacher", teacher, "--base-url", &url, "--model", model];
         let command = |more: &[&str]| {
             let mut command = collect_feedback(place.path(), &[more, &of[..]].concat());
             command.env("ANTHROPIC_API_KEY", "a-key");
@@ -122,7 +123,10 @@ fn a_setting_says_how_many_samples_one_request_asks_about() {
     // Where replies may not be long, fewer are asked about at once.
     let place = Place::grouped(20, 5);
     let service = place.service(fast());
-    assert_eq!(place.collect(&service, &[&SCORES[..], &["--max-output-tokens", "256"]].concat()).status, Some(0));
+    assert_eq!(
+        place.collect(&service, &[&SCORES[..], &["--max-output-tokens", "256"]].concat()).status,
+        Some(0)
+    );
     assert_eq!(service.stats().requests, 40);
     assert_eq!(scores(&place.tables()), scores(&expected));
 }
@@ -130,9 +134,11 @@ fn a_setting_says_how_many_samples_one_request_asks_about() {
 #[test]
 fn what_can_be_used_of_a_bad_reply_is_kept_and_the_rest_is_asked_about_alone() {
     let expected: HashSet<String> = scores(&alone(60, 4)).iter().map(|row| format!("{row:?}")).collect();
-    let kinds = vec![Fault::WrongCount, Fault::Truncated, Fault::Refusal, Fault::WrongJson, Fault::BadRequest];
+    let kinds =
+        vec![Fault::WrongCount, Fault::Truncated, Fault::Refusal, Fault::WrongJson, Fault::BadRequest];
     let place = Place::grouped(60, 4);
-    let service = place.service(Options { faults: Faults { seed: 5, share: 0.3, kinds, after: 3 }, ..fast() });
+    let service =
+        place.service(Options { faults: Faults { seed: 5, share: 0.3, kinds, after: 3 }, ..fast() });
     let ran = place.collect(&service, &[&SCORES[..], &["--model", "gpt-4o"]].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let (tables, stats) = (place.tables(), service.stats());
@@ -171,8 +177,12 @@ fn one_flagged_sample_rejects_no_other() {
     let ran = place.collect(&service, &SCORES);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let tables = place.tables();
-    let groups: HashSet<&String> =
-        tables.requests.iter().filter(|row| row.items.is_some() && row.status != "ok").map(|row| &row.request_key).collect();
+    let groups: HashSet<&String> = tables
+        .requests
+        .iter()
+        .filter(|row| row.items.is_some() && row.status != "ok")
+        .map(|row| &row.request_key)
+        .collect();
     assert!(!groups.is_empty());
     assert_eq!(tables.scores.len() + 3 * tables.rejects.len(), 720);
     assert!(tables.rejects.len() <= 2 * groups.len(), "{} {}", tables.rejects.len(), groups.len());
@@ -192,7 +202,8 @@ fn replies_in_odd_shapes_score_as_plain_ones_or_are_asked_for_alone() {
         Shape::LengthWhole,
     ];
     let place = Place::grouped(40, 4);
-    let service = place.service(Options { shapes: Shapes { seed: 2, share: 0.7, kinds, after: 0 }, ..fast() });
+    let service =
+        place.service(Options { shapes: Shapes { seed: 2, share: 0.7, kinds, after: 0 }, ..fast() });
     let ran = place.collect(&service, &SCORES);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let found = scores(&place.tables());
@@ -309,7 +320,8 @@ fn discarded_answers_of_groups_come_back_and_are_asked_anew() {
     assert_eq!(service.stats().requests, 40);
     let tables = place.tables();
     assert_eq!(scores(&tables), scores(&before));
-    let keys = |tables: &Tables| tables.scores.iter().map(|row| row.request_key.clone()).collect::<HashSet<_>>();
+    let keys =
+        |tables: &Tables| tables.scores.iter().map(|row| row.request_key.clone()).collect::<HashSet<_>>();
     assert!(keys(&tables).is_disjoint(&keys(&before)));
 }
 
@@ -363,11 +375,20 @@ fn kills_lose_and_repeat_only_what_was_in_flight() {
     let place = Place::grouped(400, 4);
     let kinds = vec![Fault::WrongCount, Fault::WrongJson];
     let faults = Faults { seed: 9, share: 0.2, kinds, after: 5 };
-    let service =
-        place.service(Options { latency: Duration::from_millis(40), faults, ..fast() });
+    let service = place.service(Options { latency: Duration::from_millis(40), faults, ..fast() });
     let url = service.url();
-    let arguments =
-        ["--round", "1", "--stage", "scores", "--teacher", "openai", "--base-url", &url, "--concurrency", "8"];
+    let arguments = [
+        "--round",
+        "1",
+        "--stage",
+        "scores",
+        "--teacher",
+        "openai",
+        "--base-url",
+        &url,
+        "--concurrency",
+        "8",
+    ];
     let mut kills = 0;
     for moment in [20, 55, 5, 35, 48_u64] {
         let before = service.stats().requests;
