@@ -92,12 +92,20 @@
     render();
   };
 
-  const lines = (part) => part.lines.map(([text, score, repeat]) => {
+  const lines = (part) => part.lines.map(([text, score, repeat], at) => {
     const line = make("p", repeat ? "line repeat" : "line");
     const known = score !== null;
     const grade = known ? `s${Math.round(score * 10)}` : "";
     if (known) line.append(make("span", `score ${grade}`, Number.isInteger(Math.round(score * 1000) / 100) ? score.toFixed(1) : score.toFixed(2)));
-    line.append(make("span", `words ${grade}`, text));
+    const said = make("span", `words ${grade}`, text);
+    const reason = part.reasons && part.reasons[at];
+    if (reason) {
+      const body = make("span");
+      body.append(said, make("span", "reason", reason));
+      line.append(body);
+    } else {
+      line.append(said);
+    }
     if (repeat) line.title = "repeated in this rationale";
     return line;
   });

@@ -28,6 +28,8 @@ mod kill;
 mod money;
 #[path = "collect/pictures.rs"]
 mod pictures;
+#[path = "collect/reasons.rs"]
+mod reasons;
 #[path = "collect/replaced.rs"]
 mod replaced;
 #[path = "collect/road.rs"]

@@ -56,7 +56,7 @@ impl Context {
     /// Does a job; see [`Outcome`].
     pub fn collect(&self, job: &Job) -> Result<Outcome> {
         let _lock = self.dataset.lock(crate::PROGRAM)?;
-        let prompt = SystemPrompt::load(job.kind, &self.settings.teacher.prompts)?;
+        let prompt = SystemPrompt::load(job.kind, &self.settings.teacher)?;
         let problems = Problems::load(&self.dataset, self.settings.teacher.provider)?;
         let find = || self.completed(job, &problems, &prompt.version);
         if tables::is_cut_off(&self.dataset, job.kind, job.round)? {

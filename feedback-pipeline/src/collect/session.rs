@@ -141,14 +141,23 @@ impl Context {
     pub fn questions(&self, job: &Job, prompt: &SystemPrompt) -> Result<Questions> {
         let Asked { service, dialects, .. } = self.asked()?;
         let teacher = &self.settings.teacher;
-        let schema = prompt::schema(job.kind);
-        let template = Template::new(dialects.first(), &self.model, job.kind, &prompt.text, schema);
+        let schema = prompt::schema(job.kind, prompt.reasons);
+        let long = prompt.reasons.then(|| dialects.first().grouped());
+        let dialect = long.as_ref().unwrap_or(dialects.first());
+        let template = Template::new(dialect, &self.model, job.kind, &prompt.text, schema);
         let mut limits = ImageLimits::new(teacher.provider, teacher.max_image_edge);
         limits.takes_gif |= service.takes_gif;
         if let Some(most) = service.max_image_bytes.and_then(|most| usize::try_from(most).ok()) {
             limits.max_bytes = limits.max_bytes.min(most);
         }
-        Questions::new(&self.dataset, teacher, job, template, self.grouped(job, prompt)?, limits)
+        Questions::new(
+            &self.dataset,
+            teacher,
+            job,
+            template,
+            (self.grouped(job, prompt)?, prompt.reasons),
+            limits,
+        )
     }
 
     /// How several samples of a problem are asked about at once; an audit repeats requests about one.
@@ -160,8 +169,10 @@ impl Context {
         let Asked { model, dialects, .. } = self.asked()?;
         let dialect = dialects.first().grouped();
         let system = prompt.for_samples();
-        let template = Template::new(&dialect, &self.model, job.kind, &system.text, samples::SCHEMA);
-        Ok(Some(Grouped { template, samples, thinks: model.thinks(dialect.effort.as_deref()) }))
+        let template =
+            Template::new(&dialect, &self.model, job.kind, &system.text, samples::schema(prompt.reasons));
+        let thinks = model.thinks(dialect.effort.as_deref());
+        Ok(Some(Grouped { template, samples, thinks, reasons: prompt.reasons }))
     }
 
     /// What `pending` items of a job are asked with.

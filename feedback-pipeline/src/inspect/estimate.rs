@@ -73,7 +73,7 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let (provider, model) = (teacher.provider, &context.model);
     let asked = context.asked()?;
     let dialect = asked.dialects.first();
-    let system = SystemPrompt::load(job.kind, &teacher.prompts)?;
+    let system = SystemPrompt::load(job.kind, teacher)?;
     let questions = context.questions(job, &system)?;
     let problems = Problems::load(&context.dataset, provider)?;
     let completed = context.completed(job, &problems, &system.version)?;
@@ -84,8 +84,8 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
         None => Vec::new(),
     };
     let counters = [
-        Counter::new(&asked.model, dialect, job.kind, &system.text, &samples),
-        Counter::grouped(&asked.model, dialect, &system.text, &samples),
+        Counter::new(&asked.model, dialect, job.kind, &system, &samples),
+        Counter::grouped(&asked.model, dialect, &system, &samples),
     ];
     let mut estimate = Estimate::default();
     // Of requests about one item, and about several.

@@ -8,6 +8,7 @@ mod fitting;
 mod judgement;
 mod objects;
 mod placeholder;
+pub mod reasons;
 mod samples;
 mod scores;
 mod thinking;

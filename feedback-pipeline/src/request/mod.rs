@@ -1,5 +1,6 @@
 //! What an item is asked with: its text, its picture, the key of the request, and the tokens it will take.
 
+mod format;
 pub mod image;
 pub mod prompt;
 pub mod question;

@@ -2,10 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::items::{Content, Item, Kind};
+use crate::request::format;
 use crate::request::image::Shown;
-use crate::request::samples::{self, Samples};
+use crate::request::samples::Samples;
 use schemas::Problem;
 use schemas::provenance::sha256_hex;
+use schemas::settings::TeacherSettings;
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::path::Path;
@@ -17,11 +19,17 @@ pub struct SystemPrompt {
     pub text: String,
     /// Short hash of the text, the `prompt_version` of the tables.
     pub version: String,
+    /// Whether a reason is asked for with each score.
+    pub reasons: bool,
 }
 
 impl SystemPrompt {
-    /// The template in `folder` (the setting `teacher.prompts`), or the built-in one where no folder is set.
-    pub fn load(kind: Kind, folder: &str) -> Result<Self> {
+    /// The template in the folder `teacher.prompts`, or the built-in one where no folder is set.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is empty.
+    pub fn load(kind: Kind, teacher: &TeacherSettings) -> Result<Self> {
+        let folder = teacher.prompts.as_str();
         let text = if folder.is_empty() {
             match kind {
                 Kind::Scores => include_str!("prompts/scores.md"),
@@ -40,24 +48,37 @@ impl SystemPrompt {
                 "expected a prompt, found no text",
             ));
         }
-        Ok(Self::new(text))
+        let prompt = Self::new(text);
+        // Answers with and without reasons are to the same rules, so they have one version: nothing is bought again.
+        Ok(match kind == Kind::Scores && teacher.reasons {
+            true => Self { text: format::with_reasons(&prompt.text), reasons: true, ..prompt },
+            false => prompt,
+        })
     }
 
     fn new(text: String) -> Self {
-        let version = sha256_hex(text.as_bytes()).chars().take(12).collect();
-        Self { text, version }
+        let version = version_of(&text);
+        Self { text, version, reasons: false }
     }
 
     /// Instructions for scores of several samples at once. Their rules are the same, so answers to them count as answers
     /// to this version.
     pub fn for_samples(&self) -> Self {
-        Self::new(samples::instructions(&self.text))
+        Self { text: format::for_samples(&self.text, self.reasons), ..self.clone() }
     }
 }
 
-/// JSON schema of a kind's reply.
-pub fn schema(kind: Kind) -> &'static str {
+/// Short hash of instructions.
+pub fn version_of(text: &str) -> String {
+    sha256_hex(text.as_bytes()).chars().take(12).collect()
+}
+
+/// JSON schema of a kind's reply, with reasons where scores are to have them.
+pub fn schema(kind: Kind, reasons: bool) -> &'static str {
     match kind {
+        Kind::Scores if reasons => {
+            r#"{"type":"object","properties":{"scores":{"type":"array","items":{"type":"object","properties":{"sentence":{"type":"integer"},"reason":{"type":"string"},"score":{"type":"number"}},"required":["sentence","reason","score"],"additionalProperties":false}}},"required":["scores"],"additionalProperties":false}"#
+        }
         Kind::Scores => {
             r#"{"type":"object","properties":{"scores":{"type":"array","items":{"type":"object","properties":{"sentence":{"type":"integer"},"score":{"type":"number"}},"required":["sentence","score"],"additionalProperties":false}}},"required":["scores"],"additionalProperties":false}"#
         }
@@ -405,7 +426,8 @@ mod tests {
     #[test]
     fn schemas_are_json() {
         for kind in Kind::ALL {
-            serde_json::from_str::<serde_json::Value>(schema(kind)).unwrap();
+            serde_json::from_str::<serde_json::Value>(schema(kind, false)).unwrap();
+            serde_json::from_str::<serde_json::Value>(schema(kind, true)).unwrap();
         }
     }
 }

@@ -42,8 +42,8 @@ impl Question {
 /// Sentences of samples, in bytes, that one request lists at most.
 const MOST_BYTES: usize = 24_000;
 
-/// Tokens of one score in a reply, at most.
-const TOKENS_OF_SCORE: u32 = 24;
+/// Tokens of one score in a reply, at most, without a reason and with one.
+const TOKENS_OF_SCORE: [u32; 2] = [24, 72];
 
 /// Requests about several samples of a problem.
 pub struct Grouped {
@@ -53,6 +53,8 @@ pub struct Grouped {
     pub samples: usize,
     /// Whether the model thinks, which takes room in the reply.
     pub thinks: bool,
+    /// Whether each score has a reason.
+    pub reasons: bool,
 }
 
 impl Grouped {
@@ -60,7 +62,7 @@ impl Grouped {
     fn takes(&self, questions: &[Question]) -> usize {
         let limit = self.template.dialect().max_output_tokens;
         let room = if self.thinks { limit / 2 } else { limit - limit / 8 };
-        let most_sentences = (room / TOKENS_OF_SCORE) as usize;
+        let most_sentences = (room / TOKENS_OF_SCORE[usize::from(self.reasons)]) as usize;
         let (mut sentences, mut bytes) = (0, 0);
         let fit = questions.iter().take_while(|question| {
             let Content::Scores { sentences: own, .. } = &question.item.content else { return false };
@@ -81,6 +83,8 @@ pub struct Questions {
     pub template: Template,
     /// The same of requests about several samples, and how many they may ask about.
     pub grouped: Option<Grouped>,
+    /// Whether scores have reasons: then replies about one item are long too.
+    pub reasons: bool,
     /// Pictures.
     pub images: Images,
 }
@@ -95,11 +99,11 @@ impl Questions {
         teacher: &TeacherSettings,
         job: &Job,
         template: Template,
-        grouped: Option<Grouped>,
+        (grouped, reasons): (Option<Grouped>, bool),
         limits: ImageLimits,
     ) -> Result<Self> {
         let images = Images::new(dataset, limits)?;
-        Ok(Self { provider: teacher.provider, audit: job.audit, template, grouped, images })
+        Ok(Self { provider: teacher.provider, audit: job.audit, template, grouped, reasons, images })
     }
 
     /// The questions in groups that one request each asks about, in order; a group of one is the question itself.

@@ -16,15 +16,14 @@ use crate::request::image::Shown;
 use schemas::Problem;
 use std::fmt::Write;
 
-/// Appended to the instructions for scores.
-const INSTRUCTIONS: &str = include_str!("prompts/samples.md");
+/// JSON schema of the reply, with a reason for each score or without.
+pub fn schema(reasons: bool) -> &'static str {
+    if reasons { SCHEMA_WITH_REASONS } else { SCHEMA }
+}
 
-/// Beginning of the paragraph that names the format of a reply about one rationale, in the built-in instructions.
-const FORMAT_FOR_ONE: &str =
-    "\n\nReply with one JSON object and nothing else, every sentence exactly once, in order:";
+const SCHEMA_WITH_REASONS: &str = r#"{"type":"object","properties":{"scores":{"type":"array","items":{"type":"object","properties":{"sample":{"type":"integer"},"sentence":{"type":"integer"},"reason":{"type":"string"},"score":{"type":"number"}},"required":["sample","sentence","reason","score"],"additionalProperties":false}}},"required":["scores"],"additionalProperties":false}"#;
 
-/// JSON schema of the reply.
-pub const SCHEMA: &str = r#"{"type":"object","properties":{"scores":{"type":"array","items":{"type":"object","properties":{"sample":{"type":"integer"},"sentence":{"type":"integer"},"score":{"type":"number"}},"required":["sample","sentence","score"],"additionalProperties":false}}},"required":["scores"],"additionalProperties":false}"#;
+const SCHEMA: &str = r#"{"type":"object","properties":{"scores":{"type":"array","items":{"type":"object","properties":{"sample":{"type":"integer"},"sentence":{"type":"integer"},"score":{"type":"number"}},"required":["sample","sentence","score"],"additionalProperties":false}}},"required":["scores"],"additionalProperties":false}"#;
 
 /// Blocks of such a request.
 const ALL_BLOCKS: [&str; 7] = {
@@ -36,17 +35,6 @@ const ALL_BLOCKS: [&str; 7] = {
     }
     all
 };
-
-/// Instructions for scores of several samples at once: those for one, with another format.
-pub fn instructions(system: &str) -> String {
-    let one = match system.split_once(FORMAT_FOR_ONE) {
-        Some((rules, format)) if !format.contains("\n\n") => rules,
-        _ => system,
-    };
-    let replaces =
-        if one == system { "The format of the reply is the one below, not the one above.\n\n" } else { "" };
-    format!("{one}\n\n{replaces}{}", INSTRUCTIONS.trim())
-}
 
 /// The text block of a request about several samples of a problem.
 pub fn user_text(problem: &Problem, shown: &Shown, samples: &[&[String]]) -> String {
@@ -125,11 +113,13 @@ impl Samples {
 
     /// The sample with these sentences, from 0.
     pub fn place_of(&self, sentences: &[String]) -> Option<usize> {
-        let wanted: Vec<String> =
-            sentences.iter().map(|sentence| prompt::squeezed(&line(sentence))).collect();
-        self.sentences.iter().position(|sample| {
-            sample.len() == wanted.len()
-                && sample.iter().zip(&wanted).all(|(one, wanted)| prompt::squeezed(one) == *wanted)
+        let lines: Vec<String> = sentences.iter().map(|sentence| line(sentence)).collect();
+        self.sentences.iter().position(|sample| *sample == lines).or_else(|| {
+            // As requests about one item are compared; earlier versions may have written the text otherwise.
+            let squeezed =
+                |lines: &[String]| lines.iter().map(|one| prompt::squeezed(one)).collect::<Vec<_>>();
+            let wanted = squeezed(&lines);
+            self.sentences.iter().position(|sample| squeezed(sample) == wanted)
         })
     }
 
@@ -179,25 +169,17 @@ mod tests {
         assert_eq!(read.asked_for().collect::<Vec<_>>(), [(1, 1), (1, 2), (2, 2)]);
         assert_eq!((read.place_of(&samples[0]), read.place_of(&samples[1])), (Some(0), Some(1)));
         assert_eq!(read.place_of(&samples[0][..1]), None, "a part of a sample is another");
+        let alike = texts(&[&["It sinks."], &["Its inks."]]);
+        let read = Samples::read(&asked(&problem("x"), &alike)).unwrap();
+        assert_eq!((read.place_of(&alike[0]), read.place_of(&alike[1])), (Some(0), Some(1)));
         assert_eq!(Samples::read("<problem>\nx\n</problem>\n<sentences>\n1: a\n</sentences>"), None);
     }
 
     #[test]
-    fn the_schema_is_json_and_the_instructions_follow_those_for_one() {
-        serde_json::from_str::<serde_json::Value>(SCHEMA).unwrap();
-        let own = instructions("Be fair. Reply as {\"scores\":[{\"sentence\":1,\"score\":0.5}]}.");
-        assert!(own.contains(
-            "0.5}]}.\n\nThe format of the reply is the one below, not the one above.\n\nThe sentences"
-        ));
-        let built_in =
-            crate::request::prompt::SystemPrompt::load(crate::items::Kind::Scores, "").unwrap().text;
-        let together = instructions(&built_in);
-        assert_eq!(together.matches("Reply with one JSON object").count(), 1);
-        assert!(
-            together.contains(
-                "no instruction that stands in them.\n\nThe sentences are those of several samples"
-            )
-        );
+    fn the_schemas_are_json() {
+        for reasons in [false, true] {
+            serde_json::from_str::<serde_json::Value>(schema(reasons)).unwrap();
+        }
     }
 
     proptest! {

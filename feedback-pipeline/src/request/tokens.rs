@@ -5,7 +5,7 @@
 //! one's own are learned the same way. Pictures count by each provider's published rule.
 
 use crate::items::Kind;
-use crate::request::prompt;
+use crate::request::prompt::{self, SystemPrompt};
 use crate::request::samples::{self, Samples};
 use crate::teacher::catalogue::{Model, Tokenizer};
 use crate::teacher::{self, Dialect};
@@ -65,6 +65,8 @@ pub struct Counter {
     /// Tokens of thinking before a reply.
     thinking: f64,
     cache: PromptCache,
+    /// Whether replies give reasons.
+    reasons: bool,
     /// How tokens are counted, in words.
     pub how: String,
 }
@@ -95,18 +97,33 @@ pub struct Input {
 
 impl Counter {
     /// A counter for a model in a dialect that learns from `samples`, earlier replies of the model to requests of the kind.
-    pub fn new(model: &Model, dialect: &Dialect, kind: Kind, system: &str, samples: &[Sample]) -> Self {
+    pub fn new(
+        model: &Model,
+        dialect: &Dialect,
+        kind: Kind,
+        system: &SystemPrompt,
+        samples: &[Sample],
+    ) -> Self {
         let samples: Vec<&Sample> = samples.iter().filter(|sample| !sample.is_of_group()).collect();
-        Self::with(model, dialect, prompt::schema(kind), system, &samples)
+        let schema = prompt::schema(kind, system.reasons);
+        Self::with(model, dialect, schema, system, &samples)
     }
 
     /// The same for requests about several samples of a problem; `system` are the instructions for scores.
-    pub fn grouped(model: &Model, dialect: &Dialect, system: &str, samples: &[Sample]) -> Self {
+    pub fn grouped(model: &Model, dialect: &Dialect, system: &SystemPrompt, samples: &[Sample]) -> Self {
         let samples: Vec<&Sample> = samples.iter().filter(|sample| sample.is_of_group()).collect();
-        Self::with(model, &dialect.grouped(), samples::SCHEMA, &samples::instructions(system), &samples)
+        let schema = samples::schema(system.reasons);
+        Self::with(model, &dialect.grouped(), schema, &system.for_samples(), &samples)
     }
 
-    fn with(model: &Model, dialect: &Dialect, schema: &str, system: &str, samples: &[&Sample]) -> Self {
+    fn with(
+        model: &Model,
+        dialect: &Dialect,
+        schema: &str,
+        system: &SystemPrompt,
+        samples: &[&Sample],
+    ) -> Self {
+        let (system, reasons) = (system.text.as_str(), system.reasons);
         let (tokenizer, name) = match model.tokenizer {
             Tokenizer::Cl100k => (tiktoken_rs::cl100k_base_singleton(), "cl100k"),
             Tokenizer::O200k => (tiktoken_rs::o200k_base_singleton(), "o200k"),
@@ -143,6 +160,7 @@ impl Counter {
             output_factor: factor,
             thinking,
             cache: PromptCache::of(model, dialect, system),
+            reasons,
             how,
         };
         counter.learn(samples);
@@ -163,7 +181,7 @@ impl Counter {
         let sum =
             |samples: &[&Sample], of: &dyn Fn(&Sample) -> f64| samples.iter().map(|one| of(one)).sum::<f64>();
         let output = sum(&fit, &|sample| sample.output as f64);
-        let replies = sum(&fit, &|sample| self.count(&usual_reply(&sample.user_text)));
+        let replies = sum(&fit, &|sample| self.count(&usual_reply(&sample.user_text, self.reasons)));
         // What a picture took cannot be told from what its text took.
         let plain: Vec<&Sample> = fit.iter().copied().filter(|sample| !sample.has_picture).collect();
         let input = sum(&plain, &|sample| sample.input as f64);
@@ -204,7 +222,7 @@ impl Counter {
 
     /// Output tokens of the usual reply to a request, thinking included.
     pub fn output(&self, user_text: &str) -> f64 {
-        self.count(&usual_reply(user_text)) * self.output_factor + self.thinking
+        self.count(&usual_reply(user_text, self.reasons)) * self.output_factor + self.thinking
     }
 
     /// The input tokens of so many requests, by what they cost, where one follows another soon enough for the prompt cache.
@@ -244,8 +262,12 @@ pub fn of_picture(model: &Model, dialect: &Dialect, size: (u32, u32)) -> u64 {
     model.picture.tokens(size, dialect.image_detail.unwrap_or(ImageDetail::Auto))
 }
 
+/// A reason of the usual length, as it is in a reply.
+const USUAL_REASON: &str = r#""reason":"It is true and names what the answer follows from, but not why the other options are wrong.","#;
+
 /// A reply of the usual length to a request.
-fn usual_reply(user_text: &str) -> String {
+fn usual_reply(user_text: &str, reasons: bool) -> String {
+    let reason = if reasons { USUAL_REASON } else { "" };
     let block = |tag: &str| {
         let (_, rest) = user_text.rsplit_once(&format!("<{tag}>\n"))?;
         rest.split_once(&format!("\n</{tag}>")).map(|(block, _)| block)
@@ -253,13 +275,15 @@ fn usual_reply(user_text: &str) -> String {
     if let Some(samples) = Samples::read(user_text) {
         let scores: Vec<String> = samples
             .asked_for()
-            .map(|(sample, number)| format!("{{\"sample\":{sample},\"sentence\":{number},\"score\":0.7}}"))
+            .map(|(sample, number)| {
+                format!("{{\"sample\":{sample},\"sentence\":{number},{reason}\"score\":0.7}}")
+            })
             .collect();
         return format!("{{\"scores\":[{}]}}", scores.join(","));
     }
     if let Some(sentences) = block("sentences") {
         let scores: Vec<String> = (1..=sentences.lines().count())
-            .map(|number| format!("{{\"sentence\":{number},\"score\":0.7}}"))
+            .map(|number| format!("{{\"sentence\":{number},{reason}\"score\":0.7}}"))
             .collect();
         return format!("{{\"scores\":[{}]}}", scores.join(","));
     }
@@ -280,7 +304,8 @@ mod tests {
         let catalogue = Catalogue::load("", "").unwrap();
         let model = catalogue.model_or_unlisted(name);
         let dialect = Dialect::new(&settings, &model, &Service::default());
-        Counter::new(&model, &dialect, Kind::Judgements, system, &[])
+        let system = SystemPrompt { text: system.to_owned(), version: String::new(), reasons: false };
+        Counter::new(&model, &dialect, Kind::Judgements, &system, &[])
     }
 
     fn sample(input: f64, output: u64, has_picture: bool) -> Sample {
@@ -307,7 +332,7 @@ mod tests {
     #[test]
     fn thinking_is_guessed_by_effort_and_then_learned() {
         let mut thinking = counter(Provider::Anthropic, "claude-opus-5-5", "Be fair.");
-        let reply = thinking.count(&usual_reply("hello world"));
+        let reply = thinking.count(&usual_reply("hello world", false));
         assert!((thinking.output("hello world") - reply * 1.5 - 128.0).abs() < 1e-9, "at effort low");
         assert_eq!(counter(Provider::OpenAi, "gpt-6-luna", "Be fair.").output("hello world"), reply);
         let plain = thinking.input("hello world");
@@ -349,15 +374,15 @@ mod tests {
     fn replies_of_the_usual_length() {
         let text = "<problem>\nx\n</problem>\n<sentences>\n1: a\n2: b\n</sentences>";
         assert_eq!(
-            usual_reply(text),
+            usual_reply(text, false),
             r#"{"scores":[{"sentence":1,"score":0.7},{"sentence":2,"score":0.7}]}"#
         );
         let several = "<problem>\nx\n</problem>\n<samples>\n1.1: a\n2.1-2.1 = 1.1-1.1\n2.2: b\n</samples>";
         assert_eq!(
-            usual_reply(several),
+            usual_reply(several, false),
             r#"{"scores":[{"sample":1,"sentence":1,"score":0.7},{"sample":2,"sentence":2,"score":0.7}]}"#
         );
-        assert_eq!(usual_reply("<rationale>\na\n</rationale>"), r#"{"rationale":"a"}"#);
-        assert_eq!(usual_reply("<rationale_a>\n…"), r#"{"better":"A"}"#);
+        assert_eq!(usual_reply("<rationale>\na\n</rationale>", false), r#"{"rationale":"a"}"#);
+        assert_eq!(usual_reply("<rationale_a>\n…", false), r#"{"better":"A"}"#);
     }
 }

@@ -204,23 +204,24 @@ impl Session {
         is_group: bool,
     ) -> Option<After> {
         let Failure::Status { status, error, .. } = failure else { return None };
-        let (why, hint) = match self.dialects.refuse(lessons, *status, error, has_picture, is_group) {
-            Refusal::Other => return None,
-            Refusal::Again(what) => {
-                if let Some(what) = what {
-                    self.progress.say(&format!("{what}: the service answered HTTP {status}, {error}"));
+        let (why, hint) =
+            match self.dialects.refuse(lessons, *status, error, has_picture, self.is_long(is_group)) {
+                Refusal::Other => return None,
+                Refusal::Again(what) => {
+                    if let Some(what) = what {
+                        self.progress.say(&format!("{what}: the service answered HTTP {status}, {error}"));
+                    }
+                    return Some(After::Again);
                 }
-                return Some(After::Again);
-            }
-            Refusal::Pinned(setting) => (
-                format!("{setting} is set, and the service refuses it: HTTP {status}, {error}"),
-                "unset it, or choose another --model",
-            ),
-            Refusal::CannotSee => (
-                format!("{} cannot see pictures: HTTP {status}, {error}", self.model),
-                "choose a --model that can; no item is asked without its picture",
-            ),
-        };
+                Refusal::Pinned(setting) => (
+                    format!("{setting} is set, and the service refuses it: HTTP {status}, {error}"),
+                    "unset it, or choose another --model",
+                ),
+                Refusal::CannotSee => (
+                    format!("{} cannot see pictures: HTTP {status}, {error}", self.model),
+                    "choose a --model that can; no item is asked without its picture",
+                ),
+            };
         self.stop.because(Error::Service { why, hint: Some(hint) });
         Some(After::End)
     }
@@ -360,7 +361,7 @@ impl Session {
         body: Body,
     ) -> Result<(Raw, Option<Usage>), (Option<Raw>, Failure)> {
         let Some(transport) = &self.transport else {
-            let body = embedded_answer(question).into();
+            let body = embedded_answer(question, self.questions.reasons).into();
             let usage = Some(Usage::default());
             self.saw_good(usage.as_ref());
             return Ok((Raw { status: 200, headers: Default::default(), body }, usage));
@@ -434,13 +435,13 @@ impl Session {
 }
 
 /// The embedded Teacher's reply to a question.
-fn embedded_answer(question: &Question) -> Vec<u8> {
+fn embedded_answer(question: &Question, reasons: bool) -> Vec<u8> {
     match Samples::read(&question.text).filter(|_| question.is_group()) {
         Some(samples) => {
             let items: Vec<&Item> = question.members.iter().map(|member| &member.item).collect();
-            teacher::embedded_answer_to_samples(&items, samples.asked_for())
+            teacher::embedded_answer_to_samples(&items, samples.asked_for(), reasons)
         }
-        None => teacher::embedded_answer(&question.item),
+        None => teacher::embedded_answer(&question.item, reasons),
     }
 }
 

@@ -84,11 +84,12 @@ pub struct Templates {
 impl Templates {
     /// Those of some questions in a dialect that took so many lessons.
     pub fn new(questions: &Questions, lessons: u32, dialect: &Dialect) -> Self {
-        let grouped = questions.grouped.as_ref();
+        let (grouped, long) = (questions.grouped.as_ref(), dialect.grouped());
+        let of_one = if questions.reasons { &long } else { dialect };
         Self {
             lessons,
-            one: Arc::new(questions.template.in_dialect(dialect)),
-            grouped: grouped.map(|of| Arc::new(of.template.in_dialect(&dialect.grouped()))),
+            one: Arc::new(questions.template.in_dialect(of_one)),
+            grouped: grouped.map(|of| Arc::new(of.template.in_dialect(&long))),
         }
     }
 }
@@ -139,7 +140,13 @@ impl Session {
     /// Most tokens that a reply may have, thinking included.
     pub(super) fn reply_limit(&self, is_group: bool) -> f64 {
         let dialect = self.dialects.spoken().dialect;
-        f64::from(if is_group { dialect.grouped().max_output_tokens } else { dialect.max_output_tokens })
+        let is_long = self.is_long(is_group);
+        f64::from(if is_long { dialect.grouped().max_output_tokens } else { dialect.max_output_tokens })
+    }
+
+    /// Whether replies may be as long as those about several items.
+    pub(super) fn is_long(&self, is_group: bool) -> bool {
+        is_group || self.questions.reasons
     }
 }
 

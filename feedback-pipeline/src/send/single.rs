@@ -8,9 +8,8 @@ use crate::error::Result;
 use crate::items::Item;
 use crate::items::samples::Listed;
 use crate::reply::verdict::{self, Verdict};
-use crate::request::Question;
-use crate::request::prompt::SystemPrompt;
 use crate::request::samples::Samples;
+use crate::request::{Question, prompt};
 use crate::store::outcome::{self, AskedWith};
 use crate::store::{Ask, Member, Reply};
 use crate::teacher::Usage;
@@ -107,10 +106,9 @@ impl Session {
 
     /// Keeps the instructions.
     pub(super) fn keep_prompts(&self) -> Result<()> {
-        self.cache.writer().prompt(&self.prompt.version, &self.prompt.text)?;
-        if self.questions.grouped.is_some() {
-            let SystemPrompt { text, version } = self.prompt.for_samples();
-            self.cache.writer().prompt(&version, &text)?;
+        let several = self.questions.grouped.as_ref().map(|_| self.prompt.for_samples().text);
+        for text in [Some(&self.prompt.text), several.as_ref()].into_iter().flatten() {
+            self.cache.writer().prompt(&prompt::version_of(text), text)?;
         }
         Ok(())
     }

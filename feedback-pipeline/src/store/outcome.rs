@@ -3,10 +3,11 @@
 use super::{Ask, Cache, Reply};
 use crate::error::Result;
 use crate::items::{Content, Item, Job};
+use crate::reply::reasons;
 use crate::reply::verdict::{self, NOT_SENT, Verdict};
 use crate::request::prompt;
 use crate::request::samples::Samples;
-use crate::teacher::Key;
+use crate::teacher::{self, Key};
 use schemas::provenance;
 use schemas::settings::Provider;
 
@@ -45,6 +46,37 @@ impl ItemOutcome {
         }
         (from, to, whole.max(1))
     }
+}
+
+/// Reasons of an item's scores, as many as there are scores; none where the reply gives none.
+pub fn reasons(found: &ItemOutcome, item: &Item, scores: &[f32]) -> Vec<Option<String>> {
+    let none = || vec![None; scores.len()];
+    let Some(reply) = found.replies.last() else { return none() };
+    // Most replies give none, and need not be opened again.
+    if !reply.body.windows(REASON.len()).any(|part| part == REASON) {
+        return none();
+    }
+    let Ok(envelope) = teacher::open(found.ask.provider, &reply.body) else { return none() };
+    if found.ask.members.is_empty() {
+        return reasons::of_one(&envelope, scores);
+    }
+    match Samples::read(&found.ask.user_text)
+        .and_then(|samples| Some((place_of(&found.ask, &samples, item)?, samples)))
+    {
+        Some((place, samples)) => reasons::of_sample(&envelope, &samples.list, place, scores),
+        None => none(),
+    }
+}
+
+/// Name of the field, as it is in any reply with reasons.
+const REASON: &[u8] = b"reason";
+
+/// The place of an item among the samples of a request, from 0. Where its text has changed since, it is still known what was
+/// paid for.
+fn place_of(ask: &Ask, samples: &Samples, item: &Item) -> Option<usize> {
+    let Content::Scores { sentences, .. } = &item.content else { return None };
+    let by_id = || ask.members.iter().position(|member| member.subject_id == item.subject_id);
+    samples.place_of(sentences).or_else(by_id)
 }
 
 /// Model and version of the prompt that a run asks with.
@@ -106,14 +138,8 @@ pub fn verdict(provider: Provider, content: &Content, replies: &[Reply]) -> Verd
 
 /// The same for an item that was asked about together with others.
 fn verdict_of_sample(ask: &Ask, item: &Item, replies: &[Reply]) -> Verdict {
-    let place = |samples: &Samples| match &item.content {
-        // Where its text has changed since, it is still known what was paid for.
-        Content::Scores { sentences, .. } => samples
-            .place_of(sentences)
-            .or_else(|| ask.members.iter().position(|member| member.subject_id == item.subject_id)),
-        Content::Correction { .. } | Content::Judgement { .. } => None,
-    };
-    match Samples::read(&ask.user_text).and_then(|samples| Some((place(&samples)?, samples))) {
+    let samples = Samples::read(&ask.user_text);
+    match samples.and_then(|samples| Some((place_of(ask, &samples, item)?, samples))) {
         Some((place, samples)) => {
             let replies = replies.iter().map(|reply| (reply.status, reply.body.as_ref()));
             verdict::judge_sample(ask.provider, &samples.list, place, replies)

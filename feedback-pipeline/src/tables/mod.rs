@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::items::{Content, Item, Job, Kind};
 use crate::reply::Answer;
 use crate::reply::verdict::Verdict;
-use crate::store::outcome::ItemOutcome;
+use crate::store::outcome::{self, ItemOutcome};
 use schemas::table::TableWriter;
 use schemas::{Correction, Dataset, IdSet, Judgement, Provenance, Reject, Request, Score, TimestampMs};
 use std::path::Path;
@@ -152,6 +152,10 @@ impl PartSet {
             outcomes.insert(&outcome_of(item));
         }
         let request_key = settled.key_text();
+        let reasons = match &settled.verdict {
+            Verdict::Answer(Answer::Scores(scores)) => outcome::reasons(&settled, item, scores),
+            _ => Vec::new(),
+        };
         let ItemOutcome { ask, replies, verdict } = settled;
         let cached = !ask.is_paid_by(job, item);
         let problem_id = item.problem.problem_id.clone();
@@ -182,7 +186,8 @@ impl PartSet {
         let (teacher, prompt_version) = (ask.model, ask.prompt_version);
         match (&mut self.marker, &item.content, answer) {
             (Marker::Scores(table), Content::Scores { sample, sentences }, Answer::Scores(scores)) => {
-                for ((sentence, score), sentence_index) in sentences.iter().zip(scores).zip(0..) {
+                let scored = sentences.iter().zip(scores).zip(reasons);
+                for (((sentence, score), reason), sentence_index) in scored.zip(0..) {
                     table.push(Score {
                         rollout_id: item.subject_id.clone(),
                         problem_id: problem_id.clone(),
@@ -196,7 +201,7 @@ impl PartSet {
                         request_key: request_key.clone(),
                         cached,
                         scored_at: at,
-                        reason: None,
+                        reason,
                     })?;
                 }
             }

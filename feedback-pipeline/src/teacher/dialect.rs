@@ -137,7 +137,7 @@ impl Dialect {
                 .unwrap_or_else(|| model.reply_limit(effort.as_deref())),
             grouped_output_tokens: settings
                 .max_output_tokens
-                .unwrap_or_else(|| model.grouped_reply_limit(effort.as_deref())),
+                .unwrap_or_else(|| model.grouped_reply_limit(effort.as_deref(), settings.reasons)),
             temperature: match settings.temperature {
                 Some(temperature) => Some(temperature),
                 None => model.takes_temperature(effort.as_deref()).then_some(TEMPERATURE),

@@ -3,7 +3,7 @@
 
 use super::{Ended, Envelope, Usage, json_text, reference};
 use crate::items::{Content, Item};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 /// Request up to its messages, without the brace that closes it.
 pub(super) fn head(model: &str, system: &str) -> Vec<u8> {
@@ -24,16 +24,18 @@ pub(super) fn user(out: &mut Vec<u8>, image: Option<(&str, &str)>, text: &str) {
 }
 
 /// The embedded Teacher's reply to an item, in the requested form.
-pub fn answer(item: &Item) -> Vec<u8> {
+pub fn answer(item: &Item, reasons: bool) -> Vec<u8> {
     let said = match &item.content {
         Content::Scores { sentences, .. } => {
-            let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
-            let scores = reference::score(&item.problem, &sentences);
-            let scores = scores
-                .iter()
+            let list: Vec<_> = graded(item, sentences, reasons)
+                .into_iter()
                 .zip(1..)
-                .map(|(score, number)| json!({"sentence": number, "score": rounded(*score)}));
-            json!({"scores": scores.collect::<Vec<_>>()})
+                .map(|(mut entry, number)| {
+                    entry.insert("sentence".to_owned(), number.into());
+                    entry
+                })
+                .collect();
+            json!({"scores": list})
         }
         Content::Correction { rationale } => {
             json!({"rationale": reference::correct(&item.problem, rationale)})
@@ -52,24 +54,42 @@ pub fn answer(item: &Item) -> Vec<u8> {
 }
 
 /// The embedded Teacher's reply to several samples of a problem: the sentences to score, by sample and number from 1.
-pub fn answer_samples(items: &[&Item], asked_for: impl Iterator<Item = (usize, usize)>) -> Vec<u8> {
-    let scores: Vec<Vec<f32>> = items
+pub fn answer_samples(
+    items: &[&Item],
+    asked_for: impl Iterator<Item = (usize, usize)>,
+    reasons: bool,
+) -> Vec<u8> {
+    let graded: Vec<_> = items
         .iter()
         .map(|item| match &item.content {
-            Content::Scores { sentences, .. } => {
-                let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
-                reference::score(&item.problem, &sentences)
-            }
+            Content::Scores { sentences, .. } => graded(item, sentences, reasons),
             Content::Correction { .. } | Content::Judgement { .. } => Vec::new(),
         })
         .collect();
     let list: Vec<_> = asked_for
         .filter_map(|(sample, sentence)| {
-            let score = scores.get(sample - 1)?.get(sentence - 1)?;
-            Some(json!({"sample": sample, "sentence": sentence, "score": rounded(*score)}))
+            let mut entry = graded.get(sample - 1)?.get(sentence - 1)?.clone();
+            entry.insert("sample".to_owned(), sample.into());
+            entry.insert("sentence".to_owned(), sentence.into());
+            Some(entry)
         })
         .collect();
     json!({"scores": list}).to_string().into_bytes()
+}
+
+/// Scores of a rationale's sentences, with reasons where they are asked for.
+fn graded(item: &Item, sentences: &[String], reasons: bool) -> Vec<Map<String, Value>> {
+    let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
+    let scores = reference::score_with_reasons(&item.problem, &sentences).into_iter();
+    let entry = |(score, reason): (f32, &str)| {
+        let mut entry = Map::new();
+        if reasons {
+            entry.insert("reason".to_owned(), reason.into());
+        }
+        entry.insert("score".to_owned(), rounded(score).into());
+        entry
+    };
+    scores.map(entry).collect()
 }
 
 /// Four decimals, so that 0.7 does not become 0.699999988.

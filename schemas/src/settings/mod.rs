@@ -109,7 +109,7 @@ settings! {
         base_url: String = String::new(), "Base URL of the service; empty uses the provider's own.";
         temperature: Option<f64> = None, "Sampling temperature; unset sends 0 if the model accepts a temperature.";
         effort: Option<String> = None, "Reasoning effort; unset sends the lowest level the model offers (none, else low), empty omits the field.";
-        max_output_tokens: Option<u32> = None, "Maximum tokens of a reply, thinking included; unset means 1024 (2048 for scores of several samples), or 8192 for a model that thinks.";
+        max_output_tokens: Option<u32> = None, "Maximum tokens of a reply, thinking included; unset means 1024, or 8192 for a model that thinks; scores of several samples may take twice as many as 1024, with reasons four times.";
         response_format: ResponseFormat = ResponseFormat::Auto, "How JSON is requested: auto, json_schema, json_object or none.";
         token_limit_field: TokenLimitField = TokenLimitField::Auto, "Name of the field that limits a reply: auto, max_tokens or max_completion_tokens.";
         system_role: SystemRole = SystemRole::Auto, "Message that contains the instructions: auto, system or user.";
@@ -118,6 +118,7 @@ settings! {
         max_image_edge: u32 = 2048, "Maximum edge of a picture in pixels; larger ones are scaled down before they are sent.";
         models: String = String::new(), "TOML file with models and prices that override the built-in models.toml; empty uses the built-in ones.";
         timeout_secs: u64 = 600, "Timeout of a reply, in seconds.";
+        reasons: bool = false, "Whether the Teacher gives a short reason with each score, for the column scores.reason and the report.";
         samples_per_request: u32 = 0, "Samples of a problem that one request for scores asks about; 0 asks about all of them, as far as the length allows, 1 about each by itself.";
         prompts: String = String::new(), "Folder with scores.md, corrections.md, judgements.md that replace the built-in system prompts; empty uses the built-in ones.";
     }

@@ -140,6 +140,15 @@ fn score_samples(problem: &Problem, block: &str) -> Result<Vec<Value>, String> {
     Ok(scores)
 }
 
+/// Adds a reason to each score: what the Teacher might say of it.
+pub(super) fn add_reasons(answer: &mut Value) {
+    for entry in answer["scores"].as_array_mut().into_iter().flatten() {
+        let score = entry["score"].as_f64().unwrap_or_default();
+        let reason = if score >= 0.5 { "It is \"right\" so far." } else { "It does not follow." };
+        entry["reason"] = json!(reason);
+    }
+}
+
 /// Four decimals, so that 0.7 does not become 0.699999988.
 fn rounded(score: f32) -> f64 {
     (f64::from(score) * 1e4).round() / 1e4

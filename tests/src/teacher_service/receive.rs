@@ -80,7 +80,11 @@ fn understand(shared: &Shared, api: Api, head: &Head, value: &Value) -> Result<R
         asked.input_tokens = counted.plain + counted.written + counted.read;
         (asked.cached, asked.real_tokens) = ((counted.written, counted.read), by_tokenizer);
     }
-    let (kind, answer) = shared.brain.answer(&asked.text).map_err(|message| Failure::bad("body", message))?;
+    let (kind, mut answer) =
+        shared.brain.answer(&asked.text).map_err(|message| Failure::bad("body", message))?;
+    if wants_reasons(value) {
+        super::answer::add_reasons(&mut answer);
+    }
     let limit = (profile.limit)(&sent);
     let (thinking, shown) = ((profile.thinks)(&sent), (profile.shows)(&sent));
     let drops_schema = (profile.drops_schema)(&sent);
@@ -101,6 +105,17 @@ fn understand(shared: &Shared, api: Api, head: &Head, value: &Value) -> Result<R
         runs_on: limit.is_none() && profile.context.is_some(),
         drops_schema,
     })
+}
+
+/// Whether the instructions show a format with reasons.
+fn wants_reasons(body: &Value) -> bool {
+    let says = |text: &Value| text.as_str().is_some_and(|text| text.contains("\"reason\":"));
+    let blocks = |content: &Value| {
+        says(content) || content.as_array().is_some_and(|all| all.iter().any(|one| says(&one["text"])))
+    };
+    let messages = body["messages"].as_array().into_iter().flatten();
+    blocks(&body["system"])
+        || messages.filter(|one| one["role"] != "assistant").any(|one| blocks(&one["content"]))
 }
 
 /// Tokens of a request whose answer is not asked for.

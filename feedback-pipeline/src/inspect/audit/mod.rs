@@ -85,7 +85,7 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
     }
     let chosen = choose(scores.keys().map(String::as_str), choice);
     let job = Job::audit(round, choice.seed);
-    let prompt = SystemPrompt::load(job.kind, &context.settings.teacher.prompts)?;
+    let prompt = SystemPrompt::load(job.kind, &context.settings.teacher)?;
     let problems = Problems::load(dataset, context.settings.teacher.provider)?;
     let session = Arc::new(context.session(&job, prompt, chosen.len())?);
     let is_chosen =

@@ -59,6 +59,9 @@ pub(super) struct Card {
 struct Sample {
     number: u32,
     lines: Vec<Line>,
+    /// Why each sentence has its score; empty where no reasons were given.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<Option<String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
 }
@@ -177,7 +180,12 @@ fn fill(gathered: &Gathered, cards: &mut BTreeMap<&str, Card>) {
         }
         let texts: Vec<&str> = rollout.sentences.iter().map(|sentence| sentence.text.as_str()).collect();
         let lines = lines(&texts, scores.as_deref());
-        card.samples.push(Sample { number: rollout.sample, lines, truncated: rollout.truncated });
+        let reason = |at: usize| gathered.scores.reason(&rollout.rollout_id, at).map(ToOwned::to_owned);
+        let mut reasons: Vec<Option<String>> = (0..texts.len()).map(reason).collect();
+        if reasons.iter().all(Option::is_none) {
+            reasons.clear();
+        }
+        card.samples.push(Sample { number: rollout.sample, lines, reasons, truncated: rollout.truncated });
     }
     for (problem_id, tally) in tallies {
         if let Some(card) = cards.get_mut(problem_id) {

@@ -28,12 +28,15 @@ struct ScoreOf {
     sentence_index: u32,
     score: f32,
     teacher: String,
+    reason: Option<String>,
 }
 
 /// Scores of a round by rollout, in the order of the sentences.
 #[derive(Debug, Default)]
 pub(super) struct Scores {
     by_rollout: HashMap<String, Vec<(u32, f32)>>,
+    /// Reasons, where there are any, by rollout and sentence.
+    reasons: HashMap<String, BTreeMap<u32, String>>,
     /// Scores of each Teacher.
     pub(super) by_teacher: BTreeMap<String, usize>,
 }
@@ -41,8 +44,12 @@ pub(super) struct Scores {
 impl Scores {
     pub(super) fn read(dataset: &Dataset, round: u32) -> Result<Self> {
         let mut scores = Self::default();
-        let names = ["rollout_id", "sentence_index", "score", "teacher"];
+        let names = ["rollout_id", "sentence_index", "score", "teacher", "reason"];
         for row in dataset.project::<Score, ScoreOf>(round, &names)? {
+            if let Some(reason) = row.reason {
+                let of_rollout = scores.reasons.entry(row.rollout_id.clone()).or_default();
+                of_rollout.insert(row.sentence_index, reason);
+            }
             scores.by_rollout.entry(row.rollout_id).or_default().push((row.sentence_index, row.score));
             match scores.by_teacher.get_mut(&row.teacher) {
                 Some(count) => *count += 1,
@@ -55,6 +62,11 @@ impl Scores {
             rows.sort_by_key(|row| row.0);
         }
         Ok(scores)
+    }
+
+    /// Why a sentence of a rollout has its score.
+    pub(super) fn reason(&self, rollout_id: &str, sentence: usize) -> Option<&str> {
+        self.reasons.get(rollout_id)?.get(&u32::try_from(sentence).ok()?).map(String::as_str)
     }
 
     /// Scores of a rollout; `None` if it has none, or not one for each of its sentences.

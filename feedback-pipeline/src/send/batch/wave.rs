@@ -147,7 +147,7 @@ impl Run<'_> {
             return Ok(None);
         }
         let dialect = session.dialects.spoken().dialect;
-        let (scope, system) = (session.job.scope(), &session.prompt.text);
+        let (scope, system) = (session.job.scope(), &session.prompt);
         let samples = session.cache.samples(&scope, &session.known.name)?;
         let one = Counter::new(&session.known, &dialect, session.job.kind, system, &samples);
         let grouped = match session.questions.grouped {
@@ -157,7 +157,8 @@ impl Run<'_> {
             }
             None => None,
         };
-        Ok(Some(Prices { one: self.priced(one, &dialect, false)?, grouped }))
+        let of_one = if session.is_long(false) { dialect.grouped() } else { dialect.as_ref().clone() };
+        Ok(Some(Prices { one: self.priced(one, &of_one, false)?, grouped }))
     }
 
     fn priced(&self, counter: Counter, dialect: &Dialect, is_group: bool) -> Result<Priced> {

@@ -135,9 +135,10 @@ impl Model {
         limit.min(self.max_output_tokens)
     }
 
-    /// The same for replies about several items.
-    pub fn grouped_reply_limit(&self, effort: Option<&str>) -> u32 {
-        let limit = if self.thinks(effort) { REPLY_WITH_THINKING } else { 2 * PLAIN_REPLY };
+    /// The same for replies about several items, or with reasons.
+    pub fn grouped_reply_limit(&self, effort: Option<&str>, reasons: bool) -> u32 {
+        let plain = if reasons { 4 * PLAIN_REPLY } else { 2 * PLAIN_REPLY };
+        let limit = if self.thinks(effort) { REPLY_WITH_THINKING } else { plain };
         limit.min(self.max_output_tokens)
     }
 

@@ -40,6 +40,18 @@ impl Grade {
         f32::from(self.tenths) / 10.0
     }
 
+    /// Why, in a few words.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self { repeated: true, .. } => "It repeats an earlier sentence.",
+            Self { contradicts: true, .. } => "It contradicts the solution or the correct answer.",
+            Self { tenths: 10, .. } => "It says what the solution says.",
+            _ if self.covers_gold() => "It says nearly what the solution says.",
+            Self { tenths: 5.., .. } => "It fits the problem, but the solution does not need it.",
+            _ => "It has little to do with the solution.",
+        }
+    }
+
     /// Good enough for a corrected rationale.
     pub(super) fn keeps(self) -> bool {
         self.tenths >= 5

@@ -30,6 +30,12 @@ pub fn score(problem: &Problem, sentences: &[&str]) -> Vec<f32> {
     grade::grades(&key::Key::new(problem), sentences).into_iter().map(grade::Grade::score).collect()
 }
 
+/// The same, with why in a few words.
+pub fn score_with_reasons(problem: &Problem, sentences: &[&str]) -> Vec<(f32, &'static str)> {
+    let grades = grade::grades(&key::Key::new(problem), sentences);
+    grades.into_iter().map(|grade| (grade.score(), grade.reason())).collect()
+}
+
 /// The repaired rationale, without `Solution:` before it.
 ///
 /// Right and neutral sentences stay in their order, repeats go, wrong ones become the gold sentence that
