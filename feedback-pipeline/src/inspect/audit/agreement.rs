@@ -4,11 +4,11 @@ use serde::Serialize;
 use std::fmt;
 
 /// Scores closer than this are the same; they come in tenths, and float32 adds some dust.
-const DUST: f64 = 1e-4;
+pub(super) const DUST: f64 = 1e-4;
 /// Disagreements that are shown.
 const MOST_SHOWN: usize = 10;
 /// Positions shown separately; later ones are combined.
-const POSITIONS: u32 = 10;
+pub(super) const POSITIONS: u32 = 10;
 
 /// Two scores of one sentence.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,13 +141,13 @@ fn places(pairs: &[Pair]) -> Vec<Place> {
     (1..=POSITIONS).filter_map(place).collect()
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> f64 {
     let (sum, count) = values.fold((0.0, 0_u32), |(sum, count), value| (sum + value, count + 1));
     if count == 0 { 0.0 } else { sum / f64::from(count) }
 }
 
 /// Ranks from 1; equal values share the mean of their ranks.
-fn ranks(values: &[f32]) -> Vec<f64> {
+pub(super) fn ranks(values: &[f32]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
     let mut ranks = vec![0.0; values.len()];
@@ -165,7 +165,7 @@ fn ranks(values: &[f32]) -> Vec<f64> {
 }
 
 /// Pearson's correlation, of ranks that is Spearman's.
-fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
+pub(super) fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     let (mean_a, mean_b) = (mean(a.iter().copied()), mean(b.iter().copied()));
     let product: f64 = a.iter().zip(b).map(|(a, b)| (a - mean_a) * (b - mean_b)).sum();
     let square = |values: &[f64], mean: f64| values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
