@@ -101,8 +101,12 @@ enum Command {
         #[arg(long, default_value_t = 0, conflicts_with = "both_orders")]
         order_seed: u64,
     },
-    /// Score a sample of rollouts again, with another Teacher or model, and measure agreement.
+    /// Score a sample of rollouts again, with another Teacher or model, and measure agreement; or measure it with people's labels.
     Audit {
+        /// People's scores of sentences, to compare with instead; nothing is sent. JSONL: rollout_id, sentence_index (from 0),
+        /// score (0 to 1), and optionally sentence and by (who labelled).
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["sample", "seed"])]
+        labels: Option<PathBuf>,
         /// Number of rollouts.
         #[arg(long, default_value_t = 200)]
         sample: usize,
@@ -239,10 +243,19 @@ pub fn run(cli: Cli) -> Result<()> {
             }
             collected
         }
+        Some(Command::Audit { labels: Some(file), json, .. }) => {
+            let neutral = context.settings.rl.neutral_score;
+            let people = audit::people::run(&context.dataset, round, &file, neutral)?;
+            match json {
+                true => schemas::say!("{}", people.to_json()?),
+                false => schemas::say!("{}", people.to_string().trim_end()),
+            }
+            Ok(())
+        }
         Some(Command::Audit { .. }) if context.batch => {
             Err(Error::bad_input("--batch", "expected none with audit, which does not run in batches"))
         }
-        Some(Command::Audit { sample, seed, json }) => {
+        Some(Command::Audit { sample, seed, json, .. }) => {
             let (audit, stopped) = audit::run(&context, round, audit::Choice { sample, seed })?;
             match json {
                 true => schemas::say!("{}", audit.to_json()?),

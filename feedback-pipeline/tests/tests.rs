@@ -8,6 +8,7 @@ mod import;
 mod import_files;
 mod import_parquet;
 mod judging;
+mod labels;
 mod layers;
 mod reference;
 mod replies;

@@ -6,13 +6,13 @@
 use crate::column::{Column, Table};
 use crate::error::{Error, Result};
 use crate::file;
+use crate::open::{not_parquet, open_file};
 use crate::provenance::{Provenance, SCHEMA_VERSION};
 use arrow::array::{
     Array, ArrayRef, AsArray, Float32Array, Float64Array, ListArray, RecordBatch, StringArray, new_null_array,
 };
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::ParquetMetaData;
@@ -310,22 +310,6 @@ impl<T: Table, P: DeserializeOwned> Iterator for Batches<T, P> {
     }
 }
 
-/// Opens a Parquet file of any kind, with nothing read but its footer.
-///
-/// # Errors
-/// If it cannot be opened, is no Parquet file, or is compressed in a way that cannot be read.
-pub fn open_file(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    file::refuse_lfs_pointer(path)?;
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| not_parquet(path, &e))?;
-    check_compression(path, builder.metadata())?;
-    Ok(builder)
-}
-
-fn not_parquet(path: &Path, error: &dyn std::error::Error) -> Error {
-    Error::NotParquet { path: path.to_path_buf(), message: error.to_string().replace("Parquet error: ", "") }
-}
-
 /// Number of rows of a file, from its footer alone.
 ///
 /// # Errors
@@ -334,22 +318,6 @@ pub fn count_rows<T: Table>(path: &Path) -> Result<u64> {
     let builder = open_file(path)?;
     check_header::<T>(path, builder.metadata())?;
     Ok(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default())
-}
-
-/// Refuses what this program was built without, by its name.
-fn check_compression(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
-    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
-    for column in columns {
-        let name = match column.compression() {
-            Compression::GZIP(_) => "gzip",
-            Compression::BROTLI(_) => "brotli",
-            Compression::LZ4 | Compression::LZ4_RAW => "lz4",
-            Compression::LZO => "LZO",
-            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => continue,
-        };
-        return Err(Error::Compression { path: path.to_path_buf(), found: name });
-    }
-    Ok(())
 }
 
 /// Checks that a file is of the table and not of a newer major version; returns its minor version. Files written by notebooks

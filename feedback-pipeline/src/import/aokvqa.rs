@@ -1,10 +1,11 @@
 //! A-OKVQA: `aokvqa_v1p0_{train,val,test}.json`, each a list of questions on COCO pictures; or the Parquet files of the
 //! Hugging Face Hub.
 
+use super::incoming::{Incoming, Origin, Picture};
 use super::json::{self, Node, Record};
 use super::parquet::{self, Layout};
-use super::picture::{self, Origin, Picture};
-use super::publish::Incoming;
+use super::picture;
+use super::solution::as_sentences;
 use crate::error::{Error, Result};
 use schemas::{DatasetCard, Problem};
 use std::path::{Path, PathBuf};
@@ -104,19 +105,4 @@ fn coco_names(split: &str, name: &str) -> Vec<String> {
         names.push(format!("COCO_{folder}_{name}"));
     }
     names
-}
-
-/// Rationales one after the other, each a sentence of its own: one without a mark at its end would run on into the next.
-pub(super) fn as_sentences(rationales: &[String]) -> String {
-    let mut joined = String::new();
-    for rationale in rationales.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
-        joined.push_str(if joined.is_empty() { "" } else { " " });
-        joined.push_str(rationale);
-        let ends = |c: char| matches!(c, '.' | '!' | '?' | '…');
-        let closes = |c: char| matches!(c, '"' | '\'' | ')' | ']' | '”' | '’');
-        if !rationale.trim_end_matches(closes).ends_with(ends) {
-            joined.push('.');
-        }
-    }
-    joined
 }

@@ -1,8 +1,8 @@
 //! JSONL: one problem per line, its fields named like the columns of the problems table.
 
+use super::incoming::{Incoming, Picture};
 use super::json::{self, Record};
-use super::picture::{self, Picture};
-use super::publish::Incoming;
+use super::picture;
 use crate::error::{Error, Result};
 use schemas::{DatasetCard, Problem, Table};
 use std::path::Path;

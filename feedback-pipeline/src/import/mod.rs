@@ -5,6 +5,9 @@
 //! source again changes nothing.
 
 mod aokvqa;
+mod entry;
+mod ids;
+mod incoming;
 mod json;
 mod jsonl;
 mod literal;
@@ -13,6 +16,7 @@ mod picture;
 mod publish;
 mod rationales;
 mod scienceqa;
+mod solution;
 
 use crate::error::Result;
 use schemas::DatasetCard;

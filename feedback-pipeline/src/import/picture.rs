@@ -1,34 +1,8 @@
 //! Pictures: found in the source's folder, copied into the dataset under the problem's name.
 
-use super::parquet::Embedded;
 use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// A problem's picture as the source has it.
-pub(super) struct Picture {
-    /// Index of the problem among those that are imported.
-    pub(super) problem: usize,
-    /// Where its bytes are.
-    pub(super) origin: Origin,
-}
-
-/// Where a picture's bytes are.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Origin {
-    /// In a file of its own.
-    File(PathBuf),
-    /// In a row of a Parquet file.
-    Embedded(Embedded),
-    /// Nowhere: the source names a picture that is not there.
-    Missing,
-}
-
-impl From<Option<PathBuf>> for Origin {
-    fn from(file: Option<PathBuf>) -> Self {
-        file.map_or(Self::Missing, Self::File)
-    }
-}
 
 /// What a picture must be.
 pub(super) const EXPECTED: &str = "a PNG, JPEG, GIF or WebP picture";

@@ -3,8 +3,9 @@
 //! Problems that the dataset lacks are added; one that it has must be the same, except for columns that one side leaves
 //! empty (a later import may bring captions, pictures or grades). Anything else is refused before a file is touched.
 
-use super::parquet::{self, Pictures};
-use super::picture::{self, Origin, Picture};
+use super::ids::is_derived;
+use super::incoming::{Incoming, Origin};
+use super::picture;
 use crate::PROGRAM;
 use crate::error::{Error, Result};
 use crate::request::image;
@@ -15,75 +16,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-
-/// What a source holds.
-pub(super) struct Incoming {
-    /// Problems in the order of their splits.
-    pub(super) problems: Vec<Problem>,
-    /// Their pictures.
-    pub(super) pictures: Vec<Picture>,
-    /// Location of each problem in its source.
-    pub(super) places: Vec<String>,
-    /// The files with pictures in their rows.
-    pub(super) embedded: Option<Pictures>,
-    /// Names under which a missing picture was looked for.
-    pub(super) looked_for: Option<String>,
-    /// Problems that no split names.
-    pub(super) left_out: usize,
-    card: DatasetCard,
-}
-
-impl Incoming {
-    /// Nothing yet, from a source with this card.
-    pub(super) fn new(card: DatasetCard) -> Self {
-        Self {
-            problems: Vec::new(),
-            pictures: Vec::new(),
-            places: Vec::new(),
-            embedded: None,
-            looked_for: None,
-            left_out: 0,
-            card,
-        }
-    }
-
-    /// The same, or an error if there is no problem.
-    pub(super) fn not_empty(self, from: &Path) -> Result<Self> {
-        if self.problems.is_empty() {
-            let left_out = match self.left_out {
-                0 => String::new(),
-                count => format!("; {} belong to no split", grouped(count)),
-            };
-            return Err(Error::bad_input(
-                from.display().to_string(),
-                format!("expected problems, found none{left_out}"),
-            ));
-        }
-        Ok(self)
-    }
-
-    /// Ids are unique, and can be the names of pictures.
-    fn check(&self) -> Result<()> {
-        let mut seen = HashMap::with_capacity(self.problems.len());
-        for (index, problem) in self.problems.iter().enumerate() {
-            let id = problem.problem_id.as_str();
-            let place = |index: usize| self.places.get(index).cloned().unwrap_or_default();
-            if id.is_empty()
-                || id.starts_with('.')
-                || id.chars().any(|c| matches!(c, '/' | '\\') || c.is_control())
-            {
-                let message =
-                    format!("`problem_id`: expected a name that can be part of a path, found `{id}`");
-                return Err(Error::bad_input(place(index), message));
-            }
-            if let Some(first) = seen.insert(id, index) {
-                let message = format!("problem_id `{id}` appears twice, first at {}", place(first));
-                return Err(Error::bad_input(place(index), message));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// What an import did.
 pub(super) struct Summary {
@@ -170,8 +102,8 @@ fn write_pictures(dataset: &Dataset, incoming: &Incoming) -> Result<bool> {
 /// Problems of one source with ids of their own, and with ids made from their contents, are the same ones twice.
 fn same_kind_of_ids(existing: &[Problem], incoming: &Incoming, data: &Path) -> Result<()> {
     let Some(new) = incoming.problems.first() else { return Ok(()) };
-    let is_derived = |problem: &Problem| parquet::is_derived(&problem.problem_id);
-    let differs = |old: &&Problem| old.source == new.source && is_derived(old) != is_derived(new);
+    let is_made = |problem: &Problem| is_derived(&problem.problem_id);
+    let differs = |old: &&Problem| old.source == new.source && is_made(old) != is_made(new);
     existing.iter().find(differs).map_or(Ok(()), |old| {
         let message = format!(
             "it has problems of {} with other ids (`{}`, and now `{}`), which would be there twice; import into a folder \

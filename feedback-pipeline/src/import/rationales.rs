@@ -1,25 +1,17 @@
 //! Rationales of another model, in four layouts, as rollouts without token columns.
 
+use super::entry::Entry;
 use super::json::{self, Node, Record};
-use super::parquet::{Field, Table};
+use super::parquet::rationales::{digest_of, read_parquet};
 use crate::PROGRAM;
 use crate::error::{Error, Result};
 use schemas::dataset::quoted;
 use schemas::number::grouped;
 use schemas::table::Batches;
 use schemas::{Dataset, Problem, Provenance, Rollout, Sentence, provenance, sentences};
-use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// One rationale as the file has it.
-struct Entry {
-    problem_id: String,
-    rationale: String,
-    /// The model that wrote it, if the file says.
-    model: Option<String>,
-}
 
 /// Which rationales become which rollouts.
 pub(super) struct Choice {
@@ -34,9 +26,6 @@ pub(super) struct Choice {
     /// Columns of a Parquet file.
     pub(super) map: Vec<(String, String)>,
 }
-
-/// Fields of a rationale in a Parquet file.
-const FIELDS: [&str; 3] = ["problem_id", "rationale", "model"];
 
 /// What an import did.
 pub(super) struct Summary {
@@ -264,61 +253,6 @@ fn read_jsonl(text: &str, from: &Path) -> Result<Vec<Entry>> {
         })
     });
     entries.collect()
-}
-
-/// One row per rationale, or per problem with a list of its samples.
-fn read_parquet(from: &Path, map: &[(String, String)]) -> Result<Vec<Entry>> {
-    let mut fields =
-        FIELDS.map(|name| Field { name, columns: vec![name.to_owned()], is_required: name != "model" });
-    for (name, column) in map {
-        let Some(field) = fields.iter_mut().find(|field| field.name == name.as_str()) else {
-            let message = format!("unknown field `{name}`; known: {}", FIELDS.join(", "));
-            return Err(Error::bad_input("--map", message));
-        };
-        (field.columns, field.is_required) = (vec![column.clone()], true);
-    }
-    let table = Table::open(from, &fields)?;
-    let mut entries = Vec::new();
-    table.rows(None, |index, row| {
-        let place = format!("{}, row {index}", from.display());
-        let node = |name: &'static str| {
-            let node = row.node(name).map_err(|found| {
-                Error::bad_input(
-                    place.as_str(),
-                    format!("`{}`: expected text, found {found}", table.shown(name)),
-                )
-            })?;
-            Ok::<_, Error>((table.shown(name).to_owned(), node))
-        };
-        let (id, id_node) = node("problem_id")?;
-        let id_node =
-            if let Node::Number(number) = &id_node { Node::Text(number.to_string()) } else { id_node };
-        let (rationale, texts) = node("rationale")?;
-        let record = Node::Object(vec![(id.clone(), id_node), (rationale.clone(), texts), node("model")?]);
-        let record = Record::new(place.clone(), &record)?;
-        let (problem_id, model) = (record.text(&id)?, record.optional_text(table.shown("model"))?);
-        let samples = match record.get(&rationale) {
-            Some(Node::List(_)) => record.texts(&rationale)?.unwrap_or_default(),
-            _ => vec![record.text(&rationale)?],
-        };
-        let entry = |rationale| Entry { problem_id: problem_id.clone(), rationale, model: model.clone() };
-        entries.extend(samples.into_iter().map(entry));
-        Ok(())
-    })?;
-    Ok(entries)
-}
-
-/// sha256 of a file, in hexadecimal form.
-fn digest_of(path: &Path) -> Result<String> {
-    let mut file = std::fs::File::open(path).map_err(Error::io("open", path))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match std::io::Read::read(&mut file, &mut buffer).map_err(Error::io("read", path))? {
-            0 => return Ok(provenance::hex(&hash.finalize())),
-            length => hash.update(&buffer[..length]),
-        }
-    }
 }
 
 /// MM-CoT's layout: texts in the order of a split, with the targets in `labels`.

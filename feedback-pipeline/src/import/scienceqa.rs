@@ -1,10 +1,10 @@
 //! ScienceQA: `problems.json` (id → problem), `pid_splits.json` (split → ids), `captions.json`,
 //! `images/<split>/<id>/image.png`; or the Parquet files of the Hugging Face Hub.
 
+use super::incoming::{Incoming, Picture};
 use super::json::{self, Node, Record};
 use super::parquet::{self, Layout};
-use super::picture::{self, Picture};
-use super::publish::Incoming;
+use super::picture;
 use crate::error::{Error, Result};
 use schemas::{DatasetCard, Problem};
 use std::collections::HashMap;

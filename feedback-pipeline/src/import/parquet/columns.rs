@@ -54,7 +54,7 @@ impl Table {
     /// # Errors
     /// If it is no Parquet file, or lacks columns: all of them are named, with those that it has.
     pub(in crate::import) fn open(path: &Path, fields: &[Field]) -> Result<Self> {
-        let builder = schemas::table::open_file(path)?;
+        let builder = schemas::open::open_file(path)?;
         let schema = builder.schema();
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for field in fields {
@@ -93,7 +93,7 @@ impl Table {
         only: Option<&str>,
         mut each: impl FnMut(usize, Row<'_>) -> Result<()>,
     ) -> Result<()> {
-        let builder = schemas::table::open_file(&self.path)?;
+        let builder = schemas::open::open_file(&self.path)?;
         let is_read = |root: &&usize| {
             let of_field = |found: &&Found| only.is_none_or(|only| found.name == only);
             self.found.iter().filter(of_field).flat_map(|found| &found.sources).any(|s| s.root == **root)

@@ -7,18 +7,17 @@ mod cell;
 mod columns;
 mod pictures;
 mod problem;
+pub(super) mod rationales;
 mod shards;
 
-pub(super) use columns::{Field, Table};
-pub(super) use pictures::{Embedded, Pictures};
-pub(super) use problem::is_derived;
 pub(super) use shards::is_parquet;
 
-use super::picture::{self, Origin, Picture};
-use super::publish::Incoming;
+use super::incoming::{Embedded, Incoming, Origin, Picture};
+use super::picture;
 use crate::error::{Error, Result};
 use crate::request::image;
 use cell::Held;
+use columns::{Field, Table};
 use schemas::DatasetCard;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -193,7 +192,7 @@ pub(super) fn read(
         incoming.problems.push(problem);
         incoming.places.push(checked.place);
     }
-    incoming.embedded = Some(Pictures { files, field: image_field });
+    incoming.embedded = Some(Box::new(pictures::Files { files, field: image_field }));
     incoming.not_empty(Path::new(&place))
 }
 

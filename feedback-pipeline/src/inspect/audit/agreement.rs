@@ -8,13 +8,13 @@ use serde::Serialize;
 use std::fmt;
 
 /// Scores closer than this are the same; they come in tenths, and float32 adds some dust.
-const DUST: f64 = 1e-4;
+pub(super) const DUST: f64 = 1e-4;
 /// Decimals of a score that count for its rank.
 const DECIMALS: u32 = 4;
 /// Disagreements that are shown.
 const MOST_SHOWN: usize = 10;
 /// Positions shown separately; later ones are combined.
-const POSITIONS: u32 = 10;
+pub(super) const POSITIONS: u32 = 10;
 
 /// Two scores of one sentence.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,9 +2,14 @@
 //!
 //! A seeded sample of scored rollouts is scored again through the same cache, pace and budget. The replies are in the
 //! cache under their own scope and in the ledger as kind `audit`; the scores table is not touched. Repeating the same
-//! audit sends nothing.
+//! audit sends nothing. `people` compares with labels that people gave, and never sends anything.
 
 mod agreement;
+mod bootstrap;
+mod labels;
+pub mod people;
+mod people_text;
+mod statistics;
 
 pub use agreement::{Agreement, Disagreement, Pair, Place};
 

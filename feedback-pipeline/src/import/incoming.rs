@@ -1,0 +1,130 @@
+//! What a source holds, read and checked, before anything is written.
+
+use crate::error::{Error, Result};
+use schemas::number::grouped;
+use schemas::{DatasetCard, Problem};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// What a source holds.
+pub(super) struct Incoming {
+    /// Problems in the order of their splits.
+    pub(super) problems: Vec<Problem>,
+    /// Their pictures.
+    pub(super) pictures: Vec<Picture>,
+    /// Location of each problem in its source.
+    pub(super) places: Vec<String>,
+    /// The files with pictures in their rows.
+    pub(super) embedded: Option<Box<dyn PictureSource>>,
+    /// Names under which a missing picture was looked for.
+    pub(super) looked_for: Option<String>,
+    /// Problems that no split names.
+    pub(super) left_out: usize,
+    pub(super) card: DatasetCard,
+}
+
+impl Incoming {
+    /// Nothing yet, from a source with this card.
+    pub(super) fn new(card: DatasetCard) -> Self {
+        Self {
+            problems: Vec::new(),
+            pictures: Vec::new(),
+            places: Vec::new(),
+            embedded: None,
+            looked_for: None,
+            left_out: 0,
+            card,
+        }
+    }
+
+    /// The same, or an error if there is no problem.
+    pub(super) fn not_empty(self, from: &Path) -> Result<Self> {
+        if self.problems.is_empty() {
+            let left_out = match self.left_out {
+                0 => String::new(),
+                count => format!("; {} belong to no split", grouped(count)),
+            };
+            return Err(Error::bad_input(
+                from.display().to_string(),
+                format!("expected problems, found none{left_out}"),
+            ));
+        }
+        Ok(self)
+    }
+
+    /// Ids are unique, and can be the names of pictures.
+    pub(super) fn check(&self) -> Result<()> {
+        let mut seen = HashMap::with_capacity(self.problems.len());
+        for (index, problem) in self.problems.iter().enumerate() {
+            let id = problem.problem_id.as_str();
+            let place = |index: usize| self.places.get(index).cloned().unwrap_or_default();
+            if id.is_empty()
+                || id.starts_with('.')
+                || id.chars().any(|c| matches!(c, '/' | '\\') || c.is_control())
+            {
+                let message =
+                    format!("`problem_id`: expected a name that can be part of a path, found `{id}`");
+                return Err(Error::bad_input(place(index), message));
+            }
+            if let Some(first) = seen.insert(id, index) {
+                let message = format!("problem_id `{id}` appears twice, first at {}", place(first));
+                return Err(Error::bad_input(place(index), message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A problem's picture as the source has it.
+pub(super) struct Picture {
+    /// Index of the problem among those that are imported.
+    pub(super) problem: usize,
+    /// Where its bytes are.
+    pub(super) origin: Origin,
+}
+
+/// Where a picture's bytes are.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Origin {
+    /// In a file of its own.
+    File(PathBuf),
+    /// In a row of a Parquet file.
+    Embedded(Embedded),
+    /// Nowhere: the source names a picture that is not there.
+    Missing,
+}
+
+impl From<Option<PathBuf>> for Origin {
+    fn from(file: Option<PathBuf>) -> Self {
+        file.map_or(Self::Missing, Self::File)
+    }
+}
+
+/// Where a picture is in a source, and what it is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Embedded {
+    /// Number of the file.
+    pub(super) file: usize,
+    /// Row of the file, from 0.
+    pub(super) row: usize,
+    /// sha256 of the bytes.
+    pub(super) digest: [u8; 32],
+}
+
+impl Embedded {
+    /// Whether a file holds this picture.
+    pub(super) fn is_in(&self, path: &Path) -> bool {
+        // Read in one piece: no picture is larger than what was read to import it.
+        std::fs::read(path).is_ok_and(|bytes| <[u8; 32]>::from(Sha256::digest(bytes)) == self.digest)
+    }
+}
+
+/// What has pictures in its rows.
+pub(super) trait PictureSource {
+    /// Writes pictures to their paths. Whoever calls syncs the folder.
+    ///
+    /// # Errors
+    /// If the source was changed since it was checked, or a write fails.
+    fn write(&self, wanted: &[(&Embedded, PathBuf)]) -> Result<()>;
+}

@@ -1,0 +1,138 @@
+//! Scores that people gave to sentences: a JSONL file, a label per line.
+
+use crate::error::{Error, Result};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// A line of the file. Other fields (a note, a time) do not matter.
+#[derive(Debug, Deserialize)]
+struct Line {
+    rollout_id: Option<String>,
+    sentence_index: Option<u32>,
+    score: Option<f64>,
+    /// The sentence, to be sure that it is the one that was scored.
+    sentence: Option<String>,
+    /// Who labelled.
+    #[serde(default)]
+    by: String,
+    /// A choice between two rationales, which is not compared here.
+    better: Option<serde::de::IgnoredAny>,
+}
+
+/// One sentence's label.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Label {
+    /// Mean of the people's scores.
+    pub(super) score: f64,
+    /// How many people scored it.
+    pub(super) people: usize,
+    /// The sentence, where the file has it.
+    pub(super) sentence: Option<String>,
+    /// Line of the last label.
+    pub(super) line: usize,
+}
+
+/// Labels by rollout and sentence.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Labels {
+    pub(super) of: HashMap<(String, u32), Label>,
+    /// Lines with a score, without those that the same person replaced later.
+    pub(super) count: usize,
+    /// Lines that choose between two rationales.
+    pub(super) choices: usize,
+}
+
+/// One person's score, its line, and the sentence where the line has it.
+type Given = (f64, usize, Option<String>);
+
+/// Reads a file of labels. If a person labelled a sentence several times, the last counts.
+///
+/// # Errors
+/// If the file cannot be read, or a line is no label.
+pub(super) fn read(path: &Path) -> Result<Labels> {
+    let place = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    if schemas::file::is_pointer(&bytes) {
+        return Err(Error::bad_input(place, format!("expected labels, found {}", schemas::file::POINTER)));
+    }
+    let text =
+        String::from_utf8(bytes).map_err(|_| Error::bad_input(place.as_str(), "expected UTF-8 text"))?;
+    let mut choices = 0;
+    let mut last: HashMap<(String, u32), HashMap<String, Given>> = HashMap::new();
+    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
+    for (number, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
+        let wrong = |message: String| Error::bad_input(format!("{place}, line {}", number + 1), message);
+        let line: Line = serde_json::from_str(line).map_err(|error| {
+            let message = error.to_string();
+            let at = format!(" at line {} column {}", error.line(), error.column());
+            wrong(format!("column {}: {}", error.column(), message.strip_suffix(&at).unwrap_or(&message)))
+        })?;
+        let (Some(rollout), Some(index), Some(score)) = (line.rollout_id, line.sentence_index, line.score)
+        else {
+            if line.better.is_some() {
+                choices += 1;
+                continue;
+            }
+            return Err(wrong("expected `rollout_id`, `sentence_index` (from 0) and `score`".to_owned()));
+        };
+        if !(0.0..=1.0).contains(&score) {
+            return Err(wrong(format!("`score`: expected a number from 0 to 1, found {score}")));
+        }
+        last.entry((rollout, index)).or_default().insert(line.by, (score, number + 1, line.sentence));
+    }
+    if last.is_empty() {
+        return Err(Error::bad_input(place, "expected labels with a score, found none"));
+    }
+    let count = last.values().map(HashMap::len).sum();
+    let mean = |people: HashMap<String, Given>| Label {
+        score: people.values().map(|(score, ..)| score).sum::<f64>() / people.len() as f64,
+        people: people.len(),
+        line: people.values().map(|(_, line, _)| *line).max().unwrap_or_default(),
+        sentence: people.into_values().find_map(|(_, _, sentence)| sentence),
+    };
+    let of = last.into_iter().map(|(sentence, people)| (sentence, mean(people))).collect();
+    Ok(Labels { of, count, choices })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(text: &str) -> std::result::Result<Labels, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        read(file.path()).map_err(|error| error.to_string().replace(&file.path().display().to_string(), "@"))
+    }
+
+    #[test]
+    fn the_last_label_of_a_person_counts_and_people_are_averaged() {
+        let found = labels(
+            "\u{feff}{\"rollout_id\":\"r\",\"sentence_index\":0,\"score\":0.2,\"by\":\"a\",\"note\":\"?\"}\n\n\
+             {\"rollout_id\":\"r\",\"sentence_index\":0,\"score\":0.4,\"by\":\"a\",\"sentence\":\"S.\"}\n\
+             {\"rollout_id\":\"r\",\"sentence_index\":0,\"score\":0.8,\"by\":\"b\"}\n\
+             {\"problem_id\":\"p\",\"better\":\"r\"}\n\
+             {\"rollout_id\":\"r\",\"sentence_index\":1,\"score\":1}\n",
+        )
+        .unwrap();
+        assert_eq!((found.of.len(), found.count, found.choices), (2, 3, 1));
+        let first = &found.of[&("r".to_owned(), 0)];
+        assert!((first.score - 0.6).abs() < 1e-9);
+        assert_eq!((first.people, first.line, first.sentence.as_deref()), (2, 4, Some("S.")));
+    }
+
+    #[test]
+    fn what_is_no_label_is_refused_with_its_line() {
+        for (text, expected) in [
+            ("", "@: expected labels with a score, found none"),
+            ("{}", "@, line 1: expected `rollout_id`, `sentence_index` (from 0) and `score`"),
+            (
+                "\n{\"rollout_id\":\"r\",\"sentence_index\":0,\"score\":1.5}",
+                "@, line 2: `score`: expected a number from 0 to 1, found 1.5",
+            ),
+            ("{\"rollout_id\"", "@, line 1: column 13: EOF while parsing an object"),
+        ] {
+            assert!(labels(text).unwrap_err().starts_with(expected), "{text}: {:?}", labels(text));
+        }
+    }
+}
