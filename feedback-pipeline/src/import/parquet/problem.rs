@@ -73,7 +73,7 @@ pub(super) fn read(
         of_file.map(|split| Ok(Some(split.to_owned()))).unwrap_or_else(|| record.split(shown("split")))?
     else {
         let message = "cannot tell the split: expected files named train-*.parquet, validation-*.parquet or \
-                       test-*.parquet, a column `split`, or --split";
+                       test-*.parquet, a column `split`, or `import parquet --split`";
         return Err(Error::bad_input(place, message));
     };
     let choices = record.choices(shown("choices"))?;
