@@ -104,7 +104,6 @@ fn a_step_checkpoint_of_other_settings_is_not_continued() {
         &["--sft-max-grad-norm", "0.1"],
         &["--sft-warmup", "0.1"],
         &["--seed", "43"],
-        &["--padded-loss", "true"],
         &["--max-target-tokens", "12"],
         &["--threads", "2"],
     ] {
