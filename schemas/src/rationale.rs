@@ -29,7 +29,7 @@ impl Rationale {
     pub fn nothing_to_correct(round: u32) -> String {
         format!(
             "round {round}: all rationales after rl are empty, so there is nothing to correct; to repeat rl with a lower \
-             rl.learning_rate or fewer rl.passes, remove checkpoints/NAME/round={round}/rl and the round's rationales; or \
+             rl.learning_rate or fewer rl.passes, remove checkpoints/NAME/round-{round}/rl and the round's rationales; or \
              learn from sampled rationales instead: train --round {round} --filter scored"
         )
     }

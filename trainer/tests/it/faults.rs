@@ -57,7 +57,7 @@ fn texts_cut_off_by_their_limit_are_told_with_the_setting() {
 fn interrupt(place: &Place, stage: &str, flags: &[&str]) {
     let mut command = place.train(&["--round", "1", "--stage", stage]);
     let mut child = command.args(flags).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("train");
-    let step = place.checkpoint(&format!("round=1/.{stage}-step.safetensors"));
+    let step = place.checkpoint(&format!("round-1/.{stage}-step.safetensors"));
     while !step.exists() {
         assert!(child.try_wait().expect("train").is_none(), "it ended too early");
         std::thread::sleep(Duration::from_millis(2));

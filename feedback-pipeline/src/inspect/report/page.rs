@@ -42,7 +42,7 @@ struct Page<'a> {
     groups: Vec<(&'static str, Vec<Group>)>,
     curves: Vec<(String, Vec<Chart>)>,
     rounds: Vec<Vec<String>>,
-    wins: Vec<(String, Vec<Vec<String>>, String)>,
+    wins: Vec<WinTable>,
     spending: Vec<Vec<String>>,
     accounts: Vec<String>,
     reject_counts: Vec<(String, String, u64)>,
@@ -285,7 +285,10 @@ fn groups(tallies: &BTreeMap<String, Tally>) -> Vec<Group> {
     sorted.into_iter().map(group).collect()
 }
 
-fn wins(dataset: &Dataset, round: u32) -> Result<Vec<(String, Vec<Vec<String>>, String)>> {
+/// Baseline, rows of the table, and how often the rationale shown first won.
+type WinTable = (String, Vec<Vec<String>>, String);
+
+fn wins(dataset: &Dataset, round: u32) -> Result<Vec<WinTable>> {
     let row = |name: &str, results: &Results| {
         let rate = results.win_rate();
         let interval = format!("{:.1} – {:.1} %", rate.low * 100.0, rate.high * 100.0);
