@@ -91,7 +91,7 @@ const labels = (() => {
   };
 
   const download = () => {
-    const line = (label) => JSON.stringify({ ...label, labelled_by: kept.by });
+    const line = (label) => JSON.stringify({ ...label, by: kept.by });
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob(entries().map((label) => `${line(label)}\n`), { type: "application/jsonl" }));
     link.download = `labels-${name.replace(/\W+/g, "-")}-round-${round}.jsonl`;
@@ -101,14 +101,16 @@ const labels = (() => {
 
   // Asked twice: there is no way back.
   let isSure = false;
+  const ask = (again) => {
+    isSure = again;
+    fields.remove.textContent = again ? "Really delete all?" : "Delete all";
+  };
   const remove = () => {
-    if (isSure) {
-      Object.assign(kept, { scores: {}, pairs: {} });
-      keep();
-      changed();
-    }
-    isSure = !isSure;
-    fields.remove.textContent = isSure ? "Really delete all?" : "Delete all";
+    if (!isSure) return ask(true);
+    ask(false);
+    Object.assign(kept, { scores: {}, pairs: {} });
+    keep();
+    changed();
   };
 
   fields.by.value = kept.by;
@@ -118,10 +120,7 @@ const labels = (() => {
   });
   fields.download.addEventListener("click", download);
   fields.remove.addEventListener("click", remove);
-  fields.remove.addEventListener("blur", () => {
-    isSure = false;
-    fields.remove.textContent = "Delete all";
-  });
+  fields.remove.addEventListener("blur", () => ask(false));
   for (const box of [fields.on, fields.shown]) box.addEventListener("change", () => changed());
   bar.addEventListener("submit", (event) => event.preventDefault());
   tell();

@@ -97,9 +97,9 @@
   };
 
   // `subject`: the rollout that a person can score.
-  const lines = (part, subject) => part.lines.map(([text, score, repeat], index) => {
+  const lines = (part, subject) => part.lines.map(([text, score, repeat], at) => {
     const line = make("p", repeat ? "line repeat" : "line");
-    if (subject && labels.isOn()) line.append(labels.scoreField(subject, index, text));
+    if (subject && labels.isOn()) line.append(labels.scoreField(subject, at, text));
     const known = score !== null && !labels.isBlind();
     const grade = known ? `s${Math.round(score * 10)}` : "";
     if (known) line.append(make("span", `score ${grade}`, Number.isInteger(Math.round(score * 1000) / 100) ? score.toFixed(1) : score.toFixed(2)));

@@ -182,7 +182,7 @@ def label_by_hand(page, label, failures):
     lines = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
     scores = [line for line in lines if line["kind"] == "score"]
     check(failures, [line["score"] for line in scores] == [0.75, 0.6], f"{label}: two scores are downloaded, none out of range")
-    whole = {"kind", "problem_id", "rollout_id", "round", "sentence_index", "sentence", "score", "labelled_by", "labelled_at"}
+    whole = {"kind", "problem_id", "rollout_id", "round", "sentence_index", "sentence", "score", "by", "labelled_at"}
     check(failures, all(set(line) == whole for line in scores), f"{label}: with all that names their sentence")
     better = [line["better"] for line in lines if line["kind"] == "preference"]
     check(failures, better == ["second"] * bool(pairs.count()), f"{label}: and the better of two")
@@ -193,6 +193,7 @@ def label_by_hand(page, label, failures):
     page.click("#labels [name=remove]")
     page.click("#labels [name=remove]")
     check(failures, page.text_content("#labelled").startswith("0 sentences"), f"{label}: labels are deleted")
+    check(failures, page.text_content("#labels [name=remove]") == "Delete all", f"{label}: and deleting is asked twice again")
     page.uncheck("#labels [name=on]")
 
 
