@@ -1,4 +1,3 @@
-"use strict";
 // The list of rationales: filters, order, pages. Whatever a model or a dataset said goes in as text, never as HTML.
 (() => {
   const PAGE = 20;
@@ -33,6 +32,8 @@
     for (const said of card.said) for (const part of said.correction || []) texts.push(part[1]);
     Object.assign(card, {
       order,
+      // A number that looks random, the same each time.
+      coin: [...card.id].reduce((sum, char) => Math.imul(sum ^ char.codePointAt(0), 0x01000193) >>> 0, 0x811c9dc5),
       means,
       spread: means.length > 1 ? Math.max(...means) - Math.min(...means) : -1,
       text: texts.filter(Boolean).join("\n").toLowerCase(),
@@ -66,6 +67,7 @@
     if (wanted.answer && !card.answers.some((answer) => answer.correct === (wanted.answer === "right"))) return false;
     if (wanted.rejected && !card.rejects) return false;
     if (wanted.repeats && !card.repeats) return false;
+    if (wanted.mine && labels.has(card.id) !== (wanted.mine === "yes")) return false;
     return wanted.words.every((word) => card.text.includes(word));
   };
 
@@ -75,6 +77,7 @@
     best: (a, b) => (b.mean ?? -1) - (a.mean ?? -1) || a.order - b.order,
     spread: (a, b) => b.spread - a.spread || a.order - b.order,
     order: (a, b) => a.order - b.order,
+    shuffled: (a, b) => a.coin - b.coin || a.order - b.order,
   };
 
   const number = (field, otherwise) => (Number.isFinite(field.valueAsNumber) ? field.valueAsNumber : otherwise);
@@ -84,21 +87,24 @@
     const wanted = {
       split: fields.split.value, subject: fields.subject.value, skill: fields.skill.value,
       low, high, bounded: low > 0 || high < 1, changed: fields.changed.value, answer: fields.answer.value,
-      rejected: fields.rejected.checked, repeats: fields.repeats.checked,
+      rejected: fields.rejected.checked, repeats: fields.repeats.checked, mine: labels.isOn() ? fields.mine.value : "",
       words: fields.text.value.toLowerCase().split(/\s+/).filter(Boolean),
     };
+    fields.mine.closest("label").hidden = !labels.isOn();
     shown = cards.filter(fits(wanted)).sort(sorts[fields.sort.value]);
     page = 0;
     render();
   };
 
-  const lines = (part) => part.lines.map(([text, score, repeat], at) => {
+  // `subject`: the rollout that a person can score.
+  const lines = (part, subject) => part.lines.map(([text, score, repeat], at) => {
     const line = make("p", repeat ? "line repeat" : "line");
-    const known = score !== null;
+    if (subject && labels.isOn()) line.append(labels.scoreField(subject, at, text));
+    const known = score !== null && !labels.isBlind();
     const grade = known ? `s${Math.round(score * 10)}` : "";
     if (known) line.append(make("span", `score ${grade}`, Number.isInteger(Math.round(score * 1000) / 100) ? score.toFixed(1) : score.toFixed(2)));
     const said = make("span", `words ${grade}`, text);
-    const reason = part.reasons && part.reasons[at];
+    const reason = !labels.isBlind() && part.reasons && part.reasons[at];
     if (reason) {
       const body = make("span");
       body.append(said, make("span", "reason", reason));
@@ -110,11 +116,11 @@
     return line;
   });
 
-  const column = (title, detail, part) => {
+  const column = (title, detail, part, subject) => {
     const said = make("div", "said");
     const heading = make("h4", "", title);
     if (detail) heading.append(make("span", "", ` ${detail}`));
-    said.append(heading, ...lines(part));
+    said.append(heading, ...lines(part, subject));
     if (part.lines.length === 0) said.append(make("p", "quiet", "Nothing was said."));
     if (part.truncated) said.append(make("p", "quiet", "Cut off by the token limit."));
     return said;
@@ -123,6 +129,7 @@
   const stages = { base: "Base student", rl: "After RL", sft: "After SFT" };
   const saidColumns = (said) => {
     const columns = [column(stages[said.stage] || said.stage, "greedy", said)];
+    if (labels.isBlind()) return columns;
     if (said.correction) {
       const corrected = make("div", "said");
       corrected.append(make("h4", "", "What the Teacher corrected"));
@@ -136,12 +143,33 @@
     return columns;
   };
 
+  const idOf = (card, sample) => sample.id ?? `${card.id}-r${list.dataset.round}-s${sample.number}`;
+  const whole = (part) => part.lines.map((line) => line[0]).join(" ");
+
+  // Two samples of a problem, always the same two, and the rationales of the first and the last student.
+  const pairs = (card) => {
+    const found = [];
+    const count = card.samples.length;
+    if (count > 1) {
+      const first = card.coin % count;
+      const second = (first + 1 + (card.coin >>> 8) % (count - 1)) % count;
+      const side = (index) => ({ id: idOf(card, card.samples[index]), title: `Sample ${index + 1}`, text: whole(card.samples[index]) });
+      found.push(["rollouts", side(Math.min(first, second)), side(Math.max(first, second))]);
+    }
+    const [base, sft] = ["base", "sft"].map((stage) => card.said.find((said) => said.stage === stage));
+    if (base && sft) {
+      const side = (said) => ({ id: said.id, title: stages[said.stage], text: whole(said) });
+      found.push(["rationales", side(base), side(sft)]);
+    }
+    return found.filter(([, first, second]) => first.text !== second.text);
+  };
+
   const draw = (card) => {
     const article = make("article", "card");
     const heading = make("h3");
     heading.append(make("b", "", card.id));
     const about = [card.split, card.subject, card.skill, card.grade].filter(Boolean).join(" · ");
-    heading.append(` · ${about}${card.mean === undefined ? "" : ` · mean score ${card.mean.toFixed(2)}`}`);
+    heading.append(` · ${about}${card.mean === undefined || labels.isBlind() ? "" : ` · mean score ${card.mean.toFixed(2)}`}`);
     const problem = make("div", "problem");
     const words = make("div");
     words.append(make("p", "question", card.question));
@@ -169,10 +197,11 @@
     article.append(heading, problem);
     if (card.samples.length > 0) {
       const samples = make("div", "columns");
-      card.samples.forEach((sample) => {
+      card.samples.forEach((sample, index) => {
         const scores = sample.lines.map((line) => line[1]).filter((score) => score !== null);
         const mean = scores.length ? `mean ${(scores.reduce((sum, score) => sum + score, 0) / scores.length).toFixed(2)}` : "not scored";
-        samples.append(column(`Sample ${sample.number + 1}`, mean, sample));
+        const subject = { id: idOf(card, sample), problem: card.id };
+        samples.append(column(`Sample ${index + 1}`, labels.isBlind() ? "" : mean, sample, subject));
       });
       article.append(samples);
     }
@@ -181,6 +210,8 @@
       card.said.forEach((part) => said.append(...saidColumns(part)));
       article.append(said);
     }
+    if (labels.isOn()) article.append(...pairs(card).map((pair) => labels.pairFields(card.id, ...pair)));
+    if (labels.isBlind()) return article;
     const tags = make("p", "tags");
     for (const answer of card.answers) {
       const mark = answer.correct === null ? "right answer hidden" : answer.correct ? "✓ right" : "✗ wrong";
@@ -213,5 +244,6 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", apply);
   form.addEventListener("reset", () => setTimeout(apply));
+  labels.whenChanged(apply);
   apply();
 })();

@@ -155,3 +155,21 @@ fn rollouts_alone_make_a_report() {
         html.contains("rollouts, none scored yet") && html.contains("No rollout of this round has scores.")
     );
 }
+
+/// Labels that a person gives in the page name their rows.
+#[test]
+fn samples_can_be_labelled_by_their_ids() {
+    let folder = TempDir::new().unwrap();
+    let dataset = dataset(&folder, vec![problem("1", "train", "geography", SOLUTION)]);
+    let own = rollout("1", 1, 0, "Dover is south.");
+    let mut imported = rollout("1", 1, 1, "Hull is south.");
+    imported.rollout_id = "import-0123-1-r1-s1".to_owned();
+    dataset.write_part(1, "00000", [own, imported], &provenance()).unwrap();
+    let html = made(&dataset, 1);
+    assert!(html.contains(r#"<div id="list" data-name="ports" data-round="1">"#), "{html}");
+    let cards = data(&html, "cards");
+    let ids: Vec<&Value> =
+        cards[0]["samples"].as_array().unwrap().iter().map(|sample| &sample["id"]).collect();
+    // The usual id follows from problem, round and number.
+    assert_eq!(ids, [&Value::Null, &Value::from("import-0123-1-r1-s1")]);
+}

@@ -133,14 +133,16 @@ def run(folder, address):
         swaps["import scienceqa --from ScienceQA"] = "import jsonl --from problems.jsonl"
         print("note: this build does not import the Hub's layout; the problems come from JSONL", flush=True)
     path = f"{COMMANDS}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    # Programs import torch as any user's do.
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(HERE), "ACCELERATE_USE_CPU": "true"}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(HERE)}
     environment = os.environ | offline | {"PATH": path, "HF_DATASETS_CACHE": str(folder / "cache"), "TRL_EXPERIMENTAL_SILENCE": "1"}
     used = set()
     for language, text in blocks((ROOT / "docs" / "recipe.md").read_text()):
         if language == "python":
             name = re.match(r"# (\w+\.py)\n", text)[1]
-            (folder / name).write_text("import cpu_torch\n" + text if "trl" in text else text)
+            if "trl" in text:
+                # The trainers expect a GPU unless they are told otherwise.
+                text = "import cpu_torch\n" + text.replace("output_dir=out,", "output_dir=out, use_cpu=True, bf16=False,")
+            (folder / name).write_text(text)
             continue
         for said, instead in swaps.items():
             if said in text:

@@ -62,6 +62,12 @@ def look(browser, path, name, theme, shots, most_ms, failures):
         page.screenshot(path=shots / f"{name}-{theme}-rationales.png")
         page.screenshot(path=shots / f"{name}-{theme}-whole.png", full_page=True)
     use(page, label, most_ms, failures)
+    if shots and page.locator("#list .columns").count():
+        page.check("#labels [name=on]")
+        page.fill("#list input.own >> nth=0", "0.5")
+        page.evaluate("document.getElementById('rationales').scrollIntoView()")
+        page.wait_for_timeout(300)
+        page.screenshot(path=shots / f"{name}-{theme}-labels.png")
     check(failures, not said, f"{label}: console is silent {said[:3]}")
     page.close()
 
@@ -140,9 +146,55 @@ def use(page, label, most_ms, failures):
         drawn = page.eval_on_selector_all("#list img", "all => all.every(one => one.complete && one.naturalWidth > 0)")
         check(failures, drawn, f"{label}: pictures are drawn")
         reset()
+    label_by_hand(page, label, failures)
     foreign = page.evaluate("document.querySelectorAll('#list script, #list iframe, #list [onerror], #list [onload], #list a').length")
     check(failures, foreign == 0, f"{label}: no element comes out of a text")
     check(failures, slowest < most_ms, f"{label}: slowest filter {slowest:.0f} ms")
+
+
+def label_by_hand(page, label, failures):
+    """Scores two sentences with the keyboard, compares two rationales, and reads the labels that are downloaded."""
+    page.check("#labels [name=on]")
+    fields = page.locator("#list input.own")
+    if fields.count() < 2:
+        page.uncheck("#labels [name=on]")
+        return
+    told = page.locator("#list .score, #list del, #list .tags").count()
+    check(failures, told == 0, f"{label}: what the Teacher said is hidden")
+    page.fill("#labels [name=by]", "A. <b>Person</b>")
+    fields.nth(0).focus()
+    page.keyboard.type("0.75")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    check(failures, fields.nth(1).input_value() == "0.6", f"{label}: arrows change a score from neutral: {fields.nth(1).input_value()}")
+    pairs = page.locator("#list .pair")
+    if pairs.count():
+        pairs.first.locator("input").nth(1).check()
+    page.reload()
+    page.wait_for_selector("#list .card")
+    page.check("#labels [name=on]")
+    kept = [fields.nth(0).input_value(), fields.nth(1).input_value(), page.input_value("#labels [name=by]")]
+    check(failures, kept == ["0.75", "0.6", "A. <b>Person</b>"], f"{label}: labels survive a reload: {kept}")
+    page.fill("#list input.own >> nth=2", "7")
+    with page.expect_download() as download:
+        page.click("#labels [name=download]")
+    lines = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    scores = [line for line in lines if line["kind"] == "score"]
+    check(failures, [line["score"] for line in scores] == [0.75, 0.6], f"{label}: two scores are downloaded, none out of range")
+    whole = {"kind", "problem_id", "rollout_id", "round", "sentence_index", "sentence", "score", "by", "labelled_at"}
+    check(failures, all(set(line) == whole for line in scores), f"{label}: with all that names their sentence")
+    better = [line["better"] for line in lines if line["kind"] == "preference"]
+    check(failures, better == ["second"] * bool(pairs.count()), f"{label}: and the better of two")
+    check(failures, download.value.suggested_filename.endswith(".jsonl"), f"{label}: {download.value.suggested_filename}")
+    page.select_option("#filters [name=mine]", "yes")
+    check(failures, page.locator("#list .card").count() == 1, f"{label}: problems with labels are found")
+    page.click("#filters button[type=reset]")
+    page.click("#labels [name=remove]")
+    page.click("#labels [name=remove]")
+    check(failures, page.text_content("#labelled").startswith("0 sentences"), f"{label}: labels are deleted")
+    check(failures, page.text_content("#labels [name=remove]") == "Delete all", f"{label}: and deleting is asked twice again")
+    page.uncheck("#labels [name=on]")
 
 
 def main():

@@ -441,7 +441,7 @@ fn what_has_no_line_is_counted() {
         ("picture is missing", 4),
         ("picture is not readable", 4),
         ("rejected: no usable reply", 1),
-        ("same text as another of the problem (--keep-duplicates exports it)", 2),
+        ("same text as another of the problem (--keep-duplicates exports it)", 3),
         ("without feedback yet", 1),
     ];
     assert_eq!(reasons, expected.map(|(reason, count)| (reason.to_owned(), count)).into());

@@ -100,7 +100,15 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
+/// Syncs all files and folders below one: with one call for thousands of pictures where the system has it.
+#[cfg(target_os = "linux")]
+fn sync(path: &Path) -> Result<()> {
+    let folder = File::open(path).map_err(Error::io("open", path))?;
+    rustix::fs::syncfs(folder).map_err(|error| Error::io("sync", path)(error.into()))
+}
+
 /// Syncs all files and folders below one.
+#[cfg(not(target_os = "linux"))]
 fn sync(path: &Path) -> Result<()> {
     if path.is_dir() {
         for entry in fs::read_dir(path).map_err(Error::io("read", path))? {

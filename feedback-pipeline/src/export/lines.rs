@@ -8,6 +8,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -65,15 +66,15 @@ impl<L> BySplit<L> {
     where
         L: Lines<R>,
     {
-        if !self.open.contains_key(&split) {
-            let name = name.replace('*', split.hub_name());
-            let lines = create(&folder.join(&name))?;
-            self.open.insert(split, (name, lines));
-        }
-        match self.open.get_mut(&split) {
-            Some((_, lines)) => lines.push(row),
-            None => Ok(()),
-        }
+        let (_, lines) = match self.open.entry(split) {
+            Entry::Occupied(lines) => lines.into_mut(),
+            Entry::Vacant(empty) => {
+                let name = name.replace('*', split.hub_name());
+                let lines = create(&folder.join(&name))?;
+                empty.insert((name, lines))
+            }
+        };
+        lines.push(row)
     }
 
     /// Completes all files.

@@ -10,6 +10,7 @@
 mod card;
 mod folder;
 mod formats;
+mod join;
 mod left_out;
 mod lines;
 mod lookup;

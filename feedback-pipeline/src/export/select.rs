@@ -1,9 +1,10 @@
 //! From a problem's feedback to examples: pairs, labelled rationales, and rationales to imitate.
 
+use super::join::{Sample, folded};
 use super::left_out::{LeftOut, Reason};
 use super::options::{Plan, Source};
 use super::prompt::plain;
-use super::source::{Feedback, Sample, folded, rows_of};
+use super::source::{Feedback, rows_of};
 use serde::Serialize;
 
 /// Scores are 32-bit numbers: 0.7 − 0.6 is to be a difference of 0.1.
@@ -290,3 +291,6 @@ fn correction(feedback: &Feedback, row: &super::source::Corrected) -> Origin {
 fn judgement(feedback: &Feedback, row: &super::source::Verdict) -> Origin {
     origin(feedback, "judgements", vec![row.against.clone()], &row.teacher)
 }
+
+#[cfg(test)]
+mod tests;

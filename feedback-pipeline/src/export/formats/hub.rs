@@ -16,6 +16,7 @@ use schemas::{
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 
 const ABOUT: &str = "Problems, sampled rationales, and what a Teacher said of them: a score for each sentence, corrections, comparisons.";
@@ -182,16 +183,13 @@ fn write_problems(place: &mut Place<'_>, dataset: &Dataset) -> Result<(Splits, V
 }
 
 /// Copies a table's rows, a file for each split of their problems.
-fn copy<T: Table>(
+fn copy<T: Table + Send + 'static>(
     place: &mut Place<'_>,
     dataset: &Dataset,
     splits: &Splits,
     problem_id: fn(&T) -> &str,
     configs: &mut Vec<Config>,
-) -> Result<()>
-where
-    T: Send + 'static,
-{
+) -> Result<()> {
     let provenance = Provenance { created_by: place.created_by.clone(), config_sha256: String::new() };
     let mut files: BTreeMap<Split, (String, TableWriter<T>)> = BTreeMap::new();
     for row in dataset.stream::<T>(place.plan.round)? {
@@ -201,14 +199,15 @@ where
             place.left.count(T::NAME, Reason::Split(split), 1);
             continue;
         }
-        if !files.contains_key(&split) {
-            let name = format!("{}/{}.parquet", T::NAME, split.hub_name());
-            let file = TableWriter::create(&place.folder.join(&name), &provenance)?;
-            files.insert(split, (name, file));
-        }
-        if let Some((_, file)) = files.get_mut(&split) {
-            file.push(row)?;
-        }
+        let (_, file) = match files.entry(split) {
+            Entry::Occupied(file) => file.into_mut(),
+            Entry::Vacant(empty) => {
+                let name = format!("{}/{}.parquet", T::NAME, split.hub_name());
+                let file = TableWriter::create(&place.folder.join(&name), &provenance)?;
+                empty.insert((name, file))
+            }
+        };
+        file.push(row)?;
     }
     let mut written = Vec::new();
     for (split, (name, file)) in files {

@@ -4,7 +4,7 @@ use super::figures::Tally;
 use super::gather::{Gathered, repeats};
 use super::pictures::{MOST_PICTURE_BYTES, Pictures, Without};
 use crate::error::Result;
-use schemas::{Dataset, Problem, Rationale};
+use schemas::{Dataset, Problem, Rationale, Rollout};
 use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -58,6 +58,9 @@ pub(super) struct Card {
 #[derive(Debug, Clone, Serialize)]
 struct Sample {
     number: u32,
+    /// Its rollout_id, if that does not follow from problem, round and number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     lines: Vec<Line>,
     /// Why each sentence has its score; empty where no reasons were given.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -69,6 +72,7 @@ struct Sample {
 /// A decoded rationale and what the Teacher made of it.
 #[derive(Debug, Clone, Serialize)]
 struct Said {
+    id: String,
     stage: String,
     lines: Vec<Line>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -185,7 +189,15 @@ fn fill(gathered: &Gathered, cards: &mut BTreeMap<&str, Card>) {
         if reasons.iter().all(Option::is_none) {
             reasons.clear();
         }
-        card.samples.push(Sample { number: rollout.sample, lines, reasons, truncated: rollout.truncated });
+        let usual = Rollout::id(&rollout.problem_id, gathered.round, rollout.sample);
+        let id = (rollout.rollout_id != usual).then(|| rollout.rollout_id.clone());
+        card.samples.push(Sample {
+            number: rollout.sample,
+            id,
+            lines,
+            reasons,
+            truncated: rollout.truncated,
+        });
     }
     for (problem_id, tally) in tallies {
         if let Some(card) = cards.get_mut(problem_id) {
@@ -235,6 +247,7 @@ fn said(gathered: &Gathered, rationale: &Rationale) -> Said {
     let texts: Vec<&str> = rationale.sentences.iter().map(String::as_str).collect();
     let correction = gathered.corrections.get(&rationale.rationale_id);
     Said {
+        id: rationale.rationale_id.clone(),
         stage: rationale.stage.clone(),
         lines: lines(&texts, None),
         truncated: rationale.truncated,

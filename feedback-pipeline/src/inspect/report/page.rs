@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 
 const TEMPLATE: (&str, &str) = ("report.html", include_str!("../../../templates/report.html"));
 const STYLE: &str = include_str!("../../../templates/report.css");
-const SCRIPT: &str = include_str!("../../../templates/report.js");
+const SCRIPT: &str =
+    concat!(include_str!("../../../templates/labels.js"), include_str!("../../../templates/report.js"));
 /// Shown if nothing was measured.
 const NONE: &str = "–";
 /// Rejects that are shown with their reply.
