@@ -63,8 +63,10 @@ fn compressions_that_are_not_built_in_are_named() {
         let stored = format!("{}/tests/compression/{name}.parquet", env!("CARGO_MANIFEST_DIR"));
         std::fs::copy(stored, &place.path).unwrap();
         let error = table::read::<Problem>(&place.path).unwrap_err();
-        let expected =
-            format!("{}: compression: expected zstd, snappy, lz4 or none, found {name}", place.path.display());
+        let expected = format!(
+            "{}: compression: expected zstd, snappy, lz4 or none, found {name}",
+            place.path.display()
+        );
         assert_eq!(error.to_string(), expected);
         assert!(error.is_bad_input() && error.hint().is_some_and(|hint| hint.contains("write_parquet")));
     }
