@@ -53,6 +53,25 @@ fn a_stage_that_was_done_again_is_asked_about_what_it_says_now() {
     assert_eq!(place.tables().corrections, after.corrections);
 }
 
+/// `train` stops in the same words; neither program sends the user to the other.
+#[test]
+fn rationales_that_are_all_empty_are_told_as_what_they_are() {
+    let place = Place::new(6, 1);
+    let mut rationales: Vec<Rationale> = place.dataset.read(1).unwrap();
+    for row in &mut rationales {
+        (row.rationale, row.deduplicated, row.sentences) = (String::new(), String::new(), Vec::new());
+    }
+    std::fs::remove_dir_all(place.path().join("rationales/round=1")).unwrap();
+    place.dataset.write_part(1, "empty", rationales, &Provenance::new("test", "")).unwrap();
+    let service = place.service(fast());
+    for arguments in [&[][..], &[], &["--stage", "corrections"]] {
+        let ran = place.collect(&service, arguments);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        assert!(ran.stdout.contains(&Rationale::nothing_to_correct(1)), "{}", ran.stdout);
+        assert!(!ran.stdout.contains("next: train"), "{}", ran.stdout);
+    }
+}
+
 #[test]
 fn rejects_are_asked_anew_where_that_is_asked_for() {
     let calm = Place::new(30, 4);
