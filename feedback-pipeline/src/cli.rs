@@ -390,7 +390,10 @@ fn is_over(dataset: &Dataset, round: u32) -> Result<bool> {
     struct StageOf {
         stage: String,
     }
-    Ok(dataset.project::<Answer, StageOf>(round, &["stage"])?.iter().any(|row| row.stage == "sft"))
+    // A dataset without val and test problems has a part without rows.
+    let is_written = dataset.part_path::<Answer>(round, "sft").is_file();
+    Ok(is_written
+        || dataset.project::<Answer, StageOf>(round, &["stage"])?.iter().any(|row| row.stage == "sft"))
 }
 
 fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {

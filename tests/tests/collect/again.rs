@@ -2,7 +2,7 @@
 //! that are not to be seen.
 
 use crate::shared::{Place, Tables, fast};
-use schemas::{Correction, Provenance, Rationale};
+use schemas::{Answer, Correction, Problem, Provenance, Rationale, table};
 use std::collections::HashSet;
 use std::process::Command;
 use std::time::Duration;
@@ -70,6 +70,26 @@ fn rationales_that_are_all_empty_are_told_as_what_they_are() {
         assert!(ran.stdout.contains(&Rationale::nothing_to_correct(1)), "{}", ran.stdout);
         assert!(!ran.stdout.contains("next: train"), "{}", ran.stdout);
     }
+}
+
+/// Of a dataset without val and test problems, `train` writes a part of answers without rows.
+#[test]
+fn a_round_without_problems_to_answer_is_over_too() {
+    let place = Place::new(6, 1);
+    let problems: Vec<Problem> = place.dataset.problems().unwrap();
+    let train = problems.into_iter().map(|problem| Problem { split: "train".into(), ..problem });
+    table::write(&place.dataset.problems_path(), train, &Provenance::new("test", "")).unwrap();
+    let service = place.service(fast());
+    let ran = place.collect(&service, &[]);
+    assert!(ran.stdout.contains("next: train --round 1"), "{}{}", ran.stdout, ran.stderr);
+    place.dataset.write_part::<Answer>(1, "sft", Vec::new(), &Provenance::new("test", "")).unwrap();
+    assert!(place.collect(&service, &[]).stdout.contains("next: train --round 2"));
+    let judged = place.reference(&["judge", "--round", "1"]);
+    assert!(
+        judged.stdout.contains("the dataset has no test problems, so there is nothing to judge"),
+        "{}",
+        judged.stdout
+    );
 }
 
 #[test]
