@@ -330,7 +330,13 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
         }
         match context.collect(job)? {
             // A round that still has no rationales needs only what came before.
-            Outcome::NothingThere if place > 0 && said => {}
+            Outcome::NothingThere if place > 0 && said => {
+                let is_over = is_over(&context.dataset, job.round)?;
+                if job.kind == Kind::Corrections && !is_over && context.has_decoded(job.round)? {
+                    schemas::say!("{}", context.waits_for(job)?);
+                    return Ok(()); // train alone would end in the same words
+                }
+            }
             Outcome::NothingThere => {
                 if place + 1 == jobs.len() {
                     schemas::say!("{}", context.waits_for(&jobs[0])?);
@@ -405,7 +411,10 @@ fn is_over(dataset: &Dataset, round: u32) -> Result<bool> {
     struct StageOf {
         stage: String,
     }
-    Ok(dataset.project::<Answer, StageOf>(round, &["stage"])?.iter().any(|row| row.stage == "sft"))
+    // A dataset without val and test problems has a part without rows.
+    let is_written = dataset.part_path::<Answer>(round, "sft").is_file();
+    Ok(is_written
+        || dataset.project::<Answer, StageOf>(round, &["stage"])?.iter().any(|row| row.stage == "sft"))
 }
 
 fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {

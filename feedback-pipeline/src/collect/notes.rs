@@ -46,8 +46,9 @@ impl Context {
         Ok(())
     }
 
-    /// Whether rationales of the train split were decoded after RL.
-    fn has_decoded(&self, round: u32) -> Result<bool> {
+    /// Whether rationales of the train split were decoded after RL; if corrections then have nothing to ask about, all of
+    /// them are empty.
+    pub fn has_decoded(&self, round: u32) -> Result<bool> {
         #[derive(serde::Deserialize)]
         struct Row {
             split: String,

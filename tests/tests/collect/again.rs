@@ -2,7 +2,7 @@
 //! that are not to be seen.
 
 use crate::shared::{Place, Tables, fast};
-use schemas::{Correction, Provenance, Rationale};
+use schemas::{Answer, Correction, Problem, Provenance, Rationale, table};
 use std::collections::HashSet;
 use std::process::Command;
 use std::time::Duration;
@@ -51,6 +51,45 @@ fn a_stage_that_was_done_again_is_asked_about_what_it_says_now() {
     assert_eq!(after.scores, before.scores);
     assert_eq!(place.reference(&["rebuild"]).status, Some(0));
     assert_eq!(place.tables().corrections, after.corrections);
+}
+
+/// `train` stops in the same words; neither program sends the user to the other.
+#[test]
+fn rationales_that_are_all_empty_are_told_as_what_they_are() {
+    let place = Place::new(6, 1);
+    let mut rationales: Vec<Rationale> = place.dataset.read(1).unwrap();
+    for row in &mut rationales {
+        (row.rationale, row.deduplicated, row.sentences) = (String::new(), String::new(), Vec::new());
+    }
+    std::fs::remove_dir_all(place.path().join("rationales/round=1")).unwrap();
+    place.dataset.write_part(1, "empty", rationales, &Provenance::new("test", "")).unwrap();
+    let service = place.service(fast());
+    for arguments in [&[][..], &[], &["--stage", "corrections"]] {
+        let ran = place.collect(&service, arguments);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        assert!(ran.stdout.contains(&Rationale::nothing_to_correct(1)), "{}", ran.stdout);
+        assert!(!ran.stdout.contains("next: train"), "{}", ran.stdout);
+    }
+}
+
+/// Of a dataset without val and test problems, `train` writes a part of answers without rows.
+#[test]
+fn a_round_without_problems_to_answer_is_over_too() {
+    let place = Place::new(6, 1);
+    let problems: Vec<Problem> = place.dataset.problems().unwrap();
+    let train = problems.into_iter().map(|problem| Problem { split: "train".into(), ..problem });
+    table::write(&place.dataset.problems_path(), train, &Provenance::new("test", "")).unwrap();
+    let service = place.service(fast());
+    let ran = place.collect(&service, &[]);
+    assert!(ran.stdout.contains("next: train --round 1"), "{}{}", ran.stdout, ran.stderr);
+    place.dataset.write_part::<Answer>(1, "sft", Vec::new(), &Provenance::new("test", "")).unwrap();
+    assert!(place.collect(&service, &[]).stdout.contains("next: train --round 2"));
+    let judged = place.reference(&["judge", "--round", "1"]);
+    assert!(
+        judged.stdout.contains("the dataset has no test problems, so there is nothing to judge"),
+        "{}",
+        judged.stdout
+    );
 }
 
 #[test]

@@ -108,6 +108,9 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
         .map(|problem| (problem.problem_id.as_str(), problem))
         .collect();
     let mut line = format!("round {round}: answers after {stage}:");
+    if answers.is_empty() {
+        line += " none, as there are no val or test problems";
+    }
     for split in ANSWERED {
         let classes = accuracy(answers.iter().filter(|answer| answer.split == split), &problems);
         for (class, share, count) in &classes {
