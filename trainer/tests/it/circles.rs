@@ -142,8 +142,7 @@ impl Graph {
 
     /// The file that holds what an absolute path names; names that a file only imports are followed.
     fn file(&self, path: &[String], depth: usize) -> Module {
-        let length =
-            (0..=path.len()).rev().find(|&length| self.sources.contains_key(&path[..length]));
+        let length = (0..=path.len()).rev().find(|&length| self.sources.contains_key(&path[..length]));
         let module = path[..length.unwrap_or(0)].to_vec();
         let imported = path.get(module.len()).and_then(|next| {
             let mut uses = self.uses.get(&module)?.iter();
