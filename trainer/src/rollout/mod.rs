@@ -1,10 +1,10 @@
 //! Decoding: sampled rollouts with their log-probabilities, greedy rationales and answers.
 
+mod cpu_decoder;
 pub mod forced;
 pub mod logprobs;
 mod pick;
 pub mod sample;
-mod stepper;
 
 pub use pick::Sampling;
 pub use sample::{Generated, Generator, generate};

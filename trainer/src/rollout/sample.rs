@@ -1,7 +1,7 @@
 //! Token by token decoding with cached keys and values; the encoder runs once a problem for all its samples.
 
+use super::cpu_decoder::{Cache, CpuDecoder, Step};
 use super::pick::{self, Sampling};
-use super::stepper::{Cache, Step, Stepper};
 use crate::error::Result;
 use crate::libtorch::multiplies_bfloat16;
 use crate::student::attention::KeyValue;
@@ -33,8 +33,8 @@ pub struct Generator<'a> {
     student: &'a Student,
     /// Where the encoder's products are to run on weights in the sampling format, or with LoRA added.
     copy: Option<Student>,
-    stepper: Option<Stepper>,
-    /// Where values are asked for and there is no stepper.
+    cpu_decoder: Option<CpuDecoder>,
+    /// Where values are asked for and there is no CPU decoder.
     value_head: Option<ValueHead>,
     /// Format of weights and cached keys in decoding.
     kind: Kind,
@@ -48,23 +48,23 @@ impl<'a> Generator<'a> {
     /// If the system refuses threads.
     pub fn new(student: &'a Student, weights: &Weights, kind: Kind) -> Result<Self> {
         let copied = decoding_weights(weights, kind);
-        let stepper = if student.encoder.device() == Device::Cpu {
+        let cpu_decoder = if student.encoder.device() == Device::Cpu {
             let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
-            Some(Stepper::new(copied.as_ref().unwrap_or(weights), &student.config, kind, threads)?)
+            Some(CpuDecoder::new(copied.as_ref().unwrap_or(weights), &student.config, kind, threads)?)
         } else {
             None
         };
         let runs_so = kind != Kind::BFloat16 || multiplies_bfloat16(student.encoder.device());
         let copy = copied.filter(|_| runs_so).map(|weights| Student::new(&weights, &student.config));
         let mode = Mode { train: false, kind: if runs_so { kind } else { Kind::Float } };
-        Ok(Self { student, copy, stepper, value_head: None, kind, mode })
+        Ok(Self { student, copy, cpu_decoder, value_head: None, kind, mode })
     }
 
     /// Also gives the values that the head in `weights` finds in the states that tokens are chosen from.
     #[must_use]
     pub fn with_value_head(mut self, weights: &Weights) -> Self {
-        match &mut self.stepper {
-            Some(stepper) => stepper.add_value_head(weights),
+        match &mut self.cpu_decoder {
+            Some(cpu_decoder) => cpu_decoder.add_value_head(weights),
             None => self.value_head = Some(ValueHead::new(weights)),
         }
         self
@@ -80,14 +80,14 @@ impl<'a> Generator<'a> {
         max_new_tokens: u32,
     ) -> Vec<Generated> {
         let student = self.copy.as_ref().unwrap_or(self.student);
-        no_grad(|| match &self.stepper {
-            Some(stepper) => {
+        no_grad(|| match &self.cpu_decoder {
+            Some(cpu_decoder) => {
                 let keys = encoder_keys(student, source, self.kind, self.mode);
                 let lengths: Vec<i64> = integers(&source.mask.sum_dim_intlist(1, false, Kind::Int64));
                 let lengths = lengths.into_iter().map(|length| length as usize).collect();
                 let samples = samples(source, seeds);
                 let cache = Cache::new(keys, lengths, samples, self.kind);
-                by_steps(stepper, cache, student, sampling, seeds, max_new_tokens)
+                by_steps(cpu_decoder, cache, student, sampling, seeds, max_new_tokens)
             }
             None => {
                 let value_head = self.value_head.as_ref();
@@ -150,7 +150,7 @@ fn unfinished(seeds: &[u64]) -> Vec<Generated> {
 /// Decoding on the CPU decoder. Rows form a grid of problems × samples, so samples share their problem's data; a
 /// position whose row has finished is `None` and is processed until the grid can shrink.
 fn by_steps(
-    stepper: &Stepper,
+    cpu_decoder: &CpuDecoder,
     mut cache: Cache,
     student: &Student,
     sampling: Sampling,
@@ -164,7 +164,7 @@ fn by_steps(
     let mut grid: Vec<Option<usize>> = (0..seeds.len()).map(Some).collect();
     let mut inputs = vec![config.decoder_start_token_id; grid.len()];
     for _ in 0..max_new_tokens {
-        let Step { logits, values } = stepper.step(&inputs, &mut cache);
+        let Step { logits, values } = cpu_decoder.step(&inputs, &mut cache);
         let running: Vec<(usize, usize, f64)> = grid
             .iter()
             .enumerate()
@@ -173,14 +173,14 @@ fn by_steps(
                 (place, row, if sampling.is_random() { streams[row].random::<f64>() } else { 0.0 })
             })
             .collect();
-        let vocabulary = stepper.vocabulary();
-        let chosen: Vec<(i64, Option<f32>)> = stepper.on_threads(|| {
+        let vocabulary = cpu_decoder.vocabulary();
+        let chosen: Vec<(i64, Option<f32>)> = cpu_decoder.on_threads(|| {
             let choose = |&(place, _, uniform): &(usize, usize, f64)| {
                 let logits = &logits[place * vocabulary..(place + 1) * vocabulary];
                 match sampling {
                     Sampling::Greedy => (pick::greedy(logits) as i64, None),
                     Sampling::Random { top_k, top_p, temperature } => {
-                        let normalizer = stepper.log_sum_exp(logits);
+                        let normalizer = cpu_decoder.log_sum_exp(logits);
                         let (token, logprob) =
                             pick::random(logits, normalizer, top_k, top_p, temperature, uniform);
                         (token, Some(logprob))
@@ -353,7 +353,7 @@ mod tests {
     const RANDOM: Sampling = Sampling::Random { top_k: 20, top_p: 0.95, temperature: 1.1 };
 
     #[test]
-    fn the_stepper_says_what_libtorch_says() {
+    fn the_cpu_decoder_agrees_with_libtorch() {
         for config in configs() {
             let weights = Weights::random(&config, 5);
             let student = Student::new(&weights, &config);
@@ -381,16 +381,17 @@ mod tests {
             head.add_random(&config, config.value_head_shapes(), 6);
             let source = source(&config);
             let seeds: Vec<u64> = (0..6).collect();
-            let stepper = Generator::new(&student, &weights, Kind::Float).expect("generator");
-            let without_stepper = Generator {
+            let cpu_decoder = Generator::new(&student, &weights, Kind::Float).expect("generator");
+            let without_cpu_decoder = Generator {
                 student: &student,
                 copy: None,
-                stepper: None,
+                cpu_decoder: None,
                 value_head: None,
                 kind: Kind::Float,
                 mode: Mode::EVAL,
             };
-            for generator in [stepper.with_value_head(&head), without_stepper.with_value_head(&head)] {
+            for generator in [cpu_decoder.with_value_head(&head), without_cpu_decoder.with_value_head(&head)]
+            {
                 let generated = generator.generate(&source, RANDOM, &seeds, 40);
                 let tokens: Vec<&[i64]> = generated.iter().map(|row| row.tokens.as_slice()).collect();
                 let head = ValueHead::new(&head);

@@ -16,7 +16,7 @@ use crate::rollout::{Generator, Sampling};
 use crate::sentences;
 use crate::sft::{Choice, Example, Plan, fit, identity, mean_loss};
 use crate::student::Student;
-use crate::student::adapter::{Base, base_of, made_with_of, read_adapter, write_adapter};
+use crate::student::adapter::{Base, base_of, read_adapter, training_hash_of, write_adapter};
 use crate::student::checkpoint;
 use crate::student::lora::{LoraConfig, is_lora};
 use schemas::provenance::sha256_hex;
@@ -187,7 +187,7 @@ fn adapted(
                 "remove the adapter to train it again, or restore its policy",
             ));
         }
-        if made_with_of(folder)?.is_some_and(|told| told != made_with(context, corpus, rationales)) {
+        if training_hash_of(folder)?.is_some_and(|told| told != training_hash(context, corpus, rationales)) {
             return Err(Error::input(
                 format!(
                     "{}: expected an adapter trained with these settings and rationales, found one of others",
@@ -210,7 +210,7 @@ fn adapted(
 }
 
 /// Settings of an adapter's training, besides the policy and its rationales, in one line.
-fn made_with(context: &Context, corpus: &Corpus, rationales: &HashMap<String, String>) -> String {
+fn training_hash(context: &Context, corpus: &Corpus, rationales: &HashMap<String, String>) -> String {
     let (answer, student) = (&context.settings.answer, &context.settings.student);
     let training = (answer.epochs, answer.batch, answer.learning_rate, answer.weight_decay, answer.warmup);
     let shape = (answer.lora_rank, answer.lora_alpha, answer.lora_dropout);
@@ -368,7 +368,7 @@ impl AnswerModel<'_> {
         let Policy { weights, fingerprint, folder: companions, .. } = self.policy;
         let config = &self.policy.student.config;
         let base = Base { config, folder: companions, fingerprint };
-        write_adapter(folder, lora, weights, &base, &made_with(context, corpus, self.rationales))
+        write_adapter(folder, lora, weights, &base, &training_hash(context, corpus, self.rationales))
     }
 
     /// Answers problems greedily, in their order; `title` precedes the progress.

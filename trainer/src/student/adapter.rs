@@ -39,7 +39,7 @@ const KEEPS_BASE: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 const BASE: &str = "ares.policy";
 
 /// Key for a hash of its training settings.
-const MADE_WITH: &str = "ares.settings";
+const TRAINING_HASH: &str = "ares.settings";
 
 /// The student that an adapter was trained on.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub struct Base<'a> {
 }
 
 /// Writes the LoRA matrices of `weights` in PEFT's layout, together with the base model's `config.json` and tokenizer.
-/// `made_with` identifies its training settings.
+/// `training_hash` identifies its training settings.
 ///
 /// # Errors
 /// If the write fails; then the folder does not appear.
@@ -62,7 +62,7 @@ pub fn write_adapter(
     lora: &LoraConfig,
     weights: &Weights,
     base: &Base<'_>,
-    made_with: &str,
+    training_hash: &str,
 ) -> Result<()> {
     write_folder(folder, |temporary| {
         schemas::file::write_bytes(&temporary.join("adapter_config.json"), to_json(lora)?.as_bytes())?;
@@ -72,7 +72,7 @@ pub fn write_adapter(
         let metadata = [
             ("format", "pt".to_owned()),
             (BASE, base.fingerprint.to_owned()),
-            (MADE_WITH, made_with.to_owned()),
+            (TRAINING_HASH, training_hash.to_owned()),
         ];
         write_safetensors(&temporary.join("adapter_model.safetensors"), tensors, &metadata)?;
         copy_companions(base.folder, temporary)
@@ -91,8 +91,8 @@ pub fn base_of(folder: &Path) -> Result<Option<String>> {
 ///
 /// # Errors
 /// If the file is broken.
-pub fn made_with_of(folder: &Path) -> Result<Option<String>> {
-    metadata_of(&folder.join("adapter_model.safetensors"), MADE_WITH)
+pub fn training_hash_of(folder: &Path) -> Result<Option<String>> {
+    metadata_of(&folder.join("adapter_model.safetensors"), TRAINING_HASH)
 }
 
 /// Adds the LoRA matrices of a PEFT folder to a student's weights.

@@ -3,9 +3,9 @@
 use super::config::StudentConfig;
 use super::dropout::dropout;
 use super::lora::LoraPair;
+use super::low_precision::LowPrecisionCache;
 use super::mode::Mode;
 use super::weights::Weights;
-use super::working_copies::WorkingCopies;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
@@ -14,7 +14,7 @@ use tch::{Kind, Tensor};
 pub struct Matrix {
     names: Vec<String>,
     weights: Vec<Tensor>,
-    copies: Rc<WorkingCopies>,
+    copies: Rc<LowPrecisionCache>,
 }
 
 impl Matrix {
@@ -65,7 +65,7 @@ impl Linear {
     }
 
     /// Copies of the weights that this layer's weight is one of.
-    pub(super) fn copies(&self) -> &WorkingCopies {
+    pub(super) fn copies(&self) -> &LowPrecisionCache {
         &self.weight.copies
     }
 

@@ -10,11 +10,11 @@ pub mod encoder;
 pub mod fusion;
 pub mod layers;
 pub mod lora;
+pub mod low_precision;
 pub mod mode;
 pub mod value_head;
 pub mod weight_files;
 pub mod weights;
-pub mod working_copies;
 
 pub use config::StudentConfig;
 pub use mode::Mode;
@@ -23,9 +23,9 @@ pub use weights::Weights;
 use decoder::Decoder;
 use encoder::Encoder;
 use layers::{Linear, Matrix};
+use low_precision::LowPrecisionCache;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
-use working_copies::WorkingCopies;
 
 /// A student ready to run. It shares its tensors with the [`Weights`] it was made of: an optimizer step on those is
 /// visible here.
@@ -38,7 +38,7 @@ pub struct Student {
     /// Decoder.
     pub decoder: Decoder,
     head: Head,
-    copies: Rc<WorkingCopies>,
+    copies: Rc<LowPrecisionCache>,
 }
 
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Named weights: made at random by seed, copied, hashed; the leaves of every gradient.
 
 use super::config::StudentConfig;
-use super::working_copies::WorkingCopies;
+use super::low_precision::LowPrecisionCache;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 #[derive(Debug, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
-    copies: Rc<WorkingCopies>,
+    copies: Rc<LowPrecisionCache>,
 }
 
 impl Weights {
@@ -76,7 +76,7 @@ impl Weights {
     }
 
     /// Copies of these weights in the number format of matrix products, which all students of these weights share.
-    pub fn copies(&self) -> Rc<WorkingCopies> {
+    pub fn copies(&self) -> Rc<LowPrecisionCache> {
         Rc::clone(&self.copies)
     }
 

@@ -18,12 +18,12 @@ const ROWS_WAITING: i64 = 512;
 
 /// Copies of weights, or of several weights in one copy, by their names.
 #[derive(Debug, Default)]
-pub struct WorkingCopies {
-    copies: RefCell<BTreeMap<Vec<String>, WorkingCopy>>,
+pub struct LowPrecisionCache {
+    copies: RefCell<BTreeMap<Vec<String>, LowPrecisionWeight>>,
 }
 
 #[derive(Debug)]
-struct WorkingCopy {
+struct LowPrecisionWeight {
     weights: Vec<Tensor>,
     /// The weights' rows one after the other; none before the first use, and after the memory was given back.
     cast: Option<Tensor>,
@@ -42,7 +42,7 @@ struct Use {
     zeros: Tensor,
 }
 
-impl WorkingCopy {
+impl LowPrecisionWeight {
     fn new(weights: &[Tensor]) -> Self {
         let weights = weights.iter().map(Tensor::shallow_clone).collect();
         Self { weights, cast: None, uses: Vec::new(), gradient: None }
@@ -118,12 +118,12 @@ impl WorkingCopy {
     }
 }
 
-impl WorkingCopies {
+impl LowPrecisionCache {
     /// x·Wᵀ of `x` [.., in] in the format of `x`: [.., out], W being the weights of these names, the rows of one after
-    /// those of the other. Their gradients come with [`WorkingCopies::gradients`].
+    /// those of the other. Their gradients come with [`LowPrecisionCache::gradients`].
     pub fn product(&self, names: &[String], weights: &[Tensor], x: &Tensor) -> Tensor {
         let mut copies = self.copies.borrow_mut();
-        let copy = copies.entry(names.to_vec()).or_insert_with(|| WorkingCopy::new(weights));
+        let copy = copies.entry(names.to_vec()).or_insert_with(|| LowPrecisionWeight::new(weights));
         let cast = copy.cast(x.kind());
         let (outputs, inputs) = (cast.size()[0], cast.size()[1]);
         if copy.is_trained() {
@@ -195,7 +195,7 @@ impl WorkingCopies {
             .collect()
     }
 
-    /// Casts the weights that are trained again; needed whenever they have changed and their [`WorkingCopies::places`]
+    /// Casts the weights that are trained again; needed whenever they have changed and their [`LowPrecisionCache::places`]
     /// have not.
     pub fn refresh(&self) {
         no_grad(|| {
@@ -268,7 +268,7 @@ mod tests {
         for lengths in [[3, 5, 2], [520, 3, 1], [260, 260, 1]] {
             let weight = [trained(&(random([380, 370]) * 0.05))];
             let exact = trained(&weight[0].detach().to_kind(Kind::BFloat16).to_kind(Kind::Float));
-            let copies = WorkingCopies::default();
+            let copies = LowPrecisionCache::default();
             for length in lengths {
                 // Rows in two dimensions, and an input that itself has a gradient.
                 let x = trained(&random([length, 370]).to_kind(Kind::BFloat16).view([1, length, 370]));
@@ -291,7 +291,7 @@ mod tests {
         let weights = [trained(&random([3, 8])), random([2, 8]), trained(&random([4, 8]))];
         let exact = Tensor::cat(&weights.each_ref().map(Tensor::detach), 0);
         let exact = trained(&exact.to_kind(Kind::BFloat16).to_kind(Kind::Float));
-        let copies = WorkingCopies::default();
+        let copies = LowPrecisionCache::default();
         for rows in [5, 700] {
             let x = random([rows, 8]).to_kind(Kind::BFloat16);
             backward(&x.to_kind(Kind::Float).linear(&exact, None::<&Tensor>));
@@ -311,7 +311,7 @@ mod tests {
         let weight = [trained(&random([6, 8]))];
         let exact = trained(&weight[0].detach().to_kind(Kind::BFloat16).to_kind(Kind::Float));
         let ids = Tensor::from_slice(&[1i64, 4, 4]);
-        let copies = WorkingCopies::default();
+        let copies = LowPrecisionCache::default();
         let x = random([3, 8]).to_kind(Kind::BFloat16);
         for _ in 0..2 {
             for weight in [&weight[0], &exact] {
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn only_what_a_backward_pass_reached_counts() {
         let weight = [trained(&random([6, 8]))];
-        let copies = WorkingCopies::default();
+        let copies = LowPrecisionCache::default();
         let x = random([3, 8]).to_kind(Kind::BFloat16);
         let without = no_grad(|| copies.product(&names(1), &weight, &x));
         assert!(!without.requires_grad());
@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn a_copy_follows_its_weights() {
         let weights = [trained(&random([4, 4])), trained(&random([2, 4]))];
-        let copies = WorkingCopies::default();
+        let copies = LowPrecisionCache::default();
         let names = names(2);
         let eye = Tensor::eye(4, (Kind::BFloat16, Device::Cpu));
         // The product of an identity matrix is the copy itself.

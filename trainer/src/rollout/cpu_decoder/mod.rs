@@ -28,7 +28,7 @@ const OUTPUTS_A_TASK: usize = 64;
 
 /// The decoder of a student, for single steps.
 #[derive(Debug)]
-pub(super) struct Stepper {
+pub(super) struct CpuDecoder {
     level: Level,
     pool: rayon::ThreadPool,
     embedding: Matrix,
@@ -67,7 +67,7 @@ struct Block {
     feed_outer: Matrix,
 }
 
-impl Stepper {
+impl CpuDecoder {
     /// The decoder of these weights (without LoRA pairs, which must have been added to their layers), its matrices in
     /// `kind`, run by `threads` threads.
     ///
@@ -134,7 +134,7 @@ impl Stepper {
         self.head.rows()
     }
 
-    /// Runs `work` on the stepper's threads.
+    /// Runs `work` on the CPU decoder's threads.
     pub(super) fn on_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.pool.install(work)
     }

@@ -1,4 +1,4 @@
-//! Views of libtorch's memory that the stepper's threads may read.
+//! Views of libtorch's memory that the CPU decoder's threads may read.
 
 #![allow(unsafe_code)] // one pointer into a tensor that the same struct keeps alive
 
@@ -18,7 +18,7 @@ pub(super) struct Matrix {
 }
 
 // SAFETY: the memory is only read, and what writes to weights (an optimizer, a checkpoint being read) runs on the
-// thread that owns the stepper, never while a step runs.
+// thread that owns the CPU decoder, never while a step runs.
 unsafe impl Sync for Matrix {}
 unsafe impl Send for Matrix {}
 

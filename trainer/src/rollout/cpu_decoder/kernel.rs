@@ -107,7 +107,7 @@ impl Level {
 }
 
 /// Wraps element-wise functions so that each level compiles them with its own instructions.
-macro_rules! levelled {
+macro_rules! dispatched {
     ($($name:ident($($argument:ident: $ty:ty),*) $(-> $out:ty)?;)+) => {
         impl Level {
             $(pub(super) fn $name(self, $($argument: $ty),*) $(-> $out)? {
@@ -124,7 +124,7 @@ macro_rules! levelled {
     };
 }
 
-levelled! {
+dispatched! {
     softmax(scores: &mut [f32]);
     log_sum_exp(values: &[f32]) -> f32;
     gelu_gate(gate: &mut [f32], inner: &[f32]);
