@@ -149,7 +149,7 @@ def run(folder, address):
                 used.add(said)
                 text = text.replace(said, instead)
         print("$ " + text.strip(), flush=True)
-        done = subprocess.run(["bash", "-euc", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(["bash", "-euc", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=1500)
         print(done.stdout.strip() + (done.stderr[-3000:] if done.returncode else ""), flush=True)
         if done.returncode:
             return 1

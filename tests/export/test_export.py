@@ -24,7 +24,7 @@ class Export(unittest.TestCase):
             raise unittest.SkipTest(f"no Python with the readers' packages: {reason}")
 
     def call(self, script):
-        done = subprocess.run([str(self.python), str(HERE / script)], capture_output=True, text=True, timeout=900)
+        done = subprocess.run([str(self.python), str(HERE / script)], capture_output=True, text=True, timeout=1800)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_every_format_is_loaded(self):
