@@ -7,5 +7,6 @@ mod part;
 pub mod passes;
 pub mod ppo;
 pub mod reward;
+pub mod scored;
 pub mod statistics;
 pub mod warmup;

@@ -1,6 +1,6 @@
 //! Tensors of rollouts that run through a model together.
 
-use super::ppo::ScoredRollout;
+use super::scored::ScoredRollout;
 use crate::batch::Padded;
 use crate::student::{Mode, Student, StudentConfig};
 use crate::vision::ImageFeatures;

@@ -1,7 +1,8 @@
 //! Passes over the round's scored rollouts: order, accumulation, optimizer steps, what ends a pass.
 
 use super::advice::Adviser;
-use super::ppo::{Learner, ScoredRollout};
+use super::ppo::Learner;
+use super::scored::ScoredRollout;
 use super::statistics::Statistics;
 use crate::error::Result;
 use crate::metrics::MetricLog;

@@ -8,7 +8,8 @@
 use super::loss::value_loss;
 use super::part::Part;
 use super::passes::Plan;
-use super::ppo::{Learner, ScoredRollout};
+use super::ppo::Learner;
+use super::scored::ScoredRollout;
 use super::statistics::Statistics;
 use crate::batch;
 use crate::error::Result;
