@@ -40,7 +40,7 @@ impl fmt::Display for Groups {
         let saved = items.saturating_sub(*requests);
         write!(
             f,
-            "round {round} scores: {} requests asked about {} rollouts; one by one it would have been {} more",
+            "round {round}, scores: {} requests asked about {} rollouts together, which saved {} requests",
             grouped(*requests),
             grouped(*items),
             grouped(saved)
