@@ -226,6 +226,9 @@ fn a_model_that_answers_one_at_a_time_is_not_asked_about_several_for_long() {
     assert_eq!(scores(&place.tables()), scores(&expected));
     let wasted = service.stats().requests - 228;
     assert!(wasted < 12, "{wasted} requests for nothing");
+    let status = place.reference(&["status"]).stdout;
+    let told = format!("had to be asked about again alone, {wasted} requests more than one by one");
+    assert!(status.contains(&told), "{told}: {status}");
 }
 
 #[test]
