@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::items::{Content, Item, Job};
 use crate::reply::reasons;
 use crate::reply::verdict::{self, NOT_SENT, Verdict};
-use crate::request::prompt;
+use crate::request;
 use crate::request::samples::Samples;
 use crate::teacher::{self, Key};
 use schemas::provenance;
@@ -97,7 +97,7 @@ pub fn latest(
     now: Option<AskedWith<'_>>,
 ) -> Result<Option<ItemOutcome>> {
     let mine = |ask: &Ask| {
-        prompt::is_about(&ask.user_text, item)
+        request::is_about(&ask.user_text, item)
             && now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt_version)
     };
     for key in cache.used_keys_of(&job.scope(), item.round, &item.subject_id)? {
@@ -121,7 +121,7 @@ pub fn all(cache: &Cache, job: &Job, item: &Item) -> Result<Vec<ItemOutcome>> {
 /// or was about an older text.
 pub fn paid(cache: &Cache, key: &Key, is_latest: bool, item: &Item) -> Result<Option<ItemOutcome>> {
     let Some(ask) = cache.ask(key)? else { return Ok(None) };
-    let is_over = !is_latest || !prompt::is_about(&ask.user_text, item);
+    let is_over = !is_latest || !request::is_about(&ask.user_text, item);
     let resolved = judged(cache, ask, item)?;
     Ok(Some(resolved).filter(|found| match &found.verdict {
         Verdict::Answer(_) | Verdict::Reject { .. } => true,
