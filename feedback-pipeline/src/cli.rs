@@ -10,6 +10,7 @@ use crate::items::{Job, Kind, Order};
 use crate::store::Whose;
 use crate::tables::rebuild;
 use clap::{Args, Parser, Subcommand};
+use schemas::number::{counted, plural};
 use schemas::settings::{CorrectionFilter, Provider, Resolved, SettingFlags, Settings};
 use schemas::{Answer, Dataset, completions, interrupt};
 use std::collections::BTreeMap;
@@ -290,7 +291,7 @@ fn show_changed(context: &Context, round: u32, kind: Kind, how: &str, changed: &
         schemas::say!("round {round}: no answers of {kind} to change");
     }
     for (model, requests) in &changed.requests {
-        schemas::say!("round {round}: {requests} requests for {kind} by {model} {how}");
+        schemas::say!("round {round}: {} for {kind} by {model} {how}", counted(requests, "request"));
     }
     if !changed.undo.is_empty() {
         schemas::say!("round {round}: to undo: {}", changed.undo);
@@ -370,12 +371,13 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                     }
                 };
                 schemas::say!(
-                    "round {}: {} {} {verb}, {} rejected, {} shared a reply; {sent} requests, {cost}{}",
+                    "round {}: {} {} {verb}, {} rejected, {} shared a reply; {sent} {}, {cost}{}",
                     job.round,
                     counts.answered,
                     job.items(),
                     counts.rejected,
                     counts.shared,
+                    plural(sent, "request"),
                     if left > 0 { format!("; {left} still pending") } else { String::new() },
                 );
                 if let Some(error) = stopped {

@@ -174,6 +174,40 @@ fn scienceqa_of_the_hub() {
     assert_eq!(folder.contents(), before);
 }
 
+/// Two rows that differ only in their answers: which one is the second is not a matter of their order.
+#[test]
+fn rows_that_are_alike_keep_their_ids_in_any_order() {
+    let ids = |answers: [i8; 2]| {
+        let folder = Folder::new();
+        science(&folder, &[&answers.map(|answer| row("After 2?", answer, None))]);
+        folder.scienceqa("from").unwrap();
+        let mut ids: Vec<_> = folder
+            .problems()
+            .into_iter()
+            .filter(|p| p.split == "train")
+            .map(|p| (p.answer_index, p.problem_id))
+            .collect();
+        ids.sort();
+        ids
+    };
+    let found = ids([0, 1]);
+    assert_eq!(found[1].1, format!("{}-2", found[0].1));
+    assert_eq!(ids([1, 0]), found);
+}
+
+#[test]
+fn questions_without_text_and_fields_mapped_twice_are_refused() {
+    let folder = Folder::new();
+    science(&folder, &[&[row(" ", 0, None)]]);
+    let error = folder.scienceqa("from").unwrap_err();
+    assert!(error.ends_with("row 0: `question`: expected a text, found an empty one"), "{error}");
+    write(&folder.path("more.parquet"), columns(&rows()));
+    let map = [("question", "hint"), ("question", "topic")];
+    let error = import(&folder, "more.parquet", &map, Some("train")).unwrap_err();
+    assert_eq!(error, "--map: expected field `question` once, found it twice");
+    assert!(!folder.path("data").exists());
+}
+
 /// Ids that the publisher gives, and ids made from contents, would double every problem.
 #[test]
 fn the_same_source_under_other_ids_is_refused() {

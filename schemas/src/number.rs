@@ -15,6 +15,23 @@ pub fn grouped(number: impl Display) -> String {
     text
 }
 
+/// A number of things, whose name is given for one: `1 reply`, `12,726 replies`.
+pub fn counted(number: impl Display, one: &str) -> String {
+    let number = number.to_string();
+    let name = plural(&number, one);
+    format!("{} {name}", grouped(number))
+}
+
+/// The name of so many things, given the name of one.
+pub fn plural(number: impl Display, one: &str) -> String {
+    match one.strip_suffix('y') {
+        _ if number.to_string() == "1" => one.to_owned(),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{stem}ies"),
+        _ if one.ends_with(['h', 's', 'x']) => format!("{one}es"),
+        _ => format!("{one}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -22,5 +39,18 @@ mod tests {
         assert_eq!(super::grouped(7), "7");
         assert_eq!(super::grouped(1234_usize), "1,234");
         assert_eq!(super::grouped(50_904_000_u64), "50,904,000");
+    }
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        for (number, one, text) in [
+            (1, "request", "1 request"),
+            (0, "request", "0 requests"),
+            (12_726, "reply", "12,726 replies"),
+            (2, "batch", "2 batches"),
+            (2, "key", "2 keys"),
+        ] {
+            assert_eq!(super::counted(number, one), text);
+        }
     }
 }

@@ -26,7 +26,8 @@ pub(super) fn write(
     configs: &[Config],
     about: &str,
 ) -> Result<()> {
-    let card = dataset.card().ok();
+    // A dataset may have no card; one that cannot be read would publish the problems without their licence.
+    let card = dataset.card_path().try_exists().unwrap_or(true).then(|| dataset.card()).transpose()?;
     let (title, source, licence) = card.map_or_else(
         || (dataset.name(), String::new(), String::new()),
         |card| (card.name, card.source, card.licence),

@@ -34,7 +34,7 @@ use options::{Plan, name};
 use pictures::{Copies, Pictures};
 use schemas::Dataset;
 use schemas::dataset::quoted;
-use schemas::number::grouped;
+use schemas::number::{counted, grouped, plural};
 use source::{Sources, rows_of};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -152,12 +152,18 @@ fn nothing(dataset: &Dataset, plan: &Plan, left: &LeftOut) -> Error {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: u64 = self.files.iter().map(|file| file.lines).sum();
-        writeln!(f, "{}: {} lines as {}", self.to.display(), grouped(lines), name(&self.format))?;
+        writeln!(f, "{}: {} as {}", self.to.display(), counted(lines, "line"), name(&self.format))?;
         for file in &self.files {
-            writeln!(f, "  {:<34} {:>9} lines", file.name, grouped(file.lines))?;
+            writeln!(f, "  {:<34} {:>9} {}", file.name, grouped(file.lines), plural(file.lines, "line"))?;
         }
         if self.copies.files > 0 {
-            writeln!(f, "  {:<34} {:>9} pictures", "images/", grouped(self.copies.files))?;
+            writeln!(
+                f,
+                "  {:<34} {:>9} {}",
+                "images/",
+                grouped(self.copies.files),
+                plural(self.copies.files, "picture")
+            )?;
         }
         write!(f, "{}", self.left)?;
         let to = quoted(&self.to);

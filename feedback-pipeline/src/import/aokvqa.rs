@@ -6,13 +6,14 @@ use super::json::{self, Node, Record};
 use super::parquet::{self, Layout};
 use super::picture;
 use super::solution::as_sentences;
+use super::split::SPLITS;
 use crate::error::{Error, Result};
 use schemas::{DatasetCard, Problem};
 use std::path::{Path, PathBuf};
 
 /// Reads the published files of a folder, those that are there, or a single one.
 pub(super) fn read(from: &Path, images: Option<&Path>) -> Result<Incoming> {
-    let published = super::SPLITS.map(|split| from.join(format!("aokvqa_v1p0_{split}.json")));
+    let published = SPLITS.map(|split| from.join(format!("aokvqa_v1p0_{split}.json")));
     let files: Vec<PathBuf> = match from.is_dir() {
         true => published.into_iter().filter(|file| file.is_file()).collect(),
         false => vec![from.to_path_buf()],
@@ -45,7 +46,7 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
     };
     for (index, node) in questions.iter().enumerate() {
         let record = Record::new(format!("{}, question {}", file.display(), index + 1), node)?;
-        let id = record.text("question_id")?;
+        let id = record.filled_text("question_id")?;
         let record = Record::new(format!("{}, question `{id}`", file.display()), node)?;
         let Some(split) = record.split("split")? else {
             return Err(record.wrong("split", "train, val or test", "none"));
@@ -74,7 +75,7 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
         incoming.problems.push(Problem {
             problem_id: id,
             split,
-            question: record.text("question")?,
+            question: record.filled_text("question")?,
             choices,
             answer_index,
             hint: String::new(),
@@ -97,9 +98,7 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
 /// longer; each in folders of the splits, or all in one.
 fn coco_names(split: &str, name: &str) -> Vec<String> {
     let mut names = vec![format!("{split}2017/{name}"), name.to_owned()];
-    names.extend(
-        super::SPLITS.iter().filter(|other| **other != split).map(|other| format!("{other}2017/{name}")),
-    );
+    names.extend(SPLITS.iter().filter(|other| **other != split).map(|other| format!("{other}2017/{name}")));
     for folder in ["train2014", "val2014", "test2015"] {
         names.push(format!("{folder}/COCO_{folder}_{name}"));
         names.push(format!("COCO_{folder}_{name}"));

@@ -1,5 +1,6 @@
 //! Ids of problems whose source has none: made from their contents.
 
+use super::split::SPLITS;
 use schemas::provenance;
 use sha2::{Digest, Sha256};
 
@@ -25,7 +26,7 @@ pub(super) fn derived_id(
 /// Whether an id was made from the contents of a row: `train-0123456789abcdef`, with a number where rows are alike.
 pub(super) fn is_derived(id: &str) -> bool {
     let mut parts = id.splitn(3, '-');
-    parts.next().is_some_and(|split| super::SPLITS.contains(&split))
+    parts.next().is_some_and(|split| SPLITS.contains(&split))
         && parts.next().is_some_and(|hash| {
             hash.len() == 16
                 && hash.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))

@@ -3,6 +3,7 @@
 //! Unlike `serde_json::Value`, a [`Node`] keeps the order of keys and refuses duplicate keys, and a [`Record`] says
 //! which field of which record was expected to hold what.
 
+use super::split::SPLITS;
 use crate::error::{Error, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::collections::HashSet;
@@ -229,6 +230,12 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// A text that must be there and say something.
+    pub(super) fn filled_text(&self, name: &str) -> Result<String> {
+        let text = self.text(name)?;
+        if text.trim().is_empty() { Err(self.wrong(name, "a text", "an empty one")) } else { Ok(text) }
+    }
+
     /// A list of texts; `None` if it is missing or null.
     pub(super) fn texts(&self, name: &str) -> Result<Option<Vec<String>>> {
         let Some(node) = self.get(name) else { return Ok(None) };
@@ -280,7 +287,7 @@ impl<'a> Record<'a> {
             _ => split,
         });
         match split {
-            Some(split) if !super::SPLITS.contains(&split.as_str()) => {
+            Some(split) if !SPLITS.contains(&split.as_str()) => {
                 Err(self.wrong(name, "train, val or test", format_args!("`{split}`")))
             }
             split => Ok(split),

@@ -38,7 +38,7 @@ pub(super) fn read(from: &Path, images: Option<&Path>, licence: &str) -> Result<
 }
 
 fn problem(record: &Record<'_>, name: &str, images: &Path) -> Result<(Problem, Option<Picture>)> {
-    let id = record.text("problem_id")?;
+    let id = record.filled_text("problem_id")?;
     let Some(split) = record.split("split")? else {
         return Err(record.wrong("split", "train, val or test", "none"));
     };
@@ -65,7 +65,7 @@ fn problem(record: &Record<'_>, name: &str, images: &Path) -> Result<(Problem, O
     let problem = Problem {
         problem_id: id,
         split,
-        question: record.text("question")?,
+        question: record.filled_text("question")?,
         choices,
         answer_index,
         hint: record.text_or_empty("hint")?,

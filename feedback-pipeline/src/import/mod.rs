@@ -17,13 +17,12 @@ mod publish;
 mod rationales;
 mod scienceqa;
 mod solution;
+mod split;
 
 use crate::error::Result;
 use schemas::DatasetCard;
+use split::SPLITS;
 use std::path::{Path, PathBuf};
-
-/// The splits of a dataset, in the order of its problems.
-const SPLITS: [&str; 3] = ["train", "val", "test"];
 
 /// What to import.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -127,7 +126,7 @@ pub enum Command {
         #[arg(long)]
         skip_unknown: bool,
         /// Name of the model that wrote them, kept as `import:NAME` in the column `policy`.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
         written_by: Option<String>,
         /// Columns of problem_id, rationale and model in a Parquet file, for instance rationale=response.
         #[arg(long, value_name = "FIELD=COLUMN", value_delimiter = ',', value_parser = field_and_column)]

@@ -6,11 +6,12 @@
 use super::ids::is_derived;
 use super::incoming::{Incoming, Origin};
 use super::picture;
+use super::split::SPLITS;
 use crate::PROGRAM;
 use crate::error::{Error, Result};
 use crate::request::image;
 use schemas::dataset::quoted;
-use schemas::number::grouped;
+use schemas::number::{counted, grouped, plural};
 use schemas::{Dataset, DatasetCard, Problem, Provenance, table};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -257,14 +258,14 @@ impl fmt::Display for Summary {
         } else if self.added < self.problems.len() {
             writeln!(
                 f,
-                "{data}: {} problems, {} of them new",
-                grouped(self.problems.len()),
+                "{data}: {}, {} of them new",
+                counted(self.problems.len(), "problem"),
                 grouped(self.added)
             )?;
         } else {
-            writeln!(f, "{data}: {} problems", grouped(self.problems.len()))?;
+            writeln!(f, "{data}: {}", counted(self.problems.len(), "problem"))?;
         }
-        for split in super::SPLITS {
+        for split in SPLITS {
             let of_split = || self.problems.iter().filter(|problem| problem.split == split);
             if of_split().next().is_none() {
                 continue;
@@ -274,8 +275,9 @@ impl fmt::Display for Summary {
             let hidden = of_split().filter(|problem| problem.answer_index.is_none()).count();
             write!(
                 f,
-                "  {split:<5} {:>7} problems, {} with a picture",
+                "  {split:<5} {:>7} {}, {} with a picture",
                 grouped(of_split().count()),
+                plural(of_split().count(), "problem"),
                 grouped(image)
             )?;
             for (count, what) in [(unsolved, "without a solution"), (hidden, "with a hidden answer")] {

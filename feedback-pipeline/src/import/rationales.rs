@@ -6,7 +6,7 @@ use super::parquet::rationales::{digest_of, read_parquet};
 use crate::PROGRAM;
 use crate::error::{Error, Result};
 use schemas::dataset::quoted;
-use schemas::number::grouped;
+use schemas::number::{counted, grouped};
 use schemas::table::Batches;
 use schemas::{Dataset, Problem, Provenance, Rollout, Sentence, provenance, sentences};
 use std::collections::{HashMap, HashSet};
@@ -252,7 +252,7 @@ fn read_jsonl(text: &str, from: &Path) -> Result<Vec<Entry>> {
         let node = json::parse_line(line, &place)?;
         let record = Record::new(place, &node)?;
         Ok(Entry {
-            problem_id: record.text("problem_id")?,
+            problem_id: record.filled_text("problem_id")?,
             rationale: record.text("rationale")?,
             model: record.optional_text("model")?,
         })
@@ -331,8 +331,8 @@ impl fmt::Display for Summary {
         if self.changed {
             writeln!(
                 f,
-                "{data}, round {round}: {} rationales imported as rollouts",
-                grouped(self.rationales)
+                "{data}, round {round}: {} imported as rollouts",
+                counted(self.rationales, "rationale")
             )?;
         } else {
             writeln!(f, "{data}, round {round}: nothing changed, these rationales already exist")?;

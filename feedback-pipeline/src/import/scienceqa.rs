@@ -5,6 +5,7 @@ use super::incoming::{Incoming, Picture};
 use super::json::{self, Node, Record};
 use super::parquet::{self, Layout};
 use super::picture;
+use super::split::SPLITS;
 use crate::error::{Error, Result};
 use schemas::{DatasetCard, Problem};
 use std::collections::HashMap;
@@ -63,9 +64,7 @@ pub(super) fn read(from: &Path, captions: Option<&Path>, images: Option<&Path>) 
         rows.push((place, problem, picture));
     }
     // MM-CoT's predictions follow the order of pid_splits.json.
-    rows.sort_by_key(|(place, problem, _)| {
-        (super::SPLITS.iter().position(|split| *split == problem.split), *place)
-    });
+    rows.sort_by_key(|(place, problem, _)| (SPLITS.iter().position(|split| *split == problem.split), *place));
     let mut incoming = Incoming::new(card());
     incoming.left_out = left_out;
     incoming.looked_for = Some(format!("<split>/<id>/image.png and <id>/image.png in {}", images.display()));
@@ -124,7 +123,7 @@ fn problem(
     let problem = Problem {
         problem_id: id.to_owned(),
         split,
-        question: record.text("question")?,
+        question: record.filled_text("question")?,
         choices,
         answer_index,
         hint: record.text_or_empty("hint")?,
@@ -154,7 +153,7 @@ impl<'a> Splits<'a> {
         let node = json::read(path)?;
         let record = Record::new(path.display().to_string(), &node)?;
         let mut of = HashMap::with_capacity(known.len());
-        for split in super::SPLITS {
+        for split in SPLITS {
             // Other keys (trainval, minitest …) name the same problems again.
             for (place, id) in record.texts(split)?.unwrap_or_default().into_iter().enumerate() {
                 let Some(id) = known.get(id.as_str()) else {

@@ -1,6 +1,6 @@
 //! The round's tables as a dataset for the Hugging Face Hub: a configuration for each table, pictures embedded in `problems`.
 
-use super::Place;
+use super::writer::Place;
 use crate::error::{Error, Result};
 use crate::export::card::{self, Config};
 use crate::export::left_out::{Reason, Split};

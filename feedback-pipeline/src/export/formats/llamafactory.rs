@@ -1,6 +1,7 @@
 //! Conversations for LLaMA-Factory, in its sharegpt layout: for supervised fine-tuning, preferences (DPO, reward models) and KTO.
 
-use super::{Message, Place, Writer, user};
+use super::conversation::{Message, user};
+use super::writer::{Place, Writer};
 use crate::error::{Error, Result};
 use crate::export::left_out::Split;
 use crate::export::lines::{BySplit, JsonLines, Written};

@@ -1,6 +1,6 @@
 //! Stepwise supervision, as TRL's trainer of process reward models reads it.
 
-use super::{Place, Writer, card};
+use super::writer::{Place, Writer, write_card};
 use crate::error::Result;
 use crate::export::lines::{BySplit, JsonLines, Written};
 use crate::export::pictures::Found;
@@ -48,7 +48,7 @@ impl Writer for Prm {
 
     fn finish(self: Box<Self>, place: &Place<'_>, dataset: &Dataset) -> Result<Vec<Written>> {
         let files = self.files.finish::<Line>()?;
-        card(place, dataset, &files, ABOUT)?;
+        write_card(place, dataset, &files, ABOUT)?;
         Ok(files)
     }
 }

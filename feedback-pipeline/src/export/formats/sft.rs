@@ -1,13 +1,12 @@
 //! Conversations to imitate, as TRL's SFT trainer reads them: prompt and completion, so that only the completion is learned.
 
-use super::{Message, Place, Writer, ares, assistant, bytes_of, card, embedded, messages, user};
+use super::conversation::{Conversations, Message, assistant, bytes_of, embedded, messages, user};
+use super::writer::{Place, Writer};
 use crate::error::Result;
-use crate::export::lines::{BySplit, Embedded, ParquetLines, Row, Written, list, picture as picture_field};
-use crate::export::options::Source;
+use crate::export::lines::{Embedded, Row, Written};
 use crate::export::pictures::Found;
 use crate::export::select::{Origin, Selection};
 use crate::export::source::Feedback;
-use arrow::datatypes::{DataType, Field};
 use schemas::Dataset;
 use serde::Serialize;
 
@@ -30,14 +29,11 @@ impl Row for Line {
 
 /// Writes `train.parquet`.
 #[derive(Default)]
-pub(super) struct Sft {
-    files: BySplit<ParquetLines<Line>>,
-}
+pub(super) struct Sft(Conversations<Line>);
 
 impl Writer for Sft {
     fn add(&mut self, place: &mut Place<'_>, feedback: &Feedback, picture: Option<&Found>) -> Result<()> {
-        let plan = place.plan;
-        for target in Selection::new(plan).targets(feedback, &mut place.left) {
+        for target in Selection::new(place.plan).targets(feedback, &mut place.left) {
             let line = Line {
                 prompt: user(place.prompt(feedback, picture)),
                 completion: assistant(target.text),
@@ -45,21 +41,13 @@ impl Writer for Sft {
                 score: target.score,
                 ares: target.origin,
             };
-            let mut fields = vec![messages("prompt"), messages("completion")];
-            fields.extend(place.has_pictures.then(|| list("images", picture_field("image"))));
-            let score = Field::new("score", DataType::Float32, true);
-            fields.extend((plan.source == Some(Source::Scores)).then_some(score));
-            fields.push(ares());
-            let by = place.created_by.as_str();
-            let create = |path: &std::path::Path| ParquetLines::create(path, fields, by);
-            self.files.push(place.folder, "*.parquet", feedback.split, line, create)?;
+            let content = vec![messages("prompt"), messages("completion")];
+            self.0.push(place, feedback.split, line, content, &["score"])?;
         }
         Ok(())
     }
 
     fn finish(self: Box<Self>, place: &Place<'_>, dataset: &Dataset) -> Result<Vec<Written>> {
-        let files = self.files.finish::<Line>()?;
-        card(place, dataset, &files, ABOUT)?;
-        Ok(files)
+        self.0.finish(place, dataset, ABOUT)
     }
 }

@@ -1,11 +1,10 @@
 //! Prompts for verl's trainers of RL: the picture stands where `<image>` does, the correct option is the reward's ground truth.
 
-use super::{Message, Place, Writer, bytes_of, embedded, messages, user};
+use super::conversation::{Message, bytes_of, embedded, images, messages, user};
+use super::writer::{Place, Writer};
 use crate::error::Result;
 use crate::export::left_out::Reason;
-use crate::export::lines::{
-    BySplit, Embedded, ParquetLines, Row, Written, list, picture as picture_field, structure, text,
-};
+use crate::export::lines::{BySplit, Embedded, ParquetLines, Row, Written, list, structure, text};
 use crate::export::pictures::Found;
 use crate::export::prompt::letter;
 use crate::export::source::Feedback;
@@ -77,7 +76,7 @@ impl Writer for Verl {
         };
         self.lines += 1;
         let mut fields = vec![text("data_source"), messages("prompt")];
-        fields.extend(place.has_pictures.then(|| list("images", picture_field("image"))));
+        fields.extend(images(place));
         fields.extend([
             text("ability"),
             structure("reward_model", vec![text("style"), text("ground_truth")]),

@@ -108,6 +108,8 @@ fn bytes(array: &dyn Array, row: usize) -> Option<&[u8]> {
 pub(super) enum Held {
     /// There is none.
     Nothing,
+    /// Bytes, but not one: some writers mean that there is none.
+    Empty,
     /// The file's bytes.
     Bytes(Vec<u8>),
     /// Only its path.
@@ -115,7 +117,7 @@ pub(super) enum Held {
 }
 
 /// The picture of a cell: bytes, a path, or the struct of both that Hugging Face `datasets` writes. Nulls may stand at any
-/// level, and empty bytes are none.
+/// level.
 ///
 /// # Errors
 /// What was found instead.
@@ -124,7 +126,7 @@ pub(super) fn picture(array: &dyn Array, row: usize, fields: &[String]) -> Resul
         return Ok(Held::Nothing);
     }
     if let Some(bytes) = bytes(array, row) {
-        return Ok(if bytes.is_empty() { Held::Nothing } else { Held::Bytes(bytes.to_vec()) });
+        return Ok(if bytes.is_empty() { Held::Empty } else { Held::Bytes(bytes.to_vec()) });
     }
     match array.data_type() {
         DataType::Null => Ok(Held::Nothing),
@@ -147,13 +149,15 @@ pub(super) fn picture(array: &dyn Array, row: usize, fields: &[String]) -> Resul
             if children == [None, None] {
                 return Err("a struct without `bytes` and `path`".to_owned());
             }
+            let mut found = Held::Nothing;
             for child in children.into_iter().flatten() {
                 match picture(child, row, &[])? {
                     Held::Nothing => {}
+                    Held::Empty => found = Held::Empty,
                     held => return Ok(held),
                 }
             }
-            Ok(Held::Nothing)
+            Ok(found)
         }
         other => match list(array, row) {
             Some(items) if items.is_empty() => Ok(Held::Nothing),
@@ -274,7 +278,8 @@ mod tests {
             Held::Nothing,
         ];
         assert_eq!(found.collect::<Vec<_>>(), expected);
-        let views = BinaryViewArray::from(vec![b"png".as_slice()]);
+        let views = BinaryViewArray::from(vec![b"png".as_slice(), b""]);
+        assert_eq!(picture(&views, 1, &[]).unwrap(), Held::Empty);
         assert_eq!(picture(&views, 0, &[]).unwrap(), expected[0]);
         let mut list = ListBuilder::new(BinaryBuilder::new());
         list.append_value([Some(b"png")]);

@@ -15,10 +15,12 @@ pub(super) use shards::is_parquet;
 use super::incoming::{Embedded, Incoming, Origin, Picture};
 use super::picture;
 use crate::error::{Error, Result};
+use crate::import::split::SPLITS;
 use crate::request::image;
 use cell::Held;
 use columns::{Field, Table};
 use schemas::DatasetCard;
+use schemas::number::counted;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -82,7 +84,13 @@ impl Layout {
         if let Some(answer) = fields.iter_mut().find(|field| field.name == "answer_index") {
             answer.columns.push("answer".to_owned());
         }
-        for (name, column) in map {
+        for (number, (name, column)) in map.iter().enumerate() {
+            if map.iter().take(number).any(|(earlier, _)| earlier == name) {
+                return Err(Error::bad_input(
+                    "--map",
+                    format!("expected field `{name}` once, found it twice"),
+                ));
+            }
             let Some(field) = fields.iter_mut().find(|field| field.name == name.as_str()) else {
                 let message = format!("unknown field `{name}`; known: {}", problem::FIELDS.join(", "));
                 return Err(Error::bad_input("--map", message));
@@ -121,6 +129,7 @@ pub(super) fn read(
     let mut incoming = Incoming::new(layout.card.clone());
     let mut rows: Vec<(problem::Checked, Option<Origin>)> = Vec::new();
     let mut broken = Vec::new();
+    let (mut without_bytes, mut first_without_bytes) = (0, None);
     for (number, shard) in shards.iter().enumerate() {
         let table = Table::open(&shard.path, &layout.fields)?;
         let images = images.or(shard.path.parent()).unwrap_or(Path::new("."));
@@ -143,6 +152,11 @@ pub(super) fn read(
             let id = &checked.problem.problem_id;
             let origin = match held {
                 Held::Nothing => None,
+                Held::Empty => {
+                    without_bytes += 1;
+                    first_without_bytes.get_or_insert(place.clone());
+                    None
+                }
                 Held::Bytes(bytes) => match image::extension_of(&bytes) {
                     Ok(extension) => {
                         checked.extension = extension.to_owned();
@@ -181,7 +195,13 @@ pub(super) fn read(
         );
         return Err(Error::bad_input(place, message));
     }
-    rows.sort_by_key(|(checked, _)| super::SPLITS.iter().position(|split| *split == checked.problem.split));
+    if let Some(first) = first_without_bytes {
+        schemas::warn!(
+            "note: {} imported without a picture, because theirs has 0 bytes; the first: {first}",
+            counted(without_bytes, "problem")
+        );
+    }
+    rows.sort_by_key(|(checked, _)| SPLITS.iter().position(|split| *split == checked.problem.split));
     number_repeated(&mut rows);
     for (checked, origin) in rows {
         let mut problem = checked.problem;
@@ -196,15 +216,23 @@ pub(super) fn read(
     incoming.not_empty(Path::new(&place))
 }
 
-/// Rows that are the same in all that the id is made of get a number: the second one ends in `-2`.
+/// Rows that are the same in all that the id is made of get a number: the second one ends in `-2`. Their answers and solutions
+/// decide which is the second, so that the order of rows does not.
 fn number_repeated(rows: &mut [(problem::Checked, Option<Origin>)]) {
-    let mut seen: HashMap<String, u32> = HashMap::new();
-    for (checked, _) in rows.iter_mut().filter(|(checked, _)| checked.is_derived) {
-        let id = &mut checked.problem.problem_id;
-        let count = seen.entry(id.clone()).or_default();
-        *count += 1;
-        if *count > 1 {
-            id.push_str(&format!("-{count}"));
+    let mut alike: HashMap<String, Vec<usize>> = HashMap::new();
+    for (place, (checked, _)) in rows.iter().enumerate().filter(|(_, (checked, _))| checked.is_derived) {
+        alike.entry(checked.problem.problem_id.clone()).or_default().push(place);
+    }
+    for (id, mut places) in alike.into_iter().filter(|(_, places)| places.len() > 1) {
+        places.sort_by(|one, other| {
+            let key = |place: &usize| {
+                let problem = &rows[*place].0.problem;
+                (problem.answer_index, &problem.solution, &problem.lecture, &problem.caption)
+            };
+            key(one).cmp(&key(other))
+        });
+        for (number, place) in places.into_iter().enumerate().skip(1) {
+            rows[place].0.problem.problem_id = format!("{id}-{}", number + 1);
         }
     }
 }

@@ -81,7 +81,7 @@ pub(super) fn read(
     if answer_index.is_none() && split != "test" {
         return Err(record.wrong(shown("answer_index"), "the index of the correct choice", "none"));
     }
-    let (question, hint) = (record.text(shown("question"))?, record.text_or_empty(shown("hint"))?);
+    let (question, hint) = (record.filled_text(shown("question"))?, record.text_or_empty(shown("hint"))?);
     let given = record.optional_text(shown("problem_id"))?;
     let is_derived = given.is_none();
     let problem_id = given.unwrap_or_else(|| derived_id(&split, &question, &choices, &hint, picture));

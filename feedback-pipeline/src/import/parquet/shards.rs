@@ -1,6 +1,7 @@
 //! The Parquet files of a folder: which split each holds, and whether all are there.
 
 use crate::error::{Error, Result};
+use crate::import::split::SPLITS;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -62,7 +63,7 @@ pub(super) fn find(from: &[PathBuf]) -> Result<(Vec<Shard>, Vec<PathBuf>)> {
         shards.extend(with);
     }
     all_there(&shards)?;
-    let order = |shard: &Shard| super::super::SPLITS.iter().position(|split| Some(*split) == shard.split);
+    let order = |shard: &Shard| SPLITS.iter().position(|split| Some(*split) == shard.split);
     shards.sort_by(|a, b| (order(a), &a.path).cmp(&(order(b), &b.path)));
     Ok((shards, left_out))
 }

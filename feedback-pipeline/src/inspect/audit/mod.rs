@@ -22,6 +22,7 @@ use crate::request::prompt::SystemPrompt;
 use crate::send::runtime;
 use crate::store::outcome;
 use crate::tables::ledger;
+use schemas::number::plural;
 use schemas::{Request, Score, provenance::sha256_hex};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -204,8 +205,14 @@ impl fmt::Display for Audit {
         let cost = self.cost_usd.map_or_else(|| "cost unknown".to_owned(), |cost| format!("${cost:.4}"));
         writeln!(
             f,
-            "round {}: {} of {} rollouts scored by {teachers} were scored again by {}, {} rejected; {} requests, {cost}",
-            self.round, self.answered, self.rollouts, self.auditor, self.rejected, self.sent
+            "round {}: {} of {} rollouts scored by {teachers} were scored again by {}, {} rejected; {} {}, {cost}",
+            self.round,
+            self.answered,
+            self.rollouts,
+            self.auditor,
+            self.rejected,
+            self.sent,
+            plural(self.sent, "request")
         )?;
         write!(f, "{}", self.agreement)
     }

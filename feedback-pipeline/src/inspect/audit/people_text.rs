@@ -2,7 +2,7 @@
 
 use super::agreement::POSITIONS;
 use super::people::{Comparison, Figures, Measure, People};
-use schemas::number::grouped;
+use schemas::number::{counted, grouped};
 use std::fmt;
 
 impl Measure {
@@ -53,9 +53,9 @@ impl fmt::Display for People {
         let Self { round, labels, sentences, .. } = self;
         writeln!(
             f,
-            "round {round}: {} labels of {} sentences; in brackets 95 % intervals",
-            grouped(*labels),
-            grouped(*sentences)
+            "round {round}: {} of {}; in brackets 95 % intervals",
+            counted(*labels, "label"),
+            counted(*sentences, "sentence")
         )?;
         if self.without_score > 0 {
             writeln!(
@@ -114,8 +114,8 @@ impl fmt::Display for People {
             let says = if is_clear { "is closer to people than" } else { "cannot be told from" };
             writeln!(
                 f,
-                "\n{closer} {says} {farther}: {} sentences, difference of the mean distance {}",
-                grouped(*sentences),
+                "\n{closer} {says} {farther}: {}, difference of the mean distance {}",
+                counted(*sentences, "sentence"),
                 difference.plain()
             )?;
             if let (false, Some(labels)) = (is_clear, labels_needed) {

@@ -18,6 +18,7 @@ pub use pictures::MOST_PICTURE_BYTES;
 use crate::error::{Error, Result};
 use crate::inspect::status;
 use gather::Gathered;
+use schemas::number::counted;
 use schemas::{Dataset, file};
 use std::path::{Path, PathBuf};
 
@@ -39,12 +40,12 @@ pub struct Written {
 impl std::fmt::Display for Written {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let megabytes = self.bytes as f64 / 1e6;
-        let (path, problems) = (self.path.display(), status::grouped(self.problems as u64));
+        let (path, problems) = (self.path.display(), counted(self.problems, "problem"));
         write!(
             f,
-            "{}{path}: {problems} problems, {} pictures, {megabytes:.1} MB",
+            "{}{path}: {problems}, {}, {megabytes:.1} MB",
             self.summary,
-            status::grouped(self.pictures as u64)
+            counted(self.pictures, "picture")
         )
     }
 }

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::inspect::frame::{Collected, frame, left_join, with_blank};
 use crate::items::Kind;
 use polars::prelude::*;
-use schemas::number::grouped;
+use schemas::number::{self, grouped};
 use schemas::{Correction, Dataset, Judgement, Rationale, Reject, Rollout, Score};
 use serde::Serialize;
 use std::fmt;
@@ -203,7 +203,7 @@ impl fmt::Display for Account {
             grouped(self.empty),
         )?;
         if let Some(sentences) = self.sentences {
-            write!(f, "; {} sentences scored", grouped(sentences))?;
+            write!(f, "; {} scored", number::counted(sentences, "sentence"))?;
         }
         for fault in self.faults.iter().take(5) {
             write!(f, "\n  fault: {fault}")?;

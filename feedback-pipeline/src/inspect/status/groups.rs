@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::inspect::frame::{Collected, frame, left_join};
 use crate::items::Kind;
 use polars::prelude::*;
-use schemas::number::grouped;
+use schemas::number::{counted, grouped};
 use schemas::{Dataset, Request};
 use serde::Serialize;
 use std::fmt;
@@ -50,14 +50,14 @@ pub(super) fn of(dataset: &Dataset, round: u32) -> Result<Option<Groups>> {
 impl fmt::Display for Groups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { round, requests, items, again } = self;
-        let (asked, all) = (grouped(*requests), grouped(*items));
-        write!(f, "round {round}, scores: {asked} requests asked about {all} rollouts together")?;
+        let (asked, all) = (counted(*requests, "request"), counted(*items, "rollout"));
+        write!(f, "round {round}, scores: {asked} asked about {all} together")?;
         if *again > 0 {
             write!(f, ", and {} of them had to be asked about again alone", grouped(*again))?;
         }
         match items.checked_sub(requests + again) {
-            Some(saved) => write!(f, ", which saved {} requests", grouped(saved)),
-            None => write!(f, ", {} requests more than one by one", grouped(requests + again - items)),
+            Some(saved) => write!(f, ", which saved {}", counted(saved, "request")),
+            None => write!(f, ", {} more than one by one", counted(requests + again - items, "request")),
         }
     }
 }

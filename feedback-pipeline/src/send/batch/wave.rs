@@ -11,6 +11,7 @@ use crate::send::Next;
 use crate::store::{Batch, Entry, outcome};
 use crate::teacher::{Dialect, FollowUp};
 use schemas::TimestampMs;
+use schemas::number::counted;
 
 /// Replies to this prompt after which the longest of them tells how long others will be.
 const ENOUGH_REPLIES: u64 = 20;
@@ -214,7 +215,7 @@ impl Run<'_> {
         batch.batch_id = Some(id);
         (0..count).for_each(|_| session.progress.sent());
         let name = name_of(&batch);
-        session.progress.say(&format!("batch {name} sent: {count} requests, {megabytes:.1} MB"));
+        session.progress.say(&format!("batch {name} sent: {}, {megabytes:.1} MB", counted(count, "request")));
         Ok(count)
     }
 }
