@@ -1,8 +1,9 @@
 //! Which of the objects in a text is the answer: the last one that fits, where those that fit say the same.
 
+use super::answer::{Answer, EMPTY};
 use super::objects::Objects;
 use super::placeholder::is_placeholder;
-use super::{Answer, EMPTY, correction, judgement, scores};
+use super::{correction, judgement, scores};
 use crate::items::Content;
 
 pub(super) const DIFFERENT_ANSWERS: &str = "it holds several different answers";

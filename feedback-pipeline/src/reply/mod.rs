@@ -3,6 +3,7 @@
 //!
 //! If a reply does not fit, the reason is given in words that the Teacher can act on.
 
+mod answer;
 mod correction;
 mod fitting;
 mod judgement;
@@ -14,26 +15,16 @@ mod scores;
 mod thinking;
 pub mod verdict;
 
+pub use answer::Answer;
 pub use judgement::Better;
 
 use crate::items::Content;
 use crate::teacher::{Ended, Envelope};
+use answer::EMPTY;
 use fitting::resolve;
 use objects::Objects;
 use serde_json::{Map, Value};
 
-/// A usable reply.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// A score for each sentence, in order.
-    Scores(Vec<f32>),
-    /// The corrected rationale.
-    Correction(String),
-    /// Which rationale is better.
-    Judgement(Better),
-}
-
-const EMPTY: &str = "it is empty";
 const ENDLESS_THINKING: &str = "its thinking does not end";
 
 /// Reads a reply to `content`; an error says why it cannot be used.

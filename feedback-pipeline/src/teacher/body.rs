@@ -1,27 +1,8 @@
 //! Body of a request: its texts, and between them the picture, which is encoded from its file as the body is read.
 
-use super::picture::{Encoding, Picture};
+use super::picture::{Encoding, Picture, PictureError};
 use bytes::Bytes;
 use std::sync::Arc;
-
-/// Why a body with a picture cannot be produced.
-#[derive(Debug, thiserror::Error)]
-pub enum PictureError {
-    /// The file cannot be read.
-    #[error("unreadable image: {path}: {source}")]
-    Unreadable {
-        /// The file.
-        path: String,
-        /// The system's error.
-        source: std::io::Error,
-    },
-    /// The file's bytes do not match the request's key.
-    #[error("image changed while it was being asked about: {path}")]
-    Changed {
-        /// The file.
-        path: String,
-    },
-}
 
 /// A whole body of which only the texts are in memory.
 #[derive(Debug, Clone)]

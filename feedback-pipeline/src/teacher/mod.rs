@@ -24,7 +24,7 @@ mod template;
 mod usage;
 
 pub use address::Address;
-pub use body::{Body, BodyReader, PictureError};
+pub use body::{Body, BodyReader};
 pub use decode::text;
 pub use dialect::Dialect;
 pub use dialects::{Dialects, Refusal, Spoken};
@@ -33,7 +33,7 @@ pub use envelope::{Ended, Envelope, Unopened};
 pub use open::{open, usage_of_unreadable};
 #[cfg(test)]
 pub(crate) use picture::tests as picture_tests;
-pub use picture::{Picture, PictureContent};
+pub use picture::{Picture, PictureContent, PictureError};
 pub use secret::Secret;
 pub use service_error::{ServiceError, TOO_LARGE, final_for_item};
 #[cfg(test)]

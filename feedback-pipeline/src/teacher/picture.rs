@@ -1,6 +1,5 @@
 //! A picture as a request shows it: what is known of it is held in memory, its bytes stay in their file.
 
-use crate::teacher::PictureError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -10,6 +9,25 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use tempfile::TempPath;
+
+/// Why a body with a picture cannot be produced.
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    /// The file cannot be read.
+    #[error("unreadable image: {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The file's bytes do not match the request's key.
+    #[error("image changed while it was being asked about: {path}")]
+    Changed {
+        /// The file.
+        path: String,
+    },
+}
 
 /// Bytes of a file read at a time: 32 KiB of base64, without padding in between.
 pub(super) const PIECE: usize = 24 << 10;

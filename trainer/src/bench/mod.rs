@@ -1,6 +1,7 @@
 //! `train bench`: speed and memory of sampling, a fine-tuning step and a reinforcement step on random weights, in the
 //! arithmetic that the settings ask for.
 
+mod launches;
 mod sampling;
 mod steps;
 mod system;
@@ -87,6 +88,8 @@ pub struct Measurement {
     pub cpu_seconds: f64,
     /// Most memory of the process while this was measured, in MB.
     pub peak_rss_mb: Option<f64>,
+    /// Kernels started on the GPU in one repetition; `None` on a CPU, or without CUPTI.
+    pub kernel_launches: Option<u64>,
     /// Threads.
     pub threads: i32,
     /// Parameters that are read, or trained.
@@ -128,6 +131,8 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
         for &work in &options.work {
             reset_peak();
             let bench = Bench::new(&config, options, settings, lengths.as_deref(), device)?;
+            let launches = || device.is_cuda().then(launches::so_far).flatten();
+            let before = launches();
             let mut measured = match work {
                 Work::Sampling => bench.sampling()?,
                 Work::Collection => bench.collection()?,
@@ -136,6 +141,10 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
             };
             measured.shape.clone_from(shape);
             measured.peak_rss_mb = peak_mb();
+            // One repetition is not measured, but runs.
+            let repetitions = u64::from(options.iterations) + 1;
+            measured.kernel_launches =
+                before.zip(launches()).map(|(before, after)| (after - before) / repetitions);
             print(&measured, options.json);
         }
     }
@@ -282,6 +291,7 @@ impl<'a> Bench<'a> {
             cpu_seconds,
             tokens_per_s: tokens as f64 / measured.len() as f64 / seconds,
             peak_rss_mb: None,
+            kernel_launches: None,
             threads: tch::get_num_threads(),
             parameters,
         }

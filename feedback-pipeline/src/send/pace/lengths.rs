@@ -1,12 +1,22 @@
 //! How many tokens a request of a kind takes, learned from the replies.
 
-use super::Reservation;
+use crate::items::Kind;
 use crate::teacher::Usage;
 
 /// Assumed output tokens of a reply before the first one, if the limit allows as many.
 const FIRST_OUTPUT_TOKENS: u32 = 150;
 /// Assumed input tokens per byte of text before the first reply.
 const FIRST_TOKENS_PER_BYTE: f64 = 0.25;
+
+/// Tokens that one attempt will probably use.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reservation {
+    pub(super) kind: Kind,
+    pub(super) text_bytes: f64,
+    pub(super) image_tokens: f64,
+    pub(super) input: f64,
+    pub(super) output: f64,
+}
 
 /// Lengths learned from replies of one kind.
 #[derive(Debug, Clone, Copy)]

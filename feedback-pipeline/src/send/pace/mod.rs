@@ -19,6 +19,7 @@ use bucket::Bucket;
 use governor::clock::{Clock, Reference};
 use governor::nanos::Nanos;
 use lengths::Lengths;
+pub use lengths::Reservation;
 use requests::Requests;
 use schemas::settings::LimitSettings;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,16 +44,6 @@ impl Clock for TokioClock {
     fn now(&self) -> Nanos {
         self.start.elapsed().into()
     }
-}
-
-/// Tokens that one attempt will probably use.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Reservation {
-    kind: Kind,
-    text_bytes: f64,
-    image_tokens: f64,
-    input: f64,
-    output: f64,
 }
 
 /// Grants permission to send.

@@ -1,9 +1,19 @@
 //! Which of two rationales is better.
 
-use super::Preference;
 use super::grade::{Grade, grades};
 use super::key::Key;
 use schemas::{Problem, sentences};
+
+/// Which of two rationales is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preference {
+    /// The first.
+    A,
+    /// The second.
+    B,
+    /// Neither.
+    Tie,
+}
 
 /// Qualities closer than this are a tie.
 const MARGIN: f32 = 0.05;

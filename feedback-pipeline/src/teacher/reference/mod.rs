@@ -12,18 +12,9 @@ mod opposites;
 mod repair;
 mod words;
 
-use schemas::Problem;
+pub use compare::Preference;
 
-/// Which of two rationales is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Preference {
-    /// The first.
-    A,
-    /// The second.
-    B,
-    /// Neither.
-    Tie,
-}
+use schemas::Problem;
 
 /// A score for each sentence of a rationale: 1.0 right, 0.5 neutral, 0.0 wrong or repeated.
 pub fn score(problem: &Problem, sentences: &[&str]) -> Vec<f32> {
