@@ -31,7 +31,7 @@ use_caption = false
 decode_batch = 256
 save_every_secs = 1
 [rollout]
-samples = 2
+samples = 1
 max_new_tokens = 48
 seed = 1
 [rl]
@@ -207,7 +207,7 @@ def stages(check):
     )
     both(
         "pretraining",
-        lambda w: ["pretrain", "--from", w / "checkpoints/init", "--out", w / "checkpoints/base", "--epochs", "6",
+        lambda w: ["pretrain", "--from", w / "checkpoints/init", "--out", w / "checkpoints/base", "--epochs", "4", "--share", "0.35",
                    "--sft-learning-rate", "2e-3"],
         near(lambda w: weights(w, "base"), lambda w: weights(w, "init")),
     )
