@@ -194,7 +194,7 @@ fn another_problem_under_the_same_id_is_refused() {
     folder.write("from/problems.json", PROBLEMS.replace("Is it solid?", "Is it liquid?"));
     assert_eq!(
         folder.scienceqa("from").unwrap_err(),
-        "@/data: problem `9` already exists with a different question; import into a folder of its own"
+        "@/data: problem `9` already exists with a different question; import into a separate folder"
     );
     assert_eq!(folder.contents(), before);
 }

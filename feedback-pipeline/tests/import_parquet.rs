@@ -218,7 +218,7 @@ fn the_same_source_under_other_ids_is_refused() {
     let before = folder.contents();
     let error = folder.scienceqa("from").unwrap_err();
     assert!(
-        error.starts_with("@/data: it has problems of scienceqa with other ids (`7`, and now `train-"),
+        error.starts_with("@/data: it has problems of scienceqa with other ids (`7`, now `train-"),
         "{error}"
     );
     assert_eq!(folder.contents(), before);

@@ -1,4 +1,4 @@
-//! What a run tells the user besides its progress.
+//! Messages of a run to the user, apart from its progress.
 
 use super::Context;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! Samples of one problem that are listed together: sentences that two of them begin with alike are listed once.
+//! Samples of one problem that are listed together: leading sentences that two of them share are listed once.
 
 /// A sample in a list of several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Listed {
         list.collect()
     }
 
-    /// Sentences that are listed under the sample itself.
+    /// Number of sentences listed under the sample itself.
     pub fn own(&self) -> usize {
         self.sentences - self.shared.map_or(0, |(_, count)| count.min(self.sentences))
     }

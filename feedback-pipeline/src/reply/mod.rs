@@ -1,5 +1,5 @@
-//! Reading what the Teacher said: thinking is cut off, and the last JSON object in the rest that fits what was asked for is
-//! the answer. Several that fit and differ are no answer.
+//! Parses replies: thinking is removed, and the answer is the last JSON object of the requested form. Several
+//! such objects that differ are not an answer.
 //!
 //! If a reply does not fit, the reason is given in words that the Teacher can act on.
 
@@ -48,7 +48,7 @@ pub fn read(content: &Content, reply: &Envelope) -> Result<Answer, String> {
     }
 }
 
-/// True if a reply that was cut off came no further than its thinking.
+/// True if a truncated reply ends within its thinking.
 pub fn is_all_thinking(reply: &Envelope) -> bool {
     match thinking::cut(&reply.text) {
         None => true,

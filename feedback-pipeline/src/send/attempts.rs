@@ -238,7 +238,7 @@ impl Session {
         }
     }
 
-    /// The same for a request that may as well be left out: `None` if the money is short.
+    /// The same for an optional request: `None` if the budget does not allow it.
     pub(super) async fn leave_with_room(&self, text_bytes: usize) -> Option<(ReservedDollars, Reservation)> {
         if self.dollars(text_bytes, 0, true).most > self.budget.room() {
             return None;
@@ -246,8 +246,8 @@ impl Session {
         self.leave(text_bytes, 0, true).await
     }
 
-    /// Budget and rate limit of an attempt. The budget comes first: waiting for it with a rate reservation would make
-    /// reserved requests leave in a burst.
+    /// Budget and rate limit of an attempt. The budget comes first: if requests waited for the budget with a
+    /// rate reservation, they would later leave in a burst.
     async fn leave(
         &self,
         text_bytes: usize,
@@ -288,7 +288,7 @@ impl Session {
         }
     }
 
-    /// Writes down a reply that cannot be used, as it came; it is durable on return. None if the write fails.
+    /// Stores an unusable reply unchanged; it is durable on return. `None` if the write fails.
     async fn keep_unusable(&self, question: &Question, reply: &Reply, raw: &Raw, charged: f64) -> Option<()> {
         let attempt = Attempt {
             request_key: question.key,
@@ -388,12 +388,12 @@ impl Session {
         Err((Some(raw), Failure::Status { status, hints, error }))
     }
 
-    /// Usage of a reply that was paid for, if recorded it; the reply is counted. A reply in another envelope than
-    /// expected was paid for too, and a better reader may open it one day; but a service whose first replies are all of
-    /// that kind is asked no more.
+    /// Usage of a paid reply, if reported; the reply is counted. A reply in an unexpected envelope was paid
+    /// for too, and a later version may be able to read it; but if the first replies of a service are all of
+    /// that kind, the run stops.
     ///
     /// # Errors
-    /// If it is no whole reply, or holds an error: it may come when it is asked for again.
+    /// If the reply is incomplete or contains an error: requesting it again may succeed.
     pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Option<Usage>, Unopened> {
         let why = match teacher::open(self.teacher.provider, body) {
             Ok(envelope) => {

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A service that refuses this many requests before it accepted any is asked no more.
+/// If a service refuses this many requests before it has accepted any, the run stops.
 const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
 /// Attempts after a refusal that may concern the key or the item, until other requests decide.
 const MOST_FORBIDDEN: u32 = 5;
@@ -242,7 +242,7 @@ impl Session {
     fn tell(&self, failure: &Failure) {
         if let Some(limit) = self.slots.news() {
             self.progress.say(&format!(
-                "replies time out: at most {limit} requests in flight from here on, more again once replies arrive in time"
+                "replies time out: now at most {limit} requests in flight, more again once replies arrive in time"
             ));
         }
         if let Some(lasted) = self.evidence.trouble_to_tell() {

@@ -1,4 +1,5 @@
-//! Requests on their way to the Teacher: one by one or in batches, paced, retried, and paid for within the budget.
+//! Sends requests to the Teacher, one by one or in batches, within the rate limits and the budget, with
+//! retries.
 
 mod attempts;
 pub mod batch;
@@ -29,7 +30,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What becomes of a pending item, as the plan of a job decides.
+/// How a pending item is handled, as decided by the plan of a job.
 pub enum Next {
     /// An earlier request of the same model and prompt answers it.
     Answered(Question, Key),

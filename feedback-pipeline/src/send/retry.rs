@@ -11,7 +11,7 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const MOST_ATTEMPTS: u32 = 50;
 /// A damaged body may have been charged: it is requested fewer times.
 const MOST_BROKEN: u32 = 8;
-/// A reply that did not arrive in time may have been charged.
+/// A reply that did not arrive in time may have been charged, so it is requested fewer times.
 const MOST_TIMED_OUT: u32 = 3;
 
 /// How an attempt failed.
@@ -102,7 +102,7 @@ impl Effort {
         self.attempts.saturating_sub(self.by_load)
     }
 
-    /// Whether a failure may be about this request alone, and is no word of a service that has too much to do.
+    /// Whether a failure may be about this request alone, and not about an overloaded service.
     pub fn may_be_the_items(&self, failure: &Failure) -> bool {
         matches!(failure, Failure::Status { status, .. } if !matches!(status, 429 | 503 | 529))
     }

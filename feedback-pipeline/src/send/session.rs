@@ -1,4 +1,4 @@
-//! What the requests of one job are sent with, and what the run has learned about the service.
+//! Everything that the requests of one job need, and what the run has learned about the service.
 
 use crate::error::Error;
 use crate::items::Job;

@@ -79,7 +79,7 @@ impl Session {
                     tokio::select! {
                         _ = tasks.join_next() => {}
                         _ = ended.changed() => {}
-                        // In a known dialect it is as good as accepted when no refusal comes.
+                        // In a known dialect, a request counts as accepted if no refusal arrives.
                         () = tokio::time::sleep(self.refusal_takes()) => self.dialects.accept(has_picture),
                         () = self.stop.wait() => {}
                     }
@@ -89,7 +89,7 @@ impl Session {
             Ok(())
         }
         .await;
-        // Whatever went wrong, requests in flight are paid for.
+        // Requests in flight are paid for, even if the run failed.
         if let Err(error) = fed {
             self.stop.because(error);
         }

@@ -4,7 +4,7 @@ use crate::error::Error;
 use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
-/// Shared by everything that must end when one part ends.
+/// Shared by all parts of a run that must end together.
 #[derive(Default)]
 pub struct Stop {
     reason: Mutex<Option<Error>>,

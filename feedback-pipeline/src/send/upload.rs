@@ -38,7 +38,7 @@ pub(super) type UploadFailure = Arc<OnceLock<String>>;
 pub(super) struct Unreadable;
 
 impl Upload {
-    /// A request's body, and where its failure will stand.
+    /// A request's body, and the place of the reason if it fails.
     pub(super) fn new(body: Body) -> (Self, UploadFailure) {
         let left = body.len();
         Self::of(Source::Request(body.read()), left)
@@ -75,7 +75,7 @@ impl http_body::Body for Upload {
             Source::Spool(reader) => reader.next(&mut piece).map_err(|e| e.to_string()),
         };
         if let Err(error) = read {
-            let _ = this.failure.set(error); // the first one tells
+            let _ = this.failure.set(error); // the first reason is kept
             return Poll::Ready(Some(Err(Unreadable)));
         }
         this.left = this.left.saturating_sub(piece.len() as u64);

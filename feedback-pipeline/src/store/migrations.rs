@@ -78,7 +78,7 @@ CREATE TEMP TABLE rewrites (kind TEXT, round INTEGER);
 /// Migrates a new or older file, atomically.
 pub(super) fn run(connection: &Connection) -> rusqlite::Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    // Read under the lock: another process may have done it meanwhile.
+    // Read under the lock: another process may have migrated the file in the meantime.
     let version = version(&transaction)?;
     for step in STEPS.iter().skip(usize::try_from(version).unwrap_or(0)) {
         transaction.execute_batch(step)?;
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(reader.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap(), (2, 0));
     }
 
-    /// As a dataset on a read-only disk, made by an older version.
+    /// A dataset on a read-only disk, written by an older version.
     #[test]
     fn a_file_of_version_4_that_cannot_be_written_is_read() {
         let folder = tempfile::tempdir().unwrap();

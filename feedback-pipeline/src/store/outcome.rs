@@ -32,7 +32,7 @@ impl ItemOutcome {
         self.replies.first().is_some_and(|reply| reply.status == NOT_SENT)
     }
 
-    /// The item's part of what the request took: that of the whole between two points of it, `(from, to, whole)`.
+    /// The item's share of the request's tokens and cost, as an interval of the whole: `(from, to, whole)`.
     pub fn share(&self, item: &Item) -> (u64, u64, u64) {
         let (mut from, mut to, mut whole) = (0, 1, 1);
         if !self.ask.members.is_empty() {
@@ -88,8 +88,8 @@ pub struct AskedWith<'a> {
     pub prompt_version: &'a str,
 }
 
-/// The latest request of an item, as it is now, that amounts to something and is not discarded. With `now`, only requests of that model and
-/// prompt count.
+/// The latest request of an item's present text that has a verdict and is not discarded. With `now`, only
+/// requests of that model and prompt count.
 pub fn latest(
     cache: &Cache,
     job: &Job,
@@ -125,7 +125,7 @@ pub fn paid(cache: &Cache, key: &Key, is_latest: bool, item: &Item) -> Result<Op
     let resolved = judged(cache, ask, item)?;
     Ok(Some(resolved).filter(|found| match &found.verdict {
         Verdict::Answer(_) | Verdict::Reject { .. } => true,
-        // What could not be sent stands under the request about the item alone.
+        // Items that could not be sent are stored under their individual request.
         Verdict::Missing { .. } => !found.is_unsent(),
         Verdict::Ask(_) => is_over && !found.replies.is_empty(),
     }))

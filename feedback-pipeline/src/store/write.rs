@@ -29,7 +29,7 @@ pub(crate) enum Write {
     Undiscard { kind: Kind, scope: String, round: u32, keys: Vec<Key> },
     /// The tables of a kind and round are rewritten.
     Rewritten { kind: Kind, round: u32 },
-    /// Told when everything before is durable.
+    /// Acknowledged when everything before is durable.
     Flush(std::sync::mpsc::Sender<Result<()>>),
 }
 

@@ -11,7 +11,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// What follows the number in the announcement where the ledger is replaced too.
+/// Suffix of the number in the announcement, if the ledger is replaced too.
 const LEDGER: &str = " with the ledger";
 
 /// A replacement under way.
@@ -21,7 +21,7 @@ pub struct Replacement<'a> {
     round: u32,
     number: u32,
     ledger: bool,
-    /// From then on it will be completed, whatever happens.
+    /// From then on, the replacement will be completed even after a kill.
     announced: bool,
 }
 
@@ -29,7 +29,7 @@ pub struct Replacement<'a> {
 struct Folders {
     live: PathBuf,
     staged: PathBuf,
-    /// Where the old folder waits in between, on file systems that cannot exchange two.
+    /// Temporary path of the old folder, on file systems that cannot exchange two.
     retired: PathBuf,
     /// Name of the new part.
     part: String,
@@ -121,14 +121,14 @@ impl Drop for Replacement<'_> {
     fn drop(&mut self) {
         if !self.announced {
             for folders in self.folders() {
-                let _ = remove_folder(&folders.staged); // the error that led here matters more, and recovery does it, too
+                let _ = remove_folder(&folders.staged); // the original error matters more, and recovery does the same
             }
         }
     }
 }
 
-/// Ends what a kill cut off, of every kind of a round: they share folders. A set that was whole is put in place, others are
-/// removed.
+/// Recovers from a kill, for all kinds of a round, since they share folders. A complete set is put in place;
+/// incomplete ones are removed.
 ///
 /// # Errors
 /// If the write fails.
@@ -215,7 +215,7 @@ fn exchange(folders: &Folders) -> Result<()> {
     if live.is_dir() {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         if renameat_with(CWD, staged, CWD, live, RenameFlags::EXCHANGE).is_err() {
-            // No exchange on this file system: for a moment there is neither.
+            // This file system cannot exchange two folders: for a moment neither is there.
             remove_folder(retired)?;
             fs::rename(live, retired).map_err(Error::io("rename", live))?;
             fs::rename(staged, live).map_err(Error::io("rename", staged))?;

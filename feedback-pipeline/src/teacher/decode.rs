@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::io::Read;
 
-/// No honest reply is longer when it is unpacked.
+/// Maximum length of an unpacked reply; no genuine reply is longer.
 const LONGEST: u64 = 64 << 20;
 
 /// A body as text: unpacked where it is gzip, without a byte order mark, broken characters replaced by U+FFFD.

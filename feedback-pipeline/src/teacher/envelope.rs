@@ -30,7 +30,7 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Usage that fits what was said: a text without a token is not told, but miscounted.
+    /// Usage that is consistent with the reply: a text with zero output tokens was miscounted.
     pub(super) fn with_usage(mut self, usage: Option<Usage>) -> Self {
         self.usage = usage.filter(|usage| usage.output > 0 || self.text.trim().is_empty());
         self
@@ -40,7 +40,7 @@ impl Envelope {
 /// Why a body of status 200 is no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unopened {
-    /// It tells of an error.
+    /// It contains an error.
     Error {
         /// HTTP status that the error would have had.
         status: u16,

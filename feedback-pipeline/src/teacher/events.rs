@@ -1,5 +1,5 @@
-//! Server-sent events, which some services answer with though none were asked for: put together to the reply that would
-//! have come in one piece.
+//! Server-sent events, which some services send although no stream was requested. They are assembled into the
+//! reply that would have come in one piece.
 
 use super::lenient;
 use serde_json::{Map, Value, json};
@@ -46,7 +46,7 @@ pub(super) fn reply(text: &str) -> Result<Value, String> {
     reply.put_together()
 }
 
-/// What the events have told so far, of either API.
+/// What the events have contained so far, for either API.
 #[derive(Default)]
 struct Reply {
     is_messages: bool,

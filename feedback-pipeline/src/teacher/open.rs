@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Opens the body of a reply, as it came.
 ///
 /// # Errors
-/// If it tells of an error, is broken, or is no reply of the provider's API.
+/// If it contains an error, is broken, or is not a reply of the provider's API.
 pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, Unopened> {
     if provider == Provider::Reference {
         return embedded::open(body).map_err(Unopened::NotAReply);
@@ -31,7 +31,7 @@ pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
     Usage::of_either(reply.get("usage"))
 }
 
-/// True if a reply tells of an error.
+/// True if a reply contains an error.
 fn is_error(reply: &Value) -> bool {
     match reply {
         // As Gemini lists its errors.

@@ -1,5 +1,5 @@
-//! What a reply says it used, in each service's way of counting. Counts that cannot be are no counts: what they would
-//! cost is unknown then, not nothing.
+//! What a reply says it used, in each service's way of counting. Impossible counts are ignored: the cost is
+//! then unknown, not zero.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,7 +20,7 @@ pub struct Usage {
 /// More tokens than any reply has.
 const MOST: u64 = 100_000_000;
 
-/// More output tokens than any reply has that only a total tells of.
+/// Maximum plausible output tokens that are known only from a total.
 const MOST_UNNAMED: u64 = 1_000_000;
 
 /// A count that no reply can have.

@@ -124,7 +124,10 @@ fn missing_lines_are_waited_for_and_bought_again_only_where_that_is_said() {
         let service = place.service(options(BatchOptions { lose_lines: 1, ..Default::default() }));
         for _ in 0..2 {
             let waiting = command(&place, &service.url(), teacher, &SCORES);
-            interrupt(until_it_says(waiting, "10 of its 20 results are not there yet; next look in"));
+            interrupt(until_it_says(
+                waiting,
+                "10 of its 20 results are not available yet; checking again in",
+            ));
             assert_eq!((service.stats().batches, losses(&place)), (1, 0.0));
         }
         let kept = place.tables().requests.iter().filter(|row| !row.cached).count();

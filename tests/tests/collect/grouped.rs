@@ -84,7 +84,7 @@ fn one_request_a_problem_gives_the_same_scores_for_fewer_tokens() {
             assert!(input * 20 < one_by_one * 11, "{input} {one_by_one}");
         }
         let status = place.reference(&["status"]).stdout;
-        let saved = "60 requests asked about 228 rollouts together, which saved 168 requests";
+        let saved = "228 rollouts grouped in 60 requests; 168 requests saved";
         assert!(status.contains(saved), "{status}");
         assert_eq!(place.reference(&["report", "--round", "1"]).status, Some(0));
         let report = std::fs::read_to_string(place.path().join("report-round-1.html"));
@@ -222,12 +222,12 @@ fn a_model_that_answers_one_at_a_time_is_not_asked_about_several_for_long() {
     let service = place.service(Options { only_one: true, ..fast() });
     let ran = place.collect(&service, &[&SCORES[..], &["--concurrency", "4"]].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("from here on, each is asked about by itself"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("from now on, each is requested individually"), "{}", ran.stderr);
     assert_eq!(scores(&place.tables()), scores(&expected));
     let wasted = service.stats().requests - 228;
     assert!(wasted < 12, "{wasted} requests for nothing");
     let status = place.reference(&["status"]).stdout;
-    let told = format!("had to be asked about again alone, {wasted} requests more than one by one");
+    let told = format!("requested again individually; {wasted} requests more than without grouping");
     assert!(status.contains(&told), "{told}: {status}");
 }
 

@@ -66,7 +66,7 @@ fn another_teacher_is_refused_before_anything_is_sent_or_changed() {
     assert_eq!(tables_of(files(place.path())), tables_of(before), "nothing was changed");
 
     // The command that continues with the first.
-    let go_on = named(&place, &ran.stderr, "to go on with gpt-4o: ");
+    let go_on = named(&place, &ran.stderr, "to continue with gpt-4o: ");
     assert_eq!(go_on, ["--round", "1", "--stage", "scores", "--teacher", "openai", "--model", "gpt-4o"]);
     let ran = place.collect(&service, &["--stage", "scores", "--model", "gpt-4o"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
@@ -94,7 +94,7 @@ fn the_embedded_teacher_is_a_teacher() {
     let service = place.service(fast());
     let ran = place.collect(&service, &SCORES);
     assert_eq!(ran.status, Some(2), "{}{}", ran.stdout, ran.stderr);
-    let go_on = named(&place, &ran.stderr, "to go on with reference-v2: ");
+    let go_on = named(&place, &ran.stderr, "to continue with reference-v2: ");
     assert_eq!(go_on, ["--round", "1", "--stage", "scores", "--teacher", "reference"]);
     let words: Vec<&str> = go_on.iter().map(String::as_str).collect();
     let ran = place.reference(&words);

@@ -1,4 +1,4 @@
-//! Queries over the tables of a round: what was spent, and what became of each item.
+//! Queries over the tables of a round: spending, and the outcome of each item.
 
 use crate::error::{Error, Result};
 use crate::inspect::frame::{Collected, failed, frame, left_join};
@@ -32,7 +32,7 @@ pub struct Spending {
     pub cached_input_tokens: u64,
     /// Output tokens.
     pub output_tokens: u64,
-    /// Cost of the items whose model has a price.
+    /// Cost of items whose model has a price.
     pub cost_usd: f64,
     /// Items that were sent to a model without a known price.
     pub unpriced: u64,
@@ -95,7 +95,7 @@ pub(super) fn spending(dataset: &Dataset, round: u32) -> Result<Vec<Spending>> {
     Ok((0..rows.len()).map(line).collect())
 }
 
-/// What became of the items of a kind.
+/// The outcomes of the items of a kind.
 #[derive(Debug)]
 pub(super) struct Outcomes {
     pub(super) items: u64,
@@ -109,8 +109,8 @@ pub(super) struct Outcomes {
     pub(super) faults: Vec<String>,
 }
 
-/// What became of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected` (rows). An item is
-/// empty, done, rejected or waiting, the first that holds.
+/// The outcomes of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected`
+/// (rows). An item is empty, done, rejected or waiting, whichever applies first.
 pub(super) fn outcomes(dataset: &Dataset, round: u32, kind: &str, items: LazyFrame) -> Result<Outcomes> {
     let rejects = frame::<Reject>(dataset, round, &["subject_id", "kind"])?
         .filter(col("kind").eq(lit(kind)))

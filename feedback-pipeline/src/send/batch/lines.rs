@@ -29,7 +29,8 @@ impl Next {
     }
 }
 
-/// A file of results. Where the connection breaks it is begun again; lines that were handed out are passed over.
+/// A file of results. If the connection breaks, the download starts over, and lines that were already
+/// returned are skipped.
 pub(super) struct Lines<'s> {
     service: &'s Service<'s>,
     path: String,

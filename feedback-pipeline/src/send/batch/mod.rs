@@ -153,7 +153,7 @@ impl Run<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Polls a batch, and stores its results if it has ended; true if nothing more will come of it.
+    /// Polls a batch, and stores its results if it has ended; true if it needs no further polling.
     async fn look(&mut self, batch: &Batch, id: &str, wait: Duration) -> Result<bool> {
         match self.service.standing(batch, id).await? {
             line::Standing::Running { done, of } => {
@@ -181,9 +181,9 @@ impl Run<'_> {
                          for, again"
                     }
                     false => {
-                        "pass the --base-url it was sent to; where that service is gone for good: the same \
-                         command with --abandon-batch and the batch's id sends its requests again, and they \
-                         are paid for again"
+                        "pass the --base-url it was sent to; if that service no longer exists, run the same \
+                         command with --abandon-batch and the batch's id: its requests are sent, and paid \
+                         for, again"
                     }
                 };
                 Err(Error::Service { why, hint: Some(hint) })
@@ -191,7 +191,7 @@ impl Run<'_> {
         }
     }
 
-    /// Ends a batch; what came of it is durable on return.
+    /// Closes a batch; its results are durable on return.
     fn close(&self, batch: &Batch, how: &'static str) -> Result<()> {
         self.session.cache.batch_closed(&batch.plan, how)?;
         self.session.budget.release(batch.likely_usd);

@@ -16,12 +16,11 @@ use schemas::TimestampMs;
 use schemas::settings::Provider;
 use std::time::Duration;
 
-/// What to do about results that do not come.
-const RESULTS_ARE_MISSING: &str = "those that came are kept. Run the same command again later: nothing is paid for twice. Where the \
-     others are gone for good: the same command with --abandon-batch and the batch's id sends their requests \
-     again, and they are paid for again";
+/// What to do about results that do not arrive.
+const RESULTS_ARE_MISSING: &str = "those that came are kept. Run the same command again later: nothing is paid for twice. If the \
+     others are lost, run it with --abandon-batch and the batch's id: their requests are sent, and paid for, again";
 
-/// What to do about results that are no results of this API.
+/// What to do about results that cannot be read.
 const RESULTS_CANNOT_BE_READ: &str = "the others are kept. If this persists, run the same command with --abandon-batch and the batch's id: \
      its unanswered requests are sent, and paid for, again";
 
@@ -73,7 +72,7 @@ impl Run<'_> {
         }
         let next = wait.as_secs_f64();
         self.session.progress.say(&format!(
-            "batch {id} has ended, and {what} of its {all} results are not there yet; next look in {next:.1} s"
+            "batch {id} has ended, and {what} of its {all} results are not available yet; checking again in {next:.1} s"
         ));
         self.late.insert(batch.plan.clone(), late);
         Ok(false)

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 const FIRST_LIMIT: f64 = 16.0;
 /// Weight of a reply in the smoothed latency.
 const LATENCY_WEIGHT: f64 = 0.125;
-/// Latencies above this multiple of the lowest smoothed one are pending to queueing.
+/// Latencies above this multiple of the lowest smoothed one are attributed to queueing.
 const QUEUED: f64 = 3.0;
 
 /// Gives slots for requests in flight.
@@ -100,8 +100,9 @@ impl InFlight {
         self.state().limit as usize
     }
 
-    /// A reply was a usable answer: from here on more than a few requests may be in flight. If the service has reported
-    /// rate limits, those apply; otherwise it may answer serially, and gets as many as it then answers in time.
+    /// A reply was a usable answer: from now on, more than a few requests may be in flight. If the service
+    /// has reported rate limits, those apply; otherwise it may answer serially, and gets as many as it then
+    /// answers in time.
     pub fn prove(&self, pace_is_known: bool) {
         let mut state = self.state();
         if !std::mem::take(&mut state.unknown) || state.lowered_at.is_some() {
@@ -171,7 +172,7 @@ impl InFlight {
         }
     }
 
-    /// A request failed. Returns whether that is pending to our own load: too much was in flight.
+    /// A request failed. Returns whether our own load caused it: too many requests were in flight.
     fn failed(&self, departed: Instant, failure: &Failure) -> bool {
         let now = Instant::now();
         let mut state = self.state();
@@ -242,7 +243,7 @@ impl Slot {
         departed
     }
 
-    /// The request failed, and the slot is free. Returns whether that is pending to our own load.
+    /// The request failed, and the slot is free. Returns whether our own load caused it.
     pub fn failed(mut self, failure: &Failure) -> bool {
         // Counted while it is still among those in flight.
         let is_load = self.departed.is_some_and(|departed| self.of.failed(departed, failure));

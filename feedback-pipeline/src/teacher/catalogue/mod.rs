@@ -47,8 +47,8 @@ impl Catalogue {
     /// under the file `prices`, which holds prices alone. An empty path means no file.
     ///
     /// # Errors
-    /// A file that cannot be read, an unknown key (with the nearest known one), a price below 0, an entry that is like one
-    /// that is not there.
+    /// A file that cannot be read, an unknown key (with the nearest known one), a negative price, or a `like`
+    /// that names no entry.
     pub fn load(models: &str, prices: &str) -> Result<Self> {
         let mut all = parse(BUILT_IN, include_str!("../../../models.toml"))?;
         check_sections(BUILT_IN, &all)?;

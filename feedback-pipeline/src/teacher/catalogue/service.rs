@@ -1,4 +1,4 @@
-//! What services are known to want, by their hosts.
+//! Known services and their requirements, by host.
 
 use schemas::settings::{ResponseFormat, TokenLimitField};
 use serde::Deserialize;

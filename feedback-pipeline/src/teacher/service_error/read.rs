@@ -4,7 +4,7 @@ use super::ServiceError;
 use crate::teacher::{decode, lenient};
 use serde_json::{Map, Value};
 
-/// Errors are in errors, but not deeper.
+/// Maximum nesting of errors within errors.
 const DEEPEST: u32 = 6;
 /// Longest message that is kept of a body that is no known shape.
 const LONGEST: usize = 300;
@@ -37,8 +37,8 @@ impl ServiceError {
         error
     }
 
-    /// Takes from a value what is not known yet. What lies deeper is nearer to the cause, and is read first. `input`,
-    /// which echoes the request, is never read.
+    /// Fills in unknown fields from a value. Deeper values are closer to the cause and are read first.
+    /// `input`, which echoes the request, is never read.
     fn fill(&mut self, value: &Value, depth: u32) {
         if depth > DEEPEST {
             return;
