@@ -40,17 +40,17 @@ pub enum Next {
     InBatch(Question),
     /// It cannot be sent; [`Question::unsent`] says why.
     Unsendable(Question),
-    /// It is to be sent, alone with the malformed replies to it so far, or with others in one request.
+    /// It is to be sent: individually, with its malformed replies so far, or with others in one request.
     Send(Question, Vec<Reply>, Claim),
 }
 
-/// Requests about single items that are being worked on: of several pending items with the same one, the first sends it.
-/// Where it is sent together with others, with the key of the request about all.
+/// Individual requests in progress: if several pending items have the same one, the first sends it. If it is
+/// sent in a group, the value is the key of the group's request.
 #[derive(Debug, Clone, Default)]
 pub struct Claims(Arc<Mutex<HashMap<Key, Option<Key>>>>);
 
 impl Claims {
-    /// Claims a request; where it is claimed already, the error is the request about several that it is sent in.
+    /// Claims a request; if it is claimed already, the error has the key of the group's request, if any.
     pub fn claim(&self, key: Key) -> Result<Claim, Option<Key>> {
         match self.keys().entry(key) {
             Entry::Occupied(claimed) => Err(*claimed.get()),
@@ -80,7 +80,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Takes over what another has claimed of the same claims.
+    /// Takes over claims of another holder.
     pub fn join(&mut self, mut other: Self) {
         if self.keys.is_empty() {
             self.claims = other.claims.clone();

@@ -1,4 +1,4 @@
-//! Ending a run early: Ctrl-C, the budget, a failed service, a full disk. The first reason counts.
+//! Ending a run early: Ctrl-C, the budget, a failed service, a full disk. The first reason is kept.
 
 use crate::error::Error;
 use std::sync::{Mutex, PoisonError};

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 /// Room for a piece in base64 with texts around it.
 const PIECE_ROOM: usize = 40 << 10;
 
-/// A body that is read as it leaves.
+/// A body that is read while it is sent.
 pub(super) struct Upload {
     source: Source,
     /// Bytes not yet sent.
@@ -29,7 +29,7 @@ enum Source {
     Spool(SpoolReader),
 }
 
-/// Why a body could not be read to its end, where it could not.
+/// Why a body could not be read completely, if it failed.
 pub(super) type UploadFailure = Arc<OnceLock<String>>;
 
 /// A body cannot be read: the client aborts the request, and [`UploadFailure`] contains the reason.
@@ -92,7 +92,7 @@ impl http_body::Body for Upload {
     }
 }
 
-/// Holds the memory of a piece while no piece is on its way.
+/// Holds the buffer while no piece is in flight.
 struct Gate(Mutex<State>);
 
 struct State {
@@ -116,7 +116,7 @@ impl Gate {
     }
 }
 
-/// A piece on its way.
+/// A piece in flight.
 struct Lent {
     piece: Vec<u8>,
     gate: Arc<Gate>,

@@ -61,13 +61,13 @@ CREATE TABLE members (
 CREATE INDEX members_by_item ON members (item_key);
 ";
 
-/// Shows the tables of version 5, in a file that cannot be written, as those of version 6.
+/// Presents the tables of version 5 as those of version 6, in a read-only file.
 const SHOW_5: &str = "
 CREATE TEMP VIEW asks AS SELECT rowid, *, 1 AS items FROM main.asks;
 CREATE TEMP TABLE members (request_key BLOB, place INTEGER, subject_id TEXT, item_key BLOB, weight INTEGER);
 ";
 
-/// The same for what version 5 added to version 4.
+/// The same for the additions of version 5 to version 4.
 const SHOW_4: &str = "
 CREATE TEMP VIEW replies AS SELECT rowid, *, NULL AS dialect FROM main.replies;
 CREATE TEMP TABLE attempts (likely_usd REAL);

@@ -42,7 +42,7 @@ pub fn recover(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
         {
             remove_older(dataset, kind, round, new, ledger)?;
         } else if let (Some(new), true) = (new, ledger) {
-            // A complete ledger next to the older one.
+            // A complete ledger next to the old one.
             remove(&dataset.part_path::<Request>(round, &format!("{}-{new:05}", kind.as_str())))?;
         }
         remove(&announcement)?;

@@ -1,4 +1,5 @@
-//! Body of a request: its texts, and between them the picture, which is encoded from its file as the body is read.
+//! Body of a request: texts, with the picture between them, which is encoded from its file while the body is
+//! read.
 
 use super::picture::{Encoding, Picture};
 use bytes::Bytes;
@@ -23,7 +24,7 @@ pub enum PictureError {
     },
 }
 
-/// A whole body of which only the texts are in memory.
+/// A complete body, of which only the texts are in memory.
 #[derive(Debug, Clone)]
 pub struct Body {
     before: Bytes,

@@ -1,4 +1,4 @@
-//! Opening replies of status 200: the envelope, or the error that some services hide in it.
+//! Opens replies of status 200: the envelope, or an error inside it.
 
 use super::envelope::{failed, says_something};
 use super::{Envelope, ServiceError, Unopened, Usage, anthropic, decode, embedded, openai};
@@ -24,8 +24,8 @@ pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, Unopened> {
     }
 }
 
-/// Usage reported by a reply that is complete JSON and not an error, but not the expected envelope: it was paid for.
-/// `None` for anything else, which may be requested again.
+/// Usage reported by a reply that is complete JSON and not an error, but not in the expected envelope: it was
+/// paid for. `None` for anything else, which may be requested again.
 pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
     let reply = decode::value(body).ok().filter(|reply| !is_error(reply))?;
     Usage::of_either(reply.get("usage"))
@@ -34,7 +34,7 @@ pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
 /// True if a reply contains an error.
 fn is_error(reply: &Value) -> bool {
     match reply {
-        // As Gemini lists its errors.
+        // Gemini sends errors in a list.
         Value::Array(list) => list.first().is_some_and(is_error),
         Value::Object(fields) => {
             let is = |name: &str| fields.get(name).is_some_and(|kind| kind == "error");

@@ -80,7 +80,7 @@ impl Run<'_> {
         if let Some(id) = self.service.find(batch, batch.planned_at_ms).await? {
             return self.session.cache.batch_sent(&batch.plan, &id);
         }
-        // Its requests count as spent already, so a cap that was lowered since shows in what is left.
+        // Its requests already count as spent, so a limit lowered since shows in the remaining budget.
         if batch.file_id.is_none() || self.session.budget.room() < 0.0 {
             return self.close(batch, "never sent");
         }
@@ -94,7 +94,7 @@ impl Run<'_> {
                 Ok(())
             }
             Err(error) if self.open()?.iter().any(|open| open.plan == batch.plan) => Err(error),
-            // The service does not take the file any more; the requests are sent anew.
+            // The service no longer accepts the file; the requests are sent in new batches.
             Err(error) => {
                 tracing::info!(%error, plan = batch.plan, "an uploaded file is not taken");
                 self.session.budget.release(batch.likely_usd);
@@ -104,7 +104,7 @@ impl Run<'_> {
     }
 }
 
-/// The service's id of a batch, or our own name where that is not known.
+/// The service's id of a batch, or our own name if the id is unknown.
 pub(super) fn name_of(batch: &Batch) -> &str {
     batch.batch_id.as_deref().unwrap_or(&batch.plan)
 }

@@ -1,4 +1,4 @@
-//! How many tokens a request of a kind takes, learned from the replies.
+//! Learns from replies how many tokens a kind of request uses.
 
 use super::Reservation;
 use crate::teacher::Usage;
