@@ -1,6 +1,6 @@
-# An image with both commands for the CPU. Run from the root of the repository: docker build -f
-#   containers/cpu.Dockerfile -t ares . docker run --rm -v "$PWD:/data" --user "$(id -u):$(id -g)" -e ANTHROPIC_API_KEY
-#   ares collect-feedback --round 1
+# An image with both commands for the CPU. Run from the root of the repository:
+#   docker build -f containers/cpu.Dockerfile -t ares .
+#   docker run --rm -v "$PWD:/data" --user "$(id -u):$(id -g)" -e ANTHROPIC_API_KEY ares collect-feedback --round 1
 
 FROM rust:1-bookworm AS build
 RUN apt-get update \

@@ -1,6 +1,6 @@
-# An image with both commands for NVIDIA GPUs; they also run without one. Run from the root of the repository: docker
-#   build -f containers/cuda.Dockerfile -t ares-cuda . docker run --rm --gpus all -v "$PWD:/data" --user "$(id -u):$(id
-#   -g)" ares-cuda train --round 1
+# An image with both commands for NVIDIA GPUs; they also run without one. Run from the root of the repository:
+#   docker build -f containers/cuda.Dockerfile -t ares-cuda .
+#   docker run --rm --gpus all -v "$PWD:/data" --user "$(id -u):$(id -g)" ares-cuda train --round 1
 
 FROM rust:1-bookworm AS build
 RUN apt-get update \

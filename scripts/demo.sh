@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Two ARES rounds on the shipped sample set with the embedded Teacher: no key, no network, less than ten minutes on two
-# cores. Each stage reports how long it took. ARES_SEED sets the seed of the student, of sampling and of shuffling
-# (default 42). ARES_DEMO_DATA names a folder to use instead of datasets/demo; it then contains the checkpoints too.
+# cores. Each stage reports how long it took.
+# ARES_SEED sets the seed of the student, of sampling and of shuffling (default 42).
+# ARES_DEMO_DATA names a folder to use instead of datasets/demo; it then contains the checkpoints too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin="${ARES_BIN:-${CARGO_TARGET_DIR:-target}/release}"
