@@ -1,5 +1,4 @@
-//! Body of a request: texts, with the picture between them, which is encoded from its file while the body is
-//! read.
+//! Body of a request: its texts, and between them the picture, which is encoded from its file as the body is read.
 
 use super::picture::{Encoding, Picture};
 use bytes::Bytes;
