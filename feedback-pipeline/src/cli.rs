@@ -130,9 +130,10 @@ enum Command {
     Export(export::Options),
     /// Recreate all tables from feedback.sqlite, without sending a request.
     Rebuild,
-    /// Remove a Teacher's answers from the tables of a round, so that another Teacher can be asked. They stay
-    /// in feedback.sqlite and count as spent. Without --teacher and --model, all answers of the stage are
-    /// removed.
+    /// Remove a Teacher's answers from the tables of a round, so that another Teacher can be asked.
+    ///
+    /// They stay in feedback.sqlite and count as spent. Without --teacher and --model, all answers of the stage
+    /// are removed.
     Discard {
         #[command(flatten)]
         which: Which,

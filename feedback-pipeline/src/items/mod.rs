@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub enum Kind {
     /// A score for each sentence of a rollout.
     Scores,
-    /// A repaired rationale.
+    /// A corrected rationale.
     Corrections,
     /// The better of two rationales.
     Judgements,
