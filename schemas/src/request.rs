@@ -21,6 +21,6 @@ table! {
         latency_ms: u32, "Time from sending the last attempt to its reply.", unit "ms";
         started_at: TimestampMs, "Time the first attempt was sent.", unit "ms since 1970, UTC";
         dialect: Option<String>, "Format of the request: parameters and reply format; null if unknown.", since 1;
-        items: Option<u32>, "Number of items in the request, among which its tokens and cost are split; null if this was the only one.", unit "items", since 2;
+        items: Option<u32>, "Items that the request asked about, among which its tokens and cost are split; null if it asked about this one alone.", unit "items", since 2;
     }
 }

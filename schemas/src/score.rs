@@ -17,6 +17,6 @@ table! {
         request_key: String, "Key of the request in feedback.sqlite and in requests.";
         cached: bool, "True if another row with the same request paid for the reply.";
         scored_at: TimestampMs, "Time of the reply.", unit "ms since 1970, UTC";
-        reason: Option<String>, "The Teacher's reason for the score; null if reasons were not requested.", since 2;
+        reason: Option<String>, "Why, in the Teacher's words; null where it was not asked for reasons.", since 2;
     }
 }

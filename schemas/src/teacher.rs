@@ -1,4 +1,4 @@
-//! The Teacher of a round, for the commands suggested to the user.
+//! Which Teacher a round was asked, for the commands suggested to the user.
 
 use crate::dataset::quoted;
 use crate::error::Result;
@@ -14,9 +14,8 @@ struct AskedOf {
     model: String,
 }
 
-/// The flags that continue with the Teacher that last answered in a round or the previous one, for instance
-/// ` --teacher anthropic --model claude-haiku-5-5`; empty if the settings select that Teacher, or if there
-/// are no answers yet.
+/// The flags that continue with the Teacher who answered last in a round or the one before it, for instance ` --teacher
+/// anthropic --model claude-haiku-5-5`; nothing where the settings name that Teacher, or nobody answered yet.
 ///
 /// # Errors
 /// If the ledger cannot be read.

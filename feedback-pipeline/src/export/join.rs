@@ -35,8 +35,7 @@ pub(super) struct ScoreRow {
     pub(super) teacher: String,
 }
 
-/// A rollout with its scores, or why it is left out. This is the only place that requires exactly one score
-/// per sentence.
+/// A rollout with its scores, or why it has no line. This is the one place that says how many scores a sentence has: one.
 pub(super) fn scored(
     rollout: RolloutRow,
     rows: Vec<ScoreRow>,

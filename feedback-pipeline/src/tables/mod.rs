@@ -304,7 +304,7 @@ impl PartSet {
     }
 }
 
-/// The unit that has one outcome: a rollout, a rationale, or a pair in one order.
+/// What an item has one outcome of: a rollout, a rationale, or a pair as it is shown.
 pub fn outcome_of(item: &Item) -> String {
     match &item.content {
         Content::Judgement { against, candidate_shown_first, .. } => {
@@ -314,7 +314,7 @@ pub fn outcome_of(item: &Item) -> String {
     }
 }
 
-/// The unit of judgements: a pair in one order.
+/// What a pair has one outcome of.
 pub fn pair(problem_id: &str, against: &str, candidate_shown_first: bool) -> String {
     format!("{against} {candidate_shown_first} {problem_id}")
 }

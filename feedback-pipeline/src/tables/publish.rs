@@ -1,4 +1,4 @@
-//! From the store to the tables: the only loop that enters requests in the ledger and writes outcomes.
+//! Out of the store, into the tables: the one loop that enters requests in the ledger and writes outcomes.
 
 use super::completed::Completed;
 use super::ledger::{self, Ledger};
@@ -24,8 +24,8 @@ pub struct Publisher<'a> {
     pub cache: &'a Cache,
 }
 
-/// Enters missing requests of some items into the ledger, and writes the outcome that `choose` finds for
-/// each; returns the number of rows entered.
+/// Enters into the ledger what it lacks of some items, and writes the outcome that `choose` finds for each; returns the
+/// number of rows entered.
 ///
 /// # Errors
 /// If a table or the cache cannot be read, or the write fails.
@@ -104,8 +104,8 @@ impl Publisher<'_> {
         Ok(fresh)
     }
 
-    /// Writes answers that a killed run bought from another model, so that they are not lost. Returns whether
-    /// there were any.
+    /// Writes answers that a killed run bought from another model: answers bought by a killed run are kept. Returns
+    /// whether there was anything.
     ///
     /// # Errors
     /// If a table or the cache cannot be read, or the write fails.

@@ -26,7 +26,7 @@ pub struct Resolved {
     origins: BTreeMap<String, Origin>,
 }
 
-/// Upper limit of the threads, to catch typing errors.
+/// More threads than this are a slip of the keyboard.
 const MOST_THREADS: u32 = 1_024;
 
 impl Resolved {

@@ -68,7 +68,7 @@ fn added_in<T: Table>(minor: u32) -> Vec<&'static str> {
 
 #[test]
 fn requests() {
-    // Version 1.0 did not have the format of a request, and 1.1 not its number of items.
+    // Version 1.0 did not say how a request was written, 1.1 not how many items it was about.
     let mut second = Request::golden();
     second.iter_mut().for_each(|row| row.items = None);
     let mut first = second.clone();

@@ -69,7 +69,7 @@ pub struct Options {
     pub batch: BatchOptions,
     /// Whether its models score only one rationale per request, even if asked about several.
     pub only_one: bool,
-    /// Output tokens charged for a reply in addition to its text, as for thinking.
+    /// Output tokens that a reply is charged beyond its text, as for thinking.
     pub extra_output_tokens: u64,
     /// Whether tokens are counted by a tokenizer, including schema, pictures and prompt cache; otherwise
     /// approximately.

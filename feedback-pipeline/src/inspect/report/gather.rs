@@ -35,7 +35,7 @@ struct ScoreOf {
 #[derive(Debug, Default)]
 pub(super) struct Scores {
     by_rollout: HashMap<String, Vec<(u32, f32)>>,
-    /// Reasons, if there are any, by rollout and sentence.
+    /// Reasons, where there are any, by rollout and sentence.
     reasons: HashMap<String, BTreeMap<u32, String>>,
     /// Scores of each Teacher.
     pub(super) by_teacher: BTreeMap<String, usize>,
@@ -64,7 +64,7 @@ impl Scores {
         Ok(scores)
     }
 
-    /// The reason of a sentence's score.
+    /// Why a sentence of a rollout has its score.
     pub(super) fn reason(&self, rollout_id: &str, sentence: usize) -> Option<&str> {
         self.reasons.get(rollout_id)?.get(&u32::try_from(sentence).ok()?).map(String::as_str)
     }

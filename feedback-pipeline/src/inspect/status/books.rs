@@ -64,8 +64,8 @@ impl Account {
         Ok((account, outcomes.rows))
     }
 
-    /// Reports if the requests table has fewer items than are completed. More is not an error: an item may
-    /// have been requested again after its prompt changed, or after a reject.
+    /// Notes where the requests table has fewer items than have ended. More is no fault: an item was asked again where the
+    /// prompt changed, or after a reject.
     fn compare(&mut self, spending: &[Spending]) {
         let (asked, ended) = (asked(spending, self.kind), self.done + self.rejected);
         if asked < ended {
@@ -84,7 +84,7 @@ fn asked(spending: &[Spending], kind: &str) -> u64 {
 pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Option<Account>> {
     let scores = counted(frame::<Score>(dataset, round, &["rollout_id"])?, "rollout_id");
     let with_feedback = rows(scores.clone())?;
-    // A list column is read as its length.
+    // A list is read as its length.
     let rollouts = frame::<Rollout>(dataset, round, &["rollout_id", "sentences"])?.select([
         col("rollout_id").alias("id"),
         col("sentences").eq(lit(0)).alias("empty"),

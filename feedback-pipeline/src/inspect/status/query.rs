@@ -109,8 +109,8 @@ pub(super) struct Outcomes {
     pub(super) faults: Vec<String>,
 }
 
-/// The outcomes of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected`
-/// (rows). An item is empty, done, rejected or waiting, whichever applies first.
+/// What became of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected` (rows). An item is
+/// empty, done, rejected or waiting, the first that holds.
 pub(super) fn outcomes(dataset: &Dataset, round: u32, kind: &str, items: LazyFrame) -> Result<Outcomes> {
     let rejects = frame::<Reject>(dataset, round, &["subject_id", "kind"])?
         .filter(col("kind").eq(lit(kind)))
