@@ -23,7 +23,7 @@ pub enum PictureError {
     },
 }
 
-/// A complete body, of which only the texts are in memory.
+/// A whole body of which only the texts are in memory.
 #[derive(Debug, Clone)]
 pub struct Body {
     before: Bytes,
