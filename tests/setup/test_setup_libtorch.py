@@ -258,7 +258,7 @@ class SetupLibtorch(unittest.TestCase):
         shutil.rmtree(self.tmp / "installed")
         plain = make_torch(self.tmp / "plain" / "torch", cuda=False)
         out = self.succeeds("--cuda", "yes", PYTHONPATH=self.site("2.11.0+cpu", plain))
-        self.assertIn("has no CUDA; not used", out)
+        self.assertIn("has no CUDA support; not used", out)
         self.assertIn("with CUDA is ready", out)
 
     def test_removed_python_torch_is_noticed(self):

@@ -178,7 +178,7 @@ fn a_batch_whose_service_is_gone_is_given_up_by_our_own_name_of_it() {
         assert_eq!(ran.status, Some(1), "{}", ran.stderr);
         let (_, rest) = ran.stderr.split_once("whether batch ").unwrap();
         let (plan, rest) = rest.split_once(' ').unwrap();
-        assert!(plan.len() == 24 && rest.starts_with("of 20 requests"), "{}", ran.stderr);
+        assert!(plan.len() == 24 && rest.starts_with("with 20 requests"), "{}", ran.stderr);
         assert!(rest.contains("--abandon-batch and the batch's name"), "{}", ran.stderr);
         assert_eq!(other.stats().requests, 0);
         let ran = ask(&place, &other, teacher, &[&SCORES[..], &["--abandon-batch", "another"]].concat());
