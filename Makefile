@@ -1,4 +1,4 @@
-# One cargo profile, release, everywhere: libtorch's C++ glue and the data crates are compiled once.
+# There is only one cargo profile, release, so that libtorch's C++ bindings and the data crates are compiled only once.
 
 CARGO ?= cargo
 PYTHON ?= python3

@@ -1,13 +1,14 @@
-// Included by build scripts: tells tests whether what they compare with is there, which is no part of the repository. Tests
-// without it are ignored, and counted as such, instead of passing without having looked at anything.
+// Included by build scripts: tells tests whether their reference data, which is not part of the repository,
+// is present. Without it those tests are ignored, and counted as such, instead of passing without checking
+// anything.
 
 fn tell_what_lies_outside() {
     println!("cargo::rerun-if-changed=../build/outside.rs");
     for (name, variable, folder) in
         [("real_data", "ARES_REAL_DATA", "data"), ("reference_values", "ARES_REFERENCE", "reference")]
     {
-        // A folder that appears or goes away is seen when this file is touched; looking at one that is not there would build
-        // everything anew each time.
+        // Whether a folder exists is checked again only when this file changes: cargo rebuilds everything
+        // each time if it watches a path that does not exist.
         println!("cargo::rustc-check-cfg=cfg({name})");
         println!("cargo::rerun-if-env-changed={variable}");
         let usual = || std::path::Path::new("../../shared").join(folder);

@@ -1,4 +1,4 @@
-# Both commands for the CPU. From the repository's root:
+# An image with both commands for the CPU. Run from the root of the repository:
 #   docker build -f containers/cpu.Dockerfile -t ares .
 #   docker run --rm -v "$PWD:/data" --user "$(id -u):$(id -g)" -e ANTHROPIC_API_KEY ares collect-feedback --round 1
 

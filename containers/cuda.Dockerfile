@@ -1,4 +1,4 @@
-# Both commands for NVIDIA GPUs; they run without a GPU, too. From the repository's root:
+# An image with both commands for NVIDIA GPUs; they also run without one. Run from the root of the repository:
 #   docker build -f containers/cuda.Dockerfile -t ares-cuda .
 #   docker run --rm --gpus all -v "$PWD:/data" --user "$(id -u):$(id -g)" ares-cuda train --round 1
 
@@ -8,7 +8,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /ares
 COPY scripts/setup_libtorch.py scripts/
-# With torch's CUDA libraries: about 9 GiB while they are unpacked.
+# With torch's CUDA libraries, which need about 9 GiB while they are unpacked.
 RUN python3 scripts/setup_libtorch.py --cuda yes
 COPY . .
 # The image's own Rust, instead of the one that rust-toolchain.toml would download.
@@ -16,7 +16,8 @@ RUN RUSTUP_TOOLCHAIN="$RUST_VERSION" cargo build --release --locked -p feedback-
     && strip target/release/collect-feedback target/release/train \
     && rm -r .libtorch/torch-*/torch/include
 
-# The small variant: torch brings its own CUDA libraries, of the same version. The driver comes from the host.
+# The base variant is enough: torch includes its own CUDA libraries, of the same version. The driver comes from the
+# host.
 FROM nvidia/cuda:13.0.2-base-ubuntu24.04
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates libstdc++6 \

@@ -1,5 +1,5 @@
-//! Links the command at a fixed address. A position-independent one starts by patching 15 MB of addresses in its data
-//! (polars brings most of them), which makes a quarter of its memory.
+//! Links the command at a fixed address. A position-independent binary relocates 15 MB of data at startup
+//! (most of it polars's), a quarter of the memory it uses.
 
 include!("../build/outside.rs");
 

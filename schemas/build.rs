@@ -6,7 +6,7 @@ include!("../build/outside.rs");
 
 fn main() {
     tell_what_lies_outside();
-    // Set while developing, it spares building every crate again after each commit.
+    // Setting this variable during development avoids rebuilding every crate after each commit.
     println!("cargo::rerun-if-env-changed=ARES_GIT_REVISION");
     let revision = std::env::var("ARES_GIT_REVISION").ok().or_else(|| {
         println!("cargo::rerun-if-changed=../.git/logs/HEAD");

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speed of both commands compared with their peers, as ratios of one run. Missing peers are named and skipped.
+# Compares the speed of both commands with their peers, as ratios within one run. Missing peers are named and skipped.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 status=0

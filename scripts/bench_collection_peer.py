@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The whole collection step on transformers, with the peers' student (`mmt5.py` and `common.py` of --peers).
+"""Runs the whole collection step on transformers, with the peers' student (`mmt5.py` and `common.py` of --peers).
 
 For each of --samples rationales a problem: sampling, then log-probabilities of the policy, of a reference and values, each
 with a pass of its own that runs its encoder again. --public is the public code's way: no key-value cache while sampling,

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Speed of collect-feedback and its peers, in one run, as a Markdown table.
+"""Measures the speed of collect-feedback and its peers in one run, and prints Markdown tables.
 
 Peers are in ARES_PEERS; without them only collect-feedback is measured. Python peers get a
 virtual environment in ARES_BENCH_CACHE (default ~/.cache/ares-bench), outside the repository. curator fetches a tokenizer
-when it starts; where it cannot, TIKTOKEN_CACHE_DIR has to hold it. Every figure is a whole
+when it starts; without network access, TIKTOKEN_CACHE_DIR must contain it. Every figure is a whole
 process from start to end, cache and Parquet included; peers report the time of their loop only, which favours them.
 """
 
@@ -40,7 +40,7 @@ def free_port():
 
 
 class Service:
-    """A Teacher on loopback: the peers' mock where it is there, else our simulated one."""
+    """A Teacher on loopback: the peers' mock if available, else our simulated one."""
 
     def __init__(self, mock, data, latency_ms, rpm=0, tpm=0):
         self.port = free_port()
@@ -81,7 +81,7 @@ def timed(command, env=None, limit_s=None):
         child = subprocess.Popen(
             [str(part) for part in command], env=env, stdout=out, stderr=subprocess.STDOUT
         )
-        # wait4 reports this child's peak only, so nothing else may wait for it.
+        # wait4 reports the peak of this child only, so nothing else may wait for it.
         end = None if limit_s is None else start + limit_s
         while True:
             pid, status, usage = os.wait4(child.pid, 0 if end is None else os.WNOHANG)
@@ -101,7 +101,7 @@ def timed(command, env=None, limit_s=None):
 
 def dataset(folder, requests):
     """A dataset with at least this many distinct scoring requests."""
-    problems = -(-requests * 5 // 19)  # of four samples of every fifth problem two share a request
+    problems = -(-requests * 5 // 19)  # in every fifth problem, two of the four samples share a request
     subprocess.run([BIN / "make-small-dataset", folder, str(problems), "4"], check=True)
     return folder
 
@@ -113,7 +113,7 @@ def dataset_with_pictures(folder, items, picture_bytes):
 
 
 def ours(data, url, *more, **kept):
-    # The peers send a request for each item, too.
+    # The peers also send one request per item.
     command = [BIN / "collect-feedback", "--round", 1, "--stage", "scores", "--data", data, "--samples-per-request", 1]
     command += ["--teacher", "openai", "--base-url", url, *more]
     return timed(command, **kept)
@@ -121,13 +121,13 @@ def ours(data, url, *more, **kept):
 
 def mock_teacher():
     if not (PEERS / "mock-teacher").is_dir():
-        say(f"!!! no peers at {PEERS}: our own figures alone, against our own simulated Teacher (set ARES_PEERS)")
+        say(f"!!! no peers at {PEERS}: only our own figures, against our own simulated Teacher (set ARES_PEERS)")
         return None
     target = CACHE / "mock"
     build = ["cargo", "build", "--release", "--quiet", "--manifest-path", PEERS / "mock-teacher" / "Cargo.toml"]
     done = subprocess.run([*map(str, build), "--target-dir", str(target)])
     if done.returncode != 0:
-        # The folder may be read-only: its lock file is written in a copy.
+        # The folder may be read-only, so cargo writes its lock file in a copy.
         copy = CACHE / "mock-source"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(PEERS / "mock-teacher", copy, copy_function=shutil.copyfile)
@@ -196,16 +196,16 @@ def throughput(mock, clients, work, repeats):
             rates.setdefault(name, []).append(peer_rate(done))
             peaks.setdefault(name, []).append(done["peak_mb"])
             cpus.setdefault(name, []).append(done["cpu_s"])
-    say("| client | requests/s, best (all) | ours is | CPU s | peak MB |\n| --- | --- | --- | --- | --- |")
+    say("| client | requests/s, best (all) | collect-feedback is | CPU s | peak MB |\n| --- | --- | --- | --- | --- |")
     best = max(rates["collect-feedback"])
     for name, all_rates in rates.items():
         every = ", ".join(f"{rate:,.0f}" for rate in all_rates)
-        ratio = "" if name == "collect-feedback" else f"{best / max(all_rates):.1f} times"
+        ratio = "" if name == "collect-feedback" else f"{best / max(all_rates):.1f} times as fast"
         say(f"| {name} | {max(all_rates):,.0f} ({every}) | {ratio} | {min(cpus[name]):.1f} | {min(peaks[name]):.0f} |")
 
 
 def memory(mock, work, sizes):
-    say("\n## Peak memory, replies at once\n\n| items | peak MB | requests/s |\n| --- | --- | --- |")
+    say("\n## Peak memory, immediate replies\n\n| items | peak MB | requests/s |\n| --- | --- | --- |")
     for size in sizes:
         data = dataset(work / f"items-{size}", size)
         with Service(mock, data, 1) as service:
@@ -247,9 +247,9 @@ def resumed(data):
 
 
 def allowance(mock, clients, work, with_peers):
-    say("\n## Use of 3,000 requests/min in the first 60 s\n")
+    say("\n## Use of 3,000 requests per minute in the first 60 s\n")
     if mock is None:
-        say("!!! needs the peers' mock, which counts by the second: not measured")
+        say("!!! needs the peers' mock, which counts requests by the second; not measured")
         return
     data = dataset(work / "allowance", 3_600)
     cases = [
@@ -258,7 +258,7 @@ def allowance(mock, clients, work, with_peers):
         ("8 s replies, 1M tokens/min", 8_000, 3_000, 1_000_000),
         ("server allows half", 50, 1_500, 0),
     ]
-    say("| case | client | used of what the server allows | 429s after 10 s |\n| --- | --- | --- | --- |")
+    say("| case | client | share of the server's limit used | 429s after 10 s |\n| --- | --- | --- | --- |")
     for name, latency, rpm, tpm in cases:
         runs = {"collect-feedback": None, **(clients if with_peers else {})}
         for turn, (client, command) in enumerate(runs.items()):
@@ -274,8 +274,8 @@ def allowance(mock, clients, work, with_peers):
                     timed(argv, env=env, limit_s=80)
                 stats = service.stats()
             sent, limited = stats["sent_per_s"][:60], stats["limited_per_s"][:60]
-            # Where tokens are the narrower limit, the allowance is as many requests as they are enough for.
-            # A provider that counts input and output together counts both.
+            # If tokens are the tighter limit, the allowance is the number of requests they suffice for.
+            # Some providers have a single limit for input and output tokens.
             tokens = (stats["input_tokens"] + stats["output_tokens"]) / max(1, stats["ok"])
             allowed = min(rpm, tpm / tokens) if tpm and tokens else rpm
             used = (sum(sent) - sum(limited)) / allowed
@@ -287,9 +287,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each client; the best counts")
     parser.add_argument("--only", choices=["throughput", "memory", "pictures", "allowance"], action="append")
-    parser.add_argument("--long", action="store_true", help="memory up to 500,000 items")
-    parser.add_argument("--no-curator", action="store_true", help="leave curator out: it installs 2 GB")
-    parser.add_argument("--peers-allowance", action="store_true", help="measure the peers' use of the allowance, too")
+    parser.add_argument("--long", action="store_true", help="measure memory up to 500,000 items")
+    parser.add_argument("--no-curator", action="store_true", help="skip curator, which installs 2 GB")
+    parser.add_argument("--peers-allowance", action="store_true", help="also measure the peers' use of the allowance")
     arguments = parser.parse_args()
     if not (BIN / "collect-feedback").is_file() or not (BIN / "make-small-dataset").is_file():
         raise SystemExit(f"not built: {BIN}; run make build")

@@ -1,4 +1,4 @@
-"""Imports a made-up set of the size of ScienceQA, 21,208 problems with a picture each, from Parquet: seconds and peak memory.
+"""Measures time and peak memory of importing a synthetic set as large as ScienceQA (21,208 problems, each with a picture) from Parquet.
 
     python3 scripts/bench_import.py [--bin target/release] [--rows-a-group 100]
 
@@ -68,7 +68,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "data"
         source.mkdir()
-        # In a process of its own: what this one held would count as its children's.
+        # In a separate process: otherwise the memory of this one would count as its children's.
         maker = multiprocessing.get_context("spawn").Process(target=make, args=(source, options.rows_a_group))
         maker.start()
         maker.join()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs `train bench` and the peers' benchmarks turn by turn and prints ratios (see bench_trainer.sh).
+"""Runs `train bench` and the peers' benchmarks alternately and prints ratios (see bench_trainer.sh).
 
 A ratio above 1 means that the trainer is faster, or takes less memory. Seconds are wall-clock; "cpu" compares processor
 seconds, which a busy machine disturbs less.
@@ -31,9 +31,9 @@ def main():
     parser.add_argument("--work", default="sampling,collection,sft,ppo")
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--new", type=int, default=128, help="tokens of a rationale")
-    parser.add_argument("--public", action="store_true", help="also the public code's way of working; takes long")
+    parser.add_argument("--public", action="store_true", help="also measure the public code's method, which takes long")
     parser.add_argument("--lengths", help="file of real lengths for the steps")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     options = parser.parse_args()
     train = str(pathlib.Path(os.environ["TRAIN"]).resolve())
     peers = pathlib.Path(os.environ["ARES_PEERS"]).resolve()

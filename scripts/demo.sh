@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Two ARES rounds on the shipped sample set with the embedded Teacher; no key, no network. Below ten minutes on two cores.
-# Each stage reports how long it took. ARES_SEED sets the seed of the student, of sampling and of shuffling (42 where unset).
-# ARES_DEMO_DATA names another folder to work in than datasets/demo; it then contains the checkpoints too.
+# Two ARES rounds on the shipped sample set with the embedded Teacher: no key, no network, less than ten minutes on two
+# cores. Each stage reports how long it took.
+# ARES_SEED sets the seed of the student, of sampling and of shuffling (default 42).
+# ARES_DEMO_DATA names a folder to use instead of datasets/demo; it then contains the checkpoints too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin="${ARES_BIN:-${CARGO_TARGET_DIR:-target}/release}"
@@ -61,23 +62,23 @@ stage() {
 }
 
 stage "image features" "$train" features "${common[@]}"
-# So few parameters and problems need no dropout; with it, this student hardly learns to look at the pictures.
+# With so few parameters and problems, dropout is not needed; with it, this student hardly learns to use the pictures.
 stage "student" "$train" init "${common[@]}" --tokenizer datasets/sample/tokenizer --shape tiny --image-feature-width 128 \
     --dropout 0 --out "$points/init"
-# The base student learns from a third of the gold solutions, not for long: it is to make mistakes.
+# The base student is trained only briefly, on a third of the gold solutions, so that it still makes mistakes.
 stage "base student" "$train" pretrain "${common[@]}" --from "$points/init" --out "$points/base" --share 0.35 --epochs 20 \
     --sft-learning-rate 2e-3
 stage "answers of the base student" "$train" eval "${common[@]}" --round 0 --checkpoint base
 for round in 1 2; do
     stage "round $round: rollouts" "$train" --round "$round" "${common[@]}"
-    # The embedded Teacher costs nothing; this is what a paid one would take.
+    # The embedded Teacher costs nothing; this shows what a paid one would cost.
     stage "round $round: estimate for a paid Teacher" \
         "$collect" estimate --round "$round" --stage scores --teacher anthropic "${common[@]}"
     stage "round $round: scores" "$collect" --round "$round" "${common[@]}"
     stage "round $round: RL, rationales" "$train" --round "$round" "${common[@]}"
     stage "round $round: corrections" "$collect" --round "$round" "${common[@]}"
     stage "round $round: fine-tuning, answers" "$train" --round "$round" "${common[@]}"
-    # The stage after RL, for the table.
+    # Answers after RL, for the table in the report.
     stage "round $round: answers after RL" "$train" eval "${common[@]}" --round "$round" --checkpoint rl
 done
 stage "judgements" "$collect" judge "${common[@]}" --round 2 --against base

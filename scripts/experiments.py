@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does it learn, and from what? Variants of the demo over several seeds, as Markdown tables (docs/experiments.md).
+"""Runs variants of the demo over several seeds to measure what the student learns from; prints the Markdown tables of docs/experiments.md.
 
 Each seed has its own base student, rollouts and scores, shared by its variants, so that variants differ only in what
 they are named after. Every completed variant leaves a result file; a second run continues after the last of them. Scores are those of the embedded Teacher for greedy rationales of the 300 test problems.
@@ -34,7 +34,7 @@ T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8:
 
 
 class Variant:
-    """One column of settings. `sft` is false where training ends after RL; `own` says what it cannot share."""
+    """A variant of the settings. `sft` is false if training ends after RL; `own` names the first stage that it cannot share."""
 
     def __init__(self, label, rounds=1, sft=True, own=None, **changes):
         self.label, self.rounds, self.sft, self.own = label, rounds, sft, own
@@ -60,7 +60,7 @@ VARIANTS = {
 }
 
 BASE, RL1, SFT1, RL2, SFT2 = "base student", *(f"round {n}, after {of}" for n in (1, 2) for of in ("RL", "SFT"))
-# What is compared within each seed: a policy of a variant, and the policy that it is compared with.
+# Comparisons within each seed: a policy of a variant, and the policy that it is compared with.
 PAIRS = [
     ("RL alone, against base", ("two", RL1), ("two", BASE)),
     ("SFT on corrections alone, against base", ("sft-two", SFT1), ("two", BASE)),
@@ -136,7 +136,7 @@ class Place:
 
 
 def stages(place, round_number, said):
-    """What the report says of each policy, and the accuracy on problems with a picture."""
+    """The report's figures for each policy, and the accuracy on problems with a picture."""
     text = place.run(COLLECT, "report", "--round", round_number)
     found = {}
     for line in text.splitlines():
@@ -192,7 +192,7 @@ def one_seed(work, seed, wanted):
                 said += place.run(TRAIN, "--round", number)
             said += place.run(TRAIN, "eval", "--round", number, "--checkpoint", "rl")
         if variant.rounds == 0:
-            place.run(TRAIN, "--round", 1, "--stage", "rollout")  # a report is on a round
+            place.run(TRAIN, "--round", 1, "--stage", "rollout")  # a report needs a round
         result = stages(place, max(variant.rounds, 1), said)
         shutil.rmtree(place.data)
         shutil.rmtree(place.points)
@@ -201,7 +201,7 @@ def one_seed(work, seed, wanted):
 
 
 def interval(values):
-    """Mean and half the width of its 95 % interval over seeds."""
+    """Mean over seeds, and half the width of its 95 % interval."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, float("nan")
@@ -227,7 +227,7 @@ def table(work, seeds):
         labels = [label for label in next(iter(found.values())) if label != "base student" or name in ("two", "blind")]
         for label in labels:
             if variant.changes.get("rl.passes") == 0 and label.endswith("after RL"):
-                continue  # that is the policy before it
+                continue  # the policy is unchanged
             if all(label in result for result in found.values()):
                 rows.append((name, variant.label, label, found))
     lines = [
@@ -252,7 +252,7 @@ def table(work, seeds):
 
 
 def differences(work, seeds):
-    """Differences between policies of the same seed: base students differ much, so these say more than the means."""
+    """Differences between policies of the same seed: base students differ a lot, so these are more informative than the means."""
     def result(seed, name):
         path = work / f"seed-{seed}" / name / "result.json"
         return json.loads(path.read_text()) if path.exists() else {}
@@ -278,11 +278,11 @@ def differences(work, seeds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="1,2,3", help="seeds, with commas")
-    parser.add_argument("--only", default=",".join(VARIANTS), help="variants, with commas")
+    parser.add_argument("--seeds", default="1,2,3", help="seeds, separated by commas")
+    parser.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas")
     parser.add_argument("--work", type=Path, default=ROOT / "target" / "experiments", help="folder of the runs")
-    parser.add_argument("--jobs", type=int, default=2, help="seeds worked on at once")
-    parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
+    parser.add_argument("--jobs", type=int, default=2, help="seeds to run in parallel")
+    parser.add_argument("--table", action="store_true", help="only print the tables of existing results")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     wanted = arguments.only.split(",")

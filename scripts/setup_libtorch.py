@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts libtorch where the build looks for it: `.libtorch/current`. `make setup` runs this.
+"""Installs libtorch where the build looks for it: `.libtorch/current`. Run by `make setup`.
 
 libtorch is taken from the first of these that has it:
 
@@ -15,7 +15,7 @@ Each source becomes a tree of one shape:
     link/lib/              a link per library; libtorch.so is libtorch_cpu.so, libtorch_cuda.so is excluded
     link/cuda              -> ../torch/lib, only where libtorch_cuda.so is there
 
-`.libtorch/current` links to a tree's `link` folder. torch-sys links CUDA for good as soon as it sees libtorch_cuda.so
+`.libtorch/current` links to a tree's `link` folder. torch-sys links CUDA unconditionally if it finds libtorch_cuda.so
 next to libtorch_cpu.so. `link/lib` hides it, so that one binary runs with and without CUDA and opens
 `link/cuda/libtorch_cuda.so` itself. The libraries look for CUDA in `$ORIGIN/../../nvidia`; from `link/lib` and from
 `link/cuda` that is the tree's own `nvidia`.
@@ -42,13 +42,13 @@ import zlib
 from pathlib import Path
 
 VERSION = "2.11.0"
-# The wheel's Python need not be the Python that runs this: only its C++ part is used.
+# The wheel may be for another Python version than the one running this: only its C++ part is used.
 WHEEL_PYTHON = ("3.12", "cp312")
 SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 CORE = ("libtorch_cpu" + SUFFIX, "libc10" + SUFFIX)
 CUDA = "libtorch_cuda.so"
 
-# What torch-sys would link when it sees it, and what needs a Python.
+# Libraries left out of link/lib: torch-sys would link CUDA if it found it, and libtorch_python needs Python.
 KEPT_OUT_OF_LINK = {
     "libtorch.so",
     CUDA,
@@ -60,7 +60,7 @@ KEPT_OUT_OF_LINK = {
 # Libraries that nothing loads on a machine without an NVIDIA GPU. They are half of the wheel.
 ONLY_WITH_CUDA = re.compile(r"lib(torch_cuda|c10_cuda|caffe2_nvrtc|torch_nvshmem|torch_global_deps|shm)")
 NEVER_NEEDED = re.compile(r"libtorch_python")
-# Which part of NVIDIA's toolkit holds a library that libtorch_cpu.so itself loads.
+# The package of NVIDIA's toolkit that contains each library loaded by libtorch_cpu.so itself.
 TOOLKIT_PART = {"libcudart": "cudart", "libcupti": "cupti"}
 
 AGAIN = "run make setup again, or set LIBTORCH to a libtorch " + VERSION
@@ -69,7 +69,7 @@ GIB = 1 << 30
 
 
 class SetupError(Exception):
-    """What went wrong, and the one thing to do next."""
+    """What went wrong, and the next step."""
 
     def __init__(self, what, hint=AGAIN):
         super().__init__(what)
@@ -100,7 +100,7 @@ def main():
         print(f"libtorch: error: {error}\nlibtorch: next: {AGAIN}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"libtorch: interrupted; nothing is left half-made\nlibtorch: next: {AGAIN}", file=sys.stderr)
+        print(f"libtorch: interrupted; no partial files are left\nlibtorch: next: {AGAIN}", file=sys.stderr)
         return 130
     return 0
 
@@ -128,7 +128,7 @@ def install(home, cuda):
     with contextlib.ExitStack() as locks:
         for folder in dict.fromkeys([home.resolve(), store.resolve()]):
             locks.enter_context(locked(folder))
-            # Nobody else works here while we hold the lock, so these are left by a run that was cut off.
+            # Nobody else writes here while we hold the lock, so these are leftovers of an interrupted run.
             for leftover in folder.glob("tmp-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         if up_to_date(current, chosen, cuda):
@@ -137,7 +137,7 @@ def install(home, cuda):
         if chosen:
             tree = link_to(home, chosen)
             if cuda and not has_cuda(tree / "link"):
-                say("a GPU is here, but the libtorch in LIBTORCH has no CUDA: it will run on the CPU")
+                say("there is a GPU, but the libtorch in LIBTORCH has no CUDA support: it will run on the CPU")
         else:
             tree = link_to_installed(home, cuda) or unpacked_wheel(store, cuda)
         point(current, tree / "link")
@@ -196,7 +196,7 @@ def gpu_present():
 
 
 def load(link, hint):
-    """Opens the libraries in a fresh process, the way a binary of the project does."""
+    """Loads the libraries in a new process, as a binary of the project does."""
     names = [link / "lib" / name for name in reversed(CORE)]
     names += [link / "cuda" / CUDA] if has_cuda(link) else []
     program = "import ctypes, sys\nfor name in sys.argv[1:]: ctypes.CDLL(name)"
@@ -209,11 +209,11 @@ def load(link, hint):
         raise SetupError(f"libtorch at {link} does not load: {reason}", hint)
 
 
-# Sources 1 and 2: a libtorch that is on the machine already
+# Sources 1 and 2: a libtorch that is already on the machine
 
 
 def chosen_by_user(home):
-    """The folder in LIBTORCH. Cargo sets LIBTORCH to our own link for what it runs; that is no choice."""
+    """The folder in LIBTORCH. Cargo sets LIBTORCH to our own link for its child processes; that is ignored."""
     value = os.environ.get("LIBTORCH")
     if not value:
         return None
@@ -237,7 +237,7 @@ def link_to_installed(home, cuda):
         elif not usable(folder):
             say(f"the Python torch in {folder.parent} has no libraries or headers of its own; not used")
         elif cuda and not has_cuda(folder):
-            say(f"a GPU is here, but the Python torch in {folder.parent} has no CUDA; not used")
+            say(f"there is a GPU, but the Python torch in {folder.parent} has no CUDA support; not used")
         else:
             try:
                 return link_to(home, folder)
@@ -305,7 +305,7 @@ def unpacked_wheel(store, cuda):
         shutil.rmtree(tree / "venv", ignore_errors=True)
         make_link_folder(tree)
         load(tree / "link", AGAIN)
-        # The rename below must not reach the disk before the files do. The libraries are synced one by one.
+        # The files must reach the disk before the rename below. The libraries are synced one by one.
         os.sync()
         return replace(tree, store / (name + ("cuda" if cuda and has_cuda(tree / "link") else "cpu")))
 
@@ -317,7 +317,7 @@ def wheel_platforms():
     if sys.platform.startswith("linux") and machine in ("x86_64", "aarch64"):
         library, version = (platform.libc_ver() + ("",))[:2]
         if library == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 28):
-            # pip takes these names by the letter, so every older one is named as well.
+            # pip compares these names literally, so every older one must be listed as well.
             modern = [f"manylinux_2_{minor}_{machine}" for minor in range(28, 4, -1)]
             return modern + [f"{old}_{machine}" for old in ("manylinux2014", "manylinux2010", "manylinux1")]
         machine += f" with {library or 'a C library that is not glibc'} {version}".rstrip()
@@ -331,7 +331,7 @@ def pip_command(tree):
     own = [sys.executable, "-m", "pip"]
     if subprocess.run([*own, "--version"], capture_output=True).returncode == 0:
         return own
-    # Debian and Ubuntu ship Python without pip. A virtual environment may still bring one.
+    # Debian and Ubuntu ship Python without pip. A virtual environment may still provide it.
     subprocess.run([sys.executable, "-m", "venv", str(tree / "venv")], capture_output=True)
     inner = [str(tree / "venv" / "bin" / "python"), "-m", "pip"]
     with contextlib.suppress(OSError):
@@ -352,13 +352,13 @@ def download(pip, requirements, into, platforms, *options):
     answer = subprocess.run([*command, "--dest", str(into), *requirements], preexec_fn=die_with_parent)
     if answer.returncode != 0:
         raise SetupError(
-            f"pip could not download {', '.join(requirements)}; nothing is left half-made",
+            f"pip could not download {', '.join(requirements)}; no partial files are left",
             f"check the network and the disk, then {AGAIN}",
         )
 
 
 def die_with_parent():
-    """On Linux, a pip whose parent was killed must not keep writing where the next run cleans up."""
+    """On Linux, ends pip together with its parent: it must not keep writing where the next run cleans up."""
     if sys.platform.startswith("linux"):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
@@ -373,7 +373,7 @@ def unpack_torch(wheels, tree, cuda):
     unpack(found[0], tree, re.compile(rf"torch/lib/(?!{skipped})[^/]*(\.so|\.dylib)[^/]*"))
     found[0].unlink()
     if not is_libtorch(tree / "torch") or version_of(tree / "torch") != VERSION:
-        raise SetupError(f"{found[0].name} holds no libtorch {VERSION}")
+        raise SetupError(f"{found[0].name} contains no libtorch {VERSION}")
 
 
 def unpack(wheel, into, wanted):
@@ -386,11 +386,11 @@ def unpack(wheel, into, wanted):
                         with open(written, "rb") as file:
                             os.fsync(file.fileno())
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise SetupError(f"{wheel.name} is damaged ({error}); nothing is left half-made") from error
+        raise SetupError(f"{wheel.name} is damaged ({error}); no partial files are left") from error
 
 
 def nvidia_requirements(tree, cuda):
-    """What to ask pip for, so that libtorch_cpu.so loads, or with a GPU so that everything works."""
+    """The packages to download so that libtorch_cpu.so loads or, with a GPU, everything works."""
     metadata = next(tree.glob("torch-*.dist-info/METADATA")).read_text(errors="replace")
     required = [line.split(";")[0].strip() for line in re.findall(r"(?m)^Requires-Dist: (.*)$", metadata)]
     toolkit = next((name for name in required if name.startswith("cuda-toolkit[")), None)
@@ -416,7 +416,7 @@ def remove_unneeded_nvidia(tree):
 
 
 def walk_needed(tree):
-    """Follows DT_NEEDED from libtorch_cpu.so: (the files that are in the tree, the names that are not)."""
+    """Follows DT_NEEDED from libtorch_cpu.so: (files in the tree, names of missing ones)."""
     if sys.platform == "darwin":
         return set(), set()
     here = {path.name: path for pattern in ("torch/lib/*.so*", "nvidia/**/*.so*") for path in tree.glob(pattern)}
@@ -468,9 +468,9 @@ def make_link_folder(tree):
         if SUFFIX in library.name and library.name not in KEPT_OUT_OF_LINK:
             (lib / library.name).symlink_to(f"../../torch/lib/{library.name}")
     if SUFFIX == ".so":
-        # The real libtorch.so of a CUDA build needs libtorch_cuda.so; it holds nothing else.
+        # The real libtorch.so of a CUDA build needs libtorch_cuda.so, and contains no code of its own.
         (lib / "libtorch.so").symlink_to(CORE[0])
-        # torch-sys links gomp; the copy that libtorch brings must be the one that is loaded.
+        # torch-sys links gomp; it must load the copy included in libtorch.
         if (lib / "libgomp.so.1").exists() and not (lib / "libgomp.so").exists():
             (lib / "libgomp.so").symlink_to("libgomp.so.1")
         if has_cuda(tree / "torch"):
@@ -479,7 +479,7 @@ def make_link_folder(tree):
 
 @contextlib.contextmanager
 def building(store):
-    """A fresh folder next to the final ones, removed unless it was moved into place."""
+    """A new folder next to the final ones; removed unless it is moved into place."""
     tree = Path(tempfile.mkdtemp(prefix="tmp-", dir=store))
     tree.chmod(0o755)
     try:
@@ -499,7 +499,7 @@ def replace(tree, final):
 
 
 def point(current, link):
-    """Moves the link in one step: a build that runs meanwhile sees the old libtorch or the new one."""
+    """Replaces the link atomically: a build running at the same time sees the old libtorch or the new one."""
     target = os.path.relpath(link, current.parent) if link.parent.parent == current.parent else link
     fresh = current.with_name("tmp-current")
     fresh.unlink(missing_ok=True)
@@ -517,7 +517,7 @@ def sync_folder(folder):
 
 
 def remove_replaced(home, tree):
-    """An unpacked wheel that a newer one replaces is half a gigabyte that nothing uses."""
+    """Removes unpacked wheels that are no longer used, each half a gigabyte."""
     if tree.parent == home and tree.name.startswith("torch-"):
         for other in home.glob("torch-*"):
             if other != tree:

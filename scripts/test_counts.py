@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Runs test commands one after another, shows their output as it comes, and ends with one line of counts.
+"""Runs test commands one after another, shows their output immediately, and ends with one line of totals.
 
     test_counts.py COMMAND...       each COMMAND is one shell command line
 
-The last line is `N passed, N failed, N skipped`, over all commands. Read are the `test result:` lines of cargo and the
-closing lines of Python's unittest (which writes them to standard error: add `2>&1`). A command that fails without
-having run any test, a build say, ends the run; after failed tests the others still run. The exit status is that of the
-first command that failed.
+The last line is `N passed, N failed, N skipped`, over all commands. The counts come from the `test result:` lines of
+cargo and the closing lines of Python's unittest (which writes them to standard error: add `2>&1`). A command that fails
+without having run any tests, such as a build, ends the run; after failed tests, the other commands still run. The exit
+status is that of the first command that failed.
 """
 
 import os

@@ -1,4 +1,4 @@
-//! Tells the tests whether real data is there.
+//! Tells the tests whether real data is present.
 
 include!("../build/outside.rs");
 

@@ -1,4 +1,4 @@
-"""Puts the built commands into the wheel and names the wheel after the machines they run on; hatchling runs this."""
+"""Puts the built commands into the wheel and sets the wheel's platform tag. Run by hatchling."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ class Commands(BuildHookInterface):
         release = Path(self.root) / release / "release"
         self.folder = tempfile.TemporaryDirectory()
         collect, train = (self.copy(release / name) for name in ("collect-feedback", "train"))
-        # The path of the libtorch that this machine builds with means nothing elsewhere; ares_rust says where it is.
+        # The libtorch path of the build machine is meaningless elsewhere; ares_rust locates libtorch instead.
         subprocess.run(["patchelf", "--remove-rpath", train], check=True)
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform_tag(collect, train)}"
@@ -42,7 +42,7 @@ class Commands(BuildHookInterface):
 
 
 def platform_tag(*binaries):
-    """Such as `manylinux_2_28_x86_64`: the oldest glibc with all the symbols that the binaries use."""
+    """The platform tag, such as `manylinux_2_28_x86_64`: the oldest glibc with all the symbols that the binaries use."""
     needed = [0]
     for binary in binaries:
         with open(binary, "rb") as file:

@@ -19,11 +19,11 @@ use std::path::{Path, PathBuf};
 /// Flags of `[teacher]`, `[limits]` and `[budget]`.
 type Flags = SettingFlags<{ SettingFlags::<0>::FEEDBACK }>;
 
-/// Asks a Teacher for the feedback that a round lacks: sentence scores, corrections, judgements.
+/// Asks a Teacher for the feedback that a round still needs: sentence scores, corrections, judgements.
 ///
-/// Without a command, collects what --round lacks and names the next command. Keys come from ANTHROPIC_API_KEY and
-/// OPENAI_API_KEY. Exit status: 0 done or nothing to do, 1 failed, 2 bad usage or input, 3 stopped by the budget, 130
-/// interrupted (all paid replies are kept).
+/// Without a command, collects the missing feedback of --round and names the next command. API keys are read
+/// from ANTHROPIC_API_KEY and OPENAI_API_KEY. Exit status: 0 done or nothing to do, 1 failed, 2 bad usage or
+/// input, 3 stopped by the budget, 130 interrupted (all paid replies are kept).
 #[derive(Debug, Parser)]
 #[command(name = "collect-feedback", version, args_conflicts_with_subcommands = false)]
 pub struct Cli {
@@ -31,23 +31,24 @@ pub struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     place: Place,
-    /// Kind of feedback to collect [default: all that the round lacks].
+    /// Kind of feedback to collect [default: all that is missing].
     #[arg(long, value_enum)]
     stage: Option<Kind>,
-    /// Ask in batches at half the price, answered within a day; the same command again collects what was sent.
+    /// Send requests in batches: half the price, answered within a day; repeat the command to collect the
+    /// replies.
     #[arg(long, global = true)]
     batch: bool,
-    /// Ask again about rejected items, after fixing the cause: a missing picture, a limit, an error of the service.
+    /// Retry rejected items, after their cause is fixed: a missing picture, a limit, a service error.
     #[arg(long, global = true)]
     retry_rejects: bool,
-    /// Let this Teacher answer what is left of a round that another Teacher has answered in part.
+    /// Let this Teacher answer the rest of a round that another Teacher has partly answered.
     #[arg(long, global = true)]
     mix_teachers: bool,
-    /// Ask again what this Teacher had answered and `discard` took out; it is paid for again.
+    /// Request this Teacher's discarded answers again; they are paid for again.
     #[arg(long, global = true)]
     ask_discarded: bool,
-    /// Give up a batch that the service no longer has, by its id or the name that the message shows; its requests are sent,
-    /// and paid for, again.
+    /// Give up a batch that the service no longer has, by its id or the name in the message; its requests are
+    /// sent, and paid for, again.
     #[arg(long, global = true, value_name = "BATCH", requires = "batch")]
     abandon_batch: Vec<String>,
     /// Print all settings with their origin, and exit.
@@ -77,7 +78,7 @@ struct Place {
 enum Command {
     /// Estimate requests, tokens, dollars and minutes of a round; sends nothing.
     Estimate {
-        /// Kind of feedback [default: all that the round lacks].
+        /// Kind of feedback [default: all that is missing].
         #[arg(long, value_enum)]
         stage: Option<Kind>,
     },
@@ -98,20 +99,21 @@ enum Command {
         /// Ask about each pair in both orders: twice the requests, without position bias.
         #[arg(long)]
         both_orders: bool,
-        /// Seed of the order in which the two are shown.
+        /// Seed of the order in which the two rationales are shown.
         #[arg(long, default_value_t = 0, conflicts_with = "both_orders")]
         order_seed: u64,
     },
-    /// Score a sample of rollouts again, with another Teacher or model, and measure agreement; or measure it with people's labels.
+    /// Score a sample of rollouts again with another Teacher or model and measure agreement, or measure
+    /// agreement with human labels.
     Audit {
-        /// People's scores of sentences, to compare with instead; nothing is sent. JSONL: rollout_id, sentence_index (from 0),
-        /// score (0 to 1), and optionally sentence and by (who labelled).
+        /// Human sentence scores to compare with instead; nothing is sent. JSONL: rollout_id, sentence_index
+        /// (from 0), score (0 to 1), and optionally sentence and by (who labelled).
         #[arg(long, value_name = "FILE", conflicts_with_all = ["sample", "seed"])]
         labels: Option<PathBuf>,
         /// Number of rollouts.
         #[arg(long, default_value_t = 200)]
         sample: usize,
-        /// Seed of the sample; a different one asks again, even the same Teacher.
+        /// Seed of the sample; with another seed the sentences are scored again, even by the same Teacher.
         #[arg(long, default_value_t = 0)]
         seed: u64,
         /// Print one JSON object.
@@ -128,31 +130,33 @@ enum Command {
     Export(export::Options),
     /// Recreate all tables from feedback.sqlite, without sending a request.
     Rebuild,
-    /// Take a Teacher's answers of a round out of its tables, so that another can be asked. They stay in feedback.sqlite and
-    /// count as spent; without --teacher and --model, all answers of the stage.
+    /// Remove a Teacher's answers from the tables of a round, so that another Teacher can be asked.
+    ///
+    /// They stay in feedback.sqlite and count as spent. Without --teacher and --model, all answers of the stage
+    /// are removed.
     Discard {
         #[command(flatten)]
         which: Which,
     },
-    /// Bring answers that were discarded back into the tables, without a request.
+    /// Restore discarded answers to the tables, without sending a request.
     Undiscard {
         #[command(flatten)]
         which: Which,
     },
-    /// Print a script that lets a shell complete commands and flags.
+    /// Print a shell completion script.
     Completions {
-        /// Shell to print it for.
+        /// Shell that the script is for.
         shell: completions::Shell,
     },
 }
 
-/// Which answers of a round.
+/// Selects answers of a round.
 #[derive(Debug, Clone, Args)]
 struct Which {
     /// Kind of feedback.
     #[arg(long, value_enum)]
     stage: Kind,
-    /// base, or the number of a round: judgements against that alone.
+    /// Only judgements against this baseline: base, or the number of a round.
     #[arg(long)]
     against: Option<String>,
 }
@@ -162,8 +166,8 @@ pub fn start_logging(json: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let logs = logs.log_internal_errors(false); // it would panic where standard error is closed
-    // A second subscriber is refused, and that is fine.
+    let logs = logs.log_internal_errors(false); // it would panic if standard error is closed
+    // It fails if a subscriber is set already, as in tests, which is fine.
     let _ = if json { logs.json().try_init() } else { logs.try_init() };
 }
 
@@ -268,7 +272,7 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// The flags that say which Teacher is asked, as they were given.
+/// The flags that select the Teacher, as they were given.
 fn teacher_flags(given: &BTreeMap<String, String>) -> String {
     let names = ["teacher.provider", "teacher.model", "teacher.base_url"];
     let keys = names.iter().filter_map(|name| Settings::keys().iter().find(|key| key.path() == **name));
@@ -327,15 +331,15 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
     };
     for (place, job) in jobs.iter().enumerate() {
         if interrupt::noted() {
-            return Err(Error::Interrupted); // what comes next would be paid for
+            return Err(Error::Interrupted); // the next requests would be paid for
         }
         match context.collect(job)? {
-            // A round that still has no rationales needs only what came before.
+            // A round without rationales can only have scores to collect.
             Outcome::NothingThere if place > 0 && said => {
                 let is_over = is_over(&context.dataset, job.round)?;
                 if job.kind == Kind::Corrections && !is_over && context.has_decoded(job.round)? {
                     schemas::say!("{}", context.waits_for(job)?);
-                    return Ok(()); // train alone would end in the same words
+                    return Ok(()); // train would print the same message
                 }
             }
             Outcome::NothingThere => {
@@ -407,13 +411,13 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
     Ok(())
 }
 
-/// Whether train has ended a round: the answers of its fine-tuned policy come last.
+/// Whether train has completed a round: the answers of the fine-tuned policy are its last output.
 fn is_over(dataset: &Dataset, round: u32) -> Result<bool> {
     #[derive(serde::Deserialize)]
     struct StageOf {
         stage: String,
     }
-    // A dataset without val and test problems has a part without rows.
+    // Without val and test problems, the table has a part without rows.
     let is_written = dataset.part_path::<Answer>(round, "sft").is_file();
     Ok(is_written
         || dataset.project::<Answer, StageOf>(round, &["stage"])?.iter().any(|row| row.stage == "sft"))

@@ -1,4 +1,4 @@
-//! Everything that can end the command early, with its exit status and a hint at what to type next.
+//! Every error that can end the command, with its exit status and a hint about the next command.
 
 use std::path::{Path, PathBuf};
 
@@ -80,7 +80,7 @@ impl Error {
         }
     }
 
-    /// What to do or type next, if known.
+    /// What to do next, or which command to run, if known.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Dataset(schemas::Error::NotADataset { .. }) => {

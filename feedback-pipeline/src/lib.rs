@@ -1,4 +1,5 @@
-//! The feedback half of an ARES round: asks a Teacher for whatever is pending and writes its answers as Parquet tables.
+//! The feedback half of an ARES round: asks a Teacher about every pending item and writes its answers as
+//! Parquet tables.
 //!
 //! ```text
 //! rollouts, rationales ─► items ─► request ─► store? ─► send ─► teacher ─► store ─► reply ─► tables
@@ -10,16 +11,16 @@
 //! | --- | --- |
 //! | [`cli`] | the command line |
 //! | [`inspect`] | status, report, audit, estimate, win rate |
-//! | [`import`] | making a dataset |
+//! | [`import`] | creating a dataset |
 //! | [`export`] | feedback in the formats of other trainers |
-//! | [`collect`] | the run of a job, and the gate that decides what happens to each item |
+//! | [`collect`] | running a job, and the gate that decides what happens to each item |
 //! | [`tables`] | Parquet: part sets, the ledger, replacement, rebuild |
-//! | [`send`] | requests on their way, single or in batches: pace, retries, budget |
+//! | [`send`] | sending requests, single or in batches: pace, retries, budget |
 //! | [`store`] | `feedback.sqlite`: every paid reply |
-//! | [`reply`] | what a reply says, and the verdict on an item's replies |
-//! | [`request`] | what an item is asked with: prompt, picture, tokens |
+//! | [`reply`] | parsing replies, and the verdict on an item's replies |
+//! | [`request`] | building a request: prompt, picture, token counts |
 //! | [`teacher`] | the services: models, request and reply formats |
-//! | [`items`] | what a round can be asked about |
+//! | [`items`] | the items of a round: everything the Teacher can be asked about |
 
 pub mod cli;
 pub mod collect;

@@ -1,10 +1,11 @@
-//! `collect-feedback`: asks a Teacher for the feedback a round lacks. See `collect-feedback --help`.
+//! `collect-feedback`: asks a Teacher for the feedback a round still needs. See `collect-feedback --help`.
 
 use clap::Parser;
 use feedback_pipeline::cli::{self, Cli};
 use std::process::ExitCode;
 
-/// Gives memory back between asking and writing, which the system's allocator does not; a tenth faster, too.
+/// Returns memory to the system between sending and writing, which the default allocator does not, and is a
+/// tenth faster.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,5 +1,5 @@
 "use strict";
-// What a person thinks: scores of sentences, and the better of two rationales. Kept in this browser, downloaded as JSONL.
+// Human labels: scores of sentences, and the better of two rationales. Kept in this browser, downloaded as JSONL.
 const labels = (() => {
   const bar = document.getElementById("labels");
   const count = document.getElementById("labelled");
@@ -36,7 +36,7 @@ const labels = (() => {
     keep();
   };
 
-  // A label of another text, of an earlier report, does not count.
+  // A label from an earlier report whose text has changed does not count.
   const own = (group, id, texts) => {
     const label = kept[group][id];
     return label && texts.every(([name, text]) => label[name] === text) ? label : undefined;
@@ -55,7 +55,7 @@ const labels = (() => {
         put("scores", id, Number.isFinite(score) ? label : undefined);
       }
     });
-    // Arrows go in steps of 0.1, from the neutral score.
+    // Arrow keys change a score in steps of 0.1, starting at the neutral score.
     field.addEventListener("keydown", (event) => {
       const step = { ArrowUp: 0.1, ArrowDown: -0.1 }[event.key];
       if (!step) return;
@@ -99,7 +99,7 @@ const labels = (() => {
     URL.revokeObjectURL(link.href);
   };
 
-  // Asked twice: there is no way back.
+  // Asks for confirmation, since deleting cannot be undone.
   let isSure = false;
   const ask = (again) => {
     isSure = again;
@@ -129,7 +129,7 @@ const labels = (() => {
     scoreField,
     pairFields,
     isOn: () => fields.on.checked,
-    // What the Teacher said would lead a person.
+    // The Teacher's feedback would influence the person.
     isBlind: () => fields.on.checked && !fields.shown.checked,
     has: (problem) => entries().some((label) => label.problem_id === problem),
     whenChanged: (call) => { changed = call; },

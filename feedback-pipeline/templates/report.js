@@ -1,4 +1,4 @@
-// The list of rationales: filters, order, pages. Whatever a model or a dataset said goes in as text, never as HTML.
+// The list of rationales: filters, order, pages. Texts of models and datasets are inserted as text, never as HTML.
 (() => {
   const PAGE = 20;
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
@@ -21,7 +21,7 @@
     return element;
   };
 
-  // What the filters ask of a card, worked out once.
+  // The values that the filters test, computed once per card.
   cards.forEach((card, order) => {
     const means = card.samples
       .map((sample) => sample.lines.map((line) => line[1]).filter((score) => score !== null))
@@ -32,7 +32,7 @@
     for (const said of card.said) for (const part of said.correction || []) texts.push(part[1]);
     Object.assign(card, {
       order,
-      // A number that looks random, the same each time.
+      // A hash of the id, for a shuffled order that is always the same.
       coin: [...card.id].reduce((sum, char) => Math.imul(sum ^ char.codePointAt(0), 0x01000193) >>> 0, 0x811c9dc5),
       means,
       spread: means.length > 1 ? Math.max(...means) - Math.min(...means) : -1,
@@ -71,7 +71,7 @@
     return wanted.words.every((word) => card.text.includes(word));
   };
 
-  // Cards without a score come last, whichever way the others are sorted.
+  // Cards without a score come last in any order.
   const sorts = {
     worst: (a, b) => (a.mean ?? 2) - (b.mean ?? 2) || a.order - b.order,
     best: (a, b) => (b.mean ?? -1) - (a.mean ?? -1) || a.order - b.order,

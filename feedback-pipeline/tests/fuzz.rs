@@ -1,7 +1,7 @@
-//! The readers of replies, headers and imports under bytes that were bent at random from good ones.
+//! Fuzzes the parsers of replies, headers and imports with randomly mutated valid input.
 //!
-//! The suite bends each seed some times; `ARES_FUZZ_SECS=600 cargo test --release --workspace fuzz` continues for so
-//! long with each reader. The same readers are cargo-fuzz targets in `feedback-pipeline/fuzz`.
+//! The suite mutates each seed a few times; `ARES_FUZZ_SECS=600 cargo test --release --workspace fuzz` runs
+//! each parser for that many seconds. The same parsers are cargo-fuzz targets in `feedback-pipeline/fuzz`.
 
 #[path = "fuzz/readers.rs"]
 mod readers;
@@ -34,7 +34,7 @@ const IMPORTS: &[&str] = &[
     "\u{2}[{\"split\":\"val\",\"image_id\":1,\"question_id\":\"x\",\"question\":\"q\",\"choices\":[\"a\",\"b\"],\"correct_choice_idx\":1,\"rationales\":[\"r\"]}]",
 ];
 
-/// A small generator: every run mutates the same way.
+/// A small random generator with a fixed seed, so that every run mutates the same way.
 struct Random(u64);
 
 impl Random {
@@ -44,7 +44,7 @@ impl Random {
     }
 }
 
-/// Bends bytes: flips, cuts, doubles, puts in pieces that readers find hard.
+/// Mutates bytes: flips, cuts, duplicates, inserts pieces that are hard to parse.
 fn bend(random: &mut Random, seed: &[u8], other: &[u8]) -> Vec<u8> {
     const HARD: [&str; 16] = [
         "null",
@@ -105,7 +105,7 @@ fn feed(name: &str, seeds: &[&str], rounds: usize, reader: fn(&[u8])) {
             let bent = bend(&mut random, &seed, &other);
             reader(&bent);
             fed += 1;
-            // Some of what was bent is bent further.
+            // Some mutated inputs are mutated again.
             if random.below(50) == 0 && bent.len() < 4_096 {
                 let place = seeds.len() + random.below(64);
                 if place < pool.len() { pool[place] = bent } else { pool.push(bent) }

@@ -1,4 +1,4 @@
-//! Import: what each format becomes, that a second import changes nothing, and the exact message of every
+//! Import: the result for each format, repeated imports that change nothing, and the exact message of every
 //! refusal.
 
 use feedback_pipeline::import::{Command, run};
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// Published data next to the workspace.
+/// Published data outside the repository.
 pub(crate) fn real_data() -> PathBuf {
     let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("..").join("shared").join("data");
     std::env::var_os("ARES_REAL_DATA").map_or_else(usual, PathBuf::from)
@@ -145,7 +145,7 @@ fn scienceqa_becomes_problems_in_the_order_of_the_splits() {
     assert_eq!(map.grade.as_deref(), Some("grade2"));
     assert_eq!(problems[2].image, None);
     assert_eq!(fs::read(folder.path("data/images/7.png")).unwrap(), PNG);
-    // The file is missing, yet the problem is not taken for one without a picture.
+    // The file is missing, but the problem still has a picture path.
     assert_eq!(problems[0].image.as_deref(), Some("images/8.png"));
     let card = folder.dataset().card().unwrap();
     assert_eq!((card.name.as_str(), card.licence.as_str()), ("data", "CC BY-NC-SA 4.0"));
@@ -194,12 +194,12 @@ fn another_problem_under_the_same_id_is_refused() {
     folder.write("from/problems.json", PROBLEMS.replace("Is it solid?", "Is it liquid?"));
     assert_eq!(
         folder.scienceqa("from").unwrap_err(),
-        "@/data: problem `9` already exists with a different question; import into a folder of its own"
+        "@/data: problem `9` already exists with a different question; import into a separate folder"
     );
     assert_eq!(folder.contents(), before);
 }
 
-/// Each broken source with its exact message; the dataset folder must not even come to be.
+/// Each broken source with its exact message; the dataset folder must not be created.
 #[test]
 fn scienceqa_refusals_name_the_place() {
     let problem = |field: &str, value: &str| {
@@ -502,7 +502,7 @@ fn rationales_become_rollouts_without_tokens() {
     let before = folder.contents();
     folder.rationales("r.json", None, false).unwrap();
     assert_eq!(folder.contents(), before);
-    // Nor do those of one split become further samples, whichever came first.
+    // Nor do those of one split become further samples, regardless of the order.
     folder.rationales("r.json", Some("test"), false).unwrap();
     assert_eq!(rollouts(&folder).len(), rows.len());
     let folder = published();

@@ -1,4 +1,5 @@
-//! What users' folders really hold: other names of splits and pictures, files that are missing or were not downloaded.
+//! Folders as users have them: other names of splits and pictures, files that are missing or were not
+//! downloaded.
 
 use crate::import::{Folder, JPEG, PROBLEMS, QUESTION};
 use feedback_pipeline::import::Command;

@@ -12,7 +12,7 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A picture of its own for each seed, of about `side`² × 3 bytes.
+/// A different picture for each seed, of about `side`² × 3 bytes.
 fn picture(seed: u32, side: u32, format: ImageFormat) -> Vec<u8> {
     let pixel = |x: u32, y: u32| {
         let noise = (x ^ (y << 9) ^ (seed << 18)).wrapping_mul(2_654_435_761);
@@ -143,7 +143,7 @@ fn scienceqa_of_the_hub() {
     assert_eq!(also, ["natural science", "number", "Counting", "Count on", "grade2"].map(Some));
     assert_eq!([&first.lecture, &first.solution], ["To count on, add one.", "Counting on adds one."]);
     assert_eq!(first.source, "scienceqa");
-    // Every picture under its problem's name, with its own bytes.
+    // Every picture is named after its problem and has the right bytes.
     let held = |problem: &Problem| {
         let image = problem.image.as_ref()?;
         assert_eq!(*image, format!("images/{}.png", problem.problem_id));
@@ -163,18 +163,18 @@ fn scienceqa_of_the_hub() {
     science(&folder, &[&rows[..1], &rows[1..4], &rows[4..]]);
     folder.scienceqa("from").unwrap();
     assert_eq!(folder.contents(), before, "in other shards");
-    // A picture that was lost comes back.
+    // A lost picture is restored.
     fs::remove_file(folder.path("data").join(problems[2].image.as_ref().unwrap())).unwrap();
     folder.scienceqa("from").unwrap();
     assert_eq!(folder.contents(), before);
-    // A part of the source, in another order, names the same problems.
+    // Part of the source, in another order, gives the same ids.
     fs::remove_dir_all(folder.path("from")).unwrap();
     science(&folder, &[&[rows[4].clone(), rows[2].clone()]]);
     folder.scienceqa("from").unwrap();
     assert_eq!(folder.contents(), before);
 }
 
-/// Two rows that differ only in their answers: which one is the second is not a matter of their order.
+/// Two rows that differ only in their answers: their numbers do not depend on their order.
 #[test]
 fn rows_that_are_alike_keep_their_ids_in_any_order() {
     let ids = |answers: [i8; 2]| {
@@ -208,7 +208,7 @@ fn questions_without_text_and_fields_mapped_twice_are_refused() {
     assert!(!folder.path("data").exists());
 }
 
-/// Ids that the publisher gives, and ids made from contents, would double every problem.
+/// Mixing published and derived ids would duplicate every problem.
 #[test]
 fn the_same_source_under_other_ids_is_refused() {
     let folder = Folder::new();
@@ -218,7 +218,7 @@ fn the_same_source_under_other_ids_is_refused() {
     let before = folder.contents();
     let error = folder.scienceqa("from").unwrap_err();
     assert!(
-        error.starts_with("@/data: it has problems of scienceqa with other ids (`7`, and now `train-"),
+        error.starts_with("@/data: it has problems of scienceqa with other ids (`7`, now `train-"),
         "{error}"
     );
     assert_eq!(folder.contents(), before);
@@ -448,7 +448,7 @@ fn refusals_name_the_file_the_row_and_the_column() {
         "{error}"
     );
 
-    // Pictures: all that are broken, with their problems.
+    // All broken pictures are named, with their problems.
     let mut rows = rows();
     let whole = png(1);
     rows[0].image = Some(whole[..whole.len() / 2].to_vec());
@@ -477,7 +477,7 @@ fn refusals_name_the_file_the_row_and_the_column() {
         folder.scienceqa("from"),
     );
 
-    // Files that are no Parquet, cut off, or compressed in other ways.
+    // Files that are not Parquet, truncated, or compressed in unsupported ways.
     write(&folder.path("from/train.parquet"), columns(&self::rows()));
     let bytes = fs::read(folder.path("from/train.parquet")).unwrap();
     folder.write("from/train.parquet", &bytes[..bytes.len() - 9]);
@@ -495,7 +495,7 @@ fn refusals_name_the_file_the_row_and_the_column() {
     assert!(!folder.path("data").exists());
 }
 
-/// Large pictures in one row group are read in several batches, twice: each must come to its own row.
+/// Large pictures in one row group are read in several batches, twice: each must be matched with its row.
 #[test]
 fn a_wide_row_group_is_read_in_pieces() {
     let folder = Folder::new();
@@ -601,8 +601,8 @@ fn rationales_from_parquet_know_who_wrote_them() {
     assert!(policies.iter().any(|policy| policy.len() == "import:".len() + 16), "{policies:?}");
 }
 
-/// The process is killed once a number of pictures are there: no dataset is seen before it is whole, and the next import
-/// completes it.
+/// The process is killed after it has written some pictures: the dataset does not appear before it is
+/// complete, and the next import completes it.
 #[test]
 fn a_killed_import_is_completed_by_the_next() {
     let folder = Folder::new();

@@ -1,5 +1,5 @@
-//! Judging with the embedded Teacher: even on a set against itself, one-sided on gold against nonsense; books of
-//! judgements; audits.
+//! Judging with the embedded Teacher: no preference when a set is compared with itself, a clear one for gold
+//! against nonsense; accounts of judgements; audits.
 
 use crate::fixture::*;
 use feedback_pipeline::collect::{Context, Outcome};
@@ -23,7 +23,7 @@ fn context(dataset: &Dataset) -> Context {
     Context::new(dataset.clone(), Resolved::load(None, &Default::default()).unwrap())
 }
 
-/// Test problems whose candidate and baseline are what `text` says of a number.
+/// Test problems with candidate and baseline from `text`, by problem number.
 fn pairs(folder: &TempDir, count: usize, text: impl Fn(usize, bool) -> &'static str) -> Dataset {
     let ids: Vec<String> = (0..count).map(|number| format!("p{number:03}")).collect();
     let dataset = dataset(folder, ids.iter().map(|id| problem(id, "test", "maps", SOLUTION)).collect());
@@ -46,7 +46,8 @@ fn judged(dataset: &Dataset, job: &Job) -> WinRates {
 #[test]
 fn a_set_against_itself_is_even() {
     let folder = TempDir::new().unwrap();
-    // Each side is good in half of the problems, and both are in a quarter of them: as two draws of one set would be.
+    // Each side is good in half of the problems, and both are in a quarter of them, like two independent
+    // draws from one set.
     let good = |n: usize, candidate: bool| if candidate { n % 4 < 2 } else { n.is_multiple_of(2) };
     let dataset = pairs(&folder, 200, |n, side| if good(n, side) { SOLUTION } else { WRONG });
     let rates = judged(&dataset, &Job::judge(1, "base"));

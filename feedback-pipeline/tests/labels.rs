@@ -1,4 +1,4 @@
-//! People's labels against the scores of a round, as the command does it.
+//! Human labels against the scores of a round, through the command.
 
 use crate::fixture::{dataset, problem, provenance, rollout, scores};
 use feedback_pipeline::inspect::audit::people;

@@ -1,9 +1,9 @@
-//! Modules import only what stands below them, so that each can be read without those above it.
+//! Modules import only from lower layers, so that each can be understood without those above it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Layers from the lowest to the highest; modules of one layer do not know each other.
+/// Layers from the lowest to the highest; modules of one layer do not import each other.
 const LAYERS: [&[&str]; 9] = [
     &["error"],
     &["items"],
@@ -31,7 +31,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Modules of the crate that a source names, but for its tests.
+/// Modules of the crate that a source file imports, except in its tests.
 fn imports(source: &str) -> BTreeSet<String> {
     let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let mut names = BTreeSet::new();

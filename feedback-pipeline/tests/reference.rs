@@ -304,7 +304,7 @@ fn gold_beats_its_own_sentences_in_another_order_and_mixed_ones() {
     let (mut shuffled, mut mixed) = ([0; 3], [0; 3]);
     for (at, problem) in solved.iter().enumerate() {
         let gold = sentences::sentences(&problem.solution);
-        // By hash, so that the order is another for each problem and the same each time.
+        // By hash, so that the order differs by problem but is reproducible.
         let mut other: Vec<&str> = gold.clone();
         other.sort_by_key(|text| {
             schemas::provenance::sha256_hex(format!("{} {text}", problem.problem_id).as_bytes())
@@ -433,7 +433,7 @@ fn real_rationales_are_ordered() {
             equal.push(mean);
             continue;
         }
-        // The one option that the last two sentences name.
+        // The only option that the last two sentences name.
         let tail = said[said.len().saturating_sub(2)..].join(" ").to_lowercase();
         let named: Vec<usize> = (0..choices.len())
             .filter(|&i| tail.contains(choices[i].to_lowercase().trim_end_matches('.')))

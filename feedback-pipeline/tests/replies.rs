@@ -1,4 +1,4 @@
-//! Replies as services really give them, for every kind of question, in both wire formats, sent one by one or in a batch.
+//! Real forms of replies, for every kind of question, in both wire formats, sent one by one or in a batch.
 
 use feedback_pipeline::items::Content;
 use feedback_pipeline::reply::verdict::{self, Verdict};
@@ -48,7 +48,7 @@ fn asked() -> [Asked; 3] {
 
 const PROVIDERS: [Provider; 2] = [Provider::Anthropic, Provider::OpenAi];
 
-/// A reply that says a text.
+/// A reply with a text.
 fn said(provider: Provider, content: Value, end: &str) -> Value {
     let end = match (provider, end) {
         (Provider::Anthropic, "length") => "max_tokens",
@@ -69,7 +69,7 @@ fn said(provider: Provider, content: Value, end: &str) -> Value {
     }
 }
 
-/// The body that reaches the reader when the service sends this one in the line of a batch.
+/// The body that the parser gets when the service sends this one in a line of batch results.
 fn through_a_batch(provider: Provider, body: &str) -> Vec<u8> {
     let id = "00".repeat(32);
     let read = match provider {

@@ -1,4 +1,4 @@
-//! The report: its numbers are those worked by hand, and no text of a dataset becomes part of the page.
+//! The report: its numbers match those computed by hand, and no text of a dataset is interpreted as HTML.
 
 use crate::fixture::*;
 use feedback_pipeline::inspect::report;
@@ -22,7 +22,7 @@ fn data(html: &str, id: &str) -> Value {
     serde_json::from_str(&html[start..end]).unwrap()
 }
 
-/// Text of the table row that begins with a heading, tags taken out.
+/// Text of the table row that begins with a heading, without tags.
 fn row(html: &str, heading: &str) -> Vec<String> {
     let start = html.find(&format!("<tr><th scope=\"row\">{heading}</th>")).unwrap();
     let row = &html[start..start + html[start..].find("</tr>").unwrap()];
@@ -91,7 +91,7 @@ fn numbers_are_those_worked_by_hand() {
     // Sentences 0.5 1.0 0.5 0.0 0.0 0.3: mean 2.3 / 6; one of three rollouts has none below 0.5.
     let base = row(&html, "base student");
     assert_eq!(base, ["0.383", "33.3 %", "–", "0.500", "0.0 %", "0.0 %", "0.0 %", "–", "0.0 %"]);
-    // One sentence of five is said again.
+    // One sentence of five is repeated.
     assert_eq!(row(&html, "round 1, after RL")[5], "20.0 %");
     let sft = row(&html, "round 1, after SFT");
     assert_eq!((sft[3].as_str(), sft[4].as_str(), sft[8].as_str()), ("1.000", "100.0 %", "100.0 %"));
@@ -175,7 +175,7 @@ fn rollouts_alone_make_a_report() {
     );
 }
 
-/// Labels that a person gives in the page name their rows.
+/// Labels given in the page contain the ids of their rows.
 #[test]
 fn samples_can_be_labelled_by_their_ids() {
     let folder = TempDir::new().unwrap();

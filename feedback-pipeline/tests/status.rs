@@ -1,4 +1,4 @@
-//! Status: every item is accounted for once, sums are those of the tables, and faults are named.
+//! Status: every item is counted once, sums match the tables, and faults are named.
 
 use feedback_pipeline::inspect::status::report;
 use schemas::{
@@ -238,7 +238,7 @@ fn a_dataset_without_rounds() {
     );
 }
 
-/// What a table holds is checked, so that the error names the file and the column.
+/// Table contents are checked, and the error names the file and the column.
 #[test]
 fn cells_that_break_their_columns_are_named() {
     let folder = TempDir::new().unwrap();

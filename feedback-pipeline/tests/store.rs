@@ -1,4 +1,4 @@
-//! Files of every version of `feedback.sqlite` open, and keep what they hold.
+//! Files of every version of `feedback.sqlite` open and keep their contents.
 
 use feedback_pipeline::items::{Job, Kind};
 use feedback_pipeline::store::{Attempt, Cache, Whose};
@@ -20,7 +20,7 @@ const SCORED: Key = [0xAA; 32];
 const CORRECTED: Key = [0xBB; 32];
 const GROUPED: Key = [0xDD; 32];
 
-/// A file as a version made it.
+/// A file as written by a version.
 fn file(folder: &Path, version: usize) -> PathBuf {
     let path = folder.join(format!("v{version}.sqlite"));
     Connection::open(&path).unwrap().execute_batch(VERSIONS[version - 1]).unwrap();
@@ -56,7 +56,7 @@ fn check(cache: &Cache, version: usize) {
     }
 }
 
-/// What columns each table has, in a fixed order: columns added later come last.
+/// The columns of each table, in a fixed order: columns added later come last.
 fn layout(path: &Path) -> Vec<(String, String, String, bool)> {
     let connection = Connection::open(path).unwrap();
     let mut statement = connection
@@ -81,7 +81,7 @@ fn files_of_every_version_open_and_keep_their_rows() {
         let cache = Cache::open(&path).unwrap();
         check(&cache, version);
         assert_eq!(sums, (cache.spent_usd().unwrap(), cache.lost_usd().unwrap()));
-        // It takes what a new file takes.
+        // It accepts everything that a new file accepts.
         let job = Job::new(Kind::Scores, 1);
         let claude = Whose { model: Some("claude-a".into()), ..Whose::default() };
         assert_eq!(cache.keys_by(&job, &claude, false).unwrap(), [(SCORED, "claude-a".to_owned())]);
@@ -148,7 +148,7 @@ fn an_unusable_reply_is_kept_and_counts_as_spent() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let cache = Cache::open(&path).unwrap();
     runtime.block_on(cache.writer().unusable(attempt)).unwrap();
-    // Durable on return: another process sees it while this one is at work.
+    // Durable on return: another process sees it while this one is running.
     let other = Connection::open(&path).unwrap();
     let body: Vec<u8> = other.query_row("SELECT body FROM attempts", [], |row| row.get(0)).unwrap();
     assert_eq!(body, b"half a rep");

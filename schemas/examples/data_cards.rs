@@ -1,7 +1,7 @@
 //! The columns of every table as Markdown, from the declarations in the code.
 //!
-//! Without an argument all tables are printed. With the path of a file, its parts between `<!-- columns: NAME -->` and
-//! `<!-- end -->` are rewritten:
+//! Without an argument all tables are printed. With the path of a file, the parts of it between
+//! `<!-- columns: NAME -->` and `<!-- end -->` are rewritten:
 //!
 //! ```sh
 //! cargo run --release -p schemas --example data_cards datasets/README.md
@@ -67,7 +67,7 @@ pub(crate) fn card(columns: &[Column]) -> String {
             Some((low, high)) => format!("{low} to {high}"),
             None => column.one_of.join(", "),
         };
-        // Markdown would take the angle brackets of a list for HTML.
+        // Markdown would treat the angle brackets of a list type as HTML.
         let data_type = format!("`{}`", type_name(&column.data_type));
         let null = if column.nullable { "yes" } else { "no" };
         let cells = [column.name, &data_type, column.meaning, column.unit, &allowed, null];

@@ -2,13 +2,13 @@
 //! version changed, as 1.2 did, `tests/golden/v1.2/<table>.parquet`.
 //!
 //! Files of an older version are never written again: they prove that this build reads what an older build
-//! wrote. Run this only after the version in `provenance.rs` went up, or for a table that is new:
+//! wrote. Run this only after the version in `provenance.rs` was increased, or for a new table:
 //!
 //! ```sh
 //! cargo run --release -p schemas --example write_golden
 //! ```
 //!
-//! Files that are there already stay as they are.
+//! Existing files are not changed.
 
 use schemas::provenance::{SCHEMA_VERSION, sha256_hex};
 use schemas::{
@@ -55,7 +55,7 @@ pub(crate) fn folder_of_minor(major: u32, minor: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{major}.{minor}"))
 }
 
-/// What the golden files say of their origin.
+/// The provenance recorded in the golden files.
 pub(crate) fn provenance() -> Provenance {
     Provenance {
         created_by: "write_golden 0.1.0".to_owned(),

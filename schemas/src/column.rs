@@ -1,12 +1,13 @@
 //! A table's columns, declared once: Rust type, Arrow type, meaning, unit, range and nullability.
 //!
-//! The `table!` macro makes the row struct, its documentation, and the [`Column`] list from one declaration.
+//! The `table!` macro generates the row struct, its documentation, and the [`Column`] list from one
+//! declaration.
 
 use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 
-/// One column as users see it.
+/// The declaration of one column.
 #[derive(Debug, Clone)]
 pub struct Column {
     /// Name in the Parquet file.
@@ -23,8 +24,8 @@ pub struct Column {
     pub range: Option<(f64, f64)>,
     /// The only texts allowed; empty means any.
     pub one_of: &'static [&'static str],
-    /// Minor schema version that first had the column. It is nullable where that is not 0: older files are read as if it were
-    /// null in every row.
+    /// Minor schema version that introduced the column. Unless that is 0, the column is nullable: older files
+    /// are read as if it were null in every row.
     pub since: u32,
 }
 
@@ -39,7 +40,7 @@ impl Column {
 pub trait Table: Serialize + DeserializeOwned + Send + 'static {
     /// Folder and file name of the table, for instance `scores`.
     const NAME: &'static str;
-    /// One sentence on what a row is.
+    /// Meaning of a row, in one sentence.
     const ROW: &'static str;
     /// Whether the table is in `round-N` folders (all but `problems`).
     const BY_ROUND: bool;
@@ -103,17 +104,17 @@ impl<T: ColumnType> ColumnType for Vec<T> {
 pub struct TimestampMs(pub i64);
 
 impl TimestampMs {
-    /// The present moment.
+    /// The current time.
     pub fn now() -> Self {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self(since_epoch.map_or(0, |duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 }
 
-/// A sentence of a rollout and the place of its last token.
+/// A sentence of a rollout and the position of its last token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sentence {
-    /// The sentence without separators around it.
+    /// The sentence, without surrounding separators.
     pub text: String,
     /// Index into `token_ids` of the sentence's last token; 0 in rollouts without token columns.
     pub token_end: u32,

@@ -1,4 +1,4 @@
-//! Corrections: the Teacher's repair of a rationale.
+//! Corrections: the Teacher's corrected version of a rationale.
 
 use crate::column::{TimestampMs, table};
 

@@ -1,4 +1,4 @@
-//! The dataset folder: the only place where the paths of tables are named.
+//! The dataset folder. All paths of tables are defined here.
 
 use crate::column::Table;
 use crate::error::{Error, Result};
@@ -21,24 +21,24 @@ pub struct Dataset {
     root: PathBuf,
 }
 
-/// A path as it is typed into a shell.
+/// A path, quoted for a shell if necessary.
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     shlex::try_quote(&text).map_or_else(|_| text.clone(), |quoted| quoted.into_owned())
 }
 
-/// Open parts of a table's round, and those that are opened later.
+/// Open part files of a table's round, and those that are opened later.
 type Parts<T, P> = (Vec<Result<Batches<T, P>>>, Vec<PathBuf>);
 
-/// Whether a file was not there.
+/// Whether an error means that a file does not exist.
 fn is_missing<V>(opened: &Result<V>) -> bool {
     matches!(opened, Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
 }
 
-/// Parts of a table's round that are open at a time.
+/// Maximum number of part files of a table's round that are open at a time.
 const OPEN_PARTS: usize = 128;
 
-/// Rows of batches, one by one.
+/// The rows of batches, one by one.
 fn flatten<P: Send + 'static>(
     batches: impl Iterator<Item = Result<Vec<P>>> + Send,
 ) -> impl Iterator<Item = Result<P>> + Send {
@@ -155,7 +155,7 @@ impl Dataset {
         self.root.join("feedback.sqlite")
     }
 
-    /// `images`, one picture a problem.
+    /// `images`, one picture per problem.
     pub fn images_dir(&self) -> PathBuf {
         self.root.join("images")
     }
@@ -173,7 +173,7 @@ impl Dataset {
     /// Reads `dataset.toml`.
     ///
     /// # Errors
-    /// If it is missing or no valid card.
+    /// If it is missing or invalid.
     pub fn card(&self) -> Result<DatasetCard> {
         let path = self.card_path();
         let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
@@ -203,7 +203,7 @@ impl Dataset {
     /// The problems one by one, in the file's order.
     ///
     /// # Errors
-    /// As [`table::read`]; also where a problem_id appears twice or an answer index has no option.
+    /// As [`table::read`], and if a problem_id appears twice or an answer index has no option.
     pub fn problem_rows(&self) -> Result<impl Iterator<Item = Result<Problem>> + use<>> {
         let path = self.problems_path();
         let mut seen = IdSet::default();
@@ -278,7 +278,7 @@ impl Dataset {
     /// All rows of a table's round, part by part.
     ///
     /// # Errors
-    /// As [`table::read`], and where a row is of another round than its folder.
+    /// As [`table::read`], and if a row is of another round than its folder.
     pub fn read<T: Table>(&self, round: u32) -> Result<Vec<T>> {
         self.stream::<T>(round)?.collect()
     }
@@ -320,8 +320,8 @@ impl Dataset {
         Ok(flatten(self.batches::<T, P>(round, names.to_vec())?))
     }
 
-    /// Some columns of a table's round as Arrow batches, for queries over whole columns. The cells are checked as those
-    /// of [`Dataset::read`] are; a column that an older file lacks is null.
+    /// Some columns of a table's round as Arrow batches, for queries over whole columns. The cells are
+    /// checked as in [`Dataset::read`]; a column that an older file lacks is null.
     ///
     /// # Errors
     /// As [`Dataset::read`].
@@ -350,7 +350,8 @@ impl Dataset {
         }))
     }
 
-    /// Readers of the parts of a table's round. Rows of another round are refused: a part that was copied there.
+    /// Readers of the parts of a table's round. Rows of another round are refused: they show that the file
+    /// was copied there.
     fn open_round<T: Table, P: DeserializeOwned + Send>(
         &self,
         round: u32,
@@ -368,8 +369,9 @@ impl Dataset {
         Ok(opened.into_iter().chain(later).map(move |opened| Ok(opened?.of_round(round))))
     }
 
-    /// The parts of a table's round, open: whoever reads continues with them where others take their place. Those
-    /// beyond the first [`OPEN_PARTS`] are opened later, and missed where they were replaced.
+    /// The parts of a table's round, opened in advance, so that a reader can finish even if they are replaced
+    /// in the meantime. Parts beyond the first [`OPEN_PARTS`] are opened later, which fails if they have been
+    /// replaced.
     fn open_parts<T: Table, P: DeserializeOwned>(
         &self,
         round: u32,
@@ -384,7 +386,7 @@ impl Dataset {
             }
             let now = self.parts::<T>(round)?;
             if now.starts_with(&parts) {
-                return Ok((opened, rest)); // a link that leads nowhere
+                return Ok((opened, rest)); // a broken link
             }
             parts = now;
         }
@@ -415,7 +417,7 @@ impl Dataset {
             if !is_missing(&counted) {
                 return counted;
             }
-            // Others took their place meanwhile.
+            // The files were replaced in the meantime.
             let now = self.parts::<T>(round)?;
             if now == parts {
                 return counted;

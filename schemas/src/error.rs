@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a dataset folder, a Parquet file or the settings.
+//! Errors of dataset folders, Parquet files and settings.
 
 use std::path::{Path, PathBuf};
 
@@ -68,7 +68,7 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    /// What to do next, where the error alone tells.
+    /// What to do next, if the error alone determines it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::LfsPointer { .. } => {

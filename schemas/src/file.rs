@@ -5,10 +5,10 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Prefix of what is being written. A leading dot hides it from globs over `*.parquet`.
+/// Prefix of files being written. The leading dot hides them from globs such as `*.parquet`.
 const PREFIX: &str = ".writing-";
 
-/// What a file holds that stands for another, which Git LFS did not download.
+/// Description of a Git LFS pointer, for messages.
 pub const POINTER: &str = "a Git LFS pointer: the file itself was not downloaded; get it with `git lfs pull` in the folder of the clone";
 
 /// Whether a file's bytes are a Git LFS pointer.
@@ -24,7 +24,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// Has `write` write a file that appears atomically.
+/// Writes a file that appears atomically, with the contents from `write`.
 ///
 /// # Errors
 /// If the write fails.
@@ -35,7 +35,8 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Re
     temporary.put()
 }
 
-/// As [`write_bytes`], but neither the file nor its name is sure to survive a crash of the machine until it is synced.
+/// As [`write_bytes`], but the file and its name may not survive a crash of the machine until they are
+/// synced.
 ///
 /// # Errors
 /// If the write fails.
@@ -78,7 +79,7 @@ pub(crate) struct Temporary {
 }
 
 impl Temporary {
-    /// Makes the file, written and synced, appear at its place.
+    /// Moves the written and synced file to its destination.
     pub(crate) fn put(mut self) -> Result<()> {
         put(&self.path, &self.target)?;
         self.is_put = true;
@@ -89,7 +90,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.is_put {
-            let _ = fs::remove_file(&self.path); // the error that led here matters more
+            let _ = fs::remove_file(&self.path); // the original error matters more
         }
     }
 }
@@ -100,8 +101,8 @@ pub(crate) fn create_beside(target: &Path) -> Result<(File, Temporary)> {
     Ok((file, Temporary { path, target: target.to_path_buf(), is_put: false }))
 }
 
-/// Refuses a pointer of Git LFS in place of a file, as a clone without `git lfs` leaves it. A file that cannot be read is
-/// let through: whoever opens it says why.
+/// Refuses a pointer of Git LFS in place of a file, as a clone without `git lfs` leaves it. A file that
+/// cannot be read passes: opening it will report why.
 ///
 /// # Errors
 /// If it is one.
@@ -119,7 +120,7 @@ pub fn refuse_lfs_pointer(path: &Path) -> Result<()> {
     })
 }
 
-/// The folder that holds `target`: the working folder where only a name is given.
+/// The folder that contains `target`; the working directory if it is only a name.
 fn folder_of(target: &Path) -> &Path {
     target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -156,7 +157,7 @@ mod tests {
         assert_eq!(fs::read(&path).expect("read"), b"old");
         assert!(!beside(&path).expect("name").exists(), "nothing is left behind");
 
-        // What cannot be renamed (a folder is in the way) leaves nothing either.
+        // If the rename fails (a folder is in the way), no temporary file is left behind.
         let taken = folder.path().join("taken");
         fs::create_dir_all(taken.join("inside")).expect("folder");
         assert!(write_bytes(&taken, b"new").is_err() && write_unsynced(&taken, b"new").is_err());

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 pub struct IdSet(HashSet<u128>);
 
 impl IdSet {
-    /// Adds an id; false if it was there.
+    /// Adds an id; false if it was already in the set.
     pub fn insert(&mut self, id: &str) -> bool {
         self.0.insert(digest(id))
     }
@@ -23,7 +23,7 @@ impl IdSet {
         self.0.len()
     }
 
-    /// True if there is no id.
+    /// True if the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM: the first is noted, so that a command ends in order; the second ends the process. A closed terminal
-//! (SIGHUP) does what it does to any command, so that `nohup` works.
+//! Ctrl-C and SIGTERM: the first signal is noted, so that a command can shut down cleanly; the second ends
+//! the process. A closed terminal (SIGHUP) is not handled, so `nohup` works.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static NOTED: AtomicBool = AtomicBool::new(false);
 static CAUGHT: Once = Once::new();
 
-/// From now on, to the end of the process, the first signal is noted and `said` to the user; the second ends the
-/// process with status 130, immediately and without unloading libraries used by running threads.
+/// From now on, the first signal is noted and the message `said` is printed; the second ends the process with
+/// status 130, immediately and without unloading libraries used by running threads.
 pub fn catch(said: &'static str) {
     CAUGHT.call_once(|| {
         use signal_hook::consts::{SIGINT, SIGTERM};
-        // If no handler can be set, a signal ends the process immediately, which loses no completed file.
+        // If no handler can be set, a signal ends the process immediately; completed files are not lost.
         let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) else { return };
         let watch = move || {
             for _ in signals.forever() {
@@ -26,7 +26,7 @@ pub fn catch(said: &'static str) {
     });
 }
 
-/// Whether such a signal came.
+/// Whether a signal has arrived.
 pub fn noted() -> bool {
     NOTED.load(Ordering::SeqCst)
 }

@@ -1,4 +1,4 @@
-//! The lock of a dataset, and what is done under it first: folders of rounds get their present names.
+//! The lock of a dataset. Once it is held, round folders with old names are renamed.
 
 use crate::answer::Answer;
 use crate::column::Table;
@@ -29,11 +29,11 @@ pub struct Lock {
 }
 
 impl Dataset {
-    /// Locks the dataset for one `program`; a second process of that program is refused. Folders of rounds that an earlier
-    /// version wrote get their present names.
+    /// Locks the dataset for one `program`; a second process of that program is refused. Round folders with
+    /// the names of earlier versions are renamed.
     ///
     /// # Errors
-    /// [`Error::Locked`] where another process holds it; if a folder cannot be renamed.
+    /// [`Error::Locked`] if another process holds the lock; also if a folder cannot be renamed.
     pub fn lock(&self, program: &str) -> Result<Lock> {
         fs::create_dir_all(self.root()).map_err(Error::io("create", self.root()))?;
         let lock = self.lock_only(program)?;
@@ -60,8 +60,8 @@ impl Dataset {
         }
     }
 
-    /// Renames folders of rounds with old names. Tables of the other program only while that is not running: it may be of
-    /// an older version, which would not find them again.
+    /// Renames folders of rounds with old names. Tables of the other program are renamed only while it is not
+    /// running: it may be an older version, which would not find them again.
     fn rename_rounds(&self, program: &str) -> Result<()> {
         let mut count = 0;
         for (owner, tables) in WRITERS {

@@ -1,4 +1,4 @@
-//! Metrics: what training measured, in long form.
+//! Metrics: measurements of training, in long form.
 
 use crate::column::{TimestampMs, table};
 

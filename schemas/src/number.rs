@@ -1,4 +1,4 @@
-//! Whole numbers as people read them.
+//! Formats whole numbers for people.
 
 use std::fmt::Display;
 
@@ -15,14 +15,14 @@ pub fn grouped(number: impl Display) -> String {
     text
 }
 
-/// A number of things, whose name is given for one: `1 reply`, `12,726 replies`.
+/// A count with its noun, given in the singular: `1 reply`, `12,726 replies`.
 pub fn counted(number: impl Display, one: &str) -> String {
     let number = number.to_string();
     let name = plural(&number, one);
     format!("{} {name}", grouped(number))
 }
 
-/// The name of so many things, given the name of one.
+/// A noun, given in the singular, in the form for a count.
 pub fn plural(number: impl Display, one: &str) -> String {
     match one.strip_suffix('y') {
         _ if number.to_string() == "1" => one.to_owned(),

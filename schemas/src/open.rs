@@ -1,4 +1,4 @@
-//! Opening Parquet files, and saying in words why one cannot be read.
+//! Opens Parquet files, with readable errors.
 
 use crate::error::{Error, Result};
 use crate::file;
@@ -8,10 +8,10 @@ use parquet::file::metadata::ParquetMetaData;
 use std::fs::File;
 use std::path::Path;
 
-/// Opens a Parquet file of any kind, with nothing read but its footer.
+/// Opens a Parquet file of any kind, reading only its footer.
 ///
 /// # Errors
-/// If it cannot be opened, is no Parquet file, or is compressed in a way that cannot be read.
+/// If it cannot be opened, is not a Parquet file, or uses an unsupported compression.
 pub fn open_file(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     file::refuse_lfs_pointer(path)?;
     let file = File::open(path).map_err(Error::io("open", path))?;
@@ -20,7 +20,7 @@ pub fn open_file(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     Ok(builder)
 }
 
-/// Refuses what this program was built without, by its name.
+/// Refuses unsupported compressions by name.
 fn check_compression(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
     let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
     for column in columns {

@@ -1,4 +1,4 @@
-//! Who wrote a file: program, version, git revision and the settings it ran with.
+//! What wrote a file: program, version, git revision and settings.
 
 use parquet::file::metadata::KeyValue;
 use sha2::{Digest, Sha256};
@@ -10,7 +10,7 @@ pub const SCHEMA_VERSION: (u32, u32) = (1, 2);
 /// Git revision of this build, `unknown` outside a clone.
 pub const GIT_REVISION: &str = env!("ARES_GIT_REVISION");
 
-/// Stands in every file's key-value metadata.
+/// Stored in every file's key-value metadata.
 #[derive(Debug, Clone)]
 pub struct Provenance {
     /// Program, version and git revision.

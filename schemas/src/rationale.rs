@@ -25,7 +25,7 @@ impl Rationale {
         format!("{problem_id}-r{round}-{stage}")
     }
 
-    /// What both programs say where RL left nothing but empty rationales: nothing can be corrected.
+    /// Message of both programs if all rationales after RL are empty, so that there is nothing to correct.
     pub fn nothing_to_correct(round: u32) -> String {
         format!(
             "round {round}: all rationales after rl are empty, so there is nothing to correct; to repeat rl with a lower \

@@ -1,4 +1,4 @@
-//! Rollouts: rationales sampled from the policy, with what PPO needs of each token.
+//! Rollouts: rationales sampled from the policy, with the token data that PPO needs.
 
 use crate::column::{Sentence, table};
 

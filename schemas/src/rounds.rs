@@ -1,8 +1,9 @@
 //! Names of the folders of rounds: `round-1`.
 //!
-//! Earlier versions wrote `round=1`. pandas and pyarrow take that for a second column `round` and refuse the files, so the
-//! name changed. Folders of both names are read, as one; a program that holds the dataset's lock renames the old ones. A
-//! folder or file moves in one step of the file system, so at any time each is found under exactly one of the two names.
+//! Earlier versions wrote `round=1`. pandas and pyarrow interpret that as a second column `round` and refuse
+//! the files, so the name changed. Folders of both names are read as one; a program that holds the dataset's
+//! lock renames the old ones. Folders and files are moved atomically, so at any time each exists under
+//! exactly one of the two names.
 
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -21,13 +22,13 @@ fn old_name(round: u32) -> String {
     format!("round={round}")
 }
 
-/// The round of a folder's name, in either form.
+/// The round in a folder's name, old or new.
 pub fn parse(folder: &str) -> Option<u32> {
     let round = folder.strip_prefix("round-").or_else(|| folder.strip_prefix("round="))?.parse().ok()?;
     (folder == name(round) || folder == old_name(round)).then_some(round)
 }
 
-/// A round's folder in `parent`: the one that exists, else the one to create.
+/// A round's folder in `parent`: the existing one, else the one to create.
 pub fn folder(parent: &Path, round: u32) -> PathBuf {
     let (new, old) = (parent.join(name(round)), parent.join(old_name(round)));
     if !new.exists() && old.exists() { old } else { new }
@@ -40,14 +41,14 @@ pub fn child(parent: &Path, round: u32, child: &str) -> PathBuf {
         return new;
     }
     let old = parent.join(old_name(round)).join(child);
-    // Looked for again: it may just have been moved.
+    // Checked again, since it may just have been moved.
     if old.exists() {
         return old;
     }
     if new.exists() { new } else { folder(parent, round).join(child) }
 }
 
-/// The place that a file of a folder with the old name moves to.
+/// The new path of a file in a folder with the old name.
 pub(crate) fn moved(path: &Path) -> Option<PathBuf> {
     let folder = path.parent()?;
     let new = new_name(folder.file_name()?.to_str()?)?;
@@ -61,11 +62,12 @@ pub(crate) fn moved(path: &Path) -> Option<PathBuf> {
 pub(crate) fn files(parent: &Path, round: u32, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let folders = [old_name(round), name(round)].map(|name| parent.join(name));
     loop {
-        // A folder that is exchanged for another or renamed may be half listed: it is listed again.
+        // If a folder is exchanged or renamed while it is listed, the list may be incomplete, so it is read
+        // again.
         let before = folders.each_ref().map(|folder| identity(folder));
         let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
         let mut twice = Vec::new();
-        // The old folder first: what moves meanwhile is seen in both rather than in neither.
+        // The old folder first: a file moved in the meantime is then seen in both rather than in neither.
         for folder in &folders {
             for path in list(folder)? {
                 let name = path.file_name().unwrap_or_default().to_owned();
@@ -87,7 +89,7 @@ pub(crate) fn files(parent: &Path, round: u32, is_wanted: impl Fn(&str) -> bool)
     }
 }
 
-/// What tells a folder from another that takes its place.
+/// Identity of a folder, to detect that another took its place.
 fn identity(folder: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(folder).ok().map(|about| (about.dev(), about.ino()))
@@ -134,9 +136,9 @@ fn new_name(old: &str) -> Option<String> {
     parse(folder).filter(|_| is_prefix).map(|round| format!("{prefix}{}", name(round)))
 }
 
-/// What of `parent` has an old name, with the new one.
+/// Entries of `parent` with an old name, each with the new one.
 fn outdated(parent: &Path) -> Vec<(PathBuf, PathBuf)> {
-    // A folder that cannot be read is reported by whoever needs its files.
+    // An unreadable folder is reported when its files are needed.
     let paths = list(parent).unwrap_or_default().into_iter();
     let mut found: Vec<_> = paths
         .filter_map(|old| Some((old.clone(), old.with_file_name(new_name(old.file_name()?.to_str()?)?))))
@@ -150,8 +152,8 @@ pub(crate) fn is_outdated(parent: &Path) -> bool {
     !outdated(parent).is_empty()
 }
 
-/// Gives folders of rounds in `parent` their present names; returns how many. Where both names exist their contents are
-/// put together. What may not be changed (a read-only disk, another owner) is left as it is.
+/// Renames the round folders in `parent` that have old names; returns how many. If both names exist, their
+/// contents are merged. Folders that may not be changed (a read-only disk, another owner) are left unchanged.
 ///
 /// # Errors
 /// If a file of both folders differs, or the file system fails.
@@ -178,7 +180,7 @@ fn is_forbidden(error: &io::Error) -> bool {
     )
 }
 
-/// Renames; what is gone was moved by the other program.
+/// Renames a file or folder; if it is gone, the other program has moved it.
 fn move_to(old: &Path, new: &Path) -> Result<()> {
     match fs::rename(old, new) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -186,7 +188,7 @@ fn move_to(old: &Path, new: &Path) -> Result<()> {
     }
 }
 
-/// Moves what is in `old` into `new`, one by one, and removes `old`.
+/// Moves the contents of `old` into `new`, one by one, and removes `old`.
 fn merge(old: &Path, new: &Path) -> Result<()> {
     if !old.is_dir() || !new.is_dir() {
         return drop_copy(old, new);
@@ -195,12 +197,12 @@ fn merge(old: &Path, new: &Path) -> Result<()> {
         let to = new.join(path.file_name().unwrap_or_default());
         if to.exists() { drop_copy(&path, &to)? } else { move_to(&path, &to)? }
     }
-    // The new names survive a crash before the old folder goes.
+    // The new names are synced before the old folder is removed.
     File::open(new).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", new))?;
     fs::remove_dir(old).map_err(Error::io("remove", old))
 }
 
-/// Removes `old`, a copy of `new`, or what a killed process was writing.
+/// Removes `old`: a copy of `new`, or an unfinished file of a killed process.
 fn drop_copy(old: &Path, new: &Path) -> Result<()> {
     let is_file = old.is_file() && new.is_file();
     let is_unfinished = old.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".writing-"));
@@ -297,7 +299,7 @@ mod tests {
         assert_eq!(rename(&root.join("absent")).unwrap(), 0);
     }
 
-    /// As a kill in the middle leaves it, or an older program that ran in between.
+    /// The state after a kill in the middle, or after an older program ran in between.
     #[test]
     fn a_round_under_both_names_is_read_once() {
         let folder = place(&[
@@ -331,7 +333,7 @@ mod tests {
         );
         assert_eq!(found, [told.clone(), told]);
         assert_eq!(contents(root).len(), 3);
-        // Folders of a checkpoint cannot be put together.
+        // Checkpoint folders cannot be merged.
         let folder =
             place(&[("round-1/rl/model", "new"), ("round=1/rl/model", "old"), ("round=1/sft/model", "sft")]);
         assert!(matches!(rename(folder.path()), Err(Error::TwoNames { .. })));
@@ -346,7 +348,7 @@ mod tests {
             .collect();
         let files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "text")).collect();
         let folder = place(&files);
-        // Every other round file by file, as where both folders exist.
+        // Every other round is moved file by file, as if both folders existed.
         (0..rounds).step_by(2).for_each(|round| fs::create_dir(folder.path().join(name(round))).unwrap());
         let root = folder.path().to_path_buf();
         let renaming = std::thread::spawn(move || rename(&root).unwrap());

@@ -1,5 +1,5 @@
-//! Messages to the user. The standard macros panic if the output is closed, as by `| head`; paid replies and a night of
-//! training must not be lost for that.
+//! Messages to the user. The standard macros panic if the output is closed, as by `| head`; paid replies or
+//! hours of training must not be lost because of that.
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static INCOMPLETE: AtomicBool = AtomicBool::new(false);
 
-/// As `println!`, also where standard output is closed.
+/// Like `println!`, but does not panic if standard output is closed.
 #[macro_export]
 macro_rules! say {
     ($($words:tt)*) => { $crate::say::out(format_args!($($words)*)) };
 }
 
-/// As `eprintln!`, also where standard error is closed.
+/// Like `eprintln!`, but does not panic if standard error is closed.
 #[macro_export]
 macro_rules! warn {
     ($($words:tt)*) => { $crate::say::err(format_args!($($words)*)) };
@@ -32,10 +32,10 @@ pub fn out(words: Arguments<'_>) {
 
 /// A line on standard error; see [`warn!`](crate::warn!).
 pub fn err(words: Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{words}"); // nobody is listening
+    let _ = writeln!(std::io::stderr(), "{words}"); // there is nowhere to report it
 }
 
-/// Whether standard output is incomplete for its reader, for instance because the disk is full.
+/// Whether writing to standard output failed, for instance because the disk is full.
 pub fn is_incomplete() -> bool {
     INCOMPLETE.load(Ordering::Relaxed)
 }

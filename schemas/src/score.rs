@@ -1,4 +1,4 @@
-//! Scores: the Teacher's opinion of every sentence of a rollout.
+//! Scores: the Teacher's score of every sentence of a rollout.
 
 use crate::column::{TimestampMs, table};
 

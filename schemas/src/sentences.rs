@@ -3,29 +3,30 @@
 //! The trainer, the importers and the reference Teacher all cut rationales here, so that the third score always belongs
 //! to the third sentence. The rules, all derived from real rationales:
 //!
-//! - A leading `Solution:` is no part of the first sentence.
+//! - A leading `Solution:` is not part of the first sentence.
 //! - Separators are real newlines, the two characters `\n`, and the stray `n` that T5 leaves of them
 //!   (`entity.nSing`): an `n` right after punctuation and right before a capital, a digit or an opening mark.
-//!   A separator always ends the sentence, also after a colon (`It has these traits:nIt has scales.`), so no
-//!   sentence holds one.
-//! - `.`, `!`, `?` and `...` end a sentence where white space follows, with the brackets and quotes that close after
-//!   them. Lower case may follow, since many rationales begin their sentences so; only after a closing quote or bracket
-//!   does lower case continue (`Choice "Jan." is incorrect.`).
-//! - A point is no end in `Mr.`, `St. Louis`, `U.S. Army`, `J. M. Barrie`, `C. elegans`, `e.g.`, `1.5`, nor
-//!   in the `1.` or `A.` that begins a line. It is one in `sample A. So`, `in the U.S. The`, `8 a.m. The`.
-//! - What holds no letter or digit is no sentence. An unfinished sentence at the end of the text is one.
+//!   A separator always ends the sentence, even after a colon (`It has these traits:nIt has scales.`), so no
+//!   sentence contains one.
+//! - `.`, `!`, `?` and `...` end a sentence if white space follows, including closing brackets and quotes
+//!   after them. Lower case may follow, since many rationales begin their sentences so; but after a closing
+//!   quote or bracket, lower case continues the sentence (`Choice "Jan." is incorrect.`).
+//! - A period does not end a sentence in `Mr.`, `St. Louis`, `U.S. Army`, `J. M. Barrie`, `C. elegans`,
+//!   `e.g.`, `1.5`, nor in the `1.` or `A.` that begins a line. It is one in `sample A. So`,
+//!   `in the U.S. The`, `8 a.m. The`.
+//! - Text without a letter or digit is not a sentence. An unfinished sentence at the end of the text is one.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
-/// Titles and the like, after which a name or a number follows: never an end within a line.
+/// Titles and similar abbreviations, which a name or a number follows: never an end within a line.
 const BEFORE_A_NAME: &str = "Mr Mrs Ms Dr St Mt Ft Prof Rev Gen Sen Gov Capt Lt Sgt Col vs cf ca viz approx";
 /// Abbreviations that only a number follows.
 const BEFORE_A_NUMBER: &str = "No Nos Fig Figs fig figs Eq Vol vol p pp \
     Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec";
 /// Abbreviations that end a sentence as often as not: the next word decides.
 const EITHER_WAY: &str = "etc al Jr Sr Inc Ltd Co Corp Ave Blvd";
-/// Words before a lone capital that make it a label (`Sample A.`) and no initial of a name.
+/// Words before a lone capital that make it a label (`Sample A.`) and not an initial.
 const BEFORE_A_LABEL: &str = "\
     Answer Block Box Case Choice Class Column Diagram Event Example Figure Graph Group Hepatitis Image Item \
     Label Letter Magnet Map Model Object Option Organism Pair Panel Part Picture Plan Planet Plant Point Row \
@@ -36,10 +37,10 @@ const STARTERS: &str = "\
     either every for from he her here his how however i if in instead is it its like look many most my \
     neither no none not notice now of on one only or other our since so some that the their then there \
     therefore these they this those thus to today use we what when where which while who why with you your";
-/// The few of them that begin a sentence even in lower case.
+/// Those that begin a sentence even in lower case.
 const LOWER_STARTERS: &str = "he it she so that the there these they this those we you";
 
-/// Byte ranges of the sentences of a rationale, in order, without separators and white space around them.
+/// Byte ranges of the sentences of a rationale, in order, without surrounding separators and white space.
 pub fn split(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut start = label_length(text);
@@ -97,7 +98,7 @@ pub fn without_repeats<'a>(sentences: &[&'a str]) -> Vec<&'a str> {
     sentences.iter().copied().filter(|sentence| seen.insert(repeat_key(sentence))).collect()
 }
 
-/// A text without its repeated sentences; what is between the others is unchanged.
+/// A text without its repeated sentences; the separators between the others are unchanged.
 pub fn cut_repeats(text: &str, sentences: &[&str]) -> String {
     let (mut kept, mut seen) = (String::new(), HashSet::new());
     let mut rest = text;
@@ -112,7 +113,7 @@ pub fn cut_repeats(text: &str, sentences: &[&str]) -> String {
     kept
 }
 
-/// The text with every separator, spelled out or stray, turned into a real newline.
+/// The text with every separator, escaped or stray, turned into a real newline.
 pub fn restore_newlines(text: &str) -> String {
     let mut restored = String::with_capacity(text.len());
     let mut at = 0;
@@ -207,7 +208,7 @@ fn is_end(text: &str, start: usize, marks: Range<usize>) -> bool {
     !(run.ends_with(is_closer) && (starts_lower(next) || following.starts_with('(')))
 }
 
-/// Whether a mark with no white space after it ends a sentence nevertheless, as in `earthworm.There`.
+/// Whether a mark without white space after it ends a sentence, as in `earthworm.There`.
 fn joins_two_sentences(before: &str, rest: &str) -> bool {
     let two_lower = before.chars().rev().take(2).filter(|c| c.is_lowercase()).count() == 2;
     let mut after = rest.chars();
@@ -216,7 +217,7 @@ fn joins_two_sentences(before: &str, rest: &str) -> bool {
         && after.next().is_some_and(|c| c.is_lowercase() || c.is_whitespace() || c == ',')
 }
 
-/// Whether a single point after `sentence`, with `next` to follow on the same line, only shortens a word.
+/// Whether a single period after `sentence`, followed by `next` on the same line, only marks an abbreviation.
 fn is_abbreviated(sentence: &str, next: &str) -> bool {
     let word = sentence.rsplit(char::is_whitespace).next().unwrap_or_default();
     let before = sentence[..sentence.len() - word.len()].trim_end();
@@ -283,7 +284,7 @@ fn marks_length(rest: &str) -> usize {
     rest.len() - rest.trim_start_matches(|c| is_terminator(c) || is_closer(c)).len()
 }
 
-/// Bytes of separate marks after an end (`It is. . .`), white space before them included.
+/// Bytes of separate marks after an end (`It is. . .`), including white space before them.
 fn loose_marks_length(rest: &str) -> usize {
     let mut length = 0;
     loop {
@@ -344,7 +345,7 @@ fn is_opener(char: char) -> bool {
     matches!(char, '(' | '[' | '{' | '"' | '\'' | '“' | '‘' | '«')
 }
 
-/// White space that is no newline.
+/// White space other than a newline.
 fn is_blank(char: char) -> bool {
     char.is_whitespace()
         && !matches!(char, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
@@ -367,7 +368,7 @@ mod tests {
         assert_eq!(cut_repeats("A cat sits.\\nA dog runs.", &unlike), "A cat sits.\\nA dog runs.");
     }
 
-    /// Each text is split at its bars.
+    /// The expected sentences are separated by bars.
     #[test]
     fn ends_are_found() {
         let texts = r#"

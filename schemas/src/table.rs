@@ -1,6 +1,6 @@
 //! Typed reading and atomic writing of one Parquet file.
 //!
-//! A file appears atomically (see [`crate::file`]). Whoever reads or writes rows has every cell checked against the
+//! A file appears atomically (see [`crate::file`]). Every cell that is read or written is checked against its
 //! column's declaration.
 
 use crate::column::{Column, Table};
@@ -23,15 +23,16 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Rows that are converted at a time.
+/// Rows converted at a time.
 const BATCH_ROWS: usize = 1024;
-/// Rows of a row group at most.
+/// Maximum rows of a row group.
 const GROUP_ROWS: usize = 64 * 1024;
-/// Memory that the open row group may take. With the next two it keeps a writer's memory flat and small.
+/// Maximum memory of the open row group. Together with the next two limits, it keeps a writer's memory small
+/// and constant.
 const GROUP_BYTES: usize = 4 << 20;
-/// Dictionary of a column at most; larger ones are replaced by plain values.
+/// Maximum bytes of a column's dictionary; larger ones are replaced by plain values.
 const DICTIONARY_BYTES: usize = 256 << 10;
-/// Uncompressed page at most.
+/// Maximum bytes of an uncompressed page.
 const PAGE_BYTES: usize = 256 << 10;
 
 /// Writes one Parquet file of table `T`; nothing is visible at its path before [`TableWriter::finish`].
@@ -139,7 +140,8 @@ pub fn write<T: Table>(
 
 fn write_error(path: &Path, error: parquet::errors::ParquetError) -> Error {
     use std::error::Error as _;
-    // The disk's own words (no space left, read-only) are more useful than the Parquet wrapper's.
+    // The operating system's error (no space left, read-only) is more useful than Parquet's wrapper around
+    // it.
     let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     Error::Io { action: "write", path: path.to_path_buf(), source: std::io::Error::other(message) }
 }
@@ -147,8 +149,8 @@ fn write_error(path: &Path, error: parquet::errors::ParquetError) -> Error {
 /// Reads all rows of one file.
 ///
 /// # Errors
-/// If the file is missing, is no Parquet, is another table or a newer schema, lacks a column, or a cell breaks its
-/// column's declaration; the error names file, column, expected and found.
+/// If the file is missing, is not a Parquet file, contains another table or a newer schema, lacks a column,
+/// or a cell violates its column's declaration; the error names file, column, expected and found.
 pub fn read<T: Table>(path: &Path) -> Result<Vec<T>> {
     let mut rows = Vec::new();
     for batch in Batches::<T, T>::open(path)? {
@@ -242,7 +244,7 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
             let Some(array) = batch.column_by_name(column.name) else {
-                // Only what an older file lacks was let through.
+                // Only columns that older files lack can be missing here.
                 arrays.push(new_null_array(&column.data_type, batch.num_rows()));
                 fields.push(column.field());
                 continue;
@@ -320,8 +322,9 @@ pub fn count_rows<T: Table>(path: &Path) -> Result<u64> {
     Ok(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default())
 }
 
-/// Checks that a file is of the table and not of a newer major version; returns its minor version. Files written by notebooks
-/// carry no `ares.` keys: they are judged by their columns alone, and may lack those that version 0 had not.
+/// Checks that a file is of the table and not of a newer major version; returns its minor version. Files
+/// written by notebooks have no `ares.` keys: they are checked by their columns alone, and may lack those
+/// added since minor version 0.
 fn check_header<T: Table>(path: &Path, metadata: &ParquetMetaData) -> Result<u32> {
     let find = |key: &str| {
         let pairs = metadata.file_metadata().key_value_metadata()?;
@@ -360,7 +363,7 @@ fn check_type(path: &Path, column: &Column, found: &DataType) -> Result<()> {
     })
 }
 
-/// Equal but for the spellings that hold the same data: large and view variants, names of list items.
+/// Whether two types hold the same data: equal up to large and view variants and the names of list items.
 fn same_kind(expected: &DataType, found: &DataType) -> bool {
     use DataType as D;
     match (expected, found) {

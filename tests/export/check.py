@@ -1,11 +1,11 @@
-"""Loads exports with their readers' own code, and trains one step of each of TRL's trainers on them.
+"""Loads exports with the code of their target tools, and trains one step with each of TRL's trainers.
 
     python check.py FOLDER
 
-FOLDER holds exports of one round: prm, preference, kto, sft, llamafactory, verl, hub, and the same of text models in
+FOLDER contains exports of one round: prm, preference, kto, sft, llamafactory, verl, hub, and those for text models in
 preference-text, kto-text and sft-text.
 
-Exit status: 0 all checks hold, 1 one does not.
+Exit status: 0 all checks pass, 1 some fail.
 """
 
 import copy
@@ -36,7 +36,7 @@ def check(holds, what):
 
 
 def train(name, trainer, config, folder, model, dataset, reader, **options):
-    """One step; the weights have to move, and the loss to be a number."""
+    """Trains one step; the weights must change, and the loss must be a number."""
     start = time.monotonic()
     settings = config(
         output_dir=str(folder / "out"),
@@ -51,7 +51,7 @@ def train(name, trainer, config, folder, model, dataset, reader, **options):
         **options,
     )
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    # Trainers that compare with a reference would look for the model's folder.
+    # Trainers with a reference model would look for the model's folder.
     compared = {"ref_model": copy.deepcopy(model)} if trainer in (DPOTrainer, KTOTrainer) else {}
     run = trainer(model=model, args=settings, train_dataset=dataset, processing_class=reader, **compared)
     loss = run.train().training_loss
@@ -64,7 +64,7 @@ def rows(folder, **how):
 
 
 def no_answer(name, texts, answers):
-    """The prompts hold all options, and nothing that tells which is right."""
+    """The prompts contain all options, and nothing that reveals the correct one."""
     told = [text for text in texts if "answer" in text.lower()]
     whole = all(letter in text for text in texts for letter in LETTERS)
     check(not told and whole and answers, f"{name}: {len(texts)} prompts hold the options and no answer")
@@ -128,7 +128,7 @@ def check_hub(folder):
 
 
 def check_llamafactory(folder):
-    """What LLaMA-Factory's sharegpt reader asks of its files (llamafactory/data/parser.py and converter.py, version 0.9.5)."""
+    """The requirements of LLaMA-Factory's sharegpt reader (llamafactory/data/parser.py and converter.py, version 0.9.5)."""
     folder = folder / "llamafactory"
     info = json.loads((folder / "dataset_info.json").read_text())
     check(set(info) == {"ares_sft", "ares_preference", "ares_kto"}, f"llamafactory: {', '.join(info)}")

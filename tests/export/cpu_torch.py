@@ -1,8 +1,8 @@
 """torch on the CPU without its NVIDIA packages.
 
-The torch of the package index is built for CUDA and asks for two gigabytes of NVIDIA libraries as it is imported, though nothing
-calls them on a machine without a GPU. Here libraries with the same names and nothing in them take their place, so that a test has
-to download half a gigabyte instead of three. Import this module before torch.
+The torch of the package index is built for CUDA and loads two gigabytes of NVIDIA libraries when it is imported, although nothing
+calls them on a machine without a GPU. This module replaces them with empty libraries of the same names, so that a test downloads
+half a gigabyte instead of three. Import it before torch.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Those that torch 2.11 links, except cudart and cupti, which it calls on the CPU too.
+# The libraries that torch 2.11 links, except cudart and cupti, which it also calls on the CPU.
 NAMES = [
     "libcublas.so.13",
     "libcublasLt.so.13",
@@ -28,9 +28,9 @@ NAMES = [
 
 
 def load():
-    """Loads the empty libraries, which are made once in the environment's folder."""
+    """Loads the empty libraries, which are created once in the environment's folder."""
     if sys.platform != "linux":
-        return  # torch comes without CUDA
+        return  # a torch without CUDA
     folder = Path(sys.prefix) / "empty-libraries"
     folder.mkdir(exist_ok=True)
     for name in NAMES:
@@ -39,7 +39,7 @@ def load():
             line = ["cc", "-shared", "-x", "c", "/dev/null", f"-Wl,-soname,{name}", "-o", str(library)]
             subprocess.run(line, check=True)
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    # A function is looked for when it is called, which none of these is.
+    # Functions are resolved when called, and none of these is called.
     sys.setdlopenflags(os.RTLD_LAZY | os.RTLD_GLOBAL)
 
 

@@ -1,4 +1,4 @@
-"""Runs docs/recipe.md: its programs as they are, its commands with a tiny model, a stand-in for vLLM, and the embedded Teacher.
+"""Runs docs/recipe.md: its programs unchanged, its commands with a tiny model, a simulated vLLM server, and the embedded Teacher.
 
     python recipe.py        # in an environment with requirements.txt
 
@@ -38,7 +38,7 @@ def picture(shade):
 
 
 def problem(number):
-    """A row as the Hub has it."""
+    """A row in the layout of the Hub."""
     answer = number % 4
     shown = {"bytes": picture(number * 16), "path": "image.png"} if number % 2 == 0 else None
     return {
@@ -72,7 +72,7 @@ def publish(folder):
 
 
 def plain(folder):
-    """The same problems in JSONL, for a build that does not import the Hub's layout."""
+    """The same problems in JSONL, for builds that do not import the Hub's layout."""
     rows = []
     for number in range(16):
         row = problem(number)
@@ -86,7 +86,7 @@ def plain(folder):
 
 
 class Server(BaseHTTPRequestHandler):
-    """Says of each box one colour after another."""
+    """Names the colours of each box, one after another."""
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -106,7 +106,7 @@ class Server(BaseHTTPRequestHandler):
 
 
 def blocks(page):
-    """Language and text of each block that is run, in order."""
+    """Language and text of each block to run, in order."""
     found = re.findall(r"^```(\w+)\n(.*?)^```$", page, re.M | re.S)
     return [(language, text) for language, text in found if language in ("sh", "python")]
 
@@ -140,7 +140,7 @@ def run(folder, address):
         if language == "python":
             name = re.match(r"# (\w+\.py)\n", text)[1]
             if "trl" in text:
-                # The trainers expect a GPU unless they are told otherwise.
+                # The trainers expect a GPU unless the settings say otherwise.
                 text = "import cpu_torch\n" + text.replace("output_dir=out,", "output_dir=out, use_cpu=True, bf16=False,")
             (folder / name).write_text(text)
             continue

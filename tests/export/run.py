@@ -1,8 +1,8 @@
-"""Exports a round in every format and has check.py load what was written.
+"""Exports a round in every format, and checks the exports with check.py.
 
     python run.py        # in an environment with requirements.txt
 
-Exit status: that of check.py.
+Exits with the status of check.py.
 """
 
 import subprocess
@@ -30,7 +30,7 @@ EXPORTS = {
 
 
 def export(folder):
-    """The exports of a small round that the embedded Teacher answered."""
+    """The exports of a small round answered by the embedded Teacher."""
     data = folder / "small"
     call("make-small-dataset", data, 20, 4)
     call("collect-feedback", "--round", 1, "--data", data)

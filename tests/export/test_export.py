@@ -1,8 +1,8 @@
-"""Exports are loaded by their readers: datasets, and one step of each of TRL's trainers (run.py); and docs/recipe.md is run
-(recipe.py). Part of `make test`.
+"""Loads exports with `datasets` and trains one step with each of TRL's trainers (run.py); runs docs/recipe.md (recipe.py). Part of
+`make test`.
 
-The packages go into a virtual environment under ~/.cache/ares-export: 0.7 GB to download, 2 GB on disk. Where that cannot be made
-the tests are skipped, and say why.
+The packages go into a virtual environment under ~/.cache/ares-export: 0.7 GB to download, 2 GB on disk. If it cannot be
+created, the tests are skipped with the reason.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, and what belongs to them; nothing is downloaded."""
+"""Tiny models with random weights, and their tokenizers; nothing is downloaded."""
 
 import cpu_torch  # noqa: F401, before torch
 import torch
@@ -27,7 +27,7 @@ EDGE, PATCH = 16, 8
 
 
 def tokenizer():
-    """A token for each byte, and a few special ones."""
+    """A tokenizer with one token per byte, and a few special ones."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -64,7 +64,7 @@ def step_classifier(words):
 
 
 def vision_model(words):
-    """A language model that sees, and its processor."""
+    """A vision-language model and its processor."""
     torch.manual_seed(1)
     sees = CLIPVisionConfig(
         hidden_size=16,

@@ -1,9 +1,9 @@
-"""Opens every table of a small dataset, two rounds of it, with pandas, pyarrow, polars, DuckDB and datasets, without an option.
+"""Opens every table of a small dataset with two rounds in pandas, pyarrow, polars, DuckDB and datasets, without options.
 
     python3 -m venv /tmp/notebook && /tmp/notebook/bin/pip install -r tests/notebook/requirements.txt
     /tmp/notebook/bin/python tests/notebook/tables.py
 
-Exit status: 0 all agree, 1 one does not.
+Exit status: 0 all agree, 1 some do not.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Nothing is asked of the Hub.
+# No requests to the Hub.
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import datasets
@@ -29,7 +29,7 @@ TABLES = ["rollouts", "scores", "rationales", "corrections", "judgements", "answ
 
 
 def make(folder):
-    """Every table, in rounds 1 and 2: the feedback by `collect-feedback`, the trainer's tables as it would write them."""
+    """Every table, in rounds 1 and 2: the feedback by `collect-feedback`, the trainer's tables as `train` would write them."""
     data = small_dataset(folder / "small", problems=12, samples=2)
     copy_round(data)
     moment = pa.array([0], pa.timestamp("ms", "UTC"))
@@ -45,7 +45,7 @@ def make(folder):
                 "round": one(number, pa.uint32()), "stage": one("rl", pa.string()), "step": one(1, pa.uint64()),
                 "epoch": one(0.5, pa.float64()), "name": one("loss", pa.string()), "value": one(1.5, pa.float64()), "at": moment,
             },
-            # Nothing is rejected here, and `datasets` refuses a table that has no row.
+            # Nothing is rejected here, and `datasets` refuses a table without rows.
             "rejects": {
                 "kind": one("scores", pa.string()), "subject_id": one("gone", pa.string()), "problem_id": one("p0", pa.string()),
                 "round": one(number, pa.uint32()), "reason": one("refused", pa.string()), "reply": one("", pa.string()),
@@ -56,7 +56,7 @@ def make(folder):
             part = data / name / f"round-{number}" / "part-sft.parquet"
             part.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.table(columns), part)
-        # As the trainer names it.
+        # Named as by the trainer.
         part = data / "rationales" / f"round-{number}" / "part-sft.parquet"
         if part.is_file():
             part.rename(part.with_name("part-sft-test-00000.parquet"))
@@ -81,7 +81,7 @@ def copy_round(data):
 
 
 def rounds_by_reader(folder, cache):
-    """Rows by round, as each library counts them."""
+    """Number of rows by round, by library."""
     count = lambda values: {number: list(values).count(number) for number in sorted(set(values))}
     load = lambda **how: sum((list(split["round"]) for split in datasets.load_dataset("parquet", cache_dir=str(cache), **how).values()), [])
     query = f"SELECT round FROM '{folder}/*/*.parquet'"
@@ -93,7 +93,7 @@ def rounds_by_reader(folder, cache):
         "DuckDB": count([number for (number,) in duckdb.sql(query).fetchall()]),
         "datasets, data_files": count(load(data_files=f"{folder}/*/*.parquet")),
     }
-    # Where names of files have splits, `data_dir` leaves out those that have none.
+    # If some file names contain a split, `data_dir` ignores those that do not.
     if not any("-test-" in file.name for file in folder.rglob("*.parquet")):
         found["datasets, data_dir"] = count(load(data_dir=str(folder)))
     return found

@@ -1,8 +1,8 @@
-"""The notebook runs from start to end on a dataset that the built commands make (run.py), every table is opened with the libraries
-that notebooks use (tables.py), and sets that `datasets` wrote are imported (hub.py), as part of `make test`.
+"""Runs the notebook on a dataset created by the built commands (run.py), opens every table with the libraries used in notebooks
+(tables.py), and imports problem sets written by `datasets` (hub.py). Part of `make test`.
 
-Where this Python lacks the packages they go into a virtual environment under ~/.cache/ares-notebook, outside the checkout.
-Where that cannot be made (no network, no venv) the test is skipped, and says why.
+If this Python lacks the packages, they are installed into a virtual environment under ~/.cache/ares-notebook, outside the
+checkout. If that fails (no network, no venv), the test is skipped with the reason.
 """
 
 import subprocess

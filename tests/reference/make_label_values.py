@@ -1,4 +1,4 @@
-"""Prints agreement with people's labels by scipy and scikit-learn: the values in feedback-pipeline/src/inspect/audit/people.rs.
+"""Prints the agreement with human labels computed by scipy and scikit-learn: the values in feedback-pipeline/src/inspect/audit/people.rs.
 
     python3 -m venv /tmp/labels && /tmp/labels/bin/pip install scipy==1.17.1 scikit-learn==1.9.1
     /tmp/labels/bin/python tests/reference/make_label_values.py

@@ -1,8 +1,8 @@
 """Rewards, advantages, PPO loss and gradients, and fine-tuning gradients of two small students.
 
 Written from the formulas, not from the trainer: advantages as sums over all later tokens, whitening in float64,
-log-probabilities by torch's log_softmax over the whole vocabulary. Settings are uneven on purpose, so that each of
-them shows.
+log-probabilities by torch's log_softmax over the whole vocabulary. The settings are chosen unequal, so that each of
+them affects the results.
 """
 
 import json

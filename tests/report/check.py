@@ -1,10 +1,10 @@
-"""Looks at a report in headless Chromium: console errors, network, width on a phone, filters, time, and texts that look like HTML.
+"""Checks a report in headless Chromium: console errors, network, width on a phone, filters, time, and texts that look like HTML.
 
     python3 -m venv /tmp/report && /tmp/report/bin/pip install -r tests/report/requirements.txt
     /tmp/report/bin/playwright install chromium-headless-shell      # or CHROMIUM=/usr/bin/chromium
     /tmp/report/bin/python tests/report/check.py REPORT.html [--shots FOLDER]
 
-Exit status: 0 all checks hold, 1 one does not, 77 skipped because there is no browser.
+Exit status: 0 all checks pass, 1 some fail, 77 skipped because there is no browser.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def look(browser, path, name, theme, shots, most_ms, failures):
 
 
 def use(page, label, most_ms, failures):
-    """Clicks every control and times what it does."""
+    """Clicks every control and measures its response time."""
     cards = json.loads(page.text_content("#cards"))
     count = lambda: int(re.match(r"([\d,]+)", page.text_content("#found"))[1].replace(",", ""))
     check(failures, count() == len(cards), f"{label}: shows all {len(cards)} problems at first")
@@ -153,7 +153,7 @@ def use(page, label, most_ms, failures):
 
 
 def label_by_hand(page, label, failures):
-    """Scores two sentences with the keyboard, compares two rationales, and reads the labels that are downloaded."""
+    """Scores two sentences with the keyboard, compares two rationales, and checks the downloaded labels."""
     page.check("#labels [name=on]")
     fields = page.locator("#list input.own")
     if fields.count() < 2:

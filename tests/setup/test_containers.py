@@ -1,4 +1,4 @@
-"""The container files name what is there. Building the images needs a container engine, which tests do not ask for."""
+"""Checks that everything the container files copy exists. The images are not built, since that needs a container engine."""
 
 import re
 import shutil
@@ -12,14 +12,14 @@ FILES = sorted((ROOT / "containers").glob("*.Dockerfile"))
 
 
 def instructions(file):
-    """Pairs of an instruction and its words, with continued lines joined."""
+    """Pairs of an instruction and its arguments, with continued lines joined."""
     text = re.sub(r"(?m)^\s*#.*\n", "", file.read_text())
     lines = re.sub(r"\\\n", " ", text).splitlines()
     return [tuple(line.split(None, 1)) for line in lines if line.strip()]
 
 
 def in_context():
-    """The tracked files that .dockerignore keeps: its patterns are those of git, but for being anchored at the root."""
+    """The tracked files that .dockerignore keeps: its patterns are those of git, except that they are anchored at the root."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     patterns = (ROOT / ".dockerignore").read_text().splitlines()
     anchored = [re.sub(r"^(!?)(?!\*\*)", r"\1/", line) for line in patterns if line and not line.startswith("#")]

@@ -1,5 +1,5 @@
-"""Building one crate of the workspace compiles no third-party crate anew: each gets the features it has in the whole
-workspace, by way of build/workspace-features."""
+"""Building one crate of the workspace recompiles no third-party crate: each has the same features as in the whole
+workspace, because of build/workspace-features."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ MEMBERS = ["schemas", "feedback-pipeline", "trainer", "workspace-tests", "sample
 
 
 def features(*arguments):
-    """Sets of features by package, as cargo resolves them."""
+    """Sets of features by package, as resolved by cargo."""
     command = ["cargo", "tree", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p}|{f}", *arguments]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = {}

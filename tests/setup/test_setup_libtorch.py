@@ -1,7 +1,7 @@
 """Tests of scripts/setup_libtorch.py against tiny stand-ins for libtorch, for the wheels and for pip.
 
 The stand-ins are real shared libraries of a few functions each, so that loading them is a real check. No test uses the
-network: pip sees a folder of wheels only.
+network: pip only sees a folder of wheels.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ Requires-Dist: nvidia-cuda-cupti==13.0; extra == "cupti"
 
 
 def make_library(path, needs=()):
-    """A shared library that needs the libraries at `needs` and finds CUDA's where the real one does."""
+    """A shared library that links the libraries at `needs` and finds CUDA's in the same place as the real one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folders = [f"-Wl,-rpath-link,{library.parent}" for library in needs]
     rpath = r"-Wl,-rpath,$ORIGIN/../../nvidia/cu13/lib:$ORIGIN"
@@ -130,7 +130,7 @@ class SetupLibtorch(unittest.TestCase):
         self.current = self.home / "current"
 
     def environment(self, **extra):
-        # Whatever this machine has set for pip, Python or libtorch must not reach the script.
+        # The machine's settings for pip, Python and libtorch must not affect the script.
         dropped = ("PIP_", "PYTHON", "LIBTORCH", "ARES_", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
         clean = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
         clean.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(self.shared / "wheels"), PIP_CONFIG_FILE=os.devnull)
@@ -168,7 +168,7 @@ class SetupLibtorch(unittest.TestCase):
         self.assertLessEqual(left, {"lock"})
 
     def site(self, version, torch=None):
-        """A site-packages folder that says it has torch `version`."""
+        """A site-packages folder that claims to contain torch `version`."""
         site = self.tmp / "installed"
         info = site / f"torch-{version}.dist-info"
         info.mkdir(parents=True)
@@ -258,7 +258,7 @@ class SetupLibtorch(unittest.TestCase):
         shutil.rmtree(self.tmp / "installed")
         plain = make_torch(self.tmp / "plain" / "torch", cuda=False)
         out = self.succeeds("--cuda", "yes", PYTHONPATH=self.site("2.11.0+cpu", plain))
-        self.assertIn("has no CUDA; not used", out)
+        self.assertIn("has no CUDA support; not used", out)
         self.assertIn("with CUDA is ready", out)
 
     def test_removed_python_torch_is_noticed(self):
@@ -352,7 +352,7 @@ class SetupLibtorch(unittest.TestCase):
     # Interruptions and neighbours
 
     def slow_pip(self):
-        """A folder whose `pip` writes part of a wheel, says so in a file, and then hangs."""
+        """A folder with a `pip` that writes part of a wheel, reports it in a file, and then hangs."""
         package = self.tmp / "slow" / "pip"
         package.mkdir(parents=True)
         (package / "__init__.py").touch()
@@ -373,7 +373,7 @@ class SetupLibtorch(unittest.TestCase):
         command = self.command("--cuda", "no")
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            # A job in the background is started deaf to Ctrl-C, and would hand that on.
+            # A background job ignores Ctrl-C, and its child processes would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:

@@ -1,4 +1,4 @@
-//! Running the real binaries.
+//! Runs the real binaries.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -21,11 +21,11 @@ pub fn collect_feedback(data: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary("collect-feedback"));
     command.args(arguments).arg("--data").arg(data).stdin(Stdio::null());
     command.env_remove("ANTHROPIC_API_KEY").env_remove("OPENAI_API_KEY").env_remove("RUST_LOG");
-    command.current_dir(data); // no ares.toml of the developer's
+    command.current_dir(data); // ignores the developer's ares.toml
     command
 }
 
-/// What a command said and how it ended.
+/// Output and exit status of a command.
 #[derive(Debug)]
 pub struct Ran {
     /// Exit status; `None` if a signal ended it.
@@ -54,7 +54,7 @@ pub fn run(mut command: Command) -> std::io::Result<Ran> {
     Ok(command.output()?.into())
 }
 
-/// Starts a command in silence.
+/// Starts a command without output.
 ///
 /// # Errors
 /// If it cannot be started.

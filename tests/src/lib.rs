@@ -1,4 +1,5 @@
-//! What the workspace-level tests share: the simulated Teacher service, small datasets, and running the real binaries.
+//! Shared by the workspace-level tests: the simulated Teacher service, small datasets, and running the real
+//! binaries.
 
 pub mod command;
 pub mod small_dataset;

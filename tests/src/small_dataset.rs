@@ -1,4 +1,4 @@
-//! Datasets made by the schemas' writers alone, for tests that need no trainer.
+//! Datasets written with `schemas` alone, for tests that need no trainer.
 
 use schemas::{Dataset, DatasetCard, Problem, Provenance, Rationale, Result, Rollout, Sentence, file, table};
 use std::path::Path;
@@ -23,7 +23,7 @@ pub const PICTURE: &[u8] = &[
 
 /// Makes a dataset with rollouts and RL rationales of round 1.
 ///
-/// Samples 1 and 2 of every fifth problem say the same, so that some requests are shared.
+/// Samples 1 and 2 of every fifth problem have the same text, so that some requests are shared.
 ///
 /// # Errors
 /// If the write fails.
@@ -58,7 +58,7 @@ pub fn write_problems(dataset: &Dataset, numbers: std::ops::Range<usize>) -> Res
     Ok(())
 }
 
-/// Gives every problem of a dataset a picture of its own, of about so many bytes.
+/// Gives every problem of a dataset its own picture of about this many bytes.
 ///
 /// # Errors
 /// If the write fails.
@@ -72,12 +72,12 @@ pub fn show_pictures(dataset: &Dataset, numbers: std::ops::Range<usize>, bytes: 
     table::write(&dataset.problems_path(), problems, &provenance()).map(|_| ())
 }
 
-/// A PNG of about so many bytes, 400 pixels wide, in grey noise; each number has another.
+/// A PNG of grey noise with about this many bytes, 400 pixels wide; each number gives a different one.
 fn noise_picture(number: usize, bytes: usize) -> Vec<u8> {
     const WIDTH: usize = 400;
     let height = bytes.div_ceil(WIDTH).max(1);
     let mut state = (number as u32).wrapping_mul(2_654_435_761).wrapping_add(1);
-    let mut rows = vec![0; height * (WIDTH + 1)]; // each begins with 0: not filtered
+    let mut rows = vec![0; height * (WIDTH + 1)]; // each starts with 0: not filtered
     for row in rows.chunks_exact_mut(WIDTH + 1) {
         for pixel in row.iter_mut().skip(1) {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -131,7 +131,7 @@ pub fn write_rollouts(
     Ok(())
 }
 
-/// Who writes.
+/// Provenance of the test data.
 pub fn provenance() -> Provenance {
     Provenance::new("workspace-tests", "")
 }

@@ -58,9 +58,9 @@ fn assert_lacks(crates: &BTreeSet<String>, forbidden: &[&str]) {
     assert!(found.is_empty(), "{found:?} came in; see who asks for it with `cargo tree --invert CRATE`");
 }
 
-/// Names of all crates that go into a workspace member on this platform, its tests left out.
+/// Names of all dependencies of a workspace member on this platform, without those of its tests.
 fn crates_of(member: &str) -> BTreeSet<String> {
-    // Only the crates of this platform are sure to be on the machine, and nothing is fetched here.
+    // Only the crates of this platform are certain to be on the machine, and the test must not fetch any.
     let version = run(&["--version", "--verbose"]);
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).expect("cargo names its host");
     let metadata = run(&["metadata", "--format-version=1", "--offline", "--filter-platform", host]);

@@ -1,4 +1,4 @@
-//! `collect-feedback export`: what the files hold, and where they come from.
+//! `collect-feedback export`: the contents of the files, and their origin.
 
 #![allow(clippy::unwrap_used)] // in tests a panic is the report
 
@@ -39,7 +39,8 @@ impl Place {
         place
     }
 
-    /// Train problems of the sample set, with their solutions as rationales of one model and wrong ones of another.
+    /// Train problems of the sample set, with their solutions as rationales of one model, and wrong
+    /// rationales of another.
     fn sample(problems: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../datasets/sample");
@@ -95,7 +96,7 @@ impl Place {
         self.run(&arguments)
     }
 
-    /// The lines of an export that has to succeed.
+    /// The lines of an export that must succeed.
     fn lines(&self, format: &str, more: &[&str]) -> Vec<Value> {
         let name = format!("{format}{}", more.join("").replace(['-', ' '], ""));
         let ran = self.export(format, &name, more);
@@ -104,7 +105,7 @@ impl Place {
         read(&self.out(&name).join(file))
     }
 
-    /// An export that has to fail, leaving nothing.
+    /// An export that must fail and leave no files.
     fn refused(&self, format: &str, more: &[&str]) -> String {
         let ran = self.export(format, "refused", more);
         assert_eq!(ran.status, Some(2), "{} {}", ran.stdout, ran.stderr);
@@ -400,7 +401,7 @@ fn left(out: &Path) -> u64 {
     rows_left_out(&manifest(out), "rollouts")
 }
 
-/// Every rollout is a line or is counted with its reason.
+/// Every rollout is exported or is counted with its reason.
 #[test]
 fn what_has_no_line_is_counted() {
     let place = Place::collected(12);
@@ -537,7 +538,7 @@ fn folders_with_other_files_are_left_alone() {
     assert!(
         place.out("prm").join("train.parquet").is_file() && !place.out("prm").join("train.jsonl").exists()
     );
-    // Not even where the dataset looks like an export, and not among its tables.
+    // Not even if the dataset looks like an export, and not among its tables.
     let root = place.dataset.root();
     fs::write(root.join("manifest.json"), r#"{"ares_export":1,"files":[]}"#).unwrap();
     let before = files(root);
@@ -587,7 +588,7 @@ fn wrong_tables_and_flags_are_refused() {
         "{said}"
     );
     dataset.remove_part::<Score>(1, "00009").unwrap();
-    // A table of someone else's names a file of this machine.
+    // A table from elsewhere names a file of this machine.
     fs::write(
         place.folder.path().join("private.png"),
         fs::read(dataset.images_dir().join("p0.png")).unwrap(),

@@ -1,4 +1,4 @@
-//! A whole round through both real commands, on a part of the sample set with the embedded Teacher.
+//! A whole round with both real commands, on part of the sample set, with the embedded Teacher.
 
 #![allow(clippy::unwrap_used)] // in tests a panic is the report
 
@@ -51,7 +51,7 @@ impl Place {
         Dataset::at(self.folder.path().join("data"))
     }
 
-    /// What a command prints; it must succeed.
+    /// Output of a command, which must succeed.
     fn run(&self, program: &str, arguments: &[&str]) -> String {
         let mut command = Command::new(binary(program));
         command.current_dir(self.folder.path()).args(arguments).args([
@@ -131,7 +131,7 @@ fn two_rounds_by_the_commands_that_each_names() {
         let answers: Vec<Answer> = dataset.read(round).unwrap();
         assert_eq!(answers.len(), count("val") + count("test"));
     }
-    // Both rationales of a pair say something, or there is nothing to compare.
+    // Both rationales of a pair must have text, or there is nothing to compare.
     let judged: Vec<Judgement> = dataset.read(2).unwrap();
     assert!(judged.len() <= 2 * count("test") && judged.len().is_multiple_of(2));
 }

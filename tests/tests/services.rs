@@ -1,4 +1,5 @@
-//! The simulated Teacher itself: that it behaves as the services it stands in for, seen by a minimal client.
+//! Tests of the simulated Teacher: it behaves like the services that it simulates, as seen by a minimal
+//! client.
 #![allow(missing_docs, clippy::unwrap_used)] // in tests a panic is the report
 
 #[path = "services/batches.rs"]

@@ -1,8 +1,8 @@
-"""The wheel of `make wheel`, installed into a fresh virtual environment, runs a whole round without cargo, as part of `make test`.
+"""Installs the wheel of `make wheel` into a new virtual environment and runs a whole round without cargo. Part of `make test`.
 
-torch from the package index is two gigabytes and more with its NVIDIA packages. Here a package of that name and version holds
-the libraries that `make setup` chose; with ARES_WHEEL_TORCH=index (`make test-wheel`) pip gets the real one. Where a package
-that the build needs cannot be had the tests are skipped, and say why.
+torch from the package index has more than two gigabytes with its NVIDIA packages. Here it is replaced by a package of the same
+name and version with the libraries chosen by `make setup`; with ARES_WHEEL_TORCH=index (`make test-wheel`), pip installs the real
+one. If a package that the build needs is not available, the tests are skipped with the reason.
 """
 
 import base64
@@ -24,12 +24,12 @@ from harness import COMMANDS, ROOT, environment
 
 REAL_TORCH = os.environ.get("ARES_WHEEL_TORCH") == "index"
 TORCH = "2.11.0"
-# Where compilers and cargo are not.
+# Folders without compilers and cargo.
 PATH = "/usr/bin:/bin"
 
 
 def run(line, **how):
-    """Exit status and everything printed."""
+    """Exit status and output of a command."""
     done = subprocess.run([str(word) for word in line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how)
     return done.returncode, done.stdout
 
@@ -39,7 +39,7 @@ def pip(python, *words):
 
 
 def torch_without_libraries(folder, version):
-    """A wheel named torch that holds nothing but its version."""
+    """A wheel named torch that contains only its version."""
     name = f"torch-{version}"
     files = {
         "torch/__init__.py": f"raise ImportError('a stand-in for torch {version}')\n",
@@ -65,7 +65,7 @@ class Wheel(unittest.TestCase):
         status, said = run([sys.executable, "-m", "venv", cls.folder / "venv"])
         if status:
             raise unittest.SkipTest(f"no virtual environment: {said.strip()[-300:]}")
-        # The build's packages come from a kept environment, so that a later run needs no network.
+        # The build's packages come from a cached environment, so that later runs need no network.
         [needed] = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("requires = ")]
         requirements = cls.folder / "requirements.txt"
         requirements.write_text("\n".join(needed.split('"')[1::2]) + "\n")
@@ -102,7 +102,7 @@ class Wheel(unittest.TestCase):
                 (torch.parent / "nvidia").symlink_to(tree / "nvidia")
 
     def call(self, command, *words, status=0):
-        """Runs an installed command in the test's folder, with nothing of this machine's Rust, keys or libraries."""
+        """Runs an installed command in the test's folder, without this machine's Rust, keys or libraries."""
         line = [self.python.parent / command, *words]
         clean = {"PATH": PATH, "HOME": str(self.folder), "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}
         found, said = run(line, env=clean, cwd=self.folder, timeout=300)

@@ -1,4 +1,4 @@
-"""Starts `train` on the libtorch of the installed torch."""
+"""Starts `train` with the libtorch of the installed torch."""
 
 import importlib.metadata
 import importlib.util
@@ -12,7 +12,7 @@ def train():
     binary = Path(__file__).with_name("train")
     [wanted] = [line for line in importlib.metadata.requires("ares-rust") if line.startswith("torch==")]
     libraries = folder_of_libtorch(wanted)
-    # Before any other libtorch that the variable names.
+    # Takes precedence over any other libtorch in the variable.
     paths = [str(libraries), os.environ.get("LD_LIBRARY_PATH")]
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
     try:

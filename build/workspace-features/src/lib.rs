@@ -1,1 +1,1 @@
-//! Holds the features of third-party crates together; see `Cargo.toml`.
+//! Keeps the features of third-party crates the same in every build; see `Cargo.toml`.

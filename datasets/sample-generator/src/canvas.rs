@@ -1,7 +1,7 @@
-//! Pictures of 128×128 dots in fifteen colours, without blending: the same pixels on every machine.
+//! Pictures of 128×128 pixels in fifteen colours, without blending: identical on every machine.
 //!
-//! Shapes are large and colours far apart, so that a vision model that looks at patches of 16 or 32 dots sees
-//! what a question asks for.
+//! Shapes are large and colours far apart, so that a vision model with patches of 16 or 32 pixels can see
+//! what a question asks about.
 
 use crate::font;
 use std::borrow::Cow;
@@ -49,7 +49,7 @@ pub(crate) const PALETTE: [[u8; 3]; 15] = [
     [216, 232, 246],
 ];
 
-/// A picture being drawn. Anything outside is clipped.
+/// A picture being drawn. Anything outside it is clipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Canvas {
     dots: Vec<u8>,
@@ -103,7 +103,7 @@ impl Canvas {
         }
     }
 
-    /// A line as wide as a square brush of `width` dots.
+    /// A line drawn with a square brush of `width` pixels.
     pub(crate) fn line(&mut self, from: (i32, i32), to: (i32, i32), width: i32, colour: Colour) {
         let steps = (to.0 - from.0).abs().max((to.1 - from.1).abs()).max(1);
         for step in 0..=steps {
@@ -132,7 +132,7 @@ impl Canvas {
         self.text(x - width / 2, y - font::HEIGHT / 2, text, colour);
     }
 
-    /// The picture as a PNG file with a palette, two dots a byte.
+    /// The picture as a PNG file with a palette, two pixels per byte.
     ///
     /// # Errors
     /// If the encoder fails.

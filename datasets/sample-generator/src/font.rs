@@ -1,11 +1,13 @@
-//! A bitmap font for labels in pictures: capitals, digits and the degree sign, five dots wide, seven high.
+//! A bitmap font for labels in pictures: capitals, digits and the degree sign, five pixels wide and seven
+//! high.
 
-/// Dots from one character's left edge to the next one's.
+/// Pixels from one character's left edge to the next one's.
 pub(crate) const ADVANCE: i32 = 6;
-/// Height of a character in dots.
+/// Height of a character in pixels.
 pub(crate) const HEIGHT: i32 = 7;
 
-/// Rows of a character from the top, the leftmost dot in the highest of five bits; blank if there is none.
+/// Rows of a character from the top, with the leftmost pixel in the highest of five bits; blank if the font
+/// lacks the character.
 pub(crate) fn rows(character: char) -> [u8; 7] {
     match character.to_ascii_uppercase() {
         'A' => [0x0E, 0x11, 0x11, 0x1F, 0x11, 0x11, 0x11],

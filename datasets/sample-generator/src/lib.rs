@@ -1,5 +1,5 @@
-//! Makes the sample problem set that ships in `datasets/sample`: multiple-choice problems in the shape of
-//! ScienceQA, with drawn pictures, gold solutions and a tokenizer of their own.
+//! Generates the sample problem set in `datasets/sample`: multiple-choice problems in the format of
+//! ScienceQA, with drawn pictures, gold solutions and a tokenizer.
 //!
 //! ```text
 //! seed ─► families (map, magnets, …): question, options, solution, picture ─► set: splits, identifiers
@@ -7,8 +7,8 @@
 //!                                                                              └─► tokenizer/
 //! ```
 //!
-//! The same seed gives the same problems and pixels on every machine. To make the set again:
-//! `cargo run --release -p sample-generator -- --out datasets/sample`.
+//! The same seed gives the same problems and pixels on every machine. To regenerate the set: `cargo run
+//! --release -p sample-generator -- --out datasets/sample`.
 
 mod canvas;
 mod families;
@@ -27,11 +27,12 @@ use std::path::Path;
 /// Seed of the shipped set.
 pub const SEED: u64 = 240_700_087;
 
-/// What goes wrong while the set is made or written.
+/// An error while the set is generated or written.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Makes the set of a seed and writes it as a dataset folder: `problems.parquet`, `images/`, `dataset.toml` and
-/// `tokenizer/`. Pictures of an older set in that folder are removed, other files stay.
+/// Generates the set of a seed and writes it as a dataset folder: `problems.parquet`, `images/`,
+/// `dataset.toml` and `tokenizer/`. Pictures of an older set in that folder are removed; other files are
+/// kept.
 ///
 /// # Errors
 /// If the write fails.
@@ -42,7 +43,7 @@ pub fn write(out: &Path, seed: u64) -> Result<SampleSet, Error> {
     for (name, bytes) in &set.pictures {
         schemas::file::write_bytes(&out.join(name), bytes)?;
     }
-    // No git revision here: the file's bytes depend on the seed alone.
+    // No git revision: the file's bytes depend only on the seed.
     let maker = "sample-generator".to_owned();
     let config_sha256 = schemas::provenance::sha256_hex(format!("seed = {seed}").as_bytes());
     let provenance = Provenance { created_by: maker.clone(), config_sha256 };

@@ -1,5 +1,4 @@
-//! Random numbers that stay the same for good: SplitMix64, spelled out here so that no upgrade of a crate
-//! changes a byte of the shipped set.
+//! Random numbers by SplitMix64, implemented here so that upgrading a crate cannot change the shipped set.
 
 /// A seeded stream of random numbers.
 #[derive(Debug, Clone)]
@@ -31,19 +30,19 @@ impl Rng {
         low + self.below(high - low + 1)
     }
 
-    /// One of some things, which must not be empty.
+    /// A random element of a list, which must not be empty.
     pub(crate) fn pick<T: Copy>(&mut self, things: &[T]) -> T {
         things[self.below(things.len())]
     }
 
-    /// Brings things into a random order.
+    /// Shuffles a list.
     pub(crate) fn shuffle<T>(&mut self, things: &mut [T]) {
         for at in (1..things.len()).rev() {
             things.swap(at, self.below(at + 1));
         }
     }
 
-    /// `count` different things in a random order.
+    /// `count` different elements in random order.
     pub(crate) fn sample<T: Copy>(&mut self, things: &[T], count: usize) -> Vec<T> {
         let mut all = things.to_vec();
         self.shuffle(&mut all);

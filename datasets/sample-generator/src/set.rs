@@ -1,4 +1,4 @@
-//! The whole set: every family's problems, no two alike, in three splits.
+//! The whole set: the problems of all families, without duplicates, in three splits.
 
 use crate::Error;
 use crate::families::{Draft, FAMILIES, Family, Turn};
@@ -55,11 +55,11 @@ pub fn generate(seed: u64) -> Result<SampleSet, Error> {
     Ok(SampleSet { problems: splits.into_iter().flatten().collect(), pictures })
 }
 
-/// A problem and its encoded picture, where it has one.
+/// A problem and its encoded picture, if it has one.
 type Drawn = (Draft, Option<Vec<u8>>);
 
-/// A family's problems with their encoded pictures. No two share question, picture and options, in whatever
-/// order the options stand.
+/// A family's problems with their encoded pictures. No two have the same question, picture and options,
+/// regardless of the order of the options.
 fn distinct_drafts(family: &Family, rng: &mut Rng, turn: &mut Turn) -> Result<Vec<Drawn>, Error> {
     let wanted = family.counts.iter().sum();
     let mut drafts = Vec::with_capacity(wanted);

@@ -1,9 +1,9 @@
 //! The sample's own small tokenizer, in Hugging Face layout and by T5's conventions: `<pad>` 0, `</s>` 1,
-//! `<unk>` 2, a Unigram model whose pieces mark the start of a word by `▁`.
+//! `<unk>` 2, a Unigram model whose pieces mark the start of a word with `▁`.
 //!
 //! Pieces are the words of the set by frequency, everyday words and word endings for what a real Teacher may
-//! write, and single characters, so that all plain English can be written and read back. A piece holds letters,
-//! one digit or one mark, never a mixture: `town.` is two pieces and `25` is two as well.
+//! write, and single characters, so that any plain English text can be encoded and decoded. A piece consists
+//! of letters, one digit or one punctuation mark, never a mixture: `town.` is two pieces, and so is `25`.
 
 use crate::Error;
 use schemas::Problem;
@@ -21,14 +21,14 @@ use tokenizers::{AddedToken, Tokenizer};
 
 const SPECIAL: [&str; 3] = ["<pad>", "</s>", "<unk>"];
 
-/// Stands at the start of a word.
+/// Marks the start of a word.
 const SPACE: char = '▁';
 
 /// What the student reads and writes besides the problems themselves.
 const PROMPT: &str = "Question: Context: N/A Options: (A) (B) (C) (D) (E) Solution: Answer: The answer is (A). \
     The answer is (B). The answer is (C). The answer is (D). The answer is (E).";
 
-/// Everyday words that the problems may lack.
+/// Everyday words that may not occur in the problems.
 const EVERYDAY: &str = "a about above after again all also although among an and any are as at because been before \
     being below best both but by can cannot choice choices clear clearly closest compared correct could did \
     different does each either else every farther far few fewer find first fits follow following for form found \
@@ -41,11 +41,11 @@ const EVERYDAY: &str = "a about above after again all also although among an and
     through thus to together too total true two under until up upon us use used using very was way we weak weaker \
     well were what when where whether which while who whose why will with within without would wrong you your";
 
-/// Endings and beginnings of words, for words that are no piece.
+/// Prefixes and suffixes, for words without a piece of their own.
 const PARTS: &str = "able al an ance ar ate ation ed en ence ent er ers es est ful ic ies il in ing ion is ist it ity \
     ive le less ly ment ness on or ous re ro st th tion ter un ur us";
 
-/// Writes `tokenizer.json` and the two files that Hugging Face's Python library wants next to it.
+/// Writes `tokenizer.json` and the two files that Hugging Face's Python library expects next to it.
 pub(crate) fn write(folder: &Path, problems: &[Problem]) -> Result<(), Error> {
     let tokenizer = build(problems)?;
     let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value).map(|text| text + "\n");
@@ -108,7 +108,7 @@ fn vocabulary(problems: &[Problem]) -> Vec<(String, f64)> {
     let mut words: Vec<(String, u64)> = counts.into_iter().collect();
     words.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
 
-    // Whatever the words are, a word is better than its characters.
+    // A whole word must always score higher than its characters.
     let characters = (' '..='~').filter(|character| *character != ' ').chain("▁°–—’‘“”…×é".chars());
     let mut pieces: Vec<(String, f64)> = SPECIAL.map(|token| (token.to_owned(), 0.0)).to_vec();
     let known: HashSet<String> = words.iter().map(|(word, _)| word.clone()).collect();
@@ -119,7 +119,8 @@ fn vocabulary(problems: &[Problem]) -> Vec<(String, f64)> {
     pieces
 }
 
-/// Counts runs of letters, single digits and single marks; those that begin a word have the sign for it.
+/// Counts runs of letters, single digits and single marks; those at the start of a word carry the word
+/// marker.
 fn count_pieces(text: &str, counts: &mut BTreeMap<String, u64>) {
     for word in text.split_whitespace() {
         let mut piece = String::from(SPACE);

@@ -46,10 +46,11 @@ impl Changed {
 }
 
 impl Context {
-    /// Takes someone's answers of a round out of its tables. They stay in the store and count as spent.
+    /// Removes a Teacher's answers from the tables of a round. They stay in the store and count as spent.
     ///
     /// # Errors
-    /// If requests of them are in a batch at the service; where a table or the store cannot be read or written.
+    /// If some of the requests are in a batch at the service, or if a table or the store cannot be read or
+    /// written.
     pub fn discard(&self, round: u32, kind: Kind, against: Option<&str>, whose: &Whose) -> Result<Changed> {
         let _lock = self.dataset.lock(crate::PROGRAM)?;
         let Some(cache) = self.store()? else { return Ok(Changed::default()) };
@@ -61,7 +62,7 @@ impl Context {
             let found = cache.keys_by(job, whose, false)?;
             if let Some((_, model)) = found.iter().find(|(key, _)| in_batches.contains(key)) {
                 let message = format!(
-                    "round {round}, {}: requests of {model} lie in a batch at the service",
+                    "round {round}, {}: requests to {model} are in a batch at the service",
                     kind.as_str()
                 );
                 let whose = self.flags_of(model, Some(&cache))?;
@@ -83,10 +84,10 @@ impl Context {
         Ok(changed)
     }
 
-    /// Brings discarded answers of a round back into its tables, without a request.
+    /// Restores discarded answers of a round to its tables, without a request.
     ///
     /// # Errors
-    /// If the round has answers of another Teacher meanwhile; where a table or the store cannot be read or written.
+    /// If the round now has answers of another Teacher, or if a table or the store cannot be read or written.
     pub fn undiscard(&self, round: u32, kind: Kind, against: Option<&str>, whose: &Whose) -> Result<Changed> {
         let _lock = self.dataset.lock(crate::PROGRAM)?;
         let Some(cache) = self.store()? else { return Ok(Changed::default()) };
@@ -121,7 +122,7 @@ impl Context {
         Ok(changed)
     }
 
-    /// Rewrites the tables of a job where a kill kept `discard` or `undiscard` from it.
+    /// Rewrites the tables of a job if `discard` or `undiscard` was killed before doing so.
     pub(super) fn finish_discards(&self, job: &Job) -> Result<()> {
         if let Some(cache) = self.store()? {
             rebuild::after_discards(&self.dataset, &self.provenance, &cache, job.kind, job.round)?;
@@ -168,14 +169,14 @@ impl Context {
         Ok(teachers)
     }
 
-    /// Rows that are in a table by someone.
+    /// The rows of a table that are by these Teachers.
     fn rows_by<T: Table>(&self, round: u32, whose: &Whose) -> Result<BTreeMap<String, u64>> {
         #[derive(Deserialize)]
         struct By {
             teacher: String,
         }
         let mut rows = BTreeMap::new();
-        // The table does not tell the service.
+        // The table does not contain the service.
         if whose.provider.is_some() && whose.model.is_none() {
             return Ok(rows);
         }

@@ -1,4 +1,4 @@
-//! How a job runs, in one screen: plan, send, keep, check, publish.
+//! How a job runs, on one screen: plan, send, store, check, publish.
 
 mod discard;
 mod notes;
@@ -21,7 +21,7 @@ use crate::tables::{self, Counts};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// What became of a job.
+/// The outcome of a job.
 #[derive(Debug)]
 pub enum Outcome {
     /// There is nothing to ask about yet.
@@ -131,7 +131,7 @@ impl Context {
         Publisher { dataset: &self.dataset, provenance: &self.provenance, job, problems, cache }
     }
 
-    /// Writes what a killed run had bought from another model; returns whether there was anything.
+    /// Writes the answers that a killed run bought from another model; returns whether there were any.
     fn publish_remaining(&self, job: &Job, problems: &Problems, completed: &Completed) -> Result<bool> {
         let path = self.dataset.feedback_path();
         if !path.is_file() {
@@ -141,7 +141,7 @@ impl Context {
         self.publisher(job, problems, &cache).has_unpublished(completed, &self.model)
     }
 
-    /// Enters into the ledger what a killed run had paid for.
+    /// Enters requests paid for by a killed run into the ledger.
     fn book_remaining(&self, job: &Job, problems: &Problems) -> Result<()> {
         let path = self.dataset.feedback_path();
         if !path.is_file() {

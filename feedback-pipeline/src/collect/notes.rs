@@ -1,4 +1,4 @@
-//! What a run tells the user besides its progress.
+//! Messages of a run to the user, apart from its progress.
 
 use super::Context;
 use crate::error::Result;
@@ -61,7 +61,7 @@ impl Context {
         Ok(rows.find(is_decoded).transpose()?.is_some())
     }
 
-    /// What is missing before a job has anything to ask about.
+    /// Message about what is missing before a job can start.
     pub fn waits_for(&self, job: &Job) -> Result<String> {
         let round = job.round;
         let next = format!("next: train --round {round}{}", self.dataset.flag());

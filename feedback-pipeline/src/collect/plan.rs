@@ -1,4 +1,4 @@
-//! Which items are completed, which are pending, and what becomes of each pending one.
+//! Which items are completed, which are pending, and how each pending one is handled.
 
 use super::Context;
 use crate::error::{Error, Result};
@@ -62,7 +62,7 @@ impl Context {
         Ok(items.filter(|item| item.as_ref().map_or(true, |item| !completed.contains(item.id()))))
     }
 
-    /// The same, with the samples of each problem one after the other where they are asked about together.
+    /// The same, but if samples are asked about together, those of each problem follow each other.
     pub fn pending_together<'a>(
         &'a self,
         job: &'a Job,
@@ -183,7 +183,7 @@ fn anew(key: &Key) -> Key {
 }
 
 impl<'a> Plan<'a> {
-    /// The gate of a job, by what the cache holds now; `None` if the dataset has no cache yet.
+    /// The gate of a job, by the present contents of the cache; `None` if the dataset has no cache yet.
     ///
     /// # Errors
     /// If the cache cannot be read.
@@ -264,8 +264,8 @@ impl<'a> Plan<'a> {
         Ok(Next::Send(question, replies, claim))
     }
 
-    /// What becomes of pending items, in their order. Samples of a problem that follow each other are sent together, as
-    /// far as one request takes them.
+    /// How pending items are handled, in their order. Samples of a problem that follow each other are sent
+    /// together, as far as one request takes them.
     pub fn steps<I: Iterator<Item = Result<Item>>>(self, items: I) -> Steps<'a, I> {
         Steps { plan: self, items, found: VecDeque::new(), open: Vec::new() }
     }
@@ -353,7 +353,7 @@ impl<'a> Plan<'a> {
         let Some(cache) = self.cache else { return Ok(None) };
         let found = outcome::latest(cache, self.job, &question.item, Some(self.asked_with))?;
         let found = found.filter(|found| {
-            // What was answered together with others, in a run that ended before it wrote the tables, is no reject.
+            // An item answered in a group, by a run that ended before it wrote the tables, is not a reject.
             !self.retry_rejects
                 || (!found.ask.members.is_empty() && matches!(found.verdict, Verdict::Answer(_)))
         });

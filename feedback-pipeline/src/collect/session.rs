@@ -1,4 +1,4 @@
-//! What every job of a run works with, and the session that its requests are sent with.
+//! The context shared by all jobs of a run, and the session that its requests are sent with.
 
 use crate::error::{Error, Result};
 use crate::items::{Job, Kind};
@@ -24,20 +24,20 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Room on the disk for one reply with its request, about.
+/// Approximate disk space of one reply with its request.
 const BYTES_PER_REPLY: u64 = 16 << 10;
 
-/// So few items may all be bad if the service answered in an earlier run; if more are refused from the start, the
-/// settings are at fault.
+/// Up to this many items may all be bad if the service answered in an earlier run; if more are refused from
+/// the start, the settings are at fault.
 const FEW_ITEMS: usize = 3;
 
-/// What every job of a run works with.
+/// The context shared by all jobs of a run.
 pub struct Context {
     /// The dataset.
     pub dataset: Dataset,
     /// The settings.
     pub settings: Settings,
-    /// Stands in every file that is written.
+    /// Provenance recorded in every file that is written.
     pub provenance: Provenance,
     /// Model that is asked.
     pub model: String,
@@ -61,7 +61,7 @@ pub struct Context {
     teacher: OnceLock<Asked>,
 }
 
-/// Who is asked: what is known of the model and the service, where it is, and how requests are written.
+/// The model and the service that are asked: their catalogue entries, the address, and the request format.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// The model.
@@ -175,10 +175,10 @@ impl Context {
         Ok(Some(Grouped { template, samples, thinks, reasons: prompt.reasons }))
     }
 
-    /// What `pending` items of a job are asked with.
+    /// The session for the `pending` items of a job.
     ///
     /// # Errors
-    /// If the settings do not say whom to ask, the cache cannot be opened, or the disk is full.
+    /// If the settings are incomplete, the cache cannot be opened, or the disk is full.
     pub fn session(&self, job: &Job, prompt: SystemPrompt, pending: usize) -> Result<Session> {
         let teacher = &self.settings.teacher;
         let limits = &self.settings.limits;
@@ -191,7 +191,8 @@ impl Context {
                 Some(HttpClient::new(teacher, &address, service.auth, key.as_ref(), limits.concurrency)?)
             }
         };
-        // A listed model at a rate that the user gave is a hosted service: no few at first, as for a server of one's own.
+        // A listed model with a configured rate limit is a hosted service, so it does not start with few
+        // requests in flight, as a self-hosted server does.
         let is_hosted = model.is_listed && limits.requests_per_minute.is_some();
         let takes_all = is_hosted || transport.is_none();
         let timeout = Duration::from_secs(teacher.timeout_secs);

@@ -54,7 +54,7 @@ impl Context {
         prompt_version: &str,
         cache: Option<&Cache>,
     ) -> Result<Teachers> {
-        // The table of judgements does not say of which order a row is; the cache does.
+        // The table of judgements does not contain the order of a row; the cache does.
         let by_cache_alone = job.kind == Kind::Judgements && cache.is_some();
         let mut others = if by_cache_alone { Teachers::new() } else { completed.others() };
         let scope = job.scope();
@@ -70,7 +70,7 @@ impl Context {
             let item = item?;
             let is_completed = completed.contains(item.id());
             if is_completed && !by_cache_alone {
-                continue; // the table told
+                continue; // known from the table
             }
             if let Some(found) = outcome::latest(cache, job, &item, Some(mine))? {
                 let is_retried = self.retry_rejects && matches!(found.verdict, Verdict::Reject { .. });
@@ -116,7 +116,7 @@ impl Context {
         let mut hint = Vec::new();
         for teacher in others.keys() {
             let whose = self.flags_of(teacher, cache)?;
-            hint.push(format!("to go on with {teacher}: {}{whose}{flag}", command(job)));
+            hint.push(format!("to continue with {teacher}: {}{whose}{flag}", command(job)));
         }
         for teacher in others.keys() {
             let whose = self.flags_of(teacher, cache)?;
@@ -148,7 +148,7 @@ impl Context {
             let _snapshot = cache.snapshot()?;
             for item in self.pending(job, problems, completed)? {
                 let item = item?;
-                // What was asked again meanwhile is answered by that.
+                // An item that has been asked about again since is answered by the new request.
                 if outcome::latest(cache, job, &item, None)?
                     .is_some_and(|found| found.ask.model == self.model)
                 {

@@ -1,4 +1,4 @@
-//! `README.md` of an export: the card that tells `datasets` which file is which split.
+//! `README.md` of an export: the card that tells `datasets` which files belong to which split.
 
 use super::left_out::Split;
 use super::lines::Written;
@@ -14,7 +14,7 @@ use std::path::Path;
 pub(super) struct Config {
     pub(super) name: String,
     pub(super) files: Vec<Written>,
-    /// Lines below `features:`, indented for a list; empty if the files tell themselves.
+    /// Lines below `features:`, indented for a list; empty if the files describe their columns themselves.
     pub(super) features: String,
 }
 
@@ -26,7 +26,8 @@ pub(super) fn write(
     configs: &[Config],
     about: &str,
 ) -> Result<()> {
-    // A dataset may have no card; one that cannot be read would publish the problems without their licence.
+    // A dataset may have no card, but an unreadable one is an error: the problems would be published without
+    // their licence.
     let card = dataset.card_path().try_exists().unwrap_or(true).then(|| dataset.card()).transpose()?;
     let (title, source, licence) = card.map_or_else(
         || (dataset.name(), String::new(), String::new()),
@@ -84,7 +85,7 @@ pub(super) fn write(
     }
     let _ = writeln!(
         text,
-        "\n`manifest.json` lists the settings, the tables' files that the lines were made from, and the rows that were left out."
+        "\n`manifest.json` lists the settings, the table files that the lines were made from, and the rows that were left out."
     );
     let path = folder.join("README.md");
     std::fs::write(&path, text).map_err(Error::io("write", &path))
@@ -98,7 +99,7 @@ fn by_split(files: &[Written]) -> BTreeMap<Split, Vec<&Written>> {
     splits
 }
 
-/// The Hub knows licences by short names.
+/// The Hub identifies licences by short names.
 fn licence_lines(text: &mut String, licence: &str) {
     const KNOWN: [(&str, &str); 8] = [
         ("mit", "mit"),

@@ -1,4 +1,4 @@
-//! The folder of an export: written beside its place, and moved there when it is complete.
+//! The folder of an export: written beside its destination, and renamed to it when complete.
 
 use crate::error::{Error, Result};
 use schemas::file;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Marks a folder as an export.
 pub(super) const MANIFEST: &str = "manifest.json";
 
-/// Files of an export that its manifest does not list.
+/// Files of an export that are not listed in its manifest.
 const OWN: [&str; 3] = [MANIFEST, "README.md", "dataset_info.json"];
 /// Folder of an export's pictures.
 const IMAGES: &str = "images";
@@ -50,7 +50,7 @@ impl Folder {
             Err(error) => return Err(Error::io("read", target)(error)),
         }
         let staged = file::beside(target)?;
-        remove(&staged)?; // of a run that was killed
+        remove(&staged)?; // left by a killed run
         fs::create_dir_all(&staged).map_err(Error::io("create", &staged))?;
         Ok(Self { target: target.to_path_buf(), staged, is_put: false })
     }
@@ -60,7 +60,7 @@ impl Folder {
         &self.staged
     }
 
-    /// Makes the folder appear at its place.
+    /// Moves the folder to its destination.
     pub(super) fn put(mut self) -> Result<()> {
         sync(&self.staged)?;
         let old = self.staged.with_extension("replaced");
@@ -81,12 +81,13 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if !self.is_put {
-            let _ = remove(&self.staged); // the error that led here matters more
+            let _ = remove(&self.staged); // the original error matters more
         }
     }
 }
 
-/// Where a folder is, or would be, without links: what is compared with the dataset's folders and replaced.
+/// The absolute path of a folder that may not exist yet, with links resolved: it is compared with the
+/// dataset's folders.
 pub(super) fn resolved(target: &Path) -> Result<PathBuf> {
     let mut missing = Vec::new();
     let mut at = std::path::absolute(target).map_err(Error::io("find", target))?;
@@ -103,7 +104,8 @@ pub(super) fn resolved(target: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Why the folder at `target` may not be replaced, if so: it is no export, or holds more than the export's own files.
+/// Why the folder at `target` may not be replaced, if so: it is not an export, or contains other files than
+/// the export's own.
 fn not_replaced(target: &Path) -> Result<Option<String>> {
     let manifest = fs::read(target.join(MANIFEST)).ok();
     let manifest = manifest.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
@@ -138,11 +140,11 @@ fn not_replaced(target: &Path) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Puts `staged` in the place of `target`; the old folder is at one of the other two paths afterwards.
+/// Puts `staged` in place of `target`; afterwards the old folder is at one of the other two paths.
 fn exchange(staged: &Path, target: &Path, old: &Path) -> Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     if renameat_with(CWD, staged, CWD, target, RenameFlags::EXCHANGE).is_err() {
-        // No exchange on this file system: for a moment there is neither.
+        // This file system cannot exchange two folders: for a moment neither is there.
         fs::rename(target, old).map_err(Error::io("rename", target))?;
         file::put(staged, target)?;
     }
@@ -156,7 +158,8 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// Syncs all files and folders below one: with one call for thousands of pictures where the system has it.
+/// Syncs all files and folders below one; where the system allows it, with a single call for thousands of
+/// pictures.
 #[cfg(target_os = "linux")]
 fn sync(path: &Path) -> Result<()> {
     let folder = File::open(path).map_err(Error::io("open", path))?;

@@ -85,13 +85,13 @@ pub(super) fn one_expected<'a>(
     )
 }
 
-/// A rationale without the label that students of MM-CoT's kind begin with.
+/// A rationale without the label that MM-CoT-style students begin with.
 fn without_label(rationale: &str) -> String {
     let text = rationale.trim();
     text.strip_prefix("Solution:").unwrap_or(text).trim().to_owned()
 }
 
-/// A text by which two count as the same: white space does not matter.
+/// A text in the form in which two are compared: white space does not matter.
 pub(super) fn folded(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_rollout_has_one_score_for_each_sentence_or_no_line() {
         let two = || rollout(&["One.", "Two."]);
-        // Parts may hold the scores in any order.
+        // Part files may contain the scores in any order.
         let rows = vec![score(1, "Two.", 0.2, "a"), score(0, "One.", 1.0, "a")];
         let sample = scored(two(), rows, false, "scores").unwrap().unwrap();
         assert_eq!((sample.scores.as_slice(), sample.text.as_str()), ([1.0, 0.2].as_slice(), "One. Two."));

@@ -1,10 +1,10 @@
-//! What is not exported, and why: every row that is left out is counted.
+//! The rows that are not exported, counted by reason.
 
 use schemas::number::grouped;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Why a row has no line.
+/// Why a row was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reason {
     /// Its problem is in a split that was not asked for.
@@ -17,13 +17,13 @@ pub(super) enum Reason {
     Pending,
     /// Scores for some of the sentences only.
     PartlyScored,
-    /// Scores or corrections of another text than the table has now.
+    /// Scores or corrections of a text that has since changed.
     OtherText,
-    /// Feedback about a row that the table no longer has.
+    /// Feedback about a row that no longer exists.
     NoRow,
     /// The same text as an earlier row of the problem.
     Duplicate,
-    /// The token limit cut it off, and it would have been an example to follow.
+    /// It was cut off by the token limit, and would have been a good example.
     Truncated,
     /// The problem has a picture, but its file is missing.
     PictureMissing,
@@ -37,9 +37,9 @@ pub(super) enum Reason {
     SameTexts,
     /// The Teacher preferred neither.
     Tie,
-    /// The Teacher's verdict follows the order in which the two were shown.
+    /// The Teacher's verdict depends on the order in which the two were shown.
     OrdersDisagree,
-    /// There is nothing to compare the only sample of a problem with.
+    /// It is the problem's only sample, so there is nothing to compare it with.
     OnlySample,
     /// The best and the worst sample of a problem are too close.
     WithinMargin,
@@ -58,9 +58,9 @@ pub(super) enum Reason {
 pub enum Split {
     /// Problems to learn from.
     Train,
-    /// Problems to choose settings by.
+    /// Problems to choose settings with.
     Val,
-    /// Problems to measure by.
+    /// Problems to evaluate on.
     Test,
 }
 
@@ -85,7 +85,7 @@ impl Split {
         }
     }
 
-    /// The split of a problem; tables hold no other than these.
+    /// The split of a problem; tables contain no others.
     pub(super) fn of(name: &str) -> Self {
         match name {
             "val" => Self::Val,
@@ -96,7 +96,7 @@ impl Split {
 }
 
 impl Reason {
-    /// What is counted, as in `12 rollouts or rationales: not answered yet`.
+    /// A counted reason, as in `12 rollouts or rationales: not answered yet`.
     pub(super) fn label(self) -> String {
         match self {
             Self::Split(split) => format!("in split {0} (--split {0} exports it)", split.as_str()),
@@ -127,7 +127,7 @@ impl Reason {
     }
 }
 
-/// Rows that were left out, by what they would have been and why.
+/// Rows that were left out, by the kind of example they would have become and by reason.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut(BTreeMap<(&'static str, Reason), u64>);
 

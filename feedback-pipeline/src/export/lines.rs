@@ -1,4 +1,4 @@
-//! Files of lines: JSONL and Parquet, one for each split, written as the lines come.
+//! JSONL and Parquet files, one for each split, written line by line.
 
 use super::left_out::Split;
 use crate::error::{Error, Result};
@@ -16,13 +16,13 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Rows that are converted at a time.
+/// Rows converted at a time.
 const BATCH_ROWS: usize = 1024;
-/// Bytes of pictures among them.
+/// Bytes of pictures converted at a time.
 const BATCH_BYTES: usize = 2 << 20;
-/// Memory that the open row group may take.
+/// Maximum memory of the open row group.
 const GROUP_BYTES: usize = 4 << 20;
-/// Rows of a row group at most.
+/// Maximum rows of a row group.
 const GROUP_ROWS: usize = 64 * 1024;
 
 /// A file of the export.
@@ -34,11 +34,11 @@ pub(super) struct Written {
     pub(super) lines: u64,
 }
 
-/// A file that rows of type `R` are added to.
+/// A file of rows of type `R`.
 pub(super) trait Lines<R> {
     /// Adds a line.
     fn push(&mut self, row: R) -> Result<()>;
-    /// Completes the file; returns its number of lines.
+    /// Finishes the file; returns its number of lines.
     fn finish(self) -> Result<u64>;
 }
 
@@ -77,7 +77,7 @@ impl<L> BySplit<L> {
         lines.push(row)
     }
 
-    /// Completes all files.
+    /// Finishes all files.
     pub(super) fn finish<R>(self) -> Result<Vec<Written>>
     where
         L: Lines<R>,
@@ -231,7 +231,8 @@ impl Embedded {
 /// Marks a column of embedded pictures, for [`features`].
 const PICTURE: &str = "picture";
 
-/// A text column. Columns are declared nullable, as `datasets` writes its own: it takes a column for pictures only then.
+/// A text column. Columns are declared nullable, as `datasets` does: otherwise it does not recognize a column
+/// of pictures.
 pub(super) fn text(name: &str) -> Field {
     Field::new(name, DataType::Utf8, true)
 }
@@ -252,7 +253,8 @@ pub(super) fn picture(name: &str) -> Field {
     structure(name, fields).with_metadata(HashMap::from([(PICTURE.to_owned(), String::new())]))
 }
 
-/// What `datasets` takes the columns for. Lists are written as its versions 2 to 5 all read them.
+/// The features that `datasets` reads the columns as. Lists are declared in a form that its versions 2 to 5
+/// all read.
 fn features(fields: &[Field]) -> Value {
     let pairs = fields.iter().map(|field| (field.name().clone(), feature(field)));
     Value::Object(pairs.collect())

@@ -1,4 +1,5 @@
-//! Rows by a key, in memory that does not grow with their texts: they lie in a temporary file, 16 bytes a record stay in memory.
+//! Rows by key, in memory that does not grow with their texts: the rows are in a temporary file, with 16
+//! bytes per record in memory.
 
 use crate::error::{Error, Result};
 use schemas::ids;
@@ -10,7 +11,7 @@ use std::path::Path;
 /// Bytes of records that are kept in memory; more go to a file that the operating system removes.
 const IN_MEMORY: usize = 2 << 20;
 
-/// Records by their key; several may have the same.
+/// Records by key; several may have the same key.
 pub(super) struct Lookup {
     file: tempfile::SpooledTempFile,
     /// First half of a key's digest, and the offset of its record.

@@ -26,7 +26,7 @@ struct Input {
     sha256: String,
 }
 
-/// The files that an export reads, as they are at one moment.
+/// A snapshot of the files that an export reads.
 #[derive(Debug, PartialEq)]
 pub(super) struct Inputs(Vec<Input>);
 
@@ -90,7 +90,7 @@ fn add<T: Table>(dataset: &Dataset, round: u32, inputs: &mut Vec<Input>) -> Resu
     Ok(())
 }
 
-/// Who writes, as in the tables' files.
+/// The program that wrote the export, as in the metadata of the tables.
 pub(super) fn created_by() -> String {
     Provenance::new(PROGRAM, "").created_by
 }

@@ -4,8 +4,8 @@
 //! tables ─► source (by problem) ─► select (pairs, labels, targets) ─► formats ─► folder ─► manifest
 //! ```
 //!
-//! Everything is streamed: memory holds one problem, a few bytes a row, and the open row groups. The folder appears when it is
-//! complete. The same tables and options give the same bytes.
+//! Everything is streamed: memory holds one problem, a few bytes per row, and the open row groups. The folder
+//! appears when it is complete. The same tables and options give the same bytes.
 
 mod card;
 mod folder;
@@ -39,7 +39,7 @@ use source::{Sources, rows_of};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What an export wrote.
+/// The result of an export.
 #[derive(Debug)]
 pub struct Summary {
     to: PathBuf,
@@ -85,7 +85,7 @@ pub fn run(dataset: &Dataset, round: u32, options: &Options, neutral_score: f64)
     Ok(Summary { to: options.to.clone(), format: plan.format, files, copies, left })
 }
 
-/// Refuses a place where the export would be taken for a part of the dataset, or take the dataset's place.
+/// Refuses a destination where the export would become part of the dataset, or replace it.
 fn check_place(dataset: &Dataset, to: &Path) -> Result<()> {
     let root = folder::resolved(dataset.root())?;
     let own = |name: &std::ffi::OsStr| {

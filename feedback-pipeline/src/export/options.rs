@@ -1,4 +1,4 @@
-//! What is exported and how: the flags, checked against the format.
+//! The options of an export: flags, checked against the format.
 
 use super::left_out::Split;
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// Least difference of two samples' scores for a preference, unless `--margin` says otherwise.
+/// Default minimum difference of two samples' scores for a preference.
 const MARGIN: f64 = 0.1;
 
 /// Flags of `export`.
@@ -27,8 +27,8 @@ pub struct Options {
     /// Score above which a sentence or rationale is good [default: rl.neutral_score].
     #[arg(long)]
     threshold: Option<f64>,
-    /// Least difference between the best and the worst sample (preference) [default: 0.1], or between a score and the threshold
-    /// (kto) [default: 0].
+    /// Minimum difference between the best and the worst sample (preference) [default: 0.1], or between a
+    /// score and the threshold (kto) [default: 0].
     #[arg(long)]
     margin: Option<f64>,
     /// How the scores of a rationale's sentences are combined [default: mean].
@@ -37,10 +37,10 @@ pub struct Options {
     /// Export no pictures; captions take their place in the prompts.
     #[arg(long)]
     no_images: bool,
-    /// Text to end each prompt with, for instance the instruction that the student was sampled with.
+    /// Text to append to each prompt, for instance the instruction that the student was sampled with.
     #[arg(long, value_name = "TEXT")]
     instruction: Option<String>,
-    /// Export samples that say the same as another sample of the problem, too.
+    /// Also export samples with the same text as another sample of the problem.
     #[arg(long)]
     keep_duplicates: bool,
     /// Replace an earlier export in the folder.
@@ -48,7 +48,7 @@ pub struct Options {
     pub(super) replace: bool,
 }
 
-/// Who is to read the export.
+/// The format of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// TRL's stepwise supervision, for process reward models: prompt, completions, labels; JSONL.
@@ -67,7 +67,7 @@ pub enum Format {
     Hub,
 }
 
-/// Feedback that examples are made from.
+/// The feedback that examples are made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Source {
     /// Sentence scores of the samples.
@@ -78,7 +78,7 @@ pub enum Source {
     Judgements,
 }
 
-/// How the scores of sentences become the score of a rationale.
+/// How sentence scores are combined into the score of a rationale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Aggregate {
     /// Their mean.
@@ -108,7 +108,7 @@ pub(super) fn name(choice: &impl ValueEnum) -> String {
 pub(super) struct Plan {
     pub(super) format: Format,
     pub(super) round: u32,
-    /// None for formats that export no feedback of one kind.
+    /// `None` for formats that do not use one kind of feedback.
     pub(super) source: Option<Source>,
     pub(super) splits: Vec<Split>,
     pub(super) threshold: f64,
@@ -185,12 +185,12 @@ impl Plan {
         })
     }
 
-    /// Least difference between the samples of a pair.
+    /// Minimum difference between the samples of a pair.
     pub(super) fn pair_margin(&self) -> f64 {
         self.margin.unwrap_or(MARGIN)
     }
 
-    /// Least distance of a score from the threshold.
+    /// Minimum distance of a score from the threshold.
     pub(super) fn label_margin(&self) -> f64 {
         self.margin.unwrap_or(0.0)
     }

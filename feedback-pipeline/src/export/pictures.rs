@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-/// Bytes that tell a picture's type.
+/// Leading bytes that identify a picture's type.
 const HEAD: u64 = 64;
 /// Folder of an export's pictures.
 const FOLDER: &str = "images";
@@ -47,7 +47,7 @@ impl Pictures {
         })
     }
 
-    /// The picture of a problem, `None` if it is shown without one, or why the problem has no line.
+    /// The picture of a problem, `None` if it has none to show, or why the problem is left out.
     ///
     /// # Errors
     /// If its path leaves the dataset folder.
@@ -57,7 +57,7 @@ impl Pictures {
         let is_missing = Path::new(path).components().all(stays) && !self.root.join(path).exists();
         let file = match locate(&self.root, path) {
             Ok(file) => file,
-            // The source never had it; the Teacher was asked without it, too.
+            // The source never had it, and the Teacher was asked without it as well.
             Err(_) if is_missing && self.never_there.contains(&problem.problem_id) => return Ok(Ok(None)),
             Err(_) if is_missing => return Ok(Err(Reason::PictureMissing)),
             Err(reason) => {
@@ -97,7 +97,7 @@ fn name(path: &str) -> String {
     }
 }
 
-/// Pictures that an export has copies of.
+/// Pictures copied into an export.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     copied: IdSet,

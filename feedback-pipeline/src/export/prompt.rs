@@ -1,4 +1,4 @@
-//! The text that a student is asked with: the question, never its answer.
+//! The prompt of a student: the question, never its answer.
 
 use schemas::Problem;
 use std::fmt::Write;
@@ -6,8 +6,8 @@ use std::fmt::Write;
 /// Words in angle brackets that multimodal loaders replace with a picture or another medium.
 const PLACEHOLDERS: [&str; 3] = ["image", "video", "audio"];
 
-/// Question, hint and options, a caption in place of a picture that is not shown, and the instruction. The answer, the
-/// lecture and the solution are not in it.
+/// Question, hint and options, the caption if the picture is not shown, and the instruction; never the
+/// answer, the lecture or the solution.
 pub(super) fn text(problem: &Problem, has_picture: bool, instruction: &str) -> String {
     let mut text = format!("Question: {}", problem.question.trim());
     if !problem.hint.trim().is_empty() {
@@ -34,7 +34,7 @@ pub(super) fn letter(index: usize) -> String {
         .map_or_else(|| (index + 1).to_string(), |index| char::from(b'A' + index).to_string())
 }
 
-/// A text in which no loader finds a placeholder for a picture: `<image>` becomes `[image]`.
+/// A text without anything that a loader would take for a picture placeholder: `<image>` becomes `[image]`.
 pub(super) fn plain(text: &str) -> String {
     PLACEHOLDERS
         .iter()
@@ -78,7 +78,7 @@ mod tests {
             text(&bare, false, ""),
             "Question: Which is [image] north?\nOptions:\n(A) Ohio\n(B) Texas"
         );
-        // The answer changes nothing.
+        // The prompt does not depend on the answer.
         assert_eq!(
             text(&Problem { answer_index: Some(0), ..problem() }, true, ""),
             text(&problem(), true, "")

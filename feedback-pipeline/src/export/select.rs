@@ -1,4 +1,4 @@
-//! From a problem's feedback to examples: pairs, labelled rationales, and rationales to imitate.
+//! Selects examples from a problem's feedback: pairs, labelled rationales, and rationales to imitate.
 
 use super::join::{Sample, folded};
 use super::left_out::{LeftOut, Reason};
@@ -7,7 +7,7 @@ use super::prompt::plain;
 use super::source::{Feedback, rows_of};
 use serde::Serialize;
 
-/// Scores are 32-bit numbers: 0.7 − 0.6 is to be a difference of 0.1.
+/// Tolerance for 32-bit scores: 0.7 − 0.6 must count as a difference of 0.1.
 const ROUNDING: f64 = 1e-6;
 
 /// Which rows of which table an example was made from.
@@ -17,9 +17,9 @@ pub(super) struct Origin {
     pub(super) split: &'static str,
     /// rollouts (with their scores), corrections or judgements.
     pub(super) table: &'static str,
-    /// Ids of the rows, in the order of the texts; a judgement's is the round it was compared with.
+    /// Ids of the rows, in the order of the texts; for a judgement, the round it was compared with.
     pub(super) rows: Vec<String>,
-    /// Who gave the feedback.
+    /// The Teacher that gave the feedback.
     pub(super) teacher: String,
 }
 
@@ -50,10 +50,10 @@ pub(super) struct Target {
     pub(super) origin: Origin,
 }
 
-/// Name in counts of what was left out, if one export makes several kinds of examples.
+/// Name in the counts of left-out rows, if one export makes several kinds of examples.
 pub(super) type Kind = &'static str;
 
-/// Makes examples by the rules of a plan.
+/// Selects examples by the rules of a plan.
 pub(super) struct Selection<'a> {
     plan: &'a Plan,
 }
@@ -222,7 +222,7 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// The best of the samples that end; of several, the first.
+    /// The best of the samples that are not truncated; of several, the first.
     fn best<'s>(&self, samples: &'s [Sample]) -> Option<(&'s Sample, f64)> {
         let whole = samples.iter().filter(|sample| !sample.truncated);
         let scored = whole.map(|sample| (sample, self.score(sample)));
@@ -260,8 +260,8 @@ fn clean(text: &str) -> String {
     plain(text.trim())
 }
 
-/// A text without line breaks. Of two texts that are compared only one may have them (de-duplicated rationales have a sentence a
-/// line), and a student would learn to tell the two by that.
+/// A text without line breaks. Only one of two compared texts may have them (de-duplicated rationales have
+/// one sentence per line), and a student would learn to tell them apart by that.
 fn prose(text: &str) -> String {
     plain(&folded(text))
 }

@@ -1,7 +1,8 @@
 //! The feedback of a round, problem by problem.
 //!
-//! Tables are read once, in whatever order their rows lie, into files that are searched by id; then the problems are visited in
-//! the order of `problems.parquet`. Memory holds one problem and a few bytes for each row.
+//! Tables are read once, whatever the order of their rows, into temporary files that are indexed by id; then
+//! the problems are visited in the order of `problems.parquet`. Memory holds one problem and a few bytes for
+//! each row.
 
 use super::join::{RolloutRow, Sample, ScoreRow, folded, one_expected, scored};
 use super::left_out::{LeftOut, Reason, Split};
@@ -36,7 +37,7 @@ pub(super) struct Verdict {
     pub(super) teacher: String,
 }
 
-/// What is known of one problem.
+/// A problem with its feedback.
 #[derive(Debug)]
 pub(super) struct Feedback {
     pub(super) problem: Problem,
@@ -47,7 +48,7 @@ pub(super) struct Feedback {
 }
 
 impl Feedback {
-    /// Rows that lines can be made from.
+    /// Rows that examples can be made from.
     pub(super) fn rows(&self) -> usize {
         self.samples.len() + self.corrections.len() + self.verdicts.len()
     }
@@ -68,7 +69,7 @@ struct RejectRow {
     problem_id: String,
 }
 
-/// What rows of a source are called in messages.
+/// Name of a source's rows in messages.
 pub(super) fn rows_of(source: Source) -> &'static str {
     match source {
         Source::Scores => "rollouts",
@@ -248,7 +249,7 @@ impl Sources {
         Ok(self.source.is_none() || !self.rows.get::<serde::de::IgnoredAny>(problem_id)?.is_empty())
     }
 
-    /// What lines can be made of a problem's rows; the others are counted.
+    /// The rows of a problem that examples can be made from; the others are counted as left out.
     pub(super) fn of(&mut self, problem: Problem, splits: &[Split], left: &mut LeftOut) -> Result<Feedback> {
         let split = Split::of(&problem.split);
         let mut feedback =
@@ -304,7 +305,7 @@ impl Sources {
         Ok(corrections)
     }
 
-    /// One verdict for each baseline. A pair that was shown in both orders counts if both verdicts agree.
+    /// One verdict for each baseline. A pair shown in both orders counts if both verdicts agree.
     fn verdicts(&mut self, problem_id: &str, left: &mut LeftOut) -> Result<Vec<Verdict>> {
         let first = self.rejected_pairs.partition_point(|other| other.as_str() < problem_id);
         let rejected =

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use schemas::{DatasetCard, Problem};
 use std::path::{Path, PathBuf};
 
-/// Reads the published files of a folder, those that are there, or a single one.
+/// Reads a single published file, or those that exist in a folder.
 pub(super) fn read(from: &Path, images: Option<&Path>) -> Result<Incoming> {
     let published = SPLITS.map(|split| from.join(format!("aokvqa_v1p0_{split}.json")));
     let files: Vec<PathBuf> = match from.is_dir() {
@@ -60,7 +60,7 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
             return Err(record.wrong("image_id", "the number of a COCO picture", "none"));
         };
         let rationales = record.texts("rationales")?.unwrap_or_default();
-        // COCO's own name, since several questions share a picture; COCO files can be placed there.
+        // COCO's file name, since several questions share a picture; COCO files can be placed at that path.
         let name = format!("{image_id:012}.jpg");
         let names = coco_names(&split, &name);
         let found = images.and_then(|images| picture::first_file(names.iter().map(|name| images.join(name))));
@@ -94,8 +94,8 @@ fn read_file(file: &Path, images: Option<&Path>, incoming: &mut Incoming) -> Res
     Ok(())
 }
 
-/// Where COCO has a picture: its release of 2017, then that of 2014 and 2015, whose splits are others and whose names are
-/// longer; each in folders of the splits, or all in one.
+/// Paths of a COCO picture: the 2017 release first, then that of 2014 and 2015, with other splits and longer
+/// names; in one folder per split, or all in one.
 fn coco_names(split: &str, name: &str) -> Vec<String> {
     let mut names = vec![format!("{split}2017/{name}"), name.to_owned()];
     names.extend(SPLITS.iter().filter(|other| **other != split).map(|other| format!("{other}2017/{name}")));

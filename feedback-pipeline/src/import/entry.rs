@@ -1,6 +1,6 @@
-//! A rationale of another model, as its file has it.
+//! A rationale of another model, as read from its file.
 
-/// One rationale as the file has it.
+/// One rationale, as read from the file.
 pub(super) struct Entry {
     pub(super) problem_id: String,
     pub(super) rationale: String,

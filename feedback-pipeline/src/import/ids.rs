@@ -1,11 +1,11 @@
-//! Ids of problems whose source has none: made from their contents.
+//! Ids for problems whose source has none, derived from their contents.
 
 use super::split::SPLITS;
 use schemas::provenance;
 use sha2::{Digest, Sha256};
 
-/// An id that depends on what is asked alone: not on the order of rows, the number of files, or a later correction of the
-/// answer.
+/// An id that depends only on the problem as it is asked: not on the order of rows, the number of files, or a
+/// later correction of the answer.
 pub(super) fn derived_id(
     split: &str,
     question: &str,
@@ -23,7 +23,8 @@ pub(super) fn derived_id(
     format!("{split}-{}", provenance::hex(&hash.finalize()[..8]))
 }
 
-/// Whether an id was made from the contents of a row: `train-0123456789abcdef`, with a number where rows are alike.
+/// Whether an id was derived from the contents of a row: `train-0123456789abcdef`, with a number if rows are
+/// identical.
 pub(super) fn is_derived(id: &str) -> bool {
     let mut parts = id.splitn(3, '-');
     parts.next().is_some_and(|split| SPLITS.contains(&split))
@@ -53,7 +54,7 @@ mod tests {
         ] {
             assert!(!is_derived(other), "{other}");
         }
-        // The boundary of two texts counts.
+        // Moving the boundary between two texts changes the id.
         let of = |choices: [&str; 2]| derived_id("train", "Q?", &choices.map(str::to_owned), "", &[0; 32]);
         assert_ne!(of(["ab", "c"]), of(["a", "bc"]));
         assert_ne!(derived_id("train", "Q?", &["a".to_owned()], "", &[1; 32]), id);

@@ -1,4 +1,4 @@
-//! What a source holds, read and checked, before anything is written.
+//! The contents of a source, read and checked before anything is written.
 
 use crate::error::{Error, Result};
 use schemas::number::grouped;
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// What a source holds.
+/// The contents of a source.
 pub(super) struct Incoming {
     /// Problems in the order of their splits.
     pub(super) problems: Vec<Problem>,
@@ -19,13 +19,13 @@ pub(super) struct Incoming {
     pub(super) embedded: Option<Box<dyn PictureSource>>,
     /// Names under which a missing picture was looked for.
     pub(super) looked_for: Option<String>,
-    /// Problems that no split names.
+    /// Problems that are in no split.
     pub(super) left_out: usize,
     pub(super) card: DatasetCard,
 }
 
 impl Incoming {
-    /// Nothing yet, from a source with this card.
+    /// Empty contents of a source with this card.
     pub(super) fn new(card: DatasetCard) -> Self {
         Self {
             problems: Vec::new(),
@@ -53,7 +53,7 @@ impl Incoming {
         Ok(self)
     }
 
-    /// Ids are unique, and can be the names of pictures.
+    /// Ids must be unique, and usable as file names of pictures.
     pub(super) fn check(&self) -> Result<()> {
         let mut seen = HashMap::with_capacity(self.problems.len());
         for (index, problem) in self.problems.iter().enumerate() {
@@ -78,7 +78,7 @@ impl Incoming {
 
 /// A problem's picture as the source has it.
 pub(super) struct Picture {
-    /// Index of the problem among those that are imported.
+    /// Index of the problem among those imported.
     pub(super) problem: usize,
     /// Where its bytes are.
     pub(super) origin: Origin,
@@ -91,7 +91,7 @@ pub(super) enum Origin {
     File(PathBuf),
     /// In a row of a Parquet file.
     Embedded(Embedded),
-    /// Nowhere: the source names a picture that is not there.
+    /// Nowhere: the source names a picture that does not exist.
     Missing,
 }
 
@@ -101,7 +101,7 @@ impl From<Option<PathBuf>> for Origin {
     }
 }
 
-/// Where a picture is in a source, and what it is.
+/// Location of a picture in a source, and its hash.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Embedded {
     /// Number of the file.
@@ -113,16 +113,16 @@ pub(super) struct Embedded {
 }
 
 impl Embedded {
-    /// Whether a file holds this picture.
+    /// Whether a file contains this picture.
     pub(super) fn is_in(&self, path: &Path) -> bool {
-        // Read in one piece: no picture is larger than what was read to import it.
+        // Reading it whole is safe: the picture was in memory before, when it was imported.
         std::fs::read(path).is_ok_and(|bytes| <[u8; 32]>::from(Sha256::digest(bytes)) == self.digest)
     }
 }
 
-/// What has pictures in its rows.
+/// A source with pictures in its rows.
 pub(super) trait PictureSource {
-    /// Writes pictures to their paths. Whoever calls syncs the folder.
+    /// Writes pictures to their paths. The caller syncs the folder.
     ///
     /// # Errors
     /// If the source was changed since it was checked, or a write fails.

@@ -1,7 +1,7 @@
 //! JSON from third parties: read completely, with the location of every error.
 //!
-//! Unlike `serde_json::Value`, a [`Node`] keeps the order of keys and refuses duplicate keys, and a [`Record`] says
-//! which field of which record was expected to hold what.
+//! Unlike `serde_json::Value`, a [`Node`] keeps the order of keys and refuses duplicate keys, and the errors
+//! of a [`Record`] name the record, the field and what was expected.
 
 use super::split::SPLITS;
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ pub(super) enum Node {
 }
 
 impl Node {
-    /// The value in words, short enough for a message.
+    /// A short description of the value for messages.
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Null => "null".to_owned(),
@@ -126,7 +126,7 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
     }
 }
 
-/// Parses JSON text; a fault is named with its line and column.
+/// Parses JSON text; errors have line and column.
 pub(super) fn parse(text: &str, place: &str) -> Result<Node> {
     serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
@@ -153,7 +153,7 @@ pub(super) fn read(path: &Path) -> Result<Node> {
     parse(&read_text(path)?, &path.display().to_string())
 }
 
-/// The entries of a file's one object.
+/// The entries of the object that a file consists of.
 pub(super) fn read_object(path: &Path) -> Result<Vec<(String, Node)>> {
     match read(path)? {
         Node::Object(entries) => Ok(entries),
@@ -222,7 +222,7 @@ impl<'a> Record<'a> {
         Ok(self.optional_text(name)?.unwrap_or_default())
     }
 
-    /// A text that must be there.
+    /// A required text.
     pub(super) fn text(&self, name: &str) -> Result<String> {
         match self.need(name, "a text")? {
             Node::Text(text) => Ok(text.clone()),
@@ -230,7 +230,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A text that must be there and say something.
+    /// A required text that is not empty.
     pub(super) fn filled_text(&self, name: &str) -> Result<String> {
         let text = self.text(name)?;
         if text.trim().is_empty() { Err(self.wrong(name, "a text", "an empty one")) } else { Ok(text) }
@@ -271,7 +271,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The index of the right option, which must exist; `None` if it is missing or null.
+    /// The index of the correct option, which must exist; `None` if it is missing or null.
     pub(super) fn answer_index(&self, name: &str, choices: usize) -> Result<Option<u8>> {
         let Some(number) = self.optional_number(name)? else { return Ok(None) };
         match u8::try_from(number) {
@@ -280,7 +280,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A split's name; other common names of the val split are taken for it.
+    /// A split's name; other common names of the val split are accepted.
     pub(super) fn split(&self, name: &str) -> Result<Option<String>> {
         let split = self.optional_text(name)?.map(|split| match split.as_str() {
             "validation" | "valid" | "dev" => "val".to_owned(),

@@ -1,4 +1,4 @@
-//! Lists that stand as text, `["a", "b"]`: in JSON, or as Python prints them.
+//! Lists written as text, such as `["a", "b"]`, in JSON or as Python prints them.
 
 /// The texts of such a list; `None` if the text is no list of texts.
 pub(super) fn list(text: &str) -> Option<Vec<String>> {
@@ -50,7 +50,7 @@ fn quoted(rest: &mut impl Iterator<Item = char>, quote: char) -> Option<String> 
     }
 }
 
-/// The character of some hexadecimal digits.
+/// The character with a hexadecimal code.
 fn code(rest: &mut impl Iterator<Item = char>, digits: usize) -> Option<char> {
     let digits: String = rest.take(digits).collect();
     char::from_u32(u32::from_str_radix(&digits, 16).ok()?)

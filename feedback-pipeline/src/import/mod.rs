@@ -1,8 +1,8 @@
 //! Import: published problem sets and other models' rationales become tables of a dataset.
 //!
-//! Each format has a file of its own that turns its source into rows; `publish` merges them into the
-//! dataset. Nothing is written before the whole source has been read and checked, and importing the same
-//! source again changes nothing.
+//! Each format has its own file, which turns its source into rows; `publish` merges them into the dataset.
+//! Nothing is written before the whole source has been read and checked, and importing the same source again
+//! changes nothing.
 
 mod aokvqa;
 mod entry;
@@ -29,9 +29,9 @@ use std::path::{Path, PathBuf};
 pub enum Command {
     /// ScienceQA as published (problems.json, pid_splits.json, captions and an images folder), or as Parquet.
     ///
-    /// Problems that pid_splits.json does not name are skipped and counted. Without that file, or with a file instead of a
-    /// folder, each problem's own `split` field decides. The Parquet files of the Hugging Face Hub
-    /// (data/{train,validation,test}-*.parquet) have no ids: they are made from the contents of a row.
+    /// Problems that pid_splits.json does not name are skipped and counted. Without that file, or with a file
+    /// instead of a folder, each problem's own `split` field decides. The Parquet files of the Hugging Face
+    /// Hub (data/{train,validation,test}-*.parquet) have no ids: they are derived from the contents of a row.
     Scienceqa {
         /// Folder with problems.json and pid_splits.json, or with Parquet files; or one file of either form.
         #[arg(long, value_name = "DIR")]
@@ -80,10 +80,11 @@ pub enum Command {
     },
     /// Multiple-choice problems in Parquet files of any layout, with their pictures.
     ///
-    /// Fields: problem_id, split, question, choices, answer_index, hint, caption, lecture, solution, image, subject, topic,
-    /// category, skill, grade, source. Each is read from the column of its name, or from the one that --map names: `a.b` is
-    /// field b of a struct a, `A+B+C` a list of three columns. The answer may be an index, a letter or the text of an option;
-    /// the picture bytes, a path, or a struct of both. Without problem_id, ids are made from the contents of a row.
+    /// Fields: problem_id, split, question, choices, answer_index, hint, caption, lecture, solution, image,
+    /// subject, topic, category, skill, grade, source. Each is read from the column of its name, or from the
+    /// one that --map names: `a.b` is field b of a struct a, `A+B+C` a list of three columns. The answer may
+    /// be an index, a letter or the text of an option; the picture bytes, a path, or a struct of both.
+    /// Without problem_id, ids are derived from the contents of a row.
     Parquet {
         /// Parquet files, or a folder with train-*.parquet, validation-*.parquet, test-*.parquet.
         #[arg(long, value_name = "FILES", num_args = 1.., required = true)]
@@ -97,7 +98,7 @@ pub enum Command {
         /// Folder that paths of pictures start from [default: the folder of each file].
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
-        /// Split of all problems [default: by the names of files, else by the column of that name].
+        /// Split of all problems [default: by the names of the files, else by a column `split`].
         #[arg(long, value_parser = SPLITS)]
         split: Option<String>,
         /// Licence of the problems, for dataset.toml.
@@ -119,10 +120,10 @@ pub enum Command {
         /// ARES round that the rollouts belong to.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         round: u32,
-        /// Split that predictions are in the order of; other layouts: import only this split.
+        /// Split whose order the predictions follow; for other layouts, import only this split.
         #[arg(long, value_parser = SPLITS)]
         split: Option<String>,
-        /// Skip and count rationales of problems that the dataset lacks, instead of refusing the file.
+        /// Skip and count rationales of unknown problems, instead of refusing the file.
         #[arg(long)]
         skip_unknown: bool,
         /// Name of the model that wrote them, kept as `import:NAME` in the column `policy`.
@@ -147,7 +148,7 @@ fn field_and_column(text: &str) -> Result<(String, String), String> {
 /// Runs an import and prints what it did.
 ///
 /// # Errors
-/// Bad input, named with its place; then the dataset is as it was.
+/// Bad input, named with its location; the dataset is then unchanged.
 pub fn run(command: Command) -> Result<()> {
     let summary = match command {
         Command::Scienceqa { from, data, captions, images } => {

@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 /// What a picture must be.
 pub(super) const EXPECTED: &str = "a PNG, JPEG, GIF or WebP picture";
 
-/// The first of some paths that is a file.
+/// The first path that is a file.
 pub(super) fn first_file(candidates: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
     candidates.into_iter().find(|path| path.is_file())
 }
 
-/// Extension by what the file holds; the file's own where that is unknown.
+/// Extension by the contents of a file; the file's own if they are unknown.
 pub(super) fn extension(file: &Path) -> Result<String> {
     Ok(known_extension(&start(file)?).map_or_else(|| own_extension(file), str::to_owned))
 }
 
-/// What a file is if it is no picture of a known format.
+/// What a file is, if it is not a picture of a known format.
 pub(super) fn unknown(file: &Path) -> Result<Option<&'static str>> {
     let start = start(file)?;
     Ok(match known_extension(&start) {
@@ -27,7 +27,7 @@ pub(super) fn unknown(file: &Path) -> Result<Option<&'static str>> {
     })
 }
 
-/// As many bytes as tell what a file is.
+/// As many bytes as are needed to identify a file's type.
 fn start(file: &Path) -> Result<Vec<u8>> {
     use std::io::Read;
     let handle = fs::File::open(file).map_err(Error::io("open", file))?;
@@ -46,12 +46,12 @@ fn known_extension(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The extension of a path in lower case; `png` where it has none.
+/// The extension of a path in lower case; `png` if it has none.
 pub(super) fn own_extension(file: &Path) -> String {
     file.extension().map_or_else(|| "png".to_owned(), |extension| extension.to_string_lossy().to_lowercase())
 }
 
-/// Copies a file atomically; true if that changed anything. Whoever calls syncs the folder.
+/// Copies a file atomically; true if that changed anything. The caller syncs the folder.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<bool> {
     let bytes = fs::read(from).map_err(Error::io("read", from))?;
     if fs::read(to).is_ok_and(|there| there == bytes) {

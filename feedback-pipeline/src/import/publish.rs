@@ -1,7 +1,7 @@
 //! Merging imported problems into a dataset: pictures first, `problems.parquet` last, each atomically.
 //!
-//! Problems that the dataset lacks are added; one that it has must be the same, except for columns that one side leaves
-//! empty (a later import may bring captions, pictures or grades). Anything else is refused before a file is touched.
+//! New problems are added; an existing one must be the same, except for columns that one side leaves empty (a
+//! later import may add captions, pictures or grades). Anything else is refused before a file is touched.
 
 use super::ids::is_derived;
 use super::incoming::{Incoming, Origin};
@@ -18,7 +18,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// What an import did.
+/// The result of an import.
 pub(super) struct Summary {
     dataset: PathBuf,
     problems: Vec<Problem>,
@@ -52,7 +52,7 @@ pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
     });
     let missing_pictures: Vec<String> = missing_pictures.collect();
     changed |= list_missing(&dataset, &problems, &missing_pictures)?;
-    // Last: problems that are there have everything that belongs to them.
+    // Written last, so that every problem in the table has its pictures.
     if problems != existing {
         let provenance = Provenance::new(PROGRAM, "");
         table::write(&dataset.problems_path(), problems.iter().cloned(), &provenance)?;
@@ -70,7 +70,7 @@ pub(super) fn publish(data: &Path, mut incoming: Incoming) -> Result<Summary> {
     })
 }
 
-/// Writes the pictures that the dataset lacks, and makes sure that they survive a crash; true if there were any.
+/// Writes the missing pictures, and ensures that they survive a crash; true if there were any.
 fn write_pictures(dataset: &Dataset, incoming: &Incoming) -> Result<bool> {
     let mut changed = false;
     let mut seen = HashSet::new();
@@ -92,7 +92,7 @@ fn write_pictures(dataset: &Dataset, incoming: &Incoming) -> Result<bool> {
         changed = true;
     }
     if changed {
-        // One by one it takes minutes.
+        // Syncing one by one would take minutes.
         let folder = dataset.images_dir();
         let file = File::open(&folder).map_err(Error::io("open", &folder))?;
         rustix::fs::syncfs(&file).map_err(|error| Error::io("sync", &folder)(error.into()))?;
@@ -100,22 +100,22 @@ fn write_pictures(dataset: &Dataset, incoming: &Incoming) -> Result<bool> {
     Ok(changed)
 }
 
-/// Problems of one source with ids of their own, and with ids made from their contents, are the same ones twice.
+/// Refuses to mix published and derived ids of one source: every problem would be there twice.
 fn same_kind_of_ids(existing: &[Problem], incoming: &Incoming, data: &Path) -> Result<()> {
     let Some(new) = incoming.problems.first() else { return Ok(()) };
     let is_made = |problem: &Problem| is_derived(&problem.problem_id);
     let differs = |old: &&Problem| old.source == new.source && is_made(old) != is_made(new);
     existing.iter().find(differs).map_or(Ok(()), |old| {
         let message = format!(
-            "it has problems of {} with other ids (`{}`, and now `{}`), which would be there twice; import into a folder \
-             of its own",
+            "it has problems of {} with other ids (`{}`, now `{}`), which would be duplicated; import into a separate \
+             folder",
             new.source, old.problem_id, new.problem_id
         );
         Err(Error::bad_input(data.display().to_string(), message))
     })
 }
 
-/// Updates the list of problems whose picture no source had; true if that changed it.
+/// Updates the list of problems whose picture was in no source; true if that changed it.
 fn list_missing(dataset: &Dataset, problems: &[Problem], missing: &[String]) -> Result<bool> {
     let before = image::never_there(dataset)?;
     let has_come =
@@ -132,8 +132,7 @@ fn list_missing(dataset: &Dataset, problems: &[Problem], missing: &[String]) -> 
     Ok(true)
 }
 
-/// A picture that an earlier import found keeps its path, also where its type gave it another ending than the
-/// source's.
+/// A picture that an earlier import found keeps its path, even if its extension differs from the source's.
 fn keep_copied_pictures(dataset: &Dataset, incoming: &mut Incoming) {
     for picture in incoming.pictures.iter().filter(|picture| picture.origin == Origin::Missing) {
         let problem = &mut incoming.problems[picture.problem];
@@ -159,14 +158,14 @@ fn merge(existing: &[Problem], incoming: &Incoming, data: &Path) -> Result<(Vec<
                 let id = &problem.problem_id;
                 Error::bad_input(
                     data.display().to_string(),
-                    format!("problem `{id}` already exists with a different {column}; import into a folder of its own"),
+                    format!("problem `{id}` already exists with a different {column}; import into a separate folder"),
                 )
             })?,
         };
         merged.insert(problem.problem_id.as_str(), both);
     }
     let added = merged.keys().filter(|id| !old.contains_key(*id)).count();
-    // The order of the larger source is kept: predictions follow the order of its splits.
+    // The order of the larger source is kept, since predictions follow the order of its splits.
     let covers_all = existing.iter().all(|problem| merged.contains_key(problem.problem_id.as_str()));
     let mut problems = Vec::with_capacity(existing.len() + added);
     if !covers_all {
@@ -181,7 +180,7 @@ fn merge(existing: &[Problem], incoming: &Incoming, data: &Path) -> Result<(Vec<
     Ok((problems, added))
 }
 
-/// A problem with what either side knows of it; the first column that both know differently is the error.
+/// A problem merged from both sides; the error is the first column in which they differ.
 fn fill(old: &Problem, new: &Problem) -> std::result::Result<Problem, &'static str> {
     fn text(column: &'static str, old: &str, new: &str) -> std::result::Result<String, &'static str> {
         match (old.is_empty(), new.is_empty()) {
@@ -215,7 +214,7 @@ fn fill(old: &Problem, new: &Problem) -> std::result::Result<Problem, &'static s
         caption: text("caption", &old.caption, &new.caption)?,
         lecture: text("lecture", &old.lecture, &new.lecture)?,
         solution: text("solution", &old.solution, &new.solution)?,
-        // The file decides the ending, and it may have come since.
+        // The extension depends on the file, which may have been added since.
         image: new.image.clone().or_else(|| old.image.clone()),
         subject: optional("subject", &old.subject, &new.subject)?,
         topic: optional("topic", &old.topic, &new.topic)?,
@@ -288,7 +287,7 @@ impl fmt::Display for Summary {
             writeln!(f)?;
         }
         if self.left_out > 0 {
-            writeln!(f, "  problems skipped, since no split names them: {}", grouped(self.left_out))?;
+            writeln!(f, "  problems skipped, since they are in no split: {}", grouped(self.left_out))?;
         }
         if let Some(first) = self.missing_pictures.first() {
             writeln!(

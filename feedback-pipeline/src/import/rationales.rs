@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Which rationales become which rollouts.
+/// Options of an import of rationales.
 pub(super) struct Choice {
     /// ARES round of the rollouts.
     pub(super) round: u32,
@@ -27,7 +27,7 @@ pub(super) struct Choice {
     pub(super) map: Vec<(String, String)>,
 }
 
-/// What an import did.
+/// The result of an import.
 pub(super) struct Summary {
     dataset: PathBuf,
     round: u32,
@@ -115,13 +115,13 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// The policy of a rationale: `import:` and the model that wrote it, else the file.
+    /// The policy of a rationale: `import:` and the model that wrote it, or the hash of the file.
     fn policy(&self, entry: &Entry) -> String {
         format!("import:{}", self.written_by.or(entry.model.as_deref()).unwrap_or(self.digest))
     }
 }
 
-/// Who wrote a text about a problem: several models may have written the same.
+/// The models that wrote a text for a problem: several may have written the same one.
 type Policies = HashMap<(String, String), Vec<String>>;
 
 /// The policies of rationales that earlier imports of the same file wrote, by problem and text.
@@ -147,11 +147,11 @@ fn written(dataset: &Dataset, round: u32, digest: &str) -> Result<Policies> {
     Ok(written)
 }
 
-/// Writes the entries as a part of their own; false if that part is there with the same rationales.
+/// Writes the entries as a separate part; false if that part already exists with the same rationales.
 fn write(dataset: &Dataset, round: u32, import: &Import<'_>, entries: &[Entry], from: &Path) -> Result<bool> {
     let source = format!("import-{}", &import.digest[..8]);
     let name = import.name;
-    // Further rationales of a problem that has some are its next samples.
+    // If a problem already has rationales, further ones become its next samples.
     let mut next_sample: HashMap<String, u32> = HashMap::new();
     #[derive(serde::Deserialize)]
     struct Taken {
@@ -189,7 +189,7 @@ fn write(dataset: &Dataset, round: u32, import: &Import<'_>, entries: &[Entry], 
         *next += 1;
         let spans = sentences::split(&entry.rationale);
         Rollout {
-            // Rollouts that are sampled for the same round have ids of their own.
+            // Rollouts sampled for the same round have different ids.
             rollout_id: format!("{source}-{}", Rollout::id(&entry.problem_id, round, sample)),
             problem_id: entry.problem_id.clone(),
             round,
@@ -236,7 +236,7 @@ fn read(text: &str, from: &Path, problems: &[Problem], split: Option<&str>) -> R
     }
 }
 
-/// By the file's name, or by a first line that is a whole record with lines after it.
+/// Decided by the file's name, or by a first line that is a complete record followed by others.
 fn is_jsonl(text: &str, from: &Path) -> bool {
     if from.extension().is_some_and(|extension| extension == "jsonl" || extension == "ndjson") {
         return true;
@@ -260,7 +260,7 @@ fn read_jsonl(text: &str, from: &Path) -> Result<Vec<Entry>> {
     entries.collect()
 }
 
-/// MM-CoT's layout: texts in the order of a split, with the targets in `labels`.
+/// MM-CoT's layout: texts in the order of a split, with the reference texts in `labels`.
 fn read_predictions(record: &Record<'_>, problems: &[Problem], split: Option<&str>) -> Result<Vec<Entry>> {
     let Some(split) = split else {
         let message = "predictions have no problem ids: pass the split whose order they follow with --split train, val or test";
@@ -286,7 +286,7 @@ fn read_predictions(record: &Record<'_>, problems: &[Problem], split: Option<&st
         .collect())
 }
 
-/// The targets must be the problems' own solutions: that shows that the order is the same.
+/// The reference texts must be the problems' solutions, which proves that the order is the same.
 fn check_labels(record: &Record<'_>, labels: &[String], problems: &[&Problem]) -> Result<()> {
     if labels.len() != problems.len() {
         return Err(record.wrong(
@@ -295,7 +295,8 @@ fn check_labels(record: &Record<'_>, labels: &[String], problems: &[&Problem]) -
             labels.len(),
         ));
     }
-    // Decoded targets lost newlines, spaces and rare characters, and begin with the lecture in some runs.
+    // Decoded reference texts lack newlines, spaces and rare characters, and in some runs begin with the
+    // lecture.
     let words = |text: &str| -> HashSet<String> {
         let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| word.len() > 3);
         words.map(str::to_lowercase).collect()
@@ -341,7 +342,7 @@ impl fmt::Display for Summary {
         if self.unknown > 0 {
             writeln!(
                 f,
-                "  rationales skipped, since the dataset lacks their problems: {}",
+                "  rationales skipped, since their problems are not in the dataset: {}",
                 grouped(self.unknown)
             )?;
         }

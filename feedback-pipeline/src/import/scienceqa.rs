@@ -141,7 +141,7 @@ fn problem(
     Ok((problem, picture))
 }
 
-/// Split of each problem, and its place there.
+/// Split of each problem, and its position in it.
 struct Splits<'a> {
     of: HashMap<&'a str, (&'static str, usize)>,
 }
@@ -154,7 +154,7 @@ impl<'a> Splits<'a> {
         let record = Record::new(path.display().to_string(), &node)?;
         let mut of = HashMap::with_capacity(known.len());
         for split in SPLITS {
-            // Other keys (trainval, minitest …) name the same problems again.
+            // Other keys (trainval, minitest …) list the same problems again.
             for (place, id) in record.texts(split)?.unwrap_or_default().into_iter().enumerate() {
                 let Some(id) = known.get(id.as_str()) else {
                     return Err(record.wrong(split, "problems of problems.json", format_args!("`{id}`")));

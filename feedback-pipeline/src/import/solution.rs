@@ -1,6 +1,6 @@
-//! Several rationales of a problem as one solution.
+//! Joins several rationales of a problem to one solution.
 
-/// Rationales one after the other, each a sentence of its own: one without a mark at its end would run on into the next.
+/// Joins rationales so that each ends as a sentence: without a final mark it would run into the next.
 pub(super) fn as_sentences(rationales: &[String]) -> String {
     let mut joined = String::new();
     for rationale in rationales.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {

@@ -13,11 +13,12 @@ use crate::teacher::Usage;
 use crate::teacher::catalogue::Price;
 use schemas::settings::Provider;
 
-/// So many requests are counted one by one; of those after them every [`STRIDE`]th, the others by their length.
+/// The first requests, up to this many, are all tokenized; after them, only every [`STRIDE`]th, and the
+/// others are estimated by length.
 const COUNTED: u64 = 4_000;
 const STRIDE: u64 = 10;
 
-/// What a job would take.
+/// The estimated requests and cost of a job.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Estimate {
     /// Items, including completed ones.
@@ -28,32 +29,33 @@ pub struct Estimate {
     pub requests: u64,
     /// Items whose picture is missing or unreadable.
     pub without_image: u64,
-    /// Items whose picture the source never had; they are asked without it.
+    /// Items whose picture the source never had; their requests have no picture.
     pub never_there: u64,
-    /// Tokens, as they will be charged one by one.
+    /// Tokens, as charged for single requests.
     pub usage: Usage,
-    /// How they were counted; empty if there are none.
+    /// How tokens were counted; empty if there are none.
     pub how: String,
 }
 
 impl Estimate {
-    /// All input tokens, however they are charged.
+    /// All input tokens, regardless of their price.
     pub fn input_tokens(&self) -> u64 {
         self.usage.input + self.usage.cache_write + self.usage.cache_read
     }
 
-    /// Dollars at a price, each request for itself.
+    /// Dollars at a price, for single requests.
     pub fn dollars(&self, price: &Price) -> f64 {
         price.cost_of_all(&self.usage, self.requests)
     }
 
-    /// Dollars in batch mode, where the provider's prompt cache is not to be relied on.
+    /// Dollars in batch mode, in which hits of the provider's prompt cache are not guaranteed.
     pub fn dollars_in_batches(&self, price: &Price) -> f64 {
         let usage = Usage { input: self.input_tokens(), output: self.usage.output, ..Usage::default() };
         price.in_batch().cost_of_all(&usage, self.requests)
     }
 
-    /// Minutes at an allowance; `None` if there is no limit. Tokens read from a prompt cache count against none.
+    /// Minutes at the rate limits; `None` if there are none. Tokens read from a prompt cache do not count
+    /// towards the limits.
     pub fn minutes(&self, limits: &schemas::settings::LimitSettings) -> Option<f64> {
         let at = |count: u64, limit: Option<u64>| limit.map(|limit| count as f64 / limit as f64);
         [
@@ -88,11 +90,11 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
         Counter::grouped(&asked.model, dialect, &system, &samples),
     ];
     let mut estimate = Estimate::default();
-    // Of requests about one item, and about several.
+    // Counters for requests about one item, and about several.
     let mut sums = [Sum::default(), Sum::default()];
     let asked_with = AskedWith { model, prompt_version: &system.version };
     let plan = Plan::new(context, job, &questions, asked_with, cache.as_ref())?;
-    let mut claims = Vec::new(); // the same request of a later item is shared
+    let mut claims = Vec::new(); // a later item with the same request shares it
     estimate.all = context.count(job, &problems, &completed)?.0;
     let mut failed = None;
     let mut pending = 0;
@@ -157,13 +159,13 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     Ok(estimate)
 }
 
-/// Counted tokens, and the lengths from which the others are extrapolated.
+/// Counted tokens, and the lengths for extrapolating to requests that were not counted.
 #[derive(Default)]
 struct Sum {
     requests: u64,
     bytes: u64,
     counted_bytes: u64,
-    /// Tokens of the user's texts and of the replies, for those that were counted.
+    /// Tokens of user messages and replies, for the requests that were counted.
     input: f64,
     output: f64,
     image_tokens: u64,

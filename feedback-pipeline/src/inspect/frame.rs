@@ -1,4 +1,4 @@
-//! Tables as lazy frames, read and checked by the same code as everything else reads them.
+//! Tables as lazy frames, read and checked by the same code as everywhere else.
 
 use crate::error::{Error, Result};
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -12,8 +12,8 @@ pub(super) fn frame<T: Table>(dataset: &Dataset, round: u32, names: &[&'static s
     table::<T>(&dataset.columns::<T>(round, names)?, names).map(IntoLazy::lazy).map_err(failed::<T>)
 }
 
-/// The frame with a column that says where a text is nothing but white space. Texts are looked at as they are here:
-/// functions on texts would make polars a good deal larger.
+/// Adds a column that is true if a text is only white space. This is done outside polars, because its string
+/// functions would make the binary a good deal larger.
 pub(super) fn with_blank(frame: LazyFrame, text: &str, name: &str) -> Result<LazyFrame> {
     let add = || {
         let mut frame = frame.collect()?;
@@ -26,7 +26,8 @@ pub(super) fn with_blank(frame: LazyFrame, text: &str, name: &str) -> Result<Laz
     add().map_err(unexpected)
 }
 
-/// Every row of the left frame once for each partner in the right one, and once without a partner; in the order of the left.
+/// A left join that keeps the order of the left frame: each of its rows once per match in the right one, or
+/// once without a match.
 pub(super) fn left_join(left: LazyFrame, on: &str, right: LazyFrame, right_on: &str) -> LazyFrame {
     let order = JoinArgs { maintain_order: MaintainOrderJoin::Left, ..JoinArgs::new(JoinType::Left) };
     left.join(right, [col(on)], [col(right_on)], order)
@@ -132,7 +133,7 @@ impl Collected {
     }
 }
 
-/// A column of a query's result that is missing or of another type: an error in this program.
+/// A column of a query's result is missing or has another type: a bug in this program.
 fn unexpected(error: PolarsError) -> Error {
     Error::Failed(format!("a query's result: {error}"))
 }

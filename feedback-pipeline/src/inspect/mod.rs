@@ -1,4 +1,4 @@
-//! Read-only commands on a round; only an audit sends requests.
+//! Read-only commands about a round; only `audit` sends requests.
 
 pub mod audit;
 pub mod estimate;

@@ -18,7 +18,7 @@ pub struct Share {
     pub part: u64,
     /// All cases.
     pub whole: u64,
-    /// The fraction; `None` of nothing.
+    /// The fraction; `None` if there are no cases.
     pub share: Option<f64>,
     /// Lower end of Wilson's score interval.
     pub low: f64,
@@ -61,19 +61,19 @@ impl fmt::Display for Share {
 pub struct Results {
     /// The candidate is better.
     pub wins: u64,
-    /// Neither is, or the two orders contradict each other.
+    /// Neither is better, or the two orders contradict each other.
     pub ties: u64,
     /// The baseline is better.
     pub losses: u64,
 }
 
 impl Results {
-    /// Share of wins, ties left out.
+    /// Share of wins, without ties.
     pub fn win_rate(&self) -> Share {
         Share::of(self.wins, self.wins + self.losses)
     }
 
-    /// Those of each row of a query.
+    /// One per row of a query.
     fn read(rows: &Collected) -> Result<Vec<Self>> {
         let (wins, ties, losses) = (rows.counts("wins")?, rows.counts("ties")?, rows.counts("losses")?);
         let results = |row: usize| Self { wins: wins[row], ties: ties[row], losses: losses[row] };
@@ -94,16 +94,16 @@ pub struct WinRates {
     pub against: String,
     /// All problems. A problem judged in both orders counts once: won if the orders do not contradict.
     pub all: Results,
-    /// By subject, where it is given.
+    /// By subject, if known.
     pub subjects: BTreeMap<String, Results>,
-    /// How often the rationale shown first won, of the judgements that decided: 50 % without a bias.
+    /// How often the rationale shown first won, among decided judgements: 50 % without position bias.
     pub shown_first: Share,
-    /// Problems judged in both orders, and those of them where both say the same.
+    /// Number of problems judged in both orders, and of those with the same verdict in both.
     pub both_orders: (u64, u64),
 }
 
 impl WinRates {
-    /// Those of a round, by subject.
+    /// The win rates of a round, by subject.
     ///
     /// # Errors
     /// If a table cannot be read.
@@ -124,7 +124,8 @@ impl WinRates {
         frame::<Judgement>(dataset, round, &["problem_id", "against", "candidate_shown_first", "verdict"])
     }
 
-    /// Sums up judgements, one entry for each baseline; `subjects` names that of a problem where it has one.
+    /// Sums up judgements, one entry per baseline; `subjects` maps problems to their subject, if they have
+    /// one.
     pub(super) fn of(judgements: &LazyFrame, subjects: Option<LazyFrame>) -> Result<Vec<Self>> {
         let is = |verdict: &'static str| col("verdict").eq(lit(verdict));
         let points = when(is("win")).then(lit(1)).when(is("loss")).then(lit(-1)).otherwise(lit(0));

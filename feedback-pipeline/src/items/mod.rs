@@ -1,5 +1,5 @@
-//! What a round still lacks, found by comparing tables: rollouts without scores, rationales without corrections, pairs
-//! without a judgement.
+//! The items that a round still needs feedback on, found by comparing tables: rollouts without scores,
+//! rationales without corrections, pairs without a judgement.
 //!
 //! Items come as an iterator over the tables, batch by batch, so that a round of any size takes the same memory.
 
@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub enum Kind {
     /// A score for each sentence of a rollout.
     Scores,
-    /// A repaired rationale.
+    /// A corrected rationale.
     Corrections,
     /// The better of two rationales.
     Judgements,
@@ -42,7 +42,7 @@ impl Kind {
         }
     }
 
-    /// Index for arrays with a place for each kind.
+    /// Index for arrays with one entry per kind.
     pub fn index(self) -> usize {
         self as usize
     }
@@ -117,7 +117,7 @@ impl Job {
         }
     }
 
-    /// What one item is called in messages.
+    /// Name of one item in messages.
     pub fn items(&self) -> &'static str {
         match self.kind {
             Kind::Scores => "rollouts",
@@ -141,7 +141,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// What the item is known by among those that are completed.
+    /// Key of the item among the completed ones.
     pub fn id(&self) -> &str {
         match self.content {
             Content::Judgement { .. } => &self.problem.problem_id,

@@ -5,7 +5,7 @@ use schemas::provenance;
 /// In which order two rationales are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// By a coin that falls by this seed and the problem.
+    /// At random, by this seed and the problem.
     Shuffled(u64),
     /// The candidate is A.
     CandidateFirst,
@@ -16,7 +16,7 @@ pub enum Order {
 impl Order {
     /// Whether the candidate of a problem is shown first.
     pub(super) fn candidate_first(self, problem_id: &str, round: u32, against: &str) -> bool {
-        // A deterministic coin, independent of the order of the rows.
+        // A deterministic coin flip, independent of the order of the rows.
         let coin = match self {
             Self::CandidateFirst => return true,
             Self::BaselineFirst => return false,

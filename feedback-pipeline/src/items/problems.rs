@@ -1,4 +1,4 @@
-//! Problems by their id, in memory that does not grow with their texts.
+//! Problems by id, in memory that does not grow with their texts.
 
 use crate::error::{Error, Result};
 use schemas::settings::Provider;

@@ -1,16 +1,17 @@
-//! Samples of one problem that are listed together: sentences that two of them begin with alike are listed once.
+//! Samples of one problem that are listed together: leading sentences that two of them share are listed once.
 
 /// A sample in a list of several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// An earlier sample, from 0, and the number of first sentences that both have in common; they are listed there.
+    /// An earlier sample, from 0, and the number of leading sentences that both share, which are listed
+    /// there.
     pub shared: Option<(usize, usize)>,
     /// Number of all its sentences.
     pub sentences: usize,
 }
 
 impl Listed {
-    /// How samples are listed, each with the earlier one that it has most in common with.
+    /// How samples are listed, each with the earlier one with which it shares most.
     pub fn list<T: PartialEq>(samples: &[Vec<T>]) -> Vec<Self> {
         let list = samples.iter().enumerate().map(|(place, sample)| {
             let common = |other: &Vec<T>| other.iter().zip(sample).take_while(|(a, b)| a == b).count();
@@ -25,7 +26,7 @@ impl Listed {
         list.collect()
     }
 
-    /// Sentences that are listed under the sample itself.
+    /// Number of sentences listed under the sample itself.
     pub fn own(&self) -> usize {
         self.sentences - self.shared.map_or(0, |(_, count)| count.min(self.sentences))
     }
@@ -34,7 +35,7 @@ impl Listed {
 /// The sample under which a sentence of another is listed, both from 0; its number there is the same.
 pub fn home(list: &[Listed], sample: usize, sentence: usize) -> usize {
     let mut home = sample;
-    // Each step leads to an earlier sample.
+    // Terminates, since each step leads to an earlier sample.
     while let Some((earlier, count)) = list.get(home).and_then(|listed| listed.shared)
         && sentence < count
         && earlier < home

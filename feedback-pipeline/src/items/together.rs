@@ -1,4 +1,4 @@
-//! Rollouts of a problem one after the other, wherever their rows are: those of several imports are not next to each other.
+//! Groups rollouts by problem, wherever their rows are: those of several imports are not adjacent.
 
 use super::{Content, Item, Problems, Rows};
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Corrections: `{"rationale":"…"}`, with words in it.
+//! Corrections: `{"rationale":"…"}`, with a text that has words.
 
 use serde_json::{Map, Value};
 
@@ -11,6 +11,7 @@ pub(super) fn read(object: &Map<String, Value>) -> Result<String, String> {
     if super::placeholder::is_placeholder(rationale) {
         return Err(format!("`rationale` is {rationale}, a placeholder"));
     }
-    // Half-escaped LaTeX: `\frac` and `\beta` are read as JSON's escapes for characters that no text holds.
+    // Half-escaped LaTeX: JSON reads `\frac` and `\beta` as escapes of control characters, which texts never
+    // contain.
     Ok(text.replace('\u{c}', "\\f").replace('\u{8}', "\\b"))
 }

@@ -1,4 +1,4 @@
-//! Which of the objects in a text is the answer: the last one that fits, where those that fit say the same.
+//! Selects the answer among the objects in a text: the last valid one, if all valid ones agree.
 
 use super::answer::{Answer, EMPTY};
 use super::objects::Objects;
@@ -8,7 +8,7 @@ use crate::items::Content;
 
 pub(super) const DIFFERENT_ANSWERS: &str = "it holds several different answers";
 
-/// What the objects of a text amount to.
+/// The result for the objects of a text.
 pub(super) fn resolve(content: &Content, objects: &Objects, text: &str) -> Result<Answer, String> {
     let key = match content {
         Content::Scores { .. } => "scores",
@@ -16,7 +16,7 @@ pub(super) fn resolve(content: &Content, objects: &Objects, text: &str) -> Resul
         Content::Judgement { .. } => "better",
     };
     let mut fitting = Vec::new();
-    // Why none fits: the last one that was meant says best. And what came after the last one that fits.
+    // Why none is valid, judged by the last one meant as an answer; and what followed the last valid one.
     let (mut first_reason, mut reason, mut doubt) = (None, None, None);
     for (number, object) in objects.whole.iter().enumerate() {
         for fields in object.with_inner() {
@@ -66,13 +66,13 @@ pub(super) fn resolve(content: &Content, objects: &Objects, text: &str) -> Resul
     }))
 }
 
-/// A broken object behind the answer may be a later answer, unless it only quotes the format.
+/// A broken object after the answer may be a later answer, unless it only quotes the format.
 fn doubt_of_broken(broken: &str, key: &str, why: &str) -> Option<String> {
     let is_quote = broken.contains('…') || broken.contains("...");
     (broken.contains(&format!("\"{key}\"")) && !is_quote).then(|| format!("its JSON is broken: {why}"))
 }
 
-/// Answers without the examples of the instructions that were repeated before them.
+/// Answers, without examples from the instructions repeated before them.
 fn without_examples(mut answers: &[Answer]) -> &[Answer] {
     loop {
         answers = match answers {

@@ -24,7 +24,7 @@ impl Better {
     }
 }
 
-/// The three answers as the instructions list them, which some models repeat before they answer.
+/// The three answers as listed in the instructions, which some models repeat before they answer.
 pub(super) const EXAMPLES: [Better; 3] = [Better::A, Better::B, Better::Tie];
 
 pub(super) fn read(object: &Map<String, Value>) -> Result<Better, String> {

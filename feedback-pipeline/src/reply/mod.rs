@@ -1,5 +1,5 @@
-//! Reading what the Teacher said: thinking is cut off, and the last JSON object in the rest that fits what was asked for is
-//! the answer. Several that fit and differ are no answer.
+//! Parses replies: thinking is removed, and the answer is the last JSON object of the requested form. Several
+//! such objects that differ are not an answer.
 //!
 //! If a reply does not fit, the reason is given in words that the Teacher can act on.
 
@@ -29,8 +29,8 @@ const ENDLESS_THINKING: &str = "its thinking does not end";
 
 /// Reads a reply to `content`; an error says why it cannot be used.
 ///
-/// One that was cut off counts where its answer is whole, and nothing but blank space follows. A reply without a text
-/// counts where the one answer stands at the end of its thinking.
+/// A truncated reply is valid if its answer is complete and only white space follows. A reply without a text
+/// is valid if its only answer is at the end of its thinking.
 pub fn read(content: &Content, reply: &Envelope) -> Result<Answer, String> {
     match (reply.ended, reply.text.trim().is_empty()) {
         (Ended::Truncated, _) => read_last(content, &reply.text),
@@ -39,7 +39,7 @@ pub fn read(content: &Content, reply: &Envelope) -> Result<Answer, String> {
     }
 }
 
-/// True if a reply that was cut off came no further than its thinking.
+/// True if a truncated reply ends within its thinking.
 pub fn is_all_thinking(reply: &Envelope) -> bool {
     match thinking::cut(&reply.text) {
         None => true,
@@ -47,13 +47,13 @@ pub fn is_all_thinking(reply: &Envelope) -> bool {
     }
 }
 
-/// Reads a text.
+/// Parses a text.
 pub fn read_text(content: &Content, text: &str) -> Result<Answer, String> {
     let text = answer_part(text)?;
     resolve(content, &Objects::of(&text), &text)
 }
 
-/// Reads a text that must end with its answer.
+/// Parses a text that must end with its answer.
 fn read_last(content: &Content, text: &str) -> Result<Answer, String> {
     let text = answer_part(text)?;
     let objects = Objects::of(&text);
@@ -65,10 +65,10 @@ fn read_last(content: &Content, text: &str) -> Result<Answer, String> {
 
 /// The part of a text that may hold the answer.
 fn answer_part(text: &str) -> Result<String, String> {
-    // An answer that was written as a JSON text within JSON.
+    // An answer written as a JSON string that contains JSON.
     let unwrapped = text.trim().starts_with('"').then(|| serde_json::from_str::<String>(text).ok()).flatten();
     let text = unwrapped.as_deref().unwrap_or(text);
-    // What is one object and nothing else is no thinking, whatever is in it.
+    // A text that is a single object is not thinking, whatever it contains.
     let is_one_object = || serde_json::from_str::<Map<String, Value>>(text).is_ok();
     match thinking::cut(text) {
         Some(rest) if rest.len() == text.len() => Ok(text.to_owned()),

@@ -4,34 +4,34 @@ use crate::teacher::lenient;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// More opening braces than any real reply has; bounds the work on a malicious one.
+/// Maximum number of opening braces, more than in any real reply; limits the work for a malicious one.
 const MOST_TRIES: usize = 200;
 
-/// Objects inside an object that may hold the answer: `{"result": {"scores": …}}`.
+/// Maximum depth of the answer inside other objects: `{"result": {"scores": …}}`.
 const DEEPEST: u32 = 3;
 
 /// An object in a text.
 #[derive(Debug)]
 pub(super) struct Object {
-    /// What it holds.
+    /// Its contents.
     pub(super) fields: Map<String, Value>,
-    /// Names that are in it twice, with different values.
+    /// Keys that occur twice, with different values.
     pub(super) contradictions: Vec<String>,
 }
 
-/// What was found in a text.
+/// The objects found in a text.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
-    /// Objects from left to right, those inside others left out.
+    /// Objects from left to right, without those inside others.
     pub(super) whole: Vec<Object>,
-    /// What follows the last of them.
+    /// The text after the last of them.
     pub(super) rest: String,
-    /// The last broken one: objects before it, its text, and what is wrong with it.
+    /// The last broken object: the number of objects before it, its text, and the error.
     pub(super) broken: Option<(usize, String, String)>,
 }
 
 impl Objects {
-    /// Finds them. An object inside a broken one is none: what it is part of is unknown.
+    /// Finds the objects. Objects inside a broken one are ignored, since their context is unknown.
     pub(super) fn of(text: &str) -> Self {
         let text = lenient::with_whole_escapes(text);
         let mut found = Self::default();
@@ -47,7 +47,7 @@ impl Objects {
                     from = start + length;
                     end = from;
                 }
-                // No JSON: braces of prose or of a template.
+                // Not JSON: braces in prose or in a template.
                 Err(_) if !rest.get(1..).is_some_and(|inside| inside.trim_start().starts_with('"')) => {
                     from = start + 1;
                 }
@@ -65,7 +65,8 @@ impl Objects {
 }
 
 impl Object {
-    /// The object, then those among its values, down to some depth; lists hold parts of an answer, no answers.
+    /// The object, then objects among its values, down to a maximum depth. Lists are skipped: they contain
+    /// parts of an answer, not answers.
     pub(super) fn with_inner(&self) -> Vec<&Map<String, Value>> {
         fn collect<'a>(fields: &'a Map<String, Value>, depth: u32, all: &mut Vec<&'a Map<String, Value>>) {
             all.push(fields);
@@ -107,7 +108,7 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// Length of a text that begins with a brace, to the one that closes it; the whole text where none does.
+/// Length of a text that begins with a brace, up to the matching one; the whole text if there is none.
 fn extent(text: &str) -> usize {
     let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
     for (at, byte) in text.bytes().enumerate() {

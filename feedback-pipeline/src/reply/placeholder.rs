@@ -1,8 +1,8 @@
-//! What is in the place of an answer where a format is quoted.
+//! Placeholders in a quoted format.
 
 use serde_json::Value;
 
-/// True for what is in the place of an answer where a format is quoted: `…`, `<the text>`, an empty list.
+/// True for a placeholder of a quoted format instead of an answer: `…`, `<the text>`, an empty list.
 pub(super) fn is_placeholder(value: &Value) -> bool {
     match value {
         Value::String(text) => {

@@ -1,4 +1,4 @@
-//! Reasons of scores, where a reply gives some. They decide nothing: a score without one counts as well.
+//! Reasons of scores, if a reply has any. They are optional: a score without one is valid.
 
 use super::objects::Objects;
 use super::{answer_part, scores};

@@ -1,8 +1,8 @@
 //! Scores of several samples: `{"scores":[{"sample":1,"sentence":1,"score":0.7}, …]}`.
 //!
-//! Where a reply is sound but for what is missing, a sample whose sentences all have one score counts, whatever became of
-//! the others. A reply that may be a draft, or that counts samples and sentences otherwise than the request, gives no score
-//! to any.
+//! If a reply is valid apart from missing scores, each sample with one score for every sentence is used,
+//! whatever the others lack. A reply that may be a draft, or that numbers samples or sentences differently
+//! from the request, is not used for any sample.
 
 use super::fitting::DIFFERENT_ANSWERS;
 use super::objects::{Object, Objects};
@@ -15,7 +15,7 @@ use std::collections::HashMap;
 /// The example in the instructions, which some models repeat before they answer.
 const EXAMPLE: [(usize, usize, f32); 2] = [(1, 1, 0.7), (2, 1, 0.0)];
 
-/// Scores of one sentence, by sample and number from 1; none where its entries cannot be used.
+/// Scores by sample and sentence number, from 1; `None` if the sentence's entries cannot be used.
 type Found = HashMap<(usize, usize), Option<f32>>;
 
 /// The scores of one sample, from 0, in a reply to several; an error says why there are none.
@@ -39,8 +39,8 @@ pub(super) fn read(list: &[Listed], sample: usize, reply: &Envelope) -> Result<V
 }
 
 fn found(list: &[Listed], reply: &Envelope) -> Result<Found, String> {
-    // A reply without a text counts where the answer stands at the end of its thinking; one that was cut off never came
-    // to its text.
+    // A reply without a text is valid if the answer is at the end of its thinking; a truncated one never
+    // reached its text.
     let is_thought = reply.text.trim().is_empty();
     if is_thought && reply.ended == Ended::Truncated {
         return Err(EMPTY.to_owned());
@@ -57,7 +57,7 @@ fn found(list: &[Listed], reply: &Envelope) -> Result<Found, String> {
     }
     let broken = objects.broken.as_ref().map(|(_, text, _)| text).filter(|text| text.contains("\"scores\""));
     let answers = match (broken, reply.ended) {
-        // A list that the limit cut off, if it is all there is: otherwise it may be a draft, or what stands before it.
+        // A truncated list of scores, if it is the only one: otherwise it, or an earlier one, may be a draft.
         (Some(broken), Ended::Truncated) if answers.is_empty() && begins_with(&text, broken) => {
             vec![of_entries(list, &cut_off(broken)?)]
         }
@@ -77,7 +77,7 @@ fn found(list: &[Listed], reply: &Envelope) -> Result<Found, String> {
         return Err("it holds nothing but the example".to_owned());
     }
     for (place, score) in &mut found {
-        // A sentence with two different scores has none.
+        // A sentence with two different scores counts as having none.
         if earlier.iter().filter_map(|other| other.get(place)).any(|other| other != score) {
             *score = None;
         }
@@ -86,7 +86,7 @@ fn found(list: &[Listed], reply: &Envelope) -> Result<Found, String> {
     Ok(found)
 }
 
-/// Sample and number, from 1, of each sentence that has a line of its own.
+/// Sample and number, from 1, of each sentence with its own line.
 fn asked(list: &[Listed]) -> Vec<(usize, usize)> {
     let all = list
         .iter()
@@ -97,8 +97,8 @@ fn asked(list: &[Listed]) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// Scores of sentences that have no line of their own: they must be those of the line that stands for them, and nothing
-/// may be missing. Who leaves out samples without lines, and counts on, gives the scores of one sample to another.
+/// Scores of sentences without their own line must equal those of the line that represents them, and none may
+/// be missing. Otherwise the Teacher may have skipped a sample without lines and given its number to another.
 fn check_shared(list: &[Listed], found: &Found, asked: &[(usize, usize)]) -> Result<(), String> {
     let shared = found.iter().filter_map(|(place, score)| {
         let of = home(list, place.0 - 1, place.1 - 1) + 1;
@@ -132,7 +132,7 @@ fn answers_of(object: &Object) -> Result<Vec<Vec<Value>>, String> {
     Ok(object.with_inner().into_iter().filter_map(entries).collect())
 }
 
-/// Whether nothing but the fence of a code block stands before the object.
+/// Whether only the fence of a code block precedes the object.
 fn begins_with(text: &str, object: &str) -> bool {
     let before = text.find(object).and_then(|at| text.get(..at));
     before.is_some_and(|before| {
@@ -140,7 +140,7 @@ fn begins_with(text: &str, object: &str) -> bool {
     })
 }
 
-/// The whole entries of a list that was cut off.
+/// The complete entries of a truncated list.
 fn cut_off(broken: &str) -> Result<Vec<Value>, String> {
     if broken.matches("\"scores\"").count() > 1 {
         return Err(DIFFERENT_ANSWERS.to_owned());
@@ -154,7 +154,7 @@ fn cut_off(broken: &str) -> Result<Vec<Value>, String> {
         entries.push(value);
         rest = whole.get(length..).unwrap_or_default();
     }
-    // Behind the last whole entry there may be one that was cut off, or the end of the list, and nothing else.
+    // Only a truncated entry, or the end of the list, may follow the last complete entry.
     let rest = rest.trim_matches([' ', '\n', '\r', '\t', ',']);
     if entries.is_empty() || !(rest.is_empty() || rest == "]" || rest.starts_with('{')) {
         return Err("its list of scores is broken".to_owned());
@@ -162,8 +162,8 @@ fn cut_off(broken: &str) -> Result<Vec<Value>, String> {
     Ok(entries)
 }
 
-/// Scores by sample and sentence. A number of a sample or sentence that is not there spoils the reply: who counts otherwise
-/// means others.
+/// Scores by sample and sentence. A number that does not exist invalidates the reply: its numbering differs
+/// from the request's.
 fn of_entries(list: &[Listed], entries: &[Value]) -> Result<Found, String> {
     let mut found = Found::new();
     for entry in entries.iter().filter_map(Value::as_object) {
@@ -291,7 +291,7 @@ mod tests {
             (format!("The format is {example}. Let me think"), truncated),
             (example.clone(), complete),
             (format!("{example} I would rather not score these texts."), complete),
-            // A sentence that is not there, one without a line that is scored otherwise, and one too many.
+            // A sentence that does not exist, one without a line that has another score, and one too many.
             (text.replace(&entry(2, 1, 1.0), &entry(2, 7, 1.0)), complete),
             (reply(&[&WHOLE[..], &[(3, 1, 0.0)]].concat()), complete),
             (reply(&[&WHOLE[..3], &[(3, 1, 0.5)]].concat()), complete),
@@ -303,7 +303,7 @@ mod tests {
         assert!(nothing(&thought(&text, truncated)));
         assert!(nothing(&thought(&format!("{text} That is all wrong. I cannot say."), complete)));
         assert!(!nothing(&thought(&format!("Perhaps {text}"), complete)));
-        // One sentence each: the answer may be that of the example.
+        // One sentence each: the answer may equal the example.
         let two = Listed::list(&[vec!["a"], vec!["b"]]);
         assert_eq!(read(&two, 0, &envelope(&example, complete)), Ok(vec![0.7]));
         let refused = format!("{example} I would rather not.");

@@ -1,4 +1,4 @@
-//! Thinking that is in the text, as models write it whose server does not take it out: it is no answer.
+//! Thinking within the text, which some servers do not remove: it is not part of the answer.
 
 /// Names of the tags that models think in.
 const NAMES: [&str; 9] = [
@@ -13,7 +13,7 @@ const NAMES: [&str; 9] = [
     "seed:think",
 ];
 
-/// Marks of other forms, in lower case: what begins thinking, and what ends it.
+/// Markers of other forms, in lower case: start and end of thinking.
 const MARKS: [(&str, &str); 4] = [
     ("[think]", "[/think]"),
     ("◁think▷", "◁/think▷"),
@@ -21,26 +21,26 @@ const MARKS: [(&str, &str); 4] = [
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 ];
 
-/// What stands behind the last end of thinking; the whole text if there is none. `None` if thinking does not end: then
-/// nothing in it is an answer.
+/// The text after the last end of thinking; the whole text if there is none. `None` if thinking does not end:
+/// then there is no answer.
 pub(super) fn cut(text: &str) -> Option<&str> {
-    let lower = text.to_ascii_lowercase(); // as long as the text
+    let lower = text.to_ascii_lowercase(); // ASCII only, so positions stay the same
     let ends = tags(&lower, "</", true).chain(MARKS.iter().filter_map(|(_, end)| last(&lower, end)));
     let Some(end) = ends.max() else { return begins(&lower).is_none().then_some(text) };
     begins(lower.get(end..)?).is_none().then(|| text.get(end..)).flatten()
 }
 
-/// Where thinking begins in a text in lower case.
+/// Start of thinking in a lower-case text.
 fn begins(lower: &str) -> Option<usize> {
     tags(lower, "<", false).chain(MARKS.iter().filter_map(|(begin, _)| last(lower, begin))).next()
 }
 
-/// Places behind the last mark.
+/// Position after the last marker.
 fn last(lower: &str, mark: &str) -> Option<usize> {
     lower.rfind(mark).map(|at| at + mark.len())
 }
 
-/// Places behind tags of thinking that begin with `<` or `</`.
+/// Positions after thinking tags that begin with `<` or `</`.
 fn tags<'a>(lower: &'a str, opening: &'a str, is_end: bool) -> impl Iterator<Item = usize> + 'a {
     lower.match_indices(opening).filter_map(move |(at, _)| {
         let inside = lower.get(at + opening.len()..)?;

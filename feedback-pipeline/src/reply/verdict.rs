@@ -10,17 +10,17 @@ use schemas::settings::Provider;
 /// Number of follow-ups after malformed replies.
 pub const MOST_FOLLOW_UPS: usize = 2;
 
-/// Status stored for an item that could not be asked at all; the body contains the reason.
+/// Status stored for an item that could not be sent; the body contains the reason.
 pub const NOT_SENT: u16 = 0;
 
 /// The verdict on the replies so far.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// The Teacher is to be asked, with these malformed replies before.
+    /// The Teacher is to be asked, after these malformed replies.
     Ask(Vec<FollowUp>),
     /// A usable answer.
     Answer(Answer),
-    /// A reply to several items holds no answer to this one, which is asked about alone.
+    /// A reply to several items has no answer for this one, which is then requested individually.
     Missing {
         /// Why.
         reason: String,
@@ -73,7 +73,7 @@ pub fn judge<'a>(
     Verdict::Ask(follow_ups)
 }
 
-/// Judges replies to several samples, for the one at `place` of the list.
+/// Judges replies to several samples, for the sample at index `place`.
 pub fn judge_sample<'a>(
     provider: Provider,
     list: &[Listed],
@@ -92,7 +92,7 @@ pub fn judge_sample<'a>(
     }
 }
 
-/// Why a body without a reply is no answer.
+/// Why a body without a reply is not an answer.
 fn unopened(why: Unopened) -> String {
     match why {
         Unopened::Error { status, error } => teacher::final_for_item(status, &error)
@@ -101,7 +101,7 @@ fn unopened(why: Unopened) -> String {
     }
 }
 
-/// Why a reply was cut off: the user can mend it where it was by thinking.
+/// Why a reply was truncated; if thinking used up the limit, the user can change the settings.
 fn truncated(envelope: &Envelope) -> String {
     match envelope.usage {
         _ if !is_all_thinking(envelope) => "truncated".to_owned(),

@@ -1,12 +1,12 @@
-//! Whether an earlier request asked about what an item says now.
+//! Whether an earlier request asked about an item's current text.
 
 use super::prompt::{content_block, squeezed};
 use super::samples::Samples;
 use crate::items::{Content, Item};
 
-/// Whether a request's text block was about the item's current text. Items are identified by position (problem, round,
-/// sample), and a repeated stage has other texts under the same id. White space is ignored, and so is the escaping of
-/// tags, which earlier versions did differently.
+/// Whether a request's text block was about the item's current text. Items are identified by position
+/// (problem, round, sample), so repeating a stage changes the text of an id. White space is ignored, and so
+/// is the escaping of tags, which differed in earlier versions.
 pub fn is_about(user_text: &str, item: &Item) -> bool {
     let mut content = String::with_capacity(1024);
     content_block(&mut content, &item.content);

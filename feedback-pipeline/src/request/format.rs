@@ -1,6 +1,6 @@
 //! The format paragraph of the instructions for scores: for one sample or several, with reasons or without.
 
-/// How several samples are listed.
+/// The paragraph on how several samples are listed.
 const SAMPLES: &str = include_str!("prompts/samples.md");
 
 /// Beginning of the built-in instructions' last paragraph, which an example of a reply follows.
@@ -8,7 +8,7 @@ const FORMAT: &str = "Reply with one JSON object and nothing else, every sentenc
 const FORMAT_FOR_SAMPLES: &str =
     "Reply with one JSON object and nothing else, every listed sentence exactly once, in order:";
 
-/// What reasons are to say.
+/// The paragraph on reasons.
 const REASONS: &str =
     "Give a reason for every score, in at most 20 words: what is right, wrong, repeated or beside the point.";
 
@@ -23,14 +23,14 @@ pub(super) fn with_reasons(instructions: &str) -> String {
     in_place_of_format(instructions, &[REASONS], FORMAT, WITH_REASONS)
 }
 
-/// Instructions for several samples at once: the same rules, another format.
+/// Instructions for several samples at once: the same rules in another format.
 pub(super) fn for_samples(instructions: &str, reasons: bool) -> String {
     let example = if reasons { OF_SAMPLES_WITH_REASONS } else { OF_SAMPLES };
     in_place_of_format(instructions, &[SAMPLES.trim()], FORMAT_FOR_SAMPLES, example)
 }
 
-/// Instructions with another format. Where they do not end with the built-in paragraph on it, they are followed by the new
-/// one, and a remark that it counts.
+/// Instructions with another format. If they do not end with the built-in format paragraph, the new one is
+/// appended, with a remark that it takes precedence.
 fn in_place_of_format(instructions: &str, more: &[&str], format: &str, example: &str) -> String {
     let built_in = instructions.rsplit_once(FORMAT).filter(|(rules, rest)| {
         rules.ends_with("\n\n") && !rest.contains("\n\n") && rest.trim_start().starts_with('{')

@@ -1,4 +1,4 @@
-//! What an item is asked with: its text, its picture, the key of the request, and the tokens it will take.
+//! Builds the request of an item: its text, its picture, the key of the request, and its estimated tokens.
 
 mod about;
 mod format;

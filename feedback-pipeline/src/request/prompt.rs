@@ -1,4 +1,4 @@
-//! What is asked: the system prompt of each kind (a template file) and the text block of each item.
+//! Prompts: the system prompt of each kind (a template file) and the text block of each item.
 
 use crate::error::{Error, Result};
 use crate::items::{Content, Item, Kind};
@@ -48,7 +48,8 @@ impl SystemPrompt {
             ));
         }
         let prompt = Self::new(text);
-        // Answers with and without reasons are to the same rules, so they have one version: nothing is bought again.
+        // Reasons do not change the rules, so answers with and without them share one version, and none are
+        // bought again.
         Ok(match kind == Kind::Scores && teacher.reasons {
             true => Self { text: format::with_reasons(&prompt.text), reasons: true, ..prompt },
             false => prompt,
@@ -98,7 +99,7 @@ pub fn user_text(item: &Item, shown: &Shown) -> String {
     text
 }
 
-/// A text without what does not count when texts are compared.
+/// A text in the form in which texts are compared.
 pub(super) fn squeezed(text: &str) -> String {
     let bracket = |c: char| match c {
         '<' | '\u{fe64}' | '\u{ff1c}' => '[',
@@ -157,7 +158,7 @@ fn letter(index: usize) -> char {
     u8::try_from(index).ok().filter(|index| *index < 26).map_or('?', |index| char::from(b'A' + index))
 }
 
-/// White space folded, so that one sentence stays on one line.
+/// Collapses white space, so that a sentence stays on one line.
 pub(super) fn one_line(text: &str, blocks: &[&str]) -> String {
     let folded = text.split_whitespace().fold(String::with_capacity(text.len()), |mut folded, word| {
         if !folded.is_empty() {
@@ -173,8 +174,8 @@ pub(super) fn one_line(text: &str, blocks: &[&str]) -> String {
 pub(super) const BLOCKS: [&str; 6] =
     ["problem", "sentences", "rationale", "rationale_a", "rationale_b", "gold"];
 
-/// A text that cannot close or open one of the request's own blocks: anything that could be read as such a tag, in any
-/// case and with any white space, is put in square brackets.
+/// A text that cannot close or open one of the request's blocks: anything that could be read as such a tag,
+/// in any case and with any white space, is put in square brackets.
 pub(super) fn untagged(text: &str) -> Cow<'_, str> {
     untagged_of(text, &BLOCKS)
 }
@@ -207,7 +208,7 @@ fn tag(rest: &str, blocks: &[&str]) -> Option<Option<(usize, usize)>> {
     let is_slash = |c: char| matches!(c, '/' | '\\' | '\u{2044}' | '\u{2215}' | '\u{ff0f}');
     let mut seen = rest.char_indices().filter(|(_, c)| !is_blank(*c)).peekable();
     while seen.next_if(|(_, c)| is_slash(*c)).is_some() {}
-    // Letters of a name follow each other, except for invisible marks.
+    // The letters of a name must be adjacent, apart from invisible characters.
     let from = seen.peek()?.0;
     let name: String = rest
         .get(from..)?
@@ -224,7 +225,7 @@ fn tag(rest: &str, blocks: &[&str]) -> Option<Option<(usize, usize)>> {
     Some(end.filter(|(_, c)| matches!(c, '>' | '\u{fe65}' | '\u{ff1e}')).map(|(at, c)| (at, c.len_utf8())))
 }
 
-/// White space, and what takes no room.
+/// White space, and invisible characters.
 fn is_blank(c: char) -> bool {
     c.is_whitespace()
         || c.is_control()
@@ -284,7 +285,7 @@ mod tests {
         ]
     }
 
-    /// The text as a lenient reader sees it: without case, white space and invisible characters.
+    /// The text as a lenient reader sees it: ignoring case, white space and invisible characters.
     fn careless(text: &str) -> String {
         text.chars().filter(|c| !is_blank(*c)).collect::<String>().to_lowercase()
     }

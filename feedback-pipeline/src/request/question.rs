@@ -1,4 +1,4 @@
-//! What an item is asked with: picture → text → key.
+//! A question: an item with its picture, text and request key.
 
 use crate::error::Result;
 use crate::items::{Content, Item, Job};
@@ -17,11 +17,11 @@ pub struct Question {
     pub key: Key,
     /// Text block of the request.
     pub text: String,
-    /// What the request shows.
+    /// Picture of the request.
     pub shown: Shown,
     /// Why it cannot be sent.
     pub unsent: Option<String>,
-    /// The questions about single items that this one asks together; empty if it asks about one item.
+    /// The individual questions that this one combines; empty if it asks about one item.
     pub members: Vec<Question>,
     /// Key of the request that asks about this item together with others.
     pub asked_in: Option<Key>,
@@ -39,26 +39,26 @@ impl Question {
     }
 }
 
-/// Sentences of samples, in bytes, that one request lists at most.
+/// Maximum bytes of sentences in one request.
 const MOST_BYTES: usize = 24_000;
 
-/// Tokens of one score in a reply, at most, without a reason and with one.
+/// Maximum tokens of one score in a reply, without a reason and with one.
 const TOKENS_OF_SCORE: [u32; 2] = [24, 72];
 
 /// Requests about several samples of a problem.
 pub struct Grouped {
-    /// The part that all share.
+    /// The part that all requests share.
     pub template: Template,
-    /// Most samples in one; 0 for any number.
+    /// Maximum samples in one request; 0 for any number.
     pub samples: usize,
-    /// Whether the model thinks, which takes room in the reply.
+    /// Whether the model thinks, which uses up tokens of the reply.
     pub thinks: bool,
     /// Whether each score has a reason.
     pub reasons: bool,
 }
 
 impl Grouped {
-    /// The number of the first questions that one request asks about.
+    /// How many of the questions, from the first, fit into one request.
     fn takes(&self, questions: &[Question]) -> usize {
         let limit = self.template.dialect().max_output_tokens;
         let room = if self.thinks { limit / 2 } else { limit - limit / 8 };
@@ -81,7 +81,7 @@ pub struct Questions {
     audit: Option<u64>,
     /// The part of a request that all share.
     pub template: Template,
-    /// The same of requests about several samples, and how many they may ask about.
+    /// The same for requests about several samples, and how many they may ask about.
     pub grouped: Option<Grouped>,
     /// Whether scores have reasons: then replies about one item are long too.
     pub reasons: bool,
@@ -90,7 +90,7 @@ pub struct Questions {
 }
 
 impl Questions {
-    /// The questions of a job, by the settings and the prompt that it is asked with.
+    /// The questions of a job, from the settings and the prompt.
     ///
     /// # Errors
     /// If the dataset's list of missing pictures cannot be read.
@@ -106,7 +106,7 @@ impl Questions {
         Ok(Self { provider: teacher.provider, audit: job.audit, template, grouped, reasons, images })
     }
 
-    /// The questions in groups that one request each asks about, in order; a group of one is the question itself.
+    /// The questions grouped into one request each, in order; a group of one is the question itself.
     pub fn in_groups(&self, mut questions: Vec<Question>) -> Vec<Question> {
         let Some(grouped) = &self.grouped else { return questions };
         let mut groups = Vec::new();
@@ -131,7 +131,7 @@ impl Questions {
         Some(Question { item, key, text, shown, unsent: None, members, asked_in: None })
     }
 
-    /// The embedded Teacher also reads what no other is shown, so that belongs to the request.
+    /// The embedded Teacher also reads fields that others are not shown, so they are part of the request.
     fn add_gold(&self, text: &mut String, item: &Item) {
         if self.provider != Provider::Reference {
             return;
@@ -159,7 +159,7 @@ impl Questions {
             None => text.clone(),
         };
         let image = shown.picture();
-        // Without its picture an item has a request of its own that is never sent.
+        // Without its picture, an item has a separate request that is never sent.
         let key = match &unsent {
             None => self.template.key(image, &keyed, &[]),
             Some(reason) => self.template.key(None, &format!("{keyed}\n{}\n{reason}", item.subject_id), &[]),
@@ -168,7 +168,7 @@ impl Questions {
     }
 }
 
-/// The sentences that are to be scored; none of other kinds.
+/// The sentences to score; none for other kinds.
 fn sentences(item: &Item) -> &[String] {
     match &item.content {
         Content::Scores { sentences, .. } => sentences,

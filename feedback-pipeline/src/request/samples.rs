@@ -1,5 +1,5 @@
-//! One request for several samples of a problem: problem and picture once, then every sentence with the number of its
-//! sample.
+//! One request for several samples of a problem: the problem and the picture once, then every sentence with
+//! the number of its sample.
 //!
 //! ```text
 //! <samples>
@@ -61,7 +61,7 @@ fn line(sentence: &str) -> String {
     prompt::one_line(sentence, &ALL_BLOCKS)
 }
 
-/// The samples that a request asked about.
+/// The samples that a request asks about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Samples {
     /// How they are listed.
@@ -71,7 +71,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Reads them from the text block of a request; `None` if it asks about one item.
+    /// Parses the text block of a request; `None` if it asks about one item.
     pub fn read(user_text: &str) -> Option<Self> {
         let (_, block) = user_text.split_once("\n<samples>\n")?;
         let (block, _) = block.split_once("\n</samples>")?;
@@ -115,7 +115,8 @@ impl Samples {
     pub fn place_of(&self, sentences: &[String]) -> Option<usize> {
         let lines: Vec<String> = sentences.iter().map(|sentence| line(sentence)).collect();
         self.sentences.iter().position(|sample| *sample == lines).or_else(|| {
-            // As requests about one item are compared; earlier versions may have written the text otherwise.
+            // Compared like requests about one item; earlier versions may have formatted the text
+            // differently.
             let squeezed =
                 |lines: &[String]| lines.iter().map(|one| prompt::squeezed(one)).collect::<Vec<_>>();
             let wanted = squeezed(&lines);

@@ -1,8 +1,9 @@
-//! Tokens before anything is sent: by the tokenizer that the catalogue names for the model, times its factor.
+//! Estimates tokens before anything is sent, with the tokenizer that the catalogue names for the model, times
+//! its factor.
 //!
-//! Anthropic publishes no tokenizer, and nobody knows beforehand how long a model thinks. Until replies of the model have
-//! told better, the catalogue's factor and [`THINKING`] stand in; from twenty replies on, what their usage says. Servers of
-//! one's own are learned the same way. Pictures count by each provider's published rule.
+//! Anthropic publishes no tokenizer, and the length of a model's thinking is not known beforehand. At first
+//! the catalogue's factor and [`THINKING`] are used; after twenty replies, the estimate is fitted to their
+//! usage. The same holds for self-hosted models. Pictures count by each provider's published rule.
 
 use crate::items::Kind;
 use crate::request::prompt::{self, SystemPrompt};
@@ -12,14 +13,14 @@ use crate::teacher::{self, Dialect};
 use schemas::settings::{ImageDetail, Provider, ResponseFormat};
 use tiktoken_rs::CoreBPE;
 
-/// Replies that a factor is learned from at least.
+/// Minimum number of replies to learn a factor from.
 const FEWEST_REPLIES: usize = 20;
-/// Replies that a counter learns from at most.
+/// Maximum number of replies that a counter learns from.
 pub const MOST_REPLIES: usize = 300;
 /// Tokens that chat APIs put around each message, and before the reply.
 const AROUND_MESSAGE: u64 = 4;
 const BEFORE_REPLY: u64 = 3;
-/// Tokens that a model is taken to think before a reply, by its effort; another effort counts as medium.
+/// Assumed thinking tokens of a reply, by effort; any other effort counts as medium.
 pub const THINKING: [(&str, f64); 6] = [
     ("minimal", 32.0),
     ("low", 128.0),
@@ -28,16 +29,16 @@ pub const THINKING: [(&str, f64); 6] = [
     ("xhigh", 4_096.0),
     ("max", 8_192.0),
 ];
-/// Bytes of instructions from which requests mark them for a prompt cache that charges for writes.
+/// Minimum bytes of instructions to mark them for a prompt cache that charges for writes.
 const MARKED_BYTES: usize = teacher::openai::CACHED_BYTES;
-/// OpenAI's caches keep prefixes in steps of so many tokens.
+/// OpenAI's caches keep prefixes in multiples of this many tokens.
 const CACHE_STEP: f64 = 128.0;
 
 /// A request whose usage is known.
 pub struct Sample {
     /// The user's text.
     pub user_text: String,
-    /// Input tokens, however they were charged.
+    /// Input tokens, regardless of their price.
     pub input: u64,
     /// Output tokens.
     pub output: u64,
@@ -67,27 +68,27 @@ pub struct Counter {
     cache: PromptCache,
     /// Whether replies give reasons.
     reasons: bool,
-    /// How tokens are counted, in words.
+    /// Description of how tokens are counted.
     pub how: String,
 }
 
-/// What a provider's prompt cache keeps of requests that begin alike.
+/// What a provider's prompt cache keeps of requests with a common prefix.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum PromptCache {
     /// Nothing.
     None,
-    /// The instructions, from so many tokens on, for a fee when they are written.
+    /// The instructions, if they have at least this many tokens; writing them costs a fee.
     Charged { minimum: f64 },
-    /// The instructions, from so many tokens on, in steps; writing is free.
+    /// The instructions, if they have at least this many tokens, in steps; writing them is free.
     Free { minimum: f64 },
-    /// Every prompt from so many tokens on is written for a fee, and nothing is read.
+    /// Every prompt with at least this many tokens is written for a fee, and nothing is read.
     Everything { minimum: f64 },
 }
 
-/// Input tokens of a job, by what they cost.
+/// Input tokens of a job, by price.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Input {
-    /// At the plain price.
+    /// At the full price.
     pub plain: f64,
     /// Written to the prompt cache.
     pub written: f64,
@@ -145,7 +146,7 @@ impl Counter {
             0.0
         };
         if thinking > 0.0 {
-            how.push_str(&format!("; {thinking} tokens of thinking a reply are a guess"));
+            how.push_str(&format!("; {thinking} tokens of thinking per reply are assumed"));
         }
         let schema = match dialect.response_format {
             ResponseFormat::JsonSchema => count(schema),
@@ -182,7 +183,7 @@ impl Counter {
             |samples: &[&Sample], of: &dyn Fn(&Sample) -> f64| samples.iter().map(|one| of(one)).sum::<f64>();
         let output = sum(&fit, &|sample| sample.output as f64);
         let replies = sum(&fit, &|sample| self.count(&usual_reply(&sample.user_text, self.reasons)));
-        // What a picture took cannot be told from what its text took.
+        // The usage does not separate the tokens of the picture from those of the text.
         let plain: Vec<&Sample> = fit.iter().copied().filter(|sample| !sample.has_picture).collect();
         let input = sum(&plain, &|sample| sample.input as f64);
         let texts = sum(&plain, &|sample| self.head as f64 + self.count(&sample.user_text));
@@ -195,10 +196,10 @@ impl Counter {
             if self.thinking > 0.0 {
                 self.output_factor = self.input_factor;
                 self.thinking = ((output - replies * self.output_factor) / fit.len() as f64).max(0.0);
-                learned.push(format!("{:.0} tokens of thinking a reply", self.thinking));
+                learned.push(format!("{:.0} tokens of thinking per reply", self.thinking));
             } else {
                 self.output_factor = output / replies;
-                learned.push(format!("{:.2} times the usual reply", self.output_factor));
+                learned.push(format!("{:.2} times a typical reply", self.output_factor));
             }
         }
         if !learned.is_empty() {
@@ -210,22 +211,23 @@ impl Counter {
         self.tokenizer.encode_ordinary(text).len() as f64
     }
 
-    /// Input tokens of a request, its picture apart.
+    /// Input tokens of a request, without its picture.
     pub fn input(&self, user_text: &str) -> f64 {
         (self.head as f64 + self.count(user_text)) * self.input_factor
     }
 
-    /// Input tokens that all requests begin with.
+    /// Input tokens of the common prefix of all requests.
     pub fn head(&self) -> f64 {
         self.head as f64 * self.input_factor
     }
 
-    /// Output tokens of the usual reply to a request, thinking included.
+    /// Output tokens of a typical reply to a request, thinking included.
     pub fn output(&self, user_text: &str) -> f64 {
         self.count(&usual_reply(user_text, self.reasons)) * self.output_factor + self.thinking
     }
 
-    /// The input tokens of so many requests, by what they cost, where one follows another soon enough for the prompt cache.
+    /// The input tokens of this many requests, by price, if they follow each other soon enough for the prompt
+    /// cache.
     pub fn by_price(&self, tokens: f64, requests: u64) -> Input {
         if requests == 0 {
             return Input::default();
@@ -257,15 +259,15 @@ impl PromptCache {
     }
 }
 
-/// Tokens that the model counts for a picture of `size` (width, height in pixels) as it is sent.
+/// Tokens that the model charges for a picture of `size` (width, height in pixels) as it is sent.
 pub fn of_picture(model: &Model, dialect: &Dialect, size: (u32, u32)) -> u64 {
     model.picture.tokens(size, dialect.image_detail.unwrap_or(ImageDetail::Auto))
 }
 
-/// A reason of the usual length, as it is in a reply.
+/// A reason of typical length, as it appears in a reply.
 const USUAL_REASON: &str = r#""reason":"It is true and names what the answer follows from, but not why the other options are wrong.","#;
 
-/// A reply of the usual length to a request.
+/// A reply of typical length to a request.
 fn usual_reply(user_text: &str, reasons: bool) -> String {
     let reason = if reasons { USUAL_REASON } else { "" };
     let block = |tag: &str| {
@@ -336,7 +338,8 @@ mod tests {
         assert!((thinking.output("hello world") - reply * 1.5 - 128.0).abs() < 1e-9, "at effort low");
         assert_eq!(counter(Provider::OpenAi, "gpt-6-luna", "Be fair.").output("hello world"), reply);
         let plain = thinking.input("hello world");
-        // Replies to pictures tell how long it thinks, not how long its texts are.
+        // Replies to requests with pictures show how long the model thinks, but not how its texts are
+        // tokenized.
         let replies: Vec<_> = (0..20).map(|_| sample(9_000.0, 300, true)).collect();
         thinking.learn(&replies.iter().collect::<Vec<_>>());
         assert_eq!(thinking.input("hello world"), plain);

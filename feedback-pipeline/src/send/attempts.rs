@@ -21,14 +21,14 @@ use schemas::TimestampMs;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Number of replies after which the longest one predicts the length of others.
+/// Number of replies after which the longest one is used to predict the length of others.
 const ENOUGH_REPLIES: u64 = 20;
 
 /// Number of unreadable paid replies, before any readable one, after which the run stops.
 const UNREADABLE_BEFORE_ANY_SUCCESS: u64 = 10;
 
 impl Session {
-    /// Asks until there is a verdict on each item of a question, or the run ends.
+    /// Sends requests until there is a verdict on each item of a question, or the run ends.
     pub(super) async fn resolve(&self, question: &Question, replies: Vec<Reply>, slot: Option<Slot>) {
         match question.is_group() {
             true => self.resolve_group(question, slot).await,
@@ -53,7 +53,7 @@ impl Session {
         }
     }
 
-    /// Counts what became of an item that was asked.
+    /// Counts the outcome of an item that was sent.
     pub(super) fn count(&self, verdict: &Verdict) {
         match verdict {
             Verdict::Answer(_) => {
@@ -71,8 +71,8 @@ impl Session {
         }
     }
 
-    /// One request with all its attempts; the reply is durable on return. `None` if the run ends. The first attempt
-    /// uses `first` where it holds a slot.
+    /// One request with all its attempts; the reply is durable on return. `None` if the run ends. The first
+    /// attempt uses `first` if it holds a slot.
     pub(super) async fn turn(
         &self,
         question: &Question,
@@ -129,15 +129,15 @@ impl Session {
                     let charged = reply.cost_usd.unwrap_or(most);
                     self.charge(reserved, charged, reply.cost_usd.is_none())?;
                     self.answered(&mut slot, question, effort.attempts);
-                    // It holds its slot until it is durable, so no more replies than slots can be lost.
+                    // The slot is held until the reply is durable, so no more replies than slots can be lost.
                     let kept = self.keep(question, reply, in_flight).await;
                     drop(slot);
                     return kept;
                 }
                 Err((raw, failure)) => {
                     self.pace.give_back(reservation);
-                    // A damaged or late reply may have been charged; the budget must hold nevertheless, in later runs
-                    // too.
+                    // A damaged or late reply may have been charged; it counts towards the budget, in later
+                    // runs too.
                     let may_be_charged = matches!(failure, Failure::Broken(_) | Failure::TimedOut);
                     let reply_body = raw.as_ref().filter(|raw| raw.is_reply()).map(|raw| &raw.body);
                     let told = reply_body.and_then(|body| teacher::usage_of_unreadable(body));
@@ -146,7 +146,7 @@ impl Session {
                         (false, told) => told.and_then(|usage| self.cost(Some(&usage))).unwrap_or(0.0),
                     };
                     match raw.as_ref().filter(|raw| raw.is_reply()) {
-                        // Any reply is durable before anything follows from it.
+                        // Every reply is durable before it is acted on.
                         Some(raw) => {
                             self.budget.charge(reserved, charged);
                             self.keep_unusable(question, &reply, raw, charged).await?;
@@ -156,7 +156,7 @@ impl Session {
                     self.no_longer_in_flight(in_flight);
                     match self.learn(&failure, lessons, image.is_some(), question.is_group()) {
                         Some(After::Again) => {
-                            effort.attempts -= 1; // no fault of the item
+                            effort.attempts -= 1; // not the item's fault
                             continue;
                         }
                         Some(_) => return None,
@@ -169,7 +169,7 @@ impl Session {
                     };
                     reply.status = status_of(&failure);
                     (reply.headers, reply.body) = match raw {
-                        // An unreadable reply is kept together with the reason.
+                        // An unreadable reply is stored together with the reason.
                         Some(raw) if matches!(failure, Failure::Broken(_)) => (raw.as_json(), reason.into()),
                         Some(raw) => (raw.headers_json(), raw.body),
                         None => (reply.headers, reason.into()),
@@ -180,7 +180,8 @@ impl Session {
         }
     }
 
-    /// Key of what is sent: that of the item's request, unless it is written otherwise or follows earlier replies.
+    /// Key of the request that is sent: that of the item's request, unless the dialect has changed or it
+    /// follows earlier replies.
     pub(super) fn sent_key(
         &self,
         question: &Question,
@@ -194,8 +195,7 @@ impl Session {
         }
     }
 
-    /// What the refusal of a request says about the dialect that it was written in, after so many lessons; `None` if it
-    /// says nothing.
+    /// What a refusal implies for the request's dialect, after this many lessons; `None` if nothing.
     pub(super) fn learn(
         &self,
         failure: &Failure,
@@ -238,7 +238,7 @@ impl Session {
         }
     }
 
-    /// The same for a request that may as well be left out: `None` if the money is short.
+    /// The same for an optional request: `None` if the budget does not allow it.
     pub(super) async fn leave_with_room(&self, text_bytes: usize) -> Option<(ReservedDollars, Reservation)> {
         if self.dollars(text_bytes, 0, true).most > self.budget.room() {
             return None;
@@ -246,8 +246,8 @@ impl Session {
         self.leave(text_bytes, 0, true).await
     }
 
-    /// Budget and rate limit of an attempt. The budget comes first: waiting for it with a rate reservation would make
-    /// reserved requests leave in a burst.
+    /// Budget and rate limit of an attempt. The budget comes first: if requests waited for the budget with a
+    /// rate reservation, they would later leave in a burst.
     async fn leave(
         &self,
         text_bytes: usize,
@@ -277,7 +277,7 @@ impl Session {
     async fn keep(&self, question: &Question, reply: Reply, in_flight: Dollars) -> Option<Reply> {
         let ask = (reply.turn == 0).then(|| self.ask_row(question));
         let kept = self.cache.writer().reply(ask, question.key, reply.clone());
-        // Nothing can come between this and handing the reply over, which a first poll does.
+        // There is no await between this and the first poll, which hands the reply over.
         self.no_longer_in_flight(in_flight);
         match kept.await {
             Ok(()) => Some(reply),
@@ -288,7 +288,7 @@ impl Session {
         }
     }
 
-    /// Writes down a reply that cannot be used, as it came; it is durable on return. None if the write fails.
+    /// Stores an unusable reply unchanged; it is durable on return. `None` if the write fails.
     async fn keep_unusable(&self, question: &Question, reply: &Reply, raw: &Raw, charged: f64) -> Option<()> {
         let attempt = Attempt {
             request_key: question.key,
@@ -309,7 +309,7 @@ impl Session {
         }
     }
 
-    /// What a reply cost; `None` if that cannot be known.
+    /// The cost of a reply; `None` if it is unknown.
     pub(crate) fn cost(&self, usage: Option<&Usage>) -> Option<f64> {
         cost_at(self.price.as_ref(), usage)
     }
@@ -321,7 +321,7 @@ impl Session {
         dollars
     }
 
-    /// It is no longer in flight.
+    /// The attempt is no longer in flight.
     fn no_longer_in_flight(&self, Dollars(nano): Dollars) {
         self.stats.in_flight.fetch_sub(nano, Ordering::Relaxed);
     }
@@ -344,8 +344,8 @@ impl Session {
         seen.then(|| self.stats.longest_output.load(Ordering::Relaxed))
     }
 
-    /// What an attempt may cost: its reply may be as long as the limit, and is likely no more than a quarter longer than the
-    /// longest so far.
+    /// The possible cost of an attempt: at most with a reply as long as the limit, and likely with one no
+    /// more than a quarter longer than the longest so far.
     fn dollars(&self, text_bytes: usize, image_tokens: u64, is_group: bool) -> Cost {
         let Some(price) = &self.price else { return Cost { most: 0.0, likely: 0.0 } };
         let (input, _) = self.pace.expect(self.job.kind, text_bytes, image_tokens);
@@ -388,12 +388,12 @@ impl Session {
         Err((Some(raw), Failure::Status { status, hints, error }))
     }
 
-    /// Usage of a reply that was paid for, if recorded it; the reply is counted. A reply in another envelope than
-    /// expected was paid for too, and a better reader may open it one day; but a service whose first replies are all of
-    /// that kind is asked no more.
+    /// Usage of a paid reply, if reported; the reply is counted. A reply in an unexpected envelope was paid
+    /// for too, and a later version may be able to read it; but if the first replies of a service are all of
+    /// that kind, the run stops.
     ///
     /// # Errors
-    /// If it is no whole reply, or holds an error: it may come when it is asked for again.
+    /// If the reply is incomplete or contains an error: requesting it again may succeed.
     pub(crate) fn paid_usage(&self, body: &[u8]) -> Result<Option<Usage>, Unopened> {
         let why = match teacher::open(self.teacher.provider, body) {
             Ok(envelope) => {
@@ -445,7 +445,7 @@ fn embedded_answer(question: &Question, reasons: bool) -> Vec<u8> {
     }
 }
 
-/// What a reply costs at a price; `None` if that cannot be known.
+/// The cost of a reply at a price; `None` if it is unknown.
 pub(super) fn cost_at(price: Option<&Price>, usage: Option<&Usage>) -> Option<f64> {
     match usage {
         Some(usage) => price.map(|price| price.cost(usage)),

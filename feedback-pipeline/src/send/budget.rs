@@ -1,10 +1,10 @@
-//! The cap on what replies cost. A model without a price has an unknown cost.
+//! The limit on the cost of replies. A model without a price has an unknown cost.
 
 use crate::error::{Error, Result};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
-/// Counts dollars spent and dollars that requests in flight may cost, against the cap.
+/// Counts dollars spent, and dollars that requests in flight may cost, against the limit.
 pub struct Budget {
     max_usd: Option<f64>,
     state: Mutex<State>,
@@ -23,7 +23,7 @@ struct State {
 pub struct Cost {
     /// With a reply as long as the limit.
     pub most: f64,
-    /// With a reply hardly longer than those before it.
+    /// With a reply of about the usual length.
     pub likely: f64,
 }
 
@@ -44,7 +44,7 @@ impl Budget {
     /// depend on the cost of replies.
     ///
     /// # Errors
-    /// [`Error::Budget`] where nothing is in flight and still too little is left.
+    /// [`Error::Budget`] if too little is left although nothing is in flight.
     pub async fn reserve(&self, cost: impl Fn() -> Cost) -> Result<ReservedDollars> {
         loop {
             let changed = self.changed.notified();
@@ -76,7 +76,7 @@ impl Budget {
         state.reserved = (state.reserved - reserved.0).max(0.0);
         state.open = state.open.saturating_sub(1);
         if state.open == 0 {
-            state.reserved = 0.0; // rounding leaves dust
+            state.reserved = 0.0; // removes rounding errors
         }
         state.spent += cost;
         drop(state);
@@ -94,7 +94,7 @@ impl Budget {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).spent += dollars;
     }
 
-    /// Gives back what a batch was counted with: its replies are paid for one by one.
+    /// Releases the amount reserved for a batch: its replies are charged one by one.
     pub fn release(&self, dollars: f64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.spent = (state.spent - dollars).max(0.0);

@@ -22,9 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A service that refuses this many requests before it accepted any is asked no more.
+/// If a service refuses this many requests before it has accepted any, the run stops.
 const BAD_REQUESTS_BEFORE_ANY_SUCCESS: u32 = 5;
-/// Attempts after a refusal that may concern the key or the item, until other requests decide.
+/// Attempts after a refusal that may concern the key or the item, while other requests are evaluated.
 const MOST_FORBIDDEN: u32 = 5;
 /// Failures before which an item is not blamed.
 const FEWEST_FAILURES: u32 = 6;
@@ -35,9 +35,9 @@ const FEWEST_CONTRADICTIONS: u32 = 3;
 const CHANCE: f64 = 1e-4;
 /// Minimum assumed fraction of failures.
 const LEAST_SHARE: f64 = 0.05;
-/// Answered probes of one run.
+/// Maximum answered probes of one run.
 const MOST_PROBES: u32 = 12;
-/// Failures of an item before one that was answered is asked again to tell.
+/// Failures of an item before an answered one is sent again as a probe.
 const FAILURES_BEFORE_PROBE: u32 = 4;
 /// Longest wait of an item that fails while the service answers others.
 const WHILE_OTHERS_ANSWER: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ const RUN_AGAIN: &str = "run the same command again when the service answers; no
 const ALL_REFUSED: &str =
     "every request so far was refused: check --model, --base-url and the settings of [teacher]";
 
-/// Evidence of a run about whose fault a failure is.
+/// Evidence collected in a run about who is at fault for failures.
 #[derive(Debug, Default)]
 pub struct Evidence {
     state: Mutex<Seen>,
@@ -119,7 +119,7 @@ impl Evidence {
         (bad / all.max(1.0)).max(LEAST_SHARE).powf(f64::from(failures))
     }
 
-    /// An outage that has lasted and was not reported yet.
+    /// An outage that has lasted a while and was not reported yet.
     fn trouble_to_tell(&self) -> Option<Duration> {
         let mut seen = self.seen();
         let (since, told) = seen.trouble.as_mut()?;
@@ -141,18 +141,19 @@ impl Session {
         }
     }
 
-    /// An item has a usable answer: the settings are right, and more requests may be in flight.
+    /// An item has a usable answer: the settings are correct, and more requests may be in flight.
     pub(super) fn has_answer(&self) {
         if !self.evidence.has_answer.swap(true, Ordering::Relaxed) {
             self.slots.prove(self.pace.requests_per_minute().is_some());
         }
     }
 
-    /// What follows a failed attempt, which had `slot`; waits without the slot if it is to be repeated.
+    /// Decides what follows a failed attempt, which had `slot`; waits without the slot if it is to be
+    /// repeated.
     pub(super) async fn after(&self, slot: Slot, failure: &Failure, effort: &mut Effort) -> After {
         let is_load = slot.failed(failure);
         if let Failure::Picture(why) = failure {
-            return After::Keep(why.clone()); // the item's own fault, whatever happens to others
+            return After::Keep(why.clone()); // the item's own fault, regardless of others
         }
         if effort.attempts == 1 {
             self.evidence.first_attempt(true);
@@ -182,7 +183,8 @@ impl Session {
             {
                 return After::Keep(reason);
             }
-            // The very first requests are refused: their fault, or that of the settings? Others will show.
+            // The first requests are refused: either they or the settings are at fault, which other requests
+            // will show.
             Decision::Reject { .. }
                 if self.evidence.refused_before_any() < BAD_REQUESTS_BEFORE_ANY_SUCCESS =>
             {
@@ -200,7 +202,7 @@ impl Session {
                 Duration::from_millis(250) * effort.attempts
             }
             Decision::Forbidden { .. } if any_success && self.probe(effort.failed_at).await => Duration::ZERO,
-            // A first refusal that speaks of rights is about the key.
+            // A first refusal about permissions concerns the key.
             Decision::Forbidden { .. }
                 if effort.attempts < MOST_FORBIDDEN && !any_success && !failure.is_about_rights() =>
             {
@@ -213,7 +215,7 @@ impl Session {
             Decision::GiveUp { may_be_the_items: true, .. }
                 if any_success && self.probe(effort.failed_at).await =>
             {
-                Duration::ZERO // once more: the service answers now
+                Duration::ZERO // try once more: the service answers now
             }
             Decision::GiveUp { why, .. } => return self.end(why, RUN_AGAIN),
         };
@@ -242,7 +244,7 @@ impl Session {
     fn tell(&self, failure: &Failure) {
         if let Some(limit) = self.slots.news() {
             self.progress.say(&format!(
-                "replies time out: at most {limit} requests in flight from here on, more again once replies arrive in time"
+                "replies time out: now at most {limit} requests in flight, more again once replies arrive in time"
             ));
         }
         if let Some(lasted) = self.evidence.trouble_to_tell() {
@@ -255,8 +257,8 @@ impl Session {
         }
     }
 
-    /// Asks an answered question again, to see whether the service answers at all. Returns whether any request sent
-    /// after `since` had a good reply.
+    /// Sends an answered question again as a probe, to see whether the service answers at all. Returns
+    /// whether any request sent after `since` had a good reply.
     async fn probe(&self, since: Option<Instant>) -> bool {
         let Some(since) = since else { return false };
         let mut probes = tokio::select! {

@@ -1,5 +1,5 @@
-//! Whether a model answers requests about several items at all. One that does not is asked about each alone, before much is
-//! paid for nothing.
+//! Whether a model answers requests about several items at all. If not, items are requested individually
+//! before much money is wasted.
 
 use super::Session;
 use crate::reply::verdict::Verdict;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Replies in a row without one usable answer after which items are asked about alone.
 const MOST_USELESS: u32 = 3;
 
-/// What came of the requests of a run about several items.
+/// Outcomes of a run's requests about several items.
 #[derive(Debug, Default)]
 pub struct Groups {
     useless: AtomicU32,
@@ -54,11 +54,11 @@ impl Session {
         }
         if self.groups.saw(missing.len() < question.members.len()) {
             self.progress.say(&format!(
-                "{MOST_USELESS} replies to requests about several samples hold no usable scores: from here on, each is asked about by itself"
+                "{MOST_USELESS} replies to requests about several samples contain no usable scores: from now on, each is requested individually"
             ));
         }
         for member in missing {
-            // It is its latest request now, and goes on by itself.
+            // This is now the item's latest request, and continues individually.
             if let Err(error) = self.remember_alone(member) {
                 return self.stop.because(error);
             }

@@ -1,9 +1,9 @@
-//! What reply headers say: limits of the account, and when to try again.
+//! Parses reply headers: limits of the account, and when to retry.
 
 use crate::send::retry::Hints;
 use std::time::{Duration, SystemTime};
 
-/// Longest plausible wait in a header.
+/// Maximum plausible wait in a header.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Limits per minute reported by a service.
@@ -52,14 +52,14 @@ pub fn limits<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>, believe
     limits
 }
 
-/// Whether what is used of a limit comes back at the pace of a limit by the minute.
+/// Whether the used part of a limit is restored at the rate of a per-minute limit.
 fn is_by_the_minute(limit: u64, (remaining, reset): (u64, Duration)) -> bool {
     let used = limit.saturating_sub(remaining);
     let minute = reset.as_secs_f64() * limit as f64 / used.max(1) as f64;
     used > 0 && (30.0..=120.0).contains(&minute)
 }
 
-/// Reads when to try again. A date is compared with the service's own clock if it reports one.
+/// Parses when to retry. A date is compared with the service's own clock if it reports one.
 pub fn hints<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>, now: SystemTime) -> Hints {
     let mut hints = Hints::default();
     let mut exact = None;

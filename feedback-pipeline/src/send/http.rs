@@ -1,4 +1,4 @@
-//! One attempt over HTTP: pooled connections, a key that no one prints, and the reply as it came.
+//! One attempt over HTTP: pooled connections, a key that is never printed, and the unchanged reply.
 
 use crate::error::{Error, Result};
 use crate::send::headers;
@@ -16,20 +16,20 @@ use std::time::Duration;
 /// Longest upload or download of a batch.
 const LONGEST_TRANSFER: Duration = Duration::from_secs(3_600);
 
-/// Shorter ones are not secrets, and may occur in a text by chance.
+/// Shorter keys are not secrets, and may occur in a text by chance.
 const SHORTEST_KEY: usize = 8;
 
 /// A reply whose body is still to come.
 pub type Reply = reqwest::Response;
 
-/// What another call of the API sends.
+/// Payload of another call of the API.
 #[derive(Debug, Clone)]
 pub enum Payload {
     /// A few bytes of JSON.
     Plain(Bytes),
     /// JSON that is too large for memory.
     Spooled(Spooled),
-    /// A file with the purpose of it, as the fields of a form.
+    /// A file with its purpose, as a multipart form.
     File {
         /// What it is for.
         purpose: &'static str,
@@ -50,11 +50,11 @@ fn streamed(content: &Spooled) -> reqwest::Body {
 pub struct HttpClient {
     client: reqwest::Client,
     address: Address,
-    /// Taken out of whatever comes back.
+    /// The key, removed from everything that comes back.
     key: Option<Secret>,
 }
 
-/// A reply as it came.
+/// A reply, unchanged.
 #[derive(Debug, Clone)]
 pub struct Raw {
     /// HTTP status.
@@ -66,12 +66,12 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Whether the status says that this is a reply: it may have been paid for.
+    /// Whether the status is that of a reply, which may have been paid for.
     pub fn is_reply(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    /// Headers as pairs of text, those that are no text left out.
+    /// Headers as pairs of text, without those that are not text.
     pub fn header_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
     }
@@ -104,7 +104,7 @@ impl HttpClient {
         key: Option<&Secret>,
         connections: u32,
     ) -> Result<Self> {
-        // A second process-wide provider is refused, and that is fine.
+        // Installing a second process-wide provider fails, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .default_headers(default_headers(settings, auth, key)?)
@@ -117,7 +117,7 @@ impl HttpClient {
             .retry(reqwest::retry::never())
             .tcp_nodelay(true);
         if address.endpoint().scheme() == "http" {
-            builder = builder.http1_only().tls_certs_only([]); // spares reading the machine's certificates
+            builder = builder.http1_only().tls_certs_only([]); // avoids reading the machine's certificates
         }
         let client = builder.build().map_err(|e| Error::Failed(format!("no HTTP client: {}", chain(&e))))?;
         Ok(Self { client, address: address.clone(), key: key.cloned() })
@@ -166,8 +166,8 @@ impl HttpClient {
         hidden.into()
     }
 
-    /// One attempt at another call of the API, `/batches` for instance: GET without a payload, else POST, which may take
-    /// long to get there.
+    /// One attempt at another call of the API, `/batches` for instance: GET without a payload, else POST,
+    /// whose upload may take long.
     pub async fn call(&self, path: &str, payload: Option<Payload>) -> Result<Raw, Failure> {
         let url = self.address.call(path);
         let post = || self.client.post(url.clone()).timeout(LONGEST_TRANSFER);
@@ -205,14 +205,14 @@ impl HttpClient {
             }
         };
         let response = request.send().await.map_err(|e| {
-            // Its last bytes were not sent, so the service has no complete request.
+            // The last bytes were not sent, so the service has no complete request.
             if let Some(why) = unread.as_ref().and_then(|failure| failure.get()) {
                 return Failure::Picture(why.clone());
             }
             match (e.is_connect(), e.is_timeout()) {
                 (true, _) => Failure::Unreachable(describe(e)),
                 (false, true) => Failure::TimedOut,
-                // The request may have got there, and may be paid for.
+                // The request may have been received, and may be charged.
                 (false, false) => Failure::Broken(describe(e)),
             }
         })?;
@@ -283,7 +283,7 @@ mod tests {
     use std::net::TcpListener;
     use std::sync::Arc;
 
-    /// What a service gets of a request until it is whole, or its connection ends; it answers whole ones.
+    /// A service that reads a request until it is complete or the connection ends, and answers complete ones.
     fn received(listener: &TcpListener) -> (Vec<u8>, bool) {
         let (mut stream, _) = listener.accept().unwrap();
         let (mut all, mut piece) = (Vec::new(), [0; 4_096]);

@@ -1,4 +1,5 @@
-//! Requests on their way to the Teacher: one by one or in batches, paced, retried, and paid for within the budget.
+//! Sends requests to the Teacher, one by one or in batches, within the rate limits and the budget, with
+//! retries.
 
 mod attempts;
 pub mod batch;
@@ -29,7 +30,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What becomes of a pending item, as the plan of a job decides.
+/// How a pending item is handled, as decided by the plan of a job.
 pub enum Next {
     /// An earlier request of the same model and prompt answers it.
     Answered(Question, Key),
@@ -39,17 +40,17 @@ pub enum Next {
     InBatch(Question),
     /// It cannot be sent; [`Question::unsent`] says why.
     Unsendable(Question),
-    /// It is to be sent, alone with the malformed replies to it so far, or with others in one request.
+    /// It is to be sent: individually, with its malformed replies so far, or with others in one request.
     Send(Question, Vec<Reply>, Claim),
 }
 
-/// Requests about single items that are being worked on: of several pending items with the same one, the first sends it.
-/// Where it is sent together with others, with the key of the request about all.
+/// Individual requests in progress: if several pending items have the same one, the first sends it. If it is
+/// sent in a group, the value is the key of the group's request.
 #[derive(Debug, Clone, Default)]
 pub struct Claims(Arc<Mutex<HashMap<Key, Option<Key>>>>);
 
 impl Claims {
-    /// Claims a request; where it is claimed already, the error is the request about several that it is sent in.
+    /// Claims a request; if it is claimed already, the error has the key of the group's request, if any.
     pub fn claim(&self, key: Key) -> Result<Claim, Option<Key>> {
         match self.keys().entry(key) {
             Entry::Occupied(claimed) => Err(*claimed.get()),
@@ -79,7 +80,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Takes over what another has claimed of the same claims.
+    /// Takes over claims of another holder.
     pub fn join(&mut self, mut other: Self) {
         if self.keys.is_empty() {
             self.claims = other.claims.clone();

@@ -1,5 +1,5 @@
-//! Whether all rejects have one cause: a limit that is too low, or a format that the model does not follow. Further
-//! replies would be wasted money, so the run stops and names the setting.
+//! Detects a common cause of rejects, such as a limit that is too low or a format that the model does not
+//! follow. Further replies would waste money, so the run stops and names the setting.
 
 use crate::error::Error;
 use crate::reply::verdict;
@@ -11,11 +11,11 @@ const LATEST: usize = 33;
 /// Number of similar rejects among them that indicates a common cause.
 const ALIKE: usize = 30;
 
-/// The latest outcomes of items that were asked.
+/// The latest outcomes of items that were sent.
 #[derive(Debug, Default)]
 pub struct Rejects(Mutex<VecDeque<Option<&'static Cause>>>);
 
-/// A cause of rejects, by the beginning of their reasons.
+/// A cause of rejects, identified by the start of their reasons.
 #[derive(Debug)]
 struct Cause {
     reason: &'static str,
@@ -56,7 +56,7 @@ const CAUSES: [Cause; 6] = [
     Cause {
         reason: "no answer",
         what: "are errors",
-        hint: "is something wrong at the service? --retry-rejects asks again",
+        hint: "check the status of the service. --retry-rejects asks again",
     },
 ];
 
@@ -66,8 +66,8 @@ impl Rejects {
         self.push(None);
     }
 
-    /// An item was rejected after it was asked. Returns why the run cannot continue, where nearly all of the latest
-    /// have the same cause.
+    /// An item was rejected after it was sent. Returns why the run cannot continue, if nearly all of the
+    /// latest rejects have the same cause.
     pub fn rejected(&self, reason: &str) -> Option<Error> {
         let class = verdict::status_of(reason);
         let cause = CAUSES.iter().find(|cause| cause.reason == class)?;

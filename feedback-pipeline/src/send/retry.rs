@@ -11,7 +11,7 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const MOST_ATTEMPTS: u32 = 50;
 /// A damaged body may have been charged: it is requested fewer times.
 const MOST_BROKEN: u32 = 8;
-/// A reply that did not arrive in time may have been charged.
+/// A reply that did not arrive in time may have been charged, so it is requested fewer times.
 const MOST_TIMED_OUT: u32 = 3;
 
 /// How an attempt failed.
@@ -21,7 +21,7 @@ pub enum Failure {
     Status {
         /// HTTP status.
         status: u16,
-        /// What the headers say about another attempt.
+        /// Retry information in the headers.
         hints: Hints,
         /// The body.
         error: ServiceError,
@@ -36,7 +36,7 @@ pub enum Failure {
     Picture(String),
 }
 
-/// What the headers of an error say about another attempt.
+/// Retry information in the headers of an error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hints {
     /// `retry-after` or `retry-after-ms`.
@@ -45,7 +45,7 @@ pub struct Hints {
     pub should_retry: Option<bool>,
 }
 
-/// What was tried so far for one request.
+/// The attempts made so far for one request.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
     /// Attempts made, the failed one included.
@@ -58,9 +58,9 @@ pub struct Effort {
     pub waited: Duration,
     /// Longest total wait.
     pub patience: Duration,
-    /// A number from 0 to 1 that spreads the waits.
+    /// A number from 0 to 1 for jitter.
     pub jitter: f64,
-    /// Attempts that failed of our own load: not counted against the request.
+    /// Attempts that failed because of our own load: not counted against the request.
     pub by_load: u32,
     /// Times that a request that left after a failure of this one had a good reply before the next failure.
     pub contradicted: u32,
@@ -84,7 +84,8 @@ impl Effort {
         }
     }
 
-    /// Counts an attempt that failed: of our own load or not, and contradicted by another request's success or not.
+    /// Counts a failed attempt: whether our own load caused it, and whether another request succeeded in the
+    /// meantime.
     pub fn failed(&mut self, failure: &Failure, is_load: bool, contradicted: bool) {
         self.contradicted += u32::from(contradicted);
         if is_load {
@@ -102,19 +103,19 @@ impl Effort {
         self.attempts.saturating_sub(self.by_load)
     }
 
-    /// Whether a failure may be about this request alone, and is no word of a service that has too much to do.
+    /// Whether a failure may be about this request alone, and not about an overloaded service.
     pub fn may_be_the_items(&self, failure: &Failure) -> bool {
         matches!(failure, Failure::Status { status, .. } if !matches!(status, 429 | 503 | 529))
     }
 }
 
 impl Failure {
-    /// Whether it says that what was asked about is refused, however it is asked.
+    /// Whether it says that the content is refused, regardless of the format.
     pub fn is_about_the_input(&self) -> bool {
         matches!(self, Self::Status { error, .. } if error.is_moderation())
     }
 
-    /// Whether it says that the key lacks a right.
+    /// Whether it says that the key lacks a permission.
     pub fn is_about_rights(&self) -> bool {
         let Self::Status { error, .. } = self else { return false };
         let names = [&error.kind, &error.code].map(|name| name.to_ascii_lowercase());
@@ -148,7 +149,7 @@ pub enum Decision {
     Forbidden {
         /// Why.
         why: String,
-        /// What to do where it is the key.
+        /// What to do if the key is at fault.
         hint: &'static str,
     },
     /// The run stops.
@@ -158,7 +159,7 @@ pub enum Decision {
         /// What the user can do.
         hint: Option<&'static str>,
     },
-    /// Tried long enough: the item's fault if others get through, the service's if none does.
+    /// Retries are exhausted: the item is at fault if others succeed, the service if none does.
     GiveUp {
         /// The last failure.
         why: String,
@@ -212,7 +213,7 @@ fn decide_status(status: u16, hints: Hints, error: &ServiceError, effort: Effort
 const KEY: &str = "check the key in ANTHROPIC_API_KEY or OPENAI_API_KEY";
 const FORBIDDEN: &str = "the key may not use this model or this service";
 
-/// Credit, keys and names: no request of this run will succeed.
+/// Credit, keys and names: no request of this run can succeed.
 fn final_for_all(status: u16, error: &ServiceError) -> Option<&'static str> {
     const MONEY: &str = "raise the limit or add credit at the provider, then run the same command again; nothing is paid for twice";
     const MONEY_CODES: [&str; 9] = [
@@ -257,8 +258,8 @@ fn again(asked: Option<Duration>, effort: Effort, why: &str, may_be_the_items: b
     let doublings = (attempts - 1).min(16);
     let backoff =
         FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).mul_f64(0.5 + 0.5 * effort.jitter);
-    // A time named by the service is respected, plus a few per cent to spread requests. One that always says
-    // "immediately" is not.
+    // A wait named by the service is respected, plus a few per cent of jitter; but not if it always says
+    // "immediately".
     let least = backoff.min(FIRST_WAIT).mul_f64(if attempts > 1 { 1.0 } else { 0.0 });
     let after = asked
         .map_or(backoff, |asked| (asked + asked.min(FIRST_WAIT).mul_f64(0.2 * effort.jitter)).max(least));

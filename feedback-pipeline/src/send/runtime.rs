@@ -1,4 +1,4 @@
-//! The runtime that requests are sent on, watched for Ctrl-C.
+//! The async runtime of the requests, with handling of Ctrl-C.
 
 use crate::error::{Error, Result};
 use crate::send::Session;
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 /// Interval between checks for Ctrl-C.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Looks between two words of progress.
+/// Checks between two updates of the progress.
 const LOOKS_A_WORD: u32 = 5;
 
-/// Runs the requests on a runtime of its own; returns when nothing is in flight.
+/// Runs the requests on a new runtime; returns when nothing is in flight.
 pub(crate) fn run(session: &Arc<Session>, work: impl Future<Output = ()>) -> Result<()> {
     interrupt::catch(
         "stopping: nothing more is sent, waiting for in-flight replies; batches keep running at the service; press Ctrl-C again to stop immediately",

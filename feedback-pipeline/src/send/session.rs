@@ -1,4 +1,4 @@
-//! What the requests of one job are sent with, and what the run has learned about the service.
+//! Everything that the requests of one job need, and what the run has learned about the service.
 
 use crate::error::Error;
 use crate::items::Job;
@@ -21,9 +21,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
-/// What a run asks with.
+/// The context of a job's requests.
 pub struct Session {
-    /// What is asked for.
+    /// The kind of feedback.
     pub job: Job,
     /// Name of the job in the store.
     pub scope: Arc<str>,
@@ -31,15 +31,15 @@ pub struct Session {
     pub teacher: TeacherSettings,
     /// Model that is asked.
     pub model: String,
-    /// What is known of it.
+    /// Catalogue entry of the model.
     pub known: Model,
     /// Instructions.
     pub prompt: SystemPrompt,
-    /// What items are asked with.
+    /// Questions of the items.
     pub questions: Questions,
     /// Replies.
     pub cache: Cache,
-    /// When the next request may leave.
+    /// Rate limits.
     pub pace: Pace,
     /// Dollars.
     pub budget: Budget,
@@ -55,13 +55,13 @@ pub struct Session {
     pub transport: Option<HttpClient>,
     /// How many requests may be in flight.
     pub slots: Arc<InFlight>,
-    /// What the user sees.
+    /// Progress shown to the user.
     pub progress: Progress,
     /// Ends the run early.
     pub stop: Stop,
     /// Learned in this run.
     pub stats: ServiceStats,
-    /// Whose fault failures are.
+    /// Evidence about who is at fault for failures.
     pub evidence: Evidence,
     /// Whether one cause is behind all rejects.
     pub rejects: Rejects,
@@ -82,7 +82,7 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// Those of some questions in a dialect that took so many lessons.
+    /// The templates for questions, in a dialect after this many lessons.
     pub fn new(questions: &Questions, lessons: u32, dialect: &Dialect) -> Self {
         let (grouped, long) = (questions.grouped.as_ref(), dialect.grouped());
         let of_one = if questions.reasons { &long } else { dialect };
@@ -106,7 +106,7 @@ pub struct ServiceStats {
     pub(crate) longest_output: AtomicU64,
     /// Whether an earlier run had good replies to the same questions, and so few are left that all of them may be bad.
     pub(crate) good_before: bool,
-    /// Most that the attempts in flight may cost, in 1e-9 dollars.
+    /// Maximum cost of the attempts in flight, in 1e-9 dollars.
     pub(crate) in_flight: AtomicU64,
 }
 
@@ -137,7 +137,7 @@ impl Session {
         })
     }
 
-    /// Most tokens that a reply may have, thinking included.
+    /// Maximum tokens of a reply, thinking included.
     pub(super) fn reply_limit(&self, is_group: bool) -> f64 {
         let dialect = self.dialects.spoken().dialect;
         let is_long = self.is_long(is_group);

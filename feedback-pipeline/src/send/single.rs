@@ -21,14 +21,14 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Fewest items that may be open: those that fail again and again must not keep all others waiting.
+/// Minimum number of open items: items that fail repeatedly must not block all others.
 const FEWEST_OPEN: usize = 256;
 
 /// How long to wait for in-flight replies after the run was stopped.
 const GRACE: Duration = Duration::from_secs(30);
 
 impl Session {
-    /// Sends what the plan decides for the pending items; ends early if [`Session::stop`] is set.
+    /// Sends the pending items as decided by the plan; ends early if [`Session::stop`] is set.
     pub async fn all(self: &Arc<Self>, plan: impl Iterator<Item = Result<Next>>) {
         if let Err(error) = self.send_all(plan).await {
             self.stop.because(error);
@@ -79,7 +79,7 @@ impl Session {
                     tokio::select! {
                         _ = tasks.join_next() => {}
                         _ = ended.changed() => {}
-                        // In a known dialect it is as good as accepted when no refusal comes.
+                        // In a known dialect, a request counts as accepted if no refusal arrives.
                         () = tokio::time::sleep(self.refusal_takes()) => self.dialects.accept(has_picture),
                         () = self.stop.wait() => {}
                     }
@@ -89,7 +89,7 @@ impl Session {
             Ok(())
         }
         .await;
-        // Whatever went wrong, requests in flight are paid for.
+        // Requests in flight are paid for, even if the run failed.
         if let Err(error) = fed {
             self.stop.because(error);
         }
@@ -130,7 +130,7 @@ impl Session {
     pub(super) async fn note(&self, next: Next, is_news: bool) -> Result<()> {
         match next {
             Next::Answered(question, key) => {
-                // It is the item's latest request again.
+                // It becomes the item's latest request again.
                 self.cache.writer().subject(&self.scope, self.job.round, &question.item.subject_id, key)?;
             }
             Next::Unsendable(question) => {
@@ -146,7 +146,7 @@ impl Session {
         Ok(())
     }
 
-    /// Remembers which request an item has.
+    /// Records the request of an item.
     pub(super) fn remember(&self, question: &Question) -> Result<()> {
         for member in &question.members {
             self.remember(member)?;
@@ -160,7 +160,7 @@ impl Session {
         self.cache.writer().subject(&self.scope, self.job.round, &question.item.subject_id, group)
     }
 
-    /// Remembers the request about an item alone.
+    /// Records the individual request of an item.
     pub(super) fn remember_alone(&self, question: &Question) -> Result<()> {
         self.cache.writer().subject(&self.scope, self.job.round, &question.item.subject_id, question.key)
     }
@@ -178,7 +178,8 @@ impl Session {
             }
         }
         tasks.shutdown().await;
-        // A reply that did not arrive in time may be charged; the budget must hold nevertheless, in later runs too.
+        // A reply that did not arrive in time may be charged, so it counts towards the budget, in later runs
+        // too.
         let lost = self.stats.in_flight.load(Ordering::Relaxed) as f64 / 1e9;
         if lost > 0.0 { self.cache.writer().lost(lost) } else { Ok(()) }
     }
@@ -257,7 +258,8 @@ impl Session {
     }
 }
 
-/// The items of a question about several, each with as much of the cost as it has sentences of its own in the list.
+/// The items of a question about several, each with a share of the cost in proportion to its listed
+/// sentences.
 fn members(question: &Question) -> Vec<Member> {
     let list = Samples::read(&question.text).filter(|_| question.is_group()).map(|samples| samples.list);
     let members = question.members.iter().zip(list.iter().flatten());

@@ -1,4 +1,4 @@
-//! A body too large for memory: it is written into a temporary file, and sent from there.
+//! A body too large for memory: written to a temporary file, and sent from there.
 
 use crate::error::{Error, Result};
 use std::fs::File;
@@ -15,7 +15,7 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// An empty body, in a file without a name that goes with it.
+    /// An empty body, in an anonymous temporary file.
     ///
     /// # Errors
     /// If the folder for temporary files cannot be written to.

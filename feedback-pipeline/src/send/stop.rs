@@ -1,10 +1,10 @@
-//! Ending a run early: Ctrl-C, the budget, a failed service, a full disk. The first reason counts.
+//! Ending a run early: Ctrl-C, the budget, a failed service, a full disk. The first reason is kept.
 
 use crate::error::Error;
 use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
-/// Shared by everything that must end when one part ends.
+/// Shared by all parts of a run that must end together.
 #[derive(Default)]
 pub struct Stop {
     reason: Mutex<Option<Error>>,

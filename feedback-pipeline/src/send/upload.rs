@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 /// Room for a piece in base64 with texts around it.
 const PIECE_ROOM: usize = 40 << 10;
 
-/// A body that is read as it leaves.
+/// A body that is read while it is sent.
 pub(super) struct Upload {
     source: Source,
     /// Bytes not yet sent.
@@ -29,7 +29,7 @@ enum Source {
     Spool(SpoolReader),
 }
 
-/// Why a body could not be read to its end, where it could not.
+/// Why a body could not be read completely, if it failed.
 pub(super) type UploadFailure = Arc<OnceLock<String>>;
 
 /// A body cannot be read: the client aborts the request, and [`UploadFailure`] contains the reason.
@@ -38,7 +38,7 @@ pub(super) type UploadFailure = Arc<OnceLock<String>>;
 pub(super) struct Unreadable;
 
 impl Upload {
-    /// A request's body, and where its failure will stand.
+    /// A request's body, and the place of the reason if it fails.
     pub(super) fn new(body: Body) -> (Self, UploadFailure) {
         let left = body.len();
         Self::of(Source::Request(body.read()), left)
@@ -75,7 +75,7 @@ impl http_body::Body for Upload {
             Source::Spool(reader) => reader.next(&mut piece).map_err(|e| e.to_string()),
         };
         if let Err(error) = read {
-            let _ = this.failure.set(error); // the first one tells
+            let _ = this.failure.set(error); // the first reason is kept
             return Poll::Ready(Some(Err(Unreadable)));
         }
         this.left = this.left.saturating_sub(piece.len() as u64);
@@ -92,7 +92,7 @@ impl http_body::Body for Upload {
     }
 }
 
-/// Holds the memory of a piece while no piece is on its way.
+/// Holds the buffer while no piece is in flight.
 struct Gate(Mutex<State>);
 
 struct State {
@@ -116,7 +116,7 @@ impl Gate {
     }
 }
 
-/// A piece on its way.
+/// A piece in flight.
 struct Lent {
     piece: Vec<u8>,
     gate: Arc<Gate>,

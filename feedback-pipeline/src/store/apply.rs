@@ -1,4 +1,4 @@
-//! How each change lands in the tables of the store.
+//! Applies each change to the tables of the store.
 
 use super::members;
 use super::write::{Attempt, Change, Write};

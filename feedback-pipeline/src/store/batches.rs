@@ -11,17 +11,17 @@ use schemas::settings::Provider;
 use std::collections::HashSet;
 
 impl Cache {
-    /// Writes a batch down before it is sent.
+    /// Records a batch before it is sent.
     pub fn plan_batch(&self, batch: Batch, entries: Vec<Entry>) -> Result<()> {
         self.writer.batch(Change::Planned(batch, entries))
     }
 
-    /// Remembers the uploaded file of a batch.
+    /// Records the uploaded file of a batch.
     pub fn batch_uploaded(&self, plan: &str, file_id: &str) -> Result<()> {
         self.writer.batch(Change::Uploaded { plan: plan.to_owned(), file_id: file_id.to_owned() })
     }
 
-    /// Remembers the service's id of a batch.
+    /// Records the service's id of a batch.
     pub fn batch_sent(&self, plan: &str, batch_id: &str) -> Result<()> {
         self.writer.batch(Change::Sent { plan: plan.to_owned(), batch_id: batch_id.to_owned() })
     }
@@ -31,7 +31,7 @@ impl Cache {
         self.writer.batch(Change::Closed { plan: plan.to_owned(), how })
     }
 
-    /// Batches of a provider that are not done with, the oldest first.
+    /// Open batches of a provider, the oldest first.
     pub fn open_batches(&self, provider: Provider) -> Result<Vec<Batch>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
@@ -68,7 +68,7 @@ impl Cache {
         })
     }
 
-    /// Providers and models of batches that are not done with.
+    /// Providers and models of open batches.
     pub fn models_in_batches(&self) -> Result<Vec<(String, String)>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
@@ -79,7 +79,7 @@ impl Cache {
         })
     }
 
-    /// Keys of all requests that a batch was sent with.
+    /// Keys of all requests in a batch.
     pub fn batch_keys(&self, plan: &str) -> Result<Vec<Key>> {
         self.read(|connection| {
             let mut statement = connection.prepare("SELECT sent_key FROM batch_requests WHERE plan = ?1")?;
@@ -88,7 +88,7 @@ impl Cache {
         })
     }
 
-    /// Dollars that batches which are not done with will hardly go beyond.
+    /// Dollars that open batches are unlikely to exceed.
     pub fn running_usd(&self) -> Result<f64> {
         self.read(|connection| {
             connection.query_row(
@@ -99,8 +99,8 @@ impl Cache {
         })
     }
 
-    /// Number of replies that a model has given to a version of the prompt, asked for in one dialect, and output tokens of
-    /// the longest of them.
+    /// Number of a model's replies to a version of the prompt in one dialect, and output tokens of the
+    /// longest of them.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -131,7 +131,7 @@ impl Cache {
         })
     }
 
-    /// First request and turn of what a batch calls `sent_key`.
+    /// First request and turn of the batch request `sent_key`.
     pub fn batch_request(&self, plan: &str, sent_key: &Key) -> Result<Option<(Key, u32)>> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(

@@ -1,4 +1,4 @@
-//! Answers that were taken out of the tables: they stay in `feedback.sqlite`, count as spent, and are not used.
+//! Discarded answers: they stay in `feedback.sqlite` and count as spent, but are not used.
 
 use super::Cache;
 use super::write::Write;
@@ -9,7 +9,7 @@ use rusqlite::params;
 use schemas::settings::Provider;
 use std::collections::HashSet;
 
-/// Whose answers; none of a field means any.
+/// Selects answers by service and model; `None` means any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Whose {
     /// The service.
@@ -51,7 +51,8 @@ impl Cache {
         })
     }
 
-    /// Requests of a job by someone that are discarded, or that are not, with their models, in the order of their items.
+    /// Requests of a job to these Teachers that are discarded, or that are not, with their models, in the
+    /// order of their items.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -73,7 +74,7 @@ impl Cache {
         })
     }
 
-    /// The service that a model belongs to, by its requests.
+    /// The service of a model, according to its requests.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -110,7 +111,7 @@ impl Cache {
         self.writer.flush()
     }
 
-    /// Whether the tables of a kind and round do not yet show what was discarded or brought back.
+    /// Whether the tables of a kind and round do not yet reflect discarded or restored answers.
     ///
     /// # Errors
     /// If the file cannot be read.

@@ -32,7 +32,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, ask: &Ask) -> rusqlite::Resu
 }
 
 impl Cache {
-    /// Requests about several items, one of which would alone be asked about with this request; the latest first.
+    /// Requests about several items, one of which has this individual request; the latest first.
     ///
     /// # Errors
     /// If the file cannot be read.

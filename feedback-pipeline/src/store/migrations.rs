@@ -61,13 +61,13 @@ CREATE TABLE members (
 CREATE INDEX members_by_item ON members (item_key);
 ";
 
-/// Shows the tables of version 5, in a file that cannot be written, as those of version 6.
+/// Presents the tables of version 5 as those of version 6, in a read-only file.
 const SHOW_5: &str = "
 CREATE TEMP VIEW asks AS SELECT rowid, *, 1 AS items FROM main.asks;
 CREATE TEMP TABLE members (request_key BLOB, place INTEGER, subject_id TEXT, item_key BLOB, weight INTEGER);
 ";
 
-/// The same for what version 5 added to version 4.
+/// The same for the additions of version 5 to version 4.
 const SHOW_4: &str = "
 CREATE TEMP VIEW replies AS SELECT rowid, *, NULL AS dialect FROM main.replies;
 CREATE TEMP TABLE attempts (likely_usd REAL);
@@ -78,7 +78,7 @@ CREATE TEMP TABLE rewrites (kind TEXT, round INTEGER);
 /// Migrates a new or older file, atomically.
 pub(super) fn run(connection: &Connection) -> rusqlite::Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    // Read under the lock: another process may have done it meanwhile.
+    // Read under the lock: another process may have migrated the file in the meantime.
     let version = version(&transaction)?;
     for step in STEPS.iter().skip(usize::try_from(version).unwrap_or(0)) {
         transaction.execute_batch(step)?;
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(reader.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap(), (2, 0));
     }
 
-    /// As a dataset on a read-only disk, made by an older version.
+    /// A dataset on a read-only disk, written by an older version.
     #[test]
     fn a_file_of_version_4_that_cannot_be_written_is_read() {
         let folder = tempfile::tempdir().unwrap();

@@ -32,7 +32,7 @@ impl ItemOutcome {
         self.replies.first().is_some_and(|reply| reply.status == NOT_SENT)
     }
 
-    /// The item's part of what the request took: that of the whole between two points of it, `(from, to, whole)`.
+    /// The item's share of the request's tokens and cost, as an interval of the whole: `(from, to, whole)`.
     pub fn share(&self, item: &Item) -> (u64, u64, u64) {
         let (mut from, mut to, mut whole) = (0, 1, 1);
         if !self.ask.members.is_empty() {
@@ -48,11 +48,11 @@ impl ItemOutcome {
     }
 }
 
-/// Reasons of an item's scores, as many as there are scores; none where the reply gives none.
+/// Reasons of an item's scores, one per score; empty if the reply gives none.
 pub fn reasons(found: &ItemOutcome, item: &Item, scores: &[f32]) -> Vec<Option<String>> {
     let none = || vec![None; scores.len()];
     let Some(reply) = found.replies.last() else { return none() };
-    // Most replies give none, and need not be opened again.
+    // Most replies give none, and need not be parsed again.
     if !reply.body.windows(REASON.len()).any(|part| part == REASON) {
         return none();
     }
@@ -71,15 +71,15 @@ pub fn reasons(found: &ItemOutcome, item: &Item, scores: &[f32]) -> Vec<Option<S
 /// Name of the field, as it is in any reply with reasons.
 const REASON: &[u8] = b"reason";
 
-/// The place of an item among the samples of a request, from 0. Where its text has changed since, it is still known what was
-/// paid for.
+/// The place of an item among the samples of a request, from 0. If its text has changed since, the share of
+/// the cost is still known.
 fn place_of(ask: &Ask, samples: &Samples, item: &Item) -> Option<usize> {
     let Content::Scores { sentences, .. } = &item.content else { return None };
     let by_id = || ask.members.iter().position(|member| member.subject_id == item.subject_id);
     samples.place_of(sentences).or_else(by_id)
 }
 
-/// Model and version of the prompt that a run asks with.
+/// Model and prompt version of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct AskedWith<'a> {
     /// The model.
@@ -88,8 +88,8 @@ pub struct AskedWith<'a> {
     pub prompt_version: &'a str,
 }
 
-/// The latest request of an item, as it is now, that amounts to something and is not discarded. With `now`, only requests of that model and
-/// prompt count.
+/// The latest request of an item's present text that has a verdict and is not discarded. With `now`, only
+/// requests of that model and prompt count.
 pub fn latest(
     cache: &Cache,
     job: &Job,
@@ -110,22 +110,22 @@ pub fn latest(
     Ok(None)
 }
 
-/// All requests of an item with a verdict, the latest first; also paid ones that will not be continued.
+/// All requests of an item with a verdict, the latest first, including paid ones that will not be continued.
 pub fn all(cache: &Cache, job: &Job, item: &Item) -> Result<Vec<ItemOutcome>> {
     let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
     let resolved = keys.iter().enumerate().map(|(age, key)| paid(cache, key, age == 0, item));
     resolved.filter_map(Result::transpose).collect()
 }
 
-/// What was paid for a request of an item, if it has a verdict, or will not be continued because it is not the latest
-/// or was about an older text.
+/// The replies to a request of an item, if it has a verdict, or will not be continued because it is not the
+/// latest or was about an older text.
 pub fn paid(cache: &Cache, key: &Key, is_latest: bool, item: &Item) -> Result<Option<ItemOutcome>> {
     let Some(ask) = cache.ask(key)? else { return Ok(None) };
     let is_over = !is_latest || !request::is_about(&ask.user_text, item);
     let resolved = judged(cache, ask, item)?;
     Ok(Some(resolved).filter(|found| match &found.verdict {
         Verdict::Answer(_) | Verdict::Reject { .. } => true,
-        // What could not be sent stands under the request about the item alone.
+        // Items that could not be sent are stored under their individual request.
         Verdict::Missing { .. } => !found.is_unsent(),
         Verdict::Ask(_) => is_over && !found.replies.is_empty(),
     }))

@@ -1,4 +1,4 @@
-//! What is written to the store: replies, which request an item has, prompts, losses, and what happens to batches.
+//! The changes written to the store: replies, requests of items, prompts, losses, and changes of batches.
 
 use super::{Ask, Reply};
 use crate::error::Result;
@@ -15,7 +15,7 @@ pub(crate) enum Write {
     Subject { scope: Arc<str>, round: u32, subject_id: String, key: Key },
     /// A system prompt.
     Prompt { hash: String, text: String },
-    /// Dollars that an attempt without a whole reply may have cost.
+    /// Dollars that an attempt without a complete reply may have cost.
     Lost(f64),
     /// A reply that can be downloaded again until its batch is closed.
     Fetched(Key, Box<Reply>),
@@ -29,7 +29,7 @@ pub(crate) enum Write {
     Undiscard { kind: Kind, scope: String, round: u32, keys: Vec<Key> },
     /// The tables of a kind and round are rewritten.
     Rewritten { kind: Kind, round: u32 },
-    /// Told when everything before is durable.
+    /// Acknowledged when everything before is durable.
     Flush(std::sync::mpsc::Sender<Result<()>>),
 }
 
@@ -53,20 +53,20 @@ pub struct Attempt {
     pub status: u16,
     /// Headers as a JSON object.
     pub headers: String,
-    /// The body as it came.
+    /// The unchanged body.
     pub body: bytes::Bytes,
-    /// Moment it came, in ms since 1970.
+    /// Time of arrival, in ms since 1970.
     pub received_at_ms: i64,
     /// Dollars that it may have cost; `None` if the model has no known price. They count as spent.
     pub likely_usd: Option<f64>,
 }
 
-/// A batch that is not done with.
+/// An open batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Our own name of it, made before it is sent.
+    /// Our own name, chosen before it is sent.
     pub plan: String,
-    /// Whose service.
+    /// The provider.
     pub provider: Provider,
     /// Model that is asked.
     pub model: String,
@@ -82,7 +82,7 @@ pub struct Batch {
     pub file_id: Option<String>,
     /// The service's id; `None` if it is unknown whether the service has it.
     pub batch_id: Option<String>,
-    /// How its requests are written, where that depends on the service.
+    /// The format of its requests, if it depends on the service.
     pub dialect: Option<String>,
 }
 

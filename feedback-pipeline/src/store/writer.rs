@@ -1,4 +1,4 @@
-//! The one thread that writes to `feedback.sqlite`, many changes to a commit.
+//! The only thread that writes to `feedback.sqlite`, with many changes per commit.
 
 use super::apply::apply;
 use super::error;
@@ -16,7 +16,7 @@ const BATCH: usize = 2_048;
 /// Maximum deferred changes that nobody waits for.
 const PENDING: usize = 1_024;
 
-/// Hands changes to the thread.
+/// Sends changes to the thread.
 pub struct Writer {
     sender: Option<mpsc::Sender<Vec<Write>>>,
     /// Changes that nobody waits for; they are sent together with the next one that is awaited, so the thread is not
@@ -42,7 +42,7 @@ impl Writer {
         })
     }
 
-    /// One that refuses everything.
+    /// A writer that refuses everything.
     pub(super) fn none(path: &Path) -> Self {
         Self { sender: None, pending: Mutex::default(), thread: None, path: path.to_path_buf() }
     }
@@ -68,7 +68,7 @@ impl Writer {
         Error::Cache { path: self.path.clone(), message: "the writer thread has ended".to_owned() }
     }
 
-    /// Stores a reply, with its request where it is the first; returns when it is durable.
+    /// Stores a reply, with its request if it is the first; returns when it is durable.
     pub async fn reply(&self, ask: Option<Arc<Ask>>, key: Key, reply: Reply) -> Result<()> {
         let (told, wait) = tokio::sync::oneshot::channel();
         self.send(Write::Reply(ask, key, Box::new(reply), told))?;
@@ -83,12 +83,12 @@ impl Writer {
         wait.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    /// Remembers which request an item has.
+    /// Records the request of an item.
     pub fn subject(&self, scope: &Arc<str>, round: u32, subject_id: &str, key: Key) -> Result<()> {
         self.send(Write::Subject { scope: Arc::clone(scope), round, subject_id: subject_id.to_owned(), key })
     }
 
-    /// Remembers dollars that an attempt without a reply may have cost.
+    /// Records dollars that an attempt without a reply may have cost.
     pub fn lost(&self, likely_usd: f64) -> Result<()> {
         self.send(Write::Lost(likely_usd))
     }
@@ -126,7 +126,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let pending = std::mem::take(self.pending.get_mut().unwrap_or_else(PoisonError::into_inner));
         if let Some(sender) = self.sender.take() {
-            let _ = sender.send(pending); // the thread's loop ends when the sender goes
+            let _ = sender.send(pending); // the thread's loop ends when the sender is dropped
         }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -136,7 +136,7 @@ impl Drop for Writer {
 
 fn run(mut connection: Connection, receiver: &mpsc::Receiver<Vec<Write>>, path: &Path) {
     let mut batch = Vec::new();
-    let mut failed: Option<String> = None; // changes that nobody waits for must not fail silently
+    let mut failed: Option<String> = None; // deferred changes must not fail silently
     while let Ok(first) = receiver.recv() {
         batch.extend(first);
         while batch.len() < BATCH

@@ -59,7 +59,7 @@ impl Ledger {
         Ok(Self { complete: false, booked, judged, scopes })
     }
 
-    /// A ledger to which nothing is to be added.
+    /// A ledger to which nothing is added.
     pub fn complete() -> Self {
         Self { complete: true, ..Self::default() }
     }

@@ -26,7 +26,7 @@ fn next_marker(dataset: &Dataset, kind: Kind, round: u32) -> Result<u32> {
     Ok(numbers.max().map_or(0, |last| last + 1))
 }
 
-/// Ends what a kill cut off: completes a replacement, and removes sets without their marker.
+/// Recovers from a kill: completes a replacement, and removes sets without their marker.
 pub fn recover(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
     swap::recover(dataset, round)?;
     let announcement = announcement(dataset, kind, round);
@@ -42,7 +42,7 @@ pub fn recover(dataset: &Dataset, kind: Kind, round: u32) -> Result<()> {
         {
             remove_older(dataset, kind, round, new, ledger)?;
         } else if let (Some(new), true) = (new, ledger) {
-            // A complete ledger next to the older one.
+            // A complete ledger next to the old one.
             remove(&dataset.part_path::<Request>(round, &format!("{}-{new:05}", kind.as_str())))?;
         }
         remove(&announcement)?;

@@ -14,7 +14,7 @@ use schemas::{Dataset, Provenance};
 pub struct Publisher<'a> {
     /// The dataset.
     pub dataset: &'a Dataset,
-    /// Stands in every file that is written.
+    /// Provenance recorded in every file that is written.
     pub provenance: &'a Provenance,
     /// What was asked for.
     pub job: &'a Job,
@@ -134,7 +134,7 @@ impl Publisher<'_> {
         Ok(found)
     }
 
-    /// Enters into the ledger what a killed run had paid for, where nothing is pending.
+    /// Enters requests paid for by a killed run into the ledger, if nothing is pending.
     ///
     /// # Errors
     /// If a table or the cache cannot be read, or the write fails.

@@ -33,7 +33,7 @@ pub fn all(dataset: &Dataset, provenance: &Provenance) -> Result<usize> {
     Ok(rows)
 }
 
-/// Makes the tables of a kind and round anew, where what was discarded or brought back does not show in them yet; returns
+/// Rewrites the tables of a kind and round if they do not yet reflect discarded or restored answers; returns
 /// whether it did.
 ///
 /// # Errors

@@ -72,7 +72,7 @@ fn is_reject_of(jobs: &[Job], cache: &Cache, row: &Reject, set: &PartSet) -> Res
     }
     for job in jobs {
         let keys = cache.keys_of(&job.scope(), job.round, &row.subject_id)?;
-        // Also where the reply was paid for in another order, and is shared.
+        // This also covers a shared reply that was paid for in another order.
         if keys.iter().any(|key| provenance::hex(key) == row.request_key)
             || was_not_sent(cache, &keys, &row.request_key)?
         {

@@ -1,8 +1,9 @@
 //! Replacing a set of files by another, so that a reader sees the old or the new, never both.
 //!
-//! The new files are written into folders beside those of the round (`scores/.writing-round-1`), where no reader looks. Once
-//! they are whole, a file `scores/.replacing-round-1` says so, and each folder is exchanged for the old one in one step of the
-//! file system. A kill before that file leaves the old set; after it, [`recover`] completes the exchange.
+//! The new files are written into folders beside those of the round (`scores/.writing-round-1`), where no
+//! reader looks. Once they are complete, a file `scores/.replacing-round-1` announces them, and each folder
+//! is atomically exchanged for the old one. A kill before that file leaves the old set; after it, [`recover`]
+//! completes the exchange.
 
 use crate::error::{Error, Result};
 use crate::items::Kind;
@@ -11,7 +12,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// What follows the number in the announcement where the ledger is replaced too.
+/// Suffix of the number in the announcement, if the ledger is replaced too.
 const LEDGER: &str = " with the ledger";
 
 /// A replacement under way.
@@ -21,7 +22,7 @@ pub struct Replacement<'a> {
     round: u32,
     number: u32,
     ledger: bool,
-    /// From then on it will be completed, whatever happens.
+    /// From then on, the replacement will be completed even after a kill.
     announced: bool,
 }
 
@@ -29,7 +30,7 @@ pub struct Replacement<'a> {
 struct Folders {
     live: PathBuf,
     staged: PathBuf,
-    /// Where the old folder waits in between, on file systems that cannot exchange two.
+    /// Temporary path of the old folder, on file systems that cannot exchange two.
     retired: PathBuf,
     /// Name of the new part.
     part: String,
@@ -121,14 +122,14 @@ impl Drop for Replacement<'_> {
     fn drop(&mut self) {
         if !self.announced {
             for folders in self.folders() {
-                let _ = remove_folder(&folders.staged); // the error that led here matters more, and recovery does it, too
+                let _ = remove_folder(&folders.staged); // the original error matters more, and recovery does the same
             }
         }
     }
 }
 
-/// Ends what a kill cut off, of every kind of a round: they share folders. A set that was whole is put in place, others are
-/// removed.
+/// Recovers from a kill, for all kinds of a round, since they share folders. A complete set is put in place;
+/// incomplete ones are removed.
 ///
 /// # Errors
 /// If the write fails.
@@ -183,7 +184,7 @@ fn announcement(dataset: &Dataset, kind: Kind, round: u32) -> PathBuf {
     live.with_file_name(format!(".replacing-{name}"))
 }
 
-/// Brings the files that are not replaced into the new folder: other kinds' parts, and what is no part.
+/// Links the files that are not replaced into the new folder: parts of other kinds, and other files.
 fn link_others(folders: &Folders) -> Result<()> {
     let entries = match fs::read_dir(&folders.live) {
         Ok(entries) => entries,
@@ -209,13 +210,13 @@ fn link_others(folders: &Folders) -> Result<()> {
     sync(&folders.staged)
 }
 
-/// Puts the staged folder in place of the live one, which then lies where the staged one did, or is retired.
+/// Puts the staged folder in place of the live one, which is moved to the path of the staged one, or retired.
 fn exchange(folders: &Folders) -> Result<()> {
     let Folders { live, staged, retired, .. } = folders;
     if live.is_dir() {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         if renameat_with(CWD, staged, CWD, live, RenameFlags::EXCHANGE).is_err() {
-            // No exchange on this file system: for a moment there is neither.
+            // This file system cannot exchange two folders: for a moment neither is there.
             remove_folder(retired)?;
             fs::rename(live, retired).map_err(Error::io("rename", live))?;
             fs::rename(staged, live).map_err(Error::io("rename", staged))?;
@@ -325,7 +326,7 @@ mod tests {
             replacement.commit().unwrap();
             is_new(&dataset, ledger);
         }
-        // Where there was none before.
+        // If there was no old set.
         let folder = tempfile::tempdir().unwrap();
         let dataset = Dataset::at(folder.path());
         let replacement = Replacement::begin(&dataset, Kind::Scores, 1, 2, true).unwrap();
@@ -372,14 +373,15 @@ mod tests {
                     }
                     left -= 1;
                     match step {
-                        // As on a file system that cannot exchange folders: between the two renames there is neither.
+                        // As on a file system that cannot exchange folders: between the two renames, neither
+                        // exists.
                         0 => fs::rename(&folders.live, &folders.retired).unwrap(),
                         1 => fs::rename(&folders.staged, &folders.live).unwrap(),
                         _ => fs::remove_dir_all(&folders.retired).unwrap(),
                     }
                 }
             }
-            // Whatever kind is asked about next.
+            // Regardless of which kind is requested next.
             recover(&dataset, 1).unwrap();
             is_new(&dataset, true);
         }

@@ -1,4 +1,4 @@
-//! Where requests go: a base URL is used as given, and so is a whole endpoint.
+//! The address of requests: a base URL is used as given, and so is a full endpoint.
 
 use crate::error::{Error, Result};
 use reqwest::Url;

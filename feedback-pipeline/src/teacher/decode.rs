@@ -1,15 +1,16 @@
-//! Bodies as they come: packed, with a byte order mark, as a stream of events, with broken characters. The stored bytes
-//! stay as they came; this is what is read.
+//! Decodes bodies: compressed, with a byte order mark, as an event stream, with invalid characters. The
+//! stored bytes stay unchanged.
 
 use super::{events, lenient};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::io::Read;
 
-/// No honest reply is longer when it is unpacked.
+/// Maximum length of an unpacked reply; no genuine reply is longer.
 const LONGEST: u64 = 64 << 20;
 
-/// A body as text: unpacked where it is gzip, without a byte order mark, broken characters replaced by U+FFFD.
+/// A body as text: decompressed if it is gzip, without a byte order mark, and with invalid characters
+/// replaced by U+FFFD.
 pub fn text(body: &[u8]) -> Cow<'_, str> {
     unpacked(body).unwrap_or_else(|_| String::from_utf8_lossy(body))
 }
@@ -31,7 +32,7 @@ fn unpacked(body: &[u8]) -> Result<Cow<'_, str>, String> {
     })
 }
 
-/// The JSON that a body holds; a stream of events is put together to the reply that would have come in one piece.
+/// The JSON in a body; an event stream is assembled into the reply that would have come in one piece.
 ///
 /// # Errors
 /// What is wrong with it.

@@ -61,8 +61,8 @@ impl Dialects {
         self.state().spoken.clone()
     }
 
-    /// Whether such a request was accepted. Until then only one is in flight, so no more than one is refused for the
-    /// same reason.
+    /// Whether such a request was accepted. Until then only one is in flight, so at most one is refused for
+    /// the same reason.
     pub fn is_accepted(&self, has_picture: bool) -> bool {
         self.state().accepted[usize::from(has_picture)]
     }

@@ -77,7 +77,7 @@ pub fn answer_samples(
     json!({"scores": list}).to_string().into_bytes()
 }
 
-/// Scores of a rationale's sentences, with reasons where they are asked for.
+/// Scores of a rationale's sentences, with reasons if requested.
 fn graded(item: &Item, sentences: &[String], reasons: bool) -> Vec<Map<String, Value>> {
     let sentences: Vec<&str> = sentences.iter().map(String::as_str).collect();
     let scores = reference::score_with_reasons(&item.problem, &sentences).into_iter();

@@ -17,9 +17,10 @@ pub enum Ended {
 /// A reply, out of its provider's envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
-    /// What the Teacher said.
+    /// The text of the reply.
     pub text: String,
-    /// What is in the reply's own field for thinking; some servers put the answer there, and leave the text empty.
+    /// Contents of the reply's field for thinking; some servers put the answer there and leave the text
+    /// empty.
     pub reasoning: String,
     /// True if the reply shows that the Teacher thought before it answered.
     pub has_thought: bool,
@@ -30,24 +31,24 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Usage that fits what was said: a text without a token is not told, but miscounted.
+    /// Usage that is consistent with the reply: a text with zero output tokens was miscounted.
     pub(super) fn with_usage(mut self, usage: Option<Usage>) -> Self {
         self.usage = usage.filter(|usage| usage.output > 0 || self.text.trim().is_empty());
         self
     }
 }
 
-/// Why a body of status 200 is no reply.
+/// Why a body of status 200 is not a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unopened {
-    /// It tells of an error.
+    /// It contains an error.
     Error {
         /// HTTP status that the error would have had.
         status: u16,
-        /// What it says.
+        /// The message of the error.
         error: ServiceError,
     },
-    /// It is broken, or no reply of this API: what is wrong with it.
+    /// It is broken or not a reply of this API, with the reason.
     NotAReply(String),
 }
 
@@ -60,7 +61,7 @@ impl std::fmt::Display for Unopened {
     }
 }
 
-/// The status that an error names stands for the one it came with.
+/// The status named in an error replaces that of the response.
 pub(super) fn failed(error: ServiceError) -> Unopened {
     Unopened::Error { status: error.effective_status(200), error }
 }
@@ -77,19 +78,19 @@ pub(super) fn says_something(field: Option<&Value>) -> bool {
     }
 }
 
-/// What was said in a reply's content.
+/// The text in a reply's content.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) text: String,
     pub(super) refusal: String,
-    /// What was thought, where it is shown.
+    /// The thinking, if it is included.
     pub(super) thought: String,
     pub(super) has_thought: bool,
 }
 
 impl Said {
-    /// Reads content in any of its forms: a text, a part, a list of parts, or the answer itself as an object. Parts are
-    /// chosen by their type: thinking is never an answer.
+    /// Reads content in any of its forms: a text, a part, a list of parts, or the answer itself as an object.
+    /// Parts are selected by their type: thinking is never an answer.
     pub(super) fn of(content: &Value) -> Self {
         let mut said = Self::default();
         match content {
@@ -107,7 +108,7 @@ impl Said {
         };
         let text = |name: &str| match object.get(name) {
             Some(Value::String(text)) => Some(text.as_str()),
-            // As some APIs wrap texts.
+            // Some APIs wrap texts like this.
             Some(Value::Object(inner)) => inner.get("value").and_then(Value::as_str),
             _ => None,
         };

@@ -1,5 +1,5 @@
-//! Server-sent events, which some services answer with though none were asked for: put together to the reply that would
-//! have come in one piece.
+//! Server-sent events, which some services send although no stream was requested. They are assembled into the
+//! reply that would have come in one piece.
 
 use super::lenient;
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ pub(super) fn is_stream(text: &str) -> bool {
 /// The reply that a stream amounts to.
 ///
 /// # Errors
-/// If an event is no JSON, or the stream ends before the reply does.
+/// If an event is not JSON, or the stream ends before the reply does.
 pub(super) fn reply(text: &str) -> Result<Value, String> {
     let mut reply = Reply::default();
     let mut data: Option<String> = None;
@@ -28,7 +28,8 @@ pub(super) fn reply(text: &str) -> Result<Value, String> {
             let more = more.strip_prefix(' ').unwrap_or(more);
             data = Some(match data {
                 None => more.to_owned(),
-                // An event without its empty line; a value over several lines is rare, and none of these APIs sends one.
+                // An event, without its empty line. Values over several lines are rare, and none of these
+                // APIs sends them.
                 Some(before) if lenient::whole::<Value>(&before).is_ok() => {
                     if let Some(whole) = reply.event(&before)? {
                         return Ok(whole);
@@ -38,7 +39,7 @@ pub(super) fn reply(text: &str) -> Result<Value, String> {
                 Some(before) => before + "\n" + more,
             });
         } else if line.trim_start().starts_with('{') {
-            // After comments that keep the connection alive, the reply in one piece.
+            // A complete reply after comments that keep the connection alive.
             let rest = text.get(line.as_ptr() as usize - text.as_ptr() as usize..).unwrap_or(line);
             return lenient::whole(rest);
         }
@@ -46,7 +47,7 @@ pub(super) fn reply(text: &str) -> Result<Value, String> {
     reply.put_together()
 }
 
-/// What the events have told so far, of either API.
+/// What the events have contained so far, for either API.
 #[derive(Default)]
 struct Reply {
     is_messages: bool,
@@ -59,7 +60,7 @@ struct Reply {
 }
 
 impl Reply {
-    /// Takes an event in; a whole reply or an error in it is the reply.
+    /// Adds an event; a complete reply or an error in it is the result.
     fn event(&mut self, data: &str) -> Result<Option<Value>, String> {
         if data.trim() == "[DONE]" {
             self.is_over = true;
@@ -124,7 +125,7 @@ impl Reply {
         }
     }
 
-    /// Later counts replace earlier ones: they are those of the whole reply.
+    /// Later counts replace earlier ones: they are for the whole reply.
     fn usage(&mut self, usage: Option<&Value>) {
         let counts = usage.and_then(Value::as_object);
         for (name, count) in counts.into_iter().flatten().filter(|(_, count)| !count.is_null()) {

@@ -1,9 +1,9 @@
-//! JSON as models and gateways really write it: read strictly first, and where that fails, with the faults whose meaning
-//! is plain.
+//! Lenient JSON for models and gateways: parsed strictly first and, if that fails, with tolerance for errors
+//! whose meaning is clear.
 //!
-//! Taken: a line break, tab or other control character inside a string, a comma before a closing bracket, half a
-//! surrogate pair (it becomes U+FFFD), and a backslash that begins no escape, as in `\( x \)` (it is kept). Nothing is
-//! guessed: text that is cut off, quotes left out and brackets that do not match stay errors.
+//! Accepted: a line break, tab or other control character inside a string, a trailing comma, half a surrogate
+//! pair (it becomes U+FFFD), and a backslash that begins no escape, as in `\( x \)` (it is kept). Nothing is
+//! guessed: truncated text, missing quotes and mismatched brackets remain errors.
 
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
@@ -11,7 +11,7 @@ use std::borrow::Cow;
 /// Reads the value that a text begins with, and its length in bytes.
 ///
 /// # Errors
-/// What a strict reader says where the text does not begin with a whole value.
+/// The strict parser's error if the text does not begin with a complete value.
 pub(crate) fn prefix<T: DeserializeOwned>(text: &str) -> Result<(T, usize), String> {
     let mut strict = serde_json::Deserializer::from_str(text).into_iter::<T>();
     let why = match strict.next() {
@@ -38,7 +38,7 @@ pub(crate) fn prefix<T: DeserializeOwned>(text: &str) -> Result<(T, usize), Stri
 /// Reads a text that is one value.
 ///
 /// # Errors
-/// What a strict reader says.
+/// The strict parser's error.
 pub(crate) fn whole<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let why = match serde_json::from_str(text) {
         Ok(value) => return Ok(value),
@@ -51,8 +51,8 @@ pub(crate) fn whole<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     }
 }
 
-/// A text in which every backslash begins an escape of JSON: others are doubled, and half a surrogate pair becomes
-/// `\ufffd`. Valid JSON comes back as it is.
+/// A text in which every backslash begins a JSON escape: others are doubled, and half a surrogate pair
+/// becomes `\ufffd`. Valid JSON is unchanged.
 pub(crate) fn with_whole_escapes(text: &str) -> Cow<'_, str> {
     let mut mended = String::new();
     let mut copied = 0;

@@ -1,4 +1,4 @@
-//! Opening replies of status 200: the envelope, or the error that some services hide in it.
+//! Opens replies of status 200: the envelope, or an error inside it.
 
 use super::envelope::{failed, says_something};
 use super::{Envelope, ServiceError, Unopened, Usage, anthropic, decode, embedded, openai};
@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Opens the body of a reply, as it came.
 ///
 /// # Errors
-/// If it tells of an error, is broken, or is no reply of the provider's API.
+/// If it contains an error, is broken, or is not a reply of the provider's API.
 pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, Unopened> {
     if provider == Provider::Reference {
         return embedded::open(body).map_err(Unopened::NotAReply);
@@ -24,17 +24,17 @@ pub fn open(provider: Provider, body: &[u8]) -> Result<Envelope, Unopened> {
     }
 }
 
-/// Usage reported by a reply that is complete JSON and not an error, but not the expected envelope: it was paid for.
-/// `None` for anything else, which may be requested again.
+/// Usage reported by a reply that is complete JSON and not an error, but not in the expected envelope: it was
+/// paid for. `None` for anything else, which may be requested again.
 pub fn usage_of_unreadable(body: &[u8]) -> Option<Usage> {
     let reply = decode::value(body).ok().filter(|reply| !is_error(reply))?;
     Usage::of_either(reply.get("usage"))
 }
 
-/// True if a reply tells of an error.
+/// True if a reply contains an error.
 fn is_error(reply: &Value) -> bool {
     match reply {
-        // As Gemini lists its errors.
+        // Gemini sends errors in a list.
         Value::Array(list) => list.first().is_some_and(is_error),
         Value::Object(fields) => {
             let is = |name: &str| fields.get(name).is_some_and(|kind| kind == "error");

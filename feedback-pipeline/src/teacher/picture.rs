@@ -1,4 +1,4 @@
-//! A picture as a request shows it: what is known of it is held in memory, its bytes stay in their file.
+//! A picture of a request: its metadata is in memory, its bytes stay in the file.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -49,11 +49,11 @@ pub struct Picture {
 /// Where a picture's bytes are.
 #[derive(Debug)]
 pub enum PictureContent {
-    /// In a file of the dataset, which somebody may change.
+    /// In a file of the dataset, which may change.
     Dataset(PathBuf),
-    /// In a file that was made for this picture and goes with it.
+    /// In a temporary file, which is removed with the picture.
     Temporary(TempPath),
-    /// In memory: a few.
+    /// In memory, if they are few.
     Memory(Bytes),
 }
 
@@ -93,7 +93,7 @@ impl Picture {
     }
 }
 
-/// How far the encoding of a picture has come. No file stays open in between, as hundreds may be on their way.
+/// Progress of a picture's encoding. The file is not kept open in between, since hundreds may be in flight.
 #[derive(Debug)]
 pub(super) struct Encoding {
     read: u64,
@@ -149,7 +149,7 @@ pub(crate) mod tests {
     use super::*;
     use std::io::Write;
 
-    /// A picture of these bytes in a file of its own.
+    /// A picture with these bytes in a separate file.
     pub(crate) fn picture_of(bytes: &[u8]) -> Picture {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();

@@ -32,7 +32,7 @@ pub struct Template {
     instructions: String,
 }
 
-/// What the requests of a kind share, in whatever dialect.
+/// What the requests of a kind share, regardless of the dialect.
 struct Shared {
     model: String,
     kind: Kind,
@@ -98,7 +98,7 @@ impl Template {
         self.messages(&mut body, image, text, follow_ups);
         body.extend_from_slice(TAIL);
         let Some(image) = image else { return Body::plain(body) };
-        // The picture comes first of the messages, so the first place that holds its hash is its own.
+        // The picture comes first in the messages, so the first occurrence of its hash is its own.
         let hash = image.sha256.as_bytes();
         let messages = body.get(self.head.len()..).unwrap_or_default();
         let Some(place) = messages.windows(hash.len()).position(|part| part == hash) else {

@@ -1,5 +1,5 @@
-//! What a reply says it used, in each service's way of counting. Counts that cannot be are no counts: what they would
-//! cost is unknown then, not nothing.
+//! Usage reported by a reply, in each service's way of counting. Impossible counts are ignored: the cost is
+//! then unknown, not zero.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,20 +17,20 @@ pub struct Usage {
     pub output: u64,
 }
 
-/// More tokens than any reply has.
+/// More tokens than any real reply has.
 const MOST: u64 = 100_000_000;
 
-/// More output tokens than any reply has that only a total tells of.
+/// Maximum plausible output tokens that are known only from a total.
 const MOST_UNNAMED: u64 = 1_000_000;
 
-/// A count that no reply can have.
+/// Error for an impossible count.
 struct Impossible;
 
 type Counted = Result<Option<u64>, Impossible>;
 
 impl Usage {
-    /// Usage of a chat completion. Where the total holds more than its parts name, the rest is thinking that is left out
-    /// of `completion_tokens`, and billed as output.
+    /// Usage of a chat completion. If the total exceeds the sum of its parts, the rest is thinking that is
+    /// not in `completion_tokens` but billed as output.
     pub(super) fn of_completion(usage: Option<&Value>) -> Option<Self> {
         completion(usage?).ok().flatten()
     }
@@ -48,7 +48,7 @@ impl Usage {
         }
     }
 
-    /// `None` if it can be no real reply's: nothing was read.
+    /// `None` if no real reply can have it, because no input was read.
     fn plausible(self) -> Option<Self> {
         (self.input + self.cache_write + self.cache_read > 0).then_some(self)
     }
@@ -87,7 +87,7 @@ fn completion(usage: &Value) -> Result<Option<Usage>, Impossible> {
             "/reasoning_tokens",
         ],
     )?;
-    // Most services count cached tokens among the prompt's; some leave them out, which shows in the sums.
+    // Most services include cached tokens in the prompt's; some do not, which the totals reveal.
     let all_apart = prompt + read + written;
     let is_apart = |part: u64| {
         part > 0
@@ -99,7 +99,7 @@ fn completion(usage: &Value) -> Result<Option<Usage>, Impossible> {
         (false, false) => prompt - read - written,
     };
     let rest = total.and_then(|total| total.checked_sub(input + read + written));
-    // No part is larger than the whole: thinking that is more than the output is not in it.
+    // A part cannot exceed the whole: if thinking is more than the output, it is not included in it.
     let own = said.map(|said| if thinking > said { said + thinking } else { said });
     let output = match (said, own, rest) {
         (Some(said), Some(own), Some(rest)) if rest > own => {
@@ -131,7 +131,7 @@ fn message(usage: &Value) -> Result<Option<Usage>, Impossible> {
     Ok(Usage { input, cache_write, cache_read, output }.plausible())
 }
 
-/// A count: whole, as a decimal, or as a text; `None` if there is no number.
+/// A count, written as an integer, a decimal, or a text; `None` if it is not a number.
 fn count(usage: &Value, pointer: &str) -> Counted {
     let number = match usage.pointer(pointer) {
         Some(Value::Number(number)) => number.as_f64(),

@@ -1,5 +1,5 @@
-//! What the fuzz targets and the tests feed with any bytes. None of it may panic, and what is read must hold what its
-//! type promises.
+//! Entry points that the fuzz targets and the tests call with arbitrary bytes. None may panic, and parsed
+//! values must satisfy the invariants of their types.
 #![allow(dead_code)] // each fuzz target uses one of them
 
 use feedback_pipeline::import::{self, Command};

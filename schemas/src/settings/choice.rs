@@ -1,9 +1,9 @@
-//! Settings that take one of a few names, and the value types that settings may have.
+//! Settings with a fixed set of names, and the types of setting values.
 
 use super::Kind;
 use serde::{Deserialize, Serialize};
 
-/// A Rust type that a setting may have.
+/// A Rust type of a setting.
 pub(super) trait SettingType {
     const KIND: Kind;
 }
@@ -50,7 +50,7 @@ macro_rules! choices {
 }
 
 choices! {
-    /// Who gives feedback.
+    /// Provider of the Teacher.
     Provider {
         /// Anthropic Messages API.
         Anthropic = "anthropic",
@@ -61,7 +61,7 @@ choices! {
     }
     /// How a Teacher is asked for JSON.
     ResponseFormat {
-        /// As the model takes it.
+        /// As the model supports it.
         Auto = "auto",
         /// With the reply's JSON schema.
         JsonSchema = "json_schema",
@@ -72,7 +72,7 @@ choices! {
     }
     /// Name of the field that limits a reply.
     TokenLimitField {
-        /// As the service takes it.
+        /// As the service expects it.
         Auto = "auto",
         /// `max_tokens`.
         MaxTokens = "max_tokens",
@@ -85,21 +85,21 @@ choices! {
         Auto = "auto",
         /// In the system message.
         System = "system",
-        /// At the head of the user's message.
+        /// At the start of the user message.
         User = "user",
     }
-    /// How a user's message is sent.
+    /// Form of user messages.
     ContentForm {
         /// As parts, unless the service refuses them.
         Auto = "auto",
         /// As a list of parts.
         Parts = "parts",
-        /// As plain text; items with a picture cannot be sent so.
+        /// As plain text; items with a picture cannot be sent this way.
         Text = "text",
     }
     /// Detail in which a service reads pictures.
     ImageDetail {
-        /// By the model: high where that bounds the bill.
+        /// By the model: `high` if that limits the cost.
         Auto = "auto",
         /// Few tokens.
         Low = "low",
@@ -119,7 +119,7 @@ choices! {
     }
     /// Number format of the student's arithmetic.
     Dtype {
-        /// As the device is fast in.
+        /// The fast format of the device.
         Auto = "auto",
         /// 32-bit floating point.
         Float32 = "float32",
@@ -135,43 +135,43 @@ choices! {
     }
     /// The network below the value head.
     ValueTrunk {
-        /// A second student of its own, as in the paper.
+        /// A second student, as in the paper.
         Separate = "separate",
         /// The policy itself: half the memory and nearly half the time.
         Shared = "shared",
     }
-    /// What earns a reward.
+    /// How rewards are assigned.
     RewardUnit {
-        /// Each sentence its own score, at its last token.
+        /// Each sentence gets its own score, at its last token.
         Sentence = "sentence",
-        /// The whole rationale the mean of its sentences' scores, at the last of them.
+        /// The whole rationale gets the mean of its sentences' scores, at the last token.
         Rationale = "rationale",
     }
-    /// Which corrections are learned from.
+    /// Texts that SFT learns from.
     CorrectionFilter {
         /// All.
         All = "all",
         /// Only those that changed the rationale.
         Changed = "changed",
-        /// None; instead the round's sampled rationales with a high mean score.
+        /// Instead of corrections, the round's sampled rationales with a high mean score.
         Scored = "scored",
     }
     /// Which pass of fine-tuning is kept.
     KeepBy {
         /// The last.
         Last = "last",
-        /// That with the lowest loss on the gold solutions of the val split.
+        /// The one with the lowest loss on the gold solutions of the val split.
         ValLoss = "val_loss",
-        /// That whose greedy rationales are nearest to the gold solutions of the val split, by ROUGE-L.
+        /// The one whose greedy rationales are closest to the gold solutions of the val split, by ROUGE-L.
         ValRougeL = "val_rouge_l",
     }
     /// Which pass of the answer model's training is kept.
     AnswerKeepBy {
         /// The last.
         Last = "last",
-        /// That with the lowest loss on the right answers of the val split.
+        /// The one with the lowest loss on the correct answers of the val split.
         ValLoss = "val_loss",
-        /// That which answers most of the val split right.
+        /// The one with the highest accuracy on the val split.
         ValAccuracy = "val_accuracy",
     }
     /// Contents of the answer model's source text.

@@ -1,7 +1,7 @@
 //! `ares.toml`: every setting of both commands, declared once with its default and its meaning.
 //!
-//! Flags beat the file, the file beats the defaults. An unknown key is an error that names the nearest known one.
-//! API keys are no settings: they come from the environment only.
+//! Flags override the file, and the file overrides the defaults. An unknown key is an error that names the
+//! nearest known one. API keys are not settings: they are read from the environment only.
 
 mod choice;
 mod flags;
@@ -16,7 +16,7 @@ pub use resolve::{Origin, Resolved};
 
 use choice::SettingType;
 
-/// Type of a setting's value, as it is written in `ares.toml`.
+/// Type of a setting's value in `ares.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A text.
@@ -43,7 +43,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Name of the flag: the key with dashes, with its section before it where two sections share the key.
+    /// Name of the flag: the key with dashes, preceded by its section if several sections have the key.
     pub fn flag(&self) -> String {
         if (self.section, self.name) == ("teacher", "provider") {
             return "teacher".to_owned();
@@ -52,7 +52,7 @@ impl Key {
         if shared { self.qualified_flag() } else { self.name.replace('_', "-") }
     }
 
-    /// The flag with its section before it; always accepted.
+    /// The flag preceded by its section; always accepted.
     pub fn qualified_flag(&self) -> String {
         format!("{}-{}", self.section, self.name).replace('_', "-")
     }
@@ -102,14 +102,14 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Who gives feedback.
+    /// The Teacher.
     teacher: TeacherSettings {
         provider: Provider = Provider::Reference, "Teacher to ask: anthropic, openai (or any compatible server), or reference (embedded, for trials).";
         model: String = String::new(), "Model to ask; empty uses the provider's default.";
         base_url: String = String::new(), "Base URL of the service; empty uses the provider's own.";
         temperature: Option<f64> = None, "Sampling temperature; unset sends 0 if the model accepts a temperature.";
         effort: Option<String> = None, "Reasoning effort; unset sends the lowest level the model offers (none, else low), empty omits the field.";
-        max_output_tokens: Option<u32> = None, "Maximum tokens of a reply, thinking included; unset means 1024, or 8192 for a model that thinks; scores of several samples may take twice as many as 1024, with reasons four times.";
+        max_output_tokens: Option<u32> = None, "Maximum tokens of a reply, thinking included; unset means 1024, or 8192 for a reasoning model; instead of 1024, scores of several samples may take 2048, or 4096 with reasons.";
         response_format: ResponseFormat = ResponseFormat::Auto, "How JSON is requested: auto, json_schema, json_object or none.";
         token_limit_field: TokenLimitField = TokenLimitField::Auto, "Name of the field that limits a reply: auto, max_tokens or max_completion_tokens.";
         system_role: SystemRole = SystemRole::Auto, "Message that contains the instructions: auto, system or user.";
@@ -119,17 +119,17 @@ settings! {
         models: String = String::new(), "TOML file with models and prices that override the built-in models.toml; empty uses the built-in ones.";
         timeout_secs: u64 = 600, "Timeout of a reply, in seconds.";
         reasons: bool = false, "Whether the Teacher gives a short reason with each score, for the column scores.reason and the report.";
-        samples_per_request: u32 = 0, "Samples of a problem that one request for scores asks about; 0 asks about all of them, as far as the length allows, 1 about each by itself.";
+        samples_per_request: u32 = 0, "Maximum samples of a problem in one request for scores; 0 means all of them, as far as their length allows, 1 one request per sample.";
         prompts: String = String::new(), "Folder with scores.md, corrections.md, judgements.md that replace the built-in system prompts; empty uses the built-in ones.";
     }
-    /// How fast the Teacher may be asked.
+    /// Rate limits of the Teacher.
     limits: LimitSettings {
         requests_per_minute: Option<u64> = None, "Requests per minute; unset uses the limit in the provider's reply headers.";
         input_tokens_per_minute: Option<u64> = None, "Input tokens per minute.";
         output_tokens_per_minute: Option<u64> = None, "Output tokens per minute.";
         concurrency: u32 = 512, "Maximum requests in flight.";
     }
-    /// What may be spent.
+    /// The budget.
     budget: BudgetSettings {
         max_usd: Option<f64> = None, "Stop, with everything saved, before the dataset's total cost exceeds this many US dollars.";
         prices: String = String::new(), "TOML file with prices that replace the built-in ones; empty uses the built-in ones.";

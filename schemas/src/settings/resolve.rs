@@ -30,8 +30,8 @@ pub struct Resolved {
 const MOST_THREADS: u32 = 1_024;
 
 impl Resolved {
-    /// Reads `file` where given, else `ares.toml` of the working folder if there is one, and overrides it by `flags`
-    /// (`section.key` → text).
+    /// Reads `file` if given, else `ares.toml` in the working directory if it exists, and overrides it with
+    /// `flags` (`section.key` → text).
     ///
     /// # Errors
     /// If the file is unreadable, a key is unknown, or a value has the wrong type or is out of range.
@@ -45,7 +45,7 @@ impl Resolved {
         Self::from_parts(text.as_ref().map(|(path, text)| (*path, text.as_str())), flags)
     }
 
-    /// As [`Resolved::load`], with the file's text given.
+    /// Like [`Resolved::load`], from the text of a file.
     ///
     /// # Errors
     /// As [`Resolved::load`].
@@ -240,7 +240,7 @@ fn find(section: &str, name: &str) -> Result<&'static Key, String> {
             nearest(section, sections, |s| format!("[{s}]"))
         ));
     }
-    // A key of another section is the likeliest mistake when the name itself is known.
+    // If the key exists in another section, that is the most likely mistake.
     let hint = match keys.iter().find(|key| key.name == name) {
         Some(key) => format!("; it belongs to `[{}]`", key.section),
         None => {
@@ -284,7 +284,7 @@ fn insert(merged: &mut Table, key: &Key, value: Value, origin: &str) -> Result<(
     if let Value::Table(section) = section {
         section.insert(key.name.to_owned(), value);
     }
-    // Each value is read alone once, so that the error names its key and its origin.
+    // Each value is first read individually, so that errors name its key and origin.
     let mut alone = Table::new();
     alone.insert(
         key.section.to_owned(),

@@ -1,4 +1,4 @@
-//! The data cards in datasets/README.md show the tables as the code declares them.
+//! The data cards in datasets/README.md match the declarations in the code.
 
 use crate::data_cards::{card, fill, tables};
 use std::path::Path;

@@ -88,7 +88,7 @@ fn a_dataset_is_chosen_by_folder() {
     );
 }
 
-/// Another folder takes the place of the round's while its rows are read.
+/// The round's folder is replaced while its rows are read.
 #[test]
 fn a_reader_goes_on_with_the_parts_that_it_began_with() {
     let folder = tempfile::tempdir().unwrap();
@@ -140,7 +140,7 @@ fn folders_of_an_earlier_version_are_read_and_renamed_under_the_lock() {
     assert_eq!(before.len(), 2 * Score::golden().len());
     assert_eq!(names("scores"), ["round=1", "round=2"], "reading changes nothing");
 
-    // A part written meanwhile joins the others.
+    // A part written in the meantime joins the others.
     dataset
         .write_part(
             2,
@@ -152,7 +152,7 @@ fn folders_of_an_earlier_version_are_read_and_renamed_under_the_lock() {
     assert_eq!(names("scores"), ["round=1", "round=2"]);
     dataset.remove_part::<Score>(2, "00001").unwrap();
 
-    // While the other program runs its tables keep their names: it may know these only.
+    // While the other program runs, its tables keep their names: it may only know the old ones.
     let train =
         fs::File::options().create(true).write(true).truncate(false).open(folder.path().join(".train.lock"));
     let train = train.unwrap();
@@ -171,7 +171,7 @@ fn folders_of_an_earlier_version_are_read_and_renamed_under_the_lock() {
     assert_eq!(rows(&dataset), before);
 }
 
-/// A part that was read under the old name is found under the new one.
+/// A part found under the old name is found again under the new one.
 #[test]
 fn a_reader_goes_on_while_the_folder_is_renamed() {
     let (folder, dataset) = earlier();

@@ -1,4 +1,4 @@
-//! Files that schema version 1 wrote are read by this build, row for row.
+//! This build reads files written with schema version 1, row for row.
 
 use crate::write_golden::{Golden, folder, folder_of_minor, provenance};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -8,7 +8,7 @@ use schemas::{
 use std::fs::File;
 use std::path::Path;
 
-/// Checks a file of a minor version, which holds these rows and the columns that this version had.
+/// Checks a file of a minor version, which has these rows and the columns of that version.
 fn check<T: Golden>(folder: &Path, minor: u32, expected: &[T]) {
     let path = folder.join(format!("{}.parquet", T::NAME));
     assert_eq!(table::read::<T>(&path).unwrap(), expected);

@@ -1,4 +1,4 @@
-//! Tests of the tables, the dataset folder and the settings, by what users see of them.
+//! Tests of the tables, the dataset folder and the settings through their public interface.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod cards;

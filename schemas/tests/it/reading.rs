@@ -1,4 +1,4 @@
-//! Files that are wrong, with the exact message, and files of other writers that are right.
+//! Invalid files, with the exact message, and valid files of other writers.
 
 use crate::support::{batch, message, with_column, without_column, write_foreign};
 use crate::write_golden::{Golden, provenance};
@@ -35,7 +35,7 @@ impl Place {
         rest.to_owned()
     }
 
-    /// The message where one column of an otherwise right file has these values.
+    /// The message if one column of an otherwise valid file has these values.
     fn reading_with<T: Golden>(&self, column: &str, array: impl Array + 'static) -> String {
         write_foreign(&self.path, &with_column(&batch(&T::golden()), column, Arc::new(array)), &[]);
         self.reading::<T>()

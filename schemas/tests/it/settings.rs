@@ -1,4 +1,4 @@
-//! Settings: what wins, what is refused, and what is shown.
+//! Settings: precedence, refusals, and display.
 
 use crate::support::message;
 use clap::{Args, Command, FromArgMatches};

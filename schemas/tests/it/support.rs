@@ -61,7 +61,7 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What a user reads where this goes wrong.
+/// The error message that a user sees.
 pub(crate) fn message<T>(result: schemas::Result<T>) -> String {
     match result {
         Ok(_) => panic!("this should go wrong"),

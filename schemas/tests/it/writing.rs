@@ -68,7 +68,7 @@ fn a_row_that_breaks_its_declaration_is_not_written() {
 fn a_folder_that_cannot_be_written() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = Dataset::at(folder.path());
-    // A plain file where the table's folder is needed stops root too.
+    // A plain file in place of the table's folder makes writing fail even for root.
     let file = folder.path().join("rollouts");
     fs::write(&file, "not a folder").unwrap();
     assert_eq!(

@@ -1,6 +1,5 @@
-//! Makes a dataset with rollouts and rationales of round 1, for measurements:
-//! `make-small-dataset FOLDER PROBLEMS SAMPLES [PICTURE_BYTES]`. With the last, every problem has a picture of about so many
-//! bytes.
+//! Makes a dataset with rollouts and rationales of round 1, for measurements: `make-small-dataset FOLDER
+//! PROBLEMS SAMPLES [PICTURE_BYTES]`. With the last argument, every problem has a picture of about that size.
 
 use workspace_tests::small_dataset::{Size, make, show_pictures};
 

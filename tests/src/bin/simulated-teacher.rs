@@ -1,4 +1,4 @@
-//! The simulated Teacher service, by hand: prints its address and serves until it is ended.
+//! Runs the simulated Teacher service: prints its address and serves until it is stopped.
 
 use clap::Parser;
 use std::path::PathBuf;
@@ -10,36 +10,37 @@ use workspace_tests::teacher_service::{
 /// A Teacher on loopback that speaks the Anthropic Messages API and the OpenAI chat API.
 #[derive(Parser)]
 struct Cli {
-    /// Datasets whose problems it knows.
+    /// Datasets with the problems that it can answer.
     #[arg(long, required = true)]
     data: Vec<PathBuf>,
     /// Port on loopback; 0 takes any free one.
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// Whom it behaves as: permissive, anthropic, openai, azure, gemini, vertex, bedrock, openrouter, deepseek, mistral, xai,
-    /// groq, together, fireworks, gateway, vllm, vllm-no-parser, sglang, llama.cpp, ollama, ollama-cloud, lm-studio,
-    /// texts-only, no-system or no-format.
+    /// Service to simulate: permissive, anthropic, openai, azure, gemini, vertex, bedrock, openrouter,
+    /// deepseek, mistral, xai, groq, together, fireworks, gateway, vllm, vllm-no-parser, sglang, llama.cpp,
+    /// ollama, ollama-cloud, lm-studio, texts-only, no-system or no-format.
     #[arg(long, default_value = "permissive")]
     service: Service,
-    /// The only path that is served, instead of the service's own.
+    /// The only path to serve, instead of the service's own paths.
     #[arg(long)]
     endpoint: Option<String>,
-    /// The key that requests must carry.
+    /// The key that requests must have.
     #[arg(long)]
     key: Option<String>,
-    /// Its models see no pictures.
+    /// Its models do not support pictures.
     #[arg(long)]
     blind: bool,
-    /// Its models score one rationale at a time, whatever they are asked.
+    /// Its models score only one rationale per request, even if asked about several.
     #[arg(long)]
     only_one: bool,
-    /// Requests it works on at once.
+    /// Maximum requests processed at once.
     #[arg(long)]
     slots: Option<usize>,
-    /// Shapes of replies (think-draft, format-first, usage-empty, choice-error, sse and more; a wrong name lists all).
+    /// Unusual forms of replies (think-draft, format-first, usage-empty, choice-error, sse and more; a wrong
+    /// name lists all).
     #[arg(long, value_delimiter = ',')]
     reply: Vec<Shape>,
-    /// Share of replies in such a shape.
+    /// Share of replies in such a form.
     #[arg(long, default_value_t = 1.0)]
     reply_share: f64,
     /// A file to which each request is appended as a line of JSON.
@@ -60,13 +61,14 @@ struct Cli {
     /// Input tokens per minute; 0 means no limit.
     #[arg(long, default_value_t = 0.0)]
     input_tokens_per_minute: f64,
-    /// Tell the limits in reply headers.
+    /// Report the limits in reply headers.
     #[arg(long)]
     tell_limits: bool,
     /// Share of requests with a fault.
     #[arg(long, default_value_t = 0.0)]
     fault_share: f64,
-    /// Faults to show (429-wait, 429, 529, 500, slow, cut-off, no-json, wrong-json, wrong-count, refusal, truncated, bad-request, bad-key, no-money).
+    /// Faults to simulate (429-wait, 429, 529, 500, slow, cut-off, no-json, wrong-json, wrong-count, refusal,
+    /// truncated, bad-request, bad-key, no-money).
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Fault>,
     /// Seed of the faults.

@@ -1,4 +1,4 @@
-//! Answers by the reference Teacher's brain: finds the problem that a request shows and grades against its solution.
+//! Answers by the reference Teacher: finds the problem of a request and grades against its solution.
 
 use feedback_pipeline::teacher::reference;
 use schemas::{Dataset, Problem};
@@ -50,7 +50,7 @@ impl Brain {
     /// What the user's text asks for, and the answer to it.
     ///
     /// # Errors
-    /// If the text is no request of the contract, or its problem is not known.
+    /// If the text is not a valid request, or its problem is unknown.
     pub fn answer(&self, text: &str) -> Result<(Kind, Value), String> {
         let shown = between(text, "problem").ok_or("no <problem> block")?;
         let (question, rest) = shown.split_once("\nOptions: ").ok_or("no Options line")?;
@@ -98,7 +98,7 @@ impl Brain {
 /// Scores of the sentences that a block of samples lists. Lines are `S.N: text`, or `S.1-S.K = T.1-T.K` where a sample begins
 /// as an earlier one.
 fn score_samples(problem: &Problem, block: &str) -> Result<Vec<Value>, String> {
-    let mut samples: Vec<(Vec<&str>, usize)> = Vec::new(); // sentences, and how many of them are listed elsewhere
+    let mut samples: Vec<(Vec<&str>, usize)> = Vec::new(); // sentences, and how many of them are listed under another sample
     for line in block.lines() {
         let wrong = || format!("sample line `{line}`");
         let (number, rest) = line.split_once('.').ok_or_else(wrong)?;
@@ -140,7 +140,7 @@ fn score_samples(problem: &Problem, block: &str) -> Result<Vec<Value>, String> {
     Ok(scores)
 }
 
-/// Adds a reason to each score: what the Teacher might say of it.
+/// Adds a plausible reason to each score.
 pub(super) fn add_reasons(answer: &mut Value) {
     for entry in answer["scores"].as_array_mut().into_iter().flatten() {
         let score = entry["score"].as_f64().unwrap_or_default();
@@ -159,7 +159,8 @@ fn options(problem: &Problem) -> String {
     options.collect::<Vec<_>>().join(" ")
 }
 
-/// A problem's question and options without white space, in which the two sides may differ.
+/// A problem's question and options without white space, which may differ between the request and the
+/// dataset.
 fn name(question: &str, options: &str) -> String {
     question.split_whitespace().chain(options.split_whitespace()).collect()
 }
@@ -171,8 +172,8 @@ fn between<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
     Some(&text[start..start + end])
 }
 
-/// Tokens of a text, about as a tokenizer of English counts them: short words are one, long ones more, digits and
-/// punctuation count.
+/// Approximate tokens of an English text: one for a short word, more for a long one, and one for each digit
+/// and punctuation mark.
 pub fn tokens(text: &str) -> u64 {
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     let words: usize = words.map(|word| word.len().div_ceil(7)).sum();

@@ -1,4 +1,4 @@
-//! Batches: taken, answered after a while all at once, handed out as JSON lines in an order of their own.
+//! Batches: accepted, answered all at once after a while, and returned as JSON lines in a different order.
 
 use super::Shared;
 use super::receive::{Answered, answer};
@@ -10,40 +10,40 @@ use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// What batches do.
+/// Behaviour of batches.
 #[derive(Debug, Clone, Default)]
 pub struct BatchOptions {
     /// Time until a batch ends.
     pub latency: Duration,
-    /// So many of the first batches end with every second request expired.
+    /// Number of first batches that end with every second request expired.
     pub expire: u32,
     /// Number of first batches that are accepted, but whose connection breaks before the id is sent.
     pub cut_submissions: u32,
-    /// So many of the first downloads of results end early.
+    /// Number of first downloads of results that end early.
     pub cut_results: u32,
-    /// So many of the first batches have results that lack every second line.
+    /// Number of first batches whose results lack every second line.
     pub lose_lines: u32,
-    /// So many of the first batches have results of which every second line cannot be read.
+    /// Number of first batches in whose results every second line is unreadable.
     pub garble_lines: u32,
     /// Number of first polls of a batch that are answered 500.
     pub failing_looks: u32,
-    /// The first batch is refused as a whole after it was taken (OpenAI only).
+    /// The first batch is refused as a whole after it was accepted (OpenAI only).
     pub fail_first: bool,
     /// Time until the id of a submitted batch is sent.
     pub submit_latency: Duration,
-    /// Where there are no errors, their file has an empty id instead of none (OpenAI only).
+    /// If there are no errors, the id of the error file is empty instead of null (OpenAI only).
     pub empty_error_id: bool,
     /// Time from the end of a batch until it names the file of its results (OpenAI only).
     pub late_output: Duration,
-    /// So many of the first batches have results with every second line twice.
+    /// Number of first batches in whose results every second line is repeated.
     pub double_lines: u32,
     /// Files of results begin with a byte order mark.
     pub bom: bool,
-    /// Errors in results are in one envelope more than the API says.
+    /// Errors in results have one more envelope than documented.
     pub wrap_errors: bool,
-    /// So many of the first batches are cancelled when every second request has a result (OpenAI only).
+    /// Number of first batches that are cancelled when every second request has a result (OpenAI only).
     pub cancel: u32,
-    /// So many of the first attempts to make a batch of an uploaded file are answered 500 (OpenAI only).
+    /// Number of first attempts to create a batch from an uploaded file that are answered 500 (OpenAI only).
     pub failing_creations: u32,
 }
 
@@ -67,12 +67,12 @@ struct Batch {
     requests: usize,
     failed: bool,
     cancelled: bool,
-    /// Answers and errors; made when they are first asked for, since they are the same at any time.
+    /// Answers and errors, computed on first request, since they do not depend on time.
     results: Vec<String>,
     errors: Vec<String>,
 }
 
-/// An answer to a call of a batch API.
+/// The reply to a call of a batch API.
 pub(super) enum Told {
     Json(u16, Value),
     Lines(Bytes, bool),
@@ -91,7 +91,7 @@ fn bad(message: &str) -> Told {
     Told::Json(400, json!({"type": "error", "error": {"type": "invalid_request_error", "message": message}}))
 }
 
-/// The requests that a call brings, for the record.
+/// The requests in a call, for the log.
 pub(super) fn requests_in(body: &[u8]) -> Vec<Value> {
     if let Ok(mut sent) = serde_json::from_slice::<Value>(body) {
         let entries = sent["requests"].as_array_mut().map(std::mem::take).unwrap_or_default();
@@ -211,7 +211,7 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
         let (line, is_error) = told_line(api, custom_id, answered, options.wrap_errors);
         if is_error { errors.push(line) } else { results.push(line) }
     }
-    // In no order of the requests.
+    // Not in the order of the requests.
     results.reverse();
     let cancelled = api == Api::OpenAi && number < options.cancel as usize;
     if number < options.lose_lines as usize || cancelled {
@@ -254,7 +254,7 @@ async fn take(shared: &Arc<Shared>, api: Api, metadata: Value, requests: Vec<(St
     if cut { Told::Nothing } else { Told::Json(200, told) }
 }
 
-/// A line of results, and whether it is in the file of errors.
+/// A line of results, and whether it belongs to the error file.
 fn told_line(api: Api, custom_id: &str, answered: Option<Answered>, wrap: bool) -> (String, bool) {
     let wrapped = |body: String| if wrap { format!(r#"{{"type":"error","error":{body}}}"#) } else { body };
     let openai = |response: Value, error: Value| {

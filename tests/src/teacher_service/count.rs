@@ -1,19 +1,19 @@
 //! Counting tokens as providers do: text by a tokenizer, the reply's schema, pictures, and a prompt cache.
 //!
-//! OpenAI's texts count by o200k. Anthropic's tokenizer is not public; cl100k and a fifth more stands in for it, so
-//! clients have to learn from the usage of replies, as with the real service.
+//! OpenAI's texts are counted with o200k. Anthropic's tokenizer is not public; it is replaced by cl100k plus
+//! a fifth, so clients have to learn from the usage of replies, as with the real service.
 
 use super::wire::Api;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-/// Prompts that were seen before.
+/// Prompts seen so far.
 #[derive(Default)]
 pub(crate) struct PromptCache(Mutex<HashSet<String>>);
 
 impl PromptCache {
-    /// Takes a prompt in, and says whether it was not there.
+    /// Adds a prompt; true if it is new.
     pub(super) fn is_new(&self, prompt: String) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(prompt)
     }

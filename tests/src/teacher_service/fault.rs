@@ -1,13 +1,13 @@
-//! What goes wrong.
+//! Simulated faults.
 
 use super::schedule::{Schedule, Scheduled, named};
 
 named! {
-    /// One thing that can go wrong.
+    /// A fault.
     Fault {
         /// 429 with `retry-after`.
         LimitedWithWait = "429-wait",
-        /// 429 without a word on when.
+        /// 429 without `retry-after`.
         Limited = "429",
         /// 529, overloaded.
         Overloaded = "529",
@@ -17,17 +17,17 @@ named! {
         Slow = "slow",
         /// A body that ends early.
         CutOff = "cut-off",
-        /// The connection ends without a word on a request that was answered.
+        /// The connection closes without a reply, although the request was answered.
         HangUp = "hang-up",
         /// A 400 that quotes the key.
         EchoedKey = "echoed-key",
-        /// A 200 whose body is no JSON.
+        /// A 200 whose body is not JSON.
         NoJson = "no-json",
         /// A paid reply in an envelope of another API.
         Strange = "strange",
         /// A good reply without usage.
         NoUsage = "no-usage",
-        /// A reply whose text is not what was asked for.
+        /// A reply whose text does not have the requested form.
         WrongJson = "wrong-json",
         /// A sentence too few.
         WrongCount = "wrong-count",
@@ -39,9 +39,9 @@ named! {
         BadRequest = "bad-request",
         /// 401.
         BadKey = "bad-key",
-        /// 403, without a word on whether that is about the key or the request.
+        /// 403, without saying whether the key or the request is at fault.
         Forbidden = "403",
-        /// 429 that says the money is used up.
+        /// 429 that says the credit is used up.
         NoMoney = "no-money",
     }
 }
@@ -50,7 +50,7 @@ named! {
 pub type Faults = Schedule<Fault>;
 
 impl Fault {
-    /// Faults after which the same request, or one with the reason, gets a good reply.
+    /// Faults after which the same request, or a follow-up, gets a good reply.
     pub const PASSING: &'static [Self] = &[
         Self::LimitedWithWait,
         Self::Limited,

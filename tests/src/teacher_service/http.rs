@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A body that may end before it said it would.
+/// A body that may end before its announced length.
 pub(super) struct Said {
     bytes: Option<Bytes>,
     cut_off: bool,
@@ -65,7 +65,7 @@ pub(super) fn told(status: u16, headers: &Headers, body: Told) -> Reply {
     }
 }
 
-/// A good reply, in a shape.
+/// A good reply, in an unusual form.
 pub(super) fn shaped(shape: Option<Shape>, api: Api, headers: &Headers, body: String) -> Reply {
     let mut headers = headers.clone();
     let mut status = 200;
@@ -88,7 +88,7 @@ pub(super) fn shaped(shape: Option<Shape>, api: Api, headers: &Headers, body: St
     respond(status, &headers, bytes, false)
 }
 
-/// Writes a body's JSON, with half a character where a shape wants one.
+/// Writes a body's JSON, with half a surrogate pair if the shape requires it.
 pub(super) fn written(reply: &Value) -> String {
     reply.to_string().replace(SURROGATE, "\\ud83d")
 }
@@ -113,7 +113,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-/// A reply as the events that a stream would have had.
+/// A reply as the events of a stream.
 fn events(api: Api, body: &str) -> String {
     let reply: Value = serde_json::from_str(body).unwrap_or_default();
     match api {

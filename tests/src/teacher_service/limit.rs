@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-/// What the account may use; 0 means no limit.
+/// Rate limits of the account; 0 means no limit.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allowance {
     /// Requests per minute.

@@ -1,10 +1,11 @@
-//! A Teacher on loopback: speaks both wire formats over real HTTP, answers by the reference Teacher's brain, counts tokens,
-//! behaves as one of many services, and has faults and odd replies that can be switched on.
+//! A Teacher on loopback: it speaks both wire formats over real HTTP, answers like the reference Teacher,
+//! counts tokens, simulates one of many services, and can be told to show faults and unusual replies.
 //!
-//! [`answer`] finds the problem of a request and answers it, [`services`] are the services it can stand in for,
-//! [`fault`] is what goes wrong, [`shape`] what replies look like, [`schedule`] when they do, [`limit`] keeps the account's
-//! allowance, `wire` is the two formats, [`batch`] the two batch APIs, `count` the tokens, [`record`] what was asked.
-//! Everything depends on the seed and the request, not on the clock, so that a run can be repeated.
+//! [`answer`] finds the problem of a request and answers it; [`services`] are the services it can simulate;
+//! [`fault`] has the faults, [`shape`] the unusual replies, and [`schedule`] decides when they occur;
+//! [`limit`] keeps the account's rate limits; `wire` has the two formats, [`batch`] the two batch APIs;
+//! `count` counts tokens, and [`record`] logs requests. Everything depends on the seed and the request, not
+//! on the clock, so that a run can be repeated.
 
 pub mod answer;
 pub mod batch;
@@ -35,42 +36,43 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// What the service does.
+/// Options of the service.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Datasets whose problems it knows.
+    /// Datasets with the problems that it can answer.
     pub data: Vec<PathBuf>,
     /// Port on loopback; 0 takes any free one.
     pub port: u16,
     /// Time until a reply.
     pub latency: Duration,
-    /// Whom it behaves as.
+    /// Service to simulate.
     pub service: Service,
-    /// The only path that is served, with its query, where it is not the service's own.
+    /// The only path to serve, with its query; `None` for the service's own paths.
     pub endpoint: Option<String>,
-    /// Whether its models see no pictures.
+    /// Whether its models do not support pictures.
     pub blind: bool,
-    /// How many requests it works on at once, the others wait; any number where none is given.
+    /// Maximum requests processed at once, while others wait; `None` for any number.
     pub slots: Option<usize>,
     /// A file to which each request is appended as a line of JSON.
     pub log_requests: Option<PathBuf>,
-    /// What goes wrong, and how often.
+    /// Faults, and how often they occur.
     pub faults: Faults,
-    /// What good replies look like, and how often.
+    /// Unusual forms of good replies, and how often they occur.
     pub shapes: Shapes,
-    /// What the account may use.
+    /// Rate limits of the account.
     pub allowance: Allowance,
     /// Whether reply headers contain the limits.
     pub tell_limits: bool,
-    /// The key that requests must carry; any where none is given.
+    /// The key that requests must have; `None` for any.
     pub key: Option<String>,
-    /// What batches do.
+    /// Behaviour of batches.
     pub batch: BatchOptions,
-    /// Whether its models score the sentences of one rationale at a time, whatever they are asked.
+    /// Whether its models score only one rationale per request, even if asked about several.
     pub only_one: bool,
     /// Output tokens that a reply is charged beyond its text, as for thinking.
     pub extra_output_tokens: u64,
-    /// Whether tokens are counted by a tokenizer, schema, pictures and prompt cache included; else roughly.
+    /// Whether tokens are counted by a tokenizer, including schema, pictures and prompt cache; otherwise
+    /// approximately.
     pub real_tokens: bool,
 }
 
@@ -79,15 +81,15 @@ pub struct Options {
 pub struct Stats {
     /// Requests that arrived, those in batches included.
     pub requests: u64,
-    /// Batches that were taken.
+    /// Batches that were accepted.
     pub batches: u64,
     /// Requests with a good reply.
     pub good: u64,
-    /// Replies of status 429 by the allowance.
+    /// Replies of status 429 because of the rate limits.
     pub limited: u64,
     /// Requests that the service's rules refused.
     pub refused: u64,
-    /// The same by what they were refused for: a field, `path`, `key`, `model`, `image`.
+    /// The same by reason: a field, `path`, `key`, `model`, `image`.
     pub refusals: HashMap<String, u64>,
     /// Faults shown, by name.
     pub faults: HashMap<&'static str, u64>,
@@ -105,7 +107,7 @@ pub struct Stats {
     pub images: u64,
     /// Requests being answered now.
     pub in_flight: u64,
-    /// Most of them at once.
+    /// Maximum number of requests answered at once.
     pub peak_in_flight: u64,
     /// Tokens counted.
     pub input_tokens: u64,
@@ -114,7 +116,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Good replies to requests that had one already.
+    /// Good replies to requests that already had one.
     pub fn bought_again(&self) -> u64 {
         self.answered.values().map(|count| u64::from(count - 1)).sum()
     }
@@ -200,12 +202,12 @@ impl TeacherService {
         self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The latest requests, the oldest of them first, those in batches included.
+    /// The latest requests, oldest first, including those in batches.
     pub fn requests(&self) -> Vec<Recorded> {
         self.shared.records.latest()
     }
 
-    /// The right answer to the text of a user message.
+    /// The correct answer to the text of a user message.
     ///
     /// # Errors
     /// If the text is no request of the contract, or its problem is not known.

@@ -1,4 +1,5 @@
-//! From a request to a reply: reading it as the service does, and answering it with the faults and shapes that are on.
+//! From a request to a reply: reads it as the service does, and answers it with the scheduled faults and
+//! shapes.
 
 use super::answer::Kind;
 use super::services::failure::{Failure, Told};
@@ -9,28 +10,29 @@ use super::{Fault, Shared, http};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// A request that was understood.
+/// A request that was accepted.
 pub(super) struct Received {
     pub(super) api: Api,
     kind: Kind,
     pub(super) number: u64,
     digest: [u8; 32],
     text: [u8; 32],
-    /// How often it came before, and good replies so far.
+    /// How often it arrived before, and good replies so far.
     times: u32,
     good: u64,
     pub(super) asked: wire::Asked,
     answer: Value,
-    /// What the service's rules make of it: the limit of the reply, tokens of thinking, where those show.
+    /// The result of the service's rules: the limit of the reply, the tokens of thinking, and where thinking
+    /// appears.
     limit: Option<u64>,
     thinking: u64,
     shown: thinking::Shown,
-    /// Nothing limits the reply, and it continues until the context is full.
+    /// The reply has no limit, so it continues until the context is full.
     runs_on: bool,
     drops_schema: bool,
 }
 
-/// Reads a request as the service does; what it refuses is counted.
+/// Reads a request as the service does; refusals are counted.
 pub(super) fn receive(shared: &Shared, api: Api, head: &Head, body: &[u8]) -> Result<Received, Failure> {
     let digest: [u8; 32] = Sha256::digest(body).into();
     let (good, number) = {
@@ -118,7 +120,7 @@ fn wants_reasons(body: &Value) -> bool {
         || messages.filter(|one| one["role"] != "assistant").any(|one| blocks(&one["content"]))
 }
 
-/// Tokens of a request whose answer is not asked for.
+/// Tokens of a request, for the endpoint that only counts them.
 pub(super) fn count_only(shared: &Shared, head: &Head, body: &[u8]) -> Result<u64, Failure> {
     let mut value: Value =
         serde_json::from_slice(body).map_err(|_| Failure::bad("body", "the body is no JSON"))?;
@@ -135,19 +137,19 @@ impl Received {
         Some(fault)
     }
 
-    /// The shape of the reply; only a request without a fault has one.
+    /// The form of the reply; only for requests without a fault.
     pub(super) fn shape(&self, shared: &Shared) -> Option<Shape> {
         let shape = shared.options.shapes.pick(&self.text, self.times, self.good)?;
         *shared.stats().shapes.entry(shape.name()).or_default() += 1;
         Some(shape)
     }
 
-    /// How many times as long as others the reply takes.
+    /// How many times longer than usual the reply takes.
     pub(super) fn slowness(&self, fault: Option<Fault>) -> u32 {
         if fault == Some(Fault::Slow) || self.runs_on { 3 } else { 1 }
     }
 
-    /// The reply's body, with the faults of what is said; it counts as good where it arrives whole.
+    /// The reply's body, with faults of its content; it counts as good if it arrives complete.
     pub(super) fn reply(self, shared: &Shared, fault: Option<Fault>, shape: Option<Shape>) -> String {
         let (text, ended) = match shape {
             _ if shared.options.only_one && self.asked.text.contains("\n<samples>\n") => {
@@ -184,7 +186,7 @@ impl Received {
         http::written(&reply)
     }
 
-    /// A text in the service's envelope, cut off where the limit is.
+    /// A text in the service's envelope, truncated at the limit.
     fn envelop(&self, shared: &Shared, text: String, ended: &'static str, shape: Option<Shape>) -> Value {
         let (profile, more) = (shared.profile(), shared.options.extra_output_tokens);
         if !profile.is_named {
@@ -236,14 +238,14 @@ impl Received {
     }
 }
 
-/// What came of a request in a batch.
+/// The result of a request in a batch.
 pub(super) struct Answered {
     pub(super) status: u16,
     pub(super) body: String,
 }
 
-/// Answers a request in a batch. What breaks a connection when it comes alone is an internal error here, and what is odd
-/// about HTTP is left out.
+/// Answers a request in a batch. Faults that would break the connection of a single request are internal
+/// errors here, and unusual HTTP is left out.
 pub(super) fn answer(shared: &Shared, api: Api, body: &[u8]) -> Answered {
     let word = |failure: &Failure| Answered {
         status: failure.status,

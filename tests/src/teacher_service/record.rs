@@ -1,4 +1,4 @@
-//! What was asked: the latest requests in memory, and all of them in a file where that is wanted.
+//! The request log: the latest requests in memory, and optionally all of them in a file.
 
 use super::services::Head;
 use serde_json::{Value, json};
@@ -16,9 +16,9 @@ const KEPT: usize = 200;
 pub struct Recorded {
     /// Path, without the query.
     pub path: String,
-    /// Names of the headers that held a key.
+    /// Names of the headers with a key.
     pub auth: Vec<&'static str>,
-    /// `anthropic-version`, where it was given.
+    /// `anthropic-version`, if given.
     pub version: Option<String>,
     /// Its body.
     pub body: Value,
@@ -60,7 +60,7 @@ impl Records {
     pub(super) fn add(&self, recorded: Recorded) {
         if let Some(file) = &self.file {
             let line = format!("{}\n", recorded.to_json());
-            // A full disk must not end the service; a reader of the file sees what is missing.
+            // A full disk must not stop the service; missing lines are noticed by the reader of the file.
             let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
         }
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,9 @@
-//! When something happens: by the seed, the request and how often it came, so that every run sees the same.
+//! Decides when a fault or shape occurs: by the seed, the request and how often it arrived, so that every run
+//! is the same.
 
 use sha2::{Digest, Sha256};
 
-/// Most times in a row for one request, so that every run ends; not where all requests are meant.
+/// Maximum times in a row for one request, so that every run ends; unlimited if all requests are affected.
 const MOST_IN_A_ROW: u32 = 2;
 
 /// An enumeration whose variants have names on the command line.
@@ -35,23 +36,23 @@ macro_rules! named {
 }
 pub(super) use named;
 
-/// What a schedule holds.
+/// The entries of a schedule.
 pub trait Scheduled: Copy {
-    /// Sets apart the schedules of two types that have the same seed.
+    /// Distinguishes the schedules of two types with the same seed.
     const SALT: &'static [u8];
 
-    /// True if it belongs to a request for good.
+    /// True if it occurs every time the request is sent.
     fn is_lasting(self) -> bool;
 }
 
-/// Which requests something happens to.
+/// Selects the affected requests.
 #[derive(Debug, Clone)]
 pub struct Schedule<K> {
     /// Seed of the schedule.
     pub seed: u64,
-    /// Share of requests that it happens to.
+    /// Share of affected requests.
     pub share: f64,
-    /// What happens, with equal chances.
+    /// What may happen, with equal probability.
     pub kinds: Vec<K>,
     /// Good replies before the first.
     pub after: u64,
@@ -69,7 +70,8 @@ impl<K: Scheduled> Schedule<K> {
         Self { seed: 1, share, kinds: vec![kind], after: 0 }
     }
 
-    /// What happens to a request (by its text) that came `times` times before, when so many good replies were given.
+    /// What happens to a request (by its text) that arrived `times` times before, after this many good
+    /// replies.
     pub fn pick(&self, request: &[u8; 32], times: u32, good: u64) -> Option<K> {
         if self.kinds.is_empty() || good < self.after {
             return None;

@@ -36,7 +36,7 @@ impl Shared {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts what a request was refused for.
+    /// Counts a refusal by reason.
     pub(super) fn refuse(&self, failure: &Failure) {
         let mut stats = self.stats();
         stats.refused += 1;
@@ -49,7 +49,7 @@ impl Shared {
         told(failure.status, headers, receive::word(self, api, failure))
     }
 
-    /// What is at a path: the service's own, or what the options name instead.
+    /// What is served at a path: by the service, or by the options.
     fn route(&self, path: &str, query: &str) -> Option<Route> {
         match &self.options.endpoint {
             Some(endpoint) => {
@@ -62,7 +62,7 @@ impl Shared {
     }
 }
 
-/// Counts a request as in flight while it lives, also where its client goes away.
+/// Counts a request as in flight while it exists, even if the client disconnects.
 struct InFlight(Arc<Shared>);
 
 impl InFlight {
@@ -173,7 +173,7 @@ async fn ask(shared: &Arc<Shared>, api: Api, head: &Head, body: &Bytes) -> Resul
     if let Some(failure) = shape.and_then(|shape| flagged(shared, shape)) {
         return failed(&headers, &failure);
     }
-    // A client that gives up while it waits for a slot leaves the line.
+    // A client that gives up while waiting for a slot leaves the queue.
     let slot = match &shared.slots {
         Some(slots) => slots.acquire().await.ok(),
         None => None,

@@ -18,7 +18,7 @@ pub(super) struct Asked {
     pub text: String,
     /// Everything that counts as input.
     pub input_tokens: u64,
-    /// Of those, tokens written to the prompt cache and read from it.
+    /// Of these, tokens written to the prompt cache and read from it.
     pub cached: (u64, u64),
     pub pictures: Vec<Picture>,
     /// Whether the reply's tokens are counted by a tokenizer.
@@ -28,7 +28,7 @@ pub(super) struct Asked {
 /// A picture in a request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Picture {
-    /// What it is by its bytes: png, jpeg, gif or webp; empty if it is none of these.
+    /// Type detected from the bytes: png, jpeg, gif or webp; empty if it is none of these.
     pub(crate) kind: &'static str,
     pub(crate) width: u32,
     pub(crate) height: u32,
@@ -37,7 +37,7 @@ pub(crate) struct Picture {
     pub(crate) base64_len: usize,
 }
 
-/// What a reply says.
+/// The content of a reply.
 pub(super) struct Saying<'a> {
     pub(super) text: &'a str,
     /// Why it ended: stop, length or refusal.

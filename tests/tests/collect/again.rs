@@ -1,5 +1,5 @@
-//! What is asked again, and what must not be: stages done again, rejects after their cause was fixed, outages, batches
-//! that are not to be seen.
+//! What is requested again, and what must not be: repeated stages, rejects after their cause was fixed,
+//! outages, batches that the service does not list.
 
 use crate::shared::{Place, Tables, fast};
 use schemas::{Answer, Correction, Problem, Provenance, Rationale, table};
@@ -10,7 +10,7 @@ use workspace_tests::command::collect_feedback;
 use workspace_tests::small_dataset::write_rollouts;
 use workspace_tests::teacher_service::{BatchOptions, Fault, Faults, Options, TeacherService};
 
-/// The service answers `after` requests, and then so.
+/// The service answers `after` requests, and then fails this way.
 fn then(fault: Fault, after: u64) -> Options {
     Options { faults: Faults { seed: 1, share: 1.0, kinds: vec![fault], after }, ..fast() }
 }
@@ -25,7 +25,7 @@ fn a_stage_that_was_done_again_is_asked_about_what_it_says_now() {
     let service = place.service(fast());
     assert_eq!(place.collect(&service, &[]).status, Some(0));
     let before = place.tables();
-    // RL is done again: other texts under the same names.
+    // RL is repeated: other texts under the same ids.
     let mut rationales: Vec<Rationale> = place.dataset.read(1).unwrap();
     for row in rationales.iter_mut().filter(|row| row.stage == "rl") {
         row.deduplicated.push_str("\nThis was said later.");
@@ -53,7 +53,7 @@ fn a_stage_that_was_done_again_is_asked_about_what_it_says_now() {
     assert_eq!(place.tables().corrections, after.corrections);
 }
 
-/// `train` stops in the same words; neither program sends the user to the other.
+/// `train` stops with the same message; neither program sends the user to the other.
 #[test]
 fn rationales_that_are_all_empty_are_told_as_what_they_are() {
     let place = Place::new(6, 1);
@@ -72,7 +72,7 @@ fn rationales_that_are_all_empty_are_told_as_what_they_are() {
     }
 }
 
-/// Of a dataset without val and test problems, `train` writes a part of answers without rows.
+/// For a dataset without val and test problems, `train` writes a part of answers without rows.
 #[test]
 fn a_round_without_problems_to_answer_is_over_too() {
     let place = Place::new(6, 1);
@@ -183,7 +183,7 @@ fn paid_replies_in_another_envelope_are_kept() {
         paid.clone().count() > 0 && paid.clone().all(|row| row.cost_usd.is_some_and(|dollars| dollars > 0.0))
     );
 
-    // Where none can be read, the run ends before everything is bought.
+    // If none can be read, the run stops before everything is bought.
     let place = Place::new(40, 4);
     let service = place.service(then(Fault::Strange, 0));
     let ran = place.collect(&service, &model);
@@ -338,7 +338,7 @@ fn what_a_killed_run_bought_stands_whatever_is_asked_next() {
     }
 }
 
-/// Rejects of the run itself are not asked again in it: a Teacher that always refuses would be asked forever.
+/// Rejects of the run itself are not retried in it: a Teacher that always refuses would be asked forever.
 #[test]
 fn rejects_are_asked_again_once_a_run() {
     for batch in [false, true] {
@@ -354,7 +354,7 @@ fn rejects_are_asked_again_once_a_run() {
     }
 }
 
-/// Back to an older prompt with other settings: its answers count again, and the tables hold them.
+/// Back to an older prompt with other settings: its answers are used again, and the tables contain them.
 #[test]
 fn an_older_prompts_answers_come_back_whatever_the_settings() {
     let prompts = |text: &str| {
@@ -409,7 +409,7 @@ fn the_ledger_keeps_what_was_paid_for_rollouts_that_are_gone() {
     assert!(status.contains("The books balance.") && !status.contains(", from a run"), "{status}");
 }
 
-/// What is in a batch of one provider is not bought from another.
+/// Items in a batch of one provider are not bought from another.
 #[test]
 fn what_lies_in_another_providers_batch_is_left_out() {
     let place = Place::new(6, 2);

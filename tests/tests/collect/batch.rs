@@ -1,4 +1,4 @@
-//! Batch mode: the same tables at half the price, and nothing bought twice, whatever breaks.
+//! Batch mode: the same tables at half the price, and nothing bought twice despite failures.
 
 use crate::shared::{Place, Tables, fast};
 use std::process::Command;
@@ -240,7 +240,7 @@ fn batch_that_is_refused_as_a_whole_ends_the_run() {
     assert_eq!(place.tables().scores.len(), 36);
 }
 
-/// Results that are no results of the API leave the batch open: nothing is bought again before the user says so.
+/// Unreadable results leave the batch open: nothing is bought again unless the user asks for it.
 #[test]
 fn results_that_cannot_be_read_are_bought_again_only_where_that_is_said() {
     for (teacher, model) in TEACHERS {

@@ -1,5 +1,5 @@
-//! Batches whose files are late, odd or incomplete, whose submission was cut off, whose requests the service does not take,
-//! and whose cost is not yet known. Nothing is bought twice, and nothing passes the cap.
+//! Batches with late, unusual or incomplete files, interrupted submissions, refused requests, or unknown
+//! costs. Nothing is bought twice, and the budget is never exceeded.
 
 use crate::shared::{Place, Tables, fast};
 use schemas::{Provenance, Rationale};
@@ -46,13 +46,13 @@ fn spent(tables: &Tables) -> f64 {
     tables.requests.iter().filter_map(|row| row.cost_usd).sum()
 }
 
-/// Starts a run and waits until it says something.
+/// Starts a run and waits until it prints a text.
 fn until_it_says(mut command: Command, words: &str) -> Child {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let said = lines.by_ref().map(Result::unwrap).find(|line| line.contains(words));
     assert!(said.is_some(), "it ended and did not say: {words}");
-    std::thread::spawn(move || lines.for_each(drop)); // so that it can continue speaking
+    std::thread::spawn(move || lines.for_each(drop)); // so that it can keep printing
     child
 }
 
@@ -116,7 +116,7 @@ fn errors_in_one_envelope_more_are_what_they_say() {
     }
 }
 
-/// Results that are missing although the batch counts them were paid for.
+/// Missing results that are in the batch's counts were paid for.
 #[test]
 fn missing_lines_are_waited_for_and_bought_again_only_where_that_is_said() {
     for teacher in TEACHERS {
@@ -124,7 +124,10 @@ fn missing_lines_are_waited_for_and_bought_again_only_where_that_is_said() {
         let service = place.service(options(BatchOptions { lose_lines: 1, ..Default::default() }));
         for _ in 0..2 {
             let waiting = command(&place, &service.url(), teacher, &SCORES);
-            interrupt(until_it_says(waiting, "10 of its 20 results are not there yet; next look in"));
+            interrupt(until_it_says(
+                waiting,
+                "10 of its 20 results are not available yet; checking again in",
+            ));
             assert_eq!((service.stats().batches, losses(&place)), (1, 0.0));
         }
         let kept = place.tables().requests.iter().filter(|row| !row.cached).count();
@@ -175,7 +178,7 @@ fn a_batch_whose_service_is_gone_is_given_up_by_our_own_name_of_it() {
         assert_eq!(ran.status, Some(1), "{}", ran.stderr);
         let (_, rest) = ran.stderr.split_once("whether batch ").unwrap();
         let (plan, rest) = rest.split_once(' ').unwrap();
-        assert!(plan.len() == 24 && rest.starts_with("of 20 requests"), "{}", ran.stderr);
+        assert!(plan.len() == 24 && rest.starts_with("with 20 requests"), "{}", ran.stderr);
         assert!(rest.contains("--abandon-batch and the batch's name"), "{}", ran.stderr);
         assert_eq!(other.stats().requests, 0);
         let ran = ask(&place, &other, teacher, &[&SCORES[..], &["--abandon-batch", "another"]].concat());
@@ -201,7 +204,7 @@ fn a_file_that_was_uploaded_becomes_the_batch_it_was_sent_for() {
     {
         std::thread::sleep(Duration::from_millis(20));
     }
-    std::thread::sleep(Duration::from_millis(300)); // its batch was refused meanwhile
+    std::thread::sleep(Duration::from_millis(300)); // its batch was refused in the meantime
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(service.stats().batches, 0);
@@ -213,7 +216,7 @@ fn a_file_that_was_uploaded_becomes_the_batch_it_was_sent_for() {
     assert_eq!(stored(&place, "SELECT count(*) + 0.0 FROM batches"), 1.0);
 }
 
-/// Lengths of replies to one prompt say nothing about those to another.
+/// The length of replies to one prompt is not used to predict replies to another.
 #[test]
 fn cap_holds_after_the_prompt_became_a_wordier_one() {
     for teacher in TEACHERS {
@@ -240,14 +243,14 @@ fn cap_holds_after_the_prompt_became_a_wordier_one() {
     }
 }
 
-/// A file that overlays the catalogue of models.
+/// A file that overrides the catalogue of models.
 fn models(place: &Place, text: &str) -> String {
     let path = place.folder.path().join("models.toml");
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
-/// What a model that nobody knows takes is found out before thousands of requests are refused for it.
+/// The format for an unknown model is determined before thousands of requests are refused.
 #[test]
 fn an_unlisted_model_is_asked_alone_before_the_first_batch() {
     let place = Place::new(12, 2);
@@ -263,7 +266,7 @@ fn an_unlisted_model_is_asked_alone_before_the_first_batch() {
     assert!(ran.stderr.contains("reasoning effort is omitted"), "{}", ran.stderr);
 }
 
-/// What a listed model is refused for in a batch is learned, and no item pays for it.
+/// Refusals of a listed model in a batch are learned from, and reject no item.
 #[test]
 fn a_batch_that_is_refused_for_a_field_is_sent_again_without_it() {
     for kind in ["scores", "corrections"] {
@@ -331,7 +334,7 @@ fn an_item_that_always_fails_is_rejected() {
     }
 }
 
-/// What a service says inside a 200, or about one request alone, is what a single request would be told.
+/// An error inside a 200, or about one request, has the same effect as for a single request.
 #[test]
 fn errors_inside_results_are_whose_fault_they_are() {
     for teacher in TEACHERS {

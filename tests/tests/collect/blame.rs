@@ -4,7 +4,7 @@ use crate::shared::{Place, fast};
 use std::time::{Duration, Instant};
 use workspace_tests::teacher_service::{BatchOptions, Fault, Faults, Options, Shape, Shapes};
 
-/// Requests for which a fault of the item is shown, by the share of those that have it.
+/// Requests with a fault of the item, by the share of requests that have it.
 fn odd(shape: Shape, share: f64) -> Options {
     Options { shapes: Shapes::only(shape, share), ..fast() }
 }
@@ -30,7 +30,7 @@ fn a_refusal_of_everything_ends_the_run() {
     assert!(service.stats().requests < 100, "{}", service.stats().requests);
 }
 
-/// A 403 without a word on what it is about, from the start or after good replies.
+/// A 403 without a reason, from the start or after good replies.
 #[test]
 fn a_key_that_loses_its_rights_ends_the_run_and_rejects_nothing() {
     for after in [0, 30] {
@@ -44,7 +44,7 @@ fn a_key_that_loses_its_rights_ends_the_run_and_rejects_nothing() {
     }
 }
 
-/// The same for some items only.
+/// The same for only some items.
 #[test]
 fn items_that_are_not_let_through_are_rejected_while_others_are() {
     let place = Place::new(20, 4);
@@ -57,7 +57,7 @@ fn items_that_are_not_let_through_are_rejected_while_others_are() {
     assert_eq!(tables.scores.len() / 3 + tables.rejects.len(), 80);
 }
 
-/// No other item is left whose success could tell: one that is answered is asked again.
+/// No other item is left as evidence, so an answered one is sent again as a probe.
 #[test]
 fn what_fails_for_ever_is_rejected_in_a_short_run_too() {
     let place = Place::new(6, 4);
@@ -71,7 +71,7 @@ fn what_fails_for_ever_is_rejected_in_a_short_run_too() {
     assert!(place.collect(&service, &["--stage", "scores"]).stdout.contains("nothing to do"));
 }
 
-/// Bad items at the head of the line keep no other waiting, and are rejected long before patience ends.
+/// Bad items at the head of the queue do not delay the others, and are rejected long before the timeout.
 #[test]
 fn bad_items_do_not_stop_the_line() {
     let place = Place::new(8, 4);

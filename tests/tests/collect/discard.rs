@@ -1,4 +1,5 @@
-//! `discard` and `undiscard`: a Teacher's answers leave a round and come back, and nothing is paid for twice unasked.
+//! `discard` and `undiscard`: a Teacher's answers are removed from a round and restored, and nothing is paid
+//! for twice without the user's consent.
 
 use crate::shared::{Place, Tables, fast};
 use schemas::{Provenance, Rationale};
@@ -50,13 +51,13 @@ fn answers_leave_the_tables_and_come_back_without_a_request() {
     assert_eq!(tables.requests, before.requests, "what was paid stays in the ledger");
     let status = place.reference(&["status"]).stdout;
     assert!(status.contains("The books balance."), "{status}");
-    // Once more changes nothing.
+    // Repeating it changes nothing.
     assert!(command(&place, "discard", &[]).stdout.contains("no answers of scores to change"));
-    // A rebuild does not bring them back.
+    // A rebuild does not restore them.
     assert_eq!(place.reference(&["rebuild"]).status, Some(0));
     assert_eq!(place.tables().scores.len(), 0);
 
-    // The same Teacher is not paid twice unasked.
+    // The same Teacher is not paid twice without the user's consent.
     let service = place.service(fast());
     let again = ["--stage", "scores", "--model", "gpt-4o"];
     let ran = place.collect(&service, &again);
@@ -113,7 +114,7 @@ fn what_was_discarded_is_asked_again_where_that_is_asked_for() {
     assert!(tables.requests.len() > before.requests.len());
     let status = place.reference(&["status"]).stdout;
     assert!(status.contains("The books balance."), "{status}");
-    // With and without the flag nothing is left to ask.
+    // With or without the flag, nothing is pending.
     assert!(place.collect(&service, &again).stdout.contains("nothing to do"));
     assert!(place.collect(&service, &again[..4]).stdout.contains("nothing to do"));
     assert_eq!(service.stats().requests, distinct);
@@ -143,7 +144,7 @@ fn a_discard_that_was_killed_is_completed_by_the_next_command() {
             _ => assert_eq!(place.reference(&["rebuild"]).status, Some(0)),
         }
         assert!(!teachers(&place.tables()).contains("gpt-4o"), "{next}");
-        // The same for the way back.
+        // The same for `undiscard`.
         if next == "discard" {
             let cache = rusqlite::Connection::open(place.dataset.feedback_path()).unwrap();
             cache.execute_batch("DELETE FROM discarded; INSERT INTO rewrites VALUES ('scores', 1);").unwrap();

@@ -17,7 +17,8 @@ fn full_disk_ends_the_run_and_a_larger_one_goes_on() {
     let place = Place::new(150, 4);
     let service = place.service(fast());
     let url = service.url();
-    // Files may not grow beyond this, in blocks of 512 bytes; the signal that says so is ignored, as on a full disk.
+    // Maximum file size in blocks of 512 bytes; the signal sent when it is exceeded is ignored, so writes
+    // fail as on a full disk.
     for share in [20, 60] {
         let blocks = whole * share / 100 / 512;
         let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
@@ -49,7 +50,7 @@ fn folder_that_cannot_be_written_is_said_so() {
         about.uid() == 0
     });
     if is_root {
-        command.uid(65_534).gid(65_534); // modes do not hold for root
+        command.uid(65_534).gid(65_534); // file modes do not restrict root
     }
     match run(command) {
         Ok(ran) => {

@@ -42,7 +42,7 @@ fn near(what: &str, estimated: f64, spent: f64, within: f64) {
     assert!(off.abs() < within, "{what}: estimated {estimated}, spent {spent}");
 }
 
-/// Published data next to the workspace.
+/// Published data outside the repository.
 fn real_data() -> PathBuf {
     let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("..").join("shared").join("data");
     std::env::var_os("ARES_REAL_DATA").map_or_else(usual, PathBuf::from)
@@ -126,7 +126,7 @@ fn prompt_caching_is_in_the_dollars() {
     }
 }
 
-/// Pictures of all kinds of sizes in place of the small ones, a telephone's photograph among them.
+/// Pictures of many sizes in place of the small ones, including a phone photo.
 fn put_pictures(place: &Place, problems: usize) {
     let small = [(640, 480), (1_024, 1_024), (30, 20), (1_920, 1_080)];
     let sizes = [&[(4_032, 3_024)], &small[..], &small[..]].concat();
@@ -164,7 +164,7 @@ fn bills_of_todays_models_are_what_was_estimated() {
             collect(place.path(), &url, teacher, model, &[]);
             let first = dollars(&place.dataset);
             near(&what, estimated, first, 0.05);
-            // From here on by what the replies have told.
+            // From here on, the estimate is based on replies.
             write_rollouts(&place.dataset, "second", PROBLEMS / 2..PROBLEMS, 2).unwrap();
             let (estimated, _) = estimate(place.path(), &url, teacher, model, &[]);
             collect(place.path(), &url, teacher, model, &[]);

@@ -46,7 +46,7 @@ fn lasting_faults_are_rejects_told_apart() {
     let place = Place::new(50, 4);
     let service =
         place.service(Options { faults: Faults { seed: 3, share: 0.2, kinds, after: 5 }, ..fast() });
-    // Few at once, or all are under way before the first good reply.
+    // Few at once: otherwise all are in flight before the first good reply.
     let ran = place.collect(&service, &["--stage", "scores", "--concurrency", "4"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let tables = place.tables();
@@ -130,7 +130,7 @@ fn a_key_that_the_service_quotes_is_kept_nowhere() {
     assert!(!ran.stderr.contains(key) && !ran.stdout.contains(key));
 }
 
-/// A connection that ends without a word may have cost a reply: the cap counts it, in later runs too.
+/// A connection closed without a reply may have cost one: the budget counts it, in later runs too.
 #[test]
 fn what_may_have_been_lost_counts_under_the_cap() {
     let place = Place::new(60, 4);
@@ -151,7 +151,8 @@ fn what_may_have_been_lost_counts_under_the_cap() {
     assert!(service.stats().requests <= before + 1, "nothing more is bought by running it again");
 }
 
-/// Where a service answered before and refuses the few items that are left, it is their fault; else it is the settings'.
+/// If a service answered before and refuses the few remaining items, they are at fault; otherwise the
+/// settings are.
 #[test]
 fn the_last_items_can_be_rejected() {
     let place = Place::new(4, 2);
@@ -171,7 +172,7 @@ fn the_last_items_can_be_rejected() {
     assert_eq!(place.tables().rejects, [], "no reply ever came");
 }
 
-/// Rows of another round were copied there: nothing is paid for them.
+/// Rows of another round were copied into the folder: nothing is paid for them.
 #[test]
 fn rollouts_of_another_round_are_refused_before_anything_is_asked() {
     let place = Place::new(4, 2);
@@ -188,7 +189,7 @@ fn rollouts_of_another_round_are_refused_before_anything_is_asked() {
     assert_eq!(service.stats().requests, 0);
 }
 
-/// A closed output, as by `| head`: the work is done nevertheless.
+/// A closed output, as by `| head`, does not stop the work.
 #[test]
 fn a_closed_pipe_ends_nothing() {
     let place = Place::new(20, 4);

@@ -1,4 +1,4 @@
-//! Samples of a problem that one request asks about: the same tables, fewer tokens, and nothing bought twice.
+//! Requests about several samples of a problem: the same tables, fewer tokens, and nothing bought twice.
 
 use crate::shared::{Place, Tables, fast};
 use schemas::{Request, Rollout};
@@ -10,13 +10,13 @@ use workspace_tests::teacher_service::{BatchOptions, Fault, Faults, Options, Ser
 
 const SCORES: [&str; 2] = ["--stage", "scores"];
 
-/// What was scored how.
+/// The score of each sentence.
 fn scores(tables: &Tables) -> Vec<(String, u32, String, f32)> {
     let rows = tables.scores.iter();
     rows.map(|row| (row.rollout_id.clone(), row.sentence_index, row.sentence.clone(), row.score)).collect()
 }
 
-/// Tables of a place where each sample was asked about by itself.
+/// Tables of a dataset whose samples were requested individually.
 fn alone(problems: usize, samples: u32) -> Tables {
     let place = Place::new(problems, samples);
     let service = place.service(fast());
@@ -68,7 +68,7 @@ fn one_request_a_problem_gives_the_same_scores_for_fewer_tokens() {
         assert_eq!(scores(&tables), scores(&expected), "{teacher}");
         assert_eq!((stats.requests, stats.good), (60, 60));
 
-        // The ledger says what was sent, exactly.
+        // The ledger matches exactly what was sent.
         let rows = &tables.requests;
         let (input, output, dollars) = booked(rows);
         assert_eq!((input, output), (stats.input_tokens, stats.output_tokens));
@@ -84,7 +84,7 @@ fn one_request_a_problem_gives_the_same_scores_for_fewer_tokens() {
             assert!(input * 20 < one_by_one * 11, "{input} {one_by_one}");
         }
         let status = place.reference(&["status"]).stdout;
-        let saved = "60 requests asked about 228 rollouts together, which saved 168 requests";
+        let saved = "228 rollouts grouped in 60 requests; 168 requests saved";
         assert!(status.contains(saved), "{status}");
         assert_eq!(place.reference(&["report", "--round", "1"]).status, Some(0));
         let report = std::fs::read_to_string(place.path().join("report-round-1.html"));
@@ -124,7 +124,7 @@ fn a_setting_says_how_many_samples_one_request_asks_about() {
             assert_eq!(place.tables(), expected, "as earlier versions asked, to the key");
         }
     }
-    // Where replies may not be long, fewer are asked about at once.
+    // If replies must be short, fewer samples are grouped.
     let place = Place::grouped(20, 5);
     let service = place.service(fast());
     assert_eq!(
@@ -149,7 +149,8 @@ fn what_can_be_used_of_a_bad_reply_is_kept_and_the_rest_is_asked_about_alone() {
     assert!(stats.faults.len() == 5 && stats.requests > 70, "{stats:?}");
     let found = scores(&tables);
     assert!(found.iter().all(|row| expected.contains(&format!("{row:?}"))));
-    // One of five kinds of 0.3 is passing; what is rejected was asked about by itself, and is flawed itself.
+    // One in five of these faults, at a rate of 0.3, is transient; rejected items were requested individually
+    // and failed there too.
     let rejected: HashSet<&str> = tables.rejects.iter().map(|row| row.subject_id.as_str()).collect();
     assert_eq!(found.len(), 720 - 3 * rejected.len());
     assert!(rejected.len() < 40, "{}", rejected.len());
@@ -165,7 +166,7 @@ fn what_can_be_used_of_a_bad_reply_is_kept_and_the_rest_is_asked_about_alone() {
     let rebuilt = place.tables();
     assert_eq!((scores(&rebuilt), booked(&rebuilt.requests).0), (found, input));
 
-    // Asked again, each by itself.
+    // Requested again individually.
     let calm = place.service(fast());
     let ran = place.collect(&calm, &[&SCORES[..], &["--model", "gpt-4o", "--retry-rejects"]].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
@@ -222,12 +223,12 @@ fn a_model_that_answers_one_at_a_time_is_not_asked_about_several_for_long() {
     let service = place.service(Options { only_one: true, ..fast() });
     let ran = place.collect(&service, &[&SCORES[..], &["--concurrency", "4"]].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("from here on, each is asked about by itself"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("from now on, each is requested individually"), "{}", ran.stderr);
     assert_eq!(scores(&place.tables()), scores(&expected));
     let wasted = service.stats().requests - 228;
     assert!(wasted < 12, "{wasted} requests for nothing");
     let status = place.reference(&["status"]).stdout;
-    let told = format!("had to be asked about again alone, {wasted} requests more than one by one");
+    let told = format!("requested again individually; {wasted} requests more than without grouping");
     assert!(status.contains(&told), "{told}: {status}");
 }
 
@@ -251,7 +252,7 @@ fn a_round_that_was_begun_one_by_one_goes_on_in_groups() {
     let of_before = |row: &&schemas::Score| done.contains(&row.rollout_id);
     let kept: Vec<_> = tables.scores.iter().filter(of_before).cloned().collect();
     assert_eq!(kept, before.scores, "what was there stays as it was");
-    // And on, one by one, as it began.
+    // Continued one by one, as it began.
     let place = Place::grouped(40, 4);
     let no_money = Faults { seed: 1, share: 1.0, kinds: vec![Fault::NoMoney], after: 10 };
     let service = place.service(Options { faults: no_money, ..fast() });

@@ -1,4 +1,4 @@
-//! Judgements: pairs in both orders, and what stays of them.
+//! Judgements: pairs in both orders, and which of them are kept.
 
 use crate::shared::{Place, fast};
 use schemas::{Judgement, Provenance, Rationale};
@@ -8,7 +8,7 @@ use workspace_tests::teacher_service::{Fault, Faults, Options, TeacherService};
 
 const PAIRS: usize = 6;
 
-/// A place with rationales of the base student and of round 1 about six test problems.
+/// A dataset with rationales of the base student and of round 1 for six test problems.
 fn place() -> Place {
     let place = Place::new(12, 1);
     for (round, stage) in [(0, "base"), (1, "sft")] {
@@ -85,7 +85,7 @@ fn a_rebuild_has_one_judgement_of_a_pair_in_an_order() {
     assert_balanced(&place);
 }
 
-/// What one job's rejects are asked again for leaves the judgements of another one's order alone.
+/// Retrying the rejects of one job does not affect the judgements of a job with another order.
 #[test]
 fn judgements_of_other_orders_stay_where_rejects_are_asked_again() {
     let place = place();
@@ -104,12 +104,12 @@ fn judgements_of_other_orders_stay_where_rejects_are_asked_again() {
     assert_eq!(place.tables().rejects, []);
     let keys: HashSet<_> = all.iter().map(|row| row.request_key.clone()).collect();
     assert!(first.iter().all(|row| keys.contains(&row.request_key)), "what was paid for first still counts");
-    // The other way round, too.
+    // The same the other way round.
     assert_eq!(judge(&place, &good, &["--retry-rejects"]).len(), 2 * PAIRS);
     assert_balanced(&place);
 }
 
-/// A reject that two jobs share, and that one of them asked again about, stays answered in a rebuild.
+/// A reject shared by two jobs and successfully retried by one of them stays answered in a rebuild.
 #[test]
 fn a_rebuild_takes_an_answer_before_a_reject() {
     let place = place();
@@ -133,7 +133,7 @@ fn a_rebuild_takes_an_answer_before_a_reject() {
     assert_balanced(&place);
 }
 
-/// A stage that was done again says other things under the same names.
+/// A repeated stage has other texts under the same ids.
 #[test]
 fn judgements_of_older_texts_are_made_anew() {
     let place = place();

@@ -39,7 +39,8 @@ fn kill_nine_at_random_moments_loses_at_most_what_was_in_flight() {
         let before = service.stats().requests;
         let mut child = start(collect_feedback(place.path(), &arguments)).unwrap();
         moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // Every fifth is killed before it could ask anything, the others amid requests, however slow the machine is.
+        // Every fifth run is killed before it sends anything, the others while requests are in flight,
+        // regardless of the machine's speed.
         let amid = !kills.is_multiple_of(5);
         let mut ended = false;
         while amid && !ended && service.stats().requests == before {

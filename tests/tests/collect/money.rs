@@ -84,7 +84,7 @@ fn estimate_sends_nothing_and_is_near_the_ledger() {
     assert!((estimated / spent - 1.0).abs() < 0.3, "estimated {estimated}, spent {spent}");
 }
 
-/// Replies that grow longer exceed the budget by at most one of them.
+/// If replies get longer, the budget is exceeded by at most one of them.
 #[test]
 fn cap_holds_where_replies_grow_longer() {
     let place = Place::new(60, 4);
@@ -102,7 +102,7 @@ fn cap_holds_where_replies_grow_longer() {
     assert!(before < 0.06 && spent > cap - 2.0 * one && spent < cap + one, "cap {cap}, spent {spent}");
 }
 
-/// What a reply without usage cost is not known: the cap counts it with the most it can be, in later runs too.
+/// The cost of a reply without usage is unknown: the budget assumes the maximum, in later runs too.
 #[test]
 fn replies_that_do_not_tell_their_tokens_count_under_the_cap() {
     let place = Place::new(60, 4);

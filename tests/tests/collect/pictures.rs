@@ -1,5 +1,5 @@
-//! Pictures: those that the published source never had, those that may not be sent, those of many bytes. And rollouts that
-//! came from elsewhere.
+//! Pictures: those that the published source never had, those that must not be sent, and large ones. Also
+//! rollouts from other sources.
 
 use crate::shared::{Place, fast};
 use schemas::{Problem, Rollout};
@@ -73,7 +73,7 @@ fn imported_and_sampled_rollouts_of_one_round_are_scored_side_by_side() {
     assert!(place.reference(&["status"]).stdout.contains("The books balance"));
 }
 
-/// Scores of round 1, by a provider's API.
+/// Scores round 1 through a provider's API.
 fn score(place: &Place, service: &TeacherService, teacher: &str, more: &[&str]) -> Ran {
     let url = service.url();
     let mut arguments = vec!["--round", "1", "--stage", "scores", "--teacher", teacher, "--base-url", &url];
@@ -81,7 +81,7 @@ fn score(place: &Place, service: &TeacherService, teacher: &str, more: &[&str]) 
     run(collect_feedback(place.path(), &arguments)).unwrap()
 }
 
-/// Two problems that say the same, with the same rationale of each, and these pictures.
+/// Two problems with the same text, the same rationale, and these pictures.
 fn alike(pictures: [&str; 2]) -> Place {
     let place = Place::new(2, 1);
     let problems = pictures.iter().zip(["p0", "p1"]).map(|(path, id)| Problem {
@@ -151,7 +151,7 @@ fn large_pictures_get_there_whole_one_by_one_and_in_batches() {
             let service = place.service(fast());
             let ran = score(&place, &service, teacher, more);
             assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-            // The service takes apart what it gets, so a byte too few or too many is an error.
+            // The service decodes what it receives, so a byte too few or too many is an error.
             let tables = place.tables();
             assert_eq!((tables.scores.len(), tables.rejects.len()), (36, 0), "{teacher} {more:?}");
             assert_eq!(service.stats().images, 12, "{teacher} {more:?}");

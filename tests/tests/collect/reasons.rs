@@ -1,4 +1,4 @@
-//! Reasons of scores, where the Teacher is asked for them.
+//! Reasons of scores, if the Teacher is asked for them.
 
 use crate::shared::{Place, fast};
 use std::collections::HashSet;
@@ -65,7 +65,7 @@ fn asking_for_reasons_later_buys_nothing_again() {
     let ran = place.collect(&service, &[&SCORES[..], &["--reasons", "true"]].concat());
     assert!(ran.stdout.contains("nothing to do"), "{}{}", ran.stdout, ran.stderr);
     assert_eq!((service.stats().requests, place.tables()), (20, before));
-    // Other kinds are asked as without reasons.
+    // Requests of other kinds are the same as without reasons.
     for reasons in ["true", "false"] {
         let ran = place.collect(&service, &["--stage", "corrections", "--reasons", reasons]);
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);

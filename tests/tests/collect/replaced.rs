@@ -1,5 +1,5 @@
-//! Sets of files that take the place of others: what a reader sees meanwhile, what a kill leaves, what rebuild makes of
-//! requests that were given up.
+//! Replacement of file sets: what readers see during it, the state after a kill, and how rebuild treats
+//! abandoned requests.
 
 use crate::shared::{Place, fast};
 use schemas::{Reject, Score};
@@ -39,13 +39,13 @@ fn a_replacement_that_was_killed_is_completed_by_the_next_command() {
     assert_eq!(place.reference(&["--round", "1"]).status, Some(0));
     let expected = place.tables();
     let root = place.path();
-    // Not whole yet: another command continues with the old set.
+    // Incomplete: another command continues with the old set.
     std::fs::create_dir(root.join("scores/.writing-round-1")).unwrap();
     std::fs::write(root.join("scores/.writing-round-1/part-00001.parquet"), "half").unwrap();
     assert!(place.reference(&["--round", "1"]).stdout.contains("nothing to do"));
     assert!(!root.join("scores/.writing-round-1").exists());
     assert_eq!(place.tables(), expected);
-    // Whole and announced, and not in place yet: even a command for another kind completes it.
+    // Complete and announced, but not in place yet: even a command for another kind completes it.
     for table in ["scores", "rejects"] {
         let staged = root.join(table).join(".writing-round-1");
         std::fs::create_dir(&staged).unwrap();
@@ -117,7 +117,7 @@ fn folders_of_an_earlier_version_are_renamed_before_a_replacement_is_completed()
         std::fs::write(root.join("scores/.replacing-round-1"), (step + 1).to_string()).unwrap();
         let folders = renamed(root, "round-1", "round=1");
         assert_eq!(folders.len(), 6 + 3, "{folders:?}");
-        // What the interrupted renaming has not reached yet.
+        // Folders that the interrupted renaming has not reached yet.
         folders.iter().skip(step).for_each(|(new, old)| std::fs::rename(new, old).unwrap());
         assert_eq!(place.tables(), expected);
         for reading in [&["status"][..], &["estimate", "--round", "1"], &["report", "--round", "1"]] {

@@ -1,15 +1,15 @@
-//! Every service of today answers with default settings: each line of README's table of Teachers against its stand-in,
-//! and models of all kinds next to them.
+//! Every current service works with default settings: each line of README's table of Teachers against its
+//! simulation, and models of all kinds besides.
 
 use crate::shared::Place;
 use std::time::Duration;
 use workspace_tests::command::{Ran, collect_feedback, run};
 use workspace_tests::teacher_service::{Options, Service, TeacherService};
 
-/// A key for whatever service wants one.
+/// A key for services that need one.
 const KEY: &str = "sk-a-key-of-the-tests";
 
-/// README's name of a service, and its stand-in.
+/// README's name of a service, and its simulation.
 const STAND_INS: [(&str, Service); 20] = [
     ("Anthropic", Service::Anthropic),
     ("OpenAI", Service::OpenAi),
@@ -67,7 +67,7 @@ fn check(what: &str, place: &Place, service: &TeacherService, ran: &Ran) {
     assert_eq!(said(place), said(&reference), "{what}");
 }
 
-/// A line's flags, with the stand-in's address in place of the service's.
+/// A line's flags, with the simulation's address in place of the service's.
 fn at_stand_in(flags: &str, service: &TeacherService) -> Vec<String> {
     let mut flags: Vec<String> = flags.split_whitespace().map(ToOwned::to_owned).collect();
     match flags.iter().position(|flag| flag == "--base-url") {
@@ -144,7 +144,7 @@ fn models_of_every_kind_answer() {
     }
 }
 
-/// The same dataset where no problem has a picture.
+/// The same dataset without pictures.
 fn without_pictures() -> Place {
     let place = place();
     let problems: Vec<schemas::Problem> = place.dataset.problems().unwrap();

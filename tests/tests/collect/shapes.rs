@@ -1,5 +1,5 @@
-//! Replies in every odd shape: nothing that a service says is misread, whichever API it speaks, for scores, corrections and
-//! judgements alike, one by one and in batches.
+//! Replies in every unusual form: none is misread, in either API, for scores, corrections and judgements, one
+//! by one and in batches.
 
 use crate::shared::{Place, Tables};
 use schemas::{Provenance, Rationale};
@@ -9,7 +9,7 @@ use workspace_tests::teacher_service::{BatchOptions, Options, Shape, Shapes, Tea
 
 const APIS: [(&str, &str); 2] = [("openai", "gpt-4.1-mini"), ("anthropic", "claude-haiku-4-5")];
 
-/// A place with rollouts, rationales to correct and pairs to judge.
+/// A dataset with rollouts, rationales to correct and pairs to judge.
 fn place() -> Place {
     let place = Place::new(8, 2);
     for (round, stage) in [(0, "base"), (1, "sft")] {
@@ -31,7 +31,8 @@ fn odd(shape: Shape, share: f64) -> Options {
     }
 }
 
-/// Scores, corrections and judgements of the round; returns what all commands said, and their worst status.
+/// Scores, corrections and judgements of the round; returns the output of all commands, and their worst
+/// status.
 fn round(
     place: &Place,
     service: &TeacherService,
@@ -52,7 +53,7 @@ fn round(
     (said, worst)
 }
 
-/// What was said about each item, in one text a row; blanks and replaced characters do not count.
+/// The feedback on each item, one text per row; spaces and replaced characters are ignored.
 fn answers(tables: &Tables) -> Vec<String> {
     let plain = |text: &str| text.replace('\u{fffd}', "").split_whitespace().collect::<Vec<_>>().join(" ");
     let scores =
@@ -65,7 +66,7 @@ fn answers(tables: &Tables) -> Vec<String> {
     all
 }
 
-/// What the reference Teacher says.
+/// The reference Teacher's feedback.
 fn right_answers() -> Vec<String> {
     let place = place();
     assert_eq!(place.reference(&["--round", "1"]).status, Some(0));

@@ -1,4 +1,4 @@
-//! What these tests share.
+//! Shared by these tests.
 
 use schemas::{Correction, Dataset, Judgement, Reject, Request, Score, TimestampMs};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use workspace_tests::command::{Ran, collect_feedback, run};
 use workspace_tests::small_dataset::{Size, make};
 use workspace_tests::teacher_service::{Options, TeacherService};
 
-/// A dataset in a folder that goes away.
+/// A dataset in a temporary folder.
 pub(crate) struct Place {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) dataset: Dataset,
@@ -17,12 +17,12 @@ impl Place {
     pub(crate) fn new(problems: usize, samples: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dataset = make(&folder.path().join("small"), Size { problems, samples }).unwrap();
-        // A request for each sample: requests are counted in tests of other things.
+        // One request per sample, since many tests count requests.
         std::fs::write(dataset.root().join("ares.toml"), "[teacher]\nsamples_per_request = 1\n").unwrap();
         Self { folder, dataset }
     }
 
-    /// One whose samples of a problem are asked about together, as by default.
+    /// A dataset whose samples are grouped by problem, as by default.
     pub(crate) fn grouped(problems: usize, samples: u32) -> Self {
         let place = Self::new(problems, samples);
         std::fs::remove_file(place.path().join("ares.toml")).unwrap();
@@ -55,7 +55,7 @@ impl Place {
     }
 }
 
-/// All feedback tables of round 1, without moments and durations.
+/// All feedback tables of round 1, without times and durations.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Tables {
     pub(crate) scores: Vec<Score>,
@@ -89,7 +89,7 @@ impl Tables {
         tables
     }
 
-    /// The same without what depends on how often a request was tried.
+    /// The same without columns that depend on the number of attempts.
     pub(crate) fn without_effort(mut self) -> Self {
         for row in &mut self.requests {
             (row.attempts, row.input_tokens, row.output_tokens, row.cost_usd) = (0, 0, 0, None);
@@ -103,7 +103,7 @@ pub(crate) fn fast() -> Options {
     Options { latency: Duration::from_millis(2), ..Options::default() }
 }
 
-/// Every file below a folder with its content's length and its time of change.
+/// Every file below a folder, with its length and modification time.
 pub(crate) fn files(folder: &Path) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];

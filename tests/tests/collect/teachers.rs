@@ -1,4 +1,4 @@
-//! A round's answers of a kind come from one Teacher, unless that is wanted otherwise.
+//! A round's answers of a kind come from one Teacher, unless the user allows others.
 
 use crate::shared::{Place, fast, files};
 use schemas::{Provenance, Rationale};
@@ -18,7 +18,7 @@ fn teachers(place: &Place) -> BTreeMap<String, usize> {
     teachers
 }
 
-/// A round of which a Teacher scored some before its account was empty.
+/// A round partly scored by a Teacher before its credit ran out.
 fn half_scored(model: &str) -> Place {
     let place = Place::new(40, 2);
     let faults = Faults { seed: 1, share: 1.0, kinds: vec![Fault::NoMoney], after: 10 };
@@ -66,13 +66,13 @@ fn another_teacher_is_refused_before_anything_is_sent_or_changed() {
     assert_eq!(tables_of(files(place.path())), tables_of(before), "nothing was changed");
 
     // The command that continues with the first.
-    let go_on = named(&place, &ran.stderr, "to go on with gpt-4o: ");
+    let go_on = named(&place, &ran.stderr, "to continue with gpt-4o: ");
     assert_eq!(go_on, ["--round", "1", "--stage", "scores", "--teacher", "openai", "--model", "gpt-4o"]);
     let ran = place.collect(&service, &["--stage", "scores", "--model", "gpt-4o"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let all = teachers(&place);
     assert_eq!((all.len(), all["gpt-4o"]), (1, 240), "{first:?}");
-    // Nothing is asked where nothing to do, so that nobody is refused.
+    // Nothing is pending, so no Teacher is refused.
     let ran = place.reference(&[&["--round", "1"][..], &SCORES].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert!(ran.stdout.contains("nothing to do"), "{}", ran.stdout);
@@ -81,7 +81,7 @@ fn another_teacher_is_refused_before_anything_is_sent_or_changed() {
         "{}",
         ran.stderr
     );
-    // Corrections are another matter.
+    // Corrections are independent of scores.
     assert_eq!(place.reference(&["--round", "1", "--stage", "corrections"]).status, Some(0));
 }
 
@@ -94,7 +94,7 @@ fn the_embedded_teacher_is_a_teacher() {
     let service = place.service(fast());
     let ran = place.collect(&service, &SCORES);
     assert_eq!(ran.status, Some(2), "{}{}", ran.stdout, ran.stderr);
-    let go_on = named(&place, &ran.stderr, "to go on with reference-v2: ");
+    let go_on = named(&place, &ran.stderr, "to continue with reference-v2: ");
     assert_eq!(go_on, ["--round", "1", "--stage", "scores", "--teacher", "reference"]);
     let words: Vec<&str> = go_on.iter().map(String::as_str).collect();
     let ran = place.reference(&words);

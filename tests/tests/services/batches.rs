@@ -1,4 +1,4 @@
-//! Batches as services hand them out.
+//! Batches as services return them.
 
 use crate::client::{BEARER, Desk, Header, Heard, chat, message, scores};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ fn errors_in_one_envelope_more_and_shapes_in_results() {
     let odd = Options { shapes, service: Service::Anthropic, ..Options::default() };
     let said = result(odd)["message"]["content"][1]["text"].as_str().unwrap().to_owned();
     assert!(said.starts_with("<think>"), "{said}");
-    // What a service refuses alone, it refuses in a batch.
+    // A request that is refused individually is refused in a batch.
     let desk = Desk::of(Service::OpenAi);
     let told = sent(&desk, "/v1", "gpt-3.5-turbo");
     assert!(told["error_file_id"].is_string() && told["output_file_id"].is_null(), "{told}");

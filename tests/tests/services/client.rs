@@ -1,4 +1,4 @@
-//! A client without any comfort, and requests to send by it.
+//! A minimal client, and requests to send with it.
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use workspace_tests::small_dataset::{PICTURE, Size, make, problem};
 use workspace_tests::teacher_service::{Options, Service, TeacherService};
 
-/// A service with a dataset of its own.
+/// A service with its own dataset.
 pub(crate) struct Desk {
     pub(crate) service: TeacherService,
     _folder: tempfile::TempDir,
@@ -56,7 +56,7 @@ impl Desk {
         Self::new(Options { service, ..Options::default() })
     }
 
-    /// Sends some bytes and hears the reply.
+    /// Sends bytes and reads the reply.
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[Header], body: &[u8]) -> Heard {
         let mut stream = self.begin(method, path, headers, body);
         let mut bytes = Vec::new();
@@ -67,7 +67,7 @@ impl Desk {
         Heard { status, headers, bytes: bytes[end + 4..].to_vec() }
     }
 
-    /// Sends some bytes; the reply comes on the connection that is returned.
+    /// Sends bytes; the reply arrives on the returned connection.
     pub(crate) fn begin(&self, method: &str, path: &str, headers: &[Header], body: &[u8]) -> TcpStream {
         let address = self.service.url();
         let mut stream = TcpStream::connect(address.trim_start_matches("http://")).unwrap();
@@ -127,7 +127,7 @@ pub(crate) fn judgement() -> String {
     )
 }
 
-/// A schema that every service takes.
+/// A schema that every service accepts.
 pub(crate) fn schema() -> Value {
     json!({"type": "object", "additionalProperties": false, "required": ["scores"], "properties": {"scores": {
         "type": "array", "items": {"type": "object", "additionalProperties": false, "required": ["sentence", "score"],
@@ -150,7 +150,7 @@ pub(crate) fn with(mut body: Value, more: Value) -> Value {
     body
 }
 
-/// A request with a schema, by OpenAI's means.
+/// A request with a schema, in OpenAI's format.
 pub(crate) fn with_schema(body: Value) -> Value {
     let format =
         json!({"type": "json_schema", "json_schema": {"name": "scores", "strict": true, "schema": schema()}});
@@ -175,7 +175,7 @@ pub(crate) fn chat_with_picture(model: &str, bytes: &[u8], media: &str, detail: 
     ]}]})
 }
 
-/// A PNG that is so large by its head.
+/// A PNG with this size in its header.
 pub(crate) fn picture(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = PICTURE.to_vec();
     bytes[16..20].copy_from_slice(&width.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Paths, keys, and how each service words that they are wrong.
+//! Paths, keys, and each service's errors about them.
 
 use crate::client::{BEARER, Desk, Header, chat, message, scores};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use workspace_tests::teacher_service::{Options, Service};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// A service, its path, a path of others, its key header, a model.
+/// A service, its path, a path of other services, its key header, a model.
 const DOORS: &[(Service, &str, &str, Header, &str)] = &[
     (Service::OpenAi, CHAT, "/chat/completions", BEARER, "gpt-4.1-mini"),
     (Service::Azure, "/openai/v1/chat/completions", CHAT, ("api-key", "k"), "gpt-4.1-mini"),

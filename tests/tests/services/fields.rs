@@ -1,4 +1,4 @@
-//! Which fields each service refuses, and in which words.
+//! The fields that each service refuses, and its messages.
 
 use crate::client::{
     BEARER, Desk, chat, chat_with_picture, correction, judgement, message, picture, schema, scores, with,
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use workspace_tests::small_dataset::PICTURE;
 use workspace_tests::teacher_service::{Options, Service};
 
-/// Status and what is said, by model and added fields.
+/// Status and message, by model and added fields.
 fn asked(desk: &Desk, claude: bool, model: &str, more: Value) -> (u16, String) {
     let heard = if claude {
         desk.message(&with(message(model, &scores(), 8_000), more))
@@ -202,7 +202,7 @@ fn servers_without_a_field_answer_without_it() {
 
 #[test]
 fn pictures() {
-    // Only what the service's models see.
+    // Only pictures that the service's models support.
     for (service, path, model, words) in [
         (Service::Vllm, "/v1/chat/completions", "m", "not a multimodal model"),
         (Service::LlamaCpp, "/v1/chat/completions", "m", "mmproj"),

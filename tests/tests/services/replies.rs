@@ -1,4 +1,4 @@
-//! What the services' replies look like: thinking, usage, limits, headers.
+//! The form of the services' replies: thinking, usage, limits, headers.
 
 use crate::client::{BEARER, Desk, chat, message, scores, with, with_schema};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ fn thinking_counts_and_shows_where_the_service_has_it() {
     );
     let thought = reply["usage"]["output_tokens_details"]["thinking_tokens"].as_u64().unwrap();
     assert!(reply["usage"]["output_tokens"].as_u64().unwrap() > thought && thought >= 256, "{reply}");
-    // A small limit is used up before the text begins.
+    // A small limit is used up by thinking before the text begins.
     let reply = desk.message(&message("claude-haiku-5-5", &scores(), 200)).json();
     assert_eq!(
         (&reply["stop_reason"], reply["content"].as_array().unwrap().len()),
@@ -105,7 +105,7 @@ fn prompt_caches_as_each_service_keeps_them() {
             details["cached_tokens"].as_u64().unwrap(),
         )
     };
-    // By themselves, newer models write the whole prompt.
+    // By default, newer models write the whole prompt to the cache.
     let desk = Desk::of(Service::OpenAi);
     let (prompt, written, read) = ask(&desk, "gpt-5.6-luna", json!({}), false);
     assert_eq!((written, read), (prompt, 0));

@@ -1,4 +1,4 @@
-//! Shapes of replies: the right answer is where it should be, and what is wrong is wrong.
+//! Unusual forms of replies: the correct answer is where it should be, and the drafts are wrong.
 
 use crate::client::{BEARER, Desk, chat, correction, judgement, message, scores};
 use serde_json::{Value, json};

@@ -19,7 +19,7 @@ pub(super) const FAMILY: Family = Family {
     draw,
 };
 
-/// Most shapes of a colour that a question is about.
+/// Maximum number of shapes of the colour that is counted.
 const MOST: usize = 4;
 
 /// Cells of the picture, row by row; empty ones hold nothing.
@@ -31,7 +31,7 @@ fn draw(rng: &mut Rng, turn: &Turn) -> Draft {
     let answer = turn.place(MOST);
     let number = answer + 1;
     let mut groups = vec![(colour, number)];
-    // The other one of the two colours that are asked for, and one that never is.
+    // The other of the two colours that questions ask about, and one that they never ask about.
     for other in [COLOURS[1 - asked].1, rng.pick(&[Colour::Green, Colour::Yellow])] {
         groups.push((other, rng.between(0, MOST)));
     }
@@ -69,7 +69,7 @@ fn picture(rng: &mut Rng, cells: &Cells) -> Canvas {
     for (at, colour) in (0..).zip(cells) {
         let Some(colour) = *colour else { continue };
         let (x, y) = (at % 4 * CELL + CELL / 2, at / 4 * CELL + CELL / 2);
-        // All fill their cell equally: a patch shows its colour whatever the shape.
+        // All fill their cell equally, so a patch shows its colour regardless of the shape.
         match rng.below(3) {
             0 => canvas.circle(x, y, 15, colour),
             1 => canvas.rectangle(x - 14, y - 14, 28, 28, colour),

@@ -18,10 +18,10 @@ pub(super) const FAMILY: Family = Family {
     draw,
 };
 
-/// The words on offer, in alphabetical order.
+/// The words that can be options, in alphabetical order.
 const OFFERED: [&str; 4] = ["door", "king", "pen", "tree"];
 
-/// Guide words before, between and after the words on offer.
+/// Guide words before, between and after these words.
 const GUIDES: [[&str; 4]; 5] = [
     ["apple", "bear", "cake", "cow"],
     ["egg", "fish", "hat", "jam"],

@@ -1,4 +1,4 @@
-//! Who eats whom, by the arrows of a food web.
+//! Which animal eats which, by the arrows of a food web.
 
 use super::{BACKGROUNDS, CELL, Draft, Family, Options, Turn};
 use crate::canvas::{Canvas, Colour};

@@ -1,4 +1,4 @@
-//! Which of two pairs of magnets pulls harder, by the distance between the magnets of a pair.
+//! Which of two pairs of magnets attracts more strongly, by the distance between the magnets of a pair.
 
 use super::{BACKGROUNDS, CELL, Draft, Family, Options, Turn};
 use crate::canvas::{Canvas, Colour, SIZE};
@@ -20,7 +20,7 @@ pub(super) const FAMILY: Family = Family {
     draw,
 };
 
-/// Dots per centimetre.
+/// Pixels per centimetre.
 const CENTIMETRE: i32 = 16;
 /// Width of a magnet, half a cell, so that a distance of an odd number of centimetres puts the other magnet into the
 /// same place of another cell.

@@ -1,4 +1,4 @@
-//! The kinds of problems, a file each, and what they share.
+//! The kinds of problems, one file each, and what they share.
 
 mod count;
 mod dictionary;
@@ -11,9 +11,9 @@ mod thermometer;
 use crate::canvas::{Canvas, Colour, SIZE};
 use crate::rng::Rng;
 
-/// A kind of problems: how many of them, what they have in common, and how one is made.
+/// A kind of problem: how many there are, what they have in common, and how one is made.
 pub(crate) struct Family {
-    /// Begins the identifiers of its problems.
+    /// Prefix of its problems' identifiers.
     pub(crate) name: &'static str,
     /// Problems in train, val and test.
     pub(crate) counts: [usize; 3],
@@ -23,7 +23,7 @@ pub(crate) struct Family {
     pub(crate) skill: &'static str,
     pub(crate) grade: &'static str,
     pub(crate) hint: &'static str,
-    /// Says what kind of picture there is, never what it shows in detail.
+    /// Names the kind of picture, never what it shows in detail.
     pub(crate) caption: &'static str,
     pub(crate) lecture: &'static str,
     pub(crate) draw: fn(&mut Rng, &Turn) -> Draft,
@@ -52,7 +52,7 @@ pub(crate) const FAMILIES: [&Family; 7] = [
 /// Chooses the position of the correct option, so that each position is used equally often.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Turn {
-    /// Problems so far, by their number of options.
+    /// Problems so far, by number of options.
     given: [usize; 5],
 }
 
@@ -62,7 +62,7 @@ impl Turn {
         self.given[options] % options
     }
 
-    /// Counts a problem that was taken into the set.
+    /// Counts a problem that was added to the set.
     pub(crate) fn advance(&mut self, options: usize) {
         self.given[options] += 1;
     }
@@ -75,7 +75,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Options in their own order, which is the same in all problems of a kind, as in most of ScienceQA.
+    /// Options in a fixed order, the same in all problems of a kind, as in most of ScienceQA.
     fn fixed<T: AsRef<str>>(choices: &[T], answer: usize) -> Self {
         Self { choices: choices.iter().map(|choice| choice.as_ref().to_owned()).collect(), answer }
     }
@@ -86,12 +86,12 @@ impl Options {
     }
 }
 
-/// The four colours of towns and shapes, which the student meets again and again.
+/// The four colours of towns and shapes: few, so that the student sees each of them often.
 const COLOURS: [(&str, Colour); 4] =
     [("red", Colour::Red), ("blue", Colour::Blue), ("green", Colour::Green), ("yellow", Colour::Yellow)];
 
-/// Side of the cells, four by four, that contain everything: a patch of a small vision model shows one.
+/// Side of a cell in the grid of four by four; one patch of a small vision model shows one cell.
 const CELL: i32 = SIZE / 4;
 
-/// Pale colours behind what matters.
+/// Pale background colours.
 const BACKGROUNDS: [Colour; 4] = [Colour::White, Colour::Paper, Colour::Meadow, Colour::Water];

@@ -19,13 +19,13 @@ pub(super) const FAMILY: Family = Family {
     draw,
 };
 
-/// Marks from 0 to 30 °C, a mark each 10 °C, a cell apart.
+/// Marks from 0 to 30 °C, one every 10 °C, one cell apart.
 const MARKS: usize = 4;
 
 /// What else is in the picture: a square flag in a cell next to the thermometer.
 const FLAGS: [Colour; 5] = [Colour::Green, Colour::Yellow, Colour::Purple, Colour::Teal, Colour::Brown];
 
-/// What distinguishes pictures of the same temperature.
+/// How pictures of the same temperature differ.
 struct Look {
     liquid: Colour,
     background: Colour,

@@ -1,4 +1,4 @@
-//! The right option of every problem, worked out from the decoded picture and the question's words.
+//! The correct option of every problem, derived from the decoded picture and the question's words.
 
 use crate::picture::{Picture, middle, rgb};
 use crate::{answer, family, problems};
@@ -55,7 +55,7 @@ fn map(problem: &Problem) -> Check {
     };
     let choices = problem.choices.clone();
     let farthest = choices.iter().map(|choice| reach(choice)).fold(f64::MIN, f64::max);
-    // A town less than half a cell behind would be no clear loser.
+    // If the next town were less than half a cell behind, the answer would not be clear.
     Box::new(move |choice| reach(choice) > farthest - 16.0)
 }
 

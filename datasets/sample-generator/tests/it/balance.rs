@@ -1,4 +1,4 @@
-//! No shortcuts: neither a position among the options, nor a wording, nor a rank wins much more often than chance.
+//! No shortcuts: guessing by option position, wording or rank is not much better than chance.
 
 use crate::{answer, family, problems};
 use schemas::Problem;
@@ -12,12 +12,12 @@ fn by_family() -> BTreeMap<String, Vec<Problem>> {
     families
 }
 
-/// Share of problems that are right by chance.
+/// Accuracy of guessing at random.
 fn chance(problems: &[&Problem]) -> f64 {
     problems.iter().map(|problem| 1.0 / problem.choices.len() as f64).sum::<f64>() / problems.len() as f64
 }
 
-/// Share of problems that `guess` gets right.
+/// Accuracy of `guess`.
 fn hits(problems: &[&Problem], guess: impl Fn(&Problem) -> usize) -> f64 {
     problems.iter().filter(|problem| guess(problem) == answer(problem)).count() as f64 / problems.len() as f64
 }
@@ -49,7 +49,7 @@ fn no_wording_wins() {
         for problem in &problems {
             *right.entry(&problem.choices[answer(problem)]).or_default() += 1.0;
         }
-        // Always the option that is right most often in the whole family.
+        // Always chooses the option that is most often correct in the whole family.
         let favourite = |problem: &Problem| {
             let weight = |choice: &String| right.get(choice.as_str()).copied().unwrap_or_default();
             (0..problem.choices.len())
@@ -69,7 +69,7 @@ fn no_question_wins_where_there_is_a_picture() {
         if train[0].image.is_none() {
             continue;
         }
-        // What the same words had for an answer most often in train.
+        // Chooses the most frequent train answer to the same words.
         let guess = |problem: &Problem| {
             let mut right = [0; 4];
             for known in train.iter().filter(|known| known.question == problem.question) {

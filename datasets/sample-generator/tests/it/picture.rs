@@ -1,4 +1,4 @@
-//! Reads pictures by their colours alone, knowing nothing of how they were drawn.
+//! Reads pictures only by their colours, without knowing how they were drawn.
 
 use crate::folder;
 use schemas::Problem;
@@ -50,14 +50,14 @@ impl Picture {
         self.dots[y * self.width + x]
     }
 
-    /// All dots of a colour, as (x, y).
+    /// All pixels of a colour, as (x, y).
     pub(crate) fn dots(&self, colour: Rgb) -> impl Iterator<Item = (usize, usize)> {
         (0..self.dots.len())
             .filter(move |&at| self.dots[at] == colour)
             .map(|at| (at % self.width, at / self.width))
     }
 
-    /// Number of connected patches of a colour with at least `least` dots.
+    /// Number of connected patches of a colour with at least `least` pixels.
     pub(crate) fn patches(&self, colour: Rgb, least: usize) -> Vec<Vec<(usize, usize)>> {
         let mut open: Vec<bool> = self.dots.iter().map(|&dot| dot == colour).collect();
         let mut patches = Vec::new();
@@ -82,7 +82,7 @@ impl Picture {
     }
 }
 
-/// Mean place of some dots.
+/// Mean position of some pixels.
 pub(crate) fn middle(dots: impl Iterator<Item = (usize, usize)>) -> (f64, f64) {
     let (mut x, mut y, mut count) = (0.0, 0.0, 0.0);
     for dot in dots {

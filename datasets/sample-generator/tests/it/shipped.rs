@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Relative path → bytes of the files that ship; of pictures the pixels, because how tightly they are packed depends on the
-/// deflate library that the whole build settles on.
+/// Relative path → bytes of the shipped files. For pictures, the pixels: the compressed bytes depend on the
+/// deflate library that the workspace resolves to.
 fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for part in ["problems.parquet", "dataset.toml", "images", "tokenizer"] {

@@ -26,7 +26,7 @@ fn solutions_have_two_to_six_sentences_and_name_the_right_option() {
 
 #[test]
 fn captions_hints_and_lectures_do_not_tell_the_answer() {
-    // What is the same for a whole family says nothing about one of its problems.
+    // Texts shared by a whole family must not reveal anything about one of its problems.
     let mut by_family = BTreeMap::new();
     for problem in problems() {
         let texts = (problem.caption.clone(), problem.hint.clone(), problem.lecture.clone());

@@ -31,7 +31,7 @@ pub(super) fn messages(name: &str) -> Field {
     list(name, structure("message", vec![text("role"), text("content")]))
 }
 
-/// The column of a line's origin.
+/// The column with the origin of a line.
 fn ares() -> Field {
     let fields =
         vec![text("problem_id"), text("split"), text("table"), list("rows", text("id")), text("teacher")];
@@ -47,12 +47,12 @@ pub(super) fn bytes_of(pictures: &[Embedded]) -> usize {
     pictures.iter().map(Embedded::len).sum()
 }
 
-/// The column of a problem's pictures: none where no line has one, because a text model refuses the column.
+/// The column of a problem's pictures; omitted if no line has one, because a text model refuses the column.
 pub(super) fn images(place: &Place<'_>) -> Option<Field> {
     place.has_pictures.then(|| list("images", picture("image")))
 }
 
-/// Files of conversations, `train.parquet` and its like: messages, pictures, scores, and where the line comes from.
+/// Files of conversations, such as `train.parquet`: messages, pictures, scores, and the origin of each line.
 pub(super) struct Conversations<L>(BySplit<ParquetLines<L>>);
 
 impl<L> Default for Conversations<L> {
@@ -62,8 +62,8 @@ impl<L> Default for Conversations<L> {
 }
 
 impl<L: Row> Conversations<L> {
-    /// Adds a line. `content` are the columns of its own; `scores` are the names of its score columns, which a file has only where
-    /// the lines come from scores.
+    /// Adds a line. `content` are the columns of its format; `scores` are the names of its score columns,
+    /// which exist only if the lines come from scores.
     pub(super) fn push(
         &mut self,
         place: &Place<'_>,
@@ -82,7 +82,7 @@ impl<L: Row> Conversations<L> {
         self.0.push(place.folder, "*.parquet", split, line, create)
     }
 
-    /// Completes the files and their card.
+    /// Finishes the files and their card.
     pub(super) fn finish(self, place: &Place<'_>, dataset: &Dataset, about: &str) -> Result<Vec<Written>> {
         let files = self.0.finish::<L>()?;
         write_card(place, dataset, &files, about)?;

@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt::Write;
 
-const ABOUT: &str = "Problems, sampled rationales, and what a Teacher said of them: a score for each sentence, corrections, comparisons.";
-/// Size from which the pictures of a split go on in another file.
+const ABOUT: &str = "Problems, sampled rationales, and a Teacher's feedback on them: a score for each sentence, corrections, comparisons.";
+/// Size at which the pictures of a split continue in another file.
 const FILE_BYTES: usize = 400 << 20;
 
 /// A row of `problems`: the table's columns, with the picture itself as `image`.
@@ -100,7 +100,7 @@ impl Shards {
     }
 }
 
-/// The splits of the problems by the digests of their ids.
+/// The splits of the problems, by the digest of their id.
 struct Splits(Vec<(u128, Split)>);
 
 impl Splits {

@@ -1,4 +1,4 @@
-//! Unpaired preferences, as TRL's KTO trainer reads them.
+//! Unpaired preferences in the format of TRL's KTO trainer.
 
 use super::conversation::{Conversations, Message, assistant, bytes_of, embedded, messages, user};
 use super::writer::{Place, Writer};

@@ -12,7 +12,7 @@ use schemas::Dataset;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// What the loader looks for in the folder.
+/// The file that the loader looks for in the folder.
 const INFO: &str = "dataset_info.json";
 
 #[derive(Serialize)]
@@ -107,7 +107,7 @@ impl Writer for LlamaFactory {
     }
 }
 
-/// Name under which a file is chosen: `ares_sft`, `ares_sft_validation`.
+/// Name by which a file is selected: `ares_sft`, `ares_sft_validation`.
 fn name(kind: &str, split: Split) -> String {
     match split {
         Split::Train => format!("ares_{kind}"),

@@ -1,4 +1,4 @@
-//! One file for each reader of exports: what a line holds, and what lies beside the lines.
+//! One file for each export format: the contents of a line, and the files beside the lines.
 
 mod conversation;
 mod hub;
@@ -15,7 +15,7 @@ pub(super) use writer::{Place, Writer};
 
 use super::options::Format;
 
-/// The writer of a format; none for the Hub's, whose lines are the tables' rows.
+/// The writer of a format; `None` for the Hub, whose lines are the rows of the tables.
 pub(super) fn writer(format: Format) -> Option<Box<dyn Writer>> {
     Some(match format {
         Format::Prm => Box::new(prm::Prm::default()),

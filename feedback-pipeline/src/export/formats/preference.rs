@@ -1,4 +1,4 @@
-//! Preference pairs, as TRL's trainers of DPO and of reward models read them.
+//! Preference pairs in the format of TRL's trainers for DPO and reward models.
 
 use super::conversation::{Conversations, Message, assistant, bytes_of, embedded, messages, user};
 use super::writer::{Place, Writer};

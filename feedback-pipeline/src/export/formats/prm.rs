@@ -1,4 +1,4 @@
-//! Stepwise supervision, as TRL's trainer of process reward models reads it.
+//! Stepwise supervision in the format of TRL's trainer for process reward models.
 
 use super::writer::{Place, Writer, write_card};
 use crate::error::Result;
@@ -33,7 +33,8 @@ impl Writer for Prm {
     fn add(&mut self, place: &mut Place<'_>, feedback: &Feedback, picture: Option<&Found>) -> Result<()> {
         for sample in &feedback.samples {
             let line = Line {
-                // The trainer sees no picture, so the caption is in the prompt; it puts the first sentence right behind.
+                // The trainer takes no pictures, so the caption is in the prompt. It appends the first
+                // sentence directly to the prompt.
                 prompt: place.prompt(feedback, None) + "\n",
                 completions: sample.sentences.iter().map(|sentence| plain(sentence)).collect(),
                 labels: sample.scores.iter().map(|score| is_good(*score, place.plan.threshold)).collect(),
@@ -53,9 +54,9 @@ impl Writer for Prm {
     }
 }
 
-/// Strictly above: a sentence that earns no reward is not a good one.
+/// Strictly above the threshold: a sentence that earns no reward is not a good one.
 fn is_good(score: f32, threshold: f64) -> bool {
-    // A threshold of 0.7 is the 32-bit number that a score of 0.7 is.
+    // The threshold is compared as a 32-bit number: a score of 0.7 does not exceed a threshold of 0.7.
     score > threshold as f32
 }
 

@@ -1,4 +1,5 @@
-//! Conversations to imitate, as TRL's SFT trainer reads them: prompt and completion, so that only the completion is learned.
+//! Conversations to imitate in the format of TRL's SFT trainer: prompt and completion, so that only the
+//! completion is learned.
 
 use super::conversation::{Conversations, Message, assistant, bytes_of, embedded, messages, user};
 use super::writer::{Place, Writer};

@@ -1,4 +1,5 @@
-//! Prompts for verl's trainers of RL: the picture stands where `<image>` does, the correct option is the reward's ground truth.
+//! Prompts for verl's RL trainers: `<image>` marks the place of the picture, and the correct option is the
+//! ground truth of the reward.
 
 use super::conversation::{Message, bytes_of, embedded, images, messages, user};
 use super::writer::{Place, Writer};

@@ -1,4 +1,4 @@
-//! What every format's writer is given and does.
+//! The interface of the format writers.
 
 use crate::error::Result;
 use crate::export::card::{self, Config};
@@ -11,7 +11,7 @@ use crate::export::source::Feedback;
 use schemas::Dataset;
 use std::path::Path;
 
-/// What a format is given to write with.
+/// What a format writer works with.
 pub(in crate::export) struct Place<'a> {
     /// Folder of the export.
     pub(in crate::export) folder: &'a Path,
@@ -21,9 +21,9 @@ pub(in crate::export) struct Place<'a> {
     pub(in crate::export) has_pictures: bool,
     /// Pictures copied so far.
     pub(in crate::export) copies: Copies,
-    /// Rows that have no line.
+    /// Rows that were left out.
     pub(in crate::export) left: LeftOut,
-    /// Program that writes.
+    /// Program that wrote the export.
     pub(in crate::export) created_by: String,
 }
 
@@ -43,10 +43,10 @@ impl Place<'_> {
 
 /// Writes lines in one format.
 pub(in crate::export) trait Writer {
-    /// Adds what a problem's feedback gives.
+    /// Adds the lines made from a problem's feedback.
     fn add(&mut self, place: &mut Place<'_>, feedback: &Feedback, picture: Option<&Found>) -> Result<()>;
 
-    /// Completes the files; writes what belongs beside them.
+    /// Finishes the files, and writes those that accompany them.
     fn finish(self: Box<Self>, place: &Place<'_>, dataset: &Dataset) -> Result<Vec<Written>>;
 }
 

@@ -76,7 +76,7 @@ fn a_pair_is_the_best_over_the_worst_sample() {
     let mean = plan(Aggregate::Mean, None);
     let samples: &[&[f32]] = &[&[0.5, 0.5], &[1.0, 0.2], &[0.0, 0.9], &[0.5, 0.5]];
     assert_eq!(pair(&mean, samples), (rows("s1", "s2"), vec![(Reason::BetweenBestAndWorst, 2)]));
-    // By their worst sentence the order is another one; of several that are alike, the first counts.
+    // By their worst sentence, the order differs; of several equal ones, the first counts.
     let min = plan(Aggregate::Min, None);
     assert_eq!(pair(&min, samples).0, rows("s0", "s2"));
     assert_eq!(pair(&mean, &[&[0.5]]), (None, vec![(Reason::OnlySample, 1)]));

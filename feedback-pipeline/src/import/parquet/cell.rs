@@ -7,8 +7,8 @@ use arrow::datatypes::{
     UInt16Type, UInt32Type, UInt64Type,
 };
 
-/// A cell as a JSON value, or the part of it that `fields` lead to: fields of structs, within lists too. NaN, which pandas
-/// writes for a missing number, is null.
+/// A cell as a JSON value, or the part of it at the path `fields`: fields of structs, also within lists. NaN,
+/// which pandas writes for a missing number, is null.
 ///
 /// # Errors
 /// The name of a type that has no such form.
@@ -34,7 +34,7 @@ pub(super) fn node(array: &dyn Array, row: usize, fields: &[String]) -> Result<N
         DataType::LargeUtf8 => Node::Text(array.as_string::<i64>().value(row).to_owned()),
         DataType::Utf8View => Node::Text(array.as_string_view().value(row).to_owned()),
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
-            // Older writers leave out that a text is one.
+            // Older writers do not mark texts as such.
             let bytes = bytes(array, row).unwrap_or_default();
             Node::Text(str::from_utf8(bytes).map_err(|_| "bytes".to_owned())?.to_owned())
         }
@@ -66,7 +66,7 @@ fn number(value: impl Into<i64>) -> Node {
     Node::Number(value.into().into())
 }
 
-/// Whole numbers that stand as floats because others of the column are missing are whole numbers.
+/// Whole numbers stored as floats, because the column has missing values, are read as whole numbers.
 fn float(value: f64) -> Node {
     if value.fract() == 0.0 && value.abs() < 9e15 {
         return Node::Number((value as i64).into());
@@ -74,7 +74,7 @@ fn float(value: f64) -> Node {
     serde_json::Number::from_f64(value).map_or(Node::Null, Node::Number)
 }
 
-/// The values of a dictionary array, and the place of a row's value among them.
+/// The values of a dictionary array, and the index of a row's value among them.
 fn dictionary(array: &dyn Array, row: usize) -> (ArrayRef, usize) {
     let slice = array.slice(row, 1);
     let dictionary = slice.as_any_dictionary();
@@ -103,12 +103,12 @@ fn bytes(array: &dyn Array, row: usize) -> Option<&[u8]> {
     })
 }
 
-/// A picture as a cell holds it.
+/// The contents of a picture cell.
 #[derive(Debug, PartialEq)]
 pub(super) enum Held {
     /// There is none.
     Nothing,
-    /// Bytes, but not one: some writers mean that there is none.
+    /// Zero bytes: with some writers, this means that there is none.
     Empty,
     /// The file's bytes.
     Bytes(Vec<u8>),
@@ -116,8 +116,8 @@ pub(super) enum Held {
     Path(String),
 }
 
-/// The picture of a cell: bytes, a path, or the struct of both that Hugging Face `datasets` writes. Nulls may stand at any
-/// level.
+/// The picture of a cell: bytes, a path, or the struct of both that Hugging Face `datasets` writes. Nulls may
+/// occur at any level.
 ///
 /// # Errors
 /// What was found instead.

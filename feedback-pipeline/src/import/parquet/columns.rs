@@ -1,4 +1,4 @@
-//! Which columns of a file hold which field, and the file's rows, a few megabytes at a time.
+//! Maps a file's columns to fields, and reads its rows, a few megabytes at a time.
 
 use super::cell::{self, Held, type_name};
 use crate::error::{Error, Result};
@@ -9,16 +9,16 @@ use parquet::arrow::ProjectionMask;
 use parquet::file::metadata::ParquetMetaData;
 use std::path::{Path, PathBuf};
 
-/// Memory that a batch of rows should take at most: rows with pictures are large.
+/// Target memory of a batch of rows: rows with pictures are large.
 const BATCH_BYTES: i64 = 8 << 20;
-/// Most rows of a batch.
+/// Maximum rows of a batch.
 const BATCH_ROWS: i64 = 1024;
 
-/// A field, and the names under which columns may hold it.
+/// A field, and the possible names of its column.
 #[derive(Debug, Clone)]
 pub(in crate::import) struct Field {
     pub(in crate::import) name: &'static str,
-    /// The first that the file has counts. `a.b` is field `b` of a struct `a`, `a+b` a list of two columns.
+    /// The first that the file has is used. `a.b` is field `b` of a struct `a`, `a+b` a list of two columns.
     pub(in crate::import) columns: Vec<String>,
     pub(in crate::import) is_required: bool,
 }
@@ -34,7 +34,7 @@ struct Source {
 #[derive(Debug)]
 struct Found {
     name: &'static str,
-    /// As the user knows it.
+    /// Name for the user.
     shown: String,
     sources: Vec<Source>,
 }
@@ -52,7 +52,8 @@ impl Table {
     /// Opens a file and looks for the fields.
     ///
     /// # Errors
-    /// If it is no Parquet file, or lacks columns: all of them are named, with those that it has.
+    /// If it is not a Parquet file, or lacks columns; the error names all missing columns, and those that
+    /// exist.
     pub(in crate::import) fn open(path: &Path, fields: &[Field]) -> Result<Self> {
         let builder = schemas::open::open_file(path)?;
         let schema = builder.schema();
@@ -79,7 +80,7 @@ impl Table {
         self.found.iter().any(|found| found.name == name)
     }
 
-    /// The column of a field, for messages; the field's own name where the file lacks it.
+    /// The column of a field, for messages; the field's own name if the file lacks it.
     pub(in crate::import) fn shown<'a>(&'a self, name: &'a str) -> &'a str {
         self.found.iter().find(|found| found.name == name).map_or(name, |found| &found.shown)
     }
@@ -139,7 +140,7 @@ pub(in crate::import) struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// The value of a field; null where the file lacks it.
+    /// The value of a field; null if the file lacks it.
     ///
     /// # Errors
     /// If its type has no such form.
@@ -191,7 +192,7 @@ fn source(schema: &Schema, name: &str) -> Option<Source> {
     if let Some((root, _)) = schema.column_with_name(name) {
         return Some(Source { root, fields: Vec::new() });
     }
-    // The longest name of a column that it begins with: names of columns may have dots.
+    // The longest column name that it begins with: column names may contain dots.
     for (at, _) in name.rmatch_indices('.') {
         if let Some((root, field)) = schema.column_with_name(&name[..at]) {
             let fields: Vec<String> = name[at + 1..].split('.').map(str::to_owned).collect();

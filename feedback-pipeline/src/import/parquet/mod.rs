@@ -1,7 +1,7 @@
-//! Parquet: ScienceQA and A-OKVQA as the Hugging Face Hub has them, and other layouts by a map of columns.
+//! Parquet: ScienceQA and A-OKVQA as on the Hugging Face Hub, and other layouts through a map of columns.
 //!
-//! The files are read twice, a few megabytes at a time. First every row is checked and becomes a problem; of its picture only
-//! the hash is kept. Then the pictures go into files (`pictures.rs`).
+//! The files are read twice, a few megabytes at a time. First every row is checked and becomes a problem; of
+//! its picture only the hash is kept. Then the pictures are written to files (`pictures.rs`).
 
 mod cell;
 mod columns;
@@ -25,16 +25,16 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Broken pictures that a message names.
+/// Maximum number of broken pictures that a message names.
 const NAMED: usize = 5;
 
-/// Where the fields of a problem are, and what the files do not say.
+/// The columns of the fields, and facts that are not in the files.
 pub(super) struct Layout {
     fields: Vec<Field>,
     card: DatasetCard,
     /// The `source` of problems without one.
     source: String,
-    /// Whether a column for the split counts more than the names of files.
+    /// Whether a split column takes precedence over file names.
     splits_by_column: bool,
 }
 
@@ -58,7 +58,7 @@ impl Layout {
         Self { fields, card, source: "scienceqa".to_owned(), splits_by_column: false }
     }
 
-    /// HuggingFaceM4/A-OKVQA and its copies. `direct_answers`, a list that stands as text, is not needed.
+    /// HuggingFaceM4/A-OKVQA and its copies. `direct_answers`, a list written as text, is not needed.
     pub(super) fn aokvqa(card: DatasetCard) -> Self {
         let fields = vec![
             field("problem_id", &["question_id"], true),
@@ -102,8 +102,8 @@ impl Layout {
     }
 }
 
-/// Reads and checks files, or the files of folders. `split` is that of files that do not say their own; paths of pictures
-/// start from `images`, else from the folder of their file.
+/// Reads and checks files, or the files of folders. `split` is the split of files without one of their own;
+/// paths of pictures are relative to `images`, else to the folder of their file.
 ///
 /// # Errors
 /// The first row that is wrong; all broken pictures at once.
@@ -116,7 +116,7 @@ pub(super) fn read(
     let (shards, left_out) = shards::find(from)?;
     if let Some(first) = left_out.first() {
         schemas::warn!(
-            "note: {} files whose names say no split are left out, the first is {}",
+            "note: {} files without a split in their names are ignored, the first is {}",
             left_out.len(),
             first.display()
         );
@@ -197,7 +197,7 @@ pub(super) fn read(
     }
     if let Some(first) = first_without_bytes {
         schemas::warn!(
-            "note: {} imported without a picture, because theirs has 0 bytes; the first: {first}",
+            "note: {} with a picture of 0 bytes imported without it; the first: {first}",
             counted(without_bytes, "problem")
         );
     }
@@ -216,8 +216,8 @@ pub(super) fn read(
     incoming.not_empty(Path::new(&place))
 }
 
-/// Rows that are the same in all that the id is made of get a number: the second one ends in `-2`. Their answers and solutions
-/// decide which is the second, so that the order of rows does not.
+/// Rows with the same derived id are numbered: the second one ends in `-2`. They are ordered by answer and
+/// solution, so the order of the rows does not matter.
 fn number_repeated(rows: &mut [(problem::Checked, Option<Origin>)]) {
     let mut alike: HashMap<String, Vec<usize>> = HashMap::new();
     for (place, (checked, _)) in rows.iter().enumerate().filter(|(_, (checked, _))| checked.is_derived) {

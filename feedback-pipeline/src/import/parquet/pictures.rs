@@ -1,4 +1,4 @@
-//! The second pass: pictures go from the source's rows into files, one at a time.
+//! The second pass: pictures are written from the source's rows to files, one at a time.
 
 use super::cell::Held;
 use super::columns::{Field, Table};

@@ -1,4 +1,4 @@
-//! A row as a problem.
+//! Reads a row as a problem.
 
 use super::columns::{Row, Table};
 use crate::error::{Error, Result};
@@ -8,7 +8,7 @@ use crate::import::literal;
 use crate::import::solution::as_sentences;
 use schemas::Problem;
 
-/// Fields that a column can hold.
+/// Fields that can be mapped to a column.
 pub(super) const FIELDS: [&str; 16] = [
     "problem_id",
     "split",
@@ -28,18 +28,18 @@ pub(super) const FIELDS: [&str; 16] = [
     "source",
 ];
 
-/// A problem, yet without the path of its picture.
+/// A problem, still without the path of its picture.
 pub(super) struct Checked {
     pub(super) problem: Problem,
     /// Its row, for messages.
     pub(super) place: String,
-    /// Whether the id was made from the row's contents.
+    /// Whether the id was derived from the row's contents.
     pub(super) is_derived: bool,
     /// Extension of the picture.
     pub(super) extension: String,
 }
 
-/// Reads a row. `of_file` is the split of its file, `picture` the hash of its picture.
+/// Reads a row. `of_file` is the split of its file, and `picture` the hash of its picture.
 ///
 /// # Errors
 /// What is wrong, with the row and the column.
@@ -106,7 +106,7 @@ pub(super) fn read(
     Ok(Checked { problem, place: place.to_owned(), is_derived, extension: String::new() })
 }
 
-/// Numbers in columns of texts are taken as they would be printed.
+/// Numbers in text columns are read as they would be printed.
 fn as_text(node: Node) -> Node {
     match node {
         Node::Number(number) => Node::Text(number.to_string()),
@@ -114,8 +114,8 @@ fn as_text(node: Node) -> Node {
     }
 }
 
-/// Lists that stand as text, structs with a list `text` (and labels beside it), structs of options, and lists with nulls at
-/// their end are lists of texts.
+/// Also accepted as lists of texts: lists written as text, structs with a list `text` (and labels beside it),
+/// structs of options, and lists with trailing nulls.
 fn choices(node: Node) -> Node {
     match node {
         Node::Text(text) => match literal::list(&text) {
@@ -143,7 +143,7 @@ fn choices(node: Node) -> Node {
     }
 }
 
-/// A list of rationales is one text.
+/// A list of rationales is joined to one text.
 fn solution(node: Node) -> Node {
     let Node::List(items) = &node else { return as_text(node) };
     let texts = items.iter().map(|item| if let Node::Text(text) = item { Some(text.clone()) } else { None });

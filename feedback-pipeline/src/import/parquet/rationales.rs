@@ -14,7 +14,7 @@ const FIELDS: [&str; 3] = ["problem_id", "rationale", "model"];
 /// Reads a file: one row per rationale, or per problem with a list of its samples.
 ///
 /// # Errors
-/// If the file lacks columns, or a cell is no text.
+/// If the file lacks columns, or a cell is not a text.
 pub(in crate::import) fn read_parquet(from: &Path, map: &[(String, String)]) -> Result<Vec<Entry>> {
     let mut fields =
         FIELDS.map(|name| Field { name, columns: vec![name.to_owned()], is_required: name != "model" });

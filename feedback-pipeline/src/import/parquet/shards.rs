@@ -1,11 +1,11 @@
-//! The Parquet files of a folder: which split each holds, and whether all are there.
+//! The Parquet files of a folder: the split of each, and whether all shards exist.
 
 use crate::error::{Error, Result};
 use crate::import::split::SPLITS;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Names of splits in files and folders, with those of this program.
+/// Names of splits in files and folders, each with this program's name.
 const NAMES: [(&str, &str); 6] = [
     ("train", "train"),
     ("validation", "val"),
@@ -15,14 +15,14 @@ const NAMES: [(&str, &str); 6] = [
     ("test", "test"),
 ];
 
-/// How deep files may lie: `default/train/0000.parquet`.
+/// Maximum depth of files: `default/train/0000.parquet`.
 const DEPTH: usize = 3;
 
 /// One file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Shard {
     pub(super) path: PathBuf,
-    /// The split that its name or folder says.
+    /// The split in its name or its folder's name.
     pub(super) split: Option<&'static str>,
 }
 
@@ -35,11 +35,11 @@ fn has_ending(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
 }
 
-/// The files of some paths, in the order of splits and shards. Of a folder that names splits, files of other names are
-/// left out, and returned.
+/// The files of some paths, in the order of splits and shards. If any file of a folder names a split, those
+/// that do not are ignored, and returned.
 ///
 /// # Errors
-/// If a folder has no Parquet file, a shard is missing, or a split is in several folders.
+/// If a folder has no Parquet files, a shard is missing, or a split is in several folders.
 pub(super) fn find(from: &[PathBuf]) -> Result<(Vec<Shard>, Vec<PathBuf>)> {
     let mut shards = Vec::new();
     let mut left_out = Vec::new();
@@ -68,7 +68,7 @@ pub(super) fn find(from: &[PathBuf]) -> Result<(Vec<Shard>, Vec<PathBuf>)> {
     Ok((shards, left_out))
 }
 
-/// Parquet files in a folder and those in it; hidden ones are of other programs.
+/// Parquet files in a folder and its subfolders; hidden ones belong to other programs.
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut waiting = vec![(folder.to_path_buf(), 0)];
@@ -89,7 +89,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// By the file's name, `train-00000-of-00002.parquet`, else by its folder's.
+/// From the file's name, such as `train-00000-of-00002.parquet`, else from its folder's.
 fn split_of(path: &Path) -> Option<&'static str> {
     let stem = path.file_stem()?.to_string_lossy().to_lowercase();
     let first = stem.split(['-', '.', '_']).next().unwrap_or_default();
@@ -98,7 +98,7 @@ fn split_of(path: &Path) -> Option<&'static str> {
     named(first).or_else(|| named(&folder?))
 }
 
-/// Two configurations of a dataset hold the same problems.
+/// Several configurations of a dataset contain the same problems.
 fn one_folder_each(from: &Path, shards: &[Shard]) -> Result<()> {
     let mut folders: BTreeMap<Option<&str>, BTreeSet<&Path>> = BTreeMap::new();
     for shard in shards.iter().filter(|shard| shard.split.is_some()) {

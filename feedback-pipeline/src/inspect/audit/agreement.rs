@@ -1,4 +1,4 @@
-//! How far two scores of the same sentences agree.
+//! Agreement of two scores of the same sentences.
 
 use crate::error::{Error, Result};
 use crate::inspect::frame::{Collected, failed};
@@ -7,11 +7,11 @@ use schemas::Score;
 use serde::Serialize;
 use std::fmt;
 
-/// Scores closer than this are the same; they come in tenths, and float32 adds some dust.
+/// Scores closer than this count as equal: they come in tenths, with float32 rounding errors.
 pub(super) const DUST: f64 = 1e-4;
-/// Decimals of a score that count for its rank.
+/// Decimals of a score that its rank depends on.
 const DECIMALS: u32 = 4;
-/// Disagreements that are shown.
+/// Maximum number of disagreements shown.
 const MOST_SHOWN: usize = 10;
 /// Positions shown separately; later ones are combined.
 pub(super) const POSITIONS: u32 = 10;
@@ -86,7 +86,7 @@ pub struct Agreement {
     pub mean_first: Option<f64>,
     /// Mean score of the audit.
     pub mean_again: Option<f64>,
-    /// Mean of the audit less that of the table.
+    /// Mean of the audit minus that of the table.
     pub drift: Option<f64>,
     /// By position of the sentence.
     pub places: Vec<Place>,
@@ -95,7 +95,7 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Compares; the pairs' order does not matter.
+    /// Compares pairs of scores, in any order.
     ///
     /// # Errors
     /// Never with scores that are numbers.
@@ -178,7 +178,8 @@ fn places(scores: LazyFrame) -> Result<Vec<Place>> {
     Ok((0..rows.len()).map(place).collect())
 }
 
-/// Spearman's: Pearson's correlation of ranks, where equal scores share the mean of their ranks.
+/// Spearman's rank correlation: Pearson's correlation of ranks, with equal scores sharing the mean of their
+/// ranks.
 fn rank_correlation(scores: LazyFrame) -> Result<Option<f64>> {
     let average = RankOptions { method: RankMethod::Average, descending: false };
     let rank = |name: &str| {
@@ -198,7 +199,7 @@ fn rank_correlation(scores: LazyFrame) -> Result<Option<f64>> {
     Ok((scale > 0.0).then_some(number("product")? / scale))
 }
 
-/// With its sign; nothing is `+0.000`, never `-0.000`.
+/// A difference with its sign; zero is `+0.000`, never `-0.000`.
 fn signed(value: f64) -> String {
     format!("{:+.3}", (value * 1000.0).round() / 1000.0 + 0.0)
 }

@@ -1,9 +1,10 @@
-//! Intervals by the bootstrap: problems are drawn again, with replacement, since sentences of one problem are alike.
+//! Bootstrap intervals. Whole problems are resampled, with replacement, since sentences of one problem are
+//! not independent.
 
-/// Samples that are drawn.
+/// Number of bootstrap samples.
 const DRAWS: usize = 1000;
 
-/// A sequence of numbers from a seed (SplitMix64).
+/// Pseudo-random numbers from a seed (SplitMix64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -18,9 +19,11 @@ impl Numbers {
     }
 }
 
-/// Values of statistics over samples of the clusters' items, drawn with replacement; the same ones each time.
+/// Values of statistics over bootstrap samples of clusters, drawn with replacement; the same samples each
+/// time.
 ///
-/// `clusters` are items of one problem each. A statistic that a sample does not have is left out.
+/// Each cluster has the items of one problem. Samples in which a statistic is undefined are left out of its
+/// values.
 pub(super) fn draws<const N: usize>(
     clusters: &[Vec<usize>],
     statistics: impl Fn(&[usize]) -> [Option<f64>; N],
@@ -45,7 +48,7 @@ pub(super) fn draws<const N: usize>(
     values
 }
 
-/// The middle 95 % of some values; `None` if there are too few to say.
+/// The middle 95 % of some values; `None` if there are too few.
 pub(super) fn interval(mut values: Vec<f64>) -> Option<[f64; 2]> {
     if values.len() < DRAWS / 2 {
         return None;
@@ -79,7 +82,7 @@ mod tests {
         assert!((spread - 0.025).abs() < 0.0025, "{spread}");
         let [low, high] = interval(drawn).unwrap();
         assert!((low - 0.451).abs() < 0.01 && (high - 0.549).abs() < 0.01, "{low} {high}");
-        // Ten equal items in a cluster say no more than one of them.
+        // Ten equal items in a cluster have no more information than one.
         let clusters: Vec<Vec<usize>> = (0..40).map(|at| vec![at; 10]).collect();
         let [drawn] = draws(&clusters, mean);
         let spread = deviation(&drawn).unwrap();

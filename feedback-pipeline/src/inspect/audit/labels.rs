@@ -1,4 +1,4 @@
-//! Scores that people gave to sentences: a JSONL file, a label per line.
+//! Human sentence scores: a JSONL file with one label per line.
 
 use crate::error::{Error, Result};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ struct Line {
     rollout_id: Option<String>,
     sentence_index: Option<u32>,
     score: Option<f64>,
-    /// The sentence, to be sure that it is the one that was scored.
+    /// The sentence, to check that it is the one that was scored.
     sentence: Option<String>,
     /// Who labelled.
     #[serde(default)]
@@ -27,7 +27,7 @@ pub(super) struct Label {
     pub(super) score: f64,
     /// How many people scored it.
     pub(super) people: usize,
-    /// The sentence, where the file has it.
+    /// The sentence, if the file has it.
     pub(super) sentence: Option<String>,
     /// Line of the last label.
     pub(super) line: usize,
@@ -37,19 +37,19 @@ pub(super) struct Label {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Labels {
     pub(super) of: HashMap<(String, u32), Label>,
-    /// Lines with a score, without those that the same person replaced later.
+    /// Number of lines with a score, without those that the same person replaced later.
     pub(super) count: usize,
-    /// Lines that choose between two rationales.
+    /// Number of lines that choose between two rationales.
     pub(super) choices: usize,
 }
 
-/// One person's score, its line, and the sentence where the line has it.
+/// One person's score, its line, and the sentence if the line has it.
 type Given = (f64, usize, Option<String>);
 
 /// Reads a file of labels. If a person labelled a sentence several times, the last counts.
 ///
 /// # Errors
-/// If the file cannot be read, or a line is no label.
+/// If the file cannot be read, or a line is not a label.
 pub(super) fn read(path: &Path) -> Result<Labels> {
     let place = path.display().to_string();
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;

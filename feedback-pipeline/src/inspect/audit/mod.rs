@@ -1,8 +1,9 @@
-//! `collect-feedback audit`: how far another Teacher, model or seed agrees with the scores of a round.
+//! `collect-feedback audit`: how well another Teacher, model or seed agrees with the scores of a round.
 //!
-//! A seeded sample of scored rollouts is scored again through the same cache, pace and budget. The replies are in the
-//! cache under their own scope and in the ledger as kind `audit`; the scores table is not touched. Repeating the same
-//! audit sends nothing. `people` compares with labels that people gave, and never sends anything.
+//! A seeded sample of scored rollouts is scored again, with the same cache, rate limits and budget. The
+//! replies are in the cache under their own scope and in the ledger as kind `audit`; the scores table is not
+//! changed. Repeating the same audit sends nothing. `people` compares with human labels, and never sends
+//! anything.
 
 mod agreement;
 mod bootstrap;
@@ -29,25 +30,25 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-/// Which rollouts are scored again.
+/// Selects the rollouts that are scored again.
 #[derive(Debug, Clone, Copy)]
 pub struct Choice {
     /// Number of rollouts.
     pub sample: usize,
-    /// Chooses them; a larger sample of the same seed holds the smaller one.
+    /// Seed of the selection; a larger sample with the same seed contains the smaller one.
     pub seed: u64,
 }
 
-/// What an audit found.
+/// The result of an audit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Audit {
     /// ARES round.
     pub round: u32,
     /// Seed of the sample.
     pub seed: u64,
-    /// Who had scored the sample.
+    /// Teachers that had scored the sample.
     pub teachers: BTreeSet<String>,
-    /// Who scored it again.
+    /// Teacher that scored it again.
     pub auditor: String,
     /// Rollouts in the sample.
     pub rollouts: usize,
@@ -59,7 +60,7 @@ pub struct Audit {
     pub sent: u64,
     /// Dollars spent by this run; `None` if the model has no known price.
     pub cost_usd: Option<f64>,
-    /// How far the scores agree.
+    /// Agreement of the scores.
     pub agreement: Agreement,
 }
 
@@ -74,7 +75,8 @@ struct Scored {
 /// Scores of a rollout in the order of its sentences.
 type Scores = Vec<(u32, f32)>;
 
-/// Scores a sample again. The error says why the audit ended early; earlier answers count nevertheless.
+/// Scores a sample again. If there is an error, the audit ended early, and the result covers the answers up
+/// to then.
 ///
 /// # Errors
 /// If the round has no scores, a table cannot be read, or the cache cannot be written.
@@ -107,7 +109,7 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
         let _snapshot = session.cache.snapshot()?;
         for item in items::all_items(dataset, &job, &problems)? {
             let item = item?;
-            // Earlier samples of this seed stay in the ledger, and what was asked again after a reject.
+            // Earlier samples of this seed stay in the ledger, and so do repeated requests after a reject.
             for resolved in outcome::all(&session.cache, &job, &item)?.iter().rev() {
                 let (ask, asks) = (&resolved.ask, session.asked_with());
                 if ask.model == asks.model && ask.prompt_version == asks.prompt_version {
@@ -132,7 +134,7 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
         }
     }
     if !ledger.is_empty() {
-        // One file per audit, rewritten each time: a killed run leaves no gap.
+        // One file per audit, rewritten each time, so a killed run leaves no gap.
         let part = ledger::audit_part_name(choice.seed, &context.model, &session.prompt.version);
         dataset.write_part::<Request>(round, &part, ledger, &context.provenance)?;
     }

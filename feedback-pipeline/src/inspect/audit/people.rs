@@ -1,4 +1,4 @@
-//! `audit --labels`: how far each Teacher agrees with people. No request is sent.
+//! `audit --labels`: how well each Teacher agrees with people. No request is sent.
 
 use super::agreement::{DUST, POSITIONS};
 use super::bootstrap::{deviation, draws, interval};
@@ -15,7 +15,7 @@ use std::path::Path;
 const SKILLS: usize = 10;
 /// z of 95 % confidence and 80 % power: 1.960 + 0.842.
 const Z: f64 = 2.802;
-/// Differences in the mean distance from people that two Teachers may have.
+/// Differences in the mean distance from people for which the required labels are estimated.
 const DIFFERENCES: [f64; 2] = [0.05, 0.02];
 
 /// A number with its 95 % interval.
@@ -27,7 +27,7 @@ pub struct Measure {
     pub interval: Option<[f64; 2]>,
 }
 
-/// How far a Teacher agrees with people on some sentences.
+/// A Teacher's agreement with people on some sentences.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Figures {
     /// Labelled sentences.
@@ -38,11 +38,11 @@ pub struct Figures {
     pub within_tenth: Measure,
     /// Spearman's rank correlation.
     pub rank_correlation: Measure,
-    /// Cohen's κ of the two classes below the neutral score and not below it.
+    /// Cohen's κ of two classes: below the neutral score, and not below it.
     pub kappa: Measure,
     /// Mean distance of the two scores.
     pub distance: Measure,
-    /// Mean of the Teacher's scores less that of the people's.
+    /// Mean of the Teacher's scores minus that of the people's.
     pub bias: Measure,
 }
 
@@ -57,8 +57,8 @@ pub struct OfTeacher {
     pub positions: Vec<(u32, Figures)>,
     /// By the problems' skill, the most frequent first.
     pub skills: Vec<(String, Figures)>,
-    /// Labels that tell this Teacher from another one whose mean distance from people differs by so much, if both are
-    /// measured on sentences of their own.
+    /// Number of labels needed to distinguish this Teacher from one whose mean distance from people differs
+    /// by this much, if each is measured on different sentences.
     pub labels_needed: Vec<(f64, Option<u64>)>,
 }
 
@@ -67,24 +67,25 @@ pub struct OfTeacher {
 pub struct Comparison {
     /// The two models.
     pub teachers: [String; 2],
-    /// Sentences that both scored and people labelled.
+    /// Sentences that both Teachers scored and people labelled.
     pub sentences: usize,
-    /// Mean distance from people of the first less that of the second: negative if the first is closer.
+    /// Mean distance from people of the first minus that of the second: negative if the first is closer.
     pub difference: Measure,
-    /// Labels that would show this difference (95 % confidence, 80 % power); `None` if there is none.
+    /// Number of labels that would show this difference (95 % confidence, 80 % power); `None` if there is
+    /// none.
     pub labels_needed: Option<u64>,
 }
 
-/// What an audit against people's labels found.
+/// The result of an audit against human labels.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct People {
     /// ARES round.
     pub round: u32,
     /// Labels with a score in the file.
     pub labels: usize,
-    /// Sentences that they are of.
+    /// Number of labelled sentences.
     pub sentences: usize,
-    /// Those that no Teacher of the round has scored.
+    /// Labelled sentences that no Teacher of the round has scored.
     pub without_score: usize,
     /// Lines that choose between two rationales, which are not compared.
     pub choices: usize,
@@ -167,7 +168,7 @@ fn skill(problem: Problem) -> String {
     problem.skill.or(problem.topic).or(problem.subject).unwrap_or_else(|| "(none)".to_owned())
 }
 
-/// A label that tells its sentence is of the sentence that was scored.
+/// A label that contains its sentence must match the sentence that was scored.
 fn check(label: &Label, sentence: &str, key: &(String, u32), file: &Path) -> Result<()> {
     match &label.sentence {
         Some(labelled) if labelled.trim() != sentence.trim() => Err(Error::bad_input(
@@ -181,7 +182,7 @@ fn check(label: &Label, sentence: &str, key: &(String, u32), file: &Path) -> Res
     }
 }
 
-/// Numbers of items, the order of [`Figures`].
+/// Statistics of items, in the order of [`Figures`].
 fn numbers(items: &[Item], chosen: &[usize], neutral: f64) -> [Option<f64>; 6] {
     let chosen: Vec<&Item> = chosen.iter().filter_map(|at| items.get(*at)).collect();
     if chosen.is_empty() {
@@ -255,7 +256,7 @@ fn of_teacher(teacher: String, items: &[Item], neutral: f64) -> OfTeacher {
     let distances = |sample: &[usize]| [numbers(items, sample, neutral)[4]];
     let [drawn] = draws(&clusters(items, &all), distances);
     let error = deviation(&drawn);
-    // Two Teachers on sentences of their own: the variances of both count.
+    // Two Teachers on different sentences: the variances of both count.
     let needed = |difference: f64| needed(items.len(), error.map(|error| error * 2.0_f64.sqrt()), difference);
     OfTeacher {
         teacher,
@@ -266,15 +267,16 @@ fn of_teacher(teacher: String, items: &[Item], neutral: f64) -> OfTeacher {
     }
 }
 
-/// Labels that show a difference, from the standard error that `sentences` labels give: it falls with their square root.
+/// Number of labels that show a difference, from the standard error with `sentences` labels, which falls with
+/// the square root of their number.
 fn needed(sentences: usize, error: Option<f64>, difference: f64) -> Option<u64> {
     let error = error.filter(|_| difference.abs() > 1e-9)?;
     let labels = sentences as f64 * (Z * error / difference).powi(2);
-    // What is needed is never less than what says how much varies.
+    // Never fewer than are needed to estimate the variance.
     (labels < 1e15).then(|| (labels.ceil() as u64).max(2))
 }
 
-/// Each pair of Teachers, on the sentences that both scored.
+/// Compares each pair of Teachers on the sentences that both scored.
 fn pairs(by_teacher: &BTreeMap<String, Vec<Item>>) -> Vec<Comparison> {
     let teachers: Vec<(&String, &Vec<Item>)> = by_teacher.iter().collect();
     let mut found = Vec::new();
@@ -313,7 +315,7 @@ impl People {
     /// As one JSON object.
     ///
     /// # Errors
-    /// Never with the numbers that this has.
+    /// Never, since all its numbers can be written as JSON.
     pub fn to_json(&self) -> Result<String> {
         serde_json::to_string_pretty(self).map_err(|error| Error::Failed(error.to_string()))
     }
@@ -364,7 +366,7 @@ mod tests {
         assert_eq!((exact, within, rank, kappa), (Some(0.0), Some(0.5), None, None));
         assert_eq!(numbers(&items, &[], 0.5), [None; 6]);
         assert_eq!(figures(&items, &[0], 0.5).exact.interval, None, "one problem says nothing of others");
-        // The neutral score itself is not below it, whatever float32 makes of it.
+        // The neutral score itself does not count as below, despite float32 rounding.
         assert_eq!(
             numbers(&[item(0, f64::from(0.5_f32), 0.5), item(1, 0.4, 0.4)], &[0, 1], 0.5)[3],
             Some(1.0)
@@ -373,7 +375,8 @@ mod tests {
 
     #[test]
     fn labels_that_are_needed_fall_with_the_square_of_the_difference() {
-        // A standard error of 0.01 with 100 labels: 2.802 × 0.01 = 0.02802 is shown by 100.
+        // With a standard error of 0.01 at 100 labels, 100 labels show a difference of 2.802 × 0.01 =
+        // 0.02802.
         assert_eq!(needed(100, Some(0.01), 0.02802), Some(100));
         assert_eq!(needed(100, Some(0.01), 0.01401), Some(400));
         assert_eq!((needed(100, Some(0.01), 0.0), needed(100, None, 0.1)), (None, None));

@@ -1,4 +1,4 @@
-//! The comparison with people as text for the terminal.
+//! Prints the comparison with people on the terminal.
 
 use super::agreement::POSITIONS;
 use super::people::{Comparison, Figures, Measure, People};
@@ -102,7 +102,7 @@ impl fmt::Display for People {
             if !needed.is_empty() {
                 writeln!(
                     f,
-                    "\n  labels that tell it from a Teacher whose mean distance differs by so much: {} (for each of the two)",
+                    "\n  labels needed to distinguish it from a Teacher with another mean distance: {} (for each of the two)",
                     needed.join(", ")
                 )?;
             }
@@ -111,7 +111,7 @@ impl fmt::Display for People {
             let value = difference.value.unwrap_or_default();
             let (closer, farther) = if value <= 0.0 { (one, other) } else { (other, one) };
             let is_clear = difference.interval.is_some_and(|[low, high]| low > 0.0 || high < 0.0);
-            let says = if is_clear { "is closer to people than" } else { "cannot be told from" };
+            let says = if is_clear { "is closer to people than" } else { "cannot be distinguished from" };
             writeln!(
                 f,
                 "\n{closer} {says} {farther}: {}, difference of the mean distance {}",

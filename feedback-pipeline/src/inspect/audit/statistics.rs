@@ -25,7 +25,7 @@ pub(super) fn ranks(values: &[f32]) -> Vec<f64> {
     ranks
 }
 
-/// Pearson's correlation, of ranks that is Spearman's.
+/// Pearson's correlation; applied to ranks, it is Spearman's.
 pub(super) fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     let (mean_a, mean_b) = (mean(a.iter().copied()), mean(b.iter().copied()));
     let product: f64 = a.iter().zip(b).map(|(a, b)| (a - mean_a) * (b - mean_b)).sum();

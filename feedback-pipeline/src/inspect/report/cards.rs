@@ -9,9 +9,9 @@ use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Maximum number of problems shown; of more, the worst and an even sample of the others are used.
+/// Maximum number of problems shown; if there are more, the worst and an even sample of the others.
 pub const MOST_PROBLEMS: usize = 5_000;
-/// Of [`MOST_PROBLEMS`], those taken for their low score.
+/// How many of [`MOST_PROBLEMS`] are chosen for their low score.
 const WORST: usize = 2_000;
 
 /// Text, score in tenths (`None` if it has none), and whether it is a repetition.
@@ -39,7 +39,7 @@ pub(super) struct Card {
     /// Index into the pictures.
     #[serde(skip_serializing_if = "Option::is_none")]
     picture: Option<usize>,
-    /// Why there is none though the problem has one.
+    /// Why the picture is not shown, if the problem has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     without_picture: Option<&'static str>,
     /// Mean score of all scored sentences.
@@ -62,14 +62,14 @@ struct Sample {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     lines: Vec<Line>,
-    /// Why each sentence has its score; empty where no reasons were given.
+    /// Reasons of the scores; empty if none were given.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<Option<String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
 }
 
-/// A decoded rationale and what the Teacher made of it.
+/// A decoded rationale and its correction.
 #[derive(Debug, Clone, Serialize)]
 struct Said {
     id: String,
@@ -90,14 +90,14 @@ struct Answered {
     correct: Option<bool>,
 }
 
-/// The cards and what is not among them.
+/// The cards, and what was omitted.
 pub(super) struct Deck {
     pub(super) cards: Vec<Card>,
     /// Problems of the round that are not shown.
     pub(super) left_out: usize,
 }
 
-/// Cards of all problems that the round has something on, and their pictures.
+/// Cards of all problems that occur in the round, and their pictures.
 pub(super) fn deck(dataset: &Dataset, gathered: &Gathered) -> Result<(Deck, Pictures)> {
     let mut said_of: HashSet<&str> = HashSet::new();
     said_of.extend(gathered.rollouts.iter().map(|row| row.problem_id.as_str()));
@@ -109,7 +109,7 @@ pub(super) fn deck(dataset: &Dataset, gathered: &Gathered) -> Result<(Deck, Pict
         .map(|problem| (problem.problem_id.as_str(), empty(problem)))
         .collect();
     fill(gathered, &mut cards);
-    // In the order of the problems, so that the report is the same each time.
+    // In the order of the problems, so that the report is reproducible.
     let mut order: Vec<Card> =
         gathered.problems.iter().filter_map(|problem| cards.remove(problem.problem_id.as_str())).collect();
     let all = order.len();
@@ -137,7 +137,7 @@ pub(super) fn deck(dataset: &Dataset, gathered: &Gathered) -> Result<(Deck, Pict
     Ok((Deck { left_out: all - order.len(), cards: order }, pictures))
 }
 
-/// The worst, and a regular sample of the others.
+/// Selects the worst, and a regular sample of the others.
 fn choose(cards: Vec<Card>) -> Vec<Card> {
     let mut by_mean: Vec<usize> = (0..cards.len()).collect();
     let mean = |index: usize| cards[index].mean.unwrap_or(f64::INFINITY);
@@ -256,7 +256,7 @@ fn said(gathered: &Gathered, rationale: &Rationale) -> Said {
     }
 }
 
-/// What was kept (0), removed (-1) and added (1), word by word; white space does not count.
+/// A diff by words: kept (0), removed (-1) and added (1); white space is ignored.
 fn word_diff(original: &str, corrected: &str) -> Vec<(i8, String)> {
     let folded = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (original, corrected) = (folded(original), folded(corrected));
@@ -276,7 +276,7 @@ fn word_diff(original: &str, corrected: &str) -> Vec<(i8, String)> {
     calm(parts)
 }
 
-/// Single spaces between two changes are changed with them: one change reads better than word after word.
+/// A single space between two changes is merged into them: one longer change is easier to read.
 fn calm(parts: Vec<(i8, String)>) -> Vec<(i8, String)> {
     let mut calmed: Vec<(i8, String)> = Vec::new();
     let (mut removed, mut added) = (String::new(), String::new());

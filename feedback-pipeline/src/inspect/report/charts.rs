@@ -1,5 +1,5 @@
-//! Charts as SVG. They are drawn in a few marker colours that the page's style sheet turns into those of the light or
-//! the dark theme, so that one drawing serves both.
+//! Charts as SVG. They are drawn in marker colours, which the page's style sheet maps to the light or the
+//! dark theme.
 
 use super::figures::{Figures, share};
 use crate::error::{Error, Result};
@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 /// Width and height of every chart: legible at the width of a phone, and several fit side by side on a desktop.
 const SIZE: (f32, f32) = (420.0, 240.0);
-/// Points of a curve; of more, neighbours are averaged.
+/// Maximum points of a curve; if there are more, neighbours are averaged.
 const MOST_POINTS: usize = 150;
-/// Curves of a stage.
+/// Maximum number of curves of a stage.
 const MOST_CURVES: usize = 12;
 
 // Marker colours; `report.css` names them again.
@@ -24,7 +24,7 @@ const SECOND: (u8, u8, u8) = (0x04, 0x04, 0x04);
 #[derive(Debug, Clone, serde::Serialize)]
 pub(super) struct Chart {
     pub(super) title: String,
-    /// For those who cannot see it.
+    /// Text alternative for screen readers.
     pub(super) summary: String,
     pub(super) svg: String,
 }
@@ -57,7 +57,7 @@ pub(super) fn positions(figures: &Figures) -> Result<Chart> {
     Ok(Chart { title: "Mean score by position of the sentence".to_owned(), summary, svg })
 }
 
-/// Mean score and rationales without a wrong sentence, round by round; none for a single round.
+/// Mean score and share of rationales without a wrong sentence by round; `None` for a single round.
 pub(super) fn rounds(figures: &Figures) -> Result<Option<Chart>> {
     let scored: Vec<_> = figures.rounds.iter().filter(|round| round.teacher.sentences > 0).collect();
     if scored.len() < 2 {
@@ -75,7 +75,7 @@ pub(super) fn rounds(figures: &Figures) -> Result<Option<Chart>> {
 /// Steps and values.
 type Points = Vec<(f64, f64)>;
 
-/// Curves of a stage: one chart for each number that was measured more than once.
+/// Learning curves of a stage: one chart for each metric measured more than once.
 pub(super) fn curves(metrics: &[Metric]) -> Result<Vec<(String, Vec<Chart>)>> {
     let mut stages: BTreeMap<&str, BTreeMap<&str, Points>> = BTreeMap::new();
     for metric in metrics.iter().filter(|metric| metric.value.is_finite()) {
@@ -112,7 +112,7 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.chunks(size).map(|chunk| (mean(chunk, |p| p.0), mean(chunk, |p| p.1))).collect()
 }
 
-/// The axis writes one digit after the point: small values are drawn ten, a hundred or more times as large.
+/// The axis shows one decimal, so small values are scaled by a power of ten.
 fn legible(points: Vec<(f64, f64)>) -> (f64, Vec<(f64, f64)>) {
     let most = points.iter().fold(0.0, |most: f64, point| most.max(point.1.abs()));
     let factor = (1..=9).map(|power| 10_f64.powi(power)).find(|factor| most * factor >= 2.0);
@@ -133,8 +133,8 @@ fn summary(names: &[String], values: &[f32], unit: &str) -> String {
 
 fn bars(series: Vec<(&str, Vec<f32>)>, names: Vec<String>, most: f32) -> Result<String> {
     let several = series.len() > 1;
-    // Spaces that do not collapse after each name, or the legend's entries touch where the reader's font is wider than
-    // the chart's.
+    // Non-breaking spaces after each name: otherwise the legend's entries touch if the reader's font is wider
+    // than the chart's.
     let mut series: Vec<Series> = series
         .into_iter()
         .map(|(name, values)| (format!("{name}\u{a0}\u{a0}\u{a0}").as_str(), values).into())
@@ -145,7 +145,7 @@ fn bars(series: Vec<(&str, Vec<f32>)>, names: Vec<String>, most: f32) -> Result<
     let mut chart = BarChart::new(series, names);
     dress(&mut chart.base, &mut chart.y_axis_configs);
     chart.base.legend.show = Some(several);
-    chart.base.margin.top = 24.0; // or the label above a full bar is cut
+    chart.base.margin.top = 24.0; // otherwise the label above a full bar is cut off
     chart.radius = Some(2.0);
     for axis in &mut chart.y_axis_configs {
         axis.min = Some(0.0);
@@ -176,7 +176,7 @@ fn dress(base: &mut ChartBase, axes: &mut Vec<YAxisConfig>) {
     (base.width, base.height) = SIZE;
     base.background_color = Color::transparent();
     base.compact = true;
-    base.margin.top = 12.0; // or the highest label of the axis is cut
+    base.margin.top = 12.0; // otherwise the highest label of the axis is cut off
     base.series.colors = vec![FIRST.into(), SECOND.into()];
     base.series.stroke_width = 2.0;
     base.grid.stroke_color = LINE.into();

@@ -1,4 +1,4 @@
-//! The numbers of a report: sums over sentences and rationales, nothing else.
+//! The numbers of a report: sums over sentences and rationales.
 
 use super::gather::{Gathered, ROLLOUT_COLUMNS, RolloutText, repeats};
 use super::tally::Scored;
@@ -11,7 +11,7 @@ use polars::prelude::*;
 use schemas::{Answer, Correction, Dataset, Problem, Rationale, Rollout, Score, sentences};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// How some rationales are written.
+/// Length, repetition and truncation of some rationales.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Form {
     /// Rationales.
@@ -24,7 +24,7 @@ pub struct Form {
     pub truncated: u64,
 }
 
-/// What is known of one policy.
+/// The figures of one policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stage {
     /// For instance `round 1, after RL`.
@@ -33,9 +33,9 @@ pub struct Stage {
     pub teacher: Tally,
     /// The embedded Teacher's scores of its greedy rationales, train and test.
     pub embedded: [Tally; 2],
-    /// How its rationales are written; of its samples where it decoded none.
+    /// Form of its greedy rationales, or of its samples if it decoded none.
     pub form: Form,
-    /// Right answers of those with a known answer: val and test.
+    /// Correct answers among those with a known answer: val and test.
     pub answers: [(u64, u64); 2],
 }
 
@@ -58,20 +58,20 @@ pub struct Round {
     pub round: u32,
     /// The Teacher's scores of its samples.
     pub teacher: Tally,
-    /// Who scored.
+    /// Teachers that scored.
     pub teachers: BTreeSet<String>,
-    /// Corrections that changed something, of all.
+    /// Share of corrections that changed something.
     pub corrected: (u64, u64),
-    /// Right test answers after SFT, of those with a known answer.
+    /// Correct test answers after SFT, among those with a known answer.
     pub test: (u64, u64),
-    /// Win rates by what was compared with.
+    /// Win rates by baseline.
     pub wins: Vec<WinRates>,
 }
 
 /// All numbers of a report.
 #[derive(Debug, Clone)]
 pub struct Figures {
-    /// One row a policy, in the order of training.
+    /// One row per policy, in the order of training.
     pub stages: Vec<Stage>,
     /// Sentences of the round by score in tenths, 0 to 10.
     pub distribution: [u64; 11],
@@ -147,7 +147,7 @@ fn one(rows: &Collected, name: &str) -> Result<u64> {
     Ok(rows.counts(name)?.iter().sum())
 }
 
-/// Right answers of those with a known answer, by stage and split.
+/// Correct answers among those with a known answer, by stage and split.
 fn answers(dataset: &Dataset, round: u32) -> Result<BTreeMap<(String, String), (u64, u64)>> {
     let query = frame::<Answer>(dataset, round, &["stage", "split", "correct"])?
         .group_by([col("stage"), col("split")])
@@ -161,7 +161,7 @@ fn answers(dataset: &Dataset, round: u32) -> Result<BTreeMap<(String, String), (
 /// A policy's row for each stage of each round, and for samples of a policy that decoded nothing.
 fn stages(dataset: &Dataset, last: u32, problems: &HashMap<&str, &Problem>) -> Result<Vec<Stage>> {
     let mut stages: Vec<Stage> = Vec::new();
-    // Samples of a round come from the policy that the round before ended with.
+    // Samples of a round come from the final policy of the previous round.
     let mut by_policy: HashMap<String, usize> = HashMap::new();
     for round in 0..=last {
         if round > 0 {
@@ -239,7 +239,7 @@ fn add_rationale(stage: &mut Stage, rationale: &Rationale, problems: &HashMap<&s
         "test" => 1,
         _ => return,
     };
-    // Without a solution the embedded Teacher can only look for the answer.
+    // Without a solution, the embedded Teacher can only check the answer.
     let Some(problem) = problems.get(rationale.problem_id.as_str()).filter(|p| !p.solution.trim().is_empty())
     else {
         return;
@@ -250,7 +250,7 @@ fn add_rationale(stage: &mut Stage, rationale: &Rationale, problems: &HashMap<&s
     }
 }
 
-/// The name of an imported model in a chart: the beginning where it is the hash of a file.
+/// The name of an imported model in a chart; shortened if it is the hash of a file.
 fn short(name: &str) -> &str {
     let is_hash = name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     name.get(..6).filter(|_| is_hash).unwrap_or(name)

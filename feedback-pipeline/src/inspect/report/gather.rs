@@ -1,4 +1,4 @@
-//! What a report reads: the texts of its own round, put together by problem.
+//! The input of a report: the texts of its round, grouped by problem.
 
 use crate::error::Result;
 use schemas::{
@@ -7,7 +7,7 @@ use schemas::{
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 
-/// A rollout with its scores; columns of tokens stay on disk.
+/// A rollout with its scores; the token columns are not read.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct RolloutText {
     pub(super) rollout_id: String,
@@ -69,7 +69,7 @@ impl Scores {
         self.reasons.get(rollout_id)?.get(&u32::try_from(sentence).ok()?).map(String::as_str)
     }
 
-    /// Scores of a rollout; `None` if it has none, or not one for each of its sentences.
+    /// Scores of a rollout; `None` unless there is one for each of its sentences.
     pub(super) fn of(&self, rollout: &RolloutText) -> Option<Vec<f32>> {
         let rows = self.by_rollout.get(&rollout.rollout_id)?;
         let whole =
@@ -111,8 +111,8 @@ impl Gathered {
 }
 
 impl Gathered {
-    /// Kinds of feedback that several Teachers gave, each with the number of rows by Teacher. Judgements are told apart by their
-    /// baselines.
+    /// Kinds of feedback given by several Teachers, each with the number of rows by Teacher. Judgements
+    /// against different baselines count as different kinds.
     pub(super) fn mixed(&self) -> Vec<(String, BTreeMap<String, usize>)> {
         let mut kinds: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
         kinds.insert("scores".to_owned(), self.scores.by_teacher.clone());

@@ -1,8 +1,8 @@
-//! `collect-feedback report`: one HTML file on a round that needs no network, for people who do not write code.
+//! `collect-feedback report`: one HTML file about a round, readable offline and without programming.
 //!
-//! `gather` reads the tables, `tally` and `figures` make the numbers, `charts` draws them, `cards` prepares the rationales
-//! for the browser part, `pictures` embeds their pictures, `page` puts it all into the template. Texts of a
-//! rationale reach the page only as JSON, and the script inserts them as text, never as HTML.
+//! `gather` reads the tables, `tally` and `figures` compute the numbers, `charts` draws them, `cards`
+//! prepares the rationales for the browser part, `pictures` embeds their pictures, `page` fills the template.
+//! Texts of rationales reach the page only as JSON, and the script inserts them as text, never as HTML.
 
 mod cards;
 mod charts;
@@ -22,7 +22,7 @@ use schemas::number::counted;
 use schemas::{Dataset, file};
 use std::path::{Path, PathBuf};
 
-/// What a report holds, for the last line of the command.
+/// What a report contains, for the last line of the command's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// The file.
@@ -33,7 +33,7 @@ pub struct Written {
     pub problems: usize,
     /// Pictures in it.
     pub pictures: usize,
-    /// The stages' numbers and what the feedback took, as plain text.
+    /// The numbers of the stages and the cost of the feedback, as plain text.
     pub summary: String,
 }
 
@@ -80,7 +80,7 @@ pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>) -> Result<Written>
     })
 }
 
-/// Refuses to write over anything but a report.
+/// Refuses to overwrite anything but a report.
 fn check_place(path: &Path) -> Result<()> {
     use std::io::Read;
     if !std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() > 0) {
@@ -95,5 +95,5 @@ fn check_place(path: &Path) -> Result<()> {
     Err(Error::bad_input(path.display().to_string(), message))
 }
 
-/// What a report begins with.
+/// The first bytes of every report.
 const START: &[u8; 15] = b"<!doctype html>";

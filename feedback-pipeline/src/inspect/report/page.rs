@@ -1,4 +1,4 @@
-//! The page itself: numbers as text, charts, and the data of the browser part, in the template `templates/report.html`.
+//! Fills the template `templates/report.html` with numbers, charts, and the data of the interactive part.
 
 use super::cards::{Deck, MOST_PROBLEMS};
 use super::charts::{self, Chart};
@@ -22,9 +22,9 @@ const SCRIPT: &str =
     concat!(include_str!("../../../templates/labels.js"), include_str!("../../../templates/report.js"));
 /// Shown if nothing was measured.
 const NONE: &str = "–";
-/// Rejects that are shown with their reply.
+/// Maximum number of rejects shown with their reply.
 const MOST_REJECTS: usize = 20;
-/// Characters of a reject's reply.
+/// Maximum characters of a reject's reply.
 const REPLY_CHARACTERS: usize = 300;
 
 #[derive(Serialize)]
@@ -45,7 +45,7 @@ struct Page<'a> {
     rounds: Vec<Vec<String>>,
     wins: Vec<WinTable>,
     spending: Vec<Vec<String>>,
-    /// What asking about several items at once saved.
+    /// Savings of requests about several items.
     saved: Vec<String>,
     accounts: Vec<String>,
     reject_counts: Vec<(String, String, u64)>,
@@ -124,16 +124,17 @@ pub(super) fn render(
     fill(&page).map_err(|error| Error::Failed(format!("the report's template: {error:#}")))
 }
 
-/// The template with the page's values; by its name, it escapes every text that is not marked safe.
+/// Renders the template; its name makes minijinja escape every text that is not marked safe.
 fn fill(page: &Page<'_>) -> Result<String, minijinja::Error> {
     let mut environment = Environment::new();
-    // A misspelt name is an error, not an empty place.
+    // A misspelt name is an error, not an empty string.
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.add_template(TEMPLATE.0, TEMPLATE.1)?;
     environment.get_template(TEMPLATE.0)?.render(minijinja::value::Serde(page))
 }
 
-/// JSON that is safe inside a script element: no `<` can end it, no `&` is taken for an entity.
+/// JSON that is safe inside a script element: without `<`, which could end it, and without `&`, which could
+/// start an entity.
 fn json<T: serde::Serialize>(value: &T) -> Result<String> {
     let text = serde_json::to_string(value).map_err(|error| Error::Failed(error.to_string()))?;
     Ok(text
@@ -168,7 +169,7 @@ fn facts(gathered: &Gathered, figures: &Figures) -> Vec<(&'static str, String)> 
             ));
         }
         if round.test.1 > 0 {
-            facts.push(("test answers right", percent(share(round.test.0, round.test.1))));
+            facts.push(("correct test answers", percent(share(round.test.0, round.test.1))));
         }
         for win in round.wins.iter().filter(|win| win.against == "base") {
             facts.push(("win rate against base", percent(win.all.win_rate().share)));
@@ -177,7 +178,7 @@ fn facts(gathered: &Gathered, figures: &Figures) -> Vec<(&'static str, String)> 
     facts
 }
 
-/// Kinds of feedback that several Teachers gave, with the rows of each.
+/// Kinds of feedback given by several Teachers, with the rows of each.
 fn mixed(gathered: &Gathered) -> Vec<String> {
     let line = |(kind, teachers): (String, BTreeMap<String, usize>)| {
         let counts: Vec<String> =
@@ -230,7 +231,8 @@ fn stage_row(stage: &Stage) -> Vec<String> {
     ]
 }
 
-/// The stages' numbers as a plain table, and what all feedback took. A wrong sentence is one below 0.5.
+/// The numbers of the stages as a plain table, and the cost of all feedback. A wrong sentence is one scored
+/// below 0.5.
 pub(super) fn summary(figures: &Figures, spending: &[Spending]) -> String {
     let headings = [
         "policy",
@@ -250,7 +252,7 @@ pub(super) fn summary(figures: &Figures, spending: &[Spending]) -> String {
         grid.row(stage_row(stage));
     }
     let sum = |count: fn(&Spending) -> u64| status::grouped(spending.iter().map(count).sum::<u64>());
-    // Summed from 0.0: the empty sum of floats is -0.0.
+    // The sum starts from 0.0: an empty sum of floats is -0.0.
     let dollars = spending.iter().fold(0.0, |sum, row| sum + row.cost_usd);
     format!(
         "{grid}samples are scored by the Teacher, greedy rationales by the embedded one\n\
@@ -277,7 +279,7 @@ fn round_row(round: &super::figures::Round) -> Vec<String> {
 
 fn groups(tallies: &BTreeMap<String, Tally>) -> Vec<Group> {
     let mut sorted: Vec<(&String, &Tally)> = tallies.iter().collect();
-    // The worst first: that is where there is something to learn.
+    // The worst first, since they matter most.
     sorted.sort_by(|a, b| a.1.mean().unwrap_or(2.0).total_cmp(&b.1.mean().unwrap_or(2.0)));
     let group = |(name, tally): (&String, &Tally)| Group {
         name: name.clone(),

@@ -1,4 +1,4 @@
-//! Pictures of a report as data URIs, each once, scaled down where they are large.
+//! Pictures of a report as data URIs, each only once, and scaled down if they are large.
 
 use crate::request::image::locate;
 use base64::Engine as _;
@@ -10,19 +10,19 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-/// Pictures stop here, so that the file still opens on a phone.
+/// Maximum total size of the pictures, so that the file still opens on a phone.
 pub const MOST_PICTURE_BYTES: usize = 24 << 20;
-/// Below this a picture is taken as it is.
+/// Smaller pictures are embedded unchanged.
 const SMALL_BYTES: usize = 16 << 10;
-/// Edge to which larger pictures are scaled down; the page shows them no larger.
+/// Edge to which larger pictures are scaled down; the page never shows them larger.
 const EDGE: u32 = 360;
 
-/// Why a card has no picture though its problem has one.
+/// Why a card has no picture although its problem has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Without {
     /// The file is missing or is no picture.
     Unreadable,
-    /// [`MOST_PICTURE_BYTES`] was reached before.
+    /// [`MOST_PICTURE_BYTES`] was reached.
     Full,
 }
 
@@ -71,7 +71,7 @@ impl Pictures {
     }
 }
 
-/// The picture as it is where it is small, else the smallest of what it can be written as.
+/// The picture unchanged if it is small, else in the format with the fewest bytes.
 fn small(bytes: Vec<u8>) -> Option<(&'static str, Vec<u8>)> {
     let format = image::guess_format(&bytes).ok()?;
     let media_type = match format {
@@ -100,7 +100,7 @@ fn small(bytes: Vec<u8>) -> Option<(&'static str, Vec<u8>)> {
         .min_by_key(|(_, bytes)| bytes.len())
 }
 
-/// JPEG knows no transparency; what shines through is white, as on paper.
+/// JPEG has no transparency, so the background is white.
 fn on_white(picture: &DynamicImage) -> DynamicImage {
     let mut white = RgbaImage::from_pixel(picture.width(), picture.height(), image::Rgba([255; 4]));
     image::imageops::overlay(&mut white, &picture.to_rgba8(), 0, 0);

@@ -10,7 +10,7 @@ pub(super) const WRONG_BELOW: f32 = 0.5;
 /// Positions shown separately; later ones are combined.
 const POSITIONS: usize = 10;
 
-/// Scores of some rationales, summed up.
+/// Summed scores of some rationales.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Tally {
     /// Rationales with scores.
@@ -24,7 +24,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds the scores of one rationale.
+    /// Adds one rationale's scores.
     pub fn add(&mut self, scores: &[f32]) {
         self.rationales += 1;
         self.sentences += scores.len() as u64;
@@ -51,7 +51,7 @@ impl Tally {
     }
 }
 
-/// A fraction; `None` of nothing.
+/// A fraction; `None` if the whole is 0.
 pub fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
@@ -75,7 +75,7 @@ impl Scored {
             col("score").min().alias("least"),
         ]);
         let names = ["rollout_id", "problem_id", "policy", "sentences"];
-        // A list is read as its length.
+        // A list column is read as its length.
         let rollouts =
             left_join(frame::<Rollout>(dataset, round, &names)?, "rollout_id", by_rollout, "rollout_id");
         let is_whole = col("rows")
@@ -85,7 +85,7 @@ impl Scored {
         Ok(Self { rollouts: rollouts.filter(is_whole), scores })
     }
 
-    /// All of them together.
+    /// The total.
     pub(super) fn all(&self) -> Result<Tally> {
         let all = self.rollouts.clone().with_column(lit("all").alias("all"));
         Ok(tallies(all, "all")?.first().map_or_else(Tally::default, |(_, tally)| *tally))
@@ -111,7 +111,8 @@ impl Scored {
 
     /// Sentences by score in tenths, 0 to 10.
     pub(super) fn distribution(&self) -> Result<[u64; 11]> {
-        // In float32, as scores are stored: 0.45 is nearest to 0.5, and not to 0.4 as its float64 value says.
+        // Computed in float32, as scores are stored: there, 0.45 rounds to 0.5; in float64, it would round to
+        // 0.4.
         let tenths = col("score").cast(DataType::Float32) * lit(10.0_f32) + lit(0.5_f32);
         let counted = self
             .sentences()

@@ -1,4 +1,5 @@
-//! Books: every rollout and every rationale is done, rejected, waiting or empty, and the tables agree on it.
+//! Accounts for items: every rollout and every rationale is done, rejected, waiting or empty, and the tables
+//! must agree.
 
 use super::query::{self, Spending, counted};
 use crate::error::Result;
@@ -27,11 +28,11 @@ pub struct Account {
     pub waiting: u64,
     /// Items without a sentence; they need no feedback.
     pub empty: u64,
-    /// What pairs are compared with; judgements only.
+    /// The baseline of the pairs; judgements only.
     pub against: Option<String>,
     /// Sentences of the scored rollouts.
     pub sentences: Option<u64>,
-    /// Where the tables disagree.
+    /// Disagreements between the tables.
     pub faults: Vec<String>,
 }
 
@@ -101,7 +102,7 @@ pub(super) fn corrections(dataset: &Dataset, round: u32, spending: &[Spending]) 
     let corrections = counted(frame::<Correction>(dataset, round, &["rationale_id"])?, "rationale_id");
     let with_feedback = rows(corrections.clone())?;
     let rationales = rationales(dataset, round, "rl")?;
-    // Of other splits than train, only those that were corrected count.
+    // In splits other than train, only corrected rationales count.
     let items = left_join(rationales, "id", corrections, "rationale_id")
         .filter(col("split").eq(lit("train")).or(col("rows").is_not_null()))
         .with_column(lit(1_u64).alias("expected"));
@@ -118,12 +119,12 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
     let baselines = Collected::of::<Judgement>(baselines.sort(["against"], SortMultipleOptions::default()))?;
     let of_kind = frame::<Reject>(dataset, round, &["kind", "request_key", "subject_id"])?
         .filter(col("kind").eq(lit(kind)));
-    // Two orders of a pair with the same request have a row each.
+    // If both orders of a pair have the same request, there is a row for each.
     let distinct = of_kind.group_by([col("request_key"), col("subject_id")]).agg([len().alias("rows")]);
     let distinct_rejects = rows(distinct)?;
     let mut names = baselines.texts("against")?;
     if names.is_empty() && distinct_rejects > 0 {
-        names.push("base".to_owned()); // nothing but rejects
+        names.push("base".to_owned()); // only rejects
     }
     let candidates = last_of_problem(rationales(dataset, round, "sft")?);
     let mut accounts = Vec::new();
@@ -148,7 +149,7 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
         account.against = Some(against);
         accounts.push(account);
     }
-    // Agreement with the requests table can only be checked over all baselines.
+    // Agreement with the requests table can only be checked for all baselines together.
     let judgements: u64 = baselines.counts("judgements")?.iter().sum();
     let (asked, ended) = (asked(spending, kind), judgements + distinct_rejects);
     if let Some(first) = accounts.first_mut()

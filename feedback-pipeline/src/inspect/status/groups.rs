@@ -1,4 +1,4 @@
-//! What asking about several items at once has saved, by the ledger.
+//! Savings of requests about several items, according to the ledger.
 
 use crate::error::{Error, Result};
 use crate::inspect::frame::{Collected, frame, left_join};
@@ -9,16 +9,16 @@ use schemas::{Dataset, Request};
 use serde::Serialize;
 use std::fmt;
 
-/// Requests of a round about several items each.
+/// Requests of a round that asked about several items each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Groups {
     /// ARES round.
     pub round: u32,
-    /// Such requests.
+    /// Number of such requests.
     pub requests: u64,
-    /// Items that they asked about; one by one, each would have been a request.
+    /// Items in these requests; individually, each would have been a request.
     pub items: u64,
-    /// Those that were asked about again, each by itself, because the reply to all left them out.
+    /// Items that were requested again individually, because the group's reply had no answer for them.
     pub again: u64,
 }
 
@@ -51,13 +51,15 @@ impl fmt::Display for Groups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { round, requests, items, again } = self;
         let (asked, all) = (counted(*requests, "request"), counted(*items, "rollout"));
-        write!(f, "round {round}, scores: {asked} asked about {all} together")?;
+        write!(f, "round {round}, scores: {all} grouped in {asked}")?;
         if *again > 0 {
-            write!(f, ", and {} of them had to be asked about again alone", grouped(*again))?;
+            write!(f, ", {} of them requested again individually", grouped(*again))?;
         }
         match items.checked_sub(requests + again) {
-            Some(saved) => write!(f, ", which saved {}", counted(saved, "request")),
-            None => write!(f, ", {} more than one by one", counted(requests + again - items, "request")),
+            Some(saved) => write!(f, "; {} saved", counted(saved, "request")),
+            None => {
+                write!(f, "; {} more than without grouping", counted(requests + again - items, "request"))
+            }
         }
     }
 }

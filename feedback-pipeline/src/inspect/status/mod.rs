@@ -1,4 +1,4 @@
-//! `collect-feedback status`: what a dataset holds, what each round still lacks, and what it cost.
+//! `collect-feedback status`: what a dataset contains, what each round still needs, and what it cost.
 //!
 //! `books` accounts for every rollout and every rationale exactly once; `query` sums the tables, which
 //! may be large, by lazy scans that read only the columns they need.
@@ -105,12 +105,12 @@ pub fn report(dataset: &Dataset) -> Result<Report> {
     let cache = dataset.feedback_path();
     if cache.is_file() {
         let booked = spending.iter().map(|line| line.cost_usd).sum::<f64>();
-        // SQLite needs to write next to the file, which a read-only dataset may not allow.
+        // SQLite writes next to the file, which fails in a read-only dataset.
         let (paid, lost) = Cache::sums(&cache).unwrap_or_else(|error| {
             schemas::warn!("note: cannot tell whether all replies are in the tables: {error}");
             (booked, 0.0)
         });
-        // Below a millionth of a dollar it is rounding.
+        // Less than a millionth of a dollar is a rounding error.
         unbooked_usd = if paid - booked > 1e-6 { paid - booked } else { 0.0 };
         maybe_lost_usd = lost;
     }

@@ -1,4 +1,4 @@
-//! Queries over the tables of a round: what was spent, and what became of each item.
+//! Queries over the tables of a round: spending, and the outcome of each item.
 
 use crate::error::{Error, Result};
 use crate::inspect::frame::{Collected, failed, frame, left_join};
@@ -32,7 +32,7 @@ pub struct Spending {
     pub cached_input_tokens: u64,
     /// Output tokens.
     pub output_tokens: u64,
-    /// Cost of the items whose model has a price.
+    /// Cost of items whose model has a price.
     pub cost_usd: f64,
     /// Items that were sent to a model without a known price.
     pub unpriced: u64,
@@ -95,7 +95,7 @@ pub(super) fn spending(dataset: &Dataset, round: u32) -> Result<Vec<Spending>> {
     Ok((0..rows.len()).map(line).collect())
 }
 
-/// What became of the items of a kind.
+/// The outcomes of the items of a kind.
 #[derive(Debug)]
 pub(super) struct Outcomes {
     pub(super) items: u64,

@@ -1,8 +1,9 @@
-//! Pictures as the Teacher gets them: type found by content, upright, scaled down to what is worth paying for, hashed.
-//! Their bytes stay in files.
+//! Prepares pictures for the Teacher: type detected by content, turned upright, scaled down to a reasonable
+//! cost, hashed. Their bytes stay in files.
 //!
-//! A picture that cannot be read is an error of its item, never a silent request without it. Pictures that the
-//! published source never had are known from the import; such items are asked with a remark in place of the picture.
+//! A picture that cannot be read is an error of its item, never a silent request without it. Pictures that
+//! the published source never had are known from the import; requests about such items have a remark in place
+//! of the picture.
 
 mod prepare;
 mod whole;
@@ -18,16 +19,16 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-/// Pictures kept ready: the samples of one problem follow each other.
+/// Number of cached pictures: the samples of one problem follow each other.
 const KEPT: usize = 128;
 
 /// Name of the list of problems whose picture the source never had, in the folder of the pictures: one id per line.
 pub const NEVER_THERE: &str = "missing.txt";
 
-/// The ending of a picture's name, by its bytes.
+/// The file extension of a picture, by its bytes.
 ///
 /// # Errors
-/// What is wrong: no picture of a format that services take, or one that was cut off.
+/// What is wrong: not a picture in a supported format, or a truncated one.
 pub fn extension_of(bytes: &[u8]) -> Result<&'static str, String> {
     if schemas::file::is_pointer(bytes) {
         return Err(format!("it is {}", schemas::file::POINTER));
@@ -55,14 +56,14 @@ pub fn never_there(dataset: &Dataset) -> Result<BTreeSet<String>, Error> {
     }
 }
 
-/// What an item's request shows.
+/// The picture of an item's request.
 #[derive(Debug, Clone)]
 pub enum Shown {
     /// Its picture.
     Picture(Arc<Picture>),
-    /// No picture, as the problem has none.
+    /// No picture, since the problem has none.
     None,
-    /// No picture, as the source never had it; the request says so.
+    /// No picture, since the source never had it; the request says so.
     Remark,
 }
 
@@ -76,8 +77,9 @@ impl Shown {
     }
 }
 
-/// The file of a problem's picture, by its path in the table: below the dataset folder, with links followed. A foreign
-/// table could name any file on this machine, which would then be sent to the service.
+/// The file of a problem's picture, from its path in the table. It must be below the dataset folder after
+/// links are resolved: otherwise a table from elsewhere could name any file on this machine, which would then
+/// be sent to the service.
 ///
 /// # Errors
 /// The reason, with the path.
@@ -104,7 +106,7 @@ pub struct Images {
     recent: Mutex<VecDeque<Kept>>,
 }
 
-/// A picture that is ready, and the state of its file when it was prepared.
+/// A prepared picture, and the state of its file at that time.
 struct Kept {
     file: PathBuf,
     state: (u64, Option<SystemTime>),
@@ -112,7 +114,7 @@ struct Kept {
 }
 
 impl Images {
-    /// Pictures below a dataset folder, in a form that `limits` allow.
+    /// Pictures below a dataset folder, within `limits`.
     ///
     /// # Errors
     /// If the dataset's list of missing pictures cannot be read.
@@ -125,7 +127,7 @@ impl Images {
         })
     }
 
-    /// What a request about a problem shows, or why it cannot be sent.
+    /// The picture of a request about a problem, or why the request cannot be sent.
     ///
     /// # Errors
     /// Why the picture cannot be sent.
@@ -137,7 +139,8 @@ impl Images {
         }
     }
 
-    /// True if a problem's picture is missing since the source never had it. One that was put there since is used.
+    /// True if a problem's picture is missing because the source never had it. If it has been added since, it
+    /// is used.
     pub fn was_never_there(&self, problem: &Problem) -> bool {
         problem.image.as_ref().is_some_and(|path| {
             self.never_there.contains(&problem.problem_id) && !self.root.join(path).exists()
@@ -221,7 +224,7 @@ mod tests {
             assert_eq!(locate(root, path), Err(reason));
         }
         assert_eq!(locate(root, "images/b.png"), Err("missing image: images/b.png".to_owned()));
-        // Whether a file outside is there is not told either.
+        // The error must not reveal whether a file outside the dataset exists.
         assert_eq!(
             locate(root, "../no.png"),
             Err("picture path leaves the dataset folder: ../no.png".to_owned())

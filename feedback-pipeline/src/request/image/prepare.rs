@@ -1,4 +1,5 @@
-//! One picture's bytes in a form that the service takes: type found by content, turned upright, of reasonable size.
+//! Converts a picture to a form that the service accepts: type detected by content, turned upright, limited
+//! in size.
 
 use super::whole::is_whole;
 use crate::teacher::{Picture, PictureContent};
@@ -12,23 +13,23 @@ use schemas::settings::Provider;
 use std::io::{Cursor, Read, Write};
 use std::path::Path;
 
-/// Most bytes of a picture, before base64 makes 5 MB of them.
+/// Maximum bytes of a picture; base64 turns them into 5 MB.
 const MAX_BYTES: usize = 3_700_000;
-/// Larger files are not meaningful pictures.
+/// Maximum bytes of a picture file; larger ones are refused.
 const LARGEST_FILE: u64 = 256 << 20;
-/// Quality of a photograph, then what is tried if it has too many bytes.
+/// JPEG quality, followed by the qualities tried if the result has too many bytes.
 const QUALITIES: [u8; 3] = [90, 80, 70];
-/// A changed picture up to this many bytes stays in memory, a larger one goes into a temporary file.
+/// A converted picture of up to this many bytes stays in memory; a larger one is written to a temporary file.
 const FEW_BYTES: usize = 16 << 10;
 
-/// What pictures a service takes.
+/// Limits of a service on pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageLimits {
-    /// Most pixels of the longer edge; larger pictures are scaled down.
+    /// Maximum pixels of the longer edge; larger pictures are scaled down.
     pub max_edge: u32,
-    /// Most bytes, before base64.
+    /// Maximum bytes, before base64.
     pub max_bytes: usize,
-    /// Whether GIF is taken; else its first frame is sent as PNG.
+    /// Whether GIFs are accepted; otherwise the first frame is sent as PNG.
     pub takes_gif: bool,
 }
 
@@ -40,7 +41,7 @@ impl ImageLimits {
     }
 }
 
-/// The picture in a file. Bytes that fit already are not touched.
+/// The picture in a file. If it is within the limits, its bytes are unchanged.
 ///
 /// # Errors
 /// What is wrong with the picture.
@@ -62,7 +63,7 @@ pub(super) fn prepare(path: &Path, limits: ImageLimits) -> Result<Picture, Strin
     })
 }
 
-/// Stores changed bytes outside memory if they are large; if that fails, they stay in memory.
+/// Stores large converted pictures in a temporary file; if that fails, they stay in memory.
 fn keep(bytes: Bytes) -> PictureContent {
     let to_file = || {
         let mut file = tempfile::Builder::new().prefix("collect-feedback-").tempfile()?;
@@ -75,7 +76,7 @@ fn keep(bytes: Bytes) -> PictureContent {
     }
 }
 
-/// What became of a picture's bytes.
+/// The result of preparing a picture.
 #[derive(Debug)]
 enum Adapted {
     Untouched { media_type: &'static str, size: (u32, u32) },
@@ -93,7 +94,7 @@ fn adapt(bytes: &[u8], limits: ImageLimits) -> Result<Adapted, String> {
         return Err("it is cut off".to_owned());
     }
     let size = decoder.dimensions();
-    // Metadata that cannot be read turns nothing.
+    // Unreadable metadata is treated as upright.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let has_size = size.0.max(size.1) <= limits.max_edge && bytes.len() <= limits.max_bytes;
     let has_form =
@@ -119,7 +120,7 @@ fn adapt(bytes: &[u8], limits: ImageLimits) -> Result<Adapted, String> {
                 return Ok(Adapted::Changed { media_type: "image/png", size, bytes });
             }
         }
-        // A photograph, whatever it was stored as: JPEG takes it in far fewer bytes.
+        // A photograph is encoded as JPEG, regardless of its original format: that takes far fewer bytes.
         let picture = opaque(picture);
         for quality in QUALITIES {
             let mut bytes = Vec::new();
@@ -179,12 +180,12 @@ fn sized_down(picture: &DynamicImage, edge: u32) -> Result<DynamicImage, String>
             let pixels = resized(picture.as_raw(), PixelType::U8x3)?;
             RgbImage::from_raw(new_width, new_height, pixels).map(Into::into)
         }
-        _ => None, // `plain` leaves no others
+        _ => None, // `plain` returns no other formats
     };
     smaller.ok_or_else(|| "it cannot be sized down".to_owned())
 }
 
-/// A picture without transparency: what shines through is white, as on a page.
+/// A picture without transparency, on a white background.
 fn opaque(picture: DynamicImage) -> DynamicImage {
     let DynamicImage::ImageRgba8(picture) = picture else { return picture };
     let mut page = RgbImage::new(picture.width(), picture.height());
@@ -195,7 +196,8 @@ fn opaque(picture: DynamicImage) -> DynamicImage {
     page.into()
 }
 
-/// Whether a WebP holds a photograph's coding (`VP8 `), not a drawing's (`VP8L`); moving pictures count as drawings.
+/// Whether a WebP uses the lossy coding of photographs (`VP8 `), not the lossless one (`VP8L`); animations
+/// count as lossless.
 fn is_lossy_webp(bytes: &[u8]) -> bool {
     let mut at = 12_usize;
     while let Some(head) = at.checked_add(8).and_then(|end| bytes.get(at..end)) {
@@ -252,7 +254,7 @@ pub(super) mod tests {
         bytes
     }
 
-    /// An EXIF block that says nothing but how the picture is turned.
+    /// An EXIF block that contains only the orientation.
     fn exif(orientation: u8) -> Vec<u8> {
         let mut block = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
         block.extend([orientation, 0, 0, 0, 0, 0, 0]);

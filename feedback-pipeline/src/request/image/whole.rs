@@ -1,9 +1,9 @@
-//! Whether a picture has its end: a truncated one would be charged all the same, and decoding each picture takes longer
-//! than asking about it. Data after the end does not matter; cameras append whole videos there.
+//! Whether a picture is complete. A truncated one would be charged like any other, and decoding every picture
+//! takes longer than sending it. Data after the end is ignored; cameras append whole videos there.
 
 use image::ImageFormat;
 
-/// Whether a picture's own end is there.
+/// Whether a picture's end is present.
 pub(super) fn is_whole(format: ImageFormat, bytes: &[u8]) -> bool {
     let end = match format {
         ImageFormat::Png => png_ends(bytes),
@@ -15,7 +15,7 @@ pub(super) fn is_whole(format: ImageFormat, bytes: &[u8]) -> bool {
     end.is_some()
 }
 
-/// Goes from chunk to chunk: length, type, content, checksum.
+/// Walks the chunks: length, type, content, checksum.
 fn png_ends(bytes: &[u8]) -> Option<()> {
     let mut at = 8_usize;
     loop {
@@ -27,7 +27,7 @@ fn png_ends(bytes: &[u8]) -> Option<()> {
     }
 }
 
-/// Goes from marker to marker, so that the end of a thumbnail in the head is not taken for the picture's.
+/// Walks the markers, so that the end of a thumbnail in the header is not taken for the picture's.
 fn jpeg_ends(bytes: &[u8]) -> Option<()> {
     let mut at = 2;
     loop {
@@ -38,13 +38,14 @@ fn jpeg_ends(bytes: &[u8]) -> Option<()> {
         }
         match marker {
             0xd9 => return Some(()),
-            0xff => at += 1, // filling
+            0xff => at += 1, // padding
             0x01 | 0xd0..=0xd8 => at += 2,
             _ => {
                 let length = bytes.get(at + 2..at + 4)?;
                 at += 2 + usize::from(u16::from_be_bytes(length.try_into().ok()?));
                 if marker == 0xda {
-                    // Coded numbers: a marker is what follows 0xff and is neither stuffing nor a restart.
+                    // Entropy-coded data: a marker is a byte after 0xff that is neither stuffing nor a
+                    // restart.
                     let coded = bytes.get(at..)?;
                     at += coded.windows(2).position(
                         |pair| matches!(pair, [0xff, next] if !matches!(next, 0x00 | 0xd0..=0xd7 | 0xff)),
@@ -55,7 +56,7 @@ fn jpeg_ends(bytes: &[u8]) -> Option<()> {
     }
 }
 
-/// Goes from block to block, so that a byte of the pixels is not taken for the end.
+/// Walks the blocks, so that a byte of pixel data is not taken for the end.
 fn gif_ends(bytes: &[u8]) -> Option<()> {
     /// Bytes of a colour table, by the flags that announce it.
     fn colours(flags: u8) -> usize {
@@ -66,7 +67,7 @@ fn gif_ends(bytes: &[u8]) -> Option<()> {
         match *bytes.get(at)? {
             0x3b => return Some(()),
             0x21 => at = after_sub_blocks(bytes, at + 2)?,
-            // An image: place and size, colours, the size of its first code, pixels.
+            // An image: position and size, colour table, initial code size, pixels.
             0x2c => at = after_sub_blocks(bytes, at + 10 + colours(*bytes.get(at + 9)?) + 1)?,
             _ => at += 1, // stray bytes, which readers pass over
         }
@@ -111,7 +112,7 @@ mod tests {
     fn every_cut_is_seen() {
         for format in FORMATS {
             let whole = encoded(&drawing(40, 30), format);
-            // A PNG's last checksum is not needed by readers, nor is the padding byte of a WebP.
+            // Readers need neither a PNG's last checksum nor the padding byte of a WebP.
             let needed = whole.len() - if format == ImageFormat::Png { 4 } else { 0 };
             for length in 0..needed {
                 assert!(!is_whole(format, &whole[..length]), "{format:?}, {length} of {needed} bytes");

@@ -31,13 +31,13 @@ impl Batch {
     }
 }
 
-/// Id of the batch that was made.
+/// Id of the created batch.
 pub fn created(body: &[u8]) -> Result<String, String> {
     let batch: Batch = parse(body, "message batch")?;
     Ok(batch.id)
 }
 
-/// State of a batch. Statuses that are not known are those of one that runs.
+/// State of a batch. Unknown statuses count as running.
 pub fn standing(body: &[u8]) -> Result<Standing, String> {
     let batch: Batch = parse(body, "message batch")?;
     Ok(match batch.processing_status.as_str() {
@@ -87,7 +87,7 @@ pub fn line(line: &[u8]) -> Result<Line, String> {
     let answered = match (entry.result.r#type.as_str(), entry.result.message, entry.result.error) {
         ("succeeded", Some(message), _) => Answered::Reply(Bytes::copy_from_slice(message.get().as_bytes())),
         ("errored", _, Some(error)) => {
-            // It is in the envelope that a single request would get, in one more, or bare.
+            // The error is in the envelope of a single request, in one more, or in none.
             let (body, _) = unwrapped(error);
             Answered::Error { status: ServiceError::read(&body).effective_status(200), body }
         }

@@ -1,4 +1,4 @@
-//! A batch on its way: as many requests as the provider takes at once, in the form that it wants.
+//! A batch to be sent: as many requests as the provider accepts at once, in its format.
 
 use crate::error::Result;
 use crate::send::spool::{Spool, Spooled};
@@ -9,23 +9,23 @@ use schemas::provenance::{hex, sha256_hex};
 use schemas::settings::Provider;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a provider takes in one batch.
+/// A provider's limits for one batch.
 #[derive(Debug, Clone, Copy)]
 struct Most {
     requests: usize,
     bytes: u64,
 }
 
-/// The dialect that a batch is written in.
+/// The dialect of a batch's requests.
 #[derive(Debug, Clone)]
 pub(super) struct Written {
-    /// Lessons that it took.
+    /// Number of lessons of the dialect.
     pub(super) lessons: u32,
-    /// In words, for the ledger.
+    /// Description for the ledger.
     pub(super) dialect: String,
 }
 
-/// Requests of one batch, written one after the other into the body that will be sent: hundreds of megabytes, on the disk.
+/// Requests of one batch, appended to the body that will be sent: up to hundreds of megabytes, kept on disk.
 pub(super) struct Chunk {
     provider: Provider,
     most: Most,
@@ -66,7 +66,7 @@ impl Chunk {
         self.entries.is_empty()
     }
 
-    /// True if a request may join. One alone always may.
+    /// True if a request may be added. A single one always may.
     pub(super) fn has_room(&self, body: &Body) -> bool {
         const AROUND: u64 = 256;
         self.is_empty()
@@ -77,7 +77,7 @@ impl Chunk {
     /// Adds a request.
     ///
     /// # Errors
-    /// If the disk is full. Inside, why the request has no body: then nothing was added.
+    /// If the disk is full. The inner error says why the request has no body; nothing is added in that case.
     pub(super) fn push(
         &mut self,
         body: &Body,
@@ -105,7 +105,7 @@ impl Chunk {
         Ok(Ok(()))
     }
 
-    /// Our name of the batch, what is sent, and the requests in it.
+    /// Our name of the batch, its body, and its requests.
     ///
     /// # Errors
     /// If the disk is full.
@@ -170,7 +170,7 @@ mod tests {
             let (plan, sent, entries) = chunk.finish().unwrap();
             assert_eq!((plan.len(), entries.len()), (24, 2));
             for _ in 0..2 {
-                // A batch that may not have got there is sent again.
+                // A batch that may not have been received is sent again.
                 let text = text(&sent);
                 assert_eq!(text.len() as u64, sent.len());
                 assert_eq!(text.matches("\"custom_id\"").count(), 2);

@@ -1,4 +1,4 @@
-//! Looking up at the service a batch whose id was lost, and the files of results.
+//! Looks up a batch whose id was lost at the service, and opens result files.
 
 use super::anthropic;
 use super::line::{Ended, Listed, Page, Standing};
@@ -11,11 +11,11 @@ use schemas::TimestampMs;
 use schemas::settings::Provider;
 use std::time::Duration;
 
-/// Tolerated difference of the service's clock, in ms.
+/// Tolerated difference from the service's clock, in ms.
 const CLOCKS_DIFFER_MS: i64 = 600_000;
 /// A batch that is younger than this may not be in the service's list yet, in ms.
 const LIST_LAGS_MS: i64 = 10_000;
-/// Pages of the list that are looked through.
+/// Maximum pages of the list that are searched.
 const MOST_PAGES: u32 = 100;
 
 impl Service<'_> {
@@ -107,7 +107,7 @@ impl Service<'_> {
         Ok(false)
     }
 
-    /// The lines of a file of results.
+    /// The lines of a result file.
     pub(super) fn lines(&self, path: &str) -> Lines<'_> {
         Lines::new(self, path)
     }

@@ -1,22 +1,22 @@
-//! Results that come after their batch has ended: services name the files minutes later, or fill them then. They were paid
-//! for, so they are waited for, and a batch without them is never taken for one that has none.
+//! Results that arrive after their batch has ended: services may name or fill the files minutes later. They
+//! were paid for, so the run waits for them, and a batch is not closed without them.
 
 use super::tally::Tally;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Time that results may come after their batch was first seen to have ended.
+/// How long results may arrive after their batch was first seen to have ended.
 const LONGEST_DELAY: Duration = Duration::from_secs(600);
 
 /// A batch that has ended and whose results have not all come.
 pub(super) struct Late {
     since: Instant,
-    /// Those that have come.
+    /// Number of results that have arrived.
     pub(super) tally: Tally,
 }
 
 impl Late {
-    /// It was seen to have ended just now.
+    /// A batch that was just seen to have ended.
     pub(super) fn new() -> Self {
         Self { since: Instant::now(), tally: Tally::default() }
     }

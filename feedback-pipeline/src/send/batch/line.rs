@@ -1,4 +1,4 @@
-//! What both providers report about batches, in common terms.
+//! What both providers report about batches, in a common form.
 
 use crate::teacher::{Key, parse_key};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 pub enum Standing {
     /// It runs.
     Running {
-        /// Requests that are done.
+        /// Completed requests.
         done: u64,
         /// Requests in it.
         of: u64,
@@ -25,25 +25,25 @@ pub enum Standing {
     Gone,
 }
 
-/// Where the results of a batch lie, and how many there are. Their files may come minutes after the batch has ended.
+/// Location and number of a batch's results. The files may appear minutes after the batch has ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// Paths of the API, of the files that are there already.
+    /// API paths of the files that exist already.
     pub paths: Vec<String>,
-    /// Requests that have a result by the batch's counts; `None` if it does not count.
+    /// Number of requests with a result, by the batch's counts; `None` if it has none.
     pub results: Option<u64>,
-    /// True if there are answers by the counts, and their file is not named yet.
+    /// True if the counts include answers, but their file is not named yet.
     pub is_file_late: bool,
 }
 
 impl Ended {
-    /// Whether so many results are all that a batch of so many requests has.
+    /// Whether this many results are all results of a batch with this many requests.
     pub fn is_complete(&self, results: u64, requests: u64) -> bool {
         let all = self.results.unwrap_or(requests).min(requests);
         results >= requests || (results >= all && !self.is_file_late)
     }
 
-    /// Number of results to come.
+    /// Number of results still to come.
     pub fn missing(&self, results: u64, requests: u64) -> u64 {
         self.results.unwrap_or(requests).clamp(results, requests.max(results)).saturating_sub(results)
     }
@@ -52,15 +52,15 @@ impl Ended {
 /// A batch in the service's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// The service's name of it.
+    /// The service's id.
     pub id: String,
-    /// Our name of it, where the service keeps that.
+    /// Our name, if the service keeps it.
     pub plan: Option<String>,
-    /// The file that it was made of, where the service wants one.
+    /// The uploaded file, if the service requires one.
     pub file_id: Option<String>,
-    /// Moment it was made, in ms since 1970.
+    /// Time of creation, in ms since 1970.
     pub created_at_ms: i64,
-    /// Requests in it; `None` if the list does not tell.
+    /// Number of requests; `None` if the list does not contain it.
     pub requests: Option<u64>,
     /// True if its results can be read.
     pub ended: bool,
@@ -76,7 +76,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Reads a page whose batches a provider writes as `B`.
+    /// Parses a page whose batches have the provider's format `B`.
     pub fn read<B: DeserializeOwned>(body: &[u8], listed: impl Fn(B) -> Listed) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct List<B> {
@@ -103,21 +103,21 @@ pub struct Line {
 /// The result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answered {
-    /// The reply's body, as a single request would have got it.
+    /// The reply's body, as for a single request.
     Reply(Bytes),
     /// An error.
     Error {
-        /// HTTP status that a single request would have got.
+        /// HTTP status, as for a single request.
         status: u16,
         /// Body with the error.
         body: Bytes,
     },
-    /// Nothing, and nothing was charged: expired or cancelled.
+    /// No result and no charge: expired or cancelled.
     Not(&'static str),
 }
 
 impl Answered {
-    /// The body that a single request would have got; empty if there is no answer.
+    /// The body, as for a single request; empty if there is no answer.
     pub(super) fn body(&self) -> Bytes {
         match self {
             Self::Reply(body) | Self::Error { body, .. } => body.clone(),
@@ -126,7 +126,7 @@ impl Answered {
     }
 }
 
-/// Reads a `custom_id` of ours.
+/// Parses one of our `custom_id`s.
 pub(super) fn key(custom_id: &str) -> Result<Key, String> {
     parse_key(custom_id)
         .ok_or_else(|| format!("custom_id: expected 64 hexadecimal digits, found `{custom_id}`"))
@@ -143,13 +143,13 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Resul
     serde_json::from_slice(body).map_err(|e| format!("no {what}: {e}"))
 }
 
-/// A count, however it is written; `None` if there is none.
+/// A count in any notation; `None` if there is none.
 pub(super) fn count(counts: Option<&Value>, name: &str) -> Option<u64> {
     let count = counts?.get(name)?;
     count.as_u64().or_else(|| count.as_str()?.trim().parse().ok())
 }
 
-/// The body of an error without the envelopes around its own, and how many there were.
+/// The body of an error without extra envelopes, and the number of those removed.
 pub(super) fn unwrapped(error: &RawValue) -> (Bytes, usize) {
     #[derive(Deserialize)]
     struct Envelope<'a> {

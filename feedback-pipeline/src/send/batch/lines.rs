@@ -1,4 +1,4 @@
-//! A file of results, line by line as it comes.
+//! A result file, line by line as it arrives.
 
 use super::service::Service;
 use crate::error::Result;
@@ -9,13 +9,13 @@ use bytes::{Bytes, BytesMut};
 use schemas::interrupt;
 use std::time::Duration;
 
-/// What comes next in a file of results.
+/// The next part of a result file.
 pub(super) enum Next {
     /// A line that is not empty.
     Line(Bytes),
     /// The end of the file.
     End,
-    /// There is no such file, yet or any more.
+    /// The file does not exist, or does not exist yet.
     NotThere,
 }
 
@@ -29,7 +29,8 @@ impl Next {
     }
 }
 
-/// A file of results. Where the connection breaks it is begun again; lines that were handed out are passed over.
+/// A file of results. If the connection breaks, the download starts over, and lines that were already
+/// returned are skipped.
 pub(super) struct Lines<'s> {
     service: &'s Service<'s>,
     path: String,
@@ -41,7 +42,7 @@ pub(super) struct Lines<'s> {
 }
 
 impl<'s> Lines<'s> {
-    /// The lines of the file at a path of the API.
+    /// The lines of the file at an API path.
     pub(super) fn new(service: &'s Service<'s>, path: &str) -> Self {
         Self {
             service,
@@ -104,7 +105,7 @@ impl<'s> Lines<'s> {
             match unless_interrupted(response.chunk()).await? {
                 Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
                 Ok(None) if self.buffer.trim_ascii().is_empty() => return Ok(None),
-                Ok(None) if self.to_skip > 0 => return Ok(None), // it was handed out
+                Ok(None) if self.to_skip > 0 => return Ok(None), // it was returned before
                 Ok(None) => return Ok(Some(self.buffer.split().freeze())),
                 Err(error) => return Err(Failure::Broken(http::describe(error))),
             }
@@ -112,7 +113,8 @@ impl<'s> Lines<'s> {
     }
 }
 
-/// Result of `work`; an error if Ctrl-C is pressed first. Whatever else ends the run, paid results are read completely.
+/// Result of `work`; an error if Ctrl-C is pressed first. If the run ends for another reason, paid results
+/// are still read completely.
 async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let interrupted = async {
         while !interrupt::noted() {

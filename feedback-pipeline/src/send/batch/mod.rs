@@ -35,11 +35,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use wave::Wave;
 
-/// A request without an answer is put into this many batches.
+/// A request without an answer is sent in at most this many batches.
 const MOST_TRIES: u32 = 4;
 /// First interval between polls of open batches; it grows by half each time.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
-/// Longest wait between two looks.
+/// Longest interval between two polls.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 /// Asks all pending items in batches; ends early where the session's stop is set.
 pub async fn all<I>(session: &Arc<Session>, plan: impl Fn() -> Result<I>)
@@ -71,17 +71,17 @@ struct Run<'a> {
     service: Service<'a>,
     /// Prices in batches; `None` if the model has none.
     price: Option<Price>,
-    /// Lessons of the dialects that the batches of this run are written in, by our names of them.
+    /// Number of lessons of the dialects of this run's batches, by our batch names.
     lessons: HashMap<String, u32>,
-    /// Batches of this run in which a request had no answer.
+    /// Number of this run's batches in which a request had no answer.
     tries: HashMap<Key, u32>,
     /// Why the last of them had no answer.
     trouble: String,
-    /// Batches that have ended and whose results have not all come, by our names of them.
+    /// Batches that have ended but still lack results, by our batch names.
     late: HashMap<String, Late>,
-    /// Requests whose replies this run has kept, and that no wave has met since.
+    /// Requests whose replies this run has stored and that no wave has processed since.
     collected: HashSet<Key>,
-    /// Those of them about several items that this wave has met.
+    /// Those of them about several items that this wave has processed.
     met: Vec<Key>,
     first: bool,
 }
@@ -119,7 +119,8 @@ impl Run<'_> {
         }
     }
 
-    /// Batches that are not done with; those to other models have other prices and wait for runs of their own.
+    /// Open batches to this model; those to other models have other prices and are left to runs with these
+    /// models.
     fn open(&self) -> Result<Vec<Batch>> {
         let mut open = self.session.cache.open_batches(self.session.teacher.provider)?;
         open.retain(|batch| batch.model == self.session.model);
@@ -153,7 +154,7 @@ impl Run<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Polls a batch, and stores its results if it has ended; true if nothing more will come of it.
+    /// Polls a batch, and stores its results if it has ended; true if it needs no further polling.
     async fn look(&mut self, batch: &Batch, id: &str, wait: Duration) -> Result<bool> {
         match self.service.standing(batch, id).await? {
             line::Standing::Running { done, of } => {
@@ -181,9 +182,9 @@ impl Run<'_> {
                          for, again"
                     }
                     false => {
-                        "pass the --base-url it was sent to; where that service is gone for good: the same \
-                         command with --abandon-batch and the batch's id sends its requests again, and they \
-                         are paid for again"
+                        "pass the --base-url it was sent to; if that service no longer exists, run the same \
+                         command with --abandon-batch and the batch's id: its requests are sent, and paid \
+                         for, again"
                     }
                 };
                 Err(Error::Service { why, hint: Some(hint) })
@@ -191,7 +192,7 @@ impl Run<'_> {
         }
     }
 
-    /// Ends a batch; what came of it is durable on return.
+    /// Closes a batch; its results are durable on return.
     fn close(&self, batch: &Batch, how: &'static str) -> Result<()> {
         self.session.cache.batch_closed(&batch.plan, how)?;
         self.session.budget.release(batch.likely_usd);

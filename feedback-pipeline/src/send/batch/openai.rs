@@ -36,9 +36,9 @@ impl Batch {
 
     fn ended(&self) -> Ended {
         let results = match (self.status.as_str(), self.results()) {
-            // One that ran to its end has results.
+            // A completed batch has results.
             ("completed", 0) => None,
-            // One that did not has none, where it counts at all.
+            // A batch that did not complete has none, if it has counts at all.
             (_, 0) => self.count("total").filter(|total| *total > 0).map(|_| 0),
             (_, results) => Some(results),
         };
@@ -60,7 +60,7 @@ impl Batch {
         self.errors.as_ref().is_some_and(|errors| errors.data.as_ref().is_some_and(|data| !data.is_empty()))
     }
 
-    /// Why it was not taken.
+    /// Why it was not accepted.
     fn explanation(&self) -> String {
         let told = self.errors.iter().flat_map(|errors| errors.data.iter().flatten()).take(3);
         let told: Vec<String> = told
@@ -84,7 +84,7 @@ struct Explained {
     message: Option<String>,
 }
 
-/// What names an uploaded file as a batch.
+/// The request that creates a batch from an uploaded file.
 pub fn creation(file_id: &str, plan: &str) -> Bytes {
     let body = serde_json::json!({
         "input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h", "metadata": {PLAN: plan},
@@ -92,7 +92,7 @@ pub fn creation(file_id: &str, plan: &str) -> Bytes {
     body.to_string().into()
 }
 
-/// Id of what was made, a file or a batch.
+/// Id of the created file or batch.
 pub fn created(body: &[u8]) -> Result<String, String> {
     #[derive(Deserialize)]
     struct Made {
@@ -102,12 +102,12 @@ pub fn created(body: &[u8]) -> Result<String, String> {
     Ok(made.id)
 }
 
-/// State of a batch. Statuses that are not known are those of one that runs.
+/// State of a batch. Unknown statuses count as running.
 pub fn standing(body: &[u8]) -> Result<Standing, String> {
     let batch: Batch = parse(body, "batch")?;
     let ended = batch.ended();
     Ok(match batch.status.as_str() {
-        // Not taken; whatever it counts, unless it names files, or counts and does not say why.
+        // Not accepted, whatever its counts, unless it names files, or has counts and no reason.
         "failed" if ended.paths.is_empty() && (batch.results() == 0 || batch.is_explained()) => {
             Standing::Failed(batch.explanation())
         }
@@ -155,7 +155,7 @@ pub fn line(line: &[u8]) -> Result<Line, String> {
     let answered = match (entry.response, entry.error) {
         (Some(Response { status_code: 200..300, body }), _) => Answered::Reply(copied(body)),
         (Some(Response { status_code: status, body }), _) => match unwrapped(body) {
-            // Kept as it came, unless it is in one envelope more than a single request would get.
+            // Stored unchanged, unless it has one more envelope than for a single request.
             (_, 0 | 1) => Answered::Error { status, body: copied(body) },
             (body, _) => Answered::Error { status, body },
         },
@@ -210,7 +210,7 @@ mod tests {
         let files = ended(r#""status":"expired","output_file_id":"f1","error_file_id":"f2""#);
         assert_eq!(files.paths, ["/files/f1/content", "/files/f2/content"]);
         assert_eq!((files.results, files.is_file_late), (None, false), "no counts");
-        // An id that is empty is none, and a file may be late.
+        // An empty id counts as missing, and a file may be late.
         let late = ended(
             r#""status":"completed","output_file_id":"","error_file_id":null,"request_counts":{"total":9,"completed":7,"failed":"2"}"#,
         );

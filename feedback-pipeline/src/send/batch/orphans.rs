@@ -1,4 +1,4 @@
-//! Batches that a run left behind: those whose submission was cut off, and those that the user gives up.
+//! Batches left behind by a run: those whose submission was interrupted, and those that the user gives up.
 
 use super::Run;
 use super::service::Service;
@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::store::Batch;
 
 /// What to do about a batch that cannot be looked for.
-const LOOK_FOR_IT: &str = "give the --base-url and the key that it was sent with. Where that service is gone for good: the same command with \
-     --abandon-batch and the batch's name sends its requests again, and they may be paid for again";
+const LOOK_FOR_IT: &str = "pass the --base-url and the key that it was sent with. If that service no longer exists, run the same command with \
+     --abandon-batch and the batch's name: its requests are sent again, and may be paid for twice";
 
 impl Run<'_> {
     /// Closes the batches that the user abandons.
@@ -46,8 +46,8 @@ impl Run<'_> {
         Ok(unanswered)
     }
 
-    /// Batches that were recorded without an id: the service may have them or not. Returns why one of them cannot be
-    /// looked for; that does not keep the others.
+    /// Looks for batches recorded without an id, which the service may or may not have. Returns why the first of
+    /// them cannot be looked for; the others are looked for nevertheless.
     pub(super) async fn find_unsure(&self) -> Result<Option<Error>> {
         let mut failed = None;
         for mut batch in self.open()? {
@@ -58,7 +58,7 @@ impl Run<'_> {
                 Ok(()) => {}
                 Err(Error::Service { why, .. }) => {
                     let why = format!(
-                        "whether batch {} of {} requests, which was being sent to {} when a run ended, got there is not known: {why}",
+                        "cannot tell whether batch {} with {} requests, which was being sent to {} when a run ended, was received: {why}",
                         batch.plan, batch.requests, batch.address
                     );
                     failed.get_or_insert(Error::Service { why, hint: Some(LOOK_FOR_IT) });
@@ -80,7 +80,7 @@ impl Run<'_> {
         if let Some(id) = self.service.find(batch, batch.planned_at_ms).await? {
             return self.session.cache.batch_sent(&batch.plan, &id);
         }
-        // Its requests count as spent already, so a cap that was lowered since shows in what is left.
+        // Its requests already count as spent, so a limit lowered since shows in the remaining budget.
         if batch.file_id.is_none() || self.session.budget.room() < 0.0 {
             return self.close(batch, "never sent");
         }
@@ -94,7 +94,7 @@ impl Run<'_> {
                 Ok(())
             }
             Err(error) if self.open()?.iter().any(|open| open.plan == batch.plan) => Err(error),
-            // The service does not take the file any more; the requests are sent anew.
+            // The service no longer accepts the file; the requests are sent in new batches.
             Err(error) => {
                 tracing::info!(%error, plan = batch.plan, "an uploaded file is not taken");
                 self.session.budget.release(batch.likely_usd);
@@ -104,7 +104,7 @@ impl Run<'_> {
     }
 }
 
-/// The service's id of a batch, or our own name where that is not known.
+/// The service's id of a batch, or our own name if the id is unknown.
 pub(super) fn name_of(batch: &Batch) -> &str {
     batch.batch_id.as_deref().unwrap_or(&batch.plan)
 }

@@ -1,4 +1,5 @@
-//! Results of an ended batch: every reply into the store, every failure handled like that of a single request.
+//! Results of an ended batch: every reply is stored, and every failure is handled like that of a single
+//! request.
 
 use super::late::Late;
 use super::line::{Answered, Ended, Line};
@@ -16,12 +17,11 @@ use schemas::TimestampMs;
 use schemas::settings::Provider;
 use std::time::Duration;
 
-/// What to do about results that do not come.
-const RESULTS_ARE_MISSING: &str = "those that came are kept. Run the same command again later: nothing is paid for twice. Where the \
-     others are gone for good: the same command with --abandon-batch and the batch's id sends their requests \
-     again, and they are paid for again";
+/// What to do about results that do not arrive.
+const RESULTS_ARE_MISSING: &str = "those that came are kept. Run the same command again later: nothing is paid for twice. If the \
+     others are lost, run it with --abandon-batch and the batch's id: their requests are sent, and paid for, again";
 
-/// What to do about results that are no results of this API.
+/// What to do about results that cannot be read.
 const RESULTS_CANNOT_BE_READ: &str = "the others are kept. If this persists, run the same command with --abandon-batch and the batch's id: \
      its unanswered requests are sent, and paid for, again";
 
@@ -38,8 +38,8 @@ enum Outcome {
 }
 
 impl Run<'_> {
-    /// Keeps the results of a batch that has ended; they can be downloaded again until it is closed, which is when all
-    /// of them are there. False if some are still to come.
+    /// Stores the results of an ended batch. They can be downloaded again until it is closed, which happens
+    /// when all results have arrived. False if some are still missing.
     pub(super) async fn keep(
         &mut self,
         batch: &Batch,
@@ -73,13 +73,13 @@ impl Run<'_> {
         }
         let next = wait.as_secs_f64();
         self.session.progress.say(&format!(
-            "batch {id} has ended, and {what} of its {all} results are not there yet; next look in {next:.1} s"
+            "batch {id} has ended, and {what} of its {all} results are not available yet; checking again in {next:.1} s"
         ));
         self.late.insert(batch.plan.clone(), late);
         Ok(false)
     }
 
-    /// Closes a batch all of whose results were read.
+    /// Closes a batch after all its results were read.
     fn finish(&mut self, batch: &Batch, id: &str, mut tally: Tally) -> Result<()> {
         let (unread, why) = &tally.unread;
         if *unread > 0 {
@@ -130,7 +130,7 @@ impl Run<'_> {
         };
         let place = (key, turn, sent_key);
         self.collected.insert(key);
-        // By a run that was ended while it read the results.
+        // Stored by a run that ended while it read the results.
         let replies = self.session.cache.replies(&key)?;
         if let Some(kept) = replies.iter().find(|reply| (reply.turn, reply.sent_key) == (turn, sent_key)) {
             tally.known.insert(sent_key, Known::Paid { is_lost: kept.cost_usd.is_none() });
@@ -177,8 +177,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Counts requests of a batch that no line tells of although it has all its results, as those of a batch that expired
-    /// may: they are sent again, but not for ever.
+    /// Counts requests of a batch that are in no line although all results have arrived, as may happen if the
+    /// batch expired. They are sent again, but only a limited number of times.
     fn count_missing(&mut self, batch: &Batch, tally: &Tally) -> Result<u64> {
         if tally.known.len() as u64 >= batch.requests {
             return Ok(0);
@@ -194,8 +194,8 @@ impl Run<'_> {
         Ok(missing.len() as u64)
     }
 
-    /// What a result is. `written` are the lessons of the dialect that the request was written in, where they are known,
-    /// whether it had a picture, and whether it was about several items.
+    /// Classifies a result. `written` is the number of lessons of the request's dialect, if known, whether it
+    /// had a picture, and whether it was about several items.
     fn outcome(
         &mut self,
         answered: &Answered,
@@ -230,7 +230,8 @@ impl Run<'_> {
         };
         self.trouble = format!("HTTP {status}, {error}");
         let failure = Failure::Status { status, hints: Hints::default(), error };
-        // Refused for how it is written, in this run or an earlier one: it is written otherwise in the next batch.
+        // Refused because of its format, in this run or an earlier one: it has another format in the next
+        // batch.
         match self.session.learn(&failure, lessons.unwrap_or_default(), has_picture, is_group) {
             Some(After::Again) => {
                 *tries -= 1; // no fault of the item
@@ -247,17 +248,17 @@ impl Run<'_> {
                 tally.stop.get_or_insert(Error::Service { why, hint });
                 Outcome::Nothing
             }
-            // It failed in all its batches, while others had answers.
+            // It failed in all its batches, while others were answered.
             _ if *tries >= MOST_TRIES && may_be_the_items => Outcome::Refused(status),
             Decision::Again { .. } | Decision::GiveUp { .. } => Outcome::Nothing,
         }
     }
 
-    /// Counts requests of a batch that may have been charged an unknown amount: the budget must hold nevertheless, in
-    /// later runs too.
+    /// Counts requests of a batch that may have been charged an unknown amount towards the budget, in later
+    /// runs too.
     pub(super) fn lose(&self, batch: &Batch, requests: u64) -> Result<()> {
         let Some(price) = self.price.as_ref().filter(|_| requests > 0) else { return Ok(()) };
-        // A batch that was sent without a cap was not counted with anything.
+        // A batch sent without a budget limit has no reserved amount.
         let one = match batch.likely_usd {
             0.0 => self.session.reply_limit(self.session.questions.grouped.is_some()) * price.output / 1e6,
             likely => likely / batch.requests.max(1) as f64,

@@ -1,5 +1,5 @@
-//! The calls of a batch API, each repeated until it succeeds or cannot: only an accepted batch is charged, and it is
-//! looked up before it is sent again.
+//! The calls of a batch API, each repeated until it succeeds or fails permanently. Only an accepted batch is
+//! charged, and it is looked up before it is sent again.
 
 use super::line::Standing;
 use super::{anthropic, openai};
@@ -37,8 +37,8 @@ impl<'a> Service<'a> {
         if self.provider == Provider::Anthropic { "/messages/batches" } else { "/batches" }
     }
 
-    /// Sends a recorded batch; returns the service's id of it. Without `upload`, its file is there already. A batch
-    /// that is surely not taken is closed.
+    /// Sends a recorded batch; returns the service's id. Without `upload`, its file was uploaded before. A
+    /// batch that was certainly not accepted is closed.
     pub(super) async fn submit(&self, batch: &mut Batch, upload: Option<&Spooled>) -> Result<String> {
         let mut effort = self.effort();
         loop {
@@ -52,7 +52,7 @@ impl<'a> Service<'a> {
                 }
                 return Err(error);
             }
-            // It may have been accepted nevertheless.
+            // It may still have been accepted.
             if !is_refusal(&failure)
                 && let Some(id) = self.find(batch, TimestampMs::now().0).await?
             {
@@ -90,7 +90,7 @@ impl<'a> Service<'a> {
         Ok(made(answer, openai::created).await)
     }
 
-    /// Whether the service may have a batch that was written down: without its file it cannot have been accepted.
+    /// Whether the service may have a recorded batch: without an uploaded file, it cannot have been accepted.
     pub(super) fn may_have(batch: &Batch) -> bool {
         batch.provider != Provider::OpenAi || batch.file_id.is_some()
     }
@@ -108,12 +108,12 @@ impl<'a> Service<'a> {
         standing.map_err(no_batches)
     }
 
-    /// Opens a file of results.
+    /// Opens a result file.
     pub(super) async fn open(&self, path: &str) -> Result<reqwest::Response, Failure> {
         self.transport.open(path).await
     }
 
-    /// A look with all its attempts; 404 is an answer.
+    /// A poll with all its attempts; 404 is an answer.
     pub(super) async fn get(&self, path: &str) -> Result<Raw> {
         let mut effort = self.effort();
         loop {
@@ -179,7 +179,7 @@ impl<'a> Service<'a> {
         Err(Error::Service { why, hint })
     }
 
-    /// Waits, unless the run is to end.
+    /// Waits, unless the run is ending.
     pub(super) async fn pause(&self, time: Duration) -> Result<()> {
         tokio::select! {
             biased;
@@ -194,7 +194,7 @@ impl<'a> Service<'a> {
     }
 }
 
-/// The id in an answer to what was sent.
+/// The id in the answer to a submission.
 async fn made(
     answer: impl Future<Output = Result<Raw, Failure>>,
     read: fn(&[u8]) -> Result<String, String>,

@@ -1,4 +1,4 @@
-//! What the results of a batch have come to.
+//! Counts the results of a batch.
 
 use crate::error::Error;
 use crate::teacher::Key;
@@ -8,9 +8,9 @@ use std::collections::HashMap;
 /// A request of a batch: key of its item's first request, turn, and its own key.
 pub(super) type Place = (Key, u32, Key);
 
-/// What is known of a request whose result was read.
+/// The outcome of a request whose result was read.
 pub(super) enum Known {
-    /// Its reply is kept; whether its cost is not known.
+    /// Its reply is stored; true if its cost is unknown.
     Paid { is_lost: bool },
     /// It was refused: the request, the status and the error.
     Refused(Place, u16, Bytes),
@@ -20,14 +20,14 @@ pub(super) enum Known {
     Nothing,
 }
 
-/// What the lines of a batch have come to so far. A request that has several lines counts once, and a reply among them
-/// counts first.
+/// The lines of a batch so far. A request with several lines counts once, and a reply among them takes
+/// precedence.
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) known: HashMap<Key, Known>,
-    /// Lines that cannot be read, and what is wrong with the last of them.
+    /// Number of unreadable lines, and the error of the last one.
     pub(super) unread: (u64, String),
-    /// Why no request of this run will fare better.
+    /// Why no request of this run can succeed.
     pub(super) stop: Option<Error>,
 }
 

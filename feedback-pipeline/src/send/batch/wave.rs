@@ -1,4 +1,4 @@
-//! One look through the pending items: what is asked for in batches, and what alone.
+//! One pass over the pending items: which are sent in batches, and which individually.
 
 use super::chunk::{Chunk, Written};
 use super::orphans::name_of;
@@ -13,22 +13,22 @@ use crate::teacher::{Dialect, FollowUp};
 use schemas::TimestampMs;
 use schemas::number::counted;
 
-/// Replies to this prompt after which the longest of them tells how long others will be.
+/// Number of replies to this prompt after which the longest one predicts the length of others.
 const ENOUGH_REPLIES: u64 = 20;
 
-/// What a look through the pending items led to.
+/// The result of a pass over the pending items.
 #[derive(Default)]
 pub(super) struct Wave {
     /// Requests sent in batches.
     pub(super) sent: usize,
-    /// Requests that had no answer in so many batches that they are not sent again.
+    /// Number of requests given up after too many batches without an answer.
     pub(super) given_up: usize,
-    /// Dollars of the first request that did not fit under the cap.
+    /// Dollars of the first request that exceeded the budget.
     pub(super) too_dear: Option<f64>,
 }
 
-/// What tells how much the requests of a batch will cost: those about one item, and those about several where there are
-/// such.
+/// Estimators of the cost of a batch's requests: of those about one item and, if there are any, about
+/// several.
 struct Prices {
     one: Priced,
     grouped: Option<Priced>,
@@ -36,12 +36,12 @@ struct Prices {
 
 struct Priced {
     counter: Counter,
-    /// Output tokens that a reply will hardly go beyond.
+    /// Output tokens that a reply is unlikely to exceed.
     output: f64,
 }
 
 impl Run<'_> {
-    /// Sends what is pending and is in no batch yet.
+    /// Sends pending items that are in no batch yet.
     pub(super) async fn wave(&mut self, plan: impl Iterator<Item = Result<Next>>) -> Result<Wave> {
         let session = self.session;
         let mut wave = Wave::default();
@@ -51,7 +51,7 @@ impl Run<'_> {
         // Repeated for each wave: earlier replies improve the estimate.
         let prices = self.prices()?;
         let mut room = session.budget.room();
-        // Requests about one item, and about several, are written in dialects of their own.
+        // Requests about one item and about several have separate dialects.
         let mut chunks: [Option<(Chunk, f64)>; 2] = [None, None];
         let mut claims = Vec::new(); // held until the wave ends
         for next in plan {
@@ -68,7 +68,7 @@ impl Run<'_> {
             claims.push(claim);
             let has_picture = question.image().is_some();
             if !session.known.is_listed && !session.dialects.is_accepted(has_picture) {
-                // It tells how requests are to be written, before thousands are refused for the same cause.
+                // The first request determines the format, before thousands are refused for the same reason.
                 session.resolve(&question, replies, None).await;
                 room = room.min(session.budget.room());
                 continue;
@@ -117,12 +117,12 @@ impl Run<'_> {
         Ok(wave)
     }
 
-    /// Notes what became of an item for which nothing is sent.
+    /// Records the outcome of an item for which nothing is sent.
     async fn note(&mut self, next: Next) -> Result<()> {
         let session = self.session;
         let is_news = match &next {
             Next::Unsendable(question) => session.cache.replies(&question.key)?.is_empty(),
-            // What came of the batches of this run.
+            // Results of this run's batches.
             Next::Shared(question) if self.collected.remove(&question.key) => {
                 let replies = session.cache.replies(&question.key)?;
                 session.count(&session.judge(&question.item, &replies));
@@ -136,12 +136,12 @@ impl Run<'_> {
                 self.met.push(*key); // other items may have it too
                 false
             }
-            _ => self.first, // later waves meet it again
+            _ => self.first, // later waves process it again
         };
         session.note(next, is_news).await
     }
 
-    /// What requests will cost; `None` if the model is free, or has no price.
+    /// Estimators of the requests' cost; `None` if the model is free or has no price.
     fn prices(&self) -> Result<Option<Prices>> {
         let session = self.session;
         if self.price.as_ref().is_none_or(|price| price.is_free()) {
@@ -165,7 +165,7 @@ impl Run<'_> {
     fn priced(&self, counter: Counter, dialect: &Dialect, is_group: bool) -> Result<Priced> {
         let session = self.session;
         let limit = session.reply_limit(is_group);
-        // Another prompt, or more thinking, makes other replies.
+        // Another prompt or effort gives replies of other lengths.
         let (kind, dialect) = (session.job.kind, dialect.to_string());
         let (replies, longest) =
             session.cache.longest_output(kind, &session.model, &session.prompt.version, &dialect)?;
@@ -173,8 +173,8 @@ impl Run<'_> {
         Ok(Priced { counter, output })
     }
 
-    /// Dollars that a request will hardly exceed: a tenth more input than is counted, and a quarter more output than
-    /// the longest reply to this prompt; 0 if the model has no price.
+    /// Dollars that a request is unlikely to exceed: a tenth more input than is counted, and a quarter more
+    /// output than the longest reply to this prompt; 0 if the model has no price.
     fn likely_dollars(&self, prices: Option<&Prices>, question: &Question, follow_ups: &[FollowUp]) -> f64 {
         let (Some(price), Some(prices)) = (&self.price, prices) else { return 0.0 };
         let grouped = prices.grouped.as_ref().filter(|_| question.is_group());
@@ -188,7 +188,7 @@ impl Run<'_> {
         price.most(1.1 * input, *output)
     }
 
-    /// Writes a batch down, sends it, and writes its id down.
+    /// Records a batch, sends it, and records its id.
     async fn send(&mut self, chunk: Chunk, likely_usd: f64) -> Result<usize> {
         let session = self.session;
         let written = chunk.dialect().clone();

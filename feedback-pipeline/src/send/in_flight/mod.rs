@@ -15,10 +15,10 @@ use tokio::time::Instant;
 const FIRST_LIMIT: f64 = 16.0;
 /// Weight of a reply in the smoothed latency.
 const LATENCY_WEIGHT: f64 = 0.125;
-/// Latencies above this multiple of the lowest smoothed one are pending to queueing.
+/// Latencies above this multiple of the lowest smoothed one are attributed to queueing.
 const QUEUED: f64 = 3.0;
 
-/// Gives slots for requests in flight.
+/// Hands out slots for requests in flight.
 #[derive(Debug)]
 pub struct InFlight {
     slots: Arc<Semaphore>,
@@ -30,13 +30,13 @@ pub struct InFlight {
 #[derive(Debug)]
 struct State {
     limit: f64,
-    /// Slots that exist, free or taken; more than `limit` until enough of them are returned.
+    /// Number of slots, free or in use; above `limit` until enough of them are returned.
     granted: usize,
     /// Below it the limit doubles in each round.
     threshold: f64,
-    /// Requests on their way.
+    /// Requests in flight.
     out: usize,
-    /// When the whole limit was used last.
+    /// When the limit was last fully used.
     full_at: Option<Instant>,
     /// When the limit was last lowered: requests sent before that say nothing about it.
     lowered_at: Option<Instant>,
@@ -63,8 +63,9 @@ impl State {
 }
 
 impl InFlight {
-    /// At most `ceiling` at once, each with `timeout` for its reply. If the rate limit `is_known`, all may be sent at
-    /// once; otherwise the first reply determines how many a serial service can take.
+    /// Allows at most `ceiling` requests at once, each with `timeout` for its reply. If the rate limit
+    /// `is_known`, all may be sent at once; otherwise the first reply determines how many a serial service
+    /// can take.
     pub fn new(ceiling: u32, timeout: Duration, is_known: bool) -> Arc<Self> {
         let ceiling = usize::try_from(ceiling).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS >> 3);
         let limit = if is_known { ceiling as f64 } else { FIRST_LIMIT.min(ceiling as f64) };
@@ -90,7 +91,7 @@ impl InFlight {
         })
     }
 
-    /// Most requests that are ever in flight at once.
+    /// Maximum requests in flight at any time.
     pub fn ceiling(&self) -> usize {
         self.ceiling
     }
@@ -100,8 +101,9 @@ impl InFlight {
         self.state().limit as usize
     }
 
-    /// A reply was a usable answer: from here on more than a few requests may be in flight. If the service has reported
-    /// rate limits, those apply; otherwise it may answer serially, and gets as many as it then answers in time.
+    /// A reply was a usable answer: from now on, more than a few requests may be in flight. If the service
+    /// has reported rate limits, those apply; otherwise it may answer serially, and gets as many as it then
+    /// answers in time.
     pub fn prove(&self, pace_is_known: bool) {
         let mut state = self.state();
         if !std::mem::take(&mut state.unknown) || state.lowered_at.is_some() {
@@ -171,7 +173,7 @@ impl InFlight {
         }
     }
 
-    /// A request failed. Returns whether that is pending to our own load: too much was in flight.
+    /// A request failed. Returns whether our own load caused it: too many requests were in flight.
     fn failed(&self, departed: Instant, failure: &Failure) -> bool {
         let now = Instant::now();
         let mut state = self.state();
@@ -242,7 +244,7 @@ impl Slot {
         departed
     }
 
-    /// The request failed, and the slot is free. Returns whether that is pending to our own load.
+    /// The request failed, and the slot is free. Returns whether our own load caused it.
     pub fn failed(mut self, failure: &Failure) -> bool {
         // Counted while it is still among those in flight.
         let is_load = self.departed.is_some_and(|departed| self.of.failed(departed, failure));

@@ -1,11 +1,11 @@
-//! The limit against services in paused time: every second of these tests passes at once.
+//! Tests the limit against simulated services with tokio's clock paused, so that no time passes.
 
 use super::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 use tokio::time::sleep;
 
-/// What a run of requests came to.
+/// The result of a run of requests.
 #[derive(Debug, Default)]
 struct Tally {
     answered: usize,
@@ -14,8 +14,8 @@ struct Tally {
     peak: usize,
 }
 
-/// Asks for `items` of a service that answers `at_once` of them at the same time, each in `secs`; a request that has
-/// waited for `timeout` seconds is dropped and repeated.
+/// Requests `items` from a service that answers `at_once` of them at the same time, each in `secs`; a request
+/// that has waited for `timeout` seconds is dropped and repeated.
 async fn drive(limits: &Arc<InFlight>, items: usize, (at_once, secs, timeout): (usize, f64, f64)) -> Tally {
     let service = Arc::new(Semaphore::new(at_once));
     let tally = Rc::new(RefCell::new(Tally::default()));
@@ -102,7 +102,7 @@ async fn a_slow_service_with_room_is_filled_in_a_few_rounds() {
     assert!(start.elapsed() < Duration::from_secs(14 * 20), "{:?}", start.elapsed());
 }
 
-/// A few requests that never get a reply, at a service that is not short of room.
+/// A few requests never get a reply, from a service with spare capacity.
 #[tokio::test(start_paused = true)]
 async fn what_hangs_among_good_replies_is_blamed() {
     let limits = limits(64, 10, true);

@@ -1,4 +1,4 @@
-//! An allowance by the minute, as a token bucket.
+//! A limit per minute, as a token bucket.
 
 /// Capacity of a bucket, in seconds of allowance.
 const BUCKET_SECS: f64 = 0.8;
@@ -50,7 +50,7 @@ impl Bucket {
         ((needed - self.level) / rate).max(0.0)
     }
 
-    /// Takes `amount` where `rate` is a limit; a negative amount is given back.
+    /// Takes `amount` if `rate` is a limit; a negative amount is returned to the bucket.
     pub(super) fn take(&mut self, amount: f64, rate: f64) {
         if rate.is_finite() {
             self.level -= amount;

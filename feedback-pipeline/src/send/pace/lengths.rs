@@ -1,4 +1,4 @@
-//! How many tokens a request of a kind takes, learned from the replies.
+//! Learns from replies how many tokens a kind of request uses.
 
 use crate::items::Kind;
 use crate::teacher::Usage;

@@ -1,10 +1,11 @@
-//! When the next request may leave: requests and tokens per minute, spent by every attempt, retries included.
+//! Rate limiting: requests and tokens per minute, used by every attempt, retries included.
 //!
-//! Requests are paced by governor, tokens by buckets, since those can be given back. Both hold about a second of
-//! allowance, so that there is no burst at the start of a minute. A request takes what it will probably use, by the
-//! lengths seen so far; its reply corrects that, a failure gives it back. Limits come from the settings and from reply
-//! headers, whichever is lower; 429s reduce the rate to what the service accepted; it recovers gradually
-//! (`throttle.rs`). If everything is refused, probes detect when the service is back (`outage.rs`).
+//! Requests are paced by governor, tokens by buckets, since those can be given back. Both hold about a second
+//! of allowance, so that there is no burst at the start of a minute. A request reserves what it will probably
+//! use, by the lengths seen so far; its reply corrects the reservation, and a failure releases it. Limits
+//! come from the settings and from reply headers, whichever is lower; 429s reduce the rate to what the
+//! service accepted; it recovers gradually (`throttle.rs`). If everything is refused, probes detect when the
+//! service is back (`outage.rs`).
 
 mod bucket;
 mod lengths;
@@ -51,7 +52,7 @@ pub struct Pace<C: Clock = TokioClock> {
     clock: C,
     start: C::Instant,
     state: Mutex<State<C>>,
-    /// Held by the next request, so the order is kept.
+    /// Held by the next request, so that requests leave in order.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -70,7 +71,7 @@ impl<C: Clock + Clone> State<C> {
         self.requests.rate().min(self.throttle.rate)
     }
 
-    /// Takes tokens of input, of output, and of both where they have one limit.
+    /// Takes input tokens, output tokens, and their sum if they have a common limit.
     fn take_tokens(&mut self, input: f64, output: f64, both: f64) {
         for (bucket, amount) in
             [(&mut self.input, input), (&mut self.output, output), (&mut self.tokens, both)]
@@ -122,7 +123,7 @@ impl<C: Clock + Clone> Pace<C> {
         }
     }
 
-    /// Takes the allowance of an attempt, or says how long to wait for it.
+    /// Takes the allowance of an attempt, or returns how long to wait for it.
     pub fn try_take(
         &self,
         kind: Kind,
@@ -151,13 +152,13 @@ impl<C: Clock + Clone> Pace<C> {
             .max(state.input.wait_secs(input, input_rate))
             .max(state.output.wait_secs(reservation.output, output_rate))
             .max(state.tokens.wait_secs(both, token_rate));
-        // Asked last, since it takes where it can.
+        // Checked last, since it takes the request immediately if it can.
         let taken = match wait > 0.0 {
             true => Err(wait),
             false => state.requests.take(request_rate).map_err(|wait| wait.as_secs_f64()),
         };
         if let Err(wait) = taken {
-            // Never less than the timer can do; a level hit by rounding must not spin.
+            // Never less than the timer's resolution, so that rounding does not cause a busy loop.
             return Err(Duration::from_secs_f64(wait.clamp(0.000_5, 3_600.0)));
         }
         state.throttle.send(now);
@@ -180,7 +181,7 @@ impl<C: Clock + Clone> Pace<C> {
         state.lengths[reservation.kind.index()].learn(&reservation, usage);
     }
 
-    /// Gives the tokens of a failed attempt back; its request stays spent.
+    /// Releases the tokens of a failed attempt; its request stays counted.
     pub fn give_back(&self, reservation: Reservation) {
         let (input, output) = (reservation.input, reservation.output);
         self.state().take_tokens(-input, -output, -input - output);

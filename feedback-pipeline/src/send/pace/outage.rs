@@ -5,16 +5,16 @@ use std::time::Duration;
 
 /// Fraction of refusals above which they say nothing about the rate: the service accepts nothing.
 const OUTAGE_SHARE: f64 = 0.9;
-/// Requests that may be accepted nevertheless: if more are, the service limits the rate.
+/// Number of requests that may be accepted during an outage: if there are more, the service limits the rate.
 const OUTAGE_ACCEPTED: f64 = 2.0;
 /// First pause of an outage, in seconds; it doubles with each probe that is refused.
 const FIRST_PAUSE_SECS: f64 = 1.0;
 /// Longest pause between two probes that the service does not ask for.
 const LONGEST_PAUSE_SECS: f64 = 15.0;
-/// Longest pause that it can ask for.
+/// Longest pause that the service can ask for.
 const LONGEST_TOLD_PAUSE_SECS: f64 = 60.0;
-/// Seconds after which a probe that was not refused was accepted, however long its reply takes: so many, or twice as long
-/// as refusals take.
+/// Minimum seconds after which a probe that was not refused counts as accepted, even without a reply; or
+/// twice the time that refusals take, if that is longer.
 const PROBE_SECS: f64 = 1.0;
 /// An outage this soon after another, in seconds, is caused by what was sent in between.
 const SOON_SECS: f64 = 120.0;
@@ -27,11 +27,11 @@ pub(super) struct Outages {
     /// Rate before the outage; 0 if refusals have revealed another since.
     recovers_to: f64,
     accepted: Accepted,
-    /// The longest that a refusal took lately.
+    /// The longest time that a recent refusal took.
     refusal_secs: f64,
 }
 
-/// An outage that lasts.
+/// An ongoing outage.
 #[derive(Debug, Clone, Copy)]
 struct Outage {
     until: f64,
@@ -50,17 +50,17 @@ impl Outages {
         }
     }
 
-    /// Whether one lasts.
+    /// Whether there is an outage.
     pub(super) fn lasts(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Whether this share of refusals is one.
+    /// Whether this share of refusals means an outage.
     pub(super) fn is_one(sent: f64, refused: f64) -> bool {
         refused / sent >= OUTAGE_SHARE && sent - refused <= OUTAGE_ACCEPTED
     }
 
-    /// One begins, at a rate of `current`. Returns the rate to begin with after it.
+    /// An outage begins, at a rate of `current`. Returns the rate to start with after it.
     pub(super) fn begin(&mut self, now: f64, current: f64, told: Option<Duration>) -> f64 {
         let pause = FIRST_PAUSE_SECS;
         self.running = Some(Outage { until: now + pause_secs(pause, told), pause, probe_at: None });
@@ -70,7 +70,7 @@ impl Outages {
         current.min(accepted.max(1.0))
     }
 
-    /// Whether a rate is still below that of before.
+    /// Whether a rate is still below the one before the outage.
     pub(super) fn recovers(&self, rate: f64) -> bool {
         rate < self.recovers_to
     }
@@ -99,12 +99,13 @@ impl Outages {
         self.accepted.add(now, 1.0);
     }
 
-    /// A request was refused, so long after it left. Returns whether that belongs to an outage that lasts.
+    /// A request was refused, this long after it was sent. Returns whether that belongs to the ongoing
+    /// outage.
     pub(super) fn refuse(&mut self, now: f64, told: Option<Duration>, took: Duration) -> bool {
         self.refusal_secs = took.as_secs_f64().max(0.9 * self.refusal_secs);
         self.accepted.add(now, -1.0);
         let Some(outage) = &mut self.running else { return false };
-        // Before a probe: of those that left when it began.
+        // If no probe is in flight, the refused request was sent before the outage began.
         if outage.probe_at.take().is_some() {
             outage.pause = (2.0 * outage.pause).min(LONGEST_PAUSE_SECS);
             outage.until = now + pause_secs(outage.pause, told);
@@ -113,12 +114,12 @@ impl Outages {
     }
 }
 
-/// A pause of our own, or as long as the service asks for.
+/// Our own pause, or the one that the service asks for.
 fn pause_secs(own: f64, told: Option<Duration>) -> f64 {
     told.map_or(own, |told| told.as_secs_f64().min(LONGEST_TOLD_PAUSE_SECS).max(own))
 }
 
-/// Requests of the last minute that were not refused, by the second they were sent in or refused in.
+/// Requests of the last minute that were not refused, by the second in which they were sent or refused.
 #[derive(Debug)]
 struct Accepted {
     second: u64,

@@ -31,20 +31,20 @@ struct Limiter<C: Clock> {
 }
 
 impl<C: Clock + Clone> Limiter<C> {
-    /// A limiter with nothing to spend yet but `saved` requests.
+    /// A limiter that allows only `saved` requests at once.
     fn new(clock: &C, rate: f64, saved: u32) -> Option<Self> {
         let period = Duration::try_from_secs_f64(1.0 / rate).ok()?;
         let burst = NonZeroU32::new((rate * BURST_SECS).round() as u32).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(period)?.allow_burst(burst);
         let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
-        // It would start with a full burst.
+        // A new limiter would start with a full burst.
         if let Some(spent) = NonZeroU32::new(burst.get().saturating_sub(saved)) {
             let _ = limiter.check_n(spent); // no more than the burst
         }
         Some(Self { limiter, rate, burst })
     }
 
-    /// Requests that could leave at once now; the limiter is of no use afterwards.
+    /// Number of requests that could be sent immediately; uses up the limiter.
     fn into_saved(self, now: C::Instant) -> f64 {
         let burst = f64::from(self.burst.get());
         match self.limiter.check_n(self.burst) {
@@ -71,7 +71,7 @@ impl<C: Clock + Clone> Requests<C> {
         self.configured.unwrap_or(f64::INFINITY).min(self.learned.unwrap_or(f64::INFINITY))
     }
 
-    /// Takes one request at `rate`, or says how long to wait for it.
+    /// Takes one request at `rate`, or returns how long to wait for it.
     pub(super) fn take(&mut self, rate: f64) -> Result<(), Duration> {
         let now = self.clock.now();
         if let Some(until) = self.paused_until {
@@ -80,7 +80,7 @@ impl<C: Clock + Clone> Requests<C> {
                 return Err(wait);
             }
             self.paused_until = None;
-            (self.limiter, self.remainder) = (None, 0.0); // allowance of a pause is lost
+            (self.limiter, self.remainder) = (None, 0.0); // allowance accumulated during a pause is dropped
         }
         self.set(rate, now);
         let Some(limiter) = &self.limiter else { return Ok(()) };

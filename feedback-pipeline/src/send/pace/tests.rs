@@ -1,11 +1,11 @@
-//! The pace against a service in paused time: every second of these tests passes at once.
+//! Tests the rate limiting against a simulated service with tokio's clock paused, so that no time passes.
 
 use super::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 use tokio::time::{Instant, sleep};
 
-/// A service with token buckets of one second, as providers keep them.
+/// A service with token buckets of one second, like real providers.
 struct Service {
     per_sec: f64,
     level: f64,
@@ -174,7 +174,8 @@ async fn random_refusals_do_not_end_in_a_standstill() {
     }
 }
 
-/// If nothing is accepted for a while, the rate is not the cause: it is restored, and few requests are sent meanwhile.
+/// If nothing is accepted for a while, the rate is not the cause: it is restored, and few requests are sent
+/// in the meantime.
 #[tokio::test(start_paused = true)]
 async fn an_outage_costs_little_more_than_its_time() {
     let cases: [(u32, _, _); 6] = [
@@ -200,7 +201,7 @@ async fn an_outage_costs_little_more_than_its_time() {
     }
 }
 
-/// As in the middle of a run without a known limit, at a service that takes its time to refuse.
+/// As in the middle of a run without a known limit, with a service that refuses slowly.
 #[tokio::test(start_paused = true)]
 async fn an_outage_that_is_told_slowly() {
     let service = Service::new(100.0, f64::MAX);
@@ -213,7 +214,7 @@ async fn an_outage_that_is_told_slowly() {
     assert!(ok > 10_000 && refused < 1_500, "{ok} of 14000 accepted, {refused} refused");
 }
 
-/// No limit is known: the rate is found nevertheless.
+/// The rate is found even if no limit is known.
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_nobody_tells_is_found() {
     for (per_sec, in_flight) in [(10.0, 14), (20.0, 16), (10.0, 64)] {

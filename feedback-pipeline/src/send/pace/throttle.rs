@@ -1,4 +1,4 @@
-//! What refusals teach about the rate.
+//! Learns the rate from refusals.
 
 use super::outage::Outages;
 use std::collections::VecDeque;
@@ -6,15 +6,15 @@ use std::time::Duration;
 
 /// Seconds over which refusals are observed before they are evaluated.
 const EVENT_SECS: f64 = 1.0;
-/// Seconds for which a share of refusals that no rate prevents is believed.
+/// Seconds for which a share of refusals is considered independent of the rate.
 const NOISE_SECS: f64 = 60.0;
-/// Larger fractions are never treated like that.
+/// Larger fractions are never considered independent of the rate.
 const MOST_NOISE: f64 = 0.3;
 /// Seconds without a refusal before a shrunk rate grows again.
 const QUIET_SECS: f64 = 10.0;
 /// Growth of a reduced rate: 18 % per minute.
 const GROWTH_A_SEC: f64 = 0.003;
-/// Seconds without a refusal after which it grows ten times as fast: the service lets through more than was thought.
+/// Seconds without a refusal after which it grows ten times as fast: the service accepts more than estimated.
 const LONG_QUIET_SECS: f64 = 30.0;
 /// Growth after an outage, up to the rate before it: twofold in 5 s.
 const RECOVERY_A_SEC: f64 = 0.14;

@@ -13,9 +13,9 @@ pub(in crate::teacher) fn open(reply: &Value) -> Result<Envelope, Unopened> {
         return Err(failed(ServiceError::saying("the reply ended with an error")));
     }
     let said = match reply.get("content") {
-        // Before it said anything.
+        // The model refused before it wrote anything.
         None | Some(Value::Null) if reason.is_some() => Said::default(),
-        // A gateway's empty hands.
+        // Some gateways send an empty message.
         Some(Value::Null) => return Err(failed(ServiceError::saying("the reply has no content"))),
         Some(content @ (Value::Array(_) | Value::String(_) | Value::Object(_))) => Said::of(content),
         _ => return Err(Unopened::NotAReply("no Messages reply: it has no `content`".to_owned())),

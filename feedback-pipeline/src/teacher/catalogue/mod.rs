@@ -1,7 +1,7 @@
-//! The models and services that are known: a dated data file that users can override.
+//! Known models and services: a dated data file that users can override.
 //!
-//! An entry also holds for its dated versions and for the names that gateways give it. A model that is not listed gets
-//! the fields of the best matching pattern of `unlisted`, without a price.
+//! An entry also applies to its dated versions and to the names used by gateways. A model that is not listed
+//! gets the fields of the best matching pattern of `unlisted`, without a price.
 
 mod model;
 mod name;
@@ -30,7 +30,7 @@ const DEEPEST: usize = 10;
 /// The models and services that are known.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
-    /// Date of the facts, as the file gives it: that of the prices where these come from a file of their own.
+    /// Date of the facts, from the file; if prices come from a separate file, its date.
     pub as_of: String,
     models: BTreeMap<String, Model>,
     unlisted: Vec<(Pattern, Model)>,
@@ -47,8 +47,8 @@ impl Catalogue {
     /// under the file `prices`, which holds prices alone. An empty path means no file.
     ///
     /// # Errors
-    /// A file that cannot be read, an unknown key (with the nearest known one), a price below 0, an entry that is like one
-    /// that is not there.
+    /// A file that cannot be read, an unknown key (with the nearest known one), a negative price, or a `like`
+    /// that names no entry.
     pub fn load(models: &str, prices: &str) -> Result<Self> {
         let mut all = parse(BUILT_IN, include_str!("../../../models.toml"))?;
         check_sections(BUILT_IN, &all)?;
@@ -107,7 +107,7 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// A model that is listed, by its name, a dated version's, or a gateway's name for either.
+    /// A listed model, by its name, the name of a dated version, or a gateway's name for either.
     pub fn model(&self, name: &str) -> Option<Model> {
         let found = candidates(name).into_iter().find_map(|name| self.models.get(&name))?;
         Some(Model { name: name.to_owned(), is_listed: true, ..found.clone() })
@@ -197,7 +197,7 @@ impl Entries<'_> {
             }
         }
         if self.patterns.contains_key(name) || self.patterns.contains_key(&base) {
-            whole.remove("price"); // what is not listed has no price that is known
+            whole.remove("price"); // an unlisted model has no known price
         }
         lay_over(&mut whole, entry);
         Ok(whole)

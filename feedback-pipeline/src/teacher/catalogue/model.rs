@@ -1,4 +1,4 @@
-//! What a model costs, takes and counts.
+//! Prices, supported fields and token counts of a model.
 
 use super::{PictureRule, Price};
 use chrono::NaiveDate;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 const PLAIN_REPLY: u32 = 1_024;
 const REPLY_WITH_THINKING: u32 = 8_192;
 
-/// Whether a sampling temperature is taken.
+/// Whether a sampling temperature is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Temperature {
@@ -33,7 +33,7 @@ pub enum Tokenizer {
     O200k,
 }
 
-/// A model. The default is one of which nothing is known.
+/// A model. The default is an unknown one.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Model {
@@ -45,39 +45,39 @@ pub struct Model {
     pub is_listed: bool,
     /// Prices; `None` if they are not known.
     pub price: Option<Price>,
-    /// Whether a temperature is taken.
+    /// Whether a temperature is accepted.
     pub temperature: Temperature,
-    /// Levels of effort, lowest first; empty if the field is not taken.
+    /// Levels of effort, lowest first; empty if the field is refused.
     pub efforts: Vec<String>,
     /// Effort where none is sent.
     pub default_effort: Option<String>,
     /// Whether it thinks before replying, unless effort none is sent.
     pub thinking: bool,
-    /// Most tokens of a reply.
+    /// Maximum tokens of a reply.
     pub max_output_tokens: u32,
-    /// Whether replies can be held to a JSON schema.
+    /// Whether replies can be constrained by a JSON schema.
     pub json_schema: bool,
-    /// Field that limits a reply, where the model wants a certain one.
+    /// Field that limits a reply, if the model requires a certain one.
     pub token_limit_field: Option<TokenLimitField>,
-    /// Detail of pictures that bounds their price, where the model takes that field.
+    /// Picture detail that limits the price, if the model accepts that field.
     pub image_detail: Option<ImageDetail>,
-    /// Fewest tokens of a prefix that the prompt cache keeps; `None` if there is no cache or nothing is known.
+    /// Minimum tokens of a prefix in the prompt cache; `None` if there is no cache, or it is unknown.
     pub prompt_cache_minimum: Option<u64>,
     /// Whether every prompt is written to the cache for a fee unless that is turned off.
     pub charges_cache_writes: bool,
-    /// Whether pictures are taken.
+    /// Whether pictures are accepted.
     pub takes_pictures: bool,
     /// How pictures are counted.
     pub picture: PictureRule,
     /// Tokenizer.
     pub tokenizer: Tokenizer,
-    /// Tokens of the model for each of the tokenizer's.
+    /// Tokens of the model per token of the tokenizer.
     pub tokenizer_factor: f64,
-    /// Day from which it is not served any more.
+    /// Day of retirement.
     pub ends: Option<NaiveDate>,
-    /// Last day for which it is promised, where no end is announced.
+    /// Last guaranteed day, if no retirement is announced.
     pub promised_until: Option<NaiveDate>,
-    /// Model to ask in its place.
+    /// Successor of the model.
     pub successor: Option<String>,
 }
 
@@ -109,7 +109,7 @@ impl Default for Model {
 }
 
 impl Model {
-    /// The effort that costs least: `None` if it is offered, else low, else the lowest.
+    /// The cheapest effort: `none` if it is offered, else low, else the lowest.
     pub fn lowest_effort(&self) -> Option<&str> {
         let offered = |wanted: &str| self.efforts.iter().find(|effort| *effort == wanted);
         offered("none").or_else(|| offered("low")).or(self.efforts.first()).map(String::as_str)
@@ -147,12 +147,13 @@ impl Model {
         self.charges_cache_writes
     }
 
-    /// Whether it has ended, or ends within so many days.
+    /// Whether it is retired, or will be within this many days.
     pub fn ends_within(&self, today: NaiveDate, days: u32) -> bool {
         self.ends.is_some_and(|end| (end - today).num_days() <= i64::from(days))
     }
 
-    /// What a user should know about the model's end: one that is announced within 60 days, or a promise that has run out.
+    /// A warning about the model's retirement: if it is announced within 60 days, or if the guarantee has
+    /// expired.
     pub fn end_notice(&self, today: NaiveDate) -> Option<String> {
         let name = &self.name;
         let instead =

@@ -3,15 +3,15 @@
 use schemas::settings::ImageDetail;
 use serde::Deserialize;
 
-/// How a model's pictures are counted, and how large they may be.
+/// How a model's pictures are counted, and their maximum size.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PictureRule {
     /// Tokens by size.
     pub count: Count,
-    /// Longest edge that is taken, in pixels.
+    /// Maximum edge, in pixels.
     pub max_edge: u32,
-    /// Largest file that is taken, in bytes before base64.
+    /// Maximum file size, in bytes before base64.
     pub max_bytes: u64,
 }
 
@@ -25,29 +25,29 @@ impl Default for PictureRule {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Count {
-    /// Anthropic's: patches of 28 pixels, a token each, once the picture is scaled down to an edge and a number of
-    /// them.
+    /// Anthropic's: patches of 28 pixels with one token each, after the picture is scaled down to a maximum
+    /// edge and number of patches.
     Patches28 {
         /// Longest edge in pixels.
         edge: f64,
-        /// Most tokens.
+        /// Maximum tokens.
         most: f64,
     },
-    /// OpenAI's newer: patches of 32 pixels, each some tokens.
+    /// OpenAI's newer rule: patches of 32 pixels, with a number of tokens each.
     Patches32 {
         /// Tokens of a patch.
         factor: f64,
         /// Limits of detail high: the picture is scaled down to them.
         high: Fit,
-        /// Limits of detail original, where that is offered.
+        /// Limits of detail original, if it is offered.
         #[serde(default)]
         original: Option<Fit>,
         /// Whether detail auto is original.
         #[serde(default)]
         auto_is_original: bool,
     },
-    /// OpenAI's older: tiles of 512 pixels, once the picture is scaled down to 2048 pixels, and its shorter side to
-    /// 768.
+    /// OpenAI's older rule: tiles of 512 pixels, after the picture is scaled down to 2048 pixels, and its
+    /// shorter side to 768.
     Tiles {
         /// Tokens of any picture.
         base: u64,
@@ -65,7 +65,7 @@ pub enum Count {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fit {
-    /// Most patches.
+    /// Maximum patches.
     pub patches: f64,
     /// Longest edge in pixels.
     #[serde(default = "no_edge")]
@@ -76,7 +76,7 @@ fn no_edge() -> f64 {
     f64::MAX
 }
 
-/// What detail low shows.
+/// Limits of detail low.
 const LOW: Fit = Fit { patches: 256.0, edge: 512.0 };
 
 impl PictureRule {
@@ -93,7 +93,7 @@ impl PictureRule {
                     ImageDetail::Auto if auto_is_original => original.unwrap_or(high),
                     ImageDetail::Auto | ImageDetail::High => high,
                 };
-                // A little less, as 0.1 of a factor is no binary number.
+                // A little less, since factors such as 0.1 are not exact in binary.
                 (patches_of_32(size, fit) * factor - 1e-6).ceil() as u64
             }
             Count::Tiles { base, .. } if detail == ImageDetail::Low => base,
@@ -102,7 +102,7 @@ impl PictureRule {
     }
 }
 
-/// Patches of 28 pixels of the largest size of the same proportions that keeps to both limits.
+/// Patches of 28 pixels at the largest size of the same proportions within both limits.
 fn patches_of_28((width, height): (f64, f64), edge: f64, most: f64) -> u64 {
     let patches = |scale: f64| (width * scale / 28.0).ceil() * (height * scale / 28.0).ceil();
     let mut scale = (edge / width.max(height)).min(1.0);
@@ -117,12 +117,12 @@ fn patches_of_28((width, height): (f64, f64), edge: f64, most: f64) -> u64 {
     patches(scale).max(1.0) as u64
 }
 
-/// Patches of 32 pixels after a picture was scaled down, its proportions kept, so that whole patches fill one of its
-/// sides.
+/// Patches of 32 pixels after a picture is scaled down, with its proportions kept, so that one side is a
+/// whole number of patches.
 fn patches_of_32((width, height): (f64, f64), fit: Fit) -> f64 {
     let scale = (fit.edge / width.max(height)).min(1.0);
     let (width, height) = (width * scale / 32.0, height * scale / 32.0);
-    // A little less, as what fills whole patches must not begin another one by a rounding error.
+    // A little less, so that a rounding error does not add a patch.
     let count = |width: f64, height: f64| ((width - 1e-6).ceil() * (height - 1e-6).ceil()).max(1.0);
     if count(width, height) <= fit.patches {
         return count(width, height);

@@ -27,7 +27,7 @@ pub struct Price {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tier {
-    /// The tier begins above this many prompt tokens.
+    /// The tier applies above this many prompt tokens.
     pub above_prompt_tokens: u64,
     /// Factor on the three prices of input tokens.
     pub input_factor: f64,
@@ -79,7 +79,7 @@ impl Price {
         self.cost_of_all(usage, 1)
     }
 
-    /// Dollars for the tokens of so many replies together, whose prompts are about alike.
+    /// Dollars for the summed tokens of this many replies with prompts of similar length.
     pub fn cost_of_all(&self, usage: &Usage, replies: u64) -> f64 {
         let prompts = usage.input as f64 + usage.cache_write as f64 + usage.cache_read as f64;
         let (input, output) = self.factors(prompts / replies.max(1) as f64);
@@ -91,20 +91,21 @@ impl Price {
             / 1e6
     }
 
-    /// Most dollars that a request may cost: as if all of its prompt were written to the prompt cache where that costs more.
+    /// Maximum dollars of a request: as if its whole prompt were written to the prompt cache, if that costs
+    /// more.
     pub fn most(&self, input_tokens: f64, output_tokens: f64) -> f64 {
         let (input, output) = self.factors(input_tokens);
         (input * input_tokens * self.input.max(self.cache_write) + output * output_tokens * self.output) / 1e6
     }
 
-    /// Factors on input and output for a prompt of so many tokens.
+    /// Factors on input and output for a prompt of this many tokens.
     fn factors(&self, prompt_tokens: f64) -> (f64, f64) {
         let reached = self.tiers.iter().filter(|tier| prompt_tokens > tier.above_prompt_tokens as f64);
         let tier = reached.max_by_key(|tier| tier.above_prompt_tokens);
         tier.map_or((1.0, 1.0), |tier| (tier.input_factor, tier.output_factor))
     }
 
-    /// Numbers that are no prices, in words.
+    /// Describes invalid prices.
     pub(super) fn mistake(&self) -> Option<String> {
         let mut numbers = vec![self.input, self.output, self.cache_write, self.cache_read, self.batch_factor];
         numbers.extend(self.tiers.iter().flat_map(|tier| [tier.input_factor, tier.output_factor]));

@@ -1,4 +1,4 @@
-//! What services are known to want, by their hosts.
+//! Known services and their requirements, by host.
 
 use schemas::settings::{ResponseFormat, TokenLimitField};
 use serde::Deserialize;
@@ -25,11 +25,11 @@ pub struct Service {
     pub name: String,
     /// Its hosts, with a port if that identifies the service; `*` matches anything.
     pub hosts: Vec<String>,
-    /// Field that limits a reply; `None` if the model decides or nothing is known.
+    /// Field that limits a reply; `None` if it depends on the model or is unknown.
     pub token_limit_field: Option<TokenLimitField>,
-    /// Response format that is taken; `None` if the model decides or nothing is known.
+    /// Supported response format; `None` if it depends on the model or is unknown.
     pub response_format: Option<ResponseFormat>,
-    /// The same for Claude models, where it is another one.
+    /// The same for Claude models, if it differs.
     pub claude_response_format: Option<ResponseFormat>,
     /// Header that holds the API key.
     pub auth: Auth,
@@ -37,11 +37,11 @@ pub struct Service {
     pub believes_request_header: bool,
     /// Whether the header of allowed requests counts those of a day.
     pub requests_header_is_per_day: bool,
-    /// Whether GIFs are taken; others get them as PNG.
+    /// Whether GIFs are accepted; otherwise they are sent as PNG.
     pub takes_gif: bool,
-    /// Largest picture that is taken, in bytes before base64; `None` if the model decides.
+    /// Maximum picture size, in bytes before base64; `None` if it depends on the model.
     pub max_image_bytes: Option<u64>,
-    /// Most requests in flight that are taken.
+    /// Maximum requests in flight.
     pub max_in_flight: Option<u32>,
     /// Whether `prompt_tokens` may leave out those read from the prompt cache.
     pub prompt_excludes_cached: bool,

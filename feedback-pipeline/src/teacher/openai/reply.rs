@@ -54,7 +54,7 @@ pub(in crate::teacher) fn open(reply: &Value) -> Result<Envelope, Unopened> {
     Ok(envelope.with_usage(Usage::of_completion(usage)))
 }
 
-/// Reasons of an end that are refusals, at OpenAI, Gemini, Zhipu and Alibaba.
+/// Finish reasons that mean a refusal, for OpenAI, Gemini, Zhipu and Alibaba.
 const REFUSED: [&str; 8] = [
     "content_filter",
     "refusal",
@@ -66,7 +66,7 @@ const REFUSED: [&str; 8] = [
     "data_inspection_failed",
 ];
 
-/// True if a reply ended as the service failed.
+/// True if a reply ended because the service failed.
 fn is_failure(reason: &str) -> bool {
     matches!(reason, "error" | "network_error" | "insufficient_system_resource" | "abort" | "aborted")
 }

@@ -7,7 +7,7 @@ use schemas::settings::{ContentForm, ResponseFormat, SystemRole, TokenLimitField
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// Bytes of instructions from which the provider's prompt cache keeps them: 1,024 tokens, about.
+/// Minimum bytes of instructions that the provider's prompt cache keeps: about 1,024 tokens.
 pub const CACHED_BYTES: usize = 4_096;
 
 #[derive(Serialize)]

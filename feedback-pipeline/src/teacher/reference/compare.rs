@@ -31,8 +31,8 @@ pub(super) fn compare(problem: &Problem, a: &str, b: &str) -> Preference {
     }
 }
 
-/// 0 to 1: right sentences, how much of the solution they cover and whether in its order, whether the answer is
-/// the right one, no repeats.
+/// A quality from 0 to 1: correct sentences, how much of the solution they cover and in which order, a
+/// correct answer, no repeats.
 fn quality(key: &Key, rationale: &str) -> f32 {
     let sentences = sentences::sentences(rationale);
     let grades = grades(key, &sentences);
@@ -65,7 +65,7 @@ fn order(grades: &[Grade]) -> f32 {
     }
 }
 
-/// 1 if the right answer is said, 0 if another one is, between them where none is.
+/// 1 for the correct answer, 0 for another one, in between for none.
 fn conclusion(key: &Key, grades: &[Grade]) -> f32 {
     let concluding = |grade: &&Grade| key.conclusion.is_some() && grade.gold == key.conclusion;
     if grades.iter().filter(concluding).any(|grade| grade.contradicts) {

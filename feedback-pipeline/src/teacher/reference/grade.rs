@@ -1,8 +1,9 @@
-//! Grades of sentences: right, neutral, wrong, repeated.
+//! Grades sentences: right, neutral, wrong, repeated.
 //!
-//! A sentence is compared with the most similar gold sentence. The same words earn 1.0, a paraphrase less, by how much
-//! it shares; another number, name, option or an opposite in the same frame makes it wrong. What has no counterpart in
-//! the solution earns at most 0.5, so that talking around the problem earns nothing.
+//! A sentence is compared with the most similar gold sentence. The same words earn 1.0, and a paraphrase
+//! less, depending on the overlap. Another number, name or option, or an opposite, in the same frame makes it
+//! wrong. A sentence without a counterpart in the solution earns at most 0.5, so that irrelevant sentences
+//! earn nothing.
 
 use super::key::{Key, Known, is_starting_point};
 use super::opposites::{self, Conflict};
@@ -10,7 +11,7 @@ use super::words::{Word, WordKind, align, words};
 use schemas::sentences::repeat_key;
 use std::collections::HashSet;
 
-/// Similarity from which a sentence counts as having the frame of another.
+/// Minimum similarity for a sentence to count as having the frame of another.
 const SAME_FRAME: f32 = 0.5;
 
 /// A sentence's grade and the gold sentence it corresponds to.
@@ -35,12 +36,12 @@ impl Grade {
         Self { tenths, gold, contradicts: true, repeated: false }
     }
 
-    /// As the Teacher gives it.
+    /// The score as the Teacher gives it.
     pub(super) fn score(self) -> f32 {
         f32::from(self.tenths) / 10.0
     }
 
-    /// Why, in a few words.
+    /// The reason, in a few words.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self { repeated: true, .. } => "It repeats an earlier sentence.",
@@ -57,7 +58,7 @@ impl Grade {
         self.tenths >= 5
     }
 
-    /// It says what a gold sentence says.
+    /// It says the same as a gold sentence.
     pub(super) fn covers_gold(self) -> bool {
         self.tenths >= 7 && self.gold.is_some()
     }
@@ -106,7 +107,7 @@ fn grade(key: &Key, sentence: &str, words: &[Word]) -> Grade {
         if key.answer != Some(stated) {
             return Grade::wrong(0, key.conclusion);
         }
-        // The right letter does not save a sentence that contradicts the solution otherwise.
+        // The right letter does not help a sentence that otherwise contradicts the solution.
         return match against_gold(key, words) {
             Some(grade) if grade.contradicts => grade,
             Some(grade) if grade.tenths > 8 => grade,
@@ -116,7 +117,7 @@ fn grade(key: &Key, sentence: &str, words: &[Word]) -> Grade {
     let finished = sentence.trim_end_matches(['"', '”', ')', ']', '\'']).ends_with(['.', '!', '?', ':', '…']);
     let mut grade = match against_gold(key, words) {
         Some(grade) if grade.contradicts || grade.tenths >= 5 => grade,
-        // Too loosely like a gold sentence; it may still be a fair start or true.
+        // Not similar enough to a gold sentence; it may still be a good start, or true.
         Some(grade) => [grade, without_counterpart(key, words)]
             .into_iter()
             .max_by_key(|grade| grade.tenths)
@@ -144,7 +145,8 @@ fn against_gold(key: &Key, words: &[Word]) -> Option<Grade> {
         if similarity < SAME_FRAME {
             continue;
         }
-        // Where one gold sentence contradicts and one nearly as like does not, the latter is meant.
+        // If the sentence contradicts one gold sentence, but not another that is nearly as similar, the
+        // latter is used.
         let rank = |similarity: f32, conflict: Option<Conflict>| {
             similarity - if conflict.is_some() { 0.1 } else { 0.0 }
         };
@@ -232,7 +234,7 @@ fn against_support(key: &Key, words: &[Word]) -> Option<Grade> {
     })
 }
 
-/// Says that an option is the answer: little else is in the sentence.
+/// Whether a sentence only states that an option is the answer.
 fn asserts(key: &Key, choice: usize, words: &[Word]) -> bool {
     const FRAME: &str = "answer correct right choice option so true best";
     let of_choice: HashSet<&str> = key.choices[choice].words.iter().map(|word| word.text.as_str()).collect();

@@ -1,4 +1,4 @@
-//! What the reference Teacher knows of a problem: the gold sentences and everything else the dataset says.
+//! The reference Teacher's knowledge of a problem: the gold sentences and everything else in the dataset.
 
 use super::opposites;
 use super::words::{self, Word, WordKind, words};
@@ -25,9 +25,9 @@ impl Known {
 /// The dataset's own knowledge of a problem.
 #[derive(Debug)]
 pub(super) struct Key {
-    /// Sentences of the solution without repeats; if there is none, what follows from the answer.
+    /// Sentences of the solution without repeats; if there is no solution, what follows from the answer.
     pub(super) gold: Vec<Known>,
-    /// Index of the gold sentence that names the answer; the last one where none does.
+    /// Index of the gold sentence that names the answer; the last one if none does.
     pub(super) conclusion: Option<usize>,
     /// Sentences of lecture, hint and question: true, but no solution.
     pub(super) support: Vec<Known>,
@@ -65,7 +65,7 @@ impl Key {
         key
     }
 
-    /// The options that a word points to, as bits; none for words that do not distinguish options.
+    /// The options that a word indicates, as bits; none for words that do not distinguish options.
     pub(super) fn choices_of(&self, word: &Word) -> u32 {
         self.telling.get(&word.text).copied().unwrap_or_default()
     }
@@ -83,7 +83,7 @@ impl Key {
                 heavy.peek().is_some() && heavy.all(|word| said.contains(word.text.as_str()))
             })
             .collect();
-        // `New York City` also holds the words of an option `New York`: the longer one is meant.
+        // `New York City` also contains the words of an option `New York`: the longer one is meant.
         let contains = |long: usize, short: usize| {
             let long: HashSet<&str> =
                 self.choices[long].words.iter().map(|word| word.text.as_str()).collect();
@@ -111,8 +111,8 @@ impl Key {
         share(known.count(), pairs.count())
     }
 
-    /// True if a sentence names colours, the solution does too, and nothing said of the problem knows any of the
-    /// sentence's.
+    /// True if a sentence and the solution name colours, and none of the sentence's colours occurs in the
+    /// problem's texts.
     pub(super) fn makes_up_colours(&self, sentence: &[Word]) -> bool {
         let colours = |words: &[Word]| words.iter().any(|word| opposites::is_colour(&word.text));
         colours(sentence)
@@ -142,7 +142,7 @@ fn known_sentences(text: &str) -> Vec<Known> {
     for range in sentences::split(text) {
         let new_line = text[end..range.start].contains('\n') || text[end..range.start].contains("\\n");
         end = range.end;
-        // Cut again by itself: a sentence must remain one anywhere.
+        // Split again by itself: a sentence must remain one sentence in any context.
         let [alone] = sentences::sentences(&text[range])[..] else { continue };
         if seen.insert(sentences::repeat_key(alone)) {
             known.push(Known::of(alone, new_line));
@@ -164,7 +164,7 @@ fn from_answer(index: usize, right: &str) -> Vec<Known> {
     vec![Known::of(&format!("So the right choice is {right}{stated}."), false)]
 }
 
-/// Words that some options have and others lack.
+/// Words that some options have and others do not.
 fn telling_words(choices: &[Known]) -> HashMap<String, u32> {
     let mut telling: HashMap<String, u32> = HashMap::new();
     for (index, choice) in choices.iter().enumerate().take(32) {

@@ -1,9 +1,9 @@
 //! The embedded Teacher: grades, corrects and judges by the dataset's own solution and answer, without
 //! network or key.
 //!
-//! It is a Teacher for trials, tests and the demo. It compares words, it does not understand: a right thought
-//! that the solution does not have earns little. It is deterministic, and its grades are right, neutral,
-//! wrong or repeated in steps of a tenth, the way a large model is asked to give them.
+//! It is a Teacher for trials, tests and the demo. It compares words without understanding them: a correct
+//! idea that is not in the solution earns little. It is deterministic, and its grades are in steps of a
+//! tenth, as requested from a large model.
 
 mod compare;
 mod grade;
@@ -21,7 +21,7 @@ pub fn score(problem: &Problem, sentences: &[&str]) -> Vec<f32> {
     grade::grades(&key::Key::new(problem), sentences).into_iter().map(grade::Grade::score).collect()
 }
 
-/// The same, with why in a few words.
+/// The same, with short reasons.
 pub fn score_with_reasons(problem: &Problem, sentences: &[&str]) -> Vec<(f32, &'static str)> {
     let grades = grade::grades(&key::Key::new(problem), sentences);
     grades.into_iter().map(|grade| (grade.score(), grade.reason())).collect()
@@ -29,9 +29,9 @@ pub fn score_with_reasons(problem: &Problem, sentences: &[&str]) -> Vec<(f32, &'
 
 /// The repaired rationale, without `Solution:` before it.
 ///
-/// Right and neutral sentences stay in their order, repeats go, wrong ones become the gold sentence that
-/// fits, and the conclusion is added where it is missing. Every sentence of the result scores 0.5 or more,
-/// and repairing it again changes nothing.
+/// Right and neutral sentences keep their order, repeats are removed, wrong ones are replaced by the matching
+/// gold sentence, and the conclusion is added if it is missing. Every sentence of the result scores 0.5 or
+/// more, and repairing it again changes nothing.
 pub fn correct(problem: &Problem, rationale: &str) -> String {
     repair::repair(problem, rationale)
 }

@@ -1,12 +1,12 @@
-//! Corrected rationales: what is right stays, what is wrong becomes the gold sentence that fits, the
-//! conclusion is there.
+//! Corrects rationales: right sentences stay, wrong ones are replaced by the matching gold sentence, and the
+//! conclusion is ensured.
 
 use super::grade::{Grade, grades};
 use super::key::Key;
 use super::words::{align, words};
 use schemas::{Problem, sentences};
 
-/// Repairs are repeated until nothing changes; where that takes longer, the solution itself is the answer.
+/// Repairs are repeated until nothing changes; after this many rounds, the solution itself is used.
 const MOST_PASSES: usize = 4;
 
 /// The repaired rationale. Repairing it again changes nothing.
@@ -88,7 +88,7 @@ fn in_solution_order(key: &Key, lines: &mut [Line]) {
     }
 }
 
-/// Nothing right was said: the solution, after the starting point if that was fair.
+/// No sentence was right: use the solution, after the starting point if that was acceptable.
 fn from_gold(key: &Key, texts: &[&str], grades: &[Grade]) -> Vec<String> {
     let start = texts
         .first()
@@ -98,7 +98,7 @@ fn from_gold(key: &Key, texts: &[&str], grades: &[Grade]) -> Vec<String> {
     start.into_iter().chain(key.gold.iter().map(|gold| gold.text.clone())).collect()
 }
 
-/// The gold sentence that was meant, or else the most similar one, among those not said yet.
+/// The intended gold sentence, or else the most similar one, among those not used yet.
 fn replacement(key: &Key, text: &str, grade: Grade, present: &[bool]) -> Option<usize> {
     let free = |index: &usize| !present[*index];
     if let Some(gold) = grade.gold.filter(|gold| free(gold)) {

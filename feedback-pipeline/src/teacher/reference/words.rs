@@ -1,4 +1,4 @@
-//! Words of a sentence in the form in which the reference Teacher compares them.
+//! Words of a sentence, in the form in which the reference Teacher compares them.
 
 /// One word.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -14,9 +14,9 @@ pub(super) struct Word {
 /// What a word does in a sentence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum WordKind {
-    /// Says little by itself: articles, pronouns, prepositions, auxiliaries.
+    /// Function words: articles, pronouns, prepositions, auxiliaries.
     Function,
-    /// Turns the sentence into its opposite.
+    /// Negates the sentence.
     Negation,
     /// Numbers, ordinals, labels such as the A in `sample A`.
     Number,
@@ -144,7 +144,7 @@ pub(super) fn weight(word: &Word) -> f32 {
 /// A stretch where two sentences differ: words of the one, words of the other.
 pub(super) type Difference<'a> = (&'a [Word], &'a [Word]);
 
-/// How far two sentences are the same, and where they differ.
+/// How similar two sentences are, and where they differ.
 #[derive(Debug, Clone)]
 pub(super) struct Alignment<'a> {
     /// 0 nothing in common, 1 the same words.

@@ -1,8 +1,8 @@
-//! What an error says, whichever service it comes from, and the status that it stands for.
+//! Errors of all services in a common form, and the status that they mean.
 
 mod read;
 
-/// An error, in what all services have in common.
+/// An error, in the form common to all services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceError {
     /// For instance `rate_limit_error` or `RESOURCE_EXHAUSTED`; empty if there is none.
@@ -20,7 +20,7 @@ pub struct ServiceError {
 }
 
 impl ServiceError {
-    /// An error of which only words are known.
+    /// An error of which only the message is known.
     pub(super) fn saying(message: impl Into<String>) -> Self {
         Self { message: message.into(), ..Self::default() }
     }
@@ -30,7 +30,7 @@ impl ServiceError {
         Self { kind: kind.to_owned(), ..self }
     }
 
-    /// True if what was asked about was refused, not how or by whom: a fault of one item.
+    /// True if the content of the request was refused, not its form or its key: a fault of one item.
     pub fn is_moderation(&self) -> bool {
         const CODES: [&str; 10] = [
             "content_filter",
@@ -56,7 +56,7 @@ impl ServiceError {
         self.is_flagged || self.names(&CODES) || self.says(&WORDS)
     }
 
-    /// True if the key was not taken.
+    /// True if the key was not accepted.
     fn is_bad_key(&self) -> bool {
         let wrong =
             ["valid", "incorrect", "missing", "expired", "not found", "provide", "required", "revoked"];
@@ -71,8 +71,8 @@ impl ServiceError {
         ]) || (self.says(&["api key", "api-key", "api_key", "apikey"]) && self.says(&wrong))
     }
 
-    /// The status that counts: that of the reply, but for errors inside a 2xx, which stand for the status that they
-    /// name, and for keys that are refused with 400 or 403.
+    /// The effective status: that of the reply, except for errors inside a 2xx, whose named status is used,
+    /// and for keys refused with 400 or 403.
     pub fn effective_status(&self, http_status: u16) -> u16 {
         let status = match http_status {
             200..=299 => self.named_status(),
@@ -81,7 +81,7 @@ impl ServiceError {
         if matches!(status, 400 | 403) && self.is_bad_key() { 401 } else { status }
     }
 
-    /// The status that an error names by number, kind or words; 502 where it names none.
+    /// The status that an error names by number, kind or words; 502 if it names none.
     fn named_status(&self) -> u16 {
         if let Some(status) = self.status {
             return status;

@@ -1,16 +1,16 @@
-//! Reading errors in all the shapes that services give them.
+//! Parses errors in the formats of all services.
 
 use super::ServiceError;
 use crate::teacher::{decode, lenient};
 use serde_json::{Map, Value};
 
-/// Errors are in errors, but not deeper.
+/// Maximum nesting of errors within errors.
 const DEEPEST: u32 = 6;
-/// Longest message that is kept of a body that is no known shape.
+/// Maximum length of the message kept from a body of unknown format.
 const LONGEST: usize = 300;
 
 impl ServiceError {
-    /// Reads the body of an error; one that is no JSON is its own message.
+    /// Parses the body of an error; if it is not JSON, the body is the message.
     pub fn read(body: &[u8]) -> Self {
         match decode::value(body) {
             Ok(value) => Self::of(&value),
@@ -27,7 +27,7 @@ impl ServiceError {
         }
     }
 
-    /// Reads an error; where nothing in it is known, it is shown as it is.
+    /// Parses an error; if none of its fields are known, it is shown unchanged.
     pub(in crate::teacher) fn of(value: &Value) -> Self {
         let mut error = Self::default();
         error.fill(value, 0);
@@ -37,8 +37,8 @@ impl ServiceError {
         error
     }
 
-    /// Takes from a value what is not known yet. What lies deeper is nearer to the cause, and is read first. `input`,
-    /// which echoes the request, is never read.
+    /// Fills in unknown fields from a value. Deeper values are closer to the cause and are read first.
+    /// `input`, which echoes the request, is never read.
     fn fill(&mut self, value: &Value, depth: u32) {
         if depth > DEEPEST {
             return;
@@ -133,7 +133,7 @@ impl ServiceError {
         set(&mut self.message, words.join("; "));
     }
 
-    /// Takes a message, which may hold another error as JSON, as gateways pass it on.
+    /// Takes a message, which may contain another error as JSON if a gateway forwarded it.
     fn say(&mut self, text: &str, depth: u32) {
         let text = text.trim();
         if text.is_empty() || !self.message.is_empty() {
@@ -155,7 +155,7 @@ impl ServiceError {
         text.clone_into(&mut self.message);
     }
 
-    /// Takes what is not known yet, but for the message.
+    /// Fills in unknown fields, except for the message.
     fn adopt(&mut self, other: Self) {
         set(&mut self.kind, other.kind);
         set(&mut self.code, other.code);

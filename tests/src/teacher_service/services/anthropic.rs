@@ -58,7 +58,7 @@ const FIELDS: &[&str] = &[
     "speed",
 ];
 
-/// Keywords of schemas that are not taken.
+/// Unsupported schema keywords.
 const NOT_TAKEN: &[&str] = &[
     "minimum",
     "maximum",
@@ -71,7 +71,7 @@ const NOT_TAKEN: &[&str] = &[
     "oneOf",
 ];
 
-/// Refuses what the model does not take.
+/// Refuses fields that the model does not support.
 pub(crate) fn check(sent: &Sent<'_>) -> Result<(), Failure> {
     let Some(version) = sent.version else {
         return Err(Failure::bad("anthropic-version", "anthropic-version: header is required"));
@@ -238,7 +238,7 @@ fn limits(claude: &Claude, sent: &Sent<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tokens thought before the text.
+/// Thinking tokens before the text.
 pub(crate) fn thinks(sent: &Sent<'_>) -> u64 {
     let Some(claude) = claude::find(sent.model) else { return 0 };
     let effort = wanted_effort(claude, sent);
@@ -251,7 +251,7 @@ pub(crate) fn thinks(sent: &Sent<'_>) -> u64 {
     }
 }
 
-/// The newer tokenizer makes three tenths more of a text.
+/// The newer tokenizer yields 30 % more tokens.
 pub(crate) fn text_factor(model: &str) -> f64 {
     if claude::find(model).is_some_and(|claude| claude.is_new) { 1.2 * 1.3 } else { 1.2 }
 }
@@ -263,7 +263,7 @@ pub(crate) fn picture(sent: &Sent<'_>, picture: &Picture) -> Result<u64, Failure
     Ok(pictures::anthropic(picture, edge, most))
 }
 
-/// Only what is marked is kept, from a length on that depends on the model.
+/// Only marked blocks are cached, from a minimum length that depends on the model.
 pub(crate) fn caching(sent: &Sent<'_>) -> Caching {
     let marked = sent.has("cache_control")
         || sent.body["system"]

@@ -1,4 +1,4 @@
-//! Azure OpenAI, version 1: OpenAI's models behind a path and a key header of its own, named by deployments.
+//! Azure OpenAI, version 1: OpenAI's models behind Azure's path and key header, named by deployments.
 
 use super::failure::Failure;
 use super::{KeyHeader, Profile, Route, Sent, openai};

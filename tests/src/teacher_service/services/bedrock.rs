@@ -69,7 +69,7 @@ fn check(sent: &Sent<'_>) -> Result<(), Failure> {
         let message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.";
         return Err(Failure::bad("max_tokens", message).code("unsupported_parameter").param());
     }
-    // Other vendors' models have rules of their own, which the stand-in does not know.
+    // Other vendors' models have other rules, which the simulation does not know.
     if vendor == Some("openai") && !sent.model.contains("gpt-oss") {
         return without_vendor(sent, openai::check);
     }

@@ -1,6 +1,6 @@
-//! Claude models, and what each takes.
+//! Claude models, and what each supports.
 
-/// What may be sent as temperature, `top_p` and `top_k`.
+/// Allowed values of temperature, `top_p` and `top_k`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sampling {
     /// Not temperature and `top_p` together.
@@ -13,7 +13,7 @@ pub(crate) enum Sampling {
     Fixed,
 }
 
-/// What may be sent as `thinking`.
+/// Allowed values of `thinking`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Thinking {
     /// Off unless it has a budget.
@@ -38,10 +38,10 @@ pub(crate) struct Claude {
     pub(crate) id: &'static str,
     pub(crate) sampling: Sampling,
     pub(crate) thinking: Thinking,
-    /// Efforts that are taken, lowest first; `None` if the field is refused.
+    /// Supported efforts, lowest first; `None` if the field is refused.
     pub(crate) efforts: &'static [&'static str],
     pub(crate) effort: &'static str,
-    /// Fewest tokens that the prompt cache keeps.
+    /// Minimum tokens that the prompt cache keeps.
     pub(crate) cache_min: u64,
     pub(crate) most_output: u64,
     /// Version 4.7 or later: more tokens of a text, and larger pictures.
@@ -88,7 +88,7 @@ const MIDDLE: Claude = Claude {
     ..OLD
 };
 
-/// All that are served; whatever else is asked for is retired or never was.
+/// All served models; any other is retired or never existed.
 pub(crate) const MODELS: &[Claude] = &[
     Claude { id: "claude-fable-5-2", ..NEW },
     Claude { id: "claude-mythos-5-2", ..NEW },

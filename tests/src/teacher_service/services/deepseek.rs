@@ -18,7 +18,7 @@ pub(crate) static DEEPSEEK: Profile = Profile {
         Failure::bad("image", "unknown variant `image_url`, expected `text`").code("invalid_request_error")
     },
     check,
-    // The other name is not known and dropped without a word.
+    // The other name is unknown and silently ignored.
     limit: |sent| older_limit(sent).or(Some(32_768)),
     thinks: |sent| {
         if sent.body["thinking"]["type"] == "disabled" {

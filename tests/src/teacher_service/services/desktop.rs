@@ -7,7 +7,7 @@ use crate::teacher_service::wire::Api;
 
 pub(crate) static OLLAMA: Profile = OLLAMA_LIKE;
 
-/// The same on Ollama's machines, where a schema is dropped without a word.
+/// The same in Ollama's cloud, where a schema is silently ignored.
 pub(crate) static OLLAMA_CLOUD: Profile = Profile {
     needs_key: true,
     bad_key: || Failure::new(401, "authentication_error", "key", "unauthorized"),
@@ -20,7 +20,7 @@ const OLLAMA_LIKE: Profile = Profile {
     no_path: |_| Failure::new(404, "api_error", "path", "404 page not found"),
     blind: |_| Failure::bad("image", "this model is missing data required for image input"),
     check: ollama,
-    // The newer name is dropped without a word.
+    // The newer name is silently ignored.
     limit: older_limit,
     thinks: local_thinking,
     shows: |_| Shown::Reasoning,
@@ -66,7 +66,7 @@ fn ollama(sent: &Sent<'_>) -> Result<(), Failure> {
     }
 }
 
-/// What a model thinks on a server that runs any.
+/// Thinking tokens of a model on a server that runs any model.
 pub(crate) fn local_thinking(sent: &Sent<'_>) -> u64 {
     let is_off = sent.body["chat_template_kwargs"]["enable_thinking"] == false
         || sent.body["thinking"]["type"] == "disabled";

@@ -68,7 +68,7 @@ impl Failure {
     }
 }
 
-/// What both APIs' clients can read.
+/// Errors that clients of both APIs can read.
 pub(crate) fn both(_: Api, failure: &Failure) -> Told {
     Told::Json(crate::teacher_service::wire::error(failure.kind, failure.code, &failure.message))
 }
@@ -210,7 +210,7 @@ pub(crate) fn gateway(_: Api, failure: &Failure) -> Told {
     }}))
 }
 
-/// Plain words of a server that is written without ceremony.
+/// Plain-text errors of a simple server.
 pub(crate) fn plain(_: Api, failure: &Failure) -> Told {
     Told::Text(failure.message.clone())
 }

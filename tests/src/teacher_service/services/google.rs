@@ -85,7 +85,7 @@ fn gemini(sent: &Sent<'_>) -> Result<(), Failure> {
             return Err(Failure::bad("reasoning_effort", message));
         }
     }
-    // Lists of a fixed length are what makes states multiply.
+    // Lists of a fixed length make the number of states explode.
     let described = &sent.body["response_format"]["json_schema"]["schema"];
     let many = schema::find(described, &|schema| schema["minItems"].as_u64().filter(|least| *least > 8));
     if many.is_some() {

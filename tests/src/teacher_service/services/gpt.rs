@@ -1,4 +1,4 @@
-//! OpenAI's models, and what each takes.
+//! OpenAI's models, and what each supports.
 
 use super::pictures::Rule;
 
@@ -22,10 +22,10 @@ pub(crate) enum Sampling {
 pub(crate) struct Gpt {
     pub(crate) id: &'static str,
     pub(crate) sampling: Sampling,
-    /// Efforts that are taken; `None` if the model does not reason.
+    /// Supported efforts; `None` if the model does not reason.
     pub(crate) efforts: &'static [&'static str],
     pub(crate) effort: &'static str,
-    /// Writes to the prompt cache cost, and `prompt_cache_options` are known.
+    /// Whether writes to the prompt cache cost a fee, and `prompt_cache_options` is supported.
     pub(crate) writes_cost: bool,
     pub(crate) verbosity: bool,
     pub(crate) pictures: Rule,
@@ -86,7 +86,7 @@ const GPT_6: Gpt = Gpt {
     ..GPT_5_6
 };
 
-/// All that are served; whatever else is asked for has ended or never was.
+/// All served models; any other is retired or never existed.
 pub(crate) const MODELS: &[Gpt] = &[
     Gpt { id: "gpt-6-astra", efforts: LOW_TO_MAX, ..GPT_6 },
     Gpt { id: "gpt-6.1-sol", efforts: LOW_TO_MAX, ..GPT_6 },

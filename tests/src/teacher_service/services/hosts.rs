@@ -18,7 +18,7 @@ pub(crate) static GROQ: Profile = Profile {
     ..OPENAI_LIKE
 };
 
-/// Models that take schemas.
+/// Models that support schemas.
 const WITH_SCHEMA: &[&str] = &["openai/gpt-oss-", "moonshotai/kimi-k2", "meta-llama/llama-4-"];
 
 fn groq(sent: &Sent<'_>) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! Servers that run any model: vLLM, SGLang and llama.cpp's.
+//! Servers that run any model: vLLM, SGLang and llama.cpp.
 
 use super::desktop::local_thinking;
 use super::failure::{self, Failure};

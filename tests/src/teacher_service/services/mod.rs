@@ -1,8 +1,8 @@
-//! The services that the stand-in can behave as: one `Profile` each, data and a few functions in files of their own.
+//! The services that can be simulated: one `Profile` each, with data and a few functions in separate files.
 //!
-//! A profile says which paths are served, which header holds the key, which fields are refused and in which words, which
-//! field limits the reply, how much a model thinks and where that shows, what usage tells, and what pictures count.
-//! They follow what the services documented in November 2026.
+//! A profile defines which paths are served, which header has the key, which fields are refused and with
+//! which message, which field limits the reply, how much a model thinks and where that appears, what usage
+//! contains, and how pictures count. The profiles follow the services' documentation of November 2026.
 
 mod anthropic;
 mod azure;
@@ -35,10 +35,10 @@ use thinking::Shown;
 use tokens::Caching;
 
 named! {
-    /// The service that the stand-in imitates.
+    /// The service to simulate.
     #[derive(Default)]
     Service {
-        /// Takes whatever either API's clients send.
+        /// Accepts whatever clients of either API send.
         #[default]
         Permissive = "permissive",
         /// Anthropic's API: fields by model, thinking on by default.
@@ -83,7 +83,7 @@ named! {
         OllamaCloud = "ollama-cloud",
         /// LM Studio: no `json_object`.
         LmStudio = "lm-studio",
-        /// A server that takes texts only, not lists of parts.
+        /// A server that accepts only texts, not lists of parts.
         TextsOnly = "texts-only",
         /// A server whose template knows no system message.
         NoSystem = "no-system",
@@ -179,24 +179,24 @@ pub(crate) struct Profile {
     pub(crate) keys: &'static [KeyHeader],
     /// Whether a request without a key is refused.
     pub(crate) needs_key: bool,
-    /// What is said about a wrong key, a lack of money, an unknown path, a picture that cannot be seen.
+    /// Messages about a wrong key, missing credit, an unknown path, an unsupported picture.
     pub(crate) bad_key: fn() -> Failure,
     pub(crate) no_money: fn() -> Failure,
     pub(crate) no_path: fn(&str) -> Failure,
     pub(crate) blind: fn(&Sent<'_>) -> Failure,
-    /// What is said about content that the service does not want.
+    /// Message about content that the service refuses.
     pub(crate) flagged: fn() -> Failure,
     /// How errors are worded.
     pub(crate) word: fn(Api, &Failure) -> Told,
     /// Which requests are refused.
     pub(crate) check: fn(&Sent<'_>) -> Result<(), Failure>,
-    /// Most tokens of a reply, thinking included.
+    /// Maximum tokens of a reply, thinking included.
     pub(crate) limit: fn(&Sent<'_>) -> Option<u64>,
-    /// About how many tokens are thought.
+    /// Approximate thinking tokens.
     pub(crate) thinks: fn(&Sent<'_>) -> u64,
-    /// Where thinking shows.
+    /// Where thinking appears.
     pub(crate) shows: fn(&Sent<'_>) -> Shown,
-    /// Makes the usage of a chat reply the service's own.
+    /// Converts the usage of a chat reply to the service's form.
     pub(crate) usage: fn(&mut Value, &Spent),
     /// Tokens of a text, as a multiple of OpenAI's.
     pub(crate) text_factor: fn(&str) -> f64,
@@ -204,19 +204,19 @@ pub(crate) struct Profile {
     pub(crate) picture: fn(&Sent<'_>, &Picture) -> Result<u64, Failure>,
     /// The prompt cache.
     pub(crate) caching: fn(&Sent<'_>) -> Caching,
-    /// Where nothing limits the reply, some continue until the context is full: its size.
+    /// Size of the context, if replies without a limit continue until it is full.
     pub(crate) context: Option<u64>,
     /// The status of an overload.
     pub(crate) overloaded: u16,
     /// Whether the header of the request limit counts a day.
     pub(crate) counts_days: bool,
-    /// Whether schemas are dropped without a word, so that replies have prose around them.
+    /// Whether schemas are silently ignored, so that replies have prose around the JSON.
     pub(crate) drops_schema: fn(&Sent<'_>) -> bool,
     /// Whether the service is one of its own, with tokens by the rules above.
     pub(crate) is_named: bool,
 }
 
-/// Takes everything, as the two public APIs' clients send it.
+/// Accepts everything that clients of the two public APIs send.
 pub(crate) const PERMISSIVE: Profile = Profile {
     paths: &[("/v1/messages", Route::Messages), ("/v1/chat/completions", Route::Chat)],
     batches: &[("/v1/messages", Api::Anthropic), ("/v1", Api::OpenAi)],
@@ -247,7 +247,7 @@ pub(crate) const PERMISSIVE: Profile = Profile {
     is_named: false,
 };
 
-/// What most services with OpenAI's chat API have in common.
+/// Defaults of services with OpenAI's chat API.
 pub(crate) const OPENAI_LIKE: Profile = Profile {
     paths: &[("/v1/chat/completions", Route::Chat)],
     batches: &[],
@@ -272,7 +272,7 @@ pub(crate) fn older_limit(sent: &Sent<'_>) -> Option<u64> {
 }
 
 impl Service {
-    /// How it behaves.
+    /// The profile of a service.
     pub(crate) fn profile(self) -> &'static Profile {
         match self {
             Self::Permissive => &PERMISSIVE,

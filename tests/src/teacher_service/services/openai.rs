@@ -74,7 +74,7 @@ const FIELDS: &[&str] = &[
     "safety_identifier",
 ];
 
-/// Refuses what the model does not take.
+/// Refuses fields that the model does not support.
 pub(crate) fn check(sent: &Sent<'_>) -> Result<(), Failure> {
     let Some(gpt) = gpt::find(sent.model) else {
         let message = format!("The model `{}` does not exist or you do not have access to it.", sent.model);
@@ -240,7 +240,8 @@ pub(crate) fn picture(sent: &Sent<'_>, picture: &Picture) -> Result<u64, Failure
     gpt::find(sent.model).map_or(Ok(765), |gpt| pictures::openai(gpt.pictures, picture))
 }
 
-/// Before GPT-5.6 writes are free; since then they cost, and are made behind every message unless that is turned off.
+/// Before GPT-5.6, cache writes are free; since then they cost a fee, and happen after every message unless
+/// turned off.
 pub(crate) fn caching(sent: &Sent<'_>) -> Caching {
     let Some(gpt) = gpt::find(sent.model) else { return Caching::None };
     if !gpt.writes_cost {

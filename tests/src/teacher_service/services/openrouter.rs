@@ -1,4 +1,4 @@
-//! OpenRouter: many endpoints that differ in what they take; a field that none takes is a 404.
+//! OpenRouter: many endpoints that support different fields; a field that none supports is a 404.
 
 use super::failure::{self, Failure};
 use super::thinking::{Shown, at_effort, is_thinker};
@@ -19,12 +19,12 @@ pub(crate) static OPENROUTER: Profile = Profile {
     shows: |_| Shown::Reasoning,
     usage: usage::with_cost,
     caching: |_| Caching::Free(1_024),
-    // Endpoints that do not know a schema drop it, unless they must know every parameter.
+    // Endpoints without schema support ignore schemas, unless all parameters are required.
     drops_schema: |sent| is_free(sent) && sent.format() == Some("json_schema"),
     ..OPENAI_LIKE
 };
 
-/// Free endpoints know fewer parameters.
+/// Free endpoints support fewer parameters.
 fn is_free(sent: &Sent<'_>) -> bool {
     sent.model.ends_with(":free")
 }

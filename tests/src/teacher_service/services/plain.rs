@@ -1,4 +1,4 @@
-//! Servers that know less than the API they speak: texts only, no system message, no formats.
+//! Servers that support only part of their API: texts only, no system message, no formats.
 
 use super::failure::{self, Failure};
 use super::{OPENAI_LIKE, Profile, Sent, older_limit, usage};

@@ -1,8 +1,8 @@
-//! What services want of a JSON schema.
+//! Requirements of services on JSON schemas.
 
 use serde_json::Value;
 
-/// Visits a schema and every schema inside it; the first fault found ends it.
+/// Visits a schema and every schema inside it; stops at the first fault.
 pub(crate) fn find<T>(schema: &Value, look: &dyn Fn(&Value) -> Option<T>) -> Option<T> {
     if let Some(found) = look(schema) {
         return Some(found);

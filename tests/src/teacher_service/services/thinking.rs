@@ -1,12 +1,12 @@
-//! How much models think, and where it shows.
+//! How much models think, and where thinking appears.
 
 use crate::teacher_service::wire::Api;
 use serde_json::{Value, json};
 
-/// Where thinking shows in a reply.
+/// Where thinking appears in a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shown {
-    /// In the usage at most.
+    /// At most in the usage.
     Nowhere,
     /// A block before the text, empty but for its signature.
     Block,
@@ -20,7 +20,7 @@ pub(crate) enum Shown {
     Parts,
 }
 
-/// About how many tokens are thought at an effort.
+/// Approximate thinking tokens at an effort.
 pub(crate) fn at_effort(effort: &str) -> u64 {
     match effort {
         "none" => 0,
@@ -33,19 +33,19 @@ pub(crate) fn at_effort(effort: &str) -> u64 {
     }
 }
 
-/// The same, between half and one and a half of it by the request.
+/// The same, varied by request between 50 % and 150 %.
 pub(crate) fn varied(about: u64, digest: &[u8; 32]) -> u64 {
     about / 2 + about * u64::from(digest[3]) / 255
 }
 
-/// True for names of models that think unless they are told not to, on servers that run any model.
+/// True for names of models that think unless it is turned off, on servers that run any model.
 pub(crate) fn is_thinker(model: &str) -> bool {
     let model = model.to_lowercase();
     ["think", "reason", "qwen3", "gpt-oss", "-r1", "magistral"].iter().any(|part| model.contains(part))
         && !model.contains("non-reasoning")
 }
 
-/// Puts the thinking where it shows.
+/// Adds the thinking to the reply.
 pub(crate) fn show(shown: Shown, api: Api, reply: &mut Value, tokens: u64) {
     if tokens == 0 {
         return;

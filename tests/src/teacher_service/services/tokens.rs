@@ -1,4 +1,4 @@
-//! Tokens of requests to a service: texts, schema, pictures, and what its prompt cache makes of them.
+//! Tokens of requests to a service: texts, schema, pictures, and the effect of its prompt cache.
 
 use super::failure::Failure;
 use super::{Profile, Sent};
@@ -20,7 +20,7 @@ pub(crate) enum Caching {
     Whole(u64),
 }
 
-/// Tokens of a text: by a tokenizer, or about as many.
+/// Tokens of a text: by a tokenizer, or approximately.
 pub(crate) fn text(profile: &Profile, model: &str, text: &str, by_tokenizer: bool) -> u64 {
     let tokens = if by_tokenizer {
         tiktoken_rs::o200k_base_singleton().encode_ordinary(text).len() as u64

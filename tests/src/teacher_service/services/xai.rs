@@ -1,4 +1,5 @@
-//! xAI: reasoning tokens are separate from the completion, errors are texts, and a refused field has another spelling.
+//! xAI: reasoning tokens are separate from the completion, errors are plain texts, and a refused field is
+//! spelled differently.
 
 use super::failure::{self, Failure};
 use super::thinking::at_effort;

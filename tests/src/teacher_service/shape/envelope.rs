@@ -45,10 +45,11 @@ pub(crate) fn enclose(shape: Shape, api: Api, reply: &mut Value, answer: &Value,
     spoil_usage(shape, reply);
 }
 
-/// Where the escape of half a character goes once the body is written; serde_json would not write it.
+/// Marks where the escape of half a surrogate pair is inserted into the written body; serde_json cannot write
+/// it.
 pub(crate) const SURROGATE: &str = "%half-a-character%";
 
-/// Behind the last sentence of a rationale, else as a word before the answer.
+/// After the last sentence of a rationale, else as a word before the answer.
 fn mark_surrogate(api: Api, reply: &mut Value, answer: &Value) {
     let plain = answer.to_string();
     let said = match plain.strip_suffix("\"}") {

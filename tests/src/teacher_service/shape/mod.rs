@@ -1,8 +1,8 @@
-//! Shapes that a reply may come in: odd in its text, its envelope or its HTTP, while the answer in it is right unless the
-//! shape says otherwise.
+//! Unusual forms of replies: odd in their text, envelope or HTTP, but with the correct answer unless noted
+//! otherwise.
 //!
-//! Where a shape shows another answer first, that draft is never the right one (`draft`), so that a reader who takes it
-//! is found out by comparing with a calm run.
+//! If a reply has another answer first (`draft`), that answer is always wrong, so that a parser that uses it
+//! is detected by comparison with a run without shapes.
 
 mod envelope;
 mod text;
@@ -19,13 +19,13 @@ named! {
         ThinkDraft = "think-draft",
         /// A draft before a bare `</think>`, then the answer.
         BareThink = "bare-think",
-        /// Prose that quotes an object of somebody else, then the answer.
+        /// Prose that quotes another object, then the answer.
         QuotedObject = "quoted-object",
         /// The format repeated, then the answer.
         FormatFirst = "format-first",
         /// A code block with a mistake, then a second one with the answer.
         SecondBlock = "second-block",
-        /// Two objects that fit and disagree, without a word on which counts.
+        /// Two valid objects that disagree, without saying which one counts.
         Disagreeing = "disagreeing",
         /// Scores and verdicts as a careless model types them: numbers as texts.
         StringScores = "string-scores",
@@ -45,7 +45,7 @@ named! {
         ContentObject = "content-object",
         /// No text at all: thinking used up the token limit.
         BudgetSpent = "budget-spent",
-        /// The answer among the thinking only.
+        /// The answer only within the thinking.
         ReasoningOnly = "reasoning-only",
         /// `refusal: false`.
         RefusalFalse = "refusal-false",
@@ -87,9 +87,9 @@ named! {
         Created = "status-201",
         /// A byte order mark before the body.
         Bom = "bom",
-        /// 403 for the request's own content, for good.
+        /// 403 for the content of the request, permanently.
         FlaggedItem = "flagged-item",
-        /// 502 for this request, for good.
+        /// 502 for this request, permanently.
         BadGatewayItem = "bad-gateway-item",
     }
 }
@@ -98,7 +98,7 @@ named! {
 pub type Shapes = Schedule<Shape>;
 
 impl Shape {
-    /// Shapes with another answer before the right one.
+    /// Shapes with another answer before the correct one.
     pub const DRAFTS: &'static [Self] = &[
         Self::ThinkDraft,
         Self::BareThink,
@@ -108,8 +108,9 @@ impl Shape {
         Self::ReasoningPart,
     ];
 
-    /// Shapes that hold the right answer, which a careful reader finds at the first attempt. A rationale has a replaced
-    /// character more with [`Shape::LoneSurrogate`], and may have a line break for a blank with [`Shape::RawNewline`].
+    /// Shapes that contain the correct answer, which a careful parser finds at the first attempt. A rationale
+    /// has one more replaced character with [`Shape::LoneSurrogate`], and may have a line break instead of a
+    /// space with [`Shape::RawNewline`].
     pub const READABLE: &'static [Self] = &[
         Self::ThinkDraft,
         Self::BareThink,

@@ -1,9 +1,9 @@
-//! The texts of replies: drafts besides answers, and sloppy JSON.
+//! The texts of replies: drafts before answers, and sloppy JSON.
 
 use super::Shape;
 use serde_json::{Value, json};
 
-/// An answer of the same kind that is another one in every part.
+/// An answer of the same kind that differs in every part.
 pub(crate) fn draft(answer: &Value) -> Value {
     if let Some(scores) = answer["scores"].as_array() {
         let moved = |score: &Value| {
@@ -81,7 +81,7 @@ fn float_index(answer: &Value) -> Value {
     answer
 }
 
-/// Line breaks in strings as they are, not escaped; where a rationale has none, one comes behind its first sentence.
+/// Line breaks in strings unescaped; if a rationale has none, one is inserted after its first sentence.
 fn raw_newline(plain: &str) -> String {
     if plain.contains("\\n") { plain.replace("\\n", "\n") } else { plain.replacen(". ", ".\n", 1) }
 }
@@ -91,7 +91,7 @@ fn trailing_commas(plain: &str) -> String {
     broken.strip_suffix(']').map_or_else(|| format!("{broken},}}"), |list| format!("{list},],}}"))
 }
 
-/// The answer with half of a character: at the end of a rationale, else in a key of its own.
+/// The answer with half a surrogate pair: at the end of a rationale, else in a separate key.
 fn inner_surrogate(answer: &Value) -> String {
     let plain = answer.to_string();
     match plain.strip_suffix("\"}") {
