@@ -1,5 +1,6 @@
 //! Decoding: sampled rollouts with their log-probabilities, greedy rationales and answers.
 
+pub mod distribution;
 pub mod forced;
 pub mod logprobs;
 mod pick;
