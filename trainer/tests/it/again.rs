@@ -145,22 +145,17 @@ fn a_round_that_was_done_again_is_told_to_the_next() {
 }
 
 #[test]
-fn samples_that_do_not_differ_teach_grpo_nothing() {
+fn samples_that_do_not_differ_teach_nothing() {
     let place = Place::new(40);
     place.stage("rollout");
     let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
     place.write_scores(&rollouts, |score| score.score = 0.5);
-    let lines = refused(place.train(&[
-        "--round",
-        "1",
-        "--stage",
-        "rl",
-        "--algorithm",
-        "grpo",
-        "--reward",
-        "rationale",
-    ]));
-    assert!(lines.contains("expected scores that differ between the samples of a problem"), "{lines}");
+    for algorithm in ["grpo", "ppo"] {
+        let rl = ["--round", "1", "--stage", "rl", "--reward", "rationale", "--algorithm", algorithm];
+        let lines = refused(place.train(&[&rl[..], &["--penalize-empty", "false"]].concat()));
+        assert!(lines.contains("expected scores that differ between the samples of a problem"), "{lines}");
+        assert!(lines.contains(&format!("{algorithm} would learn nothing")), "{lines}");
+    }
 }
 
 /// What another model said, perhaps about problems of other splits, is scored but not learned.
@@ -199,7 +194,7 @@ fn a_second_interrupt_ends_with_its_status() {
     let start = Place::new(200).scored();
     for _ in 0..6 {
         let place = start.copy();
-        let mut command = place.train(&["--round", "1", "--stage", "rl", "--passes", "50"]);
+        let mut command = place.train(&["--round", "1", "--stage", "rl", "--passes", "50", "--max-kl", "0"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
         let interrupt = || {
             let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
