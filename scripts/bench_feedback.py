@@ -113,7 +113,8 @@ def dataset_with_pictures(folder, items, picture_bytes):
 
 
 def ours(data, url, *more, **kept):
-    command = [BIN / "collect-feedback", "--round", 1, "--stage", "scores", "--data", data]
+    # The peers send a request for each item, too.
+    command = [BIN / "collect-feedback", "--round", 1, "--stage", "scores", "--data", data, "--samples-per-request", 1]
     command += ["--teacher", "openai", "--base-url", url, *more]
     return timed(command, **kept)
 

@@ -342,7 +342,7 @@ fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
                     schemas::say!("{}", context.waits_for(&jobs[0])?);
                 }
             }
-            Outcome::NothingDue { answered, rejected } => {
+            Outcome::NothingToDo { answered, rejected } => {
                 said = true;
                 let (round, items, kind) = (job.round, job.items(), job.kind.as_str());
                 let remark = match rejected {

@@ -496,6 +496,23 @@ fn rationales(
 }
 
 #[test]
+fn models_that_wrote_the_same_are_imported_again_without_a_change() {
+    let folder = Folder::new();
+    science(&folder, &[&rows()]);
+    folder.scienceqa("from").unwrap();
+    let id = folder.problems().remove(0).problem_id;
+    let line =
+        |model: &str| format!("{{\"problem_id\":\"{id}\",\"rationale\":\"a.\",\"model\":\"{model}\"}}\n");
+    folder.write("r.jsonl", line("A") + &line("B"));
+    rationales(&folder, "r.jsonl", None, &[]).unwrap();
+    let before = folder.contents();
+    rationales(&folder, "r.jsonl", None, &[]).unwrap();
+    assert_eq!(folder.contents(), before);
+    let error = rationales(&folder, "r.jsonl", Some("C"), &[]).unwrap_err();
+    assert!(error.contains("as rationales of `import:A`, `import:B`, not of `import:C`"), "{error}");
+}
+
+#[test]
 fn rationales_from_parquet_know_who_wrote_them() {
     let folder = Folder::new();
     science(&folder, &[&rows()]);

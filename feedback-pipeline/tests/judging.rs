@@ -81,7 +81,7 @@ fn both_orders_are_asked_once_and_counted_once() {
     let rates = WinRates::read(&dataset, 1).unwrap().remove(0);
     assert_eq!((rates.all.wins, rates.both_orders), (20, (20, 20)));
     let again = context(&dataset).collect(&Job::judge(1, "base")).unwrap();
-    assert!(matches!(again, Outcome::NothingDue { answered: 20, rejected: 0 }), "{again:?}");
+    assert!(matches!(again, Outcome::NothingToDo { answered: 20, rejected: 0 }), "{again:?}");
     let state = status::report(&dataset).unwrap();
     let book = state.accounts.iter().find(|account| account.kind == "judgements").unwrap();
     assert_eq!((book.items, book.done, book.waiting, book.faults.len()), (20, 20, 0, 0), "{book}");

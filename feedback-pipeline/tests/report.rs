@@ -146,6 +146,25 @@ fn a_round_without_anything_is_an_error() {
 }
 
 #[test]
+fn a_report_takes_the_place_of_nothing_but_a_report() {
+    let folder = TempDir::new().unwrap();
+    let dataset = dataset(&folder, vec![problem("a", "test", "maps", "")]);
+    dataset.write_part(1, "0", [rollout("a", 1, 0, "Dover is south.")], &provenance()).unwrap();
+    let out = dataset.root().join("r.html");
+    for _ in 0..2 {
+        report::run(&dataset, 1, Some(&out)).unwrap();
+    }
+    for path in [dataset.problems_path(), dataset.root().join("short")] {
+        if !path.exists() {
+            std::fs::write(&path, "x").unwrap();
+        }
+        let before = std::fs::read(&path).unwrap();
+        assert_eq!(report::run(&dataset, 1, Some(&path)).unwrap_err().exit_code(), 2);
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+}
+
+#[test]
 fn rollouts_alone_make_a_report() {
     let folder = TempDir::new().unwrap();
     let dataset = dataset(&folder, vec![problem("a", "test", "maps", "")]);

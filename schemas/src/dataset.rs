@@ -66,6 +66,21 @@ pub struct DatasetCard {
 }
 
 impl Dataset {
+    /// Names of the folders of a dataset.
+    pub const FOLDERS: [&'static str; 11] = [
+        "rollouts",
+        "scores",
+        "rationales",
+        "corrections",
+        "judgements",
+        "answers",
+        "metrics",
+        "requests",
+        "rejects",
+        "images",
+        "vision",
+    ];
+
     /// A dataset folder that has problems.
     ///
     /// # Errors

@@ -537,11 +537,27 @@ fn folders_with_other_files_are_left_alone() {
     assert!(
         place.out("prm").join("train.parquet").is_file() && !place.out("prm").join("train.jsonl").exists()
     );
-    let own = place.dataset.root().to_str().unwrap();
-    let before = files(place.dataset.root());
-    let ran = place.run(&["export", "--round", "1", "--as", "prm", "--to", own, "--replace"]);
-    assert_eq!(ran.status, Some(2), "{}", ran.stdout);
-    assert_eq!(files(place.dataset.root()), before);
+    // Not even where the dataset looks like an export, and not among its tables.
+    let root = place.dataset.root();
+    fs::write(root.join("manifest.json"), r#"{"ares_export":1,"files":[]}"#).unwrap();
+    let before = files(root);
+    let parent = root.parent().unwrap().to_path_buf();
+    for own in
+        [root.to_path_buf(), parent, root.join("scores/round-2"), root.join("images/x"), root.join(".x")]
+    {
+        let to = own.to_str().unwrap();
+        let ran = place.run(&["export", "--round", "1", "--as", "prm", "--to", to, "--replace"]);
+        assert_eq!(ran.status, Some(2), "{to}: {}", ran.stdout);
+        assert_eq!(files(root), before);
+    }
+    let link = root.join("link");
+    let real = place.out("real");
+    fs::create_dir_all(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let to = link.to_str().unwrap();
+    let ran = place.run(&["export", "--round", "1", "--as", "prm", "--to", to]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert!(real.join("manifest.json").is_file() && link.is_symlink());
 }
 
 #[test]

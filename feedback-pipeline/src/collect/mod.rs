@@ -27,7 +27,7 @@ pub enum Outcome {
     /// There is nothing to ask about yet.
     NothingThere,
     /// Everything was answered before.
-    NothingDue {
+    NothingToDo {
         /// Items answered before.
         answered: usize,
         /// Items rejected before.
@@ -77,7 +77,7 @@ impl Context {
         if pending > 0 {
             self.check_teachers(job, &problems, &completed, &prompt.version)?;
         }
-        if pending > 0 && self.publish_left_behind(job, &problems, &completed)? {
+        if pending > 0 && self.publish_remaining(job, &problems, &completed)? {
             completed = find()?;
             pending = self.count(job, &problems, &completed)?.1;
         }
@@ -86,9 +86,9 @@ impl Context {
             schemas::warn!("note: {rows} {items} have answers of {teacher}, not of {model}; they are kept");
         }
         if pending == 0 && !self.has_open_batches()? {
-            self.book_left_behind(job, &problems)?;
+            self.book_remaining(job, &problems)?;
             let rejected = completed.rejected;
-            return Ok(Outcome::NothingDue { answered: all - rejected.min(all), rejected });
+            return Ok(Outcome::NothingToDo { answered: all - rejected.min(all), rejected });
         }
         let session = Arc::new(self.session(job, prompt, pending)?);
         self.warn_of_unknown_costs(&session.cache)?;
@@ -111,7 +111,7 @@ impl Context {
         let rejected = completed.rejected;
         let stopped = session.stopped();
         if pending == 0 && stopped.is_none() {
-            return Ok(Outcome::NothingDue { answered: all - rejected.min(all), rejected });
+            return Ok(Outcome::NothingToDo { answered: all - rejected.min(all), rejected });
         }
         Ok(Outcome::Finished {
             left: pending - (counts.answered + counts.rejected).min(pending),
@@ -132,17 +132,17 @@ impl Context {
     }
 
     /// Writes what a killed run had bought from another model; returns whether there was anything.
-    fn publish_left_behind(&self, job: &Job, problems: &Problems, completed: &Completed) -> Result<bool> {
+    fn publish_remaining(&self, job: &Job, problems: &Problems, completed: &Completed) -> Result<bool> {
         let path = self.dataset.feedback_path();
         if !path.is_file() {
             return Ok(false);
         }
         let cache = Cache::open(&path)?;
-        self.publisher(job, problems, &cache).left_behind(completed, &self.model)
+        self.publisher(job, problems, &cache).has_unpublished(completed, &self.model)
     }
 
     /// Enters into the ledger what a killed run had paid for.
-    fn book_left_behind(&self, job: &Job, problems: &Problems) -> Result<()> {
+    fn book_remaining(&self, job: &Job, problems: &Problems) -> Result<()> {
         let path = self.dataset.feedback_path();
         if !path.is_file() {
             return Ok(());

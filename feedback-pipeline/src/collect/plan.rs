@@ -4,7 +4,7 @@ use super::Context;
 use crate::error::{Error, Result};
 use crate::items::{self, Item, Job, Kind, Problems};
 use crate::reply::verdict::Verdict;
-use crate::request::{Question, Questions, prompt};
+use crate::request::{self, Question, Questions};
 use crate::send::{Claim, Claims, Groups, Next, Session};
 use crate::store::outcome::{self, AskedWith};
 use crate::store::{Ask, Cache, Reply};
@@ -301,7 +301,7 @@ impl<'a> Plan<'a> {
             !ask.members.is_empty()
                 && ask.model == self.asked_with.model
                 && ask.prompt_version == self.asked_with.prompt_version
-                && prompt::is_about(&ask.user_text, item)
+                && request::is_about(&ask.user_text, item)
         };
         let Some(ask) = cache.ask(key)?.filter(is_mine) else { return Ok(None) };
         Ok(Some(outcome::judged(cache, ask, item)?.verdict))
@@ -374,7 +374,7 @@ impl<'a> Plan<'a> {
             if self.in_batches.contains(&key)
                 && let Some(ask) = cache.ask(&key)?
                 && ask.prompt_version == self.asked_with.prompt_version
-                && prompt::is_about(&ask.user_text, item)
+                && request::is_about(&ask.user_text, item)
             {
                 return Ok(true);
             }

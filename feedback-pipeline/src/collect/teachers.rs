@@ -4,7 +4,7 @@ use super::Context;
 use crate::error::{Error, Result};
 use crate::items::{self, Job, Kind, Order, Problems};
 use crate::reply::verdict::Verdict;
-use crate::request::prompt;
+use crate::request;
 use crate::store::Cache;
 use crate::store::outcome::{self, AskedWith};
 use crate::tables::completed::Completed;
@@ -159,7 +159,7 @@ impl Context {
                         && let Some(ask) = cache.ask(&key)?
                         && ask.model == self.model
                         && ask.prompt_version == prompt_version
-                        && prompt::is_about(&ask.user_text, &item)
+                        && request::is_about(&ask.user_text, &item)
                         && !cache.replies(&key)?.is_empty()
                     {
                         items += 1;

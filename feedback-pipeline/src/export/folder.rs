@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 /// Marks a folder as an export.
 pub(super) const MANIFEST: &str = "manifest.json";
 
+/// Files of an export that its manifest does not list.
+const OWN: [&str; 3] = [MANIFEST, "README.md", "dataset_info.json"];
+/// Folder of an export's pictures.
+const IMAGES: &str = "images";
+
 /// A folder that is being written.
 pub(super) struct Folder {
     target: PathBuf,
@@ -34,9 +39,8 @@ impl Folder {
                     let message = format!("expected no such folder or an empty one, found files{hint}");
                     return Err(Error::bad_input(place, message));
                 }
-                if !is_empty && !is_export {
-                    let message = format!("expected an export to replace, found files without {MANIFEST}");
-                    return Err(Error::bad_input(place, message));
+                if !is_empty && let Some(why) = not_replaced(target)? {
+                    return Err(Error::bad_input(place, why));
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -82,6 +86,58 @@ impl Drop for Folder {
     }
 }
 
+/// Where a folder is, or would be, without links: what is compared with the dataset's folders and replaced.
+pub(super) fn resolved(target: &Path) -> Result<PathBuf> {
+    let mut missing = Vec::new();
+    let mut at = std::path::absolute(target).map_err(Error::io("find", target))?;
+    loop {
+        match fs::canonicalize(&at) {
+            Ok(found) => return Ok(missing.iter().rev().fold(found, |path, name| path.join(name))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let Some(name) = at.file_name() else { return Ok(target.to_path_buf()) };
+                missing.push(name.to_owned());
+                at.pop();
+            }
+            Err(error) => return Err(Error::io("find", target)(error)),
+        }
+    }
+}
+
+/// Why the folder at `target` may not be replaced, if so: it is no export, or holds more than the export's own files.
+fn not_replaced(target: &Path) -> Result<Option<String>> {
+    let manifest = fs::read(target.join(MANIFEST)).ok();
+    let manifest = manifest.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    let Some(manifest) = manifest.filter(|manifest| manifest["ares_export"].is_u64()) else {
+        return Ok(Some(format!("expected an export to replace, found files without the {MANIFEST} of one")));
+    };
+    let listed = manifest["files"].as_array().into_iter().flatten();
+    let listed: Vec<&Path> = listed.filter_map(|file| file["file"].as_str().map(Path::new)).collect();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        let path = target.join(&folder);
+        for entry in fs::read_dir(&path).map_err(Error::io("read", &path))? {
+            let entry = entry.map_err(Error::io("read", &path))?;
+            let name = folder.join(entry.file_name());
+            let is_own = listed.contains(&name.as_path())
+                || OWN.iter().any(|own| name == Path::new(own))
+                || name.starts_with(IMAGES);
+            if is_own {
+                continue;
+            }
+            let is_folder = entry.file_type().map_err(Error::io("read", &path))?.is_dir();
+            if is_folder && listed.iter().any(|file| file.starts_with(&name)) {
+                folders.push(name);
+                continue;
+            }
+            let name = name.display();
+            return Ok(Some(format!(
+                "expected nothing but the files of the export to replace, found `{name}`"
+            )));
+        }
+    }
+    Ok(None)
+}
+
 /// Puts `staged` in the place of `target`; the old folder is at one of the other two paths afterwards.
 fn exchange(staged: &Path, target: &Path, old: &Path) -> Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -124,7 +180,10 @@ mod tests {
 
     fn write(target: &Path, replace: bool, text: &str) -> Result<()> {
         let folder = Folder::create(target, replace)?;
-        fs::write(folder.path().join(MANIFEST), text).unwrap();
+        fs::write(folder.path().join(MANIFEST), r#"{"ares_export":1,"files":[{"file":"a/train.parquet"}]}"#)
+            .unwrap();
+        fs::create_dir(folder.path().join("a")).unwrap();
+        fs::write(folder.path().join("a/train.parquet"), text).unwrap();
         folder.put()
     }
 
@@ -140,11 +199,19 @@ mod tests {
         assert!(error.to_string().contains("--replace"), "{error}");
         assert_eq!(error.exit_code(), 2);
         write(&target, true, "second").unwrap();
-        assert_eq!(fs::read_to_string(target.join(MANIFEST)).unwrap(), "second");
+        assert_eq!(fs::read_to_string(target.join("a/train.parquet")).unwrap(), "second");
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
-        fs::remove_file(target.join(MANIFEST)).unwrap();
+        for (name, text) in [("a/notes.md", "mine"), ("thesis.tex", "mine")] {
+            fs::write(target.join(name), text).unwrap();
+            let error = write(&target, true, "third").unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains(name), "{error}");
+            fs::remove_file(target.join(name)).unwrap();
+        }
         fs::write(target.join("thesis.tex"), "mine").unwrap();
-        assert_eq!(write(&target, true, "third").unwrap_err().exit_code(), 2);
+        for manifest in ["{}", "no JSON"] {
+            fs::write(target.join(MANIFEST), manifest).unwrap();
+            assert_eq!(write(&target, true, "third").unwrap_err().exit_code(), 2);
+        }
         assert_eq!(fs::read_to_string(target.join("thesis.tex")).unwrap(), "mine");
         assert_eq!(write(&target.join("thesis.tex"), true, "").unwrap_err().exit_code(), 2);
     }

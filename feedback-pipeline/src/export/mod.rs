@@ -37,7 +37,7 @@ use schemas::dataset::quoted;
 use schemas::number::grouped;
 use source::{Sources, rows_of};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What an export wrote.
 #[derive(Debug)]
@@ -56,7 +56,9 @@ pub struct Summary {
 /// exported, or the write fails. Then nothing appears.
 pub fn run(dataset: &Dataset, round: u32, options: &Options, neutral_score: f64) -> Result<Summary> {
     let plan = Plan::new(options, round, neutral_score)?;
-    let folder = Folder::create(&options.to, options.replace)?;
+    let to = folder::resolved(&options.to)?;
+    check_place(dataset, &to)?;
+    let folder = Folder::create(&to, options.replace)?;
     let inputs = Inputs::of(dataset, &plan)?;
     let mut place = Place {
         folder: folder.path(),
@@ -81,6 +83,22 @@ pub fn run(dataset: &Dataset, round: u32, options: &Options, neutral_score: f64)
     }
     folder.put()?;
     Ok(Summary { to: options.to.clone(), format: plan.format, files, copies, left })
+}
+
+/// Refuses a place where the export would be taken for a part of the dataset, or take the dataset's place.
+fn check_place(dataset: &Dataset, to: &Path) -> Result<()> {
+    let root = folder::resolved(dataset.root())?;
+    let own = |name: &std::ffi::OsStr| {
+        let name = name.to_string_lossy();
+        Dataset::FOLDERS.contains(&&*name) || name.starts_with('.')
+    };
+    let is_own = to.strip_prefix(&root).is_ok_and(|inside| inside.iter().next().is_none_or(own));
+    if is_own || root.starts_with(to) {
+        let message =
+            format!("expected a folder apart from the dataset's own, found one of {}", root.display());
+        return Err(Error::bad_input(format!("--to {}", to.display()), message));
+    }
+    Ok(())
 }
 
 /// Writes the lines of a format, problem by problem.

@@ -121,22 +121,27 @@ impl Import<'_> {
     }
 }
 
+/// Who wrote a text about a problem: several models may have written the same.
+type Policies = HashMap<(String, String), Vec<String>>;
+
 /// The policies of rationales that earlier imports of the same file wrote, by problem and text.
-fn written(dataset: &Dataset, round: u32, digest: &str) -> Result<HashMap<(String, String), String>> {
+fn written(dataset: &Dataset, round: u32, digest: &str) -> Result<Policies> {
     #[derive(serde::Deserialize)]
     struct Written {
         problem_id: String,
         policy: String,
         rationale: String,
     }
-    let mut written = HashMap::new();
+    let mut written = Policies::new();
     let prefix = format!("part-import-{digest}");
     let is_of_file =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
     for path in dataset.parts::<Rollout>(round)?.into_iter().filter(is_of_file) {
         let names = ["problem_id", "policy", "rationale"];
         for rows in Batches::<Rollout, Written>::project(&path, &names)? {
-            written.extend(rows?.into_iter().map(|row| ((row.problem_id, row.rationale), row.policy)));
+            for row in rows? {
+                written.entry((row.problem_id, row.rationale)).or_default().push(row.policy);
+            }
         }
     }
     Ok(written)
@@ -159,17 +164,17 @@ fn write(dataset: &Dataset, round: u32, import: &Import<'_>, entries: &[Entry], 
     }
     // The same file again, perhaps with another --split.
     let there = written(dataset, round, import.digest)?;
-    let policy_of = |entry: &Entry| there.get(&(entry.problem_id.clone(), entry.rationale.clone()));
+    let policies_of = |entry: &Entry| there.get(&(entry.problem_id.clone(), entry.rationale.clone()));
     for entry in entries {
-        if let Some(old) = policy_of(entry).filter(|old| **old != import.policy(entry)) {
-            let message = format!(
-                "was imported into round {round} before as rationales of `{old}`, not of `{}`",
-                import.policy(entry)
-            );
+        let policy = import.policy(entry);
+        if let Some(old) = policies_of(entry).filter(|old| old.iter().all(|old| *old != policy)) {
+            let old = old.join("`, `");
+            let message =
+                format!("was imported into round {round} before as rationales of `{old}`, not of `{policy}`");
             return Err(Error::bad_input(from.display().to_string(), message));
         }
     }
-    let entries: Vec<&Entry> = entries.iter().filter(|entry| policy_of(entry).is_none()).collect();
+    let entries: Vec<&Entry> = entries.iter().filter(|entry| policies_of(entry).is_none()).collect();
     if entries.is_empty() {
         return Ok(false);
     }

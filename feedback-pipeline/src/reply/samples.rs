@@ -1,10 +1,12 @@
 //! Scores of several samples: `{"scores":[{"sample":1,"sentence":1,"score":0.7}, …]}`.
 //!
-//! What can be used is used: a sample whose sentences all have one score counts, whatever became of the others, also where
-//! the reply was cut off behind it.
+//! Where a reply is sound but for what is missing, a sample whose sentences all have one score counts, whatever became of
+//! the others. A reply that may be a draft, or that counts samples and sentences otherwise than the request, gives no score
+//! to any.
 
-use super::objects::Objects;
-use super::{answer_part, scores};
+use super::fitting::DIFFERENT_ANSWERS;
+use super::objects::{Object, Objects};
+use super::{EMPTY, answer_part, scores};
 use crate::items::samples::{Listed, home};
 use crate::teacher::{Ended, Envelope, lenient};
 use serde_json::{Map, Value};
@@ -37,76 +39,145 @@ pub(super) fn read(list: &[Listed], sample: usize, reply: &Envelope) -> Result<V
 }
 
 fn found(list: &[Listed], reply: &Envelope) -> Result<Found, String> {
-    let text = if reply.text.trim().is_empty() { &reply.reasoning } else { &reply.text };
-    let text = answer_part(text)?;
+    // A reply without a text counts where the answer stands at the end of its thinking; one that was cut off never came
+    // to its text.
+    let is_thought = reply.text.trim().is_empty();
+    if is_thought && reply.ended == Ended::Truncated {
+        return Err(EMPTY.to_owned());
+    }
+    let text = answer_part(if is_thought { &reply.reasoning } else { &reply.text })?;
     let objects = Objects::of(&text);
-    let mut answers: Vec<Vec<Value>> = Vec::new();
-    for (number, object) in objects.whole.iter().enumerate() {
-        add_broken(&mut answers, &objects, number);
-        answers.extend(object.with_inner().into_iter().filter_map(entries));
+    let ends_there = objects.rest.trim_matches(|c: char| c.is_whitespace() || c == '`').is_empty();
+    let mut answers = Vec::new();
+    for object in &objects.whole {
+        answers.extend(answers_of(object)?.iter().map(|entries| of_entries(list, entries)));
     }
-    add_broken(&mut answers, &objects, objects.whole.len());
-    let mut read = Vec::new();
-    for entries in &answers {
-        read.push(of_entries(list, entries)?);
+    if answers.len() > 1 && answers.first().is_some_and(|first| first.as_ref().is_ok_and(is_example)) {
+        drop(answers.remove(0));
     }
-    if let [first, _, ..] = &read[..]
-        && is_example(first)
+    let broken = objects.broken.as_ref().map(|(_, text, _)| text).filter(|text| text.contains("\"scores\""));
+    let answers = match (broken, reply.ended) {
+        // A list that the limit cut off, if it is all there is: otherwise it may be a draft, or what stands before it.
+        (Some(broken), Ended::Truncated) if answers.is_empty() && begins_with(&text, broken) => {
+            vec![of_entries(list, &cut_off(broken)?)]
+        }
+        (Some(_), _) => return Err("its JSON is broken".to_owned()),
+        (None, Ended::Complete) if !is_thought => answers,
+        (None, _) if ends_there => answers,
+        (None, _) => return Err("it does not end with an answer".to_owned()),
+    };
+    let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let (mut found, earlier) = match answers.split_last() {
+        Some((last, earlier)) => (last.clone(), earlier),
+        None => return Err("it holds no list of scores".to_owned()),
+    };
+    let asked = asked(list);
+    if is_example(&found) && !(ends_there && asked == EXAMPLE.map(|(sample, sentence, _)| (sample, sentence)))
     {
-        read.remove(0);
+        return Err("it holds nothing but the example".to_owned());
     }
-    let mut read = read.into_iter();
-    let mut found = read.next().ok_or("it holds no list of scores")?;
-    for more in read {
-        for (place, score) in more {
-            // A sentence with two different scores has none.
-            let known = found.entry(place).or_insert(score);
-            if *known != score {
-                *known = None;
-            }
+    for (place, score) in &mut found {
+        // A sentence with two different scores has none.
+        if earlier.iter().filter_map(|other| other.get(place)).any(|other| other != score) {
+            *score = None;
         }
     }
+    check_shared(list, &found, &asked)?;
     Ok(found)
 }
 
-fn entries(object: &Map<String, Value>) -> Option<Vec<Value>> {
-    object.get("scores")?.as_array().filter(|list| !list.is_empty()).cloned()
+/// Sample and number, from 1, of each sentence that has a line of its own.
+fn asked(list: &[Listed]) -> Vec<(usize, usize)> {
+    let all = list
+        .iter()
+        .enumerate()
+        .flat_map(|(sample, listed)| (0..listed.sentences).map(move |at| (sample, at)));
+    all.filter(|(sample, at)| home(list, *sample, *at) == *sample)
+        .map(|(sample, at)| (sample + 1, at + 1))
+        .collect()
 }
 
-/// The whole entries of a list that was cut off, where the broken object stands before so many whole ones.
-fn add_broken(answers: &mut Vec<Vec<Value>>, objects: &Objects, number: usize) {
-    let Some((_, broken, _)) = objects.broken.as_ref().filter(|(before, ..)| *before == number) else {
-        return;
+/// Scores of sentences that have no line of their own: they must be those of the line that stands for them, and nothing
+/// may be missing. Who leaves out samples without lines, and counts on, gives the scores of one sample to another.
+fn check_shared(list: &[Listed], found: &Found, asked: &[(usize, usize)]) -> Result<(), String> {
+    let shared = found.iter().filter_map(|(place, score)| {
+        let of = home(list, place.0 - 1, place.1 - 1) + 1;
+        (of != place.0).then_some((place, of, score))
+    });
+    let mut is_any = false;
+    for ((sample, sentence), of, score) in shared {
+        is_any = true;
+        if found.get(&(of, *sentence)) != Some(score) {
+            return Err(format!(
+                "sentence {sentence} of sample {sample} is that of sample {of}, and has another score"
+            ));
+        }
+    }
+    if is_any && let Some((sample, sentence)) = asked.iter().find(|place| !found.contains_key(place)) {
+        return Err(format!(
+            "sentence {sentence} of sample {sample} has no score, and one without a line has"
+        ));
+    }
+    Ok(())
+}
+
+/// The lists of scores in an object.
+fn answers_of(object: &Object) -> Result<Vec<Vec<Value>>, String> {
+    if object.contradictions.iter().any(|name| name == "scores") {
+        return Err(DIFFERENT_ANSWERS.to_owned());
+    }
+    let entries = |fields: &Map<String, Value>| {
+        fields.get("scores")?.as_array().filter(|list| !list.is_empty()).cloned()
     };
-    let list = broken.split_once("\"scores\"").and_then(|(_, rest)| rest.split_once('['));
-    let Some((_, mut rest)) = list else { return };
-    let mut entries = Vec::new();
-    while let Some(at) = rest.find('{') {
-        rest = rest.get(at..).unwrap_or_default();
-        let Ok((entry, length)) = lenient::prefix::<Value>(rest) else { break };
-        entries.push(entry);
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    if !entries.is_empty() {
-        answers.push(entries);
-    }
+    Ok(object.with_inner().into_iter().filter_map(entries).collect())
 }
 
-/// Scores by sample and sentence. A number of a sample or sentence that is not there spoils the reply, or the sample: who
-/// counts otherwise means others.
+/// Whether nothing but the fence of a code block stands before the object.
+fn begins_with(text: &str, object: &str) -> bool {
+    let before = text.find(object).and_then(|at| text.get(..at));
+    before.is_some_and(|before| {
+        matches!(before.trim_matches(|c: char| c.is_whitespace() || c == '`'), "" | "json")
+    })
+}
+
+/// The whole entries of a list that was cut off.
+fn cut_off(broken: &str) -> Result<Vec<Value>, String> {
+    if broken.matches("\"scores\"").count() > 1 {
+        return Err(DIFFERENT_ANSWERS.to_owned());
+    }
+    let list = broken.split_once("\"scores\"").and_then(|(_, rest)| rest.split_once('['));
+    let (_, mut rest) = list.ok_or("its list of scores is broken")?;
+    let mut entries = Vec::new();
+    while let Some(entry) = rest.trim_start_matches([' ', '\n', '\r', '\t', ',']).strip_prefix('{') {
+        let whole = rest.get(rest.len() - entry.len() - 1..).unwrap_or_default();
+        let Ok((value, length)) = lenient::prefix::<Value>(whole) else { break };
+        entries.push(value);
+        rest = whole.get(length..).unwrap_or_default();
+    }
+    // Behind the last whole entry there may be one that was cut off, or the end of the list, and nothing else.
+    let rest = rest.trim_matches([' ', '\n', '\r', '\t', ',']);
+    if entries.is_empty() || !(rest.is_empty() || rest == "]" || rest.starts_with('{')) {
+        return Err("its list of scores is broken".to_owned());
+    }
+    Ok(entries)
+}
+
+/// Scores by sample and sentence. A number of a sample or sentence that is not there spoils the reply: who counts otherwise
+/// means others.
 fn of_entries(list: &[Listed], entries: &[Value]) -> Result<Found, String> {
     let mut found = Found::new();
-    let mut spoiled = Vec::new();
     for entry in entries.iter().filter_map(Value::as_object) {
         let Some(sample) = entry.get("sample").and_then(scores::index) else { continue };
         let Some(listed) = sample.checked_sub(1).and_then(|place| list.get(place)) else {
             return Err(format!("there is no sample {sample}, only 1 to {}", list.len()));
         };
-        let sentence = entry.get("sentence").and_then(scores::index);
-        let Some(sentence) = sentence.filter(|number| (1..=listed.sentences).contains(number)) else {
-            spoiled.push(sample);
-            continue;
-        };
+        let Some(sentence) = entry.get("sentence").and_then(scores::index) else { continue };
+        if !(1..=listed.sentences).contains(&sentence) {
+            return Err(format!(
+                "sample {sample} has no sentence {sentence}, only 1 to {}",
+                listed.sentences
+            ));
+        }
         let score =
             entry.get("score").and_then(scores::number_of).filter(|score| (0.0..=1.0).contains(score));
         let score = score.map(|score| score as f32);
@@ -115,7 +186,6 @@ fn of_entries(list: &[Listed], entries: &[Value]) -> Result<Found, String> {
             *known = None;
         }
     }
-    found.retain(|(sample, _), _| !spoiled.contains(sample));
     Ok(found)
 }
 
@@ -163,8 +233,12 @@ mod tests {
         assert_eq!(read_all(&format!("<think>{{\"scores\":[]}}</think>{text}"), Ended::Complete), expected);
         let example = reply(&[(1, 1, 0.7), (2, 1, 0.0)]);
         assert_eq!(read_all(&format!("As in {example}: {text}"), Ended::Complete), expected);
-        let and_more = reply(&[&WHOLE[..], &[(3, 1, 0.0)]].concat());
-        assert_eq!(read_all(&and_more, Ended::Complete), expected, "what was not asked is left aside");
+        let again = reply(&[&WHOLE[..], &[(3, 1, 0.5)]].concat());
+        assert_eq!(
+            read_all(&again, Ended::Complete),
+            expected,
+            "scored again with the sample that it is part of"
+        );
     }
 
     #[test]
@@ -182,11 +256,12 @@ mod tests {
         assert_eq!(read_all(cut, Ended::Truncated)[2], Err("truncated".to_owned()));
         assert_eq!(usable(&text, Ended::Refused), [false; 3]);
         assert_eq!(
-            usable(&format!("{text} {}", reply(&[(2, 1, 0.0)])), Ended::Complete),
+            usable(
+                &format!("{text} {}", reply(&[&WHOLE[..2], &[(2, 1, 0.0)], &WHOLE[3..]].concat())),
+                Ended::Complete
+            ),
             [true, false, true]
         );
-        let odd = text.replace(&entry(2, 1, 1.0), &entry(2, 7, 1.0));
-        assert_eq!(usable(&odd, Ended::Complete), [true, false, true]);
         let high = text.replace(&entry(2, 1, 1.0), &entry(2, 1, 1.5));
         assert_eq!(usable(&high, Ended::Complete), [true, false, true]);
         let from_zero = reply(&[(0, 1, 0.5), (0, 2, 0.25), (1, 1, 1.0), (2, 1, 0.75)]);
@@ -194,6 +269,45 @@ mod tests {
         for nothing in ["", "no", "{}", "{\"scores\":[{\"sentence\":1,\"score\":1}]}", "{\"scores\":[]}"] {
             assert_eq!(usable(nothing, Ended::Complete), [false; 3], "{nothing}");
         }
+    }
+
+    #[test]
+    fn a_reply_that_may_be_a_draft_gives_no_score() {
+        let nothing = |reply: &Envelope| (0..3).all(|sample| read(&list(), sample, reply).is_err());
+        let text = reply(&WHOLE);
+        let other = reply(&[(1, 1, 0.0), (1, 2, 0.0), (2, 1, 0.0), (3, 2, 0.0)]);
+        let example = reply(&[(1, 1, 0.7), (2, 1, 0.0)]);
+        let half = &other[..other.len() - 20];
+        let (complete, truncated) = (Ended::Complete, Ended::Truncated);
+        for (text, ended) in [
+            (format!("Draft: {text}\nWait, that is wrong. Sample 1"), truncated),
+            (format!("Draft: {half}"), truncated),
+            (format!("{text} final {half}"), truncated),
+            (format!("{half}\nSorry, again: {text}"), complete),
+            (format!("{half}\nSorry, again: {text}"), truncated),
+            (half.to_owned(), complete),
+            (text.replace("]}", "] Wait"), truncated),
+            (format!("{{\"scores\":[{}],{}", entry(1, 1, 0.0), &text[1..]), complete),
+            (format!("The format is {example}. Let me think"), truncated),
+            (example.clone(), complete),
+            (format!("{example} I would rather not score these texts."), complete),
+            // A sentence that is not there, one without a line that is scored otherwise, and one too many.
+            (text.replace(&entry(2, 1, 1.0), &entry(2, 7, 1.0)), complete),
+            (reply(&[&WHOLE[..], &[(3, 1, 0.0)]].concat()), complete),
+            (reply(&[&WHOLE[..3], &[(3, 1, 0.5)]].concat()), complete),
+        ] {
+            assert!(nothing(&envelope(&text, ended)), "{text}");
+        }
+        let thought =
+            |reasoning: &str, ended| Envelope { reasoning: reasoning.into(), ..envelope("", ended) };
+        assert!(nothing(&thought(&text, truncated)));
+        assert!(nothing(&thought(&format!("{text} That is all wrong. I cannot say."), complete)));
+        assert!(!nothing(&thought(&format!("Perhaps {text}"), complete)));
+        // One sentence each: the answer may be that of the example.
+        let two = Listed::list(&[vec!["a"], vec!["b"]]);
+        assert_eq!(read(&two, 0, &envelope(&example, complete)), Ok(vec![0.7]));
+        let refused = format!("{example} I would rather not.");
+        assert!(read(&two, 0, &envelope(&refused, complete)).is_err());
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! What an item is asked with: its text, its picture, the key of the request, and the tokens it will take.
 
+mod about;
 mod format;
 pub mod image;
 pub mod prompt;
@@ -7,4 +8,5 @@ pub mod question;
 pub mod samples;
 pub mod tokens;
 
+pub use about::is_about;
 pub use question::{Question, Questions};

@@ -4,7 +4,6 @@ use crate::error::{Error, Result};
 use crate::items::{Content, Item, Kind};
 use crate::request::format;
 use crate::request::image::Shown;
-use crate::request::samples::Samples;
 use schemas::Problem;
 use schemas::provenance::sha256_hex;
 use schemas::settings::TeacherSettings;
@@ -99,23 +98,6 @@ pub fn user_text(item: &Item, shown: &Shown) -> String {
     text
 }
 
-/// Whether a request's text block was about the item's current text. Items are identified by position (problem, round,
-/// sample), and a repeated stage has other texts under the same id. White space is ignored, and so is the escaping of
-/// tags, which earlier versions did differently.
-pub fn is_about(user_text: &str, item: &Item) -> bool {
-    let mut content = String::with_capacity(1024);
-    content_block(&mut content, &item.content);
-    if squeezed(user_text).contains(&squeezed(&content)) {
-        return true;
-    }
-    match &item.content {
-        Content::Scores { sentences, .. } => {
-            Samples::read(user_text).is_some_and(|samples| samples.place_of(sentences).is_some())
-        }
-        Content::Correction { .. } | Content::Judgement { .. } => false,
-    }
-}
-
 /// A text without what does not count when texts are compared.
 pub(super) fn squeezed(text: &str) -> String {
     let bracket = |c: char| match c {
@@ -126,7 +108,7 @@ pub(super) fn squeezed(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace()).map(bracket).collect()
 }
 
-fn content_block(text: &mut String, content: &Content) {
+pub(super) fn content_block(text: &mut String, content: &Content) {
     match content {
         Content::Scores { sentences, .. } => {
             text.push_str("<sentences>\n");
@@ -256,6 +238,7 @@ fn is_blank(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::about::is_about;
     use proptest::prelude::*;
     use std::sync::Arc;
 

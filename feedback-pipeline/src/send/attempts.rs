@@ -91,7 +91,7 @@ impl Session {
             let sent_key = self.sent_key(question, follow_ups, lessons, &template);
             let body = template.body(image, &question.text, follow_ups);
             let text_bytes = body.text_len();
-            let (aside, reservation) = self.leave(text_bytes, image_tokens, question.is_group()).await?;
+            let (reserved, reservation) = self.leave(text_bytes, image_tokens, question.is_group()).await?;
             effort.attempts += 1;
             effort.jitter = f64::from(sent_key[effort.attempts as usize % sent_key.len()]) / 255.0;
             let most = self.dollars(text_bytes, image_tokens, question.is_group()).most;
@@ -127,7 +127,7 @@ impl Session {
                         self.progress.used(usage, reply.cost_usd);
                     }
                     let charged = reply.cost_usd.unwrap_or(most);
-                    self.charge(aside, charged, reply.cost_usd.is_none())?;
+                    self.charge(reserved, charged, reply.cost_usd.is_none())?;
                     self.answered(&mut slot, question, effort.attempts);
                     // It holds its slot until it is durable, so no more replies than slots can be lost.
                     let kept = self.keep(question, reply, in_flight).await;
@@ -148,12 +148,12 @@ impl Session {
                     match raw.as_ref().filter(|raw| raw.is_reply()) {
                         // Any reply is durable before anything follows from it.
                         Some(raw) => {
-                            self.budget.settle(aside, charged);
+                            self.budget.charge(reserved, charged);
                             self.keep_unusable(question, &reply, raw, charged).await?;
                         }
-                        None => self.charge(aside, charged, may_be_charged)?,
+                        None => self.charge(reserved, charged, may_be_charged)?,
                     }
-                    self.landed(in_flight);
+                    self.no_longer_in_flight(in_flight);
                     match self.learn(&failure, lessons, image.is_some(), question.is_group()) {
                         Some(After::Again) => {
                             effort.attempts -= 1; // no fault of the item
@@ -254,13 +254,13 @@ impl Session {
         image_tokens: u64,
         is_group: bool,
     ) -> Option<(ReservedDollars, Reservation)> {
-        let aside = tokio::select! {
+        let reserved = tokio::select! {
             biased;
             () = self.stop.wait() => return None,
-            aside = self.budget.reserve(|| self.dollars(text_bytes, image_tokens, is_group)) => aside,
+            reserved = self.budget.reserve(|| self.dollars(text_bytes, image_tokens, is_group)) => reserved,
         };
-        let aside = match aside {
-            Ok(aside) => aside,
+        let reserved = match reserved {
+            Ok(reserved) => reserved,
             Err(error) => {
                 self.stop.because(error);
                 return None;
@@ -269,7 +269,7 @@ impl Session {
         tokio::select! {
             biased;
             () = self.stop.wait() => None,
-            reservation = self.pace.take(self.job.kind, text_bytes, image_tokens) => Some((aside, reservation)),
+            reservation = self.pace.take(self.job.kind, text_bytes, image_tokens) => Some((reserved, reservation)),
         }
     }
 
@@ -278,7 +278,7 @@ impl Session {
         let ask = (reply.turn == 0).then(|| self.ask_row(question));
         let kept = self.cache.writer().reply(ask, question.key, reply.clone());
         // Nothing can come between this and handing the reply over, which a first poll does.
-        self.landed(in_flight);
+        self.no_longer_in_flight(in_flight);
         match kept.await {
             Ok(()) => Some(reply),
             Err(error) => {
@@ -322,13 +322,13 @@ impl Session {
     }
 
     /// It is no longer in flight.
-    fn landed(&self, Dollars(nano): Dollars) {
+    fn no_longer_in_flight(&self, Dollars(nano): Dollars) {
         self.stats.in_flight.fetch_sub(nano, Ordering::Relaxed);
     }
 
     /// Charges an attempt. A charge without a reply counts in later runs too.
-    pub(super) fn charge(&self, aside: ReservedDollars, charged: f64, is_lost: bool) -> Option<()> {
-        self.budget.settle(aside, charged);
+    pub(super) fn charge(&self, reserved: ReservedDollars, charged: f64, is_lost: bool) -> Option<()> {
+        self.budget.charge(reserved, charged);
         if is_lost
             && charged > 0.0
             && let Err(error) = self.cache.writer().lost(charged)

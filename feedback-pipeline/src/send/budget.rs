@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 pub struct Budget {
     max_usd: Option<f64>,
     state: Mutex<State>,
-    settled: Notify,
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ pub struct ReservedDollars(f64);
 impl Budget {
     /// A budget of which earlier runs spent `spent` dollars.
     pub fn new(max_usd: Option<f64>, spent: f64) -> Self {
-        Self { max_usd, state: Mutex::new(State { spent, ..State::default() }), settled: Notify::new() }
+        Self { max_usd, state: Mutex::new(State { spent, ..State::default() }), changed: Notify::new() }
     }
 
     /// Reserves the `most` dollars that an attempt may cost. If those in flight leave too little, waits for their
@@ -47,9 +47,9 @@ impl Budget {
     /// [`Error::Budget`] where nothing is in flight and still too little is left.
     pub async fn reserve(&self, cost: impl Fn() -> Cost) -> Result<ReservedDollars> {
         loop {
-            let settled = self.settled.notified();
-            tokio::pin!(settled);
-            settled.as_mut().enable();
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
             {
                 let Cost { most, likely } = cost();
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,21 +66,21 @@ impl Budget {
                     return Err(Error::Budget { max_usd, spent_usd: state.spent, next_usd: likely });
                 }
             }
-            settled.await;
+            changed.await;
         }
     }
 
     /// Replaces reserved dollars by the actual cost.
-    pub fn settle(&self, aside: ReservedDollars, cost: f64) {
+    pub fn charge(&self, reserved: ReservedDollars, cost: f64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.reserved = (state.reserved - aside.0).max(0.0);
+        state.reserved = (state.reserved - reserved.0).max(0.0);
         state.open = state.open.saturating_sub(1);
         if state.open == 0 {
             state.reserved = 0.0; // rounding leaves dust
         }
         state.spent += cost;
         drop(state);
-        self.settled.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Dollars left in the budget; infinite without one.
@@ -126,9 +126,9 @@ mod tests {
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        budget.settle(first, 0.1);
+        budget.charge(first, 0.1);
         let second = waiting.await.unwrap().unwrap();
-        budget.settle(second, 0.5);
+        budget.charge(second, 0.5);
         let error = budget.reserve(|| dollars(0.5)).await.unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!((budget.spent() - 0.8).abs() < 1e-9);
@@ -138,6 +138,6 @@ mod tests {
             budget.reserve(|| Cost { most: 0.5, likely: 0.05 }),
         );
         assert!(after.await.is_err(), "what is likely is enough for one at a time");
-        budget.settle(last, 0.15);
+        budget.charge(last, 0.15);
     }
 }

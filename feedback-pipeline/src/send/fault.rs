@@ -275,7 +275,7 @@ impl Session {
         let Some(transport) = &self.transport else { return false };
         let is_group = Samples::read(&text).is_some();
         let body = self.template(is_group).1.body(None, &text, &[]);
-        let Some((aside, reservation)) = self.leave_with_room(body.text_len()).await else { return false };
+        let Some((reserved, reservation)) = self.leave_with_room(body.text_len()).await else { return false };
         self.progress.sent();
         let departed = Instant::now();
         let raw = transport.send(body).await;
@@ -289,7 +289,7 @@ impl Session {
         let Some(envelope) = usage else {
             probes.failed_at = Some(Instant::now());
             self.pace.give_back(reservation);
-            self.budget.settle(aside, 0.0);
+            self.budget.charge(reserved, 0.0);
             return false;
         };
         let cost = self.cost(envelope.usage.as_ref());
@@ -300,7 +300,7 @@ impl Session {
         probes.answered += 1;
         self.evidence.good(departed, None);
         // It answers no item, so it is recorded as a loss.
-        self.charge(aside, cost.unwrap_or(0.0), true).is_some()
+        self.charge(reserved, cost.unwrap_or(0.0), true).is_some()
     }
 
     /// Text of a question without a picture that was answered in this run or an earlier one.

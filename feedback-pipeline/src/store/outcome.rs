@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::items::{Content, Item, Job};
 use crate::reply::reasons;
 use crate::reply::verdict::{self, NOT_SENT, Verdict};
-use crate::request::prompt;
+use crate::request;
 use crate::request::samples::Samples;
 use crate::teacher::{self, Key};
 use schemas::provenance;
@@ -97,13 +97,13 @@ pub fn latest(
     now: Option<AskedWith<'_>>,
 ) -> Result<Option<ItemOutcome>> {
     let mine = |ask: &Ask| {
-        prompt::is_about(&ask.user_text, item)
+        request::is_about(&ask.user_text, item)
             && now.is_none_or(|now| ask.model == now.model && ask.prompt_version == now.prompt_version)
     };
     for key in cache.used_keys_of(&job.scope(), item.round, &item.subject_id)? {
         let Some(ask) = cache.ask(&key)?.filter(mine) else { continue };
         let found = judged(cache, ask, item)?;
-        if is_settled(&found) {
+        if is_resolved(&found) {
             return Ok(Some(found));
         }
     }
@@ -113,17 +113,17 @@ pub fn latest(
 /// All requests of an item with a verdict, the latest first; also paid ones that will not be continued.
 pub fn all(cache: &Cache, job: &Job, item: &Item) -> Result<Vec<ItemOutcome>> {
     let keys = cache.keys_of(&job.scope(), item.round, &item.subject_id)?;
-    let settled = keys.iter().enumerate().map(|(age, key)| paid(cache, key, age == 0, item));
-    settled.filter_map(Result::transpose).collect()
+    let resolved = keys.iter().enumerate().map(|(age, key)| paid(cache, key, age == 0, item));
+    resolved.filter_map(Result::transpose).collect()
 }
 
 /// What was paid for a request of an item, if it has a verdict, or will not be continued because it is not the latest
 /// or was about an older text.
 pub fn paid(cache: &Cache, key: &Key, is_latest: bool, item: &Item) -> Result<Option<ItemOutcome>> {
     let Some(ask) = cache.ask(key)? else { return Ok(None) };
-    let is_over = !is_latest || !prompt::is_about(&ask.user_text, item);
-    let settled = judged(cache, ask, item)?;
-    Ok(Some(settled).filter(|found| match &found.verdict {
+    let is_over = !is_latest || !request::is_about(&ask.user_text, item);
+    let resolved = judged(cache, ask, item)?;
+    Ok(Some(resolved).filter(|found| match &found.verdict {
         Verdict::Answer(_) | Verdict::Reject { .. } => true,
         // What could not be sent stands under the request about the item alone.
         Verdict::Missing { .. } => !found.is_unsent(),
@@ -167,6 +167,6 @@ pub fn judged(cache: &Cache, ask: Ask, item: &Item) -> Result<ItemOutcome> {
     Ok(ItemOutcome { ask, replies, verdict })
 }
 
-fn is_settled(found: &ItemOutcome) -> bool {
+fn is_resolved(found: &ItemOutcome) -> bool {
     matches!(found.verdict, Verdict::Answer(_) | Verdict::Reject { .. })
 }

@@ -148,11 +148,11 @@ pub(crate) fn booking(request_key: &str, subject_id: &str) -> String {
 }
 
 /// An item's row of the ledger.
-pub fn row(job: &Job, item: &Item, settled: &ItemOutcome) -> Request {
-    let ItemOutcome { ask, replies, verdict } = settled;
+pub fn row(job: &Job, item: &Item, outcome: &ItemOutcome) -> Request {
+    let ItemOutcome { ask, replies, verdict } = outcome;
     let cached = !ask.is_paid_by(job, item);
     let paid: &[Reply] = if cached { &[] } else { replies };
-    let (from, to, whole) = settled.share(item);
+    let (from, to, whole) = outcome.share(item);
     // Parts that add up to the whole, to the token.
     let up_to = |count: u64, point: u64| (u128::from(count) * u128::from(point) / u128::from(whole)) as u64;
     let sum = |count: fn(&Reply) -> u64| {
@@ -167,7 +167,7 @@ pub fn row(job: &Job, item: &Item, settled: &ItemOutcome) -> Request {
     };
     let items = u32::try_from(ask.members.len()).ok().filter(|items| *items > 0);
     Request {
-        request_key: settled.key_text(),
+        request_key: outcome.key_text(),
         kind: job.ledger_kind().to_owned(),
         subject_id: item.subject_id.clone(),
         round: item.round,

@@ -139,24 +139,24 @@ impl PartSet {
     }
 
     /// Adds an item's row to the ledger.
-    pub fn ledger(&mut self, job: &Job, item: &Item, settled: &ItemOutcome) -> Result<()> {
+    pub fn ledger(&mut self, job: &Job, item: &Item, outcome: &ItemOutcome) -> Result<()> {
         if self.outcomes.is_some() {
-            self.booked.insert(&ledger::booking(&settled.key_text(), &item.subject_id));
+            self.booked.insert(&ledger::booking(&outcome.key_text(), &item.subject_id));
         }
-        Ok(self.requests.push(ledger::row(job, item, settled))?)
+        Ok(self.requests.push(ledger::row(job, item, outcome))?)
     }
 
     /// Adds a completed item's answer or reject.
-    pub fn outcome(&mut self, job: &Job, item: &Item, settled: ItemOutcome) -> Result<()> {
+    pub fn outcome(&mut self, job: &Job, item: &Item, outcome: ItemOutcome) -> Result<()> {
         if let Some(outcomes) = &mut self.outcomes {
             outcomes.insert(&outcome_of(item));
         }
-        let request_key = settled.key_text();
-        let reasons = match &settled.verdict {
-            Verdict::Answer(Answer::Scores(scores)) => outcome::reasons(&settled, item, scores),
+        let request_key = outcome.key_text();
+        let reasons = match &outcome.verdict {
+            Verdict::Answer(Answer::Scores(scores)) => outcome::reasons(&outcome, item, scores),
             _ => Vec::new(),
         };
-        let ItemOutcome { ask, replies, verdict } = settled;
+        let ItemOutcome { ask, replies, verdict } = outcome;
         let cached = !ask.is_paid_by(job, item);
         let problem_id = item.problem.problem_id.clone();
         let at = TimestampMs(replies.last().map_or(0, |reply| reply.replied_at_ms));

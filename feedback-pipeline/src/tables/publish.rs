@@ -109,7 +109,7 @@ impl Publisher<'_> {
     ///
     /// # Errors
     /// If a table or the cache cannot be read, or the write fails.
-    pub fn left_behind(&self, completed: &Completed, model: &str) -> Result<bool> {
+    pub fn has_unpublished(&self, completed: &Completed, model: &str) -> Result<bool> {
         if !self.cache.knows_other_models(&self.job.scope(), self.job.round, model)? {
             return Ok(false);
         }

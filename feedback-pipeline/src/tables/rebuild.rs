@@ -117,9 +117,9 @@ fn chosen_jobs(
     for (place, job) in jobs.iter().enumerate() {
         for item in items::all_items(dataset, job, problems)? {
             let item = item?;
-            let Some(settled) = outcome::latest(cache, job, &item, None)? else { continue };
-            let at = settled.replies.last().map_or(0, |reply| reply.replied_at_ms);
-            let rank = (matches!(settled.verdict, Verdict::Answer(_)), at);
+            let Some(resolved) = outcome::latest(cache, job, &item, None)? else { continue };
+            let at = resolved.replies.last().map_or(0, |reply| reply.replied_at_ms);
+            let rank = (matches!(resolved.verdict, Verdict::Answer(_)), at);
             let found = best.entry(tables::outcome_of(&item)).or_insert((rank, place));
             if rank > found.0 {
                 *found = (rank, place);
@@ -143,9 +143,9 @@ fn audits(
         let job = Job::audit(round, seed);
         for item in items::all_items(dataset, &job, problems)? {
             let item = item?;
-            for settled in outcome::all(cache, &job, &item)?.iter().rev() {
-                let part = ledger::audit_part_name(seed, &settled.ask.model, &settled.ask.prompt_version);
-                ledgers.entry(part).or_default().push(ledger::row(&job, &item, settled));
+            for resolved in outcome::all(cache, &job, &item)?.iter().rev() {
+                let part = ledger::audit_part_name(seed, &resolved.ask.model, &resolved.ask.prompt_version);
+                ledgers.entry(part).or_default().push(ledger::row(&job, &item, resolved));
             }
         }
     }

@@ -61,7 +61,7 @@ fn rationales_that_are_all_empty_are_told_as_what_they_are() {
     for row in &mut rationales {
         (row.rationale, row.deduplicated, row.sentences) = (String::new(), String::new(), Vec::new());
     }
-    std::fs::remove_dir_all(place.path().join("rationales/round=1")).unwrap();
+    std::fs::remove_dir_all(place.path().join("rationales/round-1")).unwrap();
     place.dataset.write_part(1, "empty", rationales, &Provenance::new("test", "")).unwrap();
     let service = place.service(fast());
     for arguments in [&[][..], &[], &["--stage", "corrections"]] {

@@ -84,7 +84,11 @@ fn one_request_a_problem_gives_the_same_scores_for_fewer_tokens() {
             assert!(input * 20 < one_by_one * 11, "{input} {one_by_one}");
         }
         let status = place.reference(&["status"]).stdout;
-        assert!(status.contains("60 requests asked about 228 rollouts"), "{status}");
+        let saved = "60 requests asked about 228 rollouts together, which saved 168 requests";
+        assert!(status.contains(saved), "{status}");
+        assert_eq!(place.reference(&["report", "--round", "1"]).status, Some(0));
+        let report = std::fs::read_to_string(place.path().join("report-round-1.html"));
+        assert!(report.unwrap().contains(saved));
         assert!(status.contains("The books balance"), "{status}");
 
         assert!(command(&[]).contains("nothing to do"));
@@ -222,6 +226,9 @@ fn a_model_that_answers_one_at_a_time_is_not_asked_about_several_for_long() {
     assert_eq!(scores(&place.tables()), scores(&expected));
     let wasted = service.stats().requests - 228;
     assert!(wasted < 12, "{wasted} requests for nothing");
+    let status = place.reference(&["status"]).stdout;
+    let told = format!("had to be asked about again alone, {wasted} requests more than one by one");
+    assert!(status.contains(&told), "{told}: {status}");
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn scores_and_corrections_over_both_wires_and_embedded() {
 }
 
 #[test]
-fn nothing_due_changes_no_file() {
+fn nothing_to_do_changes_no_file() {
     let place = Place::new(6, 2);
     assert_eq!(place.reference(&["--round", "1"]).status, Some(0));
     let before = files(place.path());

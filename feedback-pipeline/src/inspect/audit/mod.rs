@@ -107,20 +107,20 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
         for item in items::all_items(dataset, &job, &problems)? {
             let item = item?;
             // Earlier samples of this seed stay in the ledger, and what was asked again after a reject.
-            for settled in outcome::all(&session.cache, &job, &item)?.iter().rev() {
-                let (ask, asks) = (&settled.ask, session.asked_with());
+            for resolved in outcome::all(&session.cache, &job, &item)?.iter().rev() {
+                let (ask, asks) = (&resolved.ask, session.asked_with());
                 if ask.model == asks.model && ask.prompt_version == asks.prompt_version {
-                    ledger.push(ledger::row(&job, &item, settled));
+                    ledger.push(ledger::row(&job, &item, resolved));
                 }
             }
             if !chosen.contains(item.subject_id.as_str()) {
                 continue;
             }
-            let Some(settled) = outcome::latest(&session.cache, &job, &item, Some(session.asked_with()))?
+            let Some(resolved) = outcome::latest(&session.cache, &job, &item, Some(session.asked_with()))?
             else {
                 continue;
             };
-            match settled.verdict {
+            match resolved.verdict {
                 Verdict::Answer(Answer::Scores(again)) => {
                     answered += 1;
                     let first = scores.get(&item.subject_id).map_or(&[][..], Vec::as_slice);

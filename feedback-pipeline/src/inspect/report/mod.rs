@@ -56,6 +56,7 @@ impl std::fmt::Display for Written {
 pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>) -> Result<Written> {
     let path =
         out.map_or_else(|| dataset.root().join(format!("report-round-{round}.html")), Path::to_path_buf);
+    check_place(&path)?;
     let gathered = Gathered::read(dataset, round)?;
     if gathered.rollouts.is_empty() && gathered.rationales.is_empty() {
         let message = format!(
@@ -77,3 +78,21 @@ pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>) -> Result<Written>
         summary: page::summary(&figures, &state.spending),
     })
 }
+
+/// Refuses to write over anything but a report.
+fn check_place(path: &Path) -> Result<()> {
+    use std::io::Read;
+    if !std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() > 0) {
+        return Ok(());
+    }
+    let mut start = [0; START.len()];
+    let is_report = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok();
+    if is_report && start == *START {
+        return Ok(());
+    }
+    let message = "expected no file or a report to replace, found another file; choose another --out";
+    Err(Error::bad_input(path.display().to_string(), message))
+}
+
+/// What a report begins with.
+const START: &[u8; 15] = b"<!doctype html>";

@@ -45,6 +45,8 @@ struct Page<'a> {
     rounds: Vec<Vec<String>>,
     wins: Vec<WinTable>,
     spending: Vec<Vec<String>>,
+    /// What asking about several items at once saved.
+    saved: Vec<String>,
     accounts: Vec<String>,
     reject_counts: Vec<(String, String, u64)>,
     rejects: Vec<RejectRow>,
@@ -108,6 +110,7 @@ pub(super) fn render(
         rounds: figures.rounds.iter().map(round_row).collect(),
         wins: wins(dataset, gathered.round)?,
         spending: state.spending.iter().map(spending_row).collect(),
+        saved: state.groups.iter().map(ToString::to_string).collect(),
         accounts: state.accounts.iter().map(ToString::to_string).collect(),
         reject_counts: reject_counts(gathered),
         rejects: gathered.rejects.iter().take(MOST_REJECTS).map(reject_row).collect(),

@@ -19,7 +19,7 @@ pub struct Tally {
     pub sentences: u64,
     /// Sum of the sentences' scores.
     pub sum: f64,
-    /// Rationales without a sentence below [`WRONG_BELOW`].
+    /// Rationales without a sentence below 0.5.
     pub without_wrong: u64,
 }
 

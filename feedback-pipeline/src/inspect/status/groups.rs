@@ -1,7 +1,8 @@
 //! What asking about several items at once has saved, by the ledger.
 
 use crate::error::{Error, Result};
-use crate::inspect::frame::{Collected, frame};
+use crate::inspect::frame::{Collected, frame, left_join};
+use crate::items::Kind;
 use polars::prelude::*;
 use schemas::number::grouped;
 use schemas::{Dataset, Request};
@@ -17,6 +18,8 @@ pub struct Groups {
     pub requests: u64,
     /// Items that they asked about; one by one, each would have been a request.
     pub items: u64,
+    /// Those that were asked about again, each by itself, because the reply to all left them out.
+    pub again: u64,
 }
 
 /// The requests of a round about several items; `None` if there are none.
@@ -24,26 +27,37 @@ pub struct Groups {
 /// # Errors
 /// If the table cannot be read.
 pub(super) fn of(dataset: &Dataset, round: u32) -> Result<Option<Groups>> {
-    let grouped = frame::<Request>(dataset, round, &["attempts", "cached", "items"])?
-        .filter(col("items").is_not_null().and(col("cached").not()))
-        // The first item of a group counts its requests.
-        .select([len().alias("items"), col("attempts").gt(lit(0)).sum().alias("requests")]);
+    let asked = frame::<Request>(dataset, round, &["kind", "subject_id", "attempts", "cached", "items"])?
+        .filter(col("kind").eq(lit(Kind::Scores.as_str())).and(col("cached").not()));
+    let alone = asked
+        .clone()
+        .filter(col("items").is_null().and(col("attempts").gt(lit(0))))
+        .group_by([col("subject_id")])
+        .agg([len().alias("alone")]);
+    let grouped = left_join(asked.filter(col("items").is_not_null()), "subject_id", alone, "subject_id")
+        .select([
+            len().alias("items"),
+            // The first item of a group counts its requests.
+            col("attempts").gt(lit(0)).sum().alias("requests"),
+            col("alone").is_not_null().sum().alias("again"),
+        ]);
     let sums = Collected::of::<Request>(grouped)?;
     let sum = |name: &str| Ok::<_, Error>(sums.counts(name)?.iter().sum::<u64>());
-    let groups = Groups { round, requests: sum("requests")?, items: sum("items")? };
+    let groups = Groups { round, requests: sum("requests")?, items: sum("items")?, again: sum("again")? };
     Ok((groups.items > 0).then_some(groups))
 }
 
 impl fmt::Display for Groups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { round, requests, items } = self;
-        let saved = items.saturating_sub(*requests);
-        write!(
-            f,
-            "round {round} scores: {} requests asked about {} rollouts; one by one it would have been {} more",
-            grouped(*requests),
-            grouped(*items),
-            grouped(saved)
-        )
+        let Self { round, requests, items, again } = self;
+        let (asked, all) = (grouped(*requests), grouped(*items));
+        write!(f, "round {round}, scores: {asked} requests asked about {all} rollouts together")?;
+        if *again > 0 {
+            write!(f, ", and {} of them had to be asked about again alone", grouped(*again))?;
+        }
+        match items.checked_sub(requests + again) {
+            Some(saved) => write!(f, ", which saved {} requests", grouped(saved)),
+            None => write!(f, ", {} requests more than one by one", grouped(requests + again - items)),
+        }
     }
 }

@@ -13,7 +13,7 @@ const MOST_PASSES: usize = 4;
 pub(super) fn repair(problem: &Problem, rationale: &str) -> String {
     let key = Key::new(problem);
     let again = |text: &str| join(&key, &pass(&key, &sentences::sentences(text)));
-    let settle = |text: &str| {
+    let resolve = |text: &str| {
         let mut text = again(text);
         for _ in 0..MOST_PASSES {
             let repaired = again(&text);
@@ -24,7 +24,7 @@ pub(super) fn repair(problem: &Problem, rationale: &str) -> String {
         }
         Err(text)
     };
-    settle(rationale).or_else(|_| settle(&problem.solution)).unwrap_or_else(|text| text)
+    resolve(rationale).or_else(|_| resolve(&problem.solution)).unwrap_or_else(|text| text)
 }
 
 /// A sentence of the repaired rationale and the gold sentence it corresponds to.
