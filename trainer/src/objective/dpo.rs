@@ -15,6 +15,7 @@ use crate::memory::in_batches;
 use crate::rollout::logprobs::{backward_by_positions, token_logprobs};
 use crate::student::{Mode, Student, Weights};
 use crate::vision::ImageFeatures;
+use schemas::settings::PairSource;
 use std::collections::HashSet;
 use tch::{Kind, Tensor, no_grad};
 
@@ -167,6 +168,16 @@ impl Objective for Dpo<'_> {
     type Row = Pair;
 
     fn prepare(&mut self) -> Result<()> {
+        let source = self.plan.settings.dpo_pairs;
+        if self.pairs.is_empty() && source == PairSource::Scores {
+            schemas::warn!(
+                "rl: no two samples of a problem differ by rl.dpo_margin = {} or more in their mean scores, so there is \
+                 nothing to learn from, and the policy stays as it is; lower it, or sample more of each problem \
+                 (rollout.samples)",
+                self.plan.settings.dpo_margin
+            );
+            return Ok(());
+        }
         if self.pairs.is_empty() {
             return Err(Error::input(
                 "rl: expected pairs of a better and a worse rationale to learn from, found none",
@@ -205,7 +216,8 @@ impl Objective for Dpo<'_> {
         let device = self.policy.encoder.device();
         let sequences: Vec<Sequence<'_>> = pairs.iter().flat_map(|pair| sequences(pair)).collect();
         let rows: Vec<&Sequence<'_>> = sequences.iter().collect();
-        let parts = batch::parts(&batch::lengths(&rows), budget, batch::part_tokens(device, self.plan.kind));
+        let parts =
+            batch::parts(&batch::shared_lengths(&rows), budget, batch::part_tokens(device, self.plan.kind));
         let mut logprobs = vec![Vec::new(); sequences.len()];
         for part in &parts {
             let chosen: Vec<Sequence<'_>> = part.iter().map(|&row| sequences[row].clone()).collect();

@@ -13,14 +13,19 @@ const LEAST_DEVIATION: f64 = 1e-4;
 ///
 /// A sentence's relative reward is its score less the mean over all sentences of the problem's samples, divided by
 /// `scale`: the standard deviation of that difference over all rollouts or over the problem's own, or 1. With the
-/// problem's own, a single 0.9 among scores of 1.0 counts as much as a 0.0.
+/// problem's own, a single 0.9 among scores of 1.0 counts as much as a 0.0. A problem with one sample is compared with the
+/// sentences of all problems.
 pub fn advantages(experience: &[Experience], scale: GrpoScale, kl_coefficient: f64) -> Vec<Vec<f32>> {
     let groups = groups(experience);
     let mut relative: Vec<Vec<f64>> =
         experience.iter().map(|row| row.ends.iter().map(|(_, score)| f64::from(*score)).collect()).collect();
-    for members in groups.values() {
+    let mean_of = |members: &[usize], relative: &[Vec<f64>]| {
         let count = members.iter().map(|&member| relative[member].len()).sum::<usize>().max(1);
-        let mean = members.iter().flat_map(|&member| &relative[member]).sum::<f64>() / count as f64;
+        members.iter().flat_map(|&member| &relative[member]).sum::<f64>() / count as f64
+    };
+    let of_all = mean_of(&(0..experience.len()).collect::<Vec<_>>(), &relative);
+    for members in groups.values() {
+        let mean = if members.len() == 1 { of_all } else { mean_of(members, &relative) };
         for &member in members {
             relative[member].iter_mut().for_each(|score| *score -= mean);
         }
@@ -69,6 +74,12 @@ mod tests {
             assert_eq!((&advantages[0][..], &advantages[1][..]), (&[a, a, 0.0][..], &[-a, -a][..]));
         }
         assert_eq!(advantages(&rows, GrpoScale::None, 0.0)[0], [0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn a_single_sample_is_compared_with_all_problems() {
+        let rows = [experience("a", 2, &[(1, 1.0)]), experience("b", 2, &[(1, 0.0)])];
+        assert_eq!(advantages(&rows, GrpoScale::None, 0.0), [[0.5, 0.5], [-0.5, -0.5]]);
     }
 
     /// Fifteen sentences of 1.0 and one of 0.9 are nearly as good as sixteen of 1.0; beside a problem whose scores differ

@@ -31,10 +31,11 @@ pub trait Objective {
     /// What a step takes some of.
     type Row: Row;
 
-    /// Makes the rows from the round's feedback, before the first pass: log-probabilities, baselines, advantages.
+    /// Makes the rows from the round's feedback, before the first pass: log-probabilities, baselines, advantages. Feedback
+    /// without differences gives no rows, and a warning.
     ///
     /// # Errors
-    /// If there is nothing to learn from, the run is interrupted, or a write fails.
+    /// If feedback that the settings ask for is missing, the run is interrupted, or a write fails.
     fn prepare(&mut self) -> Result<()>;
 
     /// What was measured by [`Objective::prepare`], by name.

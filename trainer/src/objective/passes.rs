@@ -21,6 +21,8 @@ const USUAL_KL_BOUND: f64 = 0.1;
 pub enum End {
     /// All passes were run.
     Complete,
+    /// There were no rows to learn from.
+    NothingToLearn,
     /// The next step would have exceeded `rl.max_kl`.
     AtKlBound {
         /// Steps taken.
@@ -46,6 +48,9 @@ pub fn train<O: Objective>(
     saved: &mut StepCheckpoint,
     log: &mut MetricLog,
 ) -> Result<End> {
+    if objective.rows().is_empty() {
+        return Ok(End::NothingToLearn);
+    }
     let settings = plan.settings;
     let schedule = plan.schedule("rl", settings.passes);
     let sets = objective.sets();

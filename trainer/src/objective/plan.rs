@@ -1,7 +1,7 @@
 //! How passes over a round's rows are run.
 
 use crate::training::Schedule;
-use schemas::settings::{RateSchedule, RlSettings};
+use schemas::settings::{Algorithm, BaselineKind, RateSchedule, RlSettings};
 use tch::Kind;
 
 /// What the passes of an objective, and of the value model before it, have in common.
@@ -27,6 +27,9 @@ impl Plan<'_> {
             batch: minibatch * self.settings.accumulation as usize,
             minibatch,
             shuffle: self.settings.shuffle,
+            // Samples that are compared with each other share the problem's encoding.
+            by_problem: self.settings.algorithm != Algorithm::Ppo
+                || self.settings.baseline != BaselineKind::Sampled,
             seed: self.seed,
             weight_decay: self.settings.weight_decay,
             max_grad_norm: self.settings.max_grad_norm,

@@ -3,17 +3,18 @@
 use super::Objective;
 use super::advantage::{gae, gae_by_sentence, whiten_all};
 use super::baseline::{explained, leave_one_out};
-use super::experience::Experience;
+use super::experience::{Experience, groups};
 use super::grpo;
 use super::plan::Plan;
 use super::ppo::{Learner, drift, logprobs_of};
 use super::rows::{ScoredRollout, Sequence};
 use super::statistics::Statistics;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::rollout::distribution::Distribution;
 use crate::student::{Mode, Weights};
 use crate::vision::ImageFeatures;
-use schemas::settings::{Algorithm, BaselineKind, GaeUnit, RlSettings, WhitenOver};
+use schemas::number::grouped;
+use schemas::settings::{Algorithm, BaselineKind, GaeUnit, WhitenOver};
 use tch::Kind;
 
 /// Values of each rollout's tokens, learned before the policy learns.
@@ -54,15 +55,25 @@ impl Objective for PolicyGradient<'_> {
 
     fn prepare(&mut self) -> Result<()> {
         let rl = self.plan.settings;
-        let old_logprobs = self.old_logprobs()?;
+        let compares = rl.algorithm == Algorithm::Grpo || rl.baseline == BaselineKind::LeaveOneOut;
+        if compares {
+            warn_of_single_samples(self.experience);
+        }
         let taken = self.advantages()?;
         let (mut advantages, others): (Vec<_>, Vec<_>) =
             taken.into_iter().map(|(advantages, returns, values)| (advantages, (returns, values))).unzip();
-        refuse_without_differences(rl, &advantages)?;
+        if compares && advantages.iter().flatten().all(|advantage| *advantage == 0.0) {
+            schemas::warn!(
+                "rl: scores do not differ between the samples of a problem, so there is nothing to learn from, and the \
+                 policy stays as it is; more samples of each problem (rollout.samples) may differ"
+            );
+            return Ok(());
+        }
         if rl.algorithm == Algorithm::Ppo && rl.whiten && rl.whiten_over == WhitenOver::Rollouts {
             // Less the mean, samples that are as good as the others would be pushed all the same.
             whiten_all(&mut advantages, rl.baseline != BaselineKind::LeaveOneOut);
         }
+        let old_logprobs = self.old_logprobs()?;
         let learns_values = self.learner.value.is_some();
         let rows = self.experience.iter().zip(old_logprobs).zip(advantages.into_iter().zip(others));
         self.prepared.rows = rows
@@ -167,18 +178,16 @@ impl PolicyGradient<'_> {
     }
 }
 
-/// Without a value model, the policy learns from how the samples of a problem differ.
-fn refuse_without_differences(settings: &RlSettings, advantages: &[Vec<f32>]) -> Result<()> {
-    let compares = settings.algorithm == Algorithm::Grpo || settings.baseline == BaselineKind::LeaveOneOut;
-    if !compares || advantages.iter().flatten().any(|advantage| *advantage != 0.0) {
-        return Ok(());
+/// Says which problems cannot be compared with other samples of their own.
+fn warn_of_single_samples(experience: &[Experience]) {
+    let groups = groups(experience);
+    let single = groups.values().filter(|members| members.len() == 1).count();
+    if single > 0 {
+        schemas::warn!(
+            "rl: {} of {} problems have one scored sample, which is compared with the samples of all problems: this tells \
+             problems apart more than sentences; sample more of each (rollout.samples)",
+            grouped(single),
+            grouped(groups.len())
+        );
     }
-    Err(Error::input(
-        format!(
-            "rl: expected scores that differ between the samples of a problem, found none: {} would learn nothing",
-            settings.algorithm
-        ),
-        "remove the round's rollouts and scores, and sample more of each problem (rollout.samples); or use \
-         rl.algorithm = ppo with rl.baseline = model",
-    ))
 }

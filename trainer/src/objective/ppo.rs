@@ -91,8 +91,8 @@ impl Learner<'_> {
         scale: f64,
     ) -> Statistics {
         let device = self.policy.encoder.device();
-        let lengths = batch::lengths(rollouts);
-        let all: usize = lengths.iter().map(|(_, tokens)| tokens).sum();
+        let lengths = batch::shared_lengths(rollouts);
+        let all: usize = lengths.iter().map(|row| row.target).sum();
         // The loss is a mean over the minibatch's tokens, so each piece counts by its share of them.
         let share = |tokens: i64| tokens as f64 / all as f64 * scale;
         let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| rollout.advantages.as_slice()).collect();

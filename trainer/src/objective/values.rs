@@ -129,7 +129,9 @@ fn gradients(
     let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
     let mut statistics = Statistics::new(device);
     for rollouts in chosen.chunks(plan.settings.minibatch as usize) {
-        for part in batch::parts(&batch::lengths(rollouts), budget, batch::part_tokens(device, plan.kind)) {
+        for part in
+            batch::parts(&batch::shared_lengths(rollouts), budget, batch::part_tokens(device, plan.kind))
+        {
             let part: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
             let values = values(fitted, &part, mode);
             let returns: Vec<f32> = part.iter().flat_map(|rollout| rollout.returns.iter().copied()).collect();

@@ -22,7 +22,7 @@ use crate::seed;
 use crate::student::checkpoint;
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
-use schemas::settings::{Algorithm, RoundStages};
+use schemas::settings::{Algorithm, BaselineKind, RoundStages};
 use schemas::{Metric, Score};
 
 /// Trains where scores allow, then decodes the train split.
@@ -102,7 +102,9 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         start: start(context, policy, &corpus, &experience, kl_coefficient),
     };
 
-    learned_values::forget_metrics(context, round, 0)?;
+    if rl.algorithm != Algorithm::Ppo || rl.baseline != BaselineKind::Model {
+        learned_values::forget_metrics(context, round, 0)?;
+    }
     policy.weights.train_only(|_| true);
     let together = settings.student.decode_batch as usize;
     let end = if rl.algorithm == Algorithm::Dpo {
@@ -187,6 +189,7 @@ fn mean_score(scored: &Scored) -> f64 {
 fn ended(end: End) -> String {
     match end {
         End::Complete => String::new(),
+        End::NothingToLearn => ", which differ too little to learn from: the policy stays as it was".into(),
         End::AtKlBound { steps, of, .. } => {
             format!(
                 ", ended at rl.max_kl after {} of {} steps",

@@ -150,11 +150,34 @@ fn samples_that_do_not_differ_teach_nothing() {
     place.stage("rollout");
     let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
     place.write_scores(&rollouts, |score| score.score = 0.5);
-    for algorithm in ["grpo", "ppo"] {
+    for algorithm in ["grpo", "ppo", "dpo"] {
+        let place = place.copy();
         let rl = ["--round", "1", "--stage", "rl", "--reward", "rationale", "--algorithm", algorithm];
-        let lines = refused(place.train(&[&rl[..], &["--penalize-empty", "false"]].concat()));
-        assert!(lines.contains("expected scores that differ between the samples of a problem"), "{lines}");
-        assert!(lines.contains(&format!("{algorithm} would learn nothing")), "{lines}");
+        let output = place.train(&rl).args(["--penalize-empty", "false"]).output().expect("train");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{algorithm}: {said}");
+        assert!(said.contains("there is nothing to learn from"), "{algorithm}: {said}");
+        let line = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(line.contains("which differ too little to learn from"), "{algorithm}: {line}");
+        let weights =
+            |name: &str| fs::read(place.checkpoint(name).join("model.safetensors")).expect("weights");
+        assert!(weights("round-1/rl") == weights("base"), "{algorithm}: not even weight decay");
+    }
+}
+
+/// One sample of each problem: those of all problems are its baseline, and this is said.
+#[test]
+fn a_single_sample_is_compared_with_other_problems() {
+    let place = Place::new(40).scored_with(&["--samples", "1"]);
+    for algorithm in ["ppo", "grpo"] {
+        let place = place.copy();
+        let rl = ["--round", "1", "--stage", "rl", "--algorithm", algorithm];
+        let said = succeeds(&place, &rl);
+        assert!(
+            said.contains("have one scored sample, which is compared with the samples of all problems"),
+            "{said}"
+        );
+        assert!(!place.numbers("rl", "loss").is_empty(), "{algorithm}");
     }
 }
 

@@ -4,13 +4,20 @@ use crate::small::Place;
 use schemas::{Rollout, Score};
 use trainer::student::checkpoint::read_student;
 
-/// One rollout a step, far too fast.
-const FAST: [&str; 6] = ["--minibatch", "8", "--accumulation", "1", "--rl-learning-rate", "1e-2"];
+/// One minibatch a step.
+const SMALL: [&str; 4] = ["--minibatch", "8", "--accumulation", "1"];
+
+/// Far too fast.
+const FAST: [&str; 2] = ["--rl-learning-rate", "1e-2"];
 
 fn learned(start: &Place, flags: &[&str]) -> Place {
+    learned_with(start, &[&FAST, flags].concat())
+}
+
+fn learned_with(start: &Place, flags: &[&str]) -> Place {
     let place = start.copy();
     let output =
-        place.train(&["--round", "1", "--stage", "rl"]).args(FAST).args(flags).output().expect("train");
+        place.train(&["--round", "1", "--stage", "rl"]).args(SMALL).args(flags).output().expect("train");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     place
 }
@@ -20,12 +27,12 @@ fn learned(start: &Place, flags: &[&str]) -> Place {
 fn training_ends_at_the_kl_bound() {
     let start = Place::new(40).scored();
     let slow = ["--rl-learning-rate", "1e-3", "--schedule", "constant"];
-    let free = learned(&start, &[&slow[..], &["--max-kl", "0"]].concat());
+    let free = learned_with(&start, &[&slow[..], &["--max-kl", "0"]].concat());
     let free = free.numbers("rl", "kl_to_sampler");
     let bound = free[free.len() / 2] / 2.0;
     let place = start.copy();
     let bound_told = bound.to_string();
-    let rl = [&["--round", "1", "--stage", "rl"][..], &FAST, &slow, &["--max-kl", &bound_told]].concat();
+    let rl = [&["--round", "1", "--stage", "rl"][..], &SMALL, &slow, &["--max-kl", &bound_told]].concat();
     let output = place.train(&rl).output().expect("train");
     let line = String::from_utf8_lossy(&output.stdout);
     let found = place.numbers("rl", "kl_to_sampler");
