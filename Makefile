@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build demo experiments wheel test test-wheel bench lint doc clean-libtorch
+.PHONY: help setup build demo experiments experiments-small wheel test test-wheel bench lint doc clean-libtorch
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,11 @@ wheel: build ## a Python wheel of both commands, written to target/wheels
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir "$(TARGET)/wheels" .
 	@ls -sh "$(TARGET)"/wheels/ares_rust-*.whl
 
-experiments: build ## variants of the demo over several seeds, as in docs/experiments.md: four hours or more
+experiments: build ## variants of the demo over eight seeds, as in docs/experiments.md: a day; goes on where it stopped
 	$(PYTHON) scripts/experiments.py
+
+experiments-small: build ## four of the variants over three seeds: about an hour; goes on where it stopped
+	$(PYTHON) scripts/experiments.py --small
 
 test: setup ## the whole test suite; the last line counts the tests
 	@$(PYTHON) scripts/test_counts.py \

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs variants of the demo over several seeds to measure what the student learns from; prints the Markdown tables of docs/experiments.md.
+"""Does it learn, and from what? Variants of the demo over several seeds, as Markdown tables (docs/experiments.md).
 
 Each seed has its own base student, rollouts and scores, shared by its variants, so that variants differ only in what
 they are named after. Every completed variant leaves a result file; a second run continues after the last of them. Scores are those of the embedded Teacher for greedy rationales of the 300 test problems.
@@ -8,6 +8,7 @@ they are named after. Every completed variant leaves a result file; a second run
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import statistics
@@ -20,64 +21,105 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(os.environ.get("ARES_BIN", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"))
 TRAIN, COLLECT = str(BIN / "train"), str(BIN / "collect-feedback")
 
-# The demo's settings, with four samples per problem.
+# The demo's settings, with four samples per problem. All other settings are the defaults.
 SETTINGS = {
     "student": {"max_source_tokens": 192, "use_caption": "false", "decode_batch": 64},
     "rollout": {"samples": 4, "max_new_tokens": 48},
-    "rl": {"passes": 4, "minibatch": 32, "accumulation": 2, "learning_rate": 1e-4,
-           "value_passes": 5, "value_learning_rate": 3e-4},
+    "rl": {"passes": 4, "minibatch": 32, "accumulation": 2, "learning_rate": 1e-4, "value_learning_rate": 1e-3},
     "sft": {"epochs": 12, "batch": 16, "learning_rate": 1e-3},
     "answer": {"epochs": 5, "learning_rate": 2e-3, "max_new_tokens": 12, "lora_rank": 32, "lora_alpha": 64.0},
 }
+# The paper's choices that are not the defaults; its rates and batch sizes are for a model of another size.
+PAPER = {"rl.baseline": "sampled", "rl.value_init": "random", "rl.value_loss": "true", "rl.gae_unit": "token",
+         "rl.whiten_over": "minibatch", "rl.kl_penalty": 0.0, "rl.max_kl": 0.0, "rl.max_grad_norm": 0.0,
+         "rl.schedule": "constant", "rl.penalize_empty": "false", "rl.logprobs": "full"}
 # Two-sided 95 % points of Student's t by degrees of freedom.
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+RESAMPLES = 10_000
+
+
+class Round:
+    """A round: with or without RL, with or without corrections, and settings of its own."""
+
+    def __init__(self, sft=True, rl=True, **changes):
+        self.sft, self.changes = sft, {key.replace("__", "."): value for key, value in changes.items()}
+        if not rl:
+            self.changes["rl.passes"] = 0
 
 
 class Variant:
-    """A variant of the settings. `sft` is false if training ends after RL; `own` names the first stage that it cannot share."""
+    """Rounds with some settings changed; `own` says what it cannot share with the others of its seed."""
 
-    def __init__(self, label, rounds=1, sft=True, own=None, **changes):
-        self.label, self.rounds, self.sft, self.own = label, rounds, sft, own
-        self.changes = {key.replace("__", "."): value for key, value in changes.items()}
+    def __init__(self, label, *rounds, own=None, changes=None, **more):
+        self.label, self.rounds, self.own = label, rounds, own
+        self.changes = {**(changes or {}), **{key.replace("__", "."): value for key, value in more.items()}}
+
+
+def rl_alone(label, **more):
+    return Variant(label, Round(sft=False), **more)
 
 
 VARIANTS = {
-    "two": Variant("two rounds", rounds=2),
-    "sft-two": Variant("two rounds of corrections and SFT, no RL", rounds=2, rl__passes=0, rl__value_passes=0),
-    "cold": Variant("values not learned first, as in the paper", sft=False, rl__value_passes=0),
-    "grpo": Variant("grpo", sft=False, rl__algorithm="grpo"),
-    "blind": Variant("no pictures", rounds=0, own="base", student__vision="none", rollout__samples=1),
-    "rationale": Variant("one score a rationale", sft=False, rl__reward="rationale"),
-    "k-1": Variant("k = 1", sft=False, own="rollouts", rollout__samples=1),
-    "k-2": Variant("k = 2", sft=False, own="rollouts", rollout__samples=2),
-    "passes-1": Variant("1 pass", sft=False, rl__passes=1),
-    "passes-3": Variant("3 passes", sft=False, rl__passes=3),
-    "passes-5": Variant("5 passes", sft=False, rl__passes=5),
-    "passes-10": Variant("10 passes", sft=False, rl__passes=10),
-    "lr-2e-5": Variant("learning rate 2e-5", rl__learning_rate=2e-5),
-    "lr-3e-4": Variant("learning rate 3e-4", rl__learning_rate=3e-4),
-    "lr-1e-3": Variant("learning rate 1e-3, ten times too high", rl__learning_rate=1e-3),
+    # Does RL help, and what does it add to corrections?
+    "rl": rl_alone("RL alone"),
+    "rl-6": Variant("six rounds of RL", *(Round(sft=False) for _ in range(6))),
+    "two": Variant("two rounds", Round(), Round()),
+    "sft-two": Variant("two rounds of corrections and SFT, no RL", Round(rl=False), Round(rl=False)),
+    "sft-rl": Variant("SFT on corrections, then RL", Round(rl=False), Round(sft=False)),
+    "rl-3-sft": Variant("three rounds of RL, then corrections", *(Round(sft=False) for _ in range(2)), Round()),
+    "blind": Variant("no pictures", own="base", student__vision="none", rollout__samples=1),
+    # Objectives and rewards.
+    "grpo": rl_alone("grpo", rl__algorithm="grpo"),
+    "grpo-group": rl_alone("grpo, scaled by group", rl__algorithm="grpo", rl__grpo_scale="group"),
+    "grpo-none": rl_alone("grpo, not scaled", rl__algorithm="grpo", rl__grpo_scale="none"),
+    "dpo": rl_alone("dpo", rl__algorithm="dpo"),
+    "rationale": rl_alone("one score a rationale", rl__reward="rationale"),
+    # Each default alone, set back to what the paper does; and all of them.
+    "model": rl_alone("a value model, trained first, in two folds", rl__baseline="model"),
+    "model-1": rl_alone("a value model fitted to its own rollouts", rl__baseline="model", rl__value_folds=1),
+    "untrained": rl_alone("an untrained value model", own="rollouts", rl__baseline="sampled", rl__value_init="random"),
+    "by-token": rl_alone("lambda by token", rl__gae_unit="token"),
+    "lambda-1": rl_alone("lambda 1", rl__lambda=1.0),
+    "whiten-minibatch": rl_alone("normalized in each minibatch", rl__whiten_over="minibatch"),
+    "no-whitening": rl_alone("not normalized", rl__whiten="false"),
+    "no-penalty": rl_alone("no KL penalty", rl__kl_penalty=0.0),
+    "no-bound": rl_alone("no KL bound", rl__max_kl=0.0),
+    "no-clip": rl_alone("gradients not clipped", rl__max_grad_norm=0.0),
+    "constant": rl_alone("constant learning rate", rl__schedule="constant"),
+    "paper": rl_alone("all as in the paper", own="rollouts", changes=PAPER),
+    # How far one set of rollouts carries, on the way that six rounds go with fresh ones.
+    "passes-1": rl_alone("1 pass", rl__passes=1),
+    "passes-2": rl_alone("2 passes", rl__passes=2),
+    "passes-10": rl_alone("10 passes", rl__passes=10),
+    "passes-24": rl_alone("24 passes, as many as six rounds have", rl__passes=24),
+    "k-2": rl_alone("k = 2", own="rollouts", rollout__samples=2),
+    "k-8": rl_alone("k = 8", own="rollouts", rollout__samples=8),
+    "lr-2e-5": rl_alone("learning rate 2e-5", rl__learning_rate=2e-5),
+    "lr-3e-4": rl_alone("learning rate 3e-4", rl__learning_rate=3e-4),
 }
+SMALL = ["rl", "sft-two", "two", "paper"]
 
-BASE, RL1, SFT1, RL2, SFT2 = "base student", *(f"round {n}, after {of}" for n in (1, 2) for of in ("RL", "SFT"))
-# Comparisons within each seed: a policy of a variant, and the policy that it is compared with.
+BASE = "base student"
+
+
+def after(number, stage):
+    return f"round {number}, after {stage}"
+
+
+# What is compared within each seed: a policy of a variant, and the policy that it is compared with.
 PAIRS = [
-    ("RL alone, against base", ("two", RL1), ("two", BASE)),
-    ("SFT on corrections alone, against base", ("sft-two", SFT1), ("two", BASE)),
-    ("one round (RL, then SFT), against base", ("two", SFT1), ("two", BASE)),
-    ("one round, against RL alone", ("two", SFT1), ("two", RL1)),
-    ("one round, against SFT alone", ("two", SFT1), ("sft-two", SFT1)),
-    ("two rounds, against one", ("two", SFT2), ("two", SFT1)),
-    ("two rounds, against two rounds of SFT alone", ("two", SFT2), ("sft-two", SFT2)),
-    ("base without pictures, against base", ("blind", BASE), ("two", BASE)),
-    *((f"RL alone, {VARIANTS[name].label}, against base", (name, RL1), ("two", BASE))
-      for name in VARIANTS if name not in ("two", "sft-two", "blind")),
-    *((f"one round, {VARIANTS[name].label}, against base", (name, SFT1), ("two", BASE))
-      for name in VARIANTS if name.startswith("lr-")),
-    *((f"one round, {VARIANTS[name].label}, against SFT alone", (name, SFT1), ("sft-two", SFT1))
-      for name in VARIANTS if name.startswith("lr-")),
-    *((f"RL alone, {VARIANTS[name].label}, against the usual RL", (name, RL1), ("two", RL1))
-      for name in VARIANTS if name not in ("two", "sft-two", "blind")),
+    ("one round of RL, against base", ("rl", after(1, "RL")), ("rl", BASE)),
+    ("six rounds of RL, against base", ("rl-6", after(6, "RL")), ("rl", BASE)),
+    ("six rounds of RL, against 24 passes over one", ("rl-6", after(6, "RL")), ("passes-24", after(1, "RL"))),
+    ("SFT on corrections, against base", ("sft-two", after(1, "SFT")), ("rl", BASE)),
+    ("one round (RL, then SFT), against SFT alone", ("two", after(1, "SFT")), ("sft-two", after(1, "SFT"))),
+    ("two rounds, against two rounds of SFT alone", ("two", after(2, "SFT")), ("sft-two", after(2, "SFT"))),
+    ("SFT, then RL, against SFT alone", ("sft-rl", after(2, "RL")), ("sft-two", after(1, "SFT"))),
+    ("SFT, then RL, against RL, then SFT", ("sft-rl", after(2, "RL")), ("two", after(1, "SFT"))),
+    ("three rounds of RL and SFT, against SFT alone", ("rl-3-sft", after(3, "SFT")), ("sft-two", after(1, "SFT"))),
+    ("base without pictures, against base", ("blind", BASE), ("rl", BASE)),
+    *((f"RL alone, {variant.label}, against the usual RL", (name, after(1, "RL")), ("rl", after(1, "RL")))
+      for name, variant in VARIANTS.items() if name != "rl" and len(variant.rounds) == 1),
 ]
 
 
@@ -88,7 +130,7 @@ def settings(seed, points, changes):
     tables["student"]["checkpoints"] = str(points)
     for path, value in changes.items():
         section, key = path.split(".")
-        tables[section][key] = value
+        tables.setdefault(section, {})[key] = value
     lines = []
     for name, keys in tables.items():
         lines.append(f"[{name}]")
@@ -136,7 +178,7 @@ class Place:
 
 
 def stages(place, round_number, said):
-    """The report's figures for each policy, and the accuracy on problems with a picture."""
+    """What the report says of each policy, and the accuracy on problems with a picture."""
     text = place.run(COLLECT, "report", "--round", round_number)
     found = {}
     for line in text.splitlines():
@@ -183,17 +225,20 @@ def one_seed(work, seed, wanted):
             bare.copy_to(place)
         else:
             shared.copy_to(place)
-        for number in range(1, variant.rounds + 1):
+        for number, parts in enumerate(variant.rounds, 1):
+            own = {"round.stages": "all" if parts.sft else "rl"}
+            place.config.write_text(settings(seed, place.points, {**variant.changes, **parts.changes, **own}))
             place.run(TRAIN, "--round", number, "--stage", "rollout")
             place.run(COLLECT, "--round", number, "--stage", "scores")
             place.run(TRAIN, "--round", number, "--stage", "rl")
-            if variant.sft:
+            if parts.sft:
                 place.run(COLLECT, "--round", number, "--stage", "corrections")
                 said += place.run(TRAIN, "--round", number)
-            said += place.run(TRAIN, "eval", "--round", number, "--checkpoint", "rl")
-        if variant.rounds == 0:
-            place.run(TRAIN, "--round", 1, "--stage", "rollout")  # a report needs a round
-        result = stages(place, max(variant.rounds, 1), said)
+            if number in (1, len(variant.rounds)):
+                said += place.run(TRAIN, "eval", "--round", number, "--checkpoint", "rl")
+        if not variant.rounds:
+            place.run(TRAIN, "--round", 1, "--stage", "rollout")  # a report is on a round
+        result = stages(place, max(len(variant.rounds), 1), said)
         shutil.rmtree(place.data)
         shutil.rmtree(place.points)
         (folder / "result.json").write_text(json.dumps(result, indent=1))
@@ -201,11 +246,20 @@ def one_seed(work, seed, wanted):
 
 
 def interval(values):
-    """Mean over seeds, and half the width of its 95 % interval."""
+    """Mean and half the width of its 95 % interval over seeds."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, float("nan")
     return mean, T95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+
+
+def bootstrap(values):
+    """Bounds of the 95 % interval of the mean, by resampling seeds; the same each time."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    draw = random.Random(1)
+    means = sorted(statistics.fmean(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)]
 
 
 def show(values, digits):
@@ -224,10 +278,11 @@ def table(work, seeds):
                 found[seed] = json.loads(path.read_text())
         if not found:
             continue
-        labels = [label for label in next(iter(found.values())) if label != "base student" or name in ("two", "blind")]
+        labels = [label for label in next(iter(found.values())) if label != BASE or name in ("rl", "blind")]
         for label in labels:
-            if variant.changes.get("rl.passes") == 0 and label.endswith("after RL"):
-                continue  # the policy is unchanged
+            rounds = re.match(r"round (\d+), after RL", label)
+            if rounds and variant.rounds[int(rounds[1]) - 1].changes.get("rl.passes") == 0:
+                continue  # that is the policy before it
             if all(label in result for result in found.values()):
                 rows.append((name, variant.label, label, found))
     lines = [
@@ -252,7 +307,8 @@ def table(work, seeds):
 
 
 def differences(work, seeds):
-    """Differences between policies of the same seed: base students differ a lot, so these are more informative than the means."""
+    """Differences between policies of the same seed: base students differ much, so these say more than the means. After the
+    interval of Student's t, that of the bootstrap over seeds."""
     def result(seed, name):
         path = work / f"seed-{seed}" / name / "result.json"
         return json.loads(path.read_text()) if path.exists() else {}
@@ -270,7 +326,8 @@ def differences(work, seeds):
         for key, digits in (("score", 3), ("none_wrong", 1), ("accuracy", 1)):
             both = [(ours[key], theirs[key]) for ours, theirs in pairs if None not in (ours[key], theirs[key])]
             mean, half = interval([ours - theirs for ours, theirs in both]) if both else (float("nan"),) * 2
-            cells.append(f"{mean:+.{digits}f} ± {half:.{digits}f}")
+            low, high = bootstrap([ours - theirs for ours, theirs in both])
+            cells.append(f"{mean:+.{digits}f} ± {half:.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})")
         cells.append(", ".join(f"{ours['score'] - theirs['score']:+.3f}" for ours, theirs in pairs))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -278,14 +335,16 @@ def differences(work, seeds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="1,2,3", help="seeds, separated by commas")
-    parser.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas")
+    parser.add_argument("--seeds", help="seeds, with commas [default: 1 to 8; with --small 1,2,3]")
+    parser.add_argument("--only", help="variants, with commas [default: all]")
+    parser.add_argument("--small", action="store_true", help=f"only {', '.join(SMALL)}: about an hour on two cores")
     parser.add_argument("--work", type=Path, default=ROOT / "target" / "experiments", help="folder of the runs")
-    parser.add_argument("--jobs", type=int, default=2, help="seeds to run in parallel")
-    parser.add_argument("--table", action="store_true", help="only print the tables of existing results")
+    parser.add_argument("--jobs", type=int, default=2, help="seeds worked on at once")
+    parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
     arguments = parser.parse_args()
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    wanted = arguments.only.split(",")
+    seeds = arguments.seeds or ("1,2,3" if arguments.small else "1,2,3,4,5,6,7,8")
+    seeds = [int(seed) for seed in seeds.split(",")]
+    wanted = arguments.only.split(",") if arguments.only else SMALL if arguments.small else list(VARIANTS)
     if unknown := [name for name in wanted if name not in VARIANTS]:
         parser.error(f"--only: expected some of {', '.join(VARIANTS)}, found {', '.join(unknown)}")
     work = arguments.work.resolve()

@@ -2,6 +2,7 @@
 
 use crate::student::{Mode, Source, Student, StudentConfig};
 use crate::vision::ImageFeatures;
+use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 /// A text to learn from, with its source.
@@ -14,9 +15,39 @@ pub trait Row {
     fn target(&self) -> &[i64];
 }
 
-/// Source and target lengths, for [`parts`].
-pub fn lengths<R: Row>(rows: &[&R]) -> Vec<(usize, usize)> {
-    rows.iter().map(|row| (row.source().len(), row.target().len())).collect()
+/// Tokens of a row, for [`parts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths {
+    /// Source tokens.
+    pub source: usize,
+    /// Target tokens.
+    pub target: usize,
+    /// The first row with the same source, which runs through the encoder once for all of them.
+    pub same_source: usize,
+}
+
+/// Lengths of rows that each run through the encoder by themselves, as they must where dropout is on.
+pub fn lengths<R: Row>(rows: &[&R]) -> Vec<Lengths> {
+    let each = rows.iter().enumerate();
+    each.map(|(own, row)| Lengths {
+        source: row.source().len(),
+        target: row.target().len(),
+        same_source: own,
+    })
+    .collect()
+}
+
+/// Lengths of rows of which those with one source share its encoding.
+pub fn shared_lengths<R: Row>(rows: &[&R]) -> Vec<Lengths> {
+    let first = first_of_source(rows);
+    lengths(rows).into_iter().zip(first).map(|(row, same_source)| Lengths { same_source, ..row }).collect()
+}
+
+/// For each row, the first one with the same source and picture.
+fn first_of_source<R: Row>(rows: &[&R]) -> Vec<usize> {
+    let mut first: HashMap<(&str, &[i64]), usize> = HashMap::new();
+    let each = rows.iter().enumerate();
+    each.map(|(place, row)| *first.entry((row.problem_id(), row.source())).or_insert(place)).collect()
 }
 
 /// Sequences padded with `pad` to the longest of them: [batch, longest].
@@ -76,10 +107,13 @@ pub fn decoder_inputs(targets: &[&[i64]], start: i64, pad_id: i64, device: Devic
 }
 
 /// Sources with their targets, padded for a model; what is kept of the targets is a vector of the real tokens, row by
-/// row.
+/// row. Rows with the same source run through the encoder once, unless dropout is on.
 #[derive(Debug)]
 pub struct Padded {
+    /// The different sources.
     source: Source,
+    /// For each row, the place of its source.
+    source_of: Vec<usize>,
     inputs: Tensor,
     /// The real tokens of the targets.
     tokens: Tensor,
@@ -95,11 +129,21 @@ impl Padded {
         config: &StudentConfig,
         device: Device,
     ) -> Self {
-        let sources: Vec<(&[i64], &str)> = rows.iter().map(|row| (row.source(), row.problem_id())).collect();
+        let first = first_of_source(rows);
+        let mut places = HashMap::new();
+        let mut sources: Vec<(&[i64], &str)> = Vec::with_capacity(rows.len());
+        let source_of = first.into_iter().map(|first| {
+            *places.entry(first).or_insert_with(|| {
+                sources.push((rows[first].source(), rows[first].problem_id()));
+                sources.len() - 1
+            })
+        });
+        let source_of = source_of.collect();
         let targets: Vec<&[i64]> = rows.iter().map(|row| row.target()).collect();
         let lengths: Vec<usize> = targets.iter().map(|target| target.len()).collect();
         Self {
             source: source(&sources, features, config.pad_token_id, device),
+            source_of,
             inputs: decoder_inputs(&targets, config.decoder_start_token_id, config.pad_token_id, device),
             tokens: Tensor::from_slice(&targets.concat()).to_device(device),
             kept: mask(&lengths, device).view(-1).nonzero().squeeze_dim(-1),
@@ -108,7 +152,13 @@ impl Padded {
 
     /// Decoder states that the real tokens are predicted from: [tokens, d].
     pub fn states(&self, student: &Student, mode: Mode) -> Tensor {
-        let hidden = student.hidden(&self.source, &self.inputs, mode);
+        let hidden = if self.source_of.iter().copied().eq(0..self.source.ids.size()[0] as usize) {
+            student.hidden(&self.source, &self.inputs, mode)
+        } else if mode.train {
+            student.hidden(&self.source.of_rows(&self.source_of), &self.inputs, mode)
+        } else {
+            student.hidden_shared(&self.source, &self.source_of, &self.inputs, mode)
+        };
         hidden.contiguous().view([-1, student.config.d_model]).index_select(0, &self.kept)
     }
 
@@ -144,21 +194,34 @@ pub fn part_tokens(device: Device, kind: Kind) -> u64 {
 }
 
 /// Splits a minibatch into parts that together hold the least padding, and none of them more than `budget` tokens,
-/// padding included; a part has at least one row. `lengths` holds source and target tokens, `part_tokens` is what another
-/// part costs.
-pub fn parts(lengths: &[(usize, usize)], budget: Option<u64>, part_tokens: u64) -> Vec<Vec<usize>> {
+/// padding included; a part has at least one row. Sources that rows share count once in a part. `part_tokens` is what
+/// another part costs.
+pub fn parts(lengths: &[Lengths], budget: Option<u64>, part_tokens: u64) -> Vec<Vec<usize>> {
     let budget = budget.unwrap_or(u64::MAX);
     let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by_key(|&row| (lengths[row].0 + lengths[row].1, row));
+    let mut longest: HashMap<usize, usize> = HashMap::new();
+    for row in lengths {
+        let tokens = longest.entry(row.same_source).or_default();
+        *tokens = row.target.max(*tokens);
+    }
+    // Rows of a source side by side.
+    order.sort_by_key(|&row| {
+        let Lengths { source, target, same_source } = lengths[row];
+        (source + longest[&same_source], same_source, target, row)
+    });
     // Cost of the best split of the first rows, and where its last part begins.
     let mut best: Vec<(u64, usize)> = vec![(0, 0)];
     for end in 1..=order.len() {
         let mut longest = (0, 0);
         let mut found = (u64::MAX, end - 1);
+        let (mut sources, mut last) = (0, None);
         for start in (0..end).rev() {
-            let (source, target) = lengths[order[start]];
+            let Lengths { source, target, same_source } = lengths[order[start]];
             longest = (longest.0.max(source), longest.1.max(target));
-            let tokens = ((end - start) * (longest.0 + longest.1)) as u64;
+            if last.replace(same_source) != Some(same_source) {
+                sources += 1;
+            }
+            let tokens = (sources * longest.0 + (end - start) * longest.1) as u64;
             if tokens > budget && end - start > 1 {
                 break;
             }
@@ -186,25 +249,30 @@ pub fn parts(lengths: &[(usize, usize)], budget: Option<u64>, part_tokens: u64) 
 
 #[cfg(test)]
 mod tests {
-    use super::parts;
+    use super::{Lengths, parts};
 
     const CPU: u64 = 32;
     const GPU: u64 = u64::MAX / 1024;
 
+    fn apart(lengths: &[(usize, usize)]) -> Vec<Lengths> {
+        let each = lengths.iter().enumerate();
+        each.map(|(same_source, &(source, target))| Lengths { source, target, same_source }).collect()
+    }
+
     #[test]
     fn a_cpu_works_on_little_padding() {
         let alike = [(20, 20), (22, 19), (21, 20)];
-        assert_eq!(parts(&alike, None, CPU), [[0, 1, 2]]);
+        assert_eq!(parts(&apart(&alike), None, CPU), [[0, 1, 2]]);
         // Padded together 4 × 330 tokens; apart 4 × 330 − 3 × 290 and a part's cost.
         let mixed = [(20, 20), (300, 30), (18, 22), (20, 20)];
-        assert_eq!(parts(&mixed, None, CPU), [vec![0, 2, 3], vec![1]]);
+        assert_eq!(parts(&apart(&mixed), None, CPU), [vec![0, 2, 3], vec![1]]);
     }
 
     #[test]
     fn parts_hold_all_rows_within_the_budget() {
         let lengths = [(10, 5), (100, 50), (12, 5), (11, 90), (9, 4)];
-        assert_eq!(parts(&lengths, None, GPU), [[0, 1, 2, 3, 4]]);
-        let split = parts(&lengths, Some(60), CPU);
+        assert_eq!(parts(&apart(&lengths), None, GPU), [[0, 1, 2, 3, 4]]);
+        let split = parts(&apart(&lengths), Some(60), CPU);
         let mut rows: Vec<usize> = split.concat();
         rows.sort_unstable();
         assert_eq!(rows, [0, 1, 2, 3, 4]);
@@ -215,6 +283,17 @@ mod tests {
             assert!(part.len() == 1 || tokens <= 60, "{part:?}");
         }
         assert_eq!(split[0], [4, 0, 2]);
-        assert_eq!(parts(&lengths, Some(60), GPU).len(), 3);
+        assert_eq!(parts(&apart(&lengths), Some(60), GPU).len(), 3);
+    }
+
+    /// Two problems of three samples: a source of 100 tokens counts once, so the samples of a problem stay together.
+    #[test]
+    fn rows_of_a_source_are_kept_together() {
+        let row = |same_source, target| Lengths { source: 100, target, same_source };
+        let lengths = [row(0, 10), row(1, 30), row(0, 30), row(1, 12), row(0, 20), row(1, 11)];
+        let split = parts(&lengths, Some(200), CPU);
+        assert_eq!(split, [vec![0, 4, 2], vec![5, 3, 1]]);
+        let split = parts(&lengths, Some(120), CPU);
+        assert!(split.iter().all(|part| part.len() == 1), "100 + 2 · 11 is too much: {split:?}");
     }
 }

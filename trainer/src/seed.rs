@@ -13,6 +13,12 @@ pub fn derive(seed: u64, stage: &str, place: &str) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// The seed of a purpose in a round, for instance `rl`: no two runs, rounds or purposes share one. (Seed xor round would
+/// give round 2 of seed 1 and round 1 of seed 2 the same orders.)
+pub fn of_round(seed: u64, round: u32, purpose: &str) -> u64 {
+    derive(seed, purpose, &format!("round {round}"))
+}
+
 /// Seeds libtorch's own generator (dropout, initial weights) for a place in the work.
 pub fn seed_torch(seed: u64, stage: &str, place: &str) {
     tch::manual_seed((derive(seed, stage, place) >> 1) as i64);
@@ -29,7 +35,16 @@ pub fn order(count: usize, shuffle: bool, seed: u64, stage: &str, pass: u64) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::order;
+    use super::{of_round, order};
+
+    #[test]
+    fn rounds_and_seeds_do_not_collide() {
+        let seeds = (0..50).flat_map(|seed| {
+            (1..20).flat_map(move |round| ["rl", "sft"].map(|purpose| of_round(seed, round, purpose)))
+        });
+        let seeds: std::collections::BTreeSet<u64> = seeds.collect();
+        assert_eq!(seeds.len(), 50 * 19 * 2);
+    }
 
     #[test]
     fn passes_differ_in_their_order_and_hold_everything_once() {

@@ -161,7 +161,7 @@ pub fn backward(
 ) -> Tensor {
     let device = student.encoder.device();
     let lengths = batch::lengths(examples);
-    let all: usize = lengths.iter().map(|(_, target)| target).sum();
+    let all: usize = lengths.iter().map(|row| row.target).sum();
     let mut loss = Tensor::zeros([], (Kind::Float, device));
     for part in batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind)) {
         let part: Vec<&Example> = part.iter().map(|&row| examples[row]).collect();
@@ -195,6 +195,7 @@ pub fn fit(
         batch,
         minibatch: batch,
         shuffle: true,
+        by_problem: false,
         seed: plan.seed,
         weight_decay: plan.weight_decay,
         max_grad_norm: plan.max_grad_norm,

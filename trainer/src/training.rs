@@ -10,6 +10,7 @@ use crate::progress::{Progress, interrupted};
 use crate::resume::StepCheckpoint;
 use crate::seed;
 use crate::student::Weights;
+use std::ops::Range;
 use std::time::Instant;
 
 /// Which rows make a step, and what every step is bound by.
@@ -25,6 +26,8 @@ pub struct Schedule {
     pub minibatch: usize,
     /// Whether each pass has another order.
     pub shuffle: bool,
+    /// Whether rows of a problem stay side by side when they are shuffled.
+    pub by_problem: bool,
     /// Seed of the order.
     pub seed: u64,
     /// Weight decay.
@@ -114,11 +117,18 @@ impl<'a, R: Row> Training<'a, R> {
     /// The rows of the step at `place`, counted over all passes from 0; a step's time begins here.
     pub fn rows(&mut self, place: u64) -> Vec<&'a R> {
         self.started = Instant::now();
-        let Schedule { stage, batch, shuffle, seed, .. } = self.schedule;
+        let Schedule { stage, batch, shuffle, by_problem, seed, .. } = self.schedule;
         let steps_per_pass = self.steps_per_pass();
         let pass = place / steps_per_pass;
         if self.order.0 != pass {
-            self.order = (pass, seed::order(self.rows.len(), shuffle, seed, stage, pass));
+            let order = if by_problem {
+                let groups = groups(self.rows);
+                let order = seed::order(groups.len(), shuffle, seed, stage, pass);
+                order.into_iter().flat_map(|group| groups[group].clone()).collect()
+            } else {
+                seed::order(self.rows.len(), shuffle, seed, stage, pass)
+            };
+            self.order = (pass, order);
         }
         let start = (place % steps_per_pass) as usize * batch;
         self.order.1[start..(start + batch).min(self.rows.len())]
@@ -209,6 +219,16 @@ fn no_room(stage: &str) -> Error {
     )
 }
 
+/// Neighbouring rows of one problem.
+fn groups<R: Row>(rows: &[R]) -> Vec<Range<usize>> {
+    let mut start = 0;
+    let of_problem = |group: &[R]| {
+        start += group.len();
+        start - group.len()..start
+    };
+    rows.chunk_by(|a, b| a.problem_id() == b.problem_id()).map(of_problem).collect()
+}
+
 fn steps_per_pass(schedule: &Schedule, rows: usize) -> u64 {
     rows.div_ceil(schedule.batch) as u64
 }
@@ -269,6 +289,7 @@ mod tests {
             batch: 4,
             minibatch: 2,
             shuffle: false,
+            by_problem: false,
             seed: 0,
             weight_decay: 0.0,
             max_grad_norm: None,
@@ -279,5 +300,13 @@ mod tests {
         assert_eq!(next(None), 50);
         assert_eq!(next(Some(1_000_000)), 50, "a bound that nothing comes near");
         assert_eq!(next(Some(60)), 39, "no less than the longest row");
+    }
+
+    #[test]
+    fn samples_of_a_problem_stay_together() {
+        let example =
+            |problem: &str| Example { problem_id: problem.into(), source: vec![3], target: vec![3] };
+        let rows = ["a", "a", "a", "b", "c", "c"].map(example);
+        assert_eq!(groups(&rows), [0..3, 3..4, 4..6]);
     }
 }

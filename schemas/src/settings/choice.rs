@@ -19,7 +19,8 @@ macro_rules! setting_types {
 setting_types! {
     String => Text, bool => Bool, u32 => Integer, u64 => Integer, f64 => Float,
     Provider => Text, Device => Text, Dtype => Text, Algorithm => Text, PromptFormat => Text, RationaleSource => Text,
-    ValueTrunk => Text, CorrectionFilter => Text, RewardUnit => Text, KeepBy => Text,
+    ValueTrunk => Text, BaselineKind => Text, GaeUnit => Text, WhitenOver => Text, GrpoScale => Text,
+    RateSchedule => Text, ValueInit => Text, LogprobKind => Text, PairSource => Text, RoundStages => Text, Preset => Text, CorrectionFilter => Text, RewardUnit => Text, KeepBy => Text,
     AnswerKeepBy => Text, ResponseFormat => Text, TokenLimitField => Text, SystemRole => Text, ContentForm => Text,
     ImageDetail => Text,
 }
@@ -132,6 +133,88 @@ choices! {
         Ppo = "ppo",
         /// Advantages relative to the other samples of the problem; no value model.
         Grpo = "grpo",
+        /// Direct preference optimization on pairs of rationales.
+        Dpo = "dpo",
+    }
+    /// Pairs of a better and a worse rationale.
+    PairSource {
+        /// The best and the worst sample of a problem.
+        Scores = "scores",
+        /// A correction and what it corrected.
+        Corrections = "corrections",
+        /// What a judge preferred, and what it was compared with.
+        Judgements = "judgements",
+        /// All of these.
+        All = "all",
+    }
+    /// Settings of a whole round under one name.
+    Preset {
+        /// None.
+        None = "",
+        /// Those of the ARES paper for the base model.
+        PaperBase = "paper-base",
+        /// Those of the ARES paper for the large model.
+        PaperLarge = "paper-large",
+    }
+    /// What a round is made of.
+    RoundStages {
+        /// Sampling, RL, fine-tuning on corrections, answers.
+        All = "all",
+        /// Sampling and RL; the next round starts from the policy after RL.
+        Rl = "rl",
+    }
+    /// What the advantages of ppo are taken against.
+    BaselineKind {
+        /// The mean return of the problem's other samples from the same sentence on.
+        LeaveOneOut = "leave_one_out",
+        /// A value model that was trained on the round's rollouts of other problems.
+        Model = "model",
+        /// The values stored with the rollouts, as in the paper: those of an untrained value head.
+        Sampled = "sampled",
+    }
+    /// What gamma and lambda count.
+    GaeUnit {
+        /// Sentences: they apply where a scored sentence ends.
+        Sentence = "sentence",
+        /// Tokens, as in the paper.
+        Token = "token",
+    }
+    /// What advantages are normalized over.
+    WhitenOver {
+        /// All rollouts of the round.
+        Rollouts = "rollouts",
+        /// Each minibatch by itself, as in the paper.
+        Minibatch = "minibatch",
+    }
+    /// What the advantages of grpo are divided by.
+    GrpoScale {
+        /// The standard deviation over all rollouts.
+        Batch = "batch",
+        /// That over the samples of each problem.
+        Group = "group",
+        /// Nothing.
+        None = "none",
+    }
+    /// How a learning rate changes over the steps.
+    RateSchedule {
+        /// It falls linearly to 0.
+        Linear = "linear",
+        /// It does not change.
+        Constant = "constant",
+    }
+    /// How a value head starts.
+    ValueInit {
+        /// Its last layer is 0, and so is each value.
+        Zero = "zero",
+        /// Random.
+        Random = "random",
+    }
+    /// The distribution whose log-probabilities ratios are made of.
+    LogprobKind {
+        /// The one that tokens were sampled from: with temperature, top_k and top_p if temperature or top_p is not 1.
+        Sampled = "sampled",
+        /// The whole softmax at temperature 1, whatever was sampled from.
+        Full = "full",
     }
     /// The network below the value head.
     ValueTrunk {

@@ -5,11 +5,14 @@
 
 mod choice;
 mod flags;
+mod preset;
 mod resolve;
 
 pub use choice::{
-    Algorithm, AnswerKeepBy, ContentForm, CorrectionFilter, Device, Dtype, ImageDetail, KeepBy, PromptFormat,
-    Provider, RationaleSource, ResponseFormat, RewardUnit, SystemRole, TokenLimitField, ValueTrunk,
+    Algorithm, AnswerKeepBy, BaselineKind, ContentForm, CorrectionFilter, Device, Dtype, GaeUnit, GrpoScale,
+    ImageDetail, KeepBy, LogprobKind, PairSource, Preset, PromptFormat, Provider, RateSchedule,
+    RationaleSource, ResponseFormat, RewardUnit, RoundStages, SystemRole, TokenLimitField, ValueInit,
+    ValueTrunk, WhitenOver,
 };
 pub use flags::SettingFlags;
 pub use resolve::{Origin, Resolved};
@@ -149,6 +152,11 @@ settings! {
         tensorboard: String = String::new(), "Folder for TensorBoard event files, one run per round and stage; empty writes none.";
         save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
     }
+    /// A round as a whole.
+    round: RoundSettings {
+        preset: Preset = Preset::None, "Settings of all sections under one name: paper-base or paper-large; empty uses the defaults. The file and flags override it.";
+        stages: RoundStages = RoundStages::All, "Stages of a round: all, or rl (sampling and RL without corrections; the next round starts from its policy).";
+    }
     /// Sampling rationales.
     rollout: RolloutSettings {
         samples: u32 = 4, "Rationales sampled for each train problem.";
@@ -161,29 +169,43 @@ settings! {
     }
     /// Reinforcement learning on the scores.
     rl: RlSettings {
-        algorithm: Algorithm = Algorithm::Ppo, "ppo (separate value model) or grpo (relative to the other samples of the problem).";
+        algorithm: Algorithm = Algorithm::Ppo, "ppo (clipped policy gradient against a baseline), grpo (relative to the other samples of the problem) or dpo (better over worse rationales).";
         reward: RewardUnit = RewardUnit::Sentence, "sentence (each score at its sentence's end) or rationale (their mean, at the end).";
-        passes: u32 = 10, "Passes over the rollouts; 0 leaves the policy unchanged.";
+        baseline: BaselineKind = BaselineKind::LeaveOneOut, "What the advantages of ppo are taken against: leave_one_out (returns of the problem's other samples from the same sentence on), model (a value model trained first) or sampled (values of an untrained head, stored while sampling).";
+        passes: u32 = 4, "Passes over the rollouts; 0 leaves the policy unchanged.";
         minibatch: u32 = 8, "Rollouts in a minibatch.";
         accumulation: u32 = 8, "Minibatches in an optimizer step.";
-        learning_rate: f64 = 2e-5, "Learning rate of AdamW.";
+        learning_rate: f64 = 2e-5, "Peak learning rate of AdamW.";
+        schedule: RateSchedule = RateSchedule::Linear, "Whether the learning rate falls to 0 (linear) or not (constant).";
         weight_decay: f64 = 0.01, "Weight decay, except for norms and biases.";
+        max_grad_norm: Option<f64> = Some(1.0), "Maximum norm of the gradient; 0 does not clip.";
         clip: f64 = 0.2, "Clipping range of the probability ratio.";
-        kl_coefficient: f64 = 1e-4, "Weight of the KL penalty in the token reward.";
-        kl_target: Option<f64> = None, "Target KL of a sampled rationale to the reference, in nats; kl_coefficient is adjusted from round to round. Unset keeps it fixed.";
+        kl_penalty: f64 = 0.1, "Weight in the loss of the KL from the round's starting policy, in nats per token.";
+        max_kl: Option<f64> = Some(0.1), "Training ends before a step that would exceed this KL from the round's starting policy, in nats per token; 0 sets no bound.";
+        kl_coefficient: f64 = 1e-4, "Weight of the KL penalty in the token reward, whose reference is the base student.";
+        kl_target: Option<f64> = None, "Target KL of a sampled rationale to the base student, in nats; kl_coefficient is adjusted from round to round. Unset keeps it fixed.";
         gamma: f64 = 1.0, "Discount.";
         lambda: f64 = 0.95, "Lambda of generalized advantage estimation.";
-        value_coefficient: f64 = 1.0, "Weight of the value loss.";
-        whiten: bool = true, "Whether the advantages of ppo are normalized to mean 0 and variance 1 in each minibatch.";
+        gae_unit: GaeUnit = GaeUnit::Sentence, "Whether gamma and lambda count sentences or tokens.";
+        whiten: bool = true, "Whether the advantages of ppo are normalized to variance 1, and to mean 0 unless the baseline is leave_one_out.";
+        whiten_over: WhitenOver = WhitenOver::Rollouts, "What they are normalized over: all rollouts of the round, or each minibatch.";
+        grpo_scale: GrpoScale = GrpoScale::Batch, "What the advantages of grpo are divided by: the standard deviation of sentence rewards over the batch (all rollouts) or the group (a problem's samples), or none.";
+        dpo_pairs: PairSource = PairSource::Scores, "Pairs of dpo: scores (a problem's best sample over its worst), corrections (corrected over original, of this and earlier rounds), judgements (the preferred rationale, of earlier rounds) or all.";
+        dpo_margin: f64 = 0.2, "Minimum difference of the mean scores in a pair of samples.";
+        dpo_beta: f64 = 0.1, "Strength of dpo: how much a log-ratio to the round's starting policy counts.";
+        logprobs: LogprobKind = LogprobKind::Sampled, "Distribution of the probability ratios: sampled (with rollout.temperature and top_p, if they are not 1) or full (the softmax at temperature 1).";
         neutral_score: f64 = 0.5, "Teacher score with zero reward.";
+        penalize_empty: bool = true, "Whether a rationale without a sentence counts as a sentence with score 0; otherwise it is left out.";
         shuffle: bool = true, "Whether the rollouts are shuffled before each pass.";
         min_coverage: f64 = 0.95, "Minimum fraction of rollouts with sentences that must be scored.";
-        max_grad_norm: Option<f64> = None, "Maximum norm of the gradient; unset or 0 does not clip.";
         value_model: ValueTrunk = ValueTrunk::Separate, "separate (a second student) or shared (the policy with a value head).";
-        value_passes: u32 = 0, "Passes that train the value model alone, before the policy; 0 as in the paper.";
-        value_learning_rate: f64 = 1e-4, "Learning rate in those passes.";
+        value_init: ValueInit = ValueInit::Zero, "Start of the value head: zero (its last layer) or random.";
+        value_passes: u32 = 5, "Passes that train the value model before the policy, with baseline = model.";
+        value_folds: u32 = 2, "Parts of the problems, each with a value model trained on the others, so that no value has seen its own return; 1 trains one on all.";
+        value_learning_rate: f64 = 1e-4, "Peak learning rate in those passes.";
+        value_loss: bool = false, "Whether the value model is also trained in the policy's passes, as in the paper; the policy can only use that with value_model = shared.";
+        value_coefficient: f64 = 1.0, "Weight of that value loss.";
         value_clip: Option<f64> = None, "Clipping range of the values around those at sampling; unset does not clip.";
-        max_kl: Option<f64> = None, "Ends a pass after a step whose KL to the sampling policy exceeds this, in nats per token; unset never does.";
     }
     /// Supervised fine-tuning on the corrections.
     sft: SftSettings {

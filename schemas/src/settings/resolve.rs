@@ -1,6 +1,6 @@
 //! Merging defaults, file and flags, with the origin of every value.
 
-use super::{AnswerKeepBy, KeepBy, Key, Kind, Settings};
+use super::{AnswerKeepBy, BaselineKind, KeepBy, Key, Kind, Preset, Settings, preset};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,6 +12,8 @@ use toml::{Table, Value};
 pub enum Origin {
     /// Built in.
     Default,
+    /// `round.preset`.
+    Preset(Preset),
     /// The settings file.
     File(PathBuf),
     /// A flag.
@@ -50,8 +52,7 @@ impl Resolved {
     /// # Errors
     /// As [`Resolved::load`].
     pub fn from_parts(file: Option<(&Path, &str)>, flags: &BTreeMap<String, String>) -> Result<Self> {
-        let mut merged = Table::new();
-        let mut origins = BTreeMap::new();
+        let mut given = Vec::new();
         if let Some((path, text)) = file {
             let origin = path.display().to_string();
             let table: Table = text
@@ -64,8 +65,7 @@ impl Resolved {
                 };
                 for (name, value) in keys {
                     let key = find(&section, &name).map_err(|message| settings_error(&origin, message))?;
-                    insert(&mut merged, key, value, &origin)?;
-                    origins.insert(key.path(), Origin::File(path.to_path_buf()));
+                    given.push((key, value, origin.clone(), Origin::File(path.to_path_buf())));
                 }
             }
         }
@@ -73,9 +73,15 @@ impl Resolved {
             let (section, name) = path.split_once('.').unwrap_or(("", path));
             let key = find(section, name).map_err(|message| settings_error("flags", message))?;
             let flag = format!("--{}", key.flag());
-            insert(&mut merged, key, parse(key, text, &flag)?, &flag)?;
-            origins.insert(key.path(), Origin::Flag(flag));
+            given.push((key, parse(key, text, &flag)?, flag.clone(), Origin::Flag(flag)));
         }
+        let mut merged = Table::new();
+        let mut origins = BTreeMap::new();
+        for (key, value, name, origin) in given {
+            insert(&mut merged, key, value, &name)?;
+            origins.insert(key.path(), origin);
+        }
+        add_preset(&mut merged, &mut origins)?;
         let settings: Settings = Value::Table(merged)
             .try_into()
             .map_err(|e: toml::de::Error| settings_error("settings", e.message().to_owned()))?;
@@ -103,6 +109,7 @@ impl Resolved {
             let value = value.map_or_else(|| "(unset)".to_owned(), ToString::to_string);
             let origin = match self.origin(&key.path()) {
                 Origin::Default => "default".to_owned(),
+                Origin::Preset(preset) => format!("preset {preset}"),
                 Origin::File(path) => path.display().to_string(),
                 Origin::Flag(flag) => flag.clone(),
             };
@@ -128,6 +135,7 @@ impl Resolved {
             ("rollout.max_new_tokens", u64::from(s.rollout.max_new_tokens)),
             ("rl.minibatch", u64::from(s.rl.minibatch)),
             ("rl.accumulation", u64::from(s.rl.accumulation)),
+            ("rl.value_folds", u64::from(s.rl.value_folds)),
             ("sft.epochs", u64::from(s.sft.epochs)),
             ("sft.patience", u64::from(s.sft.patience.unwrap_or(1))),
             ("sft.batch", u64::from(s.sft.batch)),
@@ -164,6 +172,9 @@ impl Resolved {
                 "0",
             ));
         }
+        if s.rl.baseline == BaselineKind::Model && s.rl.value_passes == 0 {
+            return Err(self.value_error("rl.value_passes", "at least 1 with rl.baseline = model", "0"));
+        }
         if s.student.threads > MOST_THREADS {
             let found = s.student.threads.to_string();
             return Err(self.value_error("student.threads", &format!("at most {MOST_THREADS}"), &found));
@@ -187,7 +198,10 @@ impl Resolved {
             ("rl.value_learning_rate", s.rl.value_learning_rate, 0.0, 1.0),
             ("rl.value_clip", s.rl.value_clip.unwrap_or(1.0), positive, f64::MAX),
             ("rl.kl_target", s.rl.kl_target.unwrap_or(1.0), positive, f64::MAX),
-            ("rl.max_kl", s.rl.max_kl.unwrap_or(1.0), positive, f64::MAX),
+            ("rl.max_kl", s.rl.max_kl.unwrap_or(0.0), 0.0, f64::MAX),
+            ("rl.kl_penalty", s.rl.kl_penalty, 0.0, f64::MAX),
+            ("rl.dpo_margin", s.rl.dpo_margin, 0.0, 1.0),
+            ("rl.dpo_beta", s.rl.dpo_beta, positive, f64::MAX),
             ("sft.min_score", s.sft.min_score, 0.0, 1.0),
             ("sft.warmup", s.sft.warmup, 0.0, 1.0),
             ("sft.learning_rate", s.sft.learning_rate, 0.0, 1.0),
@@ -217,11 +231,34 @@ impl Resolved {
     fn value_error(&self, path: &str, expected: &str, found: &str) -> Error {
         let origin = match self.origin(path) {
             Origin::Default => "defaults".to_owned(),
+            Origin::Preset(preset) => format!("preset {preset}"),
             Origin::File(file) => file.display().to_string(),
             Origin::Flag(flag) => flag.clone(),
         };
         settings_error(&origin, format!("{path}: expected {expected}, found {found}"))
     }
+}
+
+/// Values of the preset that `merged` names, where neither the file nor a flag gives one.
+fn add_preset(merged: &mut Table, origins: &mut BTreeMap<String, Origin>) -> Result<()> {
+    let Some(value) = merged.get("round").and_then(|section| section.get("preset")) else { return Ok(()) };
+    let preset: Preset =
+        value.clone().try_into().map_err(|e: toml::de::Error| settings_error("settings", e.to_string()))?;
+    let name = format!("preset {preset}");
+    let table: Table = preset::text(preset)
+        .parse()
+        .map_err(|e: toml::de::Error| settings_error(&name, e.to_string().trim_end().to_owned()))?;
+    for (section, value) in table {
+        let Value::Table(keys) = value else { continue };
+        for (key, value) in keys {
+            let key = find(&section, &key).map_err(|message| settings_error(&name, message))?;
+            if !origins.contains_key(&key.path()) {
+                insert(merged, key, value, &name)?;
+                origins.insert(key.path(), Origin::Preset(preset));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn settings_error(origin: &str, message: String) -> Error {

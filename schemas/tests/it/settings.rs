@@ -2,7 +2,7 @@
 
 use crate::support::message;
 use clap::{Args, Command, FromArgMatches};
-use schemas::settings::{Origin, Provider, Resolved, SettingFlags};
+use schemas::settings::{Origin, Preset, Provider, Resolved, SettingFlags};
 use schemas::{Result, Settings};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -147,6 +147,48 @@ fn flags_beat_the_file_and_the_file_beats_defaults() {
     let defaults = Resolved::from_parts(None, &BTreeMap::new()).unwrap();
     assert_eq!(defaults.settings, Settings::default());
     assert_eq!(resolve("", &[]).unwrap().settings, Settings::default());
+}
+
+#[test]
+fn a_preset_lies_between_the_defaults_and_what_is_set() {
+    let file = "[round]\npreset = \"paper-large\"\n[rl]\npasses = 7\nmax_kl = 0.3\n";
+    let resolved = resolve(file, &[("sft.batch", "3")]).unwrap();
+    let settings = &resolved.settings;
+    assert_eq!((settings.rl.minibatch, settings.rl.whiten, settings.sft.epochs), (2, false, 50));
+    assert_eq!((settings.rl.passes, settings.rl.max_kl, settings.sft.batch), (7, Some(0.3), 3));
+    assert_eq!(resolved.origin("rl.minibatch"), &Origin::Preset(Preset::PaperLarge));
+    assert_eq!(resolved.origin("rl.passes"), &Origin::File("ares.toml".into()));
+    assert_eq!(resolved.origin("sft.batch"), &Origin::Flag("--sft-batch".into()));
+    assert!(resolved.show().contains("# preset paper-large"), "{}", resolved.show());
+    let flag = resolve("[round]\npreset = \"paper-large\"\n", &[("round.preset", "paper-base")]).unwrap();
+    assert_eq!((flag.settings.rl.minibatch, flag.settings.rl.passes), (8, 10), "the flag names the preset");
+    assert!(in_file("[round]\npreset = \"paper\"\n").contains("round.preset: unknown variant `paper`"));
+}
+
+/// The values of the paper's table of hyperparameters and of its public code, which are not the defaults.
+#[test]
+fn the_preset_of_the_paper_is_the_paper() {
+    let rl = resolve("", &[("round.preset", "paper-base")]).unwrap().settings.rl;
+    assert_eq!((rl.passes, rl.minibatch, rl.accumulation), (10, 8, 8));
+    assert_eq!(
+        (rl.learning_rate, rl.clip, rl.kl_coefficient, rl.gamma, rl.lambda),
+        (2e-5, 0.2, 1e-4, 1.0, 0.95)
+    );
+    assert_eq!((rl.max_grad_norm, rl.max_kl, rl.kl_penalty), (Some(0.0), Some(0.0), 0.0));
+    assert!(rl.whiten && rl.value_loss && !rl.penalize_empty);
+    let names = (rl.baseline.as_str(), rl.gae_unit.as_str(), rl.whiten_over.as_str(), rl.schedule.as_str());
+    assert_eq!(names, ("sampled", "token", "minibatch", "constant"));
+    let defaults = Settings::default().rl;
+    let names = (defaults.baseline.as_str(), defaults.gae_unit.as_str(), defaults.schedule.as_str());
+    assert_eq!(names, ("leave_one_out", "sentence", "linear"));
+}
+
+#[test]
+fn values_need_passes() {
+    assert_eq!(
+        in_file("[rl]\nbaseline = \"model\"\nvalue_passes = 0\n"),
+        "ares.toml: rl.value_passes: expected at least 1 with rl.baseline = model, found 0"
+    );
 }
 
 #[test]

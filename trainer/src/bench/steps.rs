@@ -3,30 +3,16 @@
 use super::system::Clock;
 use super::{Bench, Measurement, Work};
 use crate::error::Result;
+use crate::objective::loss::Coefficients;
+use crate::objective::ppo::Learner;
+use crate::objective::{ScoredRollout, value_model};
 use crate::optimizer::{AdamW, clip_factor, gradient_norm};
-use crate::rl::ppo::Learner;
-use crate::rl::scored::ScoredRollout;
-use crate::rollout::logprobs::ValueModel;
+use crate::rollout::distribution::Distribution;
 use crate::sft::{Example, backward};
-use crate::student::value_head::ValueHead;
-use crate::student::{Mode, Student, Weights};
-use schemas::settings::{Algorithm, ValueTrunk};
+use crate::student::{Mode, Student};
+use schemas::settings::Algorithm;
 
 impl Bench<'_> {
-    /// The value model that the settings ask for, and the weights that are its own.
-    fn value_model(&self, policy: &Weights) -> Option<(ValueModel, Weights)> {
-        let rl = &self.settings.rl;
-        let shared = rl.value_model == ValueTrunk::Shared;
-        (rl.algorithm == Algorithm::Ppo).then(|| {
-            let mut own = if shared { Weights::default() } else { self.weights() };
-            own.add_random(&self.config, self.config.value_head_shapes(), 2);
-            let own = own.into_device(self.device);
-            own.train_only(|name| name != "lm_head.weight");
-            let trunk = Student::new(if shared { policy } else { &own }, &self.config);
-            (ValueModel { student: trunk, head: ValueHead::new(&own) }, own)
-        })
-    }
-
     pub(super) fn fine_tuning(&self) -> Result<Measurement> {
         let weights = self.weights();
         weights.train_only(|_| true);
@@ -63,11 +49,14 @@ impl Bench<'_> {
         let weights = self.weights();
         weights.train_only(|_| true);
         let student = Student::new(&weights, &self.config);
-        let value = self.value_model(&weights);
+        let learns_values = rl.algorithm == Algorithm::Ppo && rl.value_loss;
+        let seed = self.settings.rollout.seed;
+        let value = learns_values.then(|| value_model::initial((&student, &weights), rl, seed, 1));
         let learner = Learner {
             policy: &student,
             policy_weights: &weights,
             value: value.as_ref().map(|(model, weights)| (model, weights)),
+            distribution: Distribution::of(self.settings),
         };
         let mut sets = vec![("policy", &weights)];
         sets.extend(value.as_ref().map(|(_, weights)| ("value", weights)));
@@ -89,11 +78,12 @@ impl Bench<'_> {
                     old_logprobs: vec![-10.0; target],
                     advantages: numbers(target, row),
                     returns: numbers(target, row + 7),
+                    values: numbers(target, row + 11),
                 })
                 .collect();
             let rollouts: Vec<&ScoredRollout> = rollouts.iter().collect();
             let start = Clock::start();
-            learner.backward(&rollouts, &self.features, rl, mode, budget, 1.0).numbers(1.0);
+            learner.backward(&rollouts, &self.features, rl, mode, budget, 1.0).numbers(Coefficients::of(rl));
             let norm = gradient_norm(&sets);
             optimizer.step(&sets, 2e-5, clip_factor(norm, rl.max_grad_norm));
             self.wait();

@@ -1,17 +1,25 @@
-//! Log-probabilities and values of given sequences, in one teacher-forced pass.
+//! Log-probabilities of given sequences, in one teacher-forced pass.
 
+use super::distribution::Distribution;
 use crate::backend::head_positions;
-use crate::student::value_head::ValueHead;
 use crate::student::{Mode, Student};
 use tch::{Kind, Tensor};
 
 /// log π(token) for `hidden` [.., d] and `tokens` of the same shape but the last: one number a token. The state at
 /// position t scores token t of `tokens`, because the decoder's input is shifted by the start token.
 pub fn token_logprobs(student: &Student, hidden: &Tensor, tokens: &Tensor, mode: Mode) -> Tensor {
-    let of = |hidden: &Tensor, tokens: &Tensor| {
-        let logits = student.logits(hidden, mode);
-        logits.gather(-1, &tokens.unsqueeze(-1), false).squeeze_dim(-1) - logits.logsumexp(-1, false)
-    };
+    token_logprobs_under(student, hidden, tokens, mode, Distribution::FULL)
+}
+
+/// As [`token_logprobs`], under another distribution made of the same logits.
+pub fn token_logprobs_under(
+    student: &Student,
+    hidden: &Tensor,
+    tokens: &Tensor,
+    mode: Mode,
+    distribution: Distribution,
+) -> Tensor {
+    let of = |hidden: &Tensor, tokens: &Tensor| distribution.logprobs(&student.logits(hidden, mode), tokens);
     let (rows, positions) = (hidden.size()[0], tokens.numel() as i64);
     let at_once = (head_positions(hidden.device()) * rows / positions.max(1)).max(1);
     if hidden.requires_grad() || rows <= at_once {
@@ -36,6 +44,18 @@ pub fn backward_by_positions(
     hidden: &Tensor,
     tokens: &Tensor,
     mode: Mode,
+    loss: impl FnMut(&Tensor, i64, i64) -> Tensor,
+    also: Option<Tensor>,
+) -> Tensor {
+    backward_under(student, hidden, tokens, (mode, Distribution::FULL), loss, also)
+}
+
+/// As [`backward_by_positions`], with log-probabilities under another distribution made of the same logits.
+pub fn backward_under(
+    student: &Student,
+    hidden: &Tensor,
+    tokens: &Tensor,
+    (mode, distribution): (Mode, Distribution),
     mut loss: impl FnMut(&Tensor, i64, i64) -> Tensor,
     also: Option<Tensor>,
 ) -> Tensor {
@@ -46,7 +66,8 @@ pub fn backward_by_positions(
     for start in (0..total).step_by(at_once as usize) {
         let length = at_once.min(total - start);
         let tokens = tokens.narrow(0, start, length);
-        let logprobs = token_logprobs(student, &leaf.narrow(0, start, length), &tokens, mode);
+        let hidden = leaf.narrow(0, start, length);
+        let logprobs = token_logprobs_under(student, &hidden, &tokens, mode, distribution);
         let share = loss(&logprobs, start, length);
         share.backward();
         student.collect_gradients();
@@ -62,33 +83,4 @@ pub fn backward_by_positions(
         student.collect_gradients();
     }
     sum
-}
-
-/// A value model: a student with a value head, its own head unused. Its student may read the policy's own weights;
-/// then one pass serves both.
-#[derive(Debug)]
-pub struct ValueModel {
-    /// The second student.
-    pub student: Student,
-    /// d → 2d → ReLU → 1.
-    pub head: ValueHead,
-}
-
-impl ValueModel {
-    /// Values [batch, target] of decoder states [batch, target, d] of this model's student.
-    pub fn values(&self, hidden: &Tensor, mode: Mode) -> Tensor {
-        self.head.forward(hidden, mode)
-    }
-
-    /// Flushes accumulated gradients of low-precision weights, if they are large.
-    pub fn collect_gradients(&self) {
-        self.student.collect_gradients();
-        self.head.collect_gradients();
-    }
-
-    /// Takes up all of it.
-    pub fn settle_gradients(&self) {
-        self.student.settle_gradients();
-        self.head.settle_gradients();
-    }
 }

@@ -7,10 +7,13 @@ use crate::student::checkpoint::{self, Loaded, WEIGHTS_FILE};
 use crate::student::{Student, Weights};
 use crate::tokenizer::Tokenizer;
 use schemas::settings::{Dtype, Resolved};
-use schemas::{Answer, Dataset, Provenance, Settings, rounds};
+use schemas::{Answer, Dataset, Metric, Provenance, Settings, rounds};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tch::{Device, Kind};
+
+/// Metric of stage rl in a round that ends with it.
+pub(super) const ENDS_ROUND: &str = "ends_round";
 
 /// Dataset, settings and device of one command.
 #[derive(Debug)]
@@ -112,9 +115,25 @@ impl Context {
         self.checkpoints.join("base")
     }
 
-    /// Folder of the policy that a round starts from: the base student, or the last round's fine-tuned one.
+    /// Folder of the policy that a round starts from: the base student, or the last round's final one.
     pub fn start_of(&self, round: u32) -> PathBuf {
-        if round <= 1 { self.base() } else { self.checkpoint(round - 1, "sft") }
+        if round <= 1 {
+            return self.base();
+        }
+        let stage = if self.ended_with_rl(round - 1) { "rl" } else { "sft" };
+        self.checkpoint(round - 1, stage)
+    }
+
+    /// Whether a round was run with `round.stages = rl`, and not fine-tuned since.
+    pub(super) fn ended_with_rl(&self, round: u32) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            name: String,
+        }
+        let rows = || self.dataset.project::<Metric, Named>(round, &["name"]);
+        !self.has(&self.checkpoint(round, "sft"))
+            && self.has(&self.checkpoint(round, "rl"))
+            && rows().is_ok_and(|rows| rows.iter().any(|row| row.name == ENDS_ROUND))
     }
 
     /// Reads the policy that a round starts from.

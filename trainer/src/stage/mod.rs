@@ -4,11 +4,13 @@
 //! the feedback pipeline; until they exist, the trainer stops. A stage is complete once its files exist, and files are
 //! written atomically, so after a kill the stage is repeated, or continued from its step checkpoint.
 
-mod advantages;
 mod answer;
 mod context;
 mod decode;
+mod experience;
+mod learned_values;
 mod outcome;
+mod pairs;
 mod parts;
 mod report;
 mod rl;
@@ -23,6 +25,7 @@ pub(crate) use rollout::PROBLEMS_A_PART;
 
 use crate::error::Result;
 use clap::ValueEnum;
+use schemas::settings::RoundStages;
 use schemas::{Rationale, Rollout};
 
 /// A stage of the trainer.
@@ -75,6 +78,11 @@ fn warn_of_redone_round(context: &Context, round: u32) -> Result<()> {
     Ok(())
 }
 
+/// Whether a stage is part of a round.
+fn belongs(context: &Context, stage: Stage) -> bool {
+    context.settings.round.stages == RoundStages::All || matches!(stage, Stage::Rollout | Stage::Rl)
+}
+
 /// Advances round `round` as far as feedback allows, or does only the stage `only`. Returns the lines to print.
 ///
 /// # Errors
@@ -90,7 +98,7 @@ pub fn advance(context: &Context, round: u32, only: Option<Stage>) -> Result<Vec
     ];
     warn_of_redone_round(context, round)?;
     for (stage, run) in stages {
-        if only.is_some_and(|only| only != stage) {
+        if only.is_some_and(|only| only != stage) || (only.is_none() && !belongs(context, stage)) {
             continue;
         }
         match run(context, round)? {

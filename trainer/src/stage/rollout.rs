@@ -1,4 +1,5 @@
-//! Stage rollout: k sampled rationales for each train problem, with log-probabilities and values of every token.
+//! Stage rollout: k sampled rationales for each train problem, with the log-probabilities of every token, and its values if
+//! RL is to read them.
 
 use super::context::{Context, Policy};
 use super::outcome::{Outcome, warn_of_truncation};
@@ -7,16 +8,16 @@ use crate::batch;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::memory::in_batches;
+use crate::objective::value_model::initial_head;
 use crate::progress::{Progress, check_interrupt};
 use crate::rollout::forced::{TokenNumbers, needs_own_pass, token_numbers};
-use crate::rollout::logprobs::ValueModel;
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
 use crate::sentences;
 use crate::student::value_head::ValueHead;
-use crate::student::{Mode, Source, Student, StudentConfig, Weights};
+use crate::student::{Mode, Source};
 use crate::vision::ImageFeatures;
-use schemas::settings::{Algorithm, ValueTrunk};
+use schemas::settings::{Algorithm, BaselineKind};
 use schemas::{Problem, Rollout};
 use tch::Device;
 
@@ -218,8 +219,11 @@ fn sample(
     let settings = &context.settings;
     let samples = settings.rollout.samples as usize;
     // The value model starts as a copy of the policy, so the policy's own states give its values.
-    let value_weights = (settings.rl.algorithm == Algorithm::Ppo).then(|| {
-        value_head(&policy.student.config, settings.rollout.seed, round).into_device(context.device)
+    let rl = &settings.rl;
+    let reads_values = rl.algorithm == Algorithm::Ppo && rl.baseline == BaselineKind::Sampled;
+    let value_weights = reads_values.then(|| {
+        let config = &policy.student.config;
+        initial_head(config, rl.value_init, settings.rollout.seed, round).into_device(context.device)
     });
     let (sampling_kind, training_kind) = (context.sampling_kind(), context.kind());
     let own_pass = needs_own_pass(sampling_kind, training_kind);
@@ -325,36 +329,6 @@ fn check_finite(what: &str, problem_id: &str, numbers: &[f32]) -> Result<()> {
     let Some(wrong) = numbers.iter().find(|number| !number.is_finite()) else { return Ok(()) };
     let message = format!("rollout of problem `{problem_id}`: expected a finite {what}, found {wrong}");
     Err(Error::input(message, "are the checkpoint's weights sound? Try --dtype float32"))
-}
-
-/// The value head that a round starts with, made from the run's seed.
-fn value_head(config: &StudentConfig, run_seed: u64, round: u32) -> Weights {
-    let seed = (seed::derive(run_seed, "value head", &round.to_string()) >> 1) as i64;
-    let mut weights = Weights::default();
-    weights.add_random(config, config.value_head_shapes(), seed);
-    weights
-}
-
-/// The value model that a round starts with: a copy of the policy, or the policy itself, with a value head; and the
-/// weights that are its own.
-pub(super) fn value_model(
-    policy: &Policy,
-    trunk: ValueTrunk,
-    run_seed: u64,
-    round: u32,
-) -> (ValueModel, Weights) {
-    let config = &policy.student.config;
-    let device = policy.student.encoder.device();
-    let mut weights = match trunk {
-        ValueTrunk::Separate => policy.weights.copy_to(device),
-        ValueTrunk::Shared => Weights::default(),
-    };
-    for (name, tensor) in value_head(config, run_seed, round).into_device(device).iter() {
-        weights.insert(name, tensor.shallow_clone());
-    }
-    let trunk = if trunk == ValueTrunk::Separate { &weights } else { &policy.weights };
-    let model = ValueModel { student: Student::new(trunk, config), head: ValueHead::new(&weights) };
-    (model, weights)
 }
 
 #[cfg(test)]

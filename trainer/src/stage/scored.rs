@@ -4,12 +4,12 @@ use super::context::{Context, Policy, short};
 use super::rollout::sample_seed;
 use crate::error::{Error, Result};
 use schemas::number::grouped;
-use schemas::settings::Algorithm;
+use schemas::settings::{Algorithm, BaselineKind};
 use schemas::{Reject, Rollout, Score};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
 
-/// Rollouts with the scores of their sentences.
+/// Rollouts with the scores of their sentences; one without sentences has none.
 pub(super) struct Scored {
     /// Rollouts and the scores of their sentences, in order.
     pub(super) rollouts: Vec<(Rollout, Vec<f32>)>,
@@ -71,8 +71,13 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
     if let Some(waiting) = joined.waits(context, round)? {
         return Ok(Err(waiting));
     }
-    let Joined { scored, empty, lost, waiting } = joined;
-    let left_out = [(empty, "empty"), (lost, "rejected"), (waiting, "not scored"), (imported, "imported")];
+    let Joined { mut scored, empty, lost, waiting } = joined;
+    let penalized = context.settings.rl.penalize_empty;
+    let without = if penalized { 0 } else { empty.len() };
+    if penalized {
+        scored.extend(empty.into_iter().map(|rollout| (rollout, Vec::new())));
+    }
+    let left_out = [(without, "empty"), (lost, "rejected"), (waiting, "not scored"), (imported, "imported")];
     let left_out = left_out
         .iter()
         .filter(|(count, _)| *count > 0)
@@ -84,7 +89,7 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
 /// Rollouts with their scores, and how many have none, and why.
 struct Joined {
     scored: Vec<(Rollout, Vec<f32>)>,
-    empty: usize,
+    empty: Vec<Rollout>,
     lost: usize,
     waiting: usize,
 }
@@ -96,11 +101,11 @@ impl Joined {
         scores: &HashMap<String, SentenceScores>,
         rejected: &HashSet<String>,
     ) -> Result<Self> {
-        let mut joined = Self { scored: Vec::new(), empty: 0, lost: 0, waiting: 0 };
+        let mut joined = Self { scored: Vec::new(), empty: Vec::new(), lost: 0, waiting: 0 };
         for rollout in rollouts {
             let count = rollout.sentences.len();
             match scores.get(&rollout.rollout_id) {
-                _ if count == 0 => joined.empty += 1,
+                _ if count == 0 => joined.empty.push(rollout),
                 None if rejected.contains(&rollout.rollout_id) => joined.lost += 1,
                 None => joined.waiting += 1,
                 Some(sentences) => {
@@ -155,7 +160,7 @@ impl Joined {
         if self.scored.is_empty() {
             let message = format!(
                 "round {round}: expected scored rollouts to learn from, found none ({} are empty)",
-                self.empty
+                self.empty.len()
             );
             return Err(Error::BadInput { message, hint: None });
         }
@@ -186,7 +191,8 @@ fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
     let is_of_another =
         |row: &&Rollout| row.seed != sample_seed(seed, row.round, &row.problem_id, row.sample as usize);
     let others = rollouts.iter().filter(is_of_another).count();
-    if context.settings.rl.algorithm == Algorithm::Ppo && others > 0 {
+    let rl = &context.settings.rl;
+    if rl.algorithm == Algorithm::Ppo && rl.baseline == BaselineKind::Sampled && others > 0 {
         schemas::warn!(
             "warning: {others} of {} rollouts were not sampled with rollout.seed = {seed}: their values are those of \
              another value head than the one that is trained now",

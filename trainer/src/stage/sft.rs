@@ -9,6 +9,7 @@ use crate::metrics::MetricLog;
 use crate::prompt;
 use crate::resume::StepCheckpoint;
 use crate::rollout::Generator;
+use crate::seed;
 use crate::sft::{Choice, Example, Plan, fit, identity, mean_loss};
 use crate::student::checkpoint;
 use crate::text_metrics;
@@ -285,7 +286,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
         learning_rate: settings.sft.learning_rate,
         weight_decay: settings.sft.weight_decay,
         max_grad_norm: settings.sft.max_grad_norm,
-        seed: settings.rollout.seed ^ u64::from(round),
+        seed: seed::of_round(settings.rollout.seed, round, "sft"),
         kind: context.kind(),
         warmup: settings.sft.warmup,
         max_tokens_per_batch: context.settings.student.max_tokens_per_batch,

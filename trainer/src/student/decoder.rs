@@ -70,16 +70,33 @@ impl Decoder {
 
     /// Hidden states of whole sequences: `ids` [batch, target], `encoded` [batch, source, d], `source_mask` [batch,
     /// source] → [batch, target, d]. Position t sees tokens 0…t. Padding is at the end, so the causal mask already
-    /// hides it from every real token.
-    pub fn forward(&self, ids: &Tensor, encoded: &Tensor, source_mask: &Tensor, mode: Mode) -> Tensor {
+    /// hides it from every real token. With `source_of`, row r of `ids` belongs to row `source_of[r]` of the sources.
+    pub fn forward(
+        &self,
+        ids: &Tensor,
+        encoded: &Tensor,
+        source_mask: &Tensor,
+        source_of: Option<&[usize]>,
+        mode: Mode,
+    ) -> Tensor {
         let length = ids.size()[1];
         let bias = self.bias.forward(0, length, length) + causal_bias(length, ids.device());
-        let cross_bias = padding_bias(source_mask);
+        // Stacked from single rows, whose gradients are added in one order; those of an index are not on a GPU.
+        let of_rows = |tensor: &Tensor| match source_of {
+            None => tensor.shallow_clone(),
+            Some(rows) => {
+                let sources = tensor.unbind(0);
+                Tensor::stack(&rows.iter().map(|&row| &sources[row]).collect::<Vec<_>>(), 0)
+            }
+        };
+        let cross_bias = of_rows(&padding_bias(source_mask));
         let embedded = Tensor::embedding(&self.embedding, ids, -1, false, false);
         let hidden =
             self.blocks.iter().fold(dropout(&embedded, self.dropout, mode.train), |x, (own, cross, feed)| {
                 let x = own.attend_self(&x, &bias, mode);
-                let x = cross.attend_to(&x, &cross.key_value(encoded, mode), &cross_bias, mode);
+                let KeyValue { keys, values } = cross.key_value(encoded, mode);
+                let key_value = KeyValue { keys: of_rows(&keys), values: of_rows(&values) };
+                let x = cross.attend_to(&x, &key_value, &cross_bias, mode);
                 feed.forward(&x, mode)
             });
         dropout(&self.norm.forward(&hidden), self.dropout, mode.train)

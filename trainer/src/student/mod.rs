@@ -59,6 +59,14 @@ pub struct Source {
 }
 
 impl Source {
+    /// The rows at these places, which may repeat.
+    pub fn of_rows(&self, rows: &[usize]) -> Self {
+        let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+        let rows = Tensor::from_slice(&rows).to_device(self.ids.device());
+        let of = |tensor: &Tensor| tensor.index_select(0, &rows);
+        Self { ids: of(&self.ids), mask: of(&self.mask), image: of(&self.image) }
+    }
+
     /// The problems `start..start + count`, no longer than the longest of them.
     pub fn narrow(&self, start: i64, count: i64) -> Self {
         let some = |tensor: &Tensor| tensor.narrow(0, start, count);
@@ -124,6 +132,13 @@ impl Student {
     /// Decoder states [batch, target, d] for decoder inputs `ids` [batch, target], which begin with the start token.
     pub fn hidden(&self, source: &Source, ids: &Tensor, mode: Mode) -> Tensor {
         let encoded = self.encode(source, mode);
-        self.decoder.forward(ids, &encoded, &source.mask, mode)
+        self.decoder.forward(ids, &encoded, &source.mask, None, mode)
+    }
+
+    /// As [`Student::hidden`], for decoder inputs whose row r belongs to the source at `source_of[r]`: each source runs through the
+    /// encoder once.
+    pub fn hidden_shared(&self, source: &Source, source_of: &[usize], ids: &Tensor, mode: Mode) -> Tensor {
+        let encoded = self.encode(source, mode);
+        self.decoder.forward(ids, &encoded, &source.mask, Some(source_of), mode)
     }
 }

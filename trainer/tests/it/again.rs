@@ -145,22 +145,40 @@ fn a_round_that_was_done_again_is_told_to_the_next() {
 }
 
 #[test]
-fn samples_that_do_not_differ_teach_grpo_nothing() {
+fn samples_that_do_not_differ_teach_nothing() {
     let place = Place::new(40);
     place.stage("rollout");
     let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
     place.write_scores(&rollouts, |score| score.score = 0.5);
-    let lines = refused(place.train(&[
-        "--round",
-        "1",
-        "--stage",
-        "rl",
-        "--algorithm",
-        "grpo",
-        "--reward",
-        "rationale",
-    ]));
-    assert!(lines.contains("expected scores that differ between the samples of a problem"), "{lines}");
+    for algorithm in ["grpo", "ppo", "dpo"] {
+        let place = place.copy();
+        let rl = ["--round", "1", "--stage", "rl", "--reward", "rationale", "--algorithm", algorithm];
+        let output = place.train(&rl).args(["--penalize-empty", "false"]).output().expect("train");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{algorithm}: {said}");
+        assert!(said.contains("there is nothing to learn from"), "{algorithm}: {said}");
+        let line = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(line.contains("which differ too little to learn from"), "{algorithm}: {line}");
+        let weights =
+            |name: &str| fs::read(place.checkpoint(name).join("model.safetensors")).expect("weights");
+        assert!(weights("round-1/rl") == weights("base"), "{algorithm}: not even weight decay");
+    }
+}
+
+/// One sample of each problem: those of all problems are its baseline, and this is said.
+#[test]
+fn a_single_sample_is_compared_with_other_problems() {
+    let place = Place::new(40).scored_with(&["--samples", "1"]);
+    for algorithm in ["ppo", "grpo"] {
+        let place = place.copy();
+        let rl = ["--round", "1", "--stage", "rl", "--algorithm", algorithm];
+        let said = succeeds(&place, &rl);
+        assert!(
+            said.contains("have one scored sample, which is compared with the samples of all problems"),
+            "{said}"
+        );
+        assert!(!place.numbers("rl", "loss").is_empty(), "{algorithm}");
+    }
 }
 
 /// What another model said, perhaps about problems of other splits, is scored but not learned.
@@ -199,7 +217,7 @@ fn a_second_interrupt_ends_with_its_status() {
     let start = Place::new(200).scored();
     for _ in 0..6 {
         let place = start.copy();
-        let mut command = place.train(&["--round", "1", "--stage", "rl", "--passes", "50"]);
+        let mut command = place.train(&["--round", "1", "--stage", "rl", "--passes", "50", "--max-kl", "0"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
         let interrupt = || {
             let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status();

@@ -279,14 +279,22 @@ fn nothing_scored_waits_and_nothing_to_score_is_refused() {
 }
 
 #[test]
-fn empty_rationales_are_left_out_and_counted() {
+fn empty_rationales_are_the_worst_ones() {
     let place = place();
     let mut rollouts = rollouts(&place);
     rollouts[1].sentences.clear();
     write_rollouts(&place, &rollouts);
     place.write_scores(&rollouts, |_| {});
-    let line = place.stage("rl");
+    let without = place.copy();
+    let flags = ["--round", "1", "--stage", "rl", "--penalize-empty", "false", "--baseline", "model"];
+    let output = without.train(&flags).output().expect("train");
+    let line = String::from_utf8_lossy(&output.stdout);
     assert!(line.contains("ppo on 5 rollouts") && line.contains("(left out: 1 empty)"), "{line}");
+    let line = place.stage("rl");
+    assert!(line.contains("ppo on 6 rollouts") && !line.contains("left out"), "{line}");
+    // Beside a sample with two sentences of 0.4, which earns -0.2 in all: -0.5 for nothing.
+    let rewards = place.numbers("rl", "mean_reward");
+    assert!((rewards[0] - (5.0 * -0.2 - 0.5) / 6.0).abs() < 1e-6, "{rewards:?}");
 }
 
 #[test]
@@ -346,8 +354,15 @@ fn rollouts_that_contradict_themselves() {
     );
     let order = refused(&|row| (row.sentences[0].token_end, row.sentences[1].token_end) = (2, 0));
     assert!(order.contains("p1-r1-s1: expected sentences in order"), "{order}");
-    let values = refused(&|row| row.values.clear());
-    assert!(values.contains("found 0: they were sampled for rl.algorithm = grpo"), "{values}");
+    let values = |change: &dyn Fn(&mut Rollout)| {
+        let mut changed = rollouts.clone();
+        change(&mut changed[3]);
+        write_rollouts(&place, &changed);
+        let flags = ["--round", "1", "--stage", "rl", "--baseline", "sampled"];
+        error_lines(&place.train(&flags).output().expect("train")).swap_remove(0)
+    };
+    let values = values(&|row| row.values.clear());
+    assert!(values.contains("found 0: they were sampled for another rl.baseline"), "{values}");
     let round = refused(&|row| row.round = 7);
     assert!(round.contains("column `round`, row 3: expected 1, found 7"), "{round}");
     write_rollouts(&place, &rollouts);

@@ -64,7 +64,7 @@ fn plain_t5s_give_the_logits_of_transformers() {
         let given = expected(name);
         let mask = &given["attention_mask"];
         let text = student.encoder.text(&given["input_ids"], mask, Mode::EVAL);
-        let hidden = student.decoder.forward(&given["decoder_input_ids"], &text, mask, Mode::EVAL);
+        let hidden = student.decoder.forward(&given["decoder_input_ids"], &text, mask, None, Mode::EVAL);
         // Unscaled products with an embedding of deviation 1 are some ten times larger.
         let tolerance = if name == TIED_UNSCALED { 1e-4 } else { 1e-5 };
         assert_close(name, &student.logits(&hidden, Mode::EVAL), &given["logits"], tolerance);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const KILLS: u32 = 3;
 
 /// More of what a stage may be killed in: the value model's own passes, and the choice of a pass.
-const FLAGS: [&str; 4] = ["--value-passes", "1", "--sft-keep", "val_loss"];
+const FLAGS: [&str; 6] = ["--baseline", "model", "--value-passes", "1", "--sft-keep", "val_loss"];
 
 /// Metrics of the clock, which no run repeats.
 const OF_THE_CLOCK: [&str; 4] = ["second", "tokens_per", "memory", "time"];

@@ -24,7 +24,8 @@ fn values(place: &Place, name: &str) -> Vec<f64> {
     rows.into_iter().map(|row| row.value).collect()
 }
 
-/// Ratios start from the log-probabilities of sampling: a policy that is shown something else than then has others.
+/// Ratios start from the log-probabilities of sampling: a policy that is shown something else than then has others, which
+/// are computed anew.
 #[test]
 fn other_sources_than_those_of_sampling_are_told() {
     let start = scored();
@@ -33,6 +34,8 @@ fn other_sources_than_those_of_sampling_are_told() {
         let train = place.train(&["--round", "1", "--stage", "rl"]).args(flags).output().expect("train");
         let said = String::from_utf8_lossy(&train.stderr).into_owned();
         assert!(train.status.success(), "{said}");
+        let kl = place.numbers("rl", "kl_to_sampler")[0];
+        assert!(kl < 1e-6, "ratios start at 1, whatever the policy is shown: {kl}");
         said.contains("log-probabilities of what it sampled are off by")
     };
     assert!(!told(&[]));
@@ -44,16 +47,36 @@ fn values_are_learned_before_the_policy_learns() {
     let place = scored();
     for trunk in ["separate", "shared"] {
         let place = place.copy();
-        let flags = ["--value-passes", "12", "--value-learning-rate", "1e-2", "--value-model", trunk];
+        let values_of = ["--baseline", "model", "--value-folds", "1", "--value-model", trunk];
+        let flags = [&values_of[..], &["--value-passes", "12", "--value-learning-rate", "1e-2"]].concat();
         run(&place, "rl", &flags);
         let losses = values(&place, "warmup_value_loss");
         let explained = values(&place, "warmup_explained_variance");
         assert!(losses.last() < losses.first(), "{trunk}: {losses:?}");
         assert!(explained.last() > explained.first(), "{trunk}: {explained:?}");
-        // The policy's passes start from values that know something.
-        assert!(values(&place, "explained_variance")[0] > explained[0], "{trunk}");
+        // What they explain of the returns that they were fitted to, whole sentences.
+        assert!(values(&place, "baseline_explained_variance")[0] > explained[0], "{trunk}");
+        assert!(values(&place, "value_loss").is_empty(), "nothing can use what they would learn later");
         assert_eq!(place.hidden_files(), Vec::<PathBuf>::new());
     }
+}
+
+/// Each fold has a value model that did not see its problems; one fold alone recognizes what it was fitted to.
+#[test]
+fn values_are_of_problems_that_were_not_seen() {
+    let start = scored();
+    let learned = |folds: &str, explained: &str| {
+        let place = start.copy();
+        let model = ["--baseline", "model", "--value-passes", "60", "--value-learning-rate", "3e-3"];
+        run(&place, "rl", &[&model[..], &["--value-folds", folds, "--passes", "1"]].concat());
+        assert_eq!(place.hidden_files(), Vec::<PathBuf>::new());
+        (values(&place, "held_out_explained_variance").len(), values(&place, explained)[0])
+    };
+    let (folds, of_seen) = learned("1", "baseline_explained_variance");
+    assert_eq!(folds, 1);
+    let (folds, of_unseen) = learned("2", "baseline_explained_variance");
+    assert_eq!(folds, 2);
+    assert!(of_seen > of_unseen + 0.2, "seen {of_seen}, unseen {of_unseen}");
 }
 
 #[test]
@@ -61,7 +84,9 @@ fn bfloat16_learns_the_same_on_any_processor() {
     let start = scored();
     let learned = |dtype: &str| {
         let place = start.copy();
-        let flags = ["--dtype", dtype, "--passes", "2", "--value-passes", "1", "--rl-learning-rate", "1e-3"];
+        let baseline = ["--baseline", "model", "--value-passes", "1"];
+        let flags = ["--dtype", dtype, "--passes", "2", "--rl-learning-rate", "1e-3"];
+        let flags = [&flags[..], &baseline].concat();
         let train = place.train(&["--round", "1", "--stage", "rl"]).args(flags).output().expect("train");
         let said = String::from_utf8_lossy(&train.stderr).into_owned();
         assert!(train.status.success(), "{said}");
@@ -100,8 +125,8 @@ fn passes_are_shuffled() {
 #[test]
 fn a_loss_that_is_no_number_stops_and_names_the_batch() {
     let place = scored();
-    let stops = |stage: &str| {
-        let train = place.train(&["--round", "1", "--stage", stage]).output().expect("train");
+    let stops = |stage: &str, flags: &[&str]| {
+        let train = place.train(&["--round", "1", "--stage", stage]).args(flags).output().expect("train");
         let said = String::from_utf8_lossy(&train.stderr).into_owned();
         assert_eq!(train.status.code(), Some(1), "{said}");
         let batch = place.path().join(format!("checkpoints/round-1/.{stage}-step.batch.json"));
@@ -119,11 +144,11 @@ fn a_loss_that_is_no_number_stops_and_names_the_batch() {
     // Values whose error has no square in float32.
     let sampled: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
     let far = sampled.iter().cloned().map(|mut row| {
-        row.values.iter_mut().for_each(|value| *value = 1e30);
+        row.values = vec![1e30; row.token_ids.len()];
         row
     });
     place.dataset().write_part(1, "sampled-00000", far, &provenance()).expect("written");
-    stops("rl");
+    stops("rl", &["--baseline", "sampled", "--value-loss", "true"]);
     assert!(!place.checkpoint("round-1/rl").exists());
 
     place.dataset().write_part(1, "sampled-00000", sampled, &provenance()).expect("written");
@@ -143,7 +168,7 @@ fn a_loss_that_is_no_number_stops_and_names_the_batch() {
     let said: Vec<Rationale> = place.dataset().read(1).expect("rationales");
     let said = said.into_iter().map(|row| Rationale { policy: policy.clone(), ..row });
     place.dataset().write_part(1, "rl-train-00000", said, &provenance()).expect("written");
-    stops("sft");
+    stops("sft", &[]);
     assert!(!place.checkpoint("round-1/sft").exists());
 }
 

@@ -4,17 +4,24 @@ use crate::reference::{
     Tensors, assert_close, assert_gradients_close, assert_weights_close, batch, folder, meta, shifted,
     student, tensors, weights,
 };
-use schemas::settings::RlSettings;
+use schemas::settings::{Resolved, RlSettings};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Kind, Tensor, no_grad};
+use trainer::objective::advantage::{gae, whiten};
+use trainer::objective::loss::{Coefficients, PpoInputs, PpoLoss, ppo_loss};
+use trainer::objective::reward::token_rewards;
+use trainer::objective::value_model::ValueModel;
 use trainer::optimizer::{AdamW, clip_factor, decays, gradient_norm};
-use trainer::rl::advantage::{gae, whiten};
-use trainer::rl::loss::{PpoInputs, PpoLoss, ppo_loss};
-use trainer::rl::reward::token_rewards;
-use trainer::rollout::logprobs::{ValueModel, token_logprobs};
+use trainer::rollout::logprobs::token_logprobs;
 use trainer::student::value_head::ValueHead;
 use trainer::student::{Mode, Student, StudentConfig, Weights};
+
+/// The settings of the paper.
+fn paper() -> RlSettings {
+    let preset = [("round.preset".to_owned(), "paper-base".to_owned())];
+    Resolved::from_parts(None, &preset.into()).expect("settings").settings.rl
+}
 
 /// Policy and value model of the reference, with what they were run on.
 struct Step {
@@ -72,8 +79,7 @@ impl Step {
                 advantages: real(&self.reference["advantages"]),
                 values: Some((real(&self.values(folder)), real(&self.reference["returns"]))),
             },
-            RlSettings::default().clip,
-            RlSettings::default().value_coefficient,
+            Coefficients::of(&paper()),
         );
         loss.total.backward();
         loss

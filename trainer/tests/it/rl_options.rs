@@ -4,26 +4,59 @@ use crate::small::Place;
 use schemas::{Rollout, Score};
 use trainer::student::checkpoint::read_student;
 
-/// One rollout a step, far too fast.
-const FAST: [&str; 6] = ["--minibatch", "8", "--accumulation", "1", "--rl-learning-rate", "1e-2"];
+/// One minibatch a step.
+const SMALL: [&str; 4] = ["--minibatch", "8", "--accumulation", "1"];
+
+/// Far too fast.
+const FAST: [&str; 2] = ["--rl-learning-rate", "1e-2"];
 
 fn learned(start: &Place, flags: &[&str]) -> Place {
+    learned_with(start, &[&FAST, flags].concat())
+}
+
+fn learned_with(start: &Place, flags: &[&str]) -> Place {
     let place = start.copy();
     let output =
-        place.train(&["--round", "1", "--stage", "rl"]).args(FAST).args(flags).output().expect("train");
+        place.train(&["--round", "1", "--stage", "rl"]).args(SMALL).args(flags).output().expect("train");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     place
 }
 
+/// What a step leads to is known before the next one is taken: the step is undone, and no pass goes on.
 #[test]
-fn a_pass_that_drifts_too_far_ends() {
+fn training_ends_at_the_kl_bound() {
     let start = Place::new(40).scored();
-    let free = learned(&start, &[]).numbers("rl", "kl_to_sampler");
+    let slow = ["--rl-learning-rate", "1e-3", "--schedule", "constant"];
+    let free = learned_with(&start, &[&slow[..], &["--max-kl", "0"]].concat());
+    let free = free.numbers("rl", "kl_to_sampler");
     let bound = free[free.len() / 2] / 2.0;
-    let found = learned(&start, &["--max-kl", &bound.to_string()]).numbers("rl", "kl_to_sampler");
+    let place = start.copy();
+    let bound_told = bound.to_string();
+    let rl = [&["--round", "1", "--stage", "rl"][..], &SMALL, &slow, &["--max-kl", &bound_told]].concat();
+    let output = place.train(&rl).output().expect("train");
+    let line = String::from_utf8_lossy(&output.stdout);
+    let found = place.numbers("rl", "kl_to_sampler");
     let first = free.iter().position(|kl| *kl > bound).expect("above the bound");
-    assert_eq!(found[..=first], free[..=first], "alike until the bound is passed");
-    assert!(found.len() < free.len(), "{found:?} {free:?}");
+    assert_eq!(found, free[..first], "alike, and then no step");
+    let told = format!("ended at rl.max_kl after {} of {} steps", first - 1, free.len());
+    assert!(line.contains(&told), "{told}: {line}");
+    assert_eq!(place.numbers("rl", "stopped_at_kl"), [free[first]]);
+}
+
+/// Ratios, and with them all that is learned, are of the distribution that was sampled from; the softmax at temperature 1
+/// has other ratios.
+#[test]
+fn temperature_and_top_p_are_part_of_the_policy() {
+    let drawn = ["--rollout-temperature", "0.5", "--top-p", "0.8"];
+    let start = Place::new(40).scored_with(&drawn);
+    let first = |flags: &[&str]| {
+        let place = learned(&start, &[&drawn[..], flags].concat());
+        (place.numbers("rl", "sampler_entropy")[0], place.numbers("rl", "kl_to_sampler")[0])
+    };
+    let (sampled, kl) = first(&[]);
+    let (full, _) = first(&["--logprobs", "full"]);
+    assert!(kl < 1e-6, "ratios start at 1: {kl}");
+    assert!(sampled < 0.8 * full, "surprise at what was sampled: {sampled}, at temperature 1 {full}");
 }
 
 #[test]
@@ -39,7 +72,7 @@ fn the_norm_of_the_gradient_is_clipped() {
         let norms = place.numbers("rl", "gradient_norm");
         (after.iter().map(square).sum::<f64>().sqrt(), norms[0])
     };
-    let (free, norm) = moved(&[]);
+    let (free, norm) = moved(&["--rl-max-grad-norm", "0", "--max-kl", "0"]);
     // Below AdamW's epsilon of 1e-8, steps shrink with the gradient.
     let (clipped, same) = moved(&["--rl-max-grad-norm", "1e-9", "--rl-weight-decay", "0"]);
     assert!(clipped * 20.0 < free, "{clipped} {free}");
@@ -48,8 +81,9 @@ fn the_norm_of_the_gradient_is_clipped() {
 
 #[test]
 fn values_that_moved_far_stop_pulling() {
-    let start = Place::new(40).scored();
-    let losses = |flags: &[&str]| learned(&start, flags).numbers("rl", "value_loss");
+    let flags = ["--baseline", "sampled", "--value-init", "random", "--value-loss", "true", "--max-kl", "0"];
+    let start = Place::new(40).scored_with(&flags);
+    let losses = |more: &[&str]| learned(&start, &[&flags[..], more].concat()).numbers("rl", "value_loss");
     let (free, clipped) = (losses(&[]), losses(&["--value-clip", "1e-6"]));
     assert_eq!(free.len(), clipped.len());
     assert!((free[0] - clipped[0]).abs() < 1e-6, "values have not moved yet");
@@ -86,7 +120,8 @@ fn a_few_rollouts_may_lack_scores() {
     place.write_scores(&scored, |_| {});
     let rl = |flags: &[&str]| {
         let place = place.copy();
-        let output = place.train(&["--round", "1", "--stage", "rl"]).args(flags).output().expect("train");
+        let rl = ["--round", "1", "--stage", "rl", "--penalize-empty", "false"];
+        let output = place.train(&rl).args(flags).output().expect("train");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         (String::from_utf8_lossy(&output.stdout).into_owned(), place)
     };
@@ -101,10 +136,12 @@ fn a_few_rollouts_may_lack_scores() {
 
 #[test]
 fn rollouts_of_another_seed_have_values_of_another_head() {
-    let place = Place::new(10).scored();
+    let sampled = ["--baseline", "sampled"];
+    let place = Place::new(10).scored_with(&sampled);
     let said = |flags: &[&str]| {
         let place = place.copy();
-        let output = place.train(&["--round", "1", "--stage", "rl"]).args(flags).output().expect("train");
+        let rl = [&["--round", "1", "--stage", "rl"], &sampled[..], flags].concat();
+        let output = place.train(&rl).output().expect("train");
         assert!(output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
@@ -119,7 +156,7 @@ fn rollouts_of_another_seed_have_values_of_another_head() {
 
 #[test]
 fn what_the_samples_are_like_is_told() {
-    let place = learned(&Place::new(40).scored(), &[]);
+    let place = learned(&Place::new(40).scored(), &["--penalize-empty", "false"]);
     let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
     let scores: Vec<Score> = place.dataset().read(1).expect("scores");
     let share = |counts: fn(&Rollout) -> bool| {
@@ -141,6 +178,7 @@ fn rollouts_do_not_depend_on_what_is_decoded_together() {
     let sampled = |together: &str| {
         let place = start.copy();
         let flags = ["--round", "1", "--stage", "rollout", "--decode-batch", together];
+        let flags = [&flags[..], &["--baseline", "sampled", "--value-init", "random"]].concat();
         assert!(place.train(&flags).output().expect("train").status.success());
         place.dataset().read::<Rollout>(1).expect("rollouts")
     };

@@ -2,17 +2,18 @@
 //! for two shapes (gated GELU with a head of its own, ReLU with a tied head) and two widths of picture features.
 
 use crate::checkpoints::{assert_close, values};
-use schemas::settings::RlSettings;
+use schemas::settings::{RlSettings, WhitenOver};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
-use trainer::rl::advantage::{gae, whiten};
-use trainer::rl::loss::PpoLoss;
-use trainer::rl::ppo::Learner;
-use trainer::rl::reward::token_rewards;
-use trainer::rl::scored::ScoredRollout;
-use trainer::rollout::logprobs::ValueModel;
+use trainer::objective::ScoredRollout;
+use trainer::objective::advantage::{gae, whiten};
+use trainer::objective::loss::PpoLoss;
+use trainer::objective::ppo::Learner;
+use trainer::objective::reward::token_rewards;
+use trainer::objective::value_model::ValueModel;
+use trainer::rollout::distribution::Distribution;
 use trainer::sft::{Example, batch_loss};
 use trainer::student::checkpoint::{Loaded, read_safetensors, read_student};
 use trainer::student::value_head::ValueHead;
@@ -89,6 +90,8 @@ impl Case {
             kl_coefficient: told.kl_coefficient,
             neutral_score: told.neutral_score,
             whiten: true,
+            whiten_over: WhitenOver::Minibatch,
+            kl_penalty: 0.0,
             ..RlSettings::default()
         }
     }
@@ -113,6 +116,7 @@ impl Case {
                 old_logprobs: rollout.old_logprobs.clone(),
                 advantages,
                 returns,
+                values: rollout.values.clone(),
             }
         };
         self.told.rollouts.iter().enumerate().map(scored).collect()
@@ -124,7 +128,12 @@ impl Case {
         value.train_only(|name| name != "lm_head.weight");
         let student = Student::new(policy, &self.config);
         let model = ValueModel { student: Student::new(value, &self.config), head: ValueHead::new(value) };
-        let learner = Learner { policy: &student, policy_weights: policy, value: Some((&model, value)) };
+        let learner = Learner {
+            policy: &student,
+            policy_weights: policy,
+            value: Some((&model, value)),
+            distribution: Distribution::FULL,
+        };
         let rollouts = self.rollouts();
         let rollouts: Vec<&ScoredRollout> = rollouts.iter().collect();
         let loss = learner.loss(&rollouts, &self.features, &self.settings(), Mode::EVAL);

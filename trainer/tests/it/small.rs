@@ -146,7 +146,13 @@ impl Place {
 
     /// Round 1 with rollouts and their scores.
     pub(crate) fn scored(self) -> Self {
-        self.stage("rollout");
+        self.scored_with(&[])
+    }
+
+    /// The same, sampled with these flags.
+    pub(crate) fn scored_with(self, flags: &[&str]) -> Self {
+        let output = self.train(&["--round", "1", "--stage", "rollout"]).args(flags).output().expect("train");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let rollouts: Vec<Rollout> = self.dataset().read(1).expect("rollouts");
         self.write_scores(&rollouts, |score| score.score = score.score.min(0.9));
         self

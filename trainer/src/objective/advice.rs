@@ -17,7 +17,7 @@ const RULES: [Rule; 5] = [
     (
         "kl_to_sampler",
         |kl, bound| kl > bound,
-        "the policy moves away from the sampling policy; lower rl.learning_rate or rl.passes (rl.max_kl ends a pass early)",
+        "the policy moves away from the sampling policy; lower rl.learning_rate or rl.passes, or raise rl.kl_penalty (rl.max_kl ends training)",
     ),
     ("clip_fraction", |share, _| share > 0.3, "most of the gradient is clipped; lower rl.learning_rate"),
     (

@@ -1,16 +1,19 @@
 //! Minibatches of scored rollouts: their loss, and its gradients in pieces that fit the memory.
 
-use super::loss::{PpoInputs, ppo_loss, value_loss};
-use super::part::Part;
-use super::scored::ScoredRollout;
+use super::advantage::whiten;
+use super::loss::{Coefficients, PpoInputs, ppo_loss, value_loss};
+use super::rows::{Part, ScoredRollout, split_rows};
 use super::statistics::Statistics;
-use crate::batch;
-use crate::rl::advantage::whiten;
-use crate::rollout::logprobs::{ValueModel, backward_by_positions, token_logprobs};
+use super::value_model::ValueModel;
+use crate::batch::{self, Padded, Row};
+use crate::error::Result;
+use crate::memory::in_batches;
+use crate::rollout::distribution::Distribution;
+use crate::rollout::logprobs::{backward_under, token_logprobs_under};
 use crate::student::{Mode, Student, Weights};
 use crate::vision::ImageFeatures;
-use schemas::settings::{Algorithm, RlSettings};
-use tch::Tensor;
+use schemas::settings::{Algorithm, RlSettings, WhitenOver};
+use tch::{Kind, Tensor, no_grad};
 
 /// Policy, value model and their weights.
 #[derive(Debug)]
@@ -19,8 +22,10 @@ pub struct Learner<'a> {
     pub policy: &'a Student,
     /// Its weights.
     pub policy_weights: &'a Weights,
-    /// The value model and its weights; none for algorithms without one.
+    /// The value model that learns in the same passes, and its weights.
     pub value: Option<(&'a ValueModel, &'a Weights)>,
+    /// Distribution that log-probabilities are taken under, old and new.
+    pub distribution: Distribution,
 }
 
 impl Learner<'_> {
@@ -42,25 +47,26 @@ impl Learner<'_> {
             (model.values(&states, mode), part.column(|rollout| &rollout.returns))
         });
         let inputs = PpoInputs {
-            logprobs: token_logprobs(self.policy, &states, part.tokens(), mode),
+            logprobs: token_logprobs_under(self.policy, &states, part.tokens(), mode, self.distribution),
             old_logprobs: part.column(|rollout| &rollout.old_logprobs),
             advantages,
             values,
         };
-        let mut loss = ppo_loss(&inputs, settings.clip, settings.value_coefficient);
+        let mut loss = ppo_loss(&inputs, Coefficients::of(settings));
         if let (Some(clip), Some((values, returns))) = (settings.value_clip, &inputs.values) {
-            loss.value = value_loss(values, returns, Some((clip, &values_of_sampling(&part, returns))));
-            loss.total = &loss.policy + &loss.value * settings.value_coefficient;
+            loss.value = value_loss(values, returns, Some((clip, &part.column(|rollout| &rollout.values))));
+            loss.total = &loss.of_policy + &loss.value * settings.value_coefficient;
         }
         loss
     }
 
-    /// Advantages [rows, longest] of a minibatch, whitened where the settings ask for it. Those of grpo are relative to
-    /// their problem's samples already: taking the minibatch's mean off would push rollouts that earned nothing.
+    /// Advantages [rows, longest] of a minibatch, whitened where the settings ask for it by minibatch. Those of grpo are
+    /// relative to their problem's samples already: taking the minibatch's mean off would push rollouts that earned nothing.
     fn advantages(&self, rows: &[&[f32]], settings: &RlSettings) -> Tensor {
         let device = self.policy.encoder.device();
         let advantages = batch::pad_numbers(rows, device);
-        if !settings.whiten || settings.algorithm == Algorithm::Grpo {
+        let by_minibatch = settings.whiten && settings.whiten_over == WhitenOver::Minibatch;
+        if !by_minibatch || settings.algorithm != Algorithm::Ppo {
             return advantages;
         }
         let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
@@ -85,12 +91,13 @@ impl Learner<'_> {
         scale: f64,
     ) -> Statistics {
         let device = self.policy.encoder.device();
-        let lengths = batch::lengths(rollouts);
-        let all: usize = lengths.iter().map(|(_, tokens)| tokens).sum();
+        let lengths = batch::shared_lengths(rollouts);
+        let all: usize = lengths.iter().map(|row| row.target).sum();
         // The loss is a mean over the minibatch's tokens, so each piece counts by its share of them.
         let share = |tokens: i64| tokens as f64 / all as f64 * scale;
         let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| rollout.advantages.as_slice()).collect();
         let advantages = self.advantages(&rows, settings);
+        let coefficients = Coefficients::of(settings);
         let mut statistics = Statistics::new(device);
         let parts = batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind));
         let part_of = |rows: &[usize]| {
@@ -105,7 +112,7 @@ impl Learner<'_> {
             |statistics: &mut Statistics, model: &ValueModel, part: &Part<'_>, states: &Tensor| {
                 let values = model.values(states, mode);
                 let returns = part.column(|rollout| &rollout.returns);
-                let old = values_of_sampling(part, &returns);
+                let old = part.column(|rollout| &rollout.values);
                 let loss = value_loss(&values, &returns, settings.value_clip.map(|clip| (clip, &old)));
                 statistics.add_values(&values, &returns, &loss);
                 loss * (settings.value_coefficient * share(part.count()))
@@ -138,11 +145,12 @@ impl Learner<'_> {
                     advantages: advantages.narrow(0, start, length),
                     values: None,
                 };
-                let loss = ppo_loss(&inputs, settings.clip, 0.0);
+                let loss = ppo_loss(&inputs, coefficients);
                 statistics.add_policy(&inputs, &loss);
-                loss.policy * share(length)
+                loss.of_policy * share(length)
             };
-            let _ = backward_by_positions(self.policy, &states, part.tokens(), mode, policy_loss, value);
+            let under = (mode, self.distribution);
+            let _ = backward_under(self.policy, &states, part.tokens(), under, policy_loss, value);
             if let Some(model) = sharing {
                 model.collect_gradients();
             }
@@ -158,9 +166,52 @@ impl Learner<'_> {
     }
 }
 
-/// V_old of a part's tokens: returns are advantages + values of sampling.
-fn values_of_sampling(part: &Part<'_>, returns: &Tensor) -> Tensor {
-    returns - part.column(|rollout| &rollout.advantages)
+/// log π of each rollout's tokens under the policy as it is.
+///
+/// # Errors
+/// If not even one rollout fits into memory.
+pub fn logprobs_of<R: Row>(
+    learner: &Learner<'_>,
+    rows: &[&R],
+    features: &ImageFeatures,
+    together: usize,
+    kind: Kind,
+) -> Result<Vec<Vec<f32>>> {
+    let mode = Mode { train: false, kind };
+    let device = learner.policy.encoder.device();
+    let mut all = Vec::with_capacity(rows.len());
+    in_batches("log-probabilities", rows, together, |rows| {
+        let padded = Padded::new(rows, features, &learner.policy.config, device);
+        let logprobs = no_grad(|| {
+            let states = padded.states(learner.policy, mode);
+            token_logprobs_under(learner.policy, &states, padded.tokens(), mode, learner.distribution)
+        });
+        all.extend(split_rows(&logprobs, rows.iter().map(|row| row.target().len())));
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Mean of (ρ − 1) − log ρ over the tokens of `rows`, an estimate of KL(sampling policy ‖ policy) in nats per token.
+///
+/// # Errors
+/// If not even one rollout fits into memory.
+pub fn drift(
+    learner: &Learner<'_>,
+    rows: &[&ScoredRollout],
+    features: &ImageFeatures,
+    together: usize,
+    kind: Kind,
+) -> Result<f64> {
+    let now = logprobs_of(learner, rows, features, together, kind)?;
+    let old = rows.iter().flat_map(|row| &row.old_logprobs);
+    let (mut sum, mut tokens) = (0f64, 0usize);
+    for (now, old) in now.iter().flatten().zip(old) {
+        let log_ratio = f64::from(*now) - f64::from(*old);
+        sum += log_ratio.exp() - 1.0 - log_ratio;
+        tokens += 1;
+    }
+    Ok(sum / tokens.max(1) as f64)
 }
 
 #[cfg(test)]
@@ -169,9 +220,9 @@ pub(super) mod tests {
     use crate::student::value_head::ValueHead;
     use crate::student::{Student, StudentConfig};
     use schemas::Settings;
-    use tch::{Device, Kind};
+    use tch::Device;
 
-    pub(in crate::rl) fn rollouts() -> Vec<ScoredRollout> {
+    pub(in crate::objective) fn rollouts() -> Vec<ScoredRollout> {
         let numbers = |count: usize, salt: usize| -> Vec<f32> {
             (0..count).map(|i| (((i + salt) * 31) as f32).sin()).collect()
         };
@@ -183,6 +234,7 @@ pub(super) mod tests {
             old_logprobs: vec![-4.2; target],
             advantages: numbers(target, row),
             returns: numbers(target, row + 7),
+            values: numbers(target, row + 11),
         };
         lengths.iter().enumerate().map(rollout).collect()
     }
@@ -193,7 +245,12 @@ pub(super) mod tests {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");
         let weights = Weights::random(&config, 1);
         let policy = Student::new(&weights, &config);
-        let learner = Learner { policy: &policy, policy_weights: &weights, value: None };
+        let learner = Learner {
+            policy: &policy,
+            policy_weights: &weights,
+            value: None,
+            distribution: Distribution::FULL,
+        };
         let features = ImageFeatures::none(8);
         let settings = RlSettings { whiten: false, ..Settings::default().rl };
         let rollouts = rollouts();
@@ -201,7 +258,7 @@ pub(super) mod tests {
             weights.train_only(|_| true);
             let part = Some(u64::MAX); // these few cost least in one padded part
             let found = learner.backward(rollouts, &features, &settings, Mode::EVAL, part, 1.0);
-            let numbers = found.numbers(0.0);
+            let numbers = found.numbers(Coefficients::of(&settings));
             ["kl_to_sampler", "policy_loss", "ratio"].map(|name| {
                 numbers.iter().find(|(found, _)| *found == name).map_or(f64::NAN, |(_, value)| *value)
             })
@@ -224,10 +281,18 @@ pub(super) mod tests {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");
         let weights = Weights::random(&config, 1);
         let policy = Student::new(&weights, &config);
-        let learner = Learner { policy: &policy, policy_weights: &weights, value: None };
+        let learner = Learner {
+            policy: &policy,
+            policy_weights: &weights,
+            value: None,
+            distribution: Distribution::FULL,
+        };
         // A problem whose samples are all equal, and one whose samples differ.
         let rows: [&[f32]; 2] = [&[0.0, 0.0, 0.0], &[1.0, 2.0]];
-        let settings = |algorithm| RlSettings { algorithm, whiten: true, ..Settings::default().rl };
+        let settings = |algorithm| {
+            let whiten_over = WhitenOver::Minibatch;
+            RlSettings { algorithm, whiten: true, whiten_over, ..Settings::default().rl }
+        };
         let nothing = |algorithm| {
             let advantages = learner.advantages(&rows, &settings(algorithm)).get(0);
             advantages.abs().max().double_value(&[])
@@ -255,8 +320,12 @@ pub(super) mod tests {
         let start = Weights::random(&config, 1);
         let mut own_start = Weights::random(&config, 2);
         own_start.add_random(&config, config.value_head_shapes(), 3);
-        for (shared, value_clip) in [(false, None), (true, None), (false, Some(0.2)), (true, Some(0.2))] {
+        let tempered = Distribution { temperature: 0.7, top_k: 20, top_p: 0.9 };
+        let cases = [(false, None), (true, None), (false, Some(0.2)), (true, Some(0.2))];
+        let cases = cases.into_iter().map(|(shared, clip)| (shared, clip, Distribution::FULL));
+        for (shared, value_clip, distribution) in cases.chain([(false, None, tempered)]) {
             let settings = RlSettings { value_clip, ..Settings::default().rl };
+            assert!(settings.kl_penalty > 0.0);
             let run = |whole: bool, budget: Option<u64>| {
                 let weights = start.copy_to(Device::Cpu);
                 weights.train_only(|_| true);
@@ -272,8 +341,12 @@ pub(super) mod tests {
                     student: Student::new(if shared { &weights } else { &own }, &config),
                     head: ValueHead::new(&own),
                 };
-                let learner =
-                    Learner { policy: &policy, policy_weights: &weights, value: Some((&model, &own)) };
+                let learner = Learner {
+                    policy: &policy,
+                    policy_weights: &weights,
+                    value: Some((&model, &own)),
+                    distribution,
+                };
                 assert_eq!(learner.shares_trunk(), shared);
                 let loss = if whole {
                     let loss = learner.loss(&rollouts, &features, &settings, Mode::EVAL).total;
@@ -281,7 +354,7 @@ pub(super) mod tests {
                     loss.double_value(&[])
                 } else {
                     let found = learner.backward(&rollouts, &features, &settings, Mode::EVAL, budget, 0.5);
-                    found.numbers(settings.value_coefficient)[0].1
+                    found.numbers(Coefficients::of(&settings))[0].1
                 };
                 (loss, gradients(&weights), gradients(&own))
             };

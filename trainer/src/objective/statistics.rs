@@ -1,6 +1,6 @@
 //! What a step measures, summed on the device and read back once.
 
-use super::loss::{PpoInputs, PpoLoss};
+use super::loss::{Coefficients, PpoInputs, PpoLoss};
 use tch::{Device, Kind, Tensor};
 
 /// Sums over the real tokens of the minibatches of one step; scalars on the device.
@@ -10,6 +10,9 @@ pub struct Statistics {
     sums: Tensor,
     largest_ratio: Tensor,
     has_values: bool,
+    /// Sums over rows of numbers that are known on the host, by name, in order, and the rows.
+    by_row: Vec<(&'static str, f64)>,
+    rows: f64,
 }
 
 const SUMS: i64 = 13;
@@ -22,7 +25,29 @@ impl Statistics {
             sums: Tensor::zeros([SUMS], options),
             largest_ratio: Tensor::zeros([], options),
             has_values: false,
+            by_row: Vec::new(),
+            rows: 0.0,
         }
+    }
+
+    /// Adds a row's numbers, the loss first; of each row the same.
+    pub fn add_numbers(&mut self, numbers: &[(&'static str, f64)]) {
+        self.add_sums(numbers, 1.0);
+    }
+
+    fn add_sums(&mut self, sums: &[(&'static str, f64)], rows: f64) {
+        if self.by_row.is_empty() {
+            self.by_row = sums.iter().map(|(name, _)| (*name, 0.0)).collect();
+        }
+        for (sum, (_, added)) in self.by_row.iter_mut().zip(sums) {
+            sum.1 += added;
+        }
+        self.rows += rows;
+    }
+
+    /// Mean over rows of one of their numbers.
+    pub fn mean(&self, name: &str) -> Option<f64> {
+        self.by_row.iter().find(|(found, _)| *found == name).map(|(_, sum)| sum / self.rows)
     }
 
     /// Adds a piece of the policy's loss.
@@ -61,15 +86,20 @@ impl Statistics {
         self.sums += &other.sums;
         self.largest_ratio = self.largest_ratio.maximum(&other.largest_ratio);
         self.has_values |= other.has_values;
+        self.add_sums(&other.by_row, other.rows);
     }
 
-    /// Named numbers, means over all tokens; the only place that waits for the device.
-    pub fn numbers(&self, value_coefficient: f64) -> Vec<(&'static str, f64)> {
+    /// Named numbers, the loss first: means over all tokens, or over all rows if these told numbers of their own. The only
+    /// place that waits for the device.
+    pub fn numbers(&self, coefficients: Coefficients) -> Vec<(&'static str, f64)> {
+        if self.rows > 0.0 {
+            return self.by_row.iter().map(|(name, sum)| (*name, sum / self.rows)).collect();
+        }
         let sums = self.read();
         let tokens = sums[0].max(1.0);
         let mean = |index: usize| sums[index] / tokens;
         let mut numbers = vec![
-            ("loss", mean(1) + value_coefficient * mean(6)),
+            ("loss", mean(1) + coefficients.kl * mean(3) + coefficients.value * mean(6)),
             ("policy_loss", mean(1)),
             ("clip_fraction", mean(2)),
             ("kl_to_sampler", mean(3)),
@@ -120,10 +150,11 @@ fn values(sums: &[f64], tokens: f64) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rl::loss::{ppo_loss, value_loss};
+    use crate::objective::loss::{ppo_loss, value_loss};
 
     #[test]
     fn numbers_are_means_over_all_pieces() {
+        let coefficients = Coefficients { clip: 0.2, value: 0.5, kl: 0.3 };
         let mut statistics = Statistics::new(Device::Cpu);
         // Ratios 1, 1 and e.
         for (logprobs, old) in [(&[-1.0f32, -1.0][..], &[-1.0f32, -1.0][..]), (&[-1.0], &[-2.0])] {
@@ -133,19 +164,21 @@ mod tests {
                 advantages: Tensor::from_slice(&vec![1f32; old.len()]),
                 values: None,
             };
-            statistics.add_policy(&inputs, &ppo_loss(&inputs, 0.2, 0.0));
+            statistics.add_policy(&inputs, &ppo_loss(&inputs, coefficients));
         }
         let (values, returns) =
             (Tensor::from_slice(&[0.0f32, 1.0, 1.0]), Tensor::from_slice(&[0.0f32, 1.0, 2.0]));
         statistics.add_values(&values, &returns, &value_loss(&values, &returns, None));
-        let numbers: std::collections::BTreeMap<_, _> = statistics.numbers(0.5).into_iter().collect();
+        let numbers: std::collections::BTreeMap<_, _> =
+            statistics.numbers(coefficients).into_iter().collect();
         let e = 1f64.exp();
         let close = |name: &str, expected: f64| {
             assert!((numbers[name] - expected).abs() < 1e-5, "{name}: {} for {expected}", numbers[name]);
         };
         close("policy_loss", -(1.0 + 1.0 + 1.2) / 3.0);
         close("value_loss", 1.0 / 3.0);
-        close("loss", -(1.0 + 1.0 + 1.2) / 3.0 + 0.5 / 3.0);
+        close("kl_to_sampler", (e - 2.0) / 3.0);
+        close("loss", -(1.0 + 1.0 + 1.2) / 3.0 + 0.3 * (e - 2.0) / 3.0 + 0.5 / 3.0);
         close("clip_fraction", 1.0 / 3.0);
         close("ratio", (2.0 + e) / 3.0);
         close("entropy", (1.0 + 1.0 + e) / (2.0 + e));

@@ -28,9 +28,27 @@ pub fn token_rewards(
     Ok(rewards)
 }
 
+/// Tokens that end what is scored, with the scores: a score for each sentence, or, `whole`, their mean at the last
+/// sentence's end, as a Teacher that scores whole rationales would give it.
+pub fn scored_ends(sentence_ends: &[u32], scores: &[f32], whole: bool) -> Vec<(u32, f32)> {
+    let each = sentence_ends.iter().copied().zip(scores.iter().copied());
+    if !whole {
+        return each.collect();
+    }
+    let last = sentence_ends.iter().max();
+    last.map(|&token| (token, scores.iter().sum::<f32>() / scores.len() as f32)).into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::token_rewards;
+    use super::{scored_ends, token_rewards};
+
+    #[test]
+    fn a_whole_rationale_earns_the_mean_at_its_end() {
+        assert_eq!(scored_ends(&[3, 9], &[1.0, 0.5], true), [(9, 0.75)]);
+        assert_eq!(scored_ends(&[3, 9], &[1.0, 0.5], false), [(3, 1.0), (9, 0.5)]);
+        assert!(scored_ends(&[], &[], true).is_empty());
+    }
 
     #[test]
     fn scores_land_on_the_last_token_of_their_sentence() {

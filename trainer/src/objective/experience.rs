@@ -1,0 +1,109 @@
+//! Rollouts with their rewards, before advantages are taken.
+
+use std::collections::BTreeMap;
+
+/// A scored rollout with its rewards, which do not depend on what advantages are taken against.
+#[derive(Debug, Clone)]
+pub struct Experience {
+    /// Problem that was answered.
+    pub problem_id: String,
+    /// Source tokens.
+    pub source: Vec<i64>,
+    /// Sampled tokens.
+    pub tokens: Vec<i64>,
+    /// log π(token) of the policy that sampled, under the whole softmax at temperature 1.
+    pub logprobs: Vec<f32>,
+    /// The same of the reference policy.
+    pub ref_logprobs: Vec<f32>,
+    /// Values stored while sampling; may be empty.
+    pub values: Vec<f32>,
+    /// Tokens that end what is scored, in order, with the Teacher's raw scores.
+    pub ends: Vec<(u32, f32)>,
+    /// r_t, one a token.
+    pub rewards: Vec<f32>,
+}
+
+impl Experience {
+    /// The tokens that end a sentence, in order.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        self.ends.iter().map(|(token, _)| *token).collect()
+    }
+
+    /// Index of the sentence that each token belongs to; tokens behind the last one belong to one of their own, in which the
+    /// policy chose to end.
+    pub fn sentence_of_tokens(&self) -> Vec<usize> {
+        let mut sentence = 0;
+        (0..self.tokens.len())
+            .map(|token| {
+                let own = sentence;
+                sentence += self.ends[sentence.min(self.ends.len())..]
+                    .iter()
+                    .take_while(|(end, _)| *end as usize <= token)
+                    .count();
+                own
+            })
+            .collect()
+    }
+
+    /// Discounted rewards from the beginning of each sentence on: G_i = R_i + γ·G_{i+1}, with R_i the sum of the rewards of
+    /// sentence i; the last entry is that of the tokens behind the last sentence.
+    pub fn returns_to_go(&self, gamma: f64) -> Vec<f64> {
+        let mut returns = vec![0f64; self.ends.len() + 1];
+        for (sentence, &reward) in self.sentence_of_tokens().into_iter().zip(&self.rewards) {
+            returns[sentence] += f64::from(reward);
+        }
+        for sentence in (0..self.ends.len()).rev() {
+            returns[sentence] += gamma * returns[sentence + 1];
+        }
+        returns
+    }
+}
+
+/// Places of the rollouts of each problem.
+pub fn groups(experience: &[Experience]) -> BTreeMap<&str, Vec<usize>> {
+    let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (place, row) in experience.iter().enumerate() {
+        groups.entry(&row.problem_id).or_default().push(place);
+    }
+    groups
+}
+
+/// Mean over rollouts of Σ_t r_t: centred scores less what drifting from the reference costs.
+pub fn mean_reward(experience: &[Experience]) -> f64 {
+    let sum: f64 = experience.iter().flat_map(|row| &row.rewards).map(|&reward| f64::from(reward)).sum();
+    sum / experience.len().max(1) as f64
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An experience of `tokens` tokens with rewards of score − 0.5 at its ends.
+    pub(in crate::objective) fn experience(problem: &str, tokens: usize, ends: &[(u32, f32)]) -> Experience {
+        let mut rewards = vec![0f32; tokens];
+        for &(end, score) in ends {
+            rewards[end as usize] += score - 0.5;
+        }
+        Experience {
+            problem_id: problem.into(),
+            source: vec![3; 4],
+            tokens: vec![5; tokens],
+            logprobs: vec![-1.0; tokens],
+            ref_logprobs: vec![-1.0; tokens],
+            values: Vec::new(),
+            ends: ends.to_vec(),
+            rewards,
+        }
+    }
+
+    #[test]
+    fn tokens_belong_to_sentences() {
+        let row = experience("a", 6, &[(1, 1.0), (4, 0.0)]);
+        assert_eq!(row.sentence_of_tokens(), [0, 0, 1, 1, 1, 2]);
+        assert_eq!(row.returns_to_go(1.0), [0.0, -0.5, 0.0]);
+        assert_eq!(row.returns_to_go(0.5), [0.25, -0.5, 0.0]);
+        // Two sentences that end in one token, which a tokenizer may make of them.
+        assert_eq!(experience("a", 3, &[(1, 1.0), (1, 1.0)]).sentence_of_tokens(), [0, 0, 2]);
+        assert_eq!(experience("a", 2, &[]).sentence_of_tokens(), [0, 0]);
+    }
+}

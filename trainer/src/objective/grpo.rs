@@ -1,0 +1,105 @@
+//! Advantages relative to the samples of a problem, without values (after GRPO, Shao et al., 2024, at the level of
+//! sentences).
+
+use super::advantage::charge_kl;
+use super::experience::{Experience, groups};
+use schemas::settings::GrpoScale;
+
+/// Keeps rewards that are all but equal from being blown up.
+const LEAST_DEVIATION: f64 = 1e-4;
+
+/// Advantages of each token: the sum of the relative rewards of the sentences that end at or after it, charged with
+/// `kl_coefficient` times the log-ratio to the reference.
+///
+/// A sentence's relative reward is its score less the mean over all sentences of the problem's samples, divided by
+/// `scale`: the standard deviation of that difference over all rollouts or over the problem's own, or 1. With the
+/// problem's own, a single 0.9 among scores of 1.0 counts as much as a 0.0. A problem with one sample is compared with the
+/// sentences of all problems.
+pub fn advantages(experience: &[Experience], scale: GrpoScale, kl_coefficient: f64) -> Vec<Vec<f32>> {
+    let groups = groups(experience);
+    let mut relative: Vec<Vec<f64>> =
+        experience.iter().map(|row| row.ends.iter().map(|(_, score)| f64::from(*score)).collect()).collect();
+    let mean_of = |members: &[usize], relative: &[Vec<f64>]| {
+        let count = members.iter().map(|&member| relative[member].len()).sum::<usize>().max(1);
+        members.iter().flat_map(|&member| &relative[member]).sum::<f64>() / count as f64
+    };
+    let of_all = mean_of(&(0..experience.len()).collect::<Vec<_>>(), &relative);
+    for members in groups.values() {
+        let mean = if members.len() == 1 { of_all } else { mean_of(members, &relative) };
+        for &member in members {
+            relative[member].iter_mut().for_each(|score| *score -= mean);
+        }
+        if scale == GrpoScale::Group {
+            let deviation = deviation(members.iter().flat_map(|&member| &relative[member]));
+            for &member in members {
+                relative[member].iter_mut().for_each(|score| *score /= deviation);
+            }
+        }
+    }
+    if scale == GrpoScale::Batch {
+        let deviation = deviation(relative.iter().flatten());
+        relative.iter_mut().flatten().for_each(|score| *score /= deviation);
+    }
+    let of_one = |(row, relative): (&Experience, Vec<f64>)| {
+        let mut advantages = vec![0f32; row.tokens.len()];
+        for (&(token, _), relative) in row.ends.iter().zip(relative) {
+            for advantage in advantages.iter_mut().take(token as usize + 1) {
+                *advantage += relative as f32;
+            }
+        }
+        charge_kl(&mut advantages, &row.logprobs, &row.ref_logprobs, kl_coefficient);
+        advantages
+    };
+    experience.iter().zip(relative).map(of_one).collect()
+}
+
+/// Standard deviation of numbers whose mean is 0.
+fn deviation<'a>(numbers: impl Iterator<Item = &'a f64> + Clone) -> f64 {
+    let count = numbers.clone().count().max(1) as f64;
+    (numbers.map(|number| number.powi(2)).sum::<f64>() / count).sqrt() + LEAST_DEVIATION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::experience::tests::experience;
+    use super::*;
+
+    #[test]
+    fn groups_compare_the_samples_of_one_problem() {
+        let rows = [experience("a", 3, &[(1, 1.0)]), experience("a", 2, &[(1, 0.0)])];
+        for scale in [GrpoScale::Batch, GrpoScale::Group] {
+            let advantages = advantages(&rows, scale, 0.0);
+            let a = advantages[0][0];
+            assert!((a - 1.0).abs() < 1e-3, "{advantages:?}");
+            assert_eq!((&advantages[0][..], &advantages[1][..]), (&[a, a, 0.0][..], &[-a, -a][..]));
+        }
+        assert_eq!(advantages(&rows, GrpoScale::None, 0.0)[0], [0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn a_single_sample_is_compared_with_all_problems() {
+        let rows = [experience("a", 2, &[(1, 1.0)]), experience("b", 2, &[(1, 0.0)])];
+        assert_eq!(advantages(&rows, GrpoScale::None, 0.0), [[0.5, 0.5], [-0.5, -0.5]]);
+    }
+
+    /// Fifteen sentences of 1.0 and one of 0.9 are nearly as good as sixteen of 1.0; beside a problem whose scores differ
+    /// much they count for little.
+    #[test]
+    fn a_small_difference_counts_for_little() {
+        let ends: Vec<(u32, f32)> = (0..4).map(|token| (token, 1.0)).collect();
+        let mut worse = ends.clone();
+        worse[3].1 = 0.9;
+        let rows = [
+            experience("fine", 4, &ends),
+            experience("fine", 4, &ends),
+            experience("fine", 4, &ends),
+            experience("fine", 4, &worse),
+            experience("mixed", 4, &[(3, 1.0)]),
+            experience("mixed", 4, &[(3, 0.0)]),
+        ];
+        let worst = |scale| advantages(&rows, scale, 0.0)[3][3];
+        assert!(worst(GrpoScale::Group) < -3.8, "{}", worst(GrpoScale::Group));
+        assert!((-0.6..0.0).contains(&worst(GrpoScale::Batch)), "{}", worst(GrpoScale::Batch));
+        assert!((worst(GrpoScale::None) + 0.09375).abs() < 1e-6);
+    }
+}

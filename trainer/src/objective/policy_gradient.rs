@@ -1,0 +1,193 @@
+//! ppo and grpo: the clipped policy gradient on the round's own samples. They differ in what advantages are taken against.
+
+use super::Objective;
+use super::advantage::{gae, gae_by_sentence, whiten_all};
+use super::baseline::{explained, leave_one_out};
+use super::experience::{Experience, groups};
+use super::grpo;
+use super::plan::Plan;
+use super::ppo::{Learner, drift, logprobs_of};
+use super::rows::{ScoredRollout, Sequence};
+use super::statistics::Statistics;
+use crate::error::Result;
+use crate::rollout::distribution::Distribution;
+use crate::student::{Mode, Weights};
+use crate::vision::ImageFeatures;
+use schemas::number::grouped;
+use schemas::settings::{Algorithm, BaselineKind, GaeUnit, WhitenOver};
+use tch::Kind;
+
+/// Values of each rollout's tokens, learned before the policy learns.
+pub type LearnedValues<'a> = dyn Fn(&[Experience]) -> Result<Vec<Vec<f32>>> + 'a;
+
+/// The clipped policy gradient.
+pub struct PolicyGradient<'a> {
+    /// The round's scored rollouts.
+    pub experience: &'a [Experience],
+    /// Policy, and the value model that learns with it.
+    pub learner: Learner<'a>,
+    /// Image features of the problems.
+    pub features: &'a ImageFeatures,
+    /// Settings and number format.
+    pub plan: Plan<'a>,
+    /// β of the KL penalty in the rewards, which grpo charges by itself.
+    pub kl_coefficient: f64,
+    /// Rollouts that run through the policy together where no gradient is needed.
+    pub together: usize,
+    /// Where `rl.baseline = model` takes its values from.
+    pub learned_values: &'a LearnedValues<'a>,
+    /// What was made by [`Objective::prepare`].
+    pub prepared: Prepared,
+}
+
+/// Rows to learn from, and what was measured while they were made.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    rows: Vec<ScoredRollout>,
+    numbers: Vec<(&'static str, f64)>,
+}
+
+/// Rollouts whose stored log-probabilities are compared with those of the policy.
+const LOOKED_AT: usize = 16;
+
+impl Objective for PolicyGradient<'_> {
+    type Row = ScoredRollout;
+
+    fn prepare(&mut self) -> Result<()> {
+        let rl = self.plan.settings;
+        let compares = rl.algorithm == Algorithm::Grpo || rl.baseline == BaselineKind::LeaveOneOut;
+        if compares {
+            warn_of_single_samples(self.experience);
+        }
+        let taken = self.advantages()?;
+        let (mut advantages, others): (Vec<_>, Vec<_>) =
+            taken.into_iter().map(|(advantages, returns, values)| (advantages, (returns, values))).unzip();
+        if compares && advantages.iter().flatten().all(|advantage| *advantage == 0.0) {
+            schemas::warn!(
+                "rl: scores do not differ between the samples of a problem, so there is nothing to learn from, and the \
+                 policy stays as it is; more samples of each problem (rollout.samples) may differ"
+            );
+            return Ok(());
+        }
+        if rl.algorithm == Algorithm::Ppo && rl.whiten && rl.whiten_over == WhitenOver::Rollouts {
+            // Less the mean, samples that are as good as the others would be pushed all the same.
+            whiten_all(&mut advantages, rl.baseline != BaselineKind::LeaveOneOut);
+        }
+        let old_logprobs = self.old_logprobs()?;
+        let learns_values = self.learner.value.is_some();
+        let rows = self.experience.iter().zip(old_logprobs).zip(advantages.into_iter().zip(others));
+        self.prepared.rows = rows
+            .map(|((row, old_logprobs), (advantages, (returns, values)))| ScoredRollout {
+                problem_id: row.problem_id.clone(),
+                source: row.source.clone(),
+                tokens: row.tokens.clone(),
+                old_logprobs,
+                advantages,
+                returns: if learns_values { returns } else { Vec::new() },
+                values: if learns_values { values } else { Vec::new() },
+            })
+            .collect();
+        Ok(())
+    }
+
+    fn measured(&self) -> Vec<(&'static str, f64)> {
+        self.prepared.numbers.clone()
+    }
+
+    fn rows(&self) -> &[ScoredRollout] {
+        &self.prepared.rows
+    }
+
+    fn sets(&self) -> Vec<(&'static str, &Weights)> {
+        let mut sets = vec![("policy", self.learner.policy_weights)];
+        sets.extend(self.learner.value.map(|(_, weights)| ("value", weights)));
+        sets
+    }
+
+    fn backward(&self, rows: &[&ScoredRollout], budget: Option<u64>, share: f64) -> Statistics {
+        let mode = Mode { train: false, kind: self.plan.kind };
+        self.learner.backward(rows, self.features, self.plan.settings, mode, budget, share)
+    }
+
+    fn drift(&self, rows: &[&ScoredRollout]) -> Result<Option<f64>> {
+        drift(&self.learner, rows, self.features, self.together, self.plan.kind).map(Some)
+    }
+}
+
+impl PolicyGradient<'_> {
+    /// log π(a_t) that ratios start from: those stored while sampling if the policy still gives them and they are under
+    /// the distribution that is learned, else new ones.
+    fn old_logprobs(&self) -> Result<Vec<Vec<f32>>> {
+        fn sequence(row: &Experience) -> Sequence<'_> {
+            Sequence { problem_id: &row.problem_id, source: &row.source, tokens: &row.tokens }
+        }
+        let all: Vec<Sequence<'_>> = self.experience.iter().map(sequence).collect();
+        let all: Vec<&Sequence<'_>> = all.iter().collect();
+        let now = |rows: &[&Sequence<'_>]| {
+            logprobs_of(&self.learner, rows, self.features, self.together, self.plan.kind)
+        };
+        if self.learner.distribution != Distribution::FULL {
+            return now(&all);
+        }
+        let step = all.len().div_ceil(LOOKED_AT).max(1);
+        let some: Vec<&Sequence<'_>> = all.iter().step_by(step).copied().collect();
+        let (mut off, mut tokens) = (0f64, 0usize);
+        for (row, now) in self.experience.iter().step_by(step).zip(now(&some)?) {
+            let apart = row.logprobs.iter().zip(&now).map(|(old, now)| f64::from((old - now).abs()));
+            off += apart.sum::<f64>();
+            tokens += now.len();
+        }
+        let off = off / tokens.max(1) as f64;
+        // What rounding explains.
+        let bound = if self.plan.kind == Kind::Float { 1e-3 } else { 0.1 };
+        if off <= bound {
+            return Ok(self.experience.iter().map(|row| row.logprobs.clone()).collect());
+        }
+        schemas::warn!(
+            "warning: the policy's log-probabilities of what it sampled are off by {off:.4} nats a token: was it sampled \
+             with another student.vision (or other features), max_source_tokens, use_caption or dtype? They are computed \
+             anew, so that ratios start at 1"
+        );
+        now(&all)
+    }
+
+    /// Advantages, returns and values of each rollout; the latter two are empty for grpo.
+    fn advantages(&mut self) -> Result<Vec<(Vec<f32>, Vec<f32>, Vec<f32>)>> {
+        let rl = self.plan.settings;
+        if rl.algorithm == Algorithm::Grpo {
+            let relative = grpo::advantages(self.experience, rl.grpo_scale, self.kl_coefficient);
+            return Ok(relative.into_iter().map(|row| (row, Vec::new(), Vec::new())).collect());
+        }
+        let values = match rl.baseline {
+            BaselineKind::LeaveOneOut => leave_one_out(self.experience, rl.gamma),
+            BaselineKind::Model => (self.learned_values)(self.experience)?,
+            BaselineKind::Sampled => self.experience.iter().map(|row| row.values.clone()).collect(),
+        };
+        let explained = explained(self.experience, &values, rl.gamma);
+        self.prepared.numbers.extend(explained.map(|share| ("baseline_explained_variance", share)));
+        let of_one = |(row, values): (&Experience, Vec<f32>)| {
+            let (advantages, returns) = match rl.gae_unit {
+                GaeUnit::Token => gae(&row.rewards, &values, rl.gamma, rl.lambda),
+                GaeUnit::Sentence => {
+                    gae_by_sentence(&row.rewards, &values, &row.end_tokens(), rl.gamma, rl.lambda)
+                }
+            };
+            (advantages, returns, values)
+        };
+        Ok(self.experience.iter().zip(values).map(of_one).collect())
+    }
+}
+
+/// Says which problems cannot be compared with other samples of their own.
+fn warn_of_single_samples(experience: &[Experience]) {
+    let groups = groups(experience);
+    let single = groups.values().filter(|members| members.len() == 1).count();
+    if single > 0 {
+        schemas::warn!(
+            "rl: {} of {} problems have one scored sample, which is compared with the samples of all problems: this tells \
+             problems apart more than sentences; sample more of each (rollout.samples)",
+            grouped(single),
+            grouped(groups.len())
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! A round's scored rollouts as experience: checked, with sources and rewards; and the KL coefficient of a round.
+
+use super::context::{Context, Policy};
+use crate::corpus::{Corpus, rationale_source};
+use crate::error::{Error, Result};
+use crate::objective::experience::Experience;
+use crate::objective::reward::{scored_ends, token_rewards};
+use schemas::settings::{Algorithm, BaselineKind, RewardUnit, RlSettings};
+use schemas::{Metric, Rollout};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct MetricOf {
+    name: String,
+    value: f64,
+}
+
+/// β of a round: fixed, or steered towards `rl.kl_target` from the coefficient of the round before.
+pub(super) fn kl_coefficient(context: &Context, round: u32, kl: f64) -> Result<f64> {
+    let rl = &context.settings.rl;
+    let Some(target) = rl.kl_target.filter(|_| round > 1) else { return Ok(rl.kl_coefficient) };
+    let before = context.dataset.project::<Metric, MetricOf>(round - 1, &["name", "value"])?;
+    let before = before.into_iter().find(|row| row.name == "kl_coefficient");
+    Ok(steered(before.map_or(rl.kl_coefficient, |row| row.value), kl, target))
+}
+
+/// β · (1 + clip(KL / target − 1, ±0.5)): the proportional controller of Ziegler et al. (2019), a step a round.
+fn steered(coefficient: f64, kl: f64, target: f64) -> f64 {
+    coefficient * (1.0 + (kl / target - 1.0).clamp(-0.5, 0.5))
+}
+
+/// Mean over rollouts of Σ_t (log π − log π_ref)(a_t), in nats: how far the policy that sampled is from the reference.
+pub(super) fn mean_kl(scored: &[(Rollout, Vec<f32>)]) -> f64 {
+    let of_one = |rollout: &Rollout| -> f64 {
+        let pairs = rollout.logprobs.iter().zip(&rollout.ref_logprobs);
+        pairs.map(|(policy, reference)| f64::from(policy - reference)).sum()
+    };
+    scored.iter().map(|(rollout, _)| of_one(rollout)).sum::<f64>() / scored.len().max(1) as f64
+}
+
+/// Checks the numbers of all scored rollouts and takes their token rewards. A rollout without sentences counts as one
+/// sentence with score 0, up to its last token.
+///
+/// # Errors
+/// If a column has another length than the tokens, or holds a number that cannot be.
+pub(super) fn experience(
+    context: &Context,
+    corpus: &Corpus,
+    policy: &Policy,
+    scored: &[(Rollout, Vec<f32>)],
+    kl_coefficient: f64,
+) -> Result<Vec<Experience>> {
+    let rl = &context.settings.rl;
+    let mut all = Vec::with_capacity(scored.len());
+    for (rollout, scores) in scored {
+        let wrong = |what: String| Error::BadInput {
+            message: format!("rollouts, round {}: {}: {what}", rollout.round, rollout.rollout_id),
+            hint: None,
+        };
+        check(rollout, rl, policy.student.config.vocab_size).map_err(wrong)?;
+        let tokens: Vec<u32> = rollout.sentences.iter().map(|sentence| sentence.token_end).collect();
+        let mut ends = scored_ends(&tokens, scores, rl.reward == RewardUnit::Rationale);
+        if ends.is_empty() {
+            ends.push((rollout.token_ids.len().saturating_sub(1) as u32, 0.0));
+        }
+        let (logprobs, reference) = (&rollout.logprobs, &rollout.ref_logprobs);
+        let rewards = token_rewards(logprobs, reference, &ends, kl_coefficient, rl.neutral_score);
+        let problem = corpus.get(&rollout.problem_id, "rollouts")?;
+        all.push(Experience {
+            problem_id: rollout.problem_id.clone(),
+            source: rationale_source(&policy.tokenizer, problem, &context.settings.student)?,
+            tokens: rollout.token_ids.iter().map(|&id| i64::from(id)).collect(),
+            logprobs: rollout.logprobs.clone(),
+            ref_logprobs: rollout.ref_logprobs.clone(),
+            values: rollout.values.clone(),
+            ends,
+            rewards: rewards.map_err(wrong)?,
+        });
+    }
+    Ok(all)
+}
+
+/// What is wrong with a rollout's numbers.
+fn check(rollout: &Rollout, rl: &RlSettings, vocabulary: i64) -> Result<(), String> {
+    let tokens = rollout.token_ids.len();
+    let reads_values = rl.algorithm == Algorithm::Ppo && rl.baseline == BaselineKind::Sampled;
+    let has_values = reads_values || !rollout.values.is_empty();
+    let values = if has_values { rollout.values.len() } else { tokens };
+    for (column, found) in [("logprobs", rollout.logprobs.len()), ("values", values)] {
+        if found != tokens {
+            let next = if column == "values" && found == 0 {
+                ": they were sampled for another rl.baseline than sampled; set it to leave_one_out or model, or sample \
+                 again"
+            } else {
+                ""
+            };
+            return Err(format!("expected {tokens} {column}, found {found}{next}"));
+        }
+    }
+    let mut numbers = rollout.logprobs.iter().chain(&rollout.ref_logprobs).chain(&rollout.values);
+    if let Some(number) = numbers.find(|number| !number.is_finite()) {
+        return Err(format!("expected finite numbers, found {number}"));
+    }
+    if let Some(number) = rollout.logprobs.iter().find(|number| **number > 1e-3) {
+        return Err(format!("expected log-probabilities of at most 0, found {number}"));
+    }
+    let ends = rollout.sentences.iter().map(|sentence| sentence.token_end);
+    if !ends.clone().is_sorted() {
+        return Err(format!(
+            "expected sentences in order, found ends at tokens {:?}",
+            ends.collect::<Vec<_>>()
+        ));
+    }
+    match rollout.token_ids.iter().find(|&&id| !(0..vocabulary).contains(&i64::from(id))) {
+        Some(id) => Err(format!("expected tokens below {vocabulary}, found {id}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::steered;
+
+    #[test]
+    fn the_kl_coefficient_is_steered_towards_its_target() {
+        assert_eq!(steered(0.2, 2.0, 2.0), 0.2);
+        assert!((steered(0.2, 2.2, 2.0) - 0.22).abs() < 1e-12, "above the target drifting costs more");
+        assert_eq!((steered(0.5, 9.0, 2.0), steered(0.5, 0.0, 2.0)), (0.75, 0.25));
+    }
+}
