@@ -5,13 +5,16 @@
 
 mod choice;
 mod flags;
+mod further;
 mod resolve;
 
 pub use choice::{
-    Algorithm, AnswerKeepBy, ContentForm, CorrectionFilter, Device, Dtype, ImageDetail, KeepBy, PromptFormat,
-    Provider, RationaleSource, ResponseFormat, RewardUnit, SystemRole, TokenLimitField, ValueTrunk,
+    Algorithm, AnswerKeepBy, Combine, ContentForm, CorrectionFilter, Device, Disagreement, Dtype,
+    ImageDetail, KeepBy, PromptFormat, Provider, RationaleSource, ResponseFormat, RewardUnit, SystemRole,
+    TokenLimitField, ValueTrunk,
 };
 pub use flags::SettingFlags;
+pub use further::FurtherTeacher;
 pub use resolve::{Origin, Resolved};
 
 use choice::SettingType;
@@ -72,6 +75,9 @@ macro_rules! settings {
         #[serde(default, deny_unknown_fields)]
         pub struct Settings {
             $($(#[doc = $section_doc])+ pub $section: $struct,)+
+            /// Teachers that score besides the main one, `[[teachers]]`.
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            pub teachers: Vec<FurtherTeacher>,
         }
 
         $(
@@ -107,6 +113,9 @@ settings! {
         provider: Provider = Provider::Reference, "Teacher to ask: anthropic, openai (or any compatible server), or reference (embedded, for trials).";
         model: String = String::new(), "Model to ask; empty uses the provider's default.";
         base_url: String = String::new(), "Base URL of the service; empty uses the provider's own.";
+        api_key_env: String = String::new(), "Name of the environment variable with the API key; empty uses ANTHROPIC_API_KEY or OPENAI_API_KEY.";
+        repeats: u32 = 1, "Times that a Teacher scores each sampled rationale; the first at the temperature of teacher.temperature, the others at 1 where that is unset.";
+        combine: Combine = Combine::Mean, "How several scores of a sentence are combined, of one Teacher or several: mean, median or trimmed_mean (without the lowest and highest quarter).";
         temperature: Option<f64> = None, "Sampling temperature; unset sends 0 if the model accepts a temperature.";
         effort: Option<String> = None, "Reasoning effort; unset sends the lowest level the model offers (none, else low), empty omits the field.";
         max_output_tokens: Option<u32> = None, "Maximum tokens of a reply, thinking included; unset means 1024, or 8192 for a model that thinks; scores of several samples may take twice as many as 1024, with reasons four times.";
@@ -177,7 +186,9 @@ settings! {
         whiten: bool = true, "Whether the advantages of ppo are normalized to mean 0 and variance 1 in each minibatch.";
         neutral_score: f64 = 0.5, "Teacher score with zero reward.";
         shuffle: bool = true, "Whether the rollouts are shuffled before each pass.";
-        min_coverage: f64 = 0.95, "Minimum fraction of rollouts with sentences that must be scored.";
+        min_coverage: f64 = 0.95, "Minimum fraction of rollouts with sentences that must be scored, by each Teacher as often as is set.";
+        max_spread: Option<f64> = None, "Maximum spread of a sentence's scores, highest minus lowest, that is not a disagreement; unset trusts every sentence.";
+        disagreement: Disagreement = Disagreement::LeaveOut, "What a sentence with a larger spread than max_spread counts: leave_out (no reward) or down_weight (its reward times max_spread / spread).";
         max_grad_norm: Option<f64> = None, "Maximum norm of the gradient; unset or 0 does not clip.";
         value_model: ValueTrunk = ValueTrunk::Separate, "separate (a second student) or shared (the policy with a value head).";
         value_passes: u32 = 0, "Passes that train the value model alone, before the policy; 0 as in the paper.";

@@ -8,6 +8,7 @@ mod advantages;
 mod answer;
 mod context;
 mod decode;
+mod opinions;
 mod outcome;
 mod parts;
 mod report;

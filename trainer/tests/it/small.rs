@@ -200,6 +200,7 @@ impl Place {
                 cached: false,
                 scored_at: TimestampMs(0),
                 reason: None,
+                repeat: None,
             })
         });
         let rows: Vec<Score> = rows
