@@ -1,18 +1,23 @@
 //! The command line: clap types, and which part of the pipeline each command runs.
 
-use crate::collect::{Changed, Context, Outcome};
+mod collecting;
+mod estimating;
+
+use crate::collect::{Changed, Context};
 use crate::error::{Error, Result};
 use crate::export;
 use crate::import;
 use crate::inspect::win_rate::WinRates;
-use crate::inspect::{audit, estimate, report, status};
+use crate::inspect::{audit, report, status};
 use crate::items::{Job, Kind, Order};
 use crate::store::Whose;
 use crate::tables::rebuild;
 use clap::{Args, Parser, Subcommand};
-use schemas::number::{counted, plural};
-use schemas::settings::{CorrectionFilter, Provider, Resolved, SettingFlags, Settings};
-use schemas::{Answer, Dataset, completions, interrupt};
+use collecting::collect;
+use estimating::show_estimate;
+use schemas::number::counted;
+use schemas::settings::{CorrectionFilter, Resolved, SettingFlags, Settings};
+use schemas::{Dataset, completions};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -197,6 +202,7 @@ pub fn run(cli: Cli) -> Result<()> {
     context.mix_teachers = cli.mix_teachers;
     context.ask_discarded = cli.ask_discarded;
     context.teacher_flags = teacher_flags(cli.flags.values());
+    context.shared_flags = given_flags(cli.flags.values(), &["teacher.repeats", "teacher.combine"]);
     context.config_flag =
         config.map_or_else(String::new, |path| format!(" --config {}", schemas::dataset::quoted(&path)));
     let given = |key: &str| cli.flags.values().contains_key(key);
@@ -214,12 +220,12 @@ pub fn run(cli: Cli) -> Result<()> {
     };
     match cli.command {
         Some(Command::Report { out }) => {
-            let written = report::run(&context.dataset, round, out.as_deref())?;
+            let written = report::run(&context.dataset, round, out.as_deref(), &context.settings)?;
             schemas::say!("{written}");
             Ok(())
         }
         Some(Command::Export(options)) => {
-            let written = export::run(&context.dataset, round, &options, context.settings.rl.neutral_score)?;
+            let written = export::run(&context.dataset, round, &options, &context.settings)?;
             schemas::say!("{written}");
             Ok(())
         }
@@ -274,7 +280,11 @@ pub fn run(cli: Cli) -> Result<()> {
 
 /// The flags that select the Teacher, as they were given.
 fn teacher_flags(given: &BTreeMap<String, String>) -> String {
-    let names = ["teacher.provider", "teacher.model", "teacher.base_url"];
+    given_flags(given, &["teacher.provider", "teacher.model", "teacher.base_url", "teacher.repeats"])
+}
+
+/// Some of the flags that were given, with a space before each.
+fn given_flags(given: &BTreeMap<String, String>, names: &[&str]) -> String {
     let keys = names.iter().filter_map(|name| Settings::keys().iter().find(|key| key.path() == **name));
     let flags = keys.filter_map(|key| {
         let value = given.get(&key.path())?;
@@ -314,154 +324,4 @@ fn jobs(context: &Context, round: u32, stage: Option<Kind>) -> Vec<Job> {
         Some(Kind::Judgements) => vec![Job::judge(round, "base")],
         Some(kind) => vec![Job::new(kind, round)],
     }
-}
-
-/// Runs the jobs in turn, reports their results and names the next command.
-fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
-    if context.settings.teacher.provider == Provider::Reference {
-        schemas::warn!(
-            "note: the embedded Teacher (reference) grades against the dataset's own solutions; it is meant for trials and tests"
-        );
-    }
-    let (mut said, mut rejects, mut answers, mut is_left) = (false, false, false, false);
-    // Whether too many rollouts were rejected for train to learn from the others.
-    let mut uncovered = false;
-    let covers = |answered: usize, rejected: usize| {
-        answered as f64 >= context.settings.rl.min_coverage * (answered + rejected) as f64
-    };
-    for (place, job) in jobs.iter().enumerate() {
-        if interrupt::noted() {
-            return Err(Error::Interrupted); // the next requests would be paid for
-        }
-        match context.collect(job)? {
-            // A round without rationales can only have scores to collect.
-            Outcome::NothingThere if place > 0 && said => {
-                let is_over = is_over(&context.dataset, job.round)?;
-                if job.kind == Kind::Corrections && !is_over && context.has_decoded(job.round)? {
-                    schemas::say!("{}", context.waits_for(job)?);
-                    return Ok(()); // train would print the same message
-                }
-            }
-            Outcome::NothingThere => {
-                if place + 1 == jobs.len() {
-                    schemas::say!("{}", context.waits_for(&jobs[0])?);
-                }
-            }
-            Outcome::NothingToDo { answered, rejected } => {
-                said = true;
-                let (round, items, kind) = (job.round, job.items(), job.kind.as_str());
-                let remark = match rejected {
-                    0 => String::new(),
-                    _ => format!(", {rejected} were rejected (--retry-rejects asks about them again)"),
-                };
-                schemas::say!("round {round}: {answered} {items} have {kind}{remark}; nothing to do");
-                (rejects, answers) = (rejects || rejected > 0, answers || answered > 0);
-                uncovered |= job.kind == Kind::Scores && !covers(answered, rejected);
-            }
-            Outcome::Finished { counts, left, in_all, sent, dollars, without_usage, stopped } => {
-                said = true;
-                let verb = match job.kind {
-                    Kind::Scores => "scored",
-                    Kind::Corrections => "corrected",
-                    Kind::Judgements => "judged",
-                };
-                let cost = match (dollars, without_usage) {
-                    (None, _) => "cost unknown".to_owned(),
-                    (Some(dollars), 0) => format!("${dollars:.4}"),
-                    (Some(dollars), without_usage) => {
-                        format!(
-                            "${dollars:.4} plus the unknown cost of {without_usage} replies without usage"
-                        )
-                    }
-                };
-                schemas::say!(
-                    "round {}: {} {} {verb}, {} rejected, {} shared a reply; {sent} {}, {cost}{}",
-                    job.round,
-                    counts.answered,
-                    job.items(),
-                    counts.rejected,
-                    counts.shared,
-                    plural(sent, "request"),
-                    if left > 0 { format!("; {left} still pending") } else { String::new() },
-                );
-                if let Some(error) = stopped {
-                    return Err(error);
-                }
-                (rejects, answers) = (rejects || counts.rejected > 0, answers || counts.answered > 0);
-                is_left |= left > 0;
-                uncovered |= job.kind == Kind::Scores && !covers(in_all.0, in_all.1);
-            }
-        }
-    }
-    if said && jobs.first().is_some_and(|job| job.kind != Kind::Judgements) {
-        let (round, flag) = (jobs[0].round, context.common_flags());
-        let teacher = &context.teacher_flags;
-        let batch = if context.batch { " --batch" } else { "" };
-        if is_left {
-            schemas::say!("round {round}: next: collect-feedback --round {round} --batch{teacher}{flag}");
-        } else if (rejects && !answers) || uncovered {
-            schemas::say!(
-                "round {round}: next: look at the rejects table, then collect-feedback --round {round} --retry-rejects{batch}{teacher}{flag}"
-            );
-        } else {
-            let next = if is_over(&context.dataset, round)? { round + 1 } else { round };
-            schemas::say!("round {round}: next: train --round {next}{flag}");
-        }
-    }
-    Ok(())
-}
-
-/// Whether train has completed a round: the answers of the fine-tuned policy are its last output.
-fn is_over(dataset: &Dataset, round: u32) -> Result<bool> {
-    #[derive(serde::Deserialize)]
-    struct StageOf {
-        stage: String,
-    }
-    // Without val and test problems, the table has a part without rows.
-    let is_written = dataset.part_path::<Answer>(round, "sft").is_file();
-    Ok(is_written
-        || dataset.project::<Answer, StageOf>(round, &["stage"])?.iter().any(|row| row.stage == "sft"))
-}
-
-fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {
-    let price = context.price()?;
-    for job in jobs {
-        let estimate = estimate::of(context, job)?;
-        if estimate.all == 0 {
-            schemas::say!("{}", context.waits_for(job)?);
-            continue;
-        }
-        schemas::say!("round {} {} with {}:", job.round, job.kind.as_str(), context.model);
-        schemas::say!("  items pending   {:>12}", estimate.items);
-        schemas::say!("  requests        {:>12}", estimate.requests);
-        if estimate.without_image > 0 {
-            schemas::say!("  without image   {:>12}  (they will be rejected)", estimate.without_image);
-        }
-        if estimate.never_there > 0 {
-            schemas::say!(
-                "  no picture      {:>12}  (missing in the source; asked without it)",
-                estimate.never_there
-            );
-        }
-        schemas::say!("  input tokens    {:>12}  ({})", estimate.input_tokens(), estimate.how);
-        if estimate.usage.cache_read > 0 {
-            schemas::say!(
-                "  from cache      {:>12}  (the provider's prompt cache)",
-                estimate.usage.cache_read
-            );
-        }
-        schemas::say!("  output tokens   {:>12}", estimate.usage.output);
-        match &price {
-            Some(price) => {
-                let (dollars, batches) = (estimate.dollars(price), estimate.dollars_in_batches(price));
-                schemas::say!("  dollars         {dollars:>12.4}  (with --batch {batches:.4})");
-            }
-            None => schemas::say!("  dollars         {:>12}", "not known"),
-        }
-        match estimate.minutes(&context.settings.limits) {
-            Some(minutes) => schemas::say!("  minutes         {minutes:>12.1}  (at the configured limits)"),
-            None => schemas::say!("  minutes         {:>12}  (no limit configured)", "-"),
-        }
-    }
-    Ok(())
 }

@@ -25,7 +25,7 @@ pub enum Error {
     CacheDamaged { path: PathBuf, message: String },
 
     #[error("{variable} is not set, and {provider} needs a key")]
-    MissingKey { variable: &'static str, provider: &'static str },
+    MissingKey { variable: String, provider: &'static str },
 
     #[error(
         "the budget of ${max_usd} is reached: ${spent_usd:.4} spent, the next request may cost ${next_usd:.4}"

@@ -74,6 +74,7 @@ pub(crate) fn scores(rollout: &Rollout, scores: &[f32]) -> Vec<Score> {
         cached: false,
         scored_at: TimestampMs(0),
         reason: None,
+        repeat: None,
     };
     (0..).zip(scores).map(row).collect()
 }
@@ -148,6 +149,8 @@ pub(crate) fn metric(step: u64, value: f64) -> Metric {
 
 pub(crate) fn reject(problem_id: &str, reason: &str, reply: &str) -> Reject {
     Reject {
+        teacher: None,
+        repeat: None,
         kind: "scores".to_owned(),
         subject_id: Rollout::id(problem_id, 1, 0),
         problem_id: problem_id.to_owned(),

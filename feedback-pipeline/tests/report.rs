@@ -2,7 +2,7 @@
 
 use crate::fixture::*;
 use feedback_pipeline::inspect::report;
-use schemas::Dataset;
+use schemas::{Dataset, Settings};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -10,7 +10,7 @@ const SOLUTION: &str = "Look at the map. Dover is farthest south.";
 const EVIL: &str = "</script><script>alert(1)</script><img src=x onerror=alert(2)> Dover is south.";
 
 fn made(dataset: &Dataset, round: u32) -> String {
-    let written = report::run(dataset, round, None).unwrap();
+    let written = report::run(dataset, round, None, &Settings::default()).unwrap();
     assert_eq!(written.path, dataset.root().join(format!("report-round-{round}.html")));
     std::fs::read_to_string(written.path).unwrap()
 }
@@ -140,7 +140,7 @@ fn html_in_a_dataset_stays_text() {
 #[test]
 fn a_round_without_anything_is_an_error() {
     let folder = TempDir::new().unwrap();
-    let error = report::run(&whole(&folder), 7, None).unwrap_err();
+    let error = report::run(&whole(&folder), 7, None, &Settings::default()).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("expected a round with rollouts or rationales"), "{error}");
 }
@@ -152,14 +152,14 @@ fn a_report_takes_the_place_of_nothing_but_a_report() {
     dataset.write_part(1, "0", [rollout("a", 1, 0, "Dover is south.")], &provenance()).unwrap();
     let out = dataset.root().join("r.html");
     for _ in 0..2 {
-        report::run(&dataset, 1, Some(&out)).unwrap();
+        report::run(&dataset, 1, Some(&out), &Settings::default()).unwrap();
     }
     for path in [dataset.problems_path(), dataset.root().join("short")] {
         if !path.exists() {
             std::fs::write(&path, "x").unwrap();
         }
         let before = std::fs::read(&path).unwrap();
-        assert_eq!(report::run(&dataset, 1, Some(&path)).unwrap_err().exit_code(), 2);
+        assert_eq!(report::run(&dataset, 1, Some(&path), &Settings::default()).unwrap_err().exit_code(), 2);
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 }

@@ -70,11 +70,13 @@ fn scores(sample: u32, sentences: u32) -> impl Iterator<Item = Score> {
         cached: false,
         scored_at: TimestampMs(0),
         reason: None,
+        repeat: None,
     })
 }
 
 fn request(kind: &str, subject: &str, cost: Option<f64>, status: &str, cached: bool) -> Request {
     Request {
+        repeat: None,
         request_key: "k".to_owned(),
         kind: kind.to_owned(),
         subject_id: subject.to_owned(),
@@ -97,6 +99,8 @@ fn request(kind: &str, subject: &str, cost: Option<f64>, status: &str, cached: b
 
 fn reject(kind: &str, subject: &str) -> Reject {
     Reject {
+        teacher: None,
+        repeat: None,
         kind: kind.to_owned(),
         subject_id: subject.to_owned(),
         problem_id: "a".to_owned(),

@@ -1,5 +1,5 @@
 //! Writes the golden files of the present schema version: `tests/golden/v1/<table>.parquet`, and for a table that a minor
-//! version changed, as 1.2 did, `tests/golden/v1.2/<table>.parquet`.
+//! version changed, as 1.3 did, `tests/golden/v1.3/<table>.parquet`.
 //!
 //! Files of an older version are never written again: they prove that this build reads what an older build
 //! wrote. Run this only after the version in `provenance.rs` was increased, or for a new table:
@@ -31,7 +31,10 @@ fn main() -> Result<()> {
     write::<Metric>(&folder)?;
     write::<Request>(&folder_of_minor(1, 1))?;
     write::<Request>(&folder_of_minor(1, 2))?;
-    write::<Score>(&folder_of_minor(1, 2))
+    write::<Score>(&folder_of_minor(1, 2))?;
+    write::<Request>(&folder_of_minor(1, 3))?;
+    write::<Score>(&folder_of_minor(1, 3))?;
+    write::<Reject>(&folder_of_minor(1, 3))
 }
 
 fn write<T: Golden>(folder: &Path) -> Result<()> {
@@ -176,6 +179,7 @@ impl Golden for Score {
             cached,
             scored_at,
             reason: cached.then(|| "Ice is below 0 °C.".into()),
+            repeat: (sentence_index < u32::MAX).then_some(sentence_index),
         };
         vec![
             row(0, "Ice is cold.", 1.0, false, MOMENT),
@@ -302,6 +306,8 @@ impl Golden for Reject {
             reply: reply.into(),
             attempts,
             request_key: sha256_hex(kind.as_bytes()),
+            teacher: (attempts > 0).then(|| "a-model".into()),
+            repeat: (kind == "scores").then_some(u32::MAX),
         };
         vec![
             row("scores", Rollout::id("1", 1, 0), "{\"scores\":[]}", 3),
@@ -331,6 +337,7 @@ impl Golden for Request {
             started_at: MOMENT,
             dialect: Some("max_tokens 1024, json_schema".into()),
             items: Some(4),
+            repeat: Some(1),
         };
         let shared = Self {
             kind: "corrections".into(),
@@ -344,6 +351,7 @@ impl Golden for Request {
             started_at: BEFORE_1970,
             dialect: Some(String::new()),
             items: None,
+            repeat: None,
             ..paid.clone()
         };
         let unpriced = Self {

@@ -24,6 +24,7 @@ pub mod lock;
 pub mod metric;
 pub mod number;
 pub mod open;
+pub mod opinions;
 pub mod problem;
 pub mod provenance;
 pub mod rationale;

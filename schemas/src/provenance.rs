@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 /// Major and minor version of the tables that this build writes. Readers refuse a newer major version;
 /// a minor version adds nullable columns, which are null in older files.
-pub const SCHEMA_VERSION: (u32, u32) = (1, 2);
+pub const SCHEMA_VERSION: (u32, u32) = (1, 3);
 
 /// Git revision of this build, `unknown` outside a clone.
 pub const GIT_REVISION: &str = env!("ARES_GIT_REVISION");

@@ -13,5 +13,7 @@ table! {
         reply: String, "The last reply's text; empty if there was none.";
         attempts: u32, "Requests sent for this item.", unit "requests";
         request_key: String, "Key of the request in feedback.sqlite and in requests.";
+        teacher: Option<String>, "Model that was asked; null in older files.", since 3;
+        repeat: Option<u32>, "Which of the Teacher's scorings of the rationale, from 0; null in older files, and for other kinds.", since 3;
     }
 }

@@ -18,5 +18,6 @@ table! {
         cached: bool, "True if another row with the same request paid for the reply.";
         scored_at: TimestampMs, "Time of the reply.", unit "ms since 1970, UTC";
         reason: Option<String>, "Why, in the Teacher's words; null where it was not asked for reasons.", since 2;
+        repeat: Option<u32>, "Which of the Teacher's scorings of the rationale, from 0; null in older files, which hold one.", since 3;
     }
 }

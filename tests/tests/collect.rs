@@ -26,6 +26,8 @@ mod judge;
 mod kill;
 #[path = "collect/money.rs"]
 mod money;
+#[path = "collect/opinions.rs"]
+mod opinions;
 #[path = "collect/pictures.rs"]
 mod pictures;
 #[path = "collect/reasons.rs"]

@@ -415,6 +415,8 @@ fn what_has_no_line_is_counted() {
     let [part] = dataset.parts::<Score>(1).unwrap().try_into().unwrap();
     table::write(&part, scores, &provenance()).unwrap();
     let reject = Reject {
+        teacher: None,
+        repeat: None,
         kind: "scores".into(),
         subject_id: "p0-r1-s3".into(),
         problem_id: "p0".into(),

@@ -10,7 +10,7 @@ use crate::items::{self, Job, Kind, Problems};
 use crate::reply::verdict::Verdict;
 use crate::store::outcome;
 use crate::store::{Cache, Whose};
-use crate::tables::rebuild;
+use crate::tables::{outcomes, rebuild};
 use crate::teacher::Key;
 use schemas::{Correction, Score, Table, TimestampMs};
 use serde::Deserialize;
@@ -192,7 +192,7 @@ impl Context {
 
 /// The jobs of a kind and round, against one baseline or all.
 fn jobs(cache: &Cache, round: u32, kind: Kind, against: Option<&str>) -> Result<Vec<Job>> {
-    let mut jobs = rebuild::jobs(cache, kind, round)?;
+    let mut jobs = outcomes::jobs(cache, kind, round)?;
     jobs.retain(|job| against.is_none_or(|against| job.against == against));
     Ok(jobs)
 }

@@ -2,6 +2,7 @@
 
 mod discard;
 mod notes;
+pub mod panel;
 mod plan;
 mod session;
 mod teachers;
@@ -127,7 +128,12 @@ impl Context {
         })
     }
 
-    fn publisher<'a>(&'a self, job: &'a Job, problems: &'a Problems, cache: &'a Cache) -> Publisher<'a> {
+    pub(crate) fn publisher<'a>(
+        &'a self,
+        job: &'a Job,
+        problems: &'a Problems,
+        cache: &'a Cache,
+    ) -> Publisher<'a> {
         Publisher { dataset: &self.dataset, provenance: &self.provenance, job, problems, cache }
     }
 

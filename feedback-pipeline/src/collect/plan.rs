@@ -8,7 +8,7 @@ use crate::request::{self, Question, Questions};
 use crate::send::{Claim, Claims, Groups, Next, Session};
 use crate::store::outcome::{self, AskedWith};
 use crate::store::{Ask, Cache, Reply};
-use crate::tables::completed::Completed;
+use crate::tables::completed::{Asker, Completed};
 use crate::teacher::Key;
 use schemas::IdSet;
 use schemas::settings::Provider;
@@ -21,8 +21,10 @@ impl Context {
     /// # Errors
     /// If a table cannot be read.
     pub fn completed(&self, job: &Job, problems: &Problems, prompt_version: &str) -> Result<Completed> {
-        let mut completed =
-            Completed::find(&self.dataset, job, &self.model, prompt_version, self.retry_rejects)?;
+        let seated = self.seated(job)?;
+        let asker =
+            Asker { model: &self.model, prompt_version, retry_rejects: self.retry_rejects, seated: &seated };
+        let mut completed = Completed::find(&self.dataset, job, asker)?;
         if job.kind != Kind::Scores {
             for item in items::all_items(&self.dataset, job, problems)? {
                 completed.compare(&item?);

@@ -19,7 +19,7 @@ use crate::store::Cache;
 use crate::teacher::catalogue::{self, Catalogue, Model, Price, Service};
 use crate::teacher::{self, Address, Dialect, Dialects, Secret, Template};
 use schemas::settings::{Provider, Resolved, Settings};
-use schemas::{Dataset, Provenance, TimestampMs};
+use schemas::{Dataset, Provenance, TimestampMs, opinions};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -51,14 +51,20 @@ pub struct Context {
     pub ask_discarded: bool,
     /// Flags that a command has to repeat to ask the same Teacher, with a space before each.
     pub teacher_flags: String,
+    /// Flags that `train` has to be given too, with a space before each.
+    pub shared_flags: String,
     /// `--config` with its file, where it was given, with a space before.
     pub config_flag: String,
     /// Abandoned batches: their requests are sent again.
     pub abandoned: Vec<String>,
     /// When the run began, in ms since 1970.
     pub began_ms: i64,
+    /// Whether a Teacher is asked for what it was asked before.
+    pub is_repeat: bool,
+    /// Models of all Teachers that the settings name.
+    pub panel: Vec<String>,
     /// The Teacher that is asked, once known.
-    teacher: OnceLock<Asked>,
+    pub(super) teacher: OnceLock<Asked>,
 }
 
 /// The model and the service that are asked: their catalogue entries, the address, and the request format.
@@ -79,6 +85,7 @@ impl Context {
     pub fn new(dataset: Dataset, resolved: Resolved) -> Self {
         let provenance = Provenance::new(crate::PROGRAM, &resolved.show());
         let model = teacher::model(&resolved.settings.teacher);
+        let panel = opinions::seats(&resolved.settings).into_iter().map(|seat| seat.teacher).collect();
         Self {
             dataset,
             settings: resolved.settings,
@@ -89,9 +96,12 @@ impl Context {
             mix_teachers: false,
             ask_discarded: false,
             teacher_flags: String::new(),
+            shared_flags: String::new(),
             config_flag: String::new(),
             abandoned: Vec::new(),
             began_ms: TimestampMs::now().0,
+            is_repeat: false,
+            panel,
             teacher: OnceLock::new(),
         }
     }
@@ -126,8 +136,11 @@ impl Context {
         let (mut model, service) =
             (catalogue.model_or_unlisted(&self.model), catalogue.service(&address.host_and_port()));
         model.price = model.price.map(|price| price.times(service.price_factor));
-        let dialects = Arc::new(Dialects::new(Dialect::new(settings, &model, &service)));
-        let notice = (settings.provider != Provider::Reference).then(|| model.end_notice(catalogue::today()));
+        let dialect = Dialect::new(settings, &model, &service);
+        let dialect = if self.is_repeat { dialect.for_repeats() } else { dialect };
+        let dialects = Arc::new(Dialects::new(dialect));
+        let notice = (settings.provider != Provider::Reference && !self.is_repeat)
+            .then(|| model.end_notice(catalogue::today()));
         if let Some(notice) = notice.flatten() {
             schemas::warn!("warning: {notice}");
         }

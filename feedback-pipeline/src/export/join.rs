@@ -3,8 +3,8 @@
 use super::left_out::Reason;
 use crate::error::{Error, Result};
 use schemas::Sentence;
+use schemas::opinions::{OnRollout, Opinions};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
 
 /// A sampled rationale with a score for each of its sentences.
 #[derive(Debug, Clone)]
@@ -13,6 +13,8 @@ pub(super) struct Sample {
     pub(super) text: String,
     pub(super) sentences: Vec<String>,
     pub(super) scores: Vec<f32>,
+    /// How far apart the scores of each sentence are; empty where there is one opinion at most.
+    pub(super) spreads: Vec<f32>,
     pub(super) truncated: bool,
     pub(super) teacher: String,
 }
@@ -26,19 +28,22 @@ pub(super) struct RolloutRow {
     pub(super) truncated: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ScoreRow {
     pub(super) rollout_id: String,
     pub(super) sentence_index: u32,
     pub(super) sentence: String,
     pub(super) score: f32,
     pub(super) teacher: String,
+    pub(super) repeat: Option<u32>,
 }
 
-/// A rollout with its scores, or why it has no line. This is the one place that says how many scores a sentence has: one.
+/// A rollout with its scores, or why it has no line. This is the one place that says how many scores a sentence has: one of each
+/// opinion that counts, which are combined.
 pub(super) fn scored(
     rollout: RolloutRow,
     rows: Vec<ScoreRow>,
+    opinions: &Opinions,
     is_rejected: bool,
     folder: &str,
 ) -> Result<std::result::Result<Sample, Reason>> {
@@ -50,26 +55,39 @@ pub(super) fn scored(
     if rows.is_empty() {
         return Ok(Err(if is_rejected { Reason::Rejected } else { Reason::Pending }));
     }
-    let mut by_sentence: BTreeMap<usize, ScoreRow> = BTreeMap::new();
+    let mut on = OnRollout::default();
     for row in rows {
         let index = row.sentence_index as usize;
-        if let Some(first) = by_sentence.get(&index) {
-            let teachers = [first.teacher.as_str(), row.teacher.as_str()];
-            let whose = format!("sentence {index} of rollout `{rollout_id}`");
-            return Err(one_expected(folder, &whose, teachers.len(), teachers));
-        }
         if sentences.get(index).is_none_or(|sentence| folded(sentence) != folded(&row.sentence)) {
             return Ok(Err(Reason::OtherText));
         }
-        by_sentence.insert(index, row);
+        let opinion = opinions.number(&row.teacher, row.repeat);
+        if opinion.is_none_or(|opinion| !on.insert(opinion, row.sentence_index, row.score)) {
+            let whose = format!("sentence {index} of rollout `{rollout_id}` by each opinion");
+            return Err(one_expected(folder, &whose, 2, [row.teacher.as_str()]));
+        }
     }
-    if by_sentence.len() < sentences.len() {
-        return Ok(Err(Reason::PartlyScored));
-    }
-    let teachers: BTreeSet<&str> = by_sentence.values().map(|row| row.teacher.as_str()).collect();
-    let teacher = teachers.into_iter().collect::<Vec<_>>().join(", ");
-    let scores = by_sentence.values().map(|row| row.score).collect();
-    Ok(Ok(Sample { rollout_id, text: without_label(&rationale), sentences, scores, truncated, teacher }))
+    let combined = match opinions.combined(&on, sentences.len()) {
+        Ok(Some(combined)) => combined,
+        Ok(None) => return Ok(Err(Reason::Pending)),
+        Err(_) => return Ok(Err(Reason::PartlyScored)),
+    };
+    let teachers = combined.opinions.iter().filter_map(|number| Some(opinions.get(*number)?.to_string()));
+    let teacher = teachers.collect::<Vec<_>>().join(", ");
+    let scores = combined.sentences.iter().map(|sentence| sentence.score).collect();
+    let spreads = match opinions.are_several() {
+        true => combined.sentences.iter().map(|sentence| sentence.spread).collect(),
+        false => Vec::new(),
+    };
+    Ok(Ok(Sample {
+        rollout_id,
+        text: without_label(&rationale),
+        sentences,
+        scores,
+        spreads,
+        truncated,
+        teacher,
+    }))
 }
 
 pub(super) fn one_expected<'a>(
@@ -99,6 +117,10 @@ pub(super) fn folded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use schemas::opinions::Opinion;
+    use schemas::settings::Resolved;
+    use std::collections::BTreeMap;
+    use std::path::Path;
 
     fn rollout(sentences: &[&str]) -> RolloutRow {
         RolloutRow {
@@ -117,11 +139,20 @@ mod tests {
             sentence: sentence.into(),
             score,
             teacher: teacher.into(),
+            repeat: None,
         }
     }
 
+    /// Where `a` and `b` are asked once each.
+    fn opinions(found: &[&str]) -> Opinions {
+        let text = "[teacher]\nprovider = \"openai\"\nmodel = \"a\"\n\n[[teachers]]\nprovider = \"openai\"\nmodel = \"b\"\n";
+        let settings = Resolved::from_parts(Some((Path::new("ares.toml"), text)), &BTreeMap::new()).unwrap();
+        let found = found.iter().map(|teacher| (Opinion { teacher: (*teacher).into(), repeat: 0 }, 1));
+        Opinions::of(found.collect(), &settings.settings)
+    }
+
     fn reason(rollout: RolloutRow, rows: Vec<ScoreRow>, is_rejected: bool) -> Option<Reason> {
-        scored(rollout, rows, is_rejected, "scores").unwrap().err()
+        scored(rollout, rows, &opinions(&["a"]), is_rejected, "scores").unwrap().err()
     }
 
     #[test]
@@ -129,7 +160,7 @@ mod tests {
         let two = || rollout(&["One.", "Two."]);
         // Part files may contain the scores in any order.
         let rows = vec![score(1, "Two.", 0.2, "a"), score(0, "One.", 1.0, "a")];
-        let sample = scored(two(), rows, false, "scores").unwrap().unwrap();
+        let sample = scored(two(), rows, &opinions(&["a"]), false, "scores").unwrap().unwrap();
         assert_eq!((sample.scores.as_slice(), sample.text.as_str()), ([1.0, 0.2].as_slice(), "One. Two."));
         assert_eq!(reason(rollout(&[]), vec![], false), Some(Reason::Empty));
         assert_eq!(reason(two(), vec![], false), Some(Reason::Pending));
@@ -140,11 +171,18 @@ mod tests {
     }
 
     #[test]
-    fn two_scores_of_a_sentence_are_an_error() {
-        let rows = vec![score(0, "One.", 1.0, "a"), score(0, "One.", 0.5, "b")];
-        let error = scored(rollout(&["One."]), rows, false, "scores/round").unwrap_err();
-        let expected =
-            "scores/round: expected one row for sentence 0 of rollout `p-r1-s0`, found 2, by a and b";
+    fn several_opinions_are_combined_and_one_has_one_score() {
+        let both = opinions(&["a", "b"]);
+        let rows = || vec![score(0, "One.", 1.0, "a"), score(0, "One.", 0.5, "b")];
+        let sample = scored(rollout(&["One."]), rows(), &both, false, "scores").unwrap().unwrap();
+        assert_eq!((sample.scores, sample.spreads, sample.teacher.as_str()), (vec![0.75], vec![0.5], "a, b"));
+        // One of them alone.
+        let sample =
+            scored(rollout(&["One."]), rows().split_off(1), &both, false, "scores").unwrap().unwrap();
+        assert_eq!((sample.scores, sample.spreads, sample.teacher.as_str()), (vec![0.5], vec![0.0], "b"));
+        let twice = [rows(), rows().split_off(1)].concat();
+        let error = scored(rollout(&["One."]), twice, &both, false, "scores/round").unwrap_err();
+        let expected = "scores/round: expected one row for sentence 0 of rollout `p-r1-s0` by each opinion, found 2, by b";
         assert_eq!((error.to_string().as_str(), error.exit_code()), (expected, 2));
     }
 }

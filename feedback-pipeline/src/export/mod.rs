@@ -32,9 +32,9 @@ use lines::Written;
 use manifest::Inputs;
 use options::{Plan, name};
 use pictures::{Copies, Pictures};
-use schemas::Dataset;
 use schemas::dataset::quoted;
 use schemas::number::{counted, grouped, plural};
+use schemas::{Dataset, Settings};
 use source::{Sources, rows_of};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -49,13 +49,14 @@ pub struct Summary {
     left: LeftOut,
 }
 
-/// Exports a round of a dataset. `neutral_score` is the threshold unless the options have one.
+/// Exports a round of a dataset. The neutral score of the settings is the threshold unless the options have one; they also
+/// say which of several scores of a sentence count, and how.
 ///
 /// # Errors
 /// If the options contradict each other, the folder holds something, a table cannot be read or is inconsistent, no row can be
 /// exported, or the write fails. Then nothing appears.
-pub fn run(dataset: &Dataset, round: u32, options: &Options, neutral_score: f64) -> Result<Summary> {
-    let plan = Plan::new(options, round, neutral_score)?;
+pub fn run(dataset: &Dataset, round: u32, options: &Options, settings: &Settings) -> Result<Summary> {
+    let plan = Plan::new(options, round, settings)?;
     let to = folder::resolved(&options.to)?;
     check_place(dataset, &to)?;
     let folder = Folder::create(&to, options.replace)?;

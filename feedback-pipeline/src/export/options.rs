@@ -3,6 +3,7 @@
 use super::left_out::Split;
 use crate::error::{Error, Result};
 use clap::{Args, ValueEnum};
+use schemas::Settings;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -117,11 +118,13 @@ pub(super) struct Plan {
     pub(super) pictures: bool,
     pub(super) instruction: String,
     pub(super) keep_duplicates: bool,
+    /// Which scores of a sentence count, and how.
+    pub(super) settings: Settings,
 }
 
 impl Plan {
     /// Checks the flags; those that a format or source has no use for are refused.
-    pub(super) fn new(options: &Options, round: u32, neutral_score: f64) -> Result<Self> {
+    pub(super) fn new(options: &Options, round: u32, settings: &Settings) -> Result<Self> {
         let format = options.format;
         let sources: &[Source] = match format {
             Format::Prm => &[Source::Scores],
@@ -176,12 +179,13 @@ impl Plan {
             round,
             source,
             splits,
-            threshold: options.threshold.unwrap_or(neutral_score),
+            threshold: options.threshold.unwrap_or(settings.rl.neutral_score),
             margin: options.margin,
             aggregate: options.aggregate.unwrap_or(Aggregate::Mean),
             pictures: !options.no_images,
             instruction: options.instruction.clone().unwrap_or_default().trim().to_owned(),
             keep_duplicates: options.keep_duplicates,
+            settings: settings.clone(),
         })
     }
 

@@ -10,6 +10,7 @@ use super::lookup::Lookup;
 use super::options::{Plan, Source};
 use crate::error::{Error, Result};
 use crate::items::Kind;
+use schemas::opinions::Opinions;
 use schemas::{Correction, Dataset, IdSet, Judgement, Problem, Rationale, Reject, Rollout, Score, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -91,6 +92,7 @@ pub(super) struct Sources {
     /// Problem ids of rejected judgements.
     rejected_pairs: Vec<String>,
     scores_folder: String,
+    opinions: Opinions,
 }
 
 impl Sources {
@@ -107,6 +109,10 @@ impl Sources {
             rejected: IdSet::default(),
             rejected_pairs: Vec::new(),
             scores_folder: dataset.round_dir::<Score>(plan.round).display().to_string(),
+            opinions: match plan.source {
+                Some(Source::Scores) => Opinions::read(dataset, plan.round, &plan.settings)?,
+                _ => Opinions::of(BTreeMap::new(), &plan.settings),
+            },
         };
         let mut problems = IdSet::default();
         for problem in dataset.problem_rows()? {
@@ -153,7 +159,7 @@ impl Sources {
             once::<Rollout>(dataset, round, &mut ids, "rollout_id", &row.rollout_id)?;
             self.rows.push(&row.problem_id, &row)?;
         }
-        let names = ["rollout_id", "sentence_index", "sentence", "score", "teacher"];
+        let names = ["rollout_id", "sentence_index", "sentence", "score", "teacher", "repeat"];
         let mut group: Vec<ScoreRow> = Vec::new();
         let (mut orphans, mut found) = (IdSet::default(), 0);
         let mut push = |group: &mut Vec<ScoreRow>, answers: &mut Lookup| -> Result<()> {
@@ -275,7 +281,8 @@ impl Sources {
         for row in self.rows.get::<RolloutRow>(problem_id)? {
             let groups = self.answers.get::<Vec<ScoreRow>>(&row.rollout_id)?;
             let is_rejected = self.rejected.contains(&row.rollout_id);
-            match scored(row, groups.into_iter().flatten().collect(), is_rejected, &self.scores_folder)? {
+            let rows = groups.into_iter().flatten().collect();
+            match scored(row, rows, &self.opinions, is_rejected, &self.scores_folder)? {
                 Err(reason) => left.count("rollouts", reason, 1),
                 Ok(sample) if !self.keep_duplicates && !texts.insert(folded(&sample.text)) => {
                     left.count("rollouts", Reason::Duplicate, 1);

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod estimate;
 mod frame;
+mod opinions;
 pub mod report;
 pub mod status;
 pub mod win_rate;

@@ -13,6 +13,7 @@ pub use problems::Problems;
 pub use together::{are_together, together};
 
 use crate::error::{Error, Result};
+use schemas::opinions::Opinion;
 use schemas::{Dataset, Problem, Rationale, Rollout, Sentence};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -61,12 +62,24 @@ pub struct Job {
     pub order: Order,
     /// Seed of an audit: scores that are requested again and do not go into the table.
     pub audit: Option<u64>,
+    /// Whose scores, and which of its scorings; `None` for the first by the round's first Teacher, and for other kinds.
+    pub opinion: Option<Opinion>,
 }
 
 impl Job {
     /// Scores or corrections of a round.
     pub fn new(kind: Kind, round: u32) -> Self {
-        Self { kind, round, against: String::new(), order: Order::Shuffled(0), audit: None }
+        Self { kind, round, against: String::new(), order: Order::Shuffled(0), audit: None, opinion: None }
+    }
+
+    /// Scores of a round by one Teacher, besides those by its first.
+    pub fn opinion(round: u32, opinion: Opinion) -> Self {
+        Self { opinion: Some(opinion), ..Self::new(Kind::Scores, round) }
+    }
+
+    /// Which of a Teacher's scorings of the same rationales, from 0.
+    pub fn repeat(&self) -> u32 {
+        self.opinion.as_ref().map_or(0, |opinion| opinion.repeat)
     }
 
     /// Judgements of a round's rationales against `base` or a round.
@@ -81,6 +94,12 @@ impl Job {
 
     /// The job of a scope that the tables hold; none for audits and unknown scopes.
     pub fn of_scope(scope: &str, round: u32) -> Option<Self> {
+        if let Some((repeat, teacher)) =
+            scope.strip_prefix("scores/").and_then(|opinion| opinion.split_once('/'))
+        {
+            let (repeat, teacher) = (repeat.parse().ok()?, teacher.to_owned());
+            return Some(Self::opinion(round, Opinion { teacher, repeat }));
+        }
         match scope.split('/').collect::<Vec<_>>()[..] {
             ["scores"] => Some(Self::new(Kind::Scores, round)),
             ["corrections"] => Some(Self::new(Kind::Corrections, round)),
@@ -100,6 +119,9 @@ impl Job {
     /// Name under which the cache remembers which request an item has: judgements against different baselines are
     /// different items of the same rationale.
     pub fn scope(&self) -> String {
+        if let (Kind::Scores, Some(Opinion { teacher, repeat })) = (self.kind, &self.opinion) {
+            return format!("scores/{repeat}/{teacher}");
+        }
         match (self.kind, self.order.name(), self.audit) {
             (_, _, Some(seed)) => format!("audit/{seed}"),
             (Kind::Judgements, None, None) => format!("judgements/{}", self.against),
@@ -305,6 +327,7 @@ mod tests {
     #[test]
     fn scopes_name_their_jobs() {
         let swapped = Job { order: Order::BaselineFirst, ..Job::judge(2, "base") };
+        let again = Opinion { teacher: "org/model/3".into(), repeat: 2 };
         let seeded = Job { order: Order::Shuffled(7), ..Job::judge(2, "1") };
         for job in [
             Job::new(Kind::Scores, 2),
@@ -312,6 +335,7 @@ mod tests {
             Job::judge(2, "base"),
             swapped,
             seeded,
+            Job::opinion(2, again),
         ] {
             assert_eq!(Job::of_scope(&job.scope(), 2), Some(job));
         }

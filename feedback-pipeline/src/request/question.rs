@@ -79,6 +79,7 @@ impl Grouped {
 pub struct Questions {
     provider: Provider,
     audit: Option<u64>,
+    repeat: u32,
     /// The part of a request that all share.
     pub template: Template,
     /// The same for requests about several samples, and how many they may ask about.
@@ -103,7 +104,15 @@ impl Questions {
         limits: ImageLimits,
     ) -> Result<Self> {
         let images = Images::new(dataset, limits)?;
-        Ok(Self { provider: teacher.provider, audit: job.audit, template, grouped, reasons, images })
+        Ok(Self {
+            provider: teacher.provider,
+            audit: job.audit,
+            repeat: job.repeat(),
+            template,
+            grouped,
+            reasons,
+            images,
+        })
     }
 
     /// The questions grouped into one request each, in order; a group of one is the question itself.
@@ -127,6 +136,7 @@ impl Questions {
         let samples: Vec<&[String]> = members.iter().map(|member| sentences(&member.item)).collect();
         let mut text = samples::user_text(&item.problem, &shown, &samples);
         self.add_gold(&mut text, &item);
+        self.add_repeat(&mut text);
         let key = grouped.template.key(shown.picture(), &text, &[]);
         Some(Question { item, key, text, shown, unsent: None, members, asked_in: None })
     }
@@ -141,6 +151,14 @@ impl Questions {
         text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
     }
 
+    /// A repeat is another request, in its text too: neither our store nor a cache at the service may answer it with an
+    /// earlier reply. The first is the request that is sent where there are no repeats.
+    fn add_repeat(&self, text: &mut String) {
+        if self.repeat > 0 {
+            text.push_str(&format!("\n\nIndependent scoring no. {}.", self.repeat + 1));
+        }
+    }
+
     /// The question of an item.
     pub fn of(&self, item: Item) -> Question {
         // The embedded Teacher does not use pictures.
@@ -153,6 +171,7 @@ impl Questions {
         };
         let mut text = prompt::user_text(&item, &shown);
         self.add_gold(&mut text, &item);
+        self.add_repeat(&mut text);
         // An audit repeats earlier requests, so its seed is part of the request.
         let keyed = match self.audit {
             Some(seed) => format!("{text}\naudit {seed}"),

@@ -39,6 +39,7 @@ use migrations::VERSION;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use schemas::settings::Provider;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A distinct request, as it is stored.
@@ -406,6 +407,23 @@ impl Cache {
                 params![scope, round, model],
                 |row| row.get(0),
             )
+        })
+    }
+
+    /// Models that items of a scope and round were asked of, without those whose every request is discarded.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn models_of(&self, scope: &str, round: u32) -> Result<BTreeSet<String>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT DISTINCT model FROM subjects JOIN asks USING (request_key)
+                 WHERE subjects.scope = ?1 AND subjects.round = ?2
+                 AND NOT EXISTS (SELECT 1 FROM discarded WHERE discarded.scope = ?1 AND discarded.round = ?2
+                                 AND discarded.request_key = subjects.request_key)",
+            )?;
+            let rows = statement.query_map(params![scope, round], |row| row.get(0))?;
+            rows.collect()
         })
     }
 

@@ -10,7 +10,7 @@ use crate::store::Cache;
 use crate::teacher::Key;
 use schemas::{Correction, Dataset, IdSet, Judgement, Reject, Score};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The items of a job that are done.
 #[derive(Debug, Default)]
@@ -35,6 +35,7 @@ struct ScoredBy {
     sentence_index: u32,
     teacher: String,
     prompt_version: String,
+    repeat: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -62,17 +63,43 @@ struct Rejected {
     subject_id: String,
     problem_id: String,
     request_key: String,
+    teacher: Option<String>,
+    repeat: Option<u32>,
+}
+
+/// Who asks, and whose rows count.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    /// Model that is asked.
+    pub model: &'a str,
+    /// Version of the prompt.
+    pub prompt_version: &'a str,
+    /// Whether rejected items are pending again.
+    pub retry_rejects: bool,
+    /// Teachers with opinions of their own, see [`Job::opinion`]: they do not answer for the first one.
+    pub seated: &'a BTreeSet<String>,
+}
+
+impl Asker<'_> {
+    /// Whether a row of scores, or a reject, belongs to a job.
+    fn has(&self, job: &Job, teacher: Option<&str>, repeat: Option<u32>) -> bool {
+        let repeat = repeat.unwrap_or(0);
+        match (&job.opinion, teacher) {
+            (Some(opinion), Some(teacher)) => opinion.repeat == repeat && opinion.teacher == teacher,
+            (Some(_), None) => false,
+            (None, Some(teacher)) => repeat == 0 && (teacher == self.model || !self.seated.contains(teacher)),
+            (None, None) => repeat == 0,
+        }
+    }
 }
 
 impl Completed {
-    /// Reads the tables of a job. With `retry_rejects`, rejected items are pending again.
-    pub fn find(
-        dataset: &Dataset,
-        job: &Job,
-        model: &str,
-        prompt_version: &str,
-        retry_rejects: bool,
-    ) -> Result<Self> {
+    /// Reads the tables of a job.
+    ///
+    /// # Errors
+    /// If a table or the cache cannot be read.
+    pub fn find(dataset: &Dataset, job: &Job, asker: Asker<'_>) -> Result<Self> {
+        let Asker { model, prompt_version, .. } = asker;
         let mut done = Self::default();
         let round = job.round;
         let add = |done: &mut Self, id: &str, teacher: &str, version: &str| {
@@ -88,9 +115,9 @@ impl Completed {
         match job.kind {
             Kind::Scores => {
                 // The score too: an invalid one is reported before anything else is paid for.
-                let names = ["rollout_id", "sentence_index", "score", "teacher", "prompt_version"];
+                let names = ["rollout_id", "sentence_index", "score", "teacher", "prompt_version", "repeat"];
                 for row in dataset.project::<Score, ScoredBy>(round, &names)? {
-                    if row.sentence_index == 0 {
+                    if row.sentence_index == 0 && asker.has(job, Some(&row.teacher), row.repeat) {
                         add(&mut done, &row.rollout_id, &row.teacher, &row.prompt_version);
                     }
                 }
@@ -122,7 +149,7 @@ impl Completed {
                 }
             }
         }
-        done.add_rejects(dataset, job, model, prompt_version, retry_rejects)?;
+        done.add_rejects(dataset, job, asker)?;
         Ok(done)
     }
 
@@ -151,17 +178,14 @@ impl Completed {
         counts.filter(|(_, items)| *items > 0).collect()
     }
 
-    fn add_rejects(
-        &mut self,
-        dataset: &Dataset,
-        job: &Job,
-        model: &str,
-        prompt_version: &str,
-        retry: bool,
-    ) -> Result<()> {
-        let names = ["kind", "subject_id", "problem_id", "request_key"];
+    fn add_rejects(&mut self, dataset: &Dataset, job: &Job, asker: Asker<'_>) -> Result<()> {
+        let Asker { model, prompt_version, .. } = asker;
+        let names = ["kind", "subject_id", "problem_id", "request_key", "teacher", "repeat"];
         let mut rejects = dataset.project::<Reject, Rejected>(job.round, &names)?;
-        rejects.retain(|row| row.kind == job.kind.as_str());
+        rejects.retain(|row| {
+            let is_of_job = || job.kind != Kind::Scores || asker.has(job, row.teacher.as_deref(), row.repeat);
+            row.kind == job.kind.as_str() && is_of_job()
+        });
         let path = dataset.feedback_path();
         if rejects.is_empty() {
             return Ok(());
@@ -170,7 +194,7 @@ impl Completed {
         let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
         for row in rejects {
             let id = if job.kind == Kind::Judgements { &row.problem_id } else { &row.subject_id };
-            let mut stale = retry;
+            let mut stale = asker.retry_rejects;
             if let Some(cache) = &cache {
                 let keys = cache.keys_of(&job.scope(), job.round, &row.subject_id)?;
                 let key = keys.iter().find(|key| schemas::provenance::hex(&key[..]) == row.request_key);

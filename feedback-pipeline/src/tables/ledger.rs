@@ -185,5 +185,6 @@ pub fn row(job: &Job, item: &Item, outcome: &ItemOutcome) -> Request {
         started_at: TimestampMs(replies.first().map_or(0, |reply| reply.started_at_ms)),
         dialect: replies.last().and_then(|reply| reply.dialect.clone()),
         items,
+        repeat: (job.kind == Kind::Scores && job.audit.is_none()).then(|| job.repeat()),
     }
 }

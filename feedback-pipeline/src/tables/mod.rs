@@ -7,6 +7,7 @@
 
 pub mod completed;
 pub mod ledger;
+pub mod outcomes;
 mod parts;
 pub mod publish;
 pub mod rebuild;
@@ -149,7 +150,7 @@ impl PartSet {
     /// Adds a completed item's answer or reject.
     pub fn outcome(&mut self, job: &Job, item: &Item, outcome: ItemOutcome) -> Result<()> {
         if let Some(outcomes) = &mut self.outcomes {
-            outcomes.insert(&outcome_of(item));
+            outcomes.insert(&outcome_of(job, item, &outcome.ask.model));
         }
         let request_key = outcome.key_text();
         let reasons = match &outcome.verdict {
@@ -159,6 +160,7 @@ impl PartSet {
         let ItemOutcome { ask, replies, verdict } = outcome;
         let cached = !ask.is_paid_by(job, item);
         let problem_id = item.problem.problem_id.clone();
+        let repeat = (job.kind == Kind::Scores).then(|| job.repeat());
         let at = TimestampMs(replies.last().map_or(0, |reply| reply.replied_at_ms));
         self.counts.shared += usize::from(cached);
         let answer = match verdict {
@@ -175,6 +177,8 @@ impl PartSet {
                     reply,
                     attempts: if cached { 0 } else { attempts },
                     request_key,
+                    teacher: Some(ask.model),
+                    repeat,
                 })?;
                 return Ok(());
             }
@@ -202,6 +206,7 @@ impl PartSet {
                         cached,
                         scored_at: at,
                         reason,
+                        repeat,
                     })?;
                 }
             }
@@ -304,14 +309,20 @@ impl PartSet {
     }
 }
 
-/// What an item has one outcome of: a rollout, a rationale, or a pair as it is shown.
-pub fn outcome_of(item: &Item) -> String {
+/// What an item has one outcome of: a Teacher's opinion on a rollout, a rationale, or a pair as it is shown.
+pub fn outcome_of(job: &Job, item: &Item, teacher: &str) -> String {
     match &item.content {
         Content::Judgement { against, candidate_shown_first, .. } => {
             pair(&item.problem.problem_id, against, *candidate_shown_first)
         }
-        Content::Scores { .. } | Content::Correction { .. } => item.subject_id.clone(),
+        Content::Scores { .. } => opinion_on(&item.subject_id, teacher, job.repeat()),
+        Content::Correction { .. } => item.subject_id.clone(),
     }
+}
+
+/// What a Teacher's opinion on a rollout is known by.
+pub fn opinion_on(rollout_id: &str, teacher: &str, repeat: u32) -> String {
+    format!("{repeat} {teacher} {rollout_id}")
 }
 
 /// What a pair has one outcome of.

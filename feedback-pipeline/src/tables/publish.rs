@@ -1,13 +1,14 @@
-//! Out of the store, into the tables: the one loop that enters requests in the ledger and writes outcomes.
+//! Out of the store, into the tables: what a run bought, and what a killed one left behind.
 
 use super::completed::Completed;
 use super::ledger::{self, Ledger};
+use super::outcomes::{self, write};
 use super::{Counts, PartSet, Replacement, parts, replace};
 use crate::error::Result;
-use crate::items::{self, Item, Job, Problems};
+use crate::items::{self, Item, Job, Kind, Problems};
 use crate::reply::verdict::Verdict;
 use crate::store::Cache;
-use crate::store::outcome::{self, AskedWith, ItemOutcome};
+use crate::store::outcome::{self, AskedWith};
 use schemas::{Dataset, Provenance};
 
 /// Writes the tables of one job.
@@ -22,30 +23,6 @@ pub struct Publisher<'a> {
     pub problems: &'a Problems,
     /// Every reply.
     pub cache: &'a Cache,
-}
-
-/// Enters into the ledger what it lacks of some items, and writes the outcome that `choose` finds for each; returns the
-/// number of rows entered.
-///
-/// # Errors
-/// If a table or the cache cannot be read, or the write fails.
-pub fn write(
-    set: &mut PartSet,
-    ledger: &Ledger,
-    cache: &Cache,
-    job: &Job,
-    items: impl Iterator<Item = Result<Item>>,
-    mut choose: impl FnMut(&Item) -> Result<Option<ItemOutcome>>,
-) -> Result<usize> {
-    let mut entered = 0;
-    for item in items {
-        let item = item?;
-        entered += ledger.enter(set, cache, job, &item)?;
-        if let Some(outcome) = choose(&item)? {
-            set.outcome(job, &item, outcome)?;
-        }
-    }
-    Ok(entered)
 }
 
 impl Publisher<'_> {
@@ -92,10 +69,14 @@ impl Publisher<'_> {
                 set.finish_ledger()?;
             }
         } else if replaces {
-            write(&mut set, &Ledger::complete(), self.cache, self.job, self.items()?, |item| {
-                outcome::latest(self.cache, self.job, item, None)
-            })?;
-            replace::carry_over(self.dataset, self.job, self.cache, &mut set)?;
+            // Opinions of other Teachers, and other repeats, are in the same table.
+            let jobs = match kind {
+                Kind::Scores => outcomes::jobs(self.cache, kind, round)?,
+                Kind::Corrections | Kind::Judgements => vec![self.job.clone()],
+            };
+            let complete = Ledger::complete();
+            outcomes::write_all(&mut set, &complete, self.cache, self.dataset, &jobs, self.problems)?;
+            replace::carry_over_of(self.dataset, &jobs, self.cache, &mut set)?;
             set.finish()?;
             replacement.commit()?;
         } else {
@@ -104,7 +85,7 @@ impl Publisher<'_> {
         Ok(fresh)
     }
 
-    /// Writes answers that a killed run bought from another model: answers bought by a killed run are kept. Returns
+    /// Writes answers that a killed run bought from another model than `model`: answers bought by a killed run are kept. Returns
     /// whether there was anything.
     ///
     /// # Errors

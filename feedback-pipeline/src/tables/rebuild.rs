@@ -1,14 +1,14 @@
 //! Tables rebuilt from the cache, without one request: after a change of the parser or of the Parquet layout.
 
 use super::ledger::{self, Ledger};
-use super::{PartSet, Replacement, publish, replace};
+use super::outcomes::{self, jobs};
+use super::{PartSet, Replacement, replace};
 use crate::error::Result;
 use crate::items::{self, Job, Kind, Problems};
-use crate::reply::verdict::Verdict;
 use crate::store::{Cache, outcome};
 use crate::tables;
 use schemas::{Dataset, Provenance, Rationale, Request, Rollout};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Recreates all scores, corrections, judgements, rejects and requests; returns the number of rows of the ledger.
 pub fn all(dataset: &Dataset, provenance: &Provenance) -> Result<usize> {
@@ -59,12 +59,6 @@ pub fn after_discards(
     Ok(true)
 }
 
-/// The jobs of a kind and round that the cache has requests of.
-pub fn jobs(cache: &Cache, kind: Kind, round: u32) -> Result<Vec<Job>> {
-    let scopes = cache.scopes(round)?;
-    Ok(scopes.iter().filter_map(|scope| Job::of_scope(scope, round)).filter(|job| job.kind == kind).collect())
-}
-
 fn one(
     dataset: &Dataset,
     provenance: &Provenance,
@@ -77,17 +71,7 @@ fn one(
     let number = tables::next_number(dataset, kind, round)?;
     let replacement = Replacement::begin(dataset, kind, round, number, true)?;
     let mut set = PartSet::replacing(dataset, kind, round, number, &replacement, provenance)?;
-    let mut rows = 0;
-    let chosen = chosen_jobs(dataset, jobs, problems, cache)?;
-    for (place, job) in jobs.iter().enumerate() {
-        let items = items::all_items(dataset, job, problems)?;
-        rows += publish::write(&mut set, &Ledger::default(), cache, job, items, |item| {
-            match chosen.get(&tables::outcome_of(item)).is_none_or(|chosen| *chosen == place) {
-                true => outcome::latest(cache, job, item, None),
-                false => Ok(None),
-            }
-        })?;
-    }
+    let mut rows = outcomes::write_all(&mut set, &Ledger::default(), cache, dataset, jobs, problems)?;
     replace::carry_over_of(dataset, jobs, cache, &mut set)?;
     // The ledger only grows: what was paid for items that no longer exist is kept.
     for row in dataset.stream::<Request>(round)? {
@@ -100,33 +84,6 @@ fn one(
     set.finish()?;
     replacement.commit()?;
     Ok(rows)
-}
-
-/// A pair that was shown in the same order for several jobs has one judgement, by the pair. An answer takes precedence
-/// over a reject, then the later one.
-fn chosen_jobs(
-    dataset: &Dataset,
-    jobs: &[Job],
-    problems: &Problems,
-    cache: &Cache,
-) -> Result<HashMap<String, usize>> {
-    let mut best: HashMap<String, ((bool, i64), usize)> = HashMap::new();
-    if jobs.len() < 2 {
-        return Ok(HashMap::new());
-    }
-    for (place, job) in jobs.iter().enumerate() {
-        for item in items::all_items(dataset, job, problems)? {
-            let item = item?;
-            let Some(resolved) = outcome::latest(cache, job, &item, None)? else { continue };
-            let at = resolved.replies.last().map_or(0, |reply| reply.replied_at_ms);
-            let rank = (matches!(resolved.verdict, Verdict::Answer(_)), at);
-            let found = best.entry(tables::outcome_of(&item)).or_insert((rank, place));
-            if rank > found.0 {
-                *found = (rank, place);
-            }
-        }
-    }
-    Ok(best.into_iter().map(|(pair, (_, place))| (pair, place)).collect())
 }
 
 /// Rewrites the ledgers of a round's audits, whose replies are in no other table.

@@ -13,17 +13,14 @@ use schemas::{Correction, Dataset, Judgement, Reject, Score, provenance};
 ///
 /// # Errors
 /// If a table or the cache cannot be read, or the write fails.
-pub(super) fn carry_over(dataset: &Dataset, job: &Job, cache: &Cache, set: &mut PartSet) -> Result<()> {
-    carry_over_of(dataset, std::slice::from_ref(job), cache, set)
-}
-
 pub(super) fn carry_over_of(dataset: &Dataset, jobs: &[Job], cache: &Cache, set: &mut PartSet) -> Result<()> {
     let Some(&Job { kind, round, .. }) = jobs.first() else { return Ok(()) };
     match kind {
         Kind::Scores => {
             for row in dataset.stream::<Score>(round)? {
                 let row = row?;
-                if !set.has_outcome(&row.rollout_id) && !is_told_by(jobs, cache, &row.request_key)? {
+                let outcome = super::opinion_on(&row.rollout_id, &row.teacher, row.repeat.unwrap_or(0));
+                if !set.has_outcome(&outcome) && !is_told_by(jobs, cache, &row.request_key)? {
                     set.keep_score(row)?;
                 }
             }
@@ -64,7 +61,13 @@ fn is_told_by(jobs: &[Job], cache: &Cache, request_key: &str) -> Result<bool> {
 
 /// Whether these jobs contain a rejected item. A rationale may be in pairs of several baselines.
 fn is_reject_of(jobs: &[Job], cache: &Cache, row: &Reject, set: &PartSet) -> Result<bool> {
-    if row.kind != Kind::Judgements.as_str() && set.has_outcome(&row.subject_id) {
+    let outcome = match (row.kind == Kind::Scores.as_str(), &row.teacher) {
+        (false, _) => Some(row.subject_id.clone()),
+        (true, Some(teacher)) => Some(super::opinion_on(&row.subject_id, teacher, row.repeat.unwrap_or(0))),
+        // Older files do not say whose reply it was; the store does, if it has it.
+        (true, None) => None,
+    };
+    if row.kind != Kind::Judgements.as_str() && outcome.is_some_and(|outcome| set.has_outcome(&outcome)) {
         return Ok(true);
     }
     if is_told_by(jobs, cache, &row.request_key)? {

@@ -10,6 +10,8 @@ use std::fmt;
 
 /// Temperature that is sent where the model takes one and the settings name none.
 const TEMPERATURE: f64 = 0.0;
+/// Sampling temperature of repeats where none is set.
+const TEMPERATURE_OF_REPEATS: f64 = 1.0;
 
 /// How a request is written for one model at one address.
 #[derive(Debug, Clone, PartialEq)]
@@ -171,6 +173,14 @@ impl Dialect {
                 content: settings.content != ContentForm::Auto,
                 image_detail: settings.image_detail != ImageDetail::Auto,
             },
+        }
+    }
+
+    /// The dialect of requests that repeat others: at a temperature at which replies differ, unless one is set.
+    pub fn for_repeats(self) -> Self {
+        match self.temperature {
+            Some(_) if !self.pinned.temperature => Self { temperature: Some(TEMPERATURE_OF_REPEATS), ..self },
+            _ => self,
         }
     }
 

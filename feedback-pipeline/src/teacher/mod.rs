@@ -41,7 +41,7 @@ pub(crate) use template::tests::template as test_template;
 pub use template::{FollowUp, Template};
 pub use usage::Usage;
 
-use schemas::settings::{Provider, TeacherSettings};
+use schemas::settings::TeacherSettings;
 
 /// sha256 of a whole request.
 pub type Key = [u8; 32];
@@ -58,15 +58,7 @@ pub fn parse_key(hex: &str) -> Option<Key> {
 
 /// The model: the setting, or the provider's default.
 pub fn model(settings: &TeacherSettings) -> String {
-    if !settings.model.is_empty() && settings.provider != Provider::Reference {
-        return settings.model.clone();
-    }
-    match settings.provider {
-        Provider::Anthropic => "claude-haiku-5-5",
-        Provider::OpenAi => "gpt-6-luna",
-        Provider::Reference => "reference-v2",
-    }
-    .to_owned()
+    settings.model_name()
 }
 
 /// Appends a text as a JSON string.

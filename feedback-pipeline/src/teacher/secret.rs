@@ -10,16 +10,20 @@ pub struct Secret(String);
 impl Secret {
     /// Reads the key of a provider from the environment; `None` if the embedded Teacher needs none.
     ///
-    /// Self-hosted servers (`base_url` set) may need none.
+    /// Self-hosted servers (`base_url` set) may need none, unless the settings name its variable.
     pub fn from_environment(settings: &TeacherSettings) -> Result<Option<Self>> {
-        let (variable, provider) = match settings.provider {
+        let (usual, provider) = match settings.provider {
             Provider::Anthropic => ("ANTHROPIC_API_KEY", "anthropic"),
             Provider::OpenAi => ("OPENAI_API_KEY", "openai"),
             Provider::Reference => return Ok(None),
         };
+        let is_named = !settings.api_key_env.is_empty();
+        let variable = if is_named { settings.api_key_env.as_str() } else { usual };
         match std::env::var(variable) {
             Ok(key) if !key.trim().is_empty() => Ok(Some(Self(key.trim().to_owned()))),
-            _ if settings.base_url.is_empty() => Err(Error::MissingKey { variable, provider }),
+            _ if settings.base_url.is_empty() || is_named => {
+                Err(Error::MissingKey { variable: variable.to_owned(), provider })
+            }
             _ => Ok(None),
         }
     }

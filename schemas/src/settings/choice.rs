@@ -22,7 +22,7 @@ setting_types! {
     ValueTrunk => Text, BaselineKind => Text, GaeUnit => Text, WhitenOver => Text, GrpoScale => Text,
     RateSchedule => Text, ValueInit => Text, LogprobKind => Text, PairSource => Text, RoundStages => Text, Preset => Text, CorrectionFilter => Text, RewardUnit => Text, KeepBy => Text,
     AnswerKeepBy => Text, ResponseFormat => Text, TokenLimitField => Text, SystemRole => Text, ContentForm => Text,
-    ImageDetail => Text,
+    ImageDetail => Text, Combine => Text, Disagreement => Text,
 }
 
 impl<T: SettingType> SettingType for Option<T> {
@@ -108,6 +108,22 @@ choices! {
         High = "high",
         /// Every pixel.
         Original = "original",
+    }
+    /// How several scores of a sentence are combined.
+    Combine {
+        /// Their mean.
+        Mean = "mean",
+        /// Their median.
+        Median = "median",
+        /// The mean without the lowest and the highest quarter.
+        TrimmedMean = "trimmed_mean",
+    }
+    /// What a sentence counts whose scores are too far apart.
+    Disagreement {
+        /// Nothing.
+        LeaveOut = "leave_out",
+        /// Less, the farther they are apart.
+        DownWeight = "down_weight",
     }
     /// Where tensors live.
     Device {

@@ -13,6 +13,9 @@ pub struct SettingFlags<const SECTIONS: u8> {
 /// Sections whose flags the feedback command shows.
 const FEEDBACK: [&str; 3] = ["teacher", "limits", "budget"];
 
+/// Keys that both commands take: what one asked for, the other combines.
+const BOTH: [(&str, &str); 2] = [("teacher", "repeats"), ("teacher", "combine")];
+
 impl<const SECTIONS: u8> SettingFlags<SECTIONS> {
     /// `section.key` → text as typed.
     pub fn values(&self) -> &BTreeMap<String, String> {
@@ -21,7 +24,9 @@ impl<const SECTIONS: u8> SettingFlags<SECTIONS> {
 
     fn keys() -> impl Iterator<Item = &'static Key> {
         let feedback = SECTIONS == Self::FEEDBACK;
-        Settings::keys().iter().filter(move |key| FEEDBACK.contains(&key.section) == feedback)
+        Settings::keys().iter().filter(move |key| {
+            FEEDBACK.contains(&key.section) == feedback || BOTH.contains(&(key.section, key.name))
+        })
     }
 
     /// Marks the flags of `[teacher]`, `[limits]` and `[budget]`.

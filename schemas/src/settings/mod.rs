@@ -5,16 +5,18 @@
 
 mod choice;
 mod flags;
+mod further;
 mod preset;
 mod resolve;
 
 pub use choice::{
-    Algorithm, AnswerKeepBy, BaselineKind, ContentForm, CorrectionFilter, Device, Dtype, GaeUnit, GrpoScale,
-    ImageDetail, KeepBy, LogprobKind, PairSource, Preset, PromptFormat, Provider, RateSchedule,
-    RationaleSource, ResponseFormat, RewardUnit, RoundStages, SystemRole, TokenLimitField, ValueInit,
-    ValueTrunk, WhitenOver,
+    Algorithm, AnswerKeepBy, BaselineKind, Combine, ContentForm, CorrectionFilter, Device, Disagreement,
+    Dtype, GaeUnit, GrpoScale, ImageDetail, KeepBy, LogprobKind, PairSource, Preset, PromptFormat, Provider,
+    RateSchedule, RationaleSource, ResponseFormat, RewardUnit, RoundStages, SystemRole, TokenLimitField,
+    ValueInit, ValueTrunk, WhitenOver,
 };
 pub use flags::SettingFlags;
+pub use further::FurtherTeacher;
 pub use resolve::{Origin, Resolved};
 
 use choice::SettingType;
@@ -75,6 +77,9 @@ macro_rules! settings {
         #[serde(default, deny_unknown_fields)]
         pub struct Settings {
             $($(#[doc = $section_doc])+ pub $section: $struct,)+
+            /// Teachers that score besides the main one, `[[teachers]]`.
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            pub teachers: Vec<FurtherTeacher>,
         }
 
         $(
@@ -110,6 +115,9 @@ settings! {
         provider: Provider = Provider::Reference, "Teacher to ask: anthropic, openai (or any compatible server), or reference (embedded, for trials).";
         model: String = String::new(), "Model to ask; empty uses the provider's default.";
         base_url: String = String::new(), "Base URL of the service; empty uses the provider's own.";
+        api_key_env: String = String::new(), "Name of the environment variable with the API key; empty uses ANTHROPIC_API_KEY or OPENAI_API_KEY.";
+        repeats: u32 = 1, "Times that a Teacher scores each sampled rationale; the first at the temperature of teacher.temperature, the others at 1 where that is unset.";
+        combine: Combine = Combine::Mean, "How several scores of a sentence are combined, of one Teacher or several: mean, median or trimmed_mean (without the lowest and highest quarter).";
         temperature: Option<f64> = None, "Sampling temperature; unset sends 0 if the model accepts a temperature.";
         effort: Option<String> = None, "Reasoning effort; unset sends the lowest level the model offers (none, else low), empty omits the field.";
         max_output_tokens: Option<u32> = None, "Maximum tokens of a reply, thinking included; unset means 1024, or 8192 for a reasoning model; instead of 1024, scores of several samples may take 2048, or 4096 with reasons.";
@@ -197,7 +205,9 @@ settings! {
         neutral_score: f64 = 0.5, "Teacher score with zero reward.";
         penalize_empty: bool = true, "Whether a rationale without a sentence counts as a sentence with score 0; otherwise it is left out.";
         shuffle: bool = true, "Whether the rollouts are shuffled before each pass.";
-        min_coverage: f64 = 0.95, "Minimum fraction of rollouts with sentences that must be scored.";
+        min_coverage: f64 = 0.95, "Minimum fraction of rollouts with sentences that must be scored, by each Teacher as often as is set.";
+        max_spread: Option<f64> = None, "Maximum spread of a sentence's scores, highest minus lowest, that is not a disagreement; unset trusts every sentence.";
+        disagreement: Disagreement = Disagreement::LeaveOut, "What a sentence with a larger spread than max_spread counts: leave_out (no reward) or down_weight (its reward times max_spread / spread).";
         value_model: ValueTrunk = ValueTrunk::Separate, "separate (a second student) or shared (the policy with a value head).";
         value_init: ValueInit = ValueInit::Zero, "Start of the value head: zero (its last layer) or random.";
         value_passes: u32 = 5, "Passes that train the value model before the policy, with baseline = model.";

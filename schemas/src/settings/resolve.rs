@@ -1,6 +1,9 @@
 //! Merging defaults, file and flags, with the origin of every value.
 
-use super::{AnswerKeepBy, BaselineKind, KeepBy, Key, Kind, Preset, Settings, preset};
+use super::{
+    AnswerKeepBy, BaselineKind, FurtherTeacher, KeepBy, Key, Kind, Preset, Provider, Settings, further,
+    preset,
+};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -28,6 +31,12 @@ pub struct Resolved {
     origins: BTreeMap<String, Origin>,
 }
 
+/// More scorings of a rationale by one Teacher are a slip of the keyboard.
+const MOST_REPEATS: u32 = 64;
+
+/// What `api_key_env` holds. A key that was put there by mistake is not repeated.
+const VARIABLE: &str = "the name of an environment variable (letters, digits and _), not the key itself";
+
 /// More threads than this are a slip of the keyboard.
 const MOST_THREADS: u32 = 1_024;
 
@@ -53,12 +62,17 @@ impl Resolved {
     /// As [`Resolved::load`].
     pub fn from_parts(file: Option<(&Path, &str)>, flags: &BTreeMap<String, String>) -> Result<Self> {
         let mut given = Vec::new();
+        let mut further = Vec::new();
         if let Some((path, text)) = file {
             let origin = path.display().to_string();
             let table: Table = text
                 .parse()
                 .map_err(|e: toml::de::Error| settings_error(&origin, e.to_string().trim_end().to_owned()))?;
             for (section, value) in table {
+                if section == "teachers" {
+                    further = entries(value, &origin)?;
+                    continue;
+                }
                 let Value::Table(keys) = value else {
                     let message = format!("`{section}` is outside a section{}", nearest_key(&section));
                     return Err(settings_error(&origin, message));
@@ -82,9 +96,16 @@ impl Resolved {
             origins.insert(key.path(), origin);
         }
         add_preset(&mut merged, &mut origins)?;
-        let settings: Settings = Value::Table(merged)
+        let mut settings: Settings = Value::Table(merged)
             .try_into()
             .map_err(|e: toml::de::Error| settings_error("settings", e.message().to_owned()))?;
+        for mut entry in further {
+            further::inherit(&mut entry, &settings);
+            let teacher: FurtherTeacher = Value::Table(entry)
+                .try_into()
+                .map_err(|e: toml::de::Error| settings_error("[[teachers]]", e.message().to_owned()))?;
+            settings.teachers.push(teacher);
+        }
         let resolved = Self { settings, origins };
         resolved.check()?;
         Ok(resolved)
@@ -116,6 +137,12 @@ impl Resolved {
             let line = format!("{} = {value}", key.name);
             let _ = writeln!(text, "{line:<44} # {origin}");
         }
+        for teacher in &self.settings.teachers {
+            let _ = writeln!(text, "\n[[teachers]]");
+            for line in teacher.lines() {
+                let _ = writeln!(text, "{line}");
+            }
+        }
         text
     }
 
@@ -125,6 +152,7 @@ impl Resolved {
             ("teacher.max_output_tokens", u64::from(s.teacher.max_output_tokens.unwrap_or(1))),
             ("teacher.max_image_edge", u64::from(s.teacher.max_image_edge)),
             ("teacher.timeout_secs", s.teacher.timeout_secs),
+            ("teacher.repeats", u64::from(s.teacher.repeats)),
             ("limits.concurrency", u64::from(s.limits.concurrency)),
             ("limits.requests_per_minute", s.limits.requests_per_minute.unwrap_or(1)),
             ("limits.input_tokens_per_minute", s.limits.input_tokens_per_minute.unwrap_or(1)),
@@ -194,6 +222,7 @@ impl Resolved {
             ("rl.value_coefficient", s.rl.value_coefficient, 0.0, f64::MAX),
             ("rl.neutral_score", s.rl.neutral_score, 0.0, 1.0),
             ("rl.min_coverage", s.rl.min_coverage, 0.0, 1.0),
+            ("rl.max_spread", s.rl.max_spread.unwrap_or(0.0), 0.0, 1.0),
             ("rl.max_grad_norm", s.rl.max_grad_norm.unwrap_or(1.0), 0.0, f64::MAX),
             ("rl.value_learning_rate", s.rl.value_learning_rate, 0.0, 1.0),
             ("rl.value_clip", s.rl.value_clip.unwrap_or(1.0), positive, f64::MAX),
@@ -223,6 +252,60 @@ impl Resolved {
                     (false, false) => format!("a number from {low} to {high}"),
                 };
                 return Err(self.value_error(path, &expected, &value.to_string()));
+            }
+        }
+        self.check_teachers()
+    }
+
+    /// Each Teacher is known by its model, in the tables and in the store, and has a key of its own.
+    fn check_teachers(&self) -> Result<()> {
+        let s = &self.settings;
+        if s.teacher.repeats > MOST_REPEATS {
+            let expected = format!("at most {MOST_REPEATS}");
+            return Err(self.value_error("teacher.repeats", &expected, &s.teacher.repeats.to_string()));
+        }
+        if !is_variable(&s.teacher.api_key_env) {
+            return Err(self.value_error("teacher.api_key_env", VARIABLE, "something else"));
+        }
+        let mut models = vec![s.teacher.model_name()];
+        for (place, further) in s.teachers.iter().enumerate() {
+            let wrong = |name: &str, expected: &str, found: &str| {
+                let number = place + 1;
+                let message = format!("{name} of [[teachers]] {number}: expected {expected}, found {found}");
+                Err(settings_error("ares.toml", message))
+            };
+            let FurtherTeacher { teacher, limits } = further;
+            let model = teacher.model_name();
+            if models.contains(&model) {
+                let expected = "a model that no other Teacher has (for several scorings by one: repeats)";
+                return wrong("model", expected, &model);
+            }
+            models.push(model);
+            let at_least_one = [
+                ("repeats", u64::from(teacher.repeats)),
+                ("max_output_tokens", u64::from(teacher.max_output_tokens.unwrap_or(1))),
+                ("max_image_edge", u64::from(teacher.max_image_edge)),
+                ("timeout_secs", teacher.timeout_secs),
+                ("concurrency", u64::from(limits.concurrency)),
+                ("requests_per_minute", limits.requests_per_minute.unwrap_or(1)),
+                ("input_tokens_per_minute", limits.input_tokens_per_minute.unwrap_or(1)),
+                ("output_tokens_per_minute", limits.output_tokens_per_minute.unwrap_or(1)),
+            ];
+            if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+                return wrong(name, "at least 1", "0");
+            }
+            if teacher.repeats > MOST_REPEATS {
+                return wrong("repeats", &format!("at most {MOST_REPEATS}"), &teacher.repeats.to_string());
+            }
+            if let Some(temperature) = teacher.temperature.filter(|value| !(0.0..=2.0).contains(value)) {
+                return wrong("temperature", "a number from 0 to 2", &temperature.to_string());
+            }
+            if !is_variable(&teacher.api_key_env) {
+                return wrong("api_key_env", VARIABLE, "something else");
+            }
+            let is_reference = teacher.provider == Provider::Reference;
+            if is_reference && !teacher.model.is_empty() {
+                return wrong("model", "none with the embedded Teacher", &teacher.model);
             }
         }
         Ok(())
@@ -263,6 +346,36 @@ fn add_preset(merged: &mut Table, origins: &mut BTreeMap<String, Origin>) -> Res
 
 fn settings_error(origin: &str, message: String) -> Error {
     Error::Settings { origin: origin.to_owned(), message }
+}
+
+/// Whether a text is the name of an environment variable, or empty.
+fn is_variable(name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    name.chars().all(is_part) && !name.starts_with(|c: char| c.is_ascii_digit()) && name.len() <= 64
+}
+
+/// The entries of `[[teachers]]`, each as tables of the sections that its keys belong to.
+fn entries(value: Value, origin: &str) -> Result<Vec<Table>> {
+    let expected =
+        || settings_error(origin, "teachers: expected [[teachers]], a list of sections".to_owned());
+    let Value::Array(list) = value else { return Err(expected()) };
+    let mut entries = Vec::new();
+    for entry in list {
+        let Value::Table(keys) = entry else { return Err(expected()) };
+        let mut merged = Table::new();
+        for (name, value) in keys {
+            let key = further::key_of(&name).ok_or_else(|| {
+                let hint = match name.as_str() {
+                    "combine" => "; it belongs to `[teacher]`, for all Teachers".to_owned(),
+                    _ => nearest(&name, further::names(), ToOwned::to_owned),
+                };
+                settings_error(origin, format!("unknown key `{name}` of [[teachers]]{hint}"))
+            })?;
+            insert(&mut merged, key, value, &format!("{origin}, [[teachers]] {}", entries.len() + 1))?;
+        }
+        entries.push(merged);
+    }
+    Ok(entries)
 }
 
 fn find(section: &str, name: &str) -> Result<&'static Key, String> {

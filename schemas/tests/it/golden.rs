@@ -36,7 +36,8 @@ macro_rules! every_table {
 
         #[test]
         fn no_table_is_left_out() {
-            let mut here = [$(concat!(stringify!($name), ".parquet")),+, "requests.parquet", "scores.parquet"];
+            let changed = ["rejects.parquet", "requests.parquet", "scores.parquet"];
+            let mut here: Vec<&str> = [$(concat!(stringify!($name), ".parquet")),+].into_iter().chain(changed).collect();
             here.sort_unstable();
             assert_eq!(crate::support::names(&folder(1)), here);
         }
@@ -58,7 +59,6 @@ every_table! {
     corrections Correction,
     judgements Judgement,
     answers Answer,
-    rejects Reject,
     metrics Metric,
 }
 
@@ -68,24 +68,39 @@ fn added_in<T: Table>(minor: u32) -> Vec<&'static str> {
 
 #[test]
 fn requests() {
-    // Version 1.0 did not say how a request was written, 1.1 not how many items it was about.
-    let mut second = Request::golden();
+    // Version 1.0 did not say how a request was written, 1.1 not how many items it was about, 1.2 not which repeat.
+    let mut third = Request::golden();
+    third.iter_mut().for_each(|row| row.repeat = None);
+    let mut second = third.clone();
     second.iter_mut().for_each(|row| row.items = None);
     let mut first = second.clone();
     first.iter_mut().for_each(|row| row.dialect = None);
     check::<Request>(&folder(1), 0, &first);
     check::<Request>(&folder_of_minor(1, 1), 1, &second);
-    check::<Request>(&folder_of_minor(1, 2), 2, &Request::golden());
-    assert_eq!((added_in::<Request>(1), added_in::<Request>(2)), (vec!["dialect"], vec!["items"]));
+    check::<Request>(&folder_of_minor(1, 2), 2, &third);
+    check::<Request>(&folder_of_minor(1, 3), 3, &Request::golden());
+    assert_eq!([1, 2, 3].map(added_in::<Request>), [["dialect"], ["items"], ["repeat"]]);
 }
 
 #[test]
 fn scores() {
-    let mut first = Score::golden();
+    let mut second = Score::golden();
+    second.iter_mut().for_each(|row| row.repeat = None);
+    let mut first = second.clone();
     first.iter_mut().for_each(|row| row.reason = None);
     check::<Score>(&folder(1), 0, &first);
-    check::<Score>(&folder_of_minor(1, 2), 2, &Score::golden());
-    assert_eq!(added_in::<Score>(2), ["reason"]);
+    check::<Score>(&folder_of_minor(1, 2), 2, &second);
+    check::<Score>(&folder_of_minor(1, 3), 3, &Score::golden());
+    assert_eq!([2, 3].map(added_in::<Score>), [["reason"], ["repeat"]]);
+}
+
+#[test]
+fn rejects() {
+    let mut first = Reject::golden();
+    first.iter_mut().for_each(|row| (row.teacher, row.repeat) = (None, None));
+    check::<Reject>(&folder(1), 0, &first);
+    check::<Reject>(&folder_of_minor(1, 3), 3, &Reject::golden());
+    assert_eq!(added_in::<Reject>(3), ["teacher", "repeat"]);
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn newer_schema_version() {
         assert_eq!(
             place.reading::<Score>(),
             format!(
-                ": written with schema version {newer}, this program reads up to 1.2: use a newer version of it"
+                ": written with schema version {newer}, this program reads up to 1.3: use a newer version of it"
             )
         );
     }

@@ -35,7 +35,7 @@ fn unknown_keys_name_the_nearest() {
     );
     assert_eq!(
         in_file("[teachers]\nmodel = \"m\"\n"),
-        "ares.toml: unknown section `[teachers]`; did you mean `[teacher]`?"
+        "ares.toml: teachers: expected [[teachers]], a list of sections"
     );
     assert_eq!(in_flag("rl.pases", "3"), "flags: unknown key `rl.pases`; did you mean `passes`?");
 }

@@ -88,6 +88,7 @@ fn main() -> Result<(), String> {
         endpoint: cli.endpoint,
         blind: cli.blind,
         only_one: cli.only_one,
+        own_mind: 0.0,
         slots: cli.slots,
         log_requests: cli.log_requests,
         faults: Faults { seed: cli.seed, share: cli.fault_share, kinds, after: 0 },

@@ -1,6 +1,7 @@
 //! Answers by the reference Teacher: finds the problem of a request and grades against its solution.
 
 use feedback_pipeline::teacher::reference;
+use schemas::provenance::sha256_hex;
 use schemas::{Dataset, Problem};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -146,6 +147,18 @@ pub(super) fn add_reasons(answer: &mut Value) {
         let score = entry["score"].as_f64().unwrap_or_default();
         let reason = if score >= 0.5 { "It is \"right\" so far." } else { "It does not follow." };
         entry["reason"] = json!(reason);
+    }
+}
+
+/// Moves each score towards the neutral one by an amount, up to `most`, that depends on the text of the request.
+pub(super) fn differ(answer: &mut Value, text: &str, most: f64) {
+    for (entry, place) in answer["scores"].as_array_mut().into_iter().flatten().zip(0_u32..) {
+        let digest = sha256_hex(format!("{place} {text}").as_bytes());
+        let drawn = u32::from_str_radix(&digest[..8], 16).unwrap_or_default();
+        let by = most * f64::from(drawn) / f64::from(u32::MAX);
+        let score = entry["score"].as_f64().unwrap_or_default();
+        let moved = if score >= 0.5 { score - by } else { score + by };
+        entry["score"] = json!((moved.clamp(0.0, 1.0) * 1e4).round() / 1e4);
     }
 }
 

@@ -84,6 +84,9 @@ fn understand(shared: &Shared, api: Api, head: &Head, value: &Value) -> Result<R
     }
     let (kind, mut answer) =
         shared.brain.answer(&asked.text).map_err(|message| Failure::bad("body", message))?;
+    if shared.options.own_mind > 0.0 {
+        super::answer::differ(&mut answer, &asked.text, shared.options.own_mind);
+    }
     if wants_reasons(value) {
         super::answer::add_reasons(&mut answer);
     }

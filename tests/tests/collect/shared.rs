@@ -82,10 +82,16 @@ impl Tables {
             (row.started_at, row.latency_ms) = (zero, 0);
         }
         // Several runs write several parts; the rows are what counts.
-        tables.scores.sort_by_key(|row| (row.rollout_id.clone(), row.sentence_index));
+        tables
+            .scores
+            .sort_by_key(|row| (row.rollout_id.clone(), row.teacher.clone(), row.repeat, row.sentence_index));
         tables.corrections.sort_by_key(|row| row.rationale_id.clone());
-        tables.requests.sort_by_key(|row| (row.kind.clone(), row.subject_id.clone()));
-        tables.rejects.sort_by_key(|row| (row.kind.clone(), row.subject_id.clone()));
+        tables
+            .requests
+            .sort_by_key(|row| (row.kind.clone(), row.subject_id.clone(), row.model.clone(), row.repeat));
+        tables
+            .rejects
+            .sort_by_key(|row| (row.kind.clone(), row.subject_id.clone(), row.teacher.clone(), row.repeat));
         tables
     }
 

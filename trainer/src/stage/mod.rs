@@ -9,6 +9,7 @@ mod context;
 mod decode;
 mod experience;
 mod learned_values;
+mod opinions;
 mod outcome;
 mod pairs;
 mod parts;

@@ -1,13 +1,15 @@
 //! The rollouts of a round joined with their scores: what RL learns from, what it waits for, what it refuses.
 
 use super::context::{Context, Policy, short};
+use super::opinions::{self, Lacking};
 use super::rollout::sample_seed;
 use crate::error::{Error, Result};
 use schemas::number::grouped;
+use schemas::opinions::{Combined, OnRollout, Opinions};
 use schemas::settings::{Algorithm, BaselineKind};
-use schemas::{Reject, Rollout, Score};
+use schemas::{Rollout, Score};
 use serde::Deserialize;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// Rollouts with the scores of their sentences; one without sentences has none.
 pub(super) struct Scored {
@@ -25,12 +27,8 @@ struct ScoreOf {
     sentence_index: u32,
     sentence: String,
     score: f32,
-}
-
-#[derive(Deserialize)]
-struct RejectOf {
-    kind: String,
-    subject_id: String,
+    teacher: String,
+    repeat: Option<u32>,
 }
 
 /// Joins rollouts and scores; the inner error is the line that says what is missing.
@@ -60,91 +58,88 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
     }
     warn_of_another_seed(context, &own);
     let scores = scores_by_rollout(context, round, &own, &others)?;
-    let rejected: HashSet<String> = dataset
-        .project::<Reject, RejectOf>(round, &["kind", "subject_id"])?
-        .into_iter()
-        .filter(|reject| reject.kind == "scores")
-        .map(|reject| reject.subject_id)
-        .collect();
     let form = form(&own);
-    let joined = Joined::of(round, own, &scores, &rejected)?;
+    let lacking = Lacking::read(dataset, round, &scores.opinions)?;
+    let joined = Joined::of(round, own, &scores, lacking)?;
     if let Some(waiting) = joined.waits(context, round)? {
         return Ok(Err(waiting));
     }
-    let Joined { mut scored, empty, lost, waiting } = joined;
+    opinions::say_left_out(round, &scores.opinions);
+    let Joined { scored, empty, lost, lacking } = joined;
+    lacking.say(round, scored.len());
+    let (mut scored, far_apart) = opinions::weighted(scored, &context.settings.rl);
     let penalized = context.settings.rl.penalize_empty;
     let without = if penalized { 0 } else { empty.len() };
     if penalized {
         scored.extend(empty.into_iter().map(|rollout| (rollout, Vec::new())));
     }
+    let waiting = lacking.without_any;
     let left_out = [(without, "empty"), (lost, "rejected"), (waiting, "not scored"), (imported, "imported")];
-    let left_out = left_out
+    let mut left_out: Vec<String> = left_out
         .iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
+    left_out.extend(far_apart);
     Ok(Ok(Scored { rollouts: scored, left_out, form }))
 }
 
 /// Rollouts with their scores, and how many have none, and why.
 struct Joined {
-    scored: Vec<(Rollout, Vec<f32>)>,
+    scored: Vec<(Rollout, Vec<Combined>)>,
     empty: Vec<Rollout>,
+    /// Rollouts without a score that will have none.
     lost: usize,
-    waiting: usize,
+    lacking: Lacking,
 }
 
 impl Joined {
-    fn of(
-        round: u32,
-        rollouts: Vec<Rollout>,
-        scores: &HashMap<String, SentenceScores>,
-        rejected: &HashSet<String>,
-    ) -> Result<Self> {
-        let mut joined = Self { scored: Vec::new(), empty: Vec::new(), lost: 0, waiting: 0 };
+    fn of(round: u32, rollouts: Vec<Rollout>, scores: &Scores, lacking: Lacking) -> Result<Self> {
+        let mut joined = Self { scored: Vec::new(), empty: Vec::new(), lost: 0, lacking };
+        let none = OnRollout::default();
         for rollout in rollouts {
             let count = rollout.sentences.len();
-            match scores.get(&rollout.rollout_id) {
-                _ if count == 0 => joined.empty.push(rollout),
-                None if rejected.contains(&rollout.rollout_id) => joined.lost += 1,
-                None => joined.waiting += 1,
-                Some(sentences) => {
-                    let all: Option<Vec<f32>> =
-                        (0..count as u32).map(|index| sentences.get(&index).copied()).collect();
-                    let Some(all) = all.filter(|_| sentences.len() == count) else {
-                        return Err(Error::BadInput {
-                            message: format!(
-                                "scores, round {round}: rollout {}: expected a score for each of {count} sentences, \
-                                 found {}",
-                                rollout.rollout_id,
-                                sentences.len()
-                            ),
-                            hint: None,
-                        });
-                    };
-                    joined.scored.push((rollout, all));
-                }
+            if count == 0 {
+                joined.empty.push(rollout);
+                continue;
+            }
+            let on = scores.by_rollout.get(&rollout.rollout_id).unwrap_or(&none);
+            let combined = scores.opinions.combined(on, count).map_err(|incomplete| Error::BadInput {
+                message: format!(
+                    "scores, round {round}: rollout {}: expected a score for each of {count} sentences, \
+                     found {} by {}",
+                    rollout.rollout_id, incomplete.found, incomplete.opinion
+                ),
+                hint: None,
+            })?;
+            let missing = scores.opinions.missing(on);
+            let is_waiting = joined.lacking.count(&rollout.rollout_id, &missing, combined.is_some());
+            match combined {
+                Some(combined) => joined.scored.push((rollout, combined.sentences)),
+                None if !is_waiting => joined.lost += 1,
+                None => {}
             }
         }
         Ok(joined)
     }
 
-    /// The line that says what is missing, if too few are scored.
+    /// The line that says what is missing, if too few are scored, or by too few.
     ///
     /// # Errors
     /// If too few are scored, and no more will be.
     fn waits(&self, context: &Context, round: u32) -> Result<Option<String>> {
-        let with_sentences = self.scored.len() + self.lost + self.waiting;
-        let coverage = self.scored.len() as f64 / with_sentences.max(1) as f64;
+        let with_sentences = self.scored.len() + self.lost + self.lacking.without_any;
         let least = context.settings.rl.min_coverage;
-        if self.waiting > 0 && (self.scored.is_empty() || coverage < least) {
+        if self.lacking.waiting > 0 && (self.scored.is_empty() || self.lacking.coverage() < least) {
             return Ok(Some(format!(
-                "round {round}: {} rationales wait for scores; next: collect-feedback --round {round}{}{}",
-                grouped(self.waiting),
-                schemas::teacher::flags_to_go_on(&context.dataset, round, &context.settings.teacher)?,
+                "round {round}: {} rationales wait for scores{}; next: collect-feedback --round {round}{}{}",
+                grouped(self.lacking.rollouts),
+                self.lacking.by_whom(),
+                schemas::teacher::flags_to_go_on(&context.dataset, round, &context.settings)?,
                 context.dataset.flag()
             )));
         }
+        let coverage = self.scored.len() as f64 / with_sentences.max(1) as f64;
         if with_sentences > 0 && coverage < least {
             return Err(Error::input(
                 format!(
@@ -201,14 +196,18 @@ fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
     }
 }
 
-type SentenceScores = HashMap<u32, f32>;
+/// The scores of a round, and whose they are.
+struct Scores {
+    opinions: Opinions,
+    by_rollout: HashMap<String, OnRollout>,
+}
 
 fn scores_by_rollout(
     context: &Context,
     round: u32,
     rollouts: &[Rollout],
     imported: &[Rollout],
-) -> Result<HashMap<String, SentenceScores>> {
+) -> Result<Scores> {
     let mut known: HashMap<&str, &Rollout> = HashMap::new();
     for rollout in rollouts.iter().chain(imported) {
         if known.insert(&rollout.rollout_id, rollout).is_some() {
@@ -218,8 +217,9 @@ fn scores_by_rollout(
             ));
         }
     }
-    let mut scores: HashMap<String, SentenceScores> = HashMap::new();
-    let columns = ["rollout_id", "sentence_index", "sentence", "score"];
+    let opinions = Opinions::read(&context.dataset, round, &context.settings)?;
+    let mut by_rollout: HashMap<String, OnRollout> = HashMap::new();
+    let columns = ["rollout_id", "sentence_index", "sentence", "score", "teacher", "repeat"];
     for row in context.dataset.project::<Score, ScoreOf>(round, &columns)? {
         let wrong = |expected: String| {
             let place =
@@ -240,10 +240,13 @@ fn scores_by_rollout(
         if sentence.text != row.sentence {
             return Err(wrong(format!("`{}`, found `{}`", sentence.text, row.sentence)));
         }
-        let of_rollout = scores.entry(row.rollout_id.clone()).or_default();
-        if of_rollout.insert(row.sentence_index, row.score).is_some() {
+        let Some(opinion) = opinions.number(&row.teacher, row.repeat) else {
+            return Err(wrong("a table that nobody writes to meanwhile, found new rows".into()));
+        };
+        let of_rollout = by_rollout.entry(row.rollout_id.clone()).or_default();
+        if !of_rollout.insert(opinion, row.sentence_index, row.score) {
             return Err(wrong("one score, found two".into()));
         }
     }
-    Ok(scores)
+    Ok(Scores { opinions, by_rollout })
 }

@@ -14,6 +14,7 @@ use crate::sft::{Choice, Example, Plan, fit, identity, mean_loss};
 use crate::student::checkpoint;
 use crate::text_metrics;
 use schemas::number::grouped;
+use schemas::opinions::{OnRollout, Opinions};
 use schemas::sentences;
 use schemas::settings::{CorrectionFilter, KeepBy};
 use schemas::{Correction, Metric, Rationale, Reject, Rollout, Score};
@@ -166,7 +167,7 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
         return Ok(Err(format!(
             "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}{}{}",
             grouped(waiting),
-            schemas::teacher::flags_to_go_on(dataset, round, &context.settings.teacher)?,
+            schemas::teacher::flags_to_go_on(dataset, round, &context.settings)?,
             dataset.flag()
         )));
     }
@@ -212,29 +213,45 @@ fn of_corrections(context: &Context, round: u32, ready: &Ready) -> Result<(Vec<T
 #[derive(Deserialize)]
 struct ScoreOf {
     rollout_id: String,
+    sentence_index: u32,
     score: f32,
+    teacher: String,
+    repeat: Option<u32>,
 }
 
 /// The round's sampled rationales whose sentences score `sft.min_score` or more in the mean, each text of a problem
 /// once; with the line for the user.
 fn well_scored(context: &Context, round: u32) -> Result<(Vec<Text>, String)> {
-    let mut sums: HashMap<String, (f64, u32)> = HashMap::new();
-    for row in context.dataset.project::<Score, ScoreOf>(round, &["rollout_id", "score"])? {
-        let sum = sums.entry(row.rollout_id).or_default();
-        *sum = (sum.0 + f64::from(row.score), sum.1 + 1);
+    let opinions = Opinions::read(&context.dataset, round, &context.settings)?;
+    let mut scores: HashMap<String, OnRollout> = HashMap::new();
+    let columns = ["rollout_id", "sentence_index", "score", "teacher", "repeat"];
+    for row in context.dataset.project::<Score, ScoreOf>(round, &columns)? {
+        if let Some(opinion) = opinions.number(&row.teacher, row.repeat) {
+            scores.entry(row.rollout_id).or_default().insert(opinion, row.sentence_index, row.score);
+        }
     }
     let least = context.settings.sft.min_score;
     let mut texts = BTreeSet::new(); // in an order that does not depend on the parts
     let mut scored = 0;
     for rollout in context.dataset.stream::<Rollout>(round)? {
         let rollout = rollout?;
-        let Some((sum, count)) = sums.get(&rollout.rollout_id) else { continue };
+        let Some(on) = scores.get(&rollout.rollout_id) else { continue };
         if rollout.token_ids.is_empty() {
             continue; // imported: another model's, and perhaps about problems of other splits
         }
+        let count = rollout.sentences.len();
+        let combined = opinions.combined(on, count).map_err(|incomplete| Error::BadInput {
+            message: format!(
+                "scores, round {round}: rollout {}: expected a score for each of {count} sentences, found {} by {}",
+                rollout.rollout_id, incomplete.found, incomplete.opinion
+            ),
+            hint: None,
+        })?;
+        let Some(combined) = combined else { continue };
         scored += 1;
         // The scores were rounded to f32, so that 0.9 may have become a little less.
-        if sum / f64::from(*count) >= least - 1e-6 {
+        let sum: f64 = combined.sentences.iter().map(|sentence| f64::from(sentence.score)).sum();
+        if sum / count.max(1) as f64 >= least - 1e-6 {
             let sentences: Vec<&str> =
                 rollout.sentences.iter().map(|sentence| sentence.text.as_str()).collect();
             let said = sentences::cut_repeats(&rollout.rationale, &sentences);

@@ -252,6 +252,8 @@ fn nothing_scored_waits_and_nothing_to_score_is_refused() {
 
     // All rejected.
     let rejects = rollouts.iter().map(|rollout| Reject {
+        teacher: None,
+        repeat: None,
         kind: "scores".into(),
         subject_id: rollout.rollout_id.clone(),
         problem_id: rollout.problem_id.clone(),

@@ -206,6 +206,7 @@ impl Place {
                 cached: false,
                 scored_at: TimestampMs(0),
                 reason: None,
+                repeat: None,
             })
         });
         let rows: Vec<Score> = rows

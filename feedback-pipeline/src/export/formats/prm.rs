@@ -11,7 +11,7 @@ use schemas::Dataset;
 use serde::Serialize;
 
 const ABOUT: &str = "Stepwise supervision: each completion is a sentence, each label says whether its score is above the threshold. \
-    `scores` are the Teacher's scores, from 0 to 1. `images` are paths in this folder.";
+    `scores` are the Teacher's scores, from 0 to 1; of several opinions, their combination, and `spreads` how far they are apart. `images` are paths in this folder.";
 
 #[derive(Serialize)]
 struct Line {
@@ -19,6 +19,8 @@ struct Line {
     completions: Vec<String>,
     labels: Vec<bool>,
     scores: Vec<f32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    spreads: Vec<f32>,
     images: Vec<String>,
     ares: Origin,
 }
@@ -39,6 +41,7 @@ impl Writer for Prm {
                 completions: sample.sentences.iter().map(|sentence| plain(sentence)).collect(),
                 labels: sample.scores.iter().map(|score| is_good(*score, place.plan.threshold)).collect(),
                 scores: sample.scores.clone(),
+                spreads: sample.spreads.clone(),
                 images: place.copied(picture)?,
                 ares: rollouts(feedback, &[sample]),
             };

@@ -16,6 +16,7 @@ fn plan(aggregate: Aggregate, margin: Option<f64>) -> Plan {
         aggregate,
         pictures: true,
         instruction: String::new(),
+        settings: Default::default(),
         keep_duplicates: false,
     }
 }
@@ -45,6 +46,7 @@ fn feedback(scores: &[&[f32]]) -> Feedback {
         text: format!("Text {number}."),
         sentences: scores.iter().map(|score| score.to_string()).collect(),
         scores: scores.iter().copied().filter(|score| *score >= 0.0).collect(),
+        spreads: Vec::new(),
         truncated: scores.iter().any(|score| *score < 0.0),
         teacher: "t".into(),
     });

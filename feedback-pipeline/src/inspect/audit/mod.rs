@@ -16,6 +16,7 @@ pub use agreement::{Agreement, Disagreement, Pair, Place};
 
 use crate::collect::{Context, Plan};
 use crate::error::{Error, Result};
+use crate::inspect::opinions;
 use crate::items::{self, Item, Job, Problems};
 use crate::reply::Answer;
 use crate::reply::verdict::Verdict;
@@ -24,8 +25,9 @@ use crate::send::runtime;
 use crate::store::outcome;
 use crate::tables::ledger;
 use schemas::number::plural;
-use schemas::{Request, Score, provenance::sha256_hex};
-use serde::{Deserialize, Serialize};
+use schemas::opinions::OnRollout;
+use schemas::{Request, provenance::sha256_hex};
+use serde::Serialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -62,14 +64,6 @@ pub struct Audit {
     pub cost_usd: Option<f64>,
     /// Agreement of the scores.
     pub agreement: Agreement,
-}
-
-#[derive(Deserialize)]
-struct Scored {
-    rollout_id: String,
-    sentence_index: u32,
-    score: f32,
-    teacher: String,
 }
 
 /// Scores of a rollout in the order of its sentences.
@@ -163,17 +157,18 @@ impl Audit {
     }
 }
 
-/// Scores and Teacher by rollout.
+/// Scores and Teachers by rollout; several opinions on one are combined.
 fn scored(context: &Context, round: u32) -> Result<(HashMap<String, Scores>, HashMap<String, String>)> {
-    let names = ["rollout_id", "sentence_index", "score", "teacher"];
+    let found = opinions::Scores::read(&context.dataset, round, &context.settings)?;
     let (mut scores, mut teachers) = (HashMap::<String, Scores>::new(), HashMap::new());
-    for row in context.dataset.project::<Score, Scored>(round, &names)? {
-        if row.sentence_index == 0 {
-            teachers.insert(row.rollout_id.clone(), row.teacher);
-        }
-        scores.entry(row.rollout_id).or_default().push((row.sentence_index, row.score));
+    for id in found.rollouts() {
+        let names = found.on(id).into_iter().flat_map(OnRollout::opinions);
+        let names: BTreeSet<&str> =
+            names.filter_map(|number| Some(found.opinions.get(number)?.teacher.as_str())).collect();
+        teachers.insert(id.clone(), names.into_iter().collect::<Vec<_>>().join(" and "));
+        let combined = found.combined(id).into_iter().map(|(place, combined)| (place, combined.score));
+        scores.insert(id.clone(), combined.collect());
     }
-    scores.values_mut().for_each(|rows| rows.sort_by_key(|row| row.0));
     Ok((scores, teachers))
 }
 

@@ -6,6 +6,7 @@ use super::labels::{self, Label};
 use super::statistics::{correlation, mean, ranks};
 use crate::error::{Error, Result};
 use schemas::number::grouped;
+use schemas::opinions::Opinion;
 use schemas::{Dataset, Problem, Score};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -105,6 +106,7 @@ struct Scored {
     sentence: String,
     score: f32,
     teacher: String,
+    repeat: Option<u32>,
 }
 
 /// A sentence with a Teacher's score and a label.
@@ -127,14 +129,16 @@ pub fn run(dataset: &Dataset, round: u32, file: &Path, neutral: f64) -> Result<P
         dataset.problems()?.into_iter().map(|p| (p.problem_id.clone(), skill(p))).collect();
     let mut by_teacher: BTreeMap<String, Vec<Item>> = BTreeMap::new();
     let mut scored = std::collections::HashSet::new();
-    let names = ["rollout_id", "problem_id", "sentence_index", "sentence", "score", "teacher"];
+    let names = ["rollout_id", "problem_id", "sentence_index", "sentence", "score", "teacher", "repeat"];
     for row in dataset.stream_columns::<Score, Scored>(round, &names)? {
         let row = row?;
         let key = (row.rollout_id, row.sentence_index);
         let Some(label) = labels.of.get(&key) else { continue };
         check(label, &row.sentence, &key, file)?;
         scored.insert(key.clone());
-        by_teacher.entry(row.teacher).or_default().push(Item {
+        // Each scoring by itself: those of one Teacher are not independent of each other.
+        let opinion = Opinion { teacher: row.teacher, repeat: row.repeat.unwrap_or(0) };
+        by_teacher.entry(opinion.to_string()).or_default().push(Item {
             skill: skills.get(&row.problem_id).cloned().unwrap_or_default(),
             problem: row.problem_id,
             teacher: f64::from(row.score),

@@ -184,7 +184,7 @@ fn fill(gathered: &Gathered, cards: &mut BTreeMap<&str, Card>) {
         }
         let texts: Vec<&str> = rollout.sentences.iter().map(|sentence| sentence.text.as_str()).collect();
         let lines = lines(&texts, scores.as_deref());
-        let reason = |at: usize| gathered.scores.reason(&rollout.rollout_id, at).map(ToOwned::to_owned);
+        let reason = |at: usize| gathered.scores.reason(&rollout.rollout_id, at);
         let mut reasons: Vec<Option<String>> = (0..texts.len()).map(reason).collect();
         if reasons.iter().all(Option::is_none) {
             reasons.clear();

@@ -8,7 +8,7 @@ use crate::inspect::frame::{Collected, frame};
 use crate::inspect::win_rate::WinRates;
 use crate::teacher::reference;
 use polars::prelude::*;
-use schemas::{Answer, Correction, Dataset, Problem, Rationale, Rollout, Score, sentences};
+use schemas::{Answer, Correction, Dataset, Problem, Rationale, Rollout, Score, Settings, sentences};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Length, repetition and truncation of some rationales.
@@ -87,13 +87,13 @@ pub struct Figures {
 
 impl Figures {
     /// The numbers of the gathered round, and those of the rounds before it.
-    pub(super) fn of(dataset: &Dataset, gathered: &Gathered) -> Result<Self> {
+    pub(super) fn of(dataset: &Dataset, gathered: &Gathered, settings: &Settings) -> Result<Self> {
         let problems: HashMap<&str, &Problem> =
             gathered.problems.iter().map(|problem| (problem.problem_id.as_str(), problem)).collect();
-        let scored = Scored::of(dataset, gathered.round)?;
+        let scored = Scored::of(dataset, gathered.round, settings)?;
         let kinds = kinds(&gathered.problems)?;
         let mut figures = Self {
-            stages: stages(dataset, gathered.round, &problems)?,
+            stages: stages(dataset, gathered.round, &problems, settings)?,
             distribution: scored.distribution()?,
             positions: scored.positions()?,
             subjects: scored.by_problems(&kinds, "subject")?.into_iter().collect(),
@@ -101,7 +101,7 @@ impl Figures {
             rounds: Vec::new(),
         };
         for round in 1..=gathered.round {
-            figures.rounds.extend(of_round(dataset, round)?);
+            figures.rounds.extend(of_round(dataset, round, settings)?);
         }
         Ok(figures)
     }
@@ -126,7 +126,7 @@ fn kinds(problems: &[Problem]) -> Result<LazyFrame> {
     frame.map(IntoLazy::lazy).map_err(|error| Error::Failed(format!("problems: {error}")))
 }
 
-fn of_round(dataset: &Dataset, round: u32) -> Result<Option<Round>> {
+fn of_round(dataset: &Dataset, round: u32, settings: &Settings) -> Result<Option<Round>> {
     let teachers =
         frame::<Score>(dataset, round, &["teacher"])?.group_by([col("teacher")]).agg([len().alias("scores")]);
     let teachers = Collected::of::<Score>(teachers)?.texts("teacher")?.into_iter().collect();
@@ -137,7 +137,7 @@ fn of_round(dataset: &Dataset, round: u32) -> Result<Option<Round>> {
     let known = answers(dataset, round)?;
     let test = known.get(&("sft".to_owned(), "test".to_owned())).copied().unwrap_or_default();
     let corrected = (one(&corrections, "changed")?, one(&corrections, "all")?);
-    let teacher = Scored::of(dataset, round)?.all()?;
+    let teacher = Scored::of(dataset, round, settings)?.all()?;
     let round = Round { round, teacher, teachers, corrected, test, wins };
     let empty = round.teacher.rationales + round.corrected.1 + round.test.1 == 0 && round.wins.is_empty();
     Ok((!empty).then_some(round))
@@ -159,13 +159,18 @@ fn answers(dataset: &Dataset, round: u32) -> Result<BTreeMap<(String, String), (
 }
 
 /// A policy's row for each stage of each round, and for samples of a policy that decoded nothing.
-fn stages(dataset: &Dataset, last: u32, problems: &HashMap<&str, &Problem>) -> Result<Vec<Stage>> {
+fn stages(
+    dataset: &Dataset,
+    last: u32,
+    problems: &HashMap<&str, &Problem>,
+    settings: &Settings,
+) -> Result<Vec<Stage>> {
     let mut stages: Vec<Stage> = Vec::new();
     // Samples of a round come from the final policy of the previous round.
     let mut by_policy: HashMap<String, usize> = HashMap::new();
     for round in 0..=last {
         if round > 0 {
-            add_samples(dataset, round, &mut stages, &by_policy)?;
+            add_samples(dataset, round, &mut stages, &by_policy, settings)?;
         }
         let rationales = dataset.read::<Rationale>(round)?;
         let answers = answers(dataset, round)?;
@@ -199,6 +204,7 @@ fn add_samples(
     round: u32,
     stages: &mut Vec<Stage>,
     by_policy: &HashMap<String, usize>,
+    settings: &Settings,
 ) -> Result<()> {
     let mut own: BTreeMap<String, Stage> = BTreeMap::new();
     let new = |policy: &str| {
@@ -219,7 +225,7 @@ fn add_samples(
         form.repeated += repeated;
         form.truncated += u64::from(rollout.truncated);
     }
-    for (policy, tally) in Scored::of(dataset, round)?.by_policy()? {
+    for (policy, tally) in Scored::of(dataset, round, settings)?.by_policy()? {
         let known = by_policy.get(&policy).and_then(|place| stages.get_mut(*place));
         if let Some(stage) = known.or_else(|| own.get_mut(&policy)) {
             stage.teacher.merge(&tally);

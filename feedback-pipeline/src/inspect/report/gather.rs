@@ -1,8 +1,11 @@
 //! The input of a report: the texts of its round, grouped by problem.
 
 use crate::error::Result;
+use crate::inspect::opinions;
+use schemas::opinions::Number;
 use schemas::{
     Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Rollout, Score, Sentence,
+    Settings,
 };
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -26,55 +29,70 @@ pub(super) const ROLLOUT_COLUMNS: [&str; 6] =
 struct ScoreOf {
     rollout_id: String,
     sentence_index: u32,
-    score: f32,
     teacher: String,
     reason: Option<String>,
+    repeat: Option<u32>,
 }
 
 /// Scores of a round by rollout, in the order of the sentences.
-#[derive(Debug, Default)]
 pub(super) struct Scores {
-    by_rollout: HashMap<String, Vec<(u32, f32)>>,
-    /// Reasons, where there are any, by rollout and sentence.
-    reasons: HashMap<String, BTreeMap<u32, String>>,
+    scores: opinions::Scores,
+    /// Reasons, where there are any, by rollout, sentence and opinion.
+    reasons: HashMap<String, BTreeMap<(u32, Number), String>>,
     /// Scores of each Teacher.
     pub(super) by_teacher: BTreeMap<String, usize>,
 }
 
 impl Scores {
-    pub(super) fn read(dataset: &Dataset, round: u32) -> Result<Self> {
-        let mut scores = Self::default();
-        let names = ["rollout_id", "sentence_index", "score", "teacher", "reason"];
+    pub(super) fn read(dataset: &Dataset, round: u32, settings: &Settings) -> Result<Self> {
+        let scores = opinions::Scores::read(dataset, round, settings)?;
+        let mut read = Self { scores, reasons: HashMap::new(), by_teacher: BTreeMap::new() };
+        let names = ["rollout_id", "sentence_index", "teacher", "reason", "repeat"];
         for row in dataset.project::<Score, ScoreOf>(round, &names)? {
-            if let Some(reason) = row.reason {
-                let of_rollout = scores.reasons.entry(row.rollout_id.clone()).or_default();
-                of_rollout.insert(row.sentence_index, reason);
+            let opinion = read.scores.opinions.number(&row.teacher, row.repeat);
+            if let (Some(reason), Some(opinion)) = (row.reason, opinion) {
+                let of_rollout = read.reasons.entry(row.rollout_id).or_default();
+                of_rollout.insert((row.sentence_index, opinion), reason);
             }
-            scores.by_rollout.entry(row.rollout_id).or_default().push((row.sentence_index, row.score));
-            match scores.by_teacher.get_mut(&row.teacher) {
+            match read.by_teacher.get_mut(&row.teacher) {
                 Some(count) => *count += 1,
                 None => {
-                    scores.by_teacher.insert(row.teacher, 1);
+                    read.by_teacher.insert(row.teacher, 1);
                 }
             }
         }
-        for rows in scores.by_rollout.values_mut() {
-            rows.sort_by_key(|row| row.0);
-        }
-        Ok(scores)
+        Ok(read)
     }
 
-    /// Why a sentence of a rollout has its score.
-    pub(super) fn reason(&self, rollout_id: &str, sentence: usize) -> Option<&str> {
-        self.reasons.get(rollout_id)?.get(&u32::try_from(sentence).ok()?).map(String::as_str)
+    /// Whether a rationale may have several opinions.
+    pub(super) fn are_several(&self) -> bool {
+        self.scores.rollouts().iter().any(|id| self.scores.on(id).is_some_and(|on| on.opinions().len() > 1))
+    }
+
+    /// Why a sentence of a rollout has its score; of several opinions, what each says.
+    pub(super) fn reason(&self, rollout_id: &str, sentence: usize) -> Option<String> {
+        let place = u32::try_from(sentence).ok()?;
+        let reasons = self.reasons.get(rollout_id);
+        let reason = |opinion| reasons.and_then(|reasons| reasons.get(&(place, opinion)));
+        let on = self.scores.on(rollout_id)?;
+        let all = on.opinions();
+        if all.len() < 2 {
+            return reason(*all.first()?).cloned();
+        }
+        let one = |number: Number| {
+            let score = on.of(number).find(|(at, _)| *at == place)?.1;
+            let why = reason(number).map_or_else(String::new, |reason| format!(": {reason}"));
+            Some(format!("{} {score:.2}{why}", self.scores.opinions.get(number)?))
+        };
+        Some(all.into_iter().filter_map(one).collect::<Vec<_>>().join("; "))
     }
 
     /// Scores of a rollout; `None` unless there is one for each of its sentences.
     pub(super) fn of(&self, rollout: &RolloutText) -> Option<Vec<f32>> {
-        let rows = self.by_rollout.get(&rollout.rollout_id)?;
+        let rows = self.scores.combined(&rollout.rollout_id);
         let whole =
             rows.len() == rollout.sentences.len() && rows.iter().zip(0..).all(|(row, at)| row.0 == at);
-        whole.then(|| rows.iter().map(|row| row.1).collect())
+        (whole && !rows.is_empty()).then(|| rows.iter().map(|row| row.1.score).collect())
     }
 }
 
@@ -93,13 +111,13 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    pub(super) fn read(dataset: &Dataset, round: u32) -> Result<Self> {
+    pub(super) fn read(dataset: &Dataset, round: u32, settings: &Settings) -> Result<Self> {
         let corrections = dataset.read::<Correction>(round)?;
         Ok(Self {
             round,
             problems: dataset.problems()?,
             rollouts: dataset.project::<Rollout, RolloutText>(round, &ROLLOUT_COLUMNS)?,
-            scores: Scores::read(dataset, round)?,
+            scores: Scores::read(dataset, round, settings)?,
             rationales: dataset.read(round)?,
             corrections: corrections.into_iter().map(|row| (row.rationale_id.clone(), row)).collect(),
             answers: dataset.read(round)?,
@@ -115,7 +133,10 @@ impl Gathered {
     /// against different baselines count as different kinds.
     pub(super) fn mixed(&self) -> Vec<(String, BTreeMap<String, usize>)> {
         let mut kinds: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-        kinds.insert("scores".to_owned(), self.scores.by_teacher.clone());
+        // Where each rationale has several opinions, several Teachers are what was asked for.
+        if !self.scores.are_several() {
+            kinds.insert("scores".to_owned(), self.scores.by_teacher.clone());
+        }
         let mut count = |kind: String, teacher: &String| {
             *kinds.entry(kind).or_default().entry(teacher.clone()).or_default() += 1;
         };

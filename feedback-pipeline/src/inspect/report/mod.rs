@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::inspect::status;
 use gather::Gathered;
 use schemas::number::counted;
-use schemas::{Dataset, file};
+use schemas::{Dataset, Settings, file};
 use std::path::{Path, PathBuf};
 
 /// What a report contains, for the last line of the command's output.
@@ -50,15 +50,16 @@ impl std::fmt::Display for Written {
     }
 }
 
-/// Writes the report of a round; without `out`, as `report-round-N.html` in the dataset folder.
+/// Writes the report of a round; without `out`, as `report-round-N.html` in the dataset folder. The settings say which of
+/// several scores of a sentence count, and how.
 ///
 /// # Errors
 /// If the round has neither rollouts nor rationales, a table cannot be read, or the write fails.
-pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>) -> Result<Written> {
+pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>, settings: &Settings) -> Result<Written> {
     let path =
         out.map_or_else(|| dataset.root().join(format!("report-round-{round}.html")), Path::to_path_buf);
     check_place(&path)?;
-    let gathered = Gathered::read(dataset, round)?;
+    let gathered = Gathered::read(dataset, round, settings)?;
     if gathered.rollouts.is_empty() && gathered.rationales.is_empty() {
         let message = format!(
             "expected a round with rollouts or rationales, found none; next: train --round {round}{}",
@@ -67,7 +68,7 @@ pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>) -> Result<Written>
         return Err(Error::bad_input(format!("{}, round {round}", dataset.root().display()), message));
     }
     let state = status::report(dataset)?;
-    let figures = figures::Figures::of(dataset, &gathered)?;
+    let figures = figures::Figures::of(dataset, &gathered, settings)?;
     let (deck, pictures) = cards::deck(dataset, &gathered)?;
     let html = page::render(dataset, &gathered, &state, &figures, &deck, &pictures)?;
     file::write_bytes(&path, html.as_bytes())?;

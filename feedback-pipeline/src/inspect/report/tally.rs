@@ -2,8 +2,9 @@
 
 use crate::error::Result;
 use crate::inspect::frame::{Collected, frame, left_join};
+use crate::inspect::opinions::scores_frame;
 use polars::prelude::*;
-use schemas::{Dataset, Rollout, Score};
+use schemas::{Dataset, Rollout, Score, Settings};
 
 /// A sentence below this is wrong, unsupported or repeated: 0.5 is the neutral score.
 pub(super) const WRONG_BELOW: f32 = 0.5;
@@ -65,8 +66,8 @@ pub(super) struct Scored {
 }
 
 impl Scored {
-    pub(super) fn of(dataset: &Dataset, round: u32) -> Result<Self> {
-        let scores = frame::<Score>(dataset, round, &["rollout_id", "sentence_index", "score"])?;
+    pub(super) fn of(dataset: &Dataset, round: u32, settings: &Settings) -> Result<Self> {
+        let scores = scores_frame(dataset, round, settings)?;
         let by_rollout = scores.clone().group_by_stable([col("rollout_id")]).agg([
             len().cast(DataType::UInt64).alias("rows"),
             col("sentence_index").n_unique().cast(DataType::UInt64).alias("distinct"),

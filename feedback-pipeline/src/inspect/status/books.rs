@@ -7,6 +7,7 @@ use crate::inspect::frame::{Collected, frame, left_join, with_blank};
 use crate::items::Kind;
 use polars::prelude::*;
 use schemas::number::{self, grouped};
+use schemas::opinions::Opinion;
 use schemas::{Correction, Dataset, Judgement, Rationale, Reject, Rollout, Score};
 use serde::Serialize;
 use std::fmt;
@@ -30,6 +31,9 @@ pub struct Account {
     pub empty: u64,
     /// The baseline of the pairs; judgements only.
     pub against: Option<String>,
+    /// Whose opinion; scores of rollouts with several only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opinion: Option<String>,
     /// Sentences of the scored rollouts.
     pub sentences: Option<u64>,
     /// Disagreements between the tables.
@@ -37,15 +41,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// The account of items (see [`query::outcomes`]) of which `with_feedback` have rows in the feedback's table.
-    fn of(
-        dataset: &Dataset,
-        round: u32,
-        kind: Kind,
-        items: LazyFrame,
-        with_feedback: u64,
-    ) -> Result<(Self, u64)> {
-        let outcomes = query::outcomes(dataset, round, kind.as_str(), items)?;
+    /// The account of the outcomes of items, of which `with_feedback` have rows in the feedback's table.
+    fn of(round: u32, kind: Kind, outcomes: query::Outcomes, with_feedback: u64) -> Self {
         let mut account = Self {
             round,
             kind: kind.as_str(),
@@ -55,19 +52,20 @@ impl Account {
             waiting: outcomes.waiting,
             empty: outcomes.empty,
             against: None,
+            opinion: None,
             sentences: None,
             faults: outcomes.faults,
         };
         if with_feedback > account.done {
             account.faults.push(format!("{} belong to no item", grouped(with_feedback - account.done)));
         }
-        Ok((account, outcomes.rows))
+        account
     }
 
     /// Notes where the requests table has fewer items than have ended. More is no fault: an item was asked again where the
     /// prompt changed, or after a reject.
-    fn compare(&mut self, spending: &[Spending]) {
-        let (asked, ended) = (asked(spending, self.kind), self.done + self.rejected);
+    fn compare(&mut self, spending: &[Spending], ended: u64) {
+        let asked = asked(spending, self.kind);
         if asked < ended {
             let (asked, ended) = (grouped(asked), grouped(ended));
             self.faults.push(format!("the requests table has {asked} items, not {ended}"));
@@ -80,21 +78,66 @@ fn asked(spending: &[Spending], kind: &str) -> u64 {
     spending.iter().filter(|line| line.kind == kind).map(|line| line.items).sum()
 }
 
-/// The account of the rollouts of a round; `None` if there are no rollouts.
-pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Option<Account>> {
-    let scores = counted(frame::<Score>(dataset, round, &["rollout_id"])?, "rollout_id");
-    let with_feedback = rows(scores.clone())?;
+/// The accounts of the rollouts of a round, one for each opinion where rollouts have several; none if there are no rollouts.
+pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Vec<Account>> {
+    let scores = frame::<Score>(dataset, round, &["rollout_id", "teacher", "repeat"])?
+        .with_column(col("repeat").fill_null(lit(0_u64)));
     // A list is read as its length.
     let rollouts = frame::<Rollout>(dataset, round, &["rollout_id", "sentences"])?.select([
         col("rollout_id").alias("id"),
         col("sentences").eq(lit(0)).alias("empty"),
         col("sentences").alias("expected"),
     ]);
-    let items = left_join(rollouts, "id", scores, "rollout_id");
-    let (mut account, sentences) = Account::of(dataset, round, Kind::Scores, items, with_feedback)?;
-    account.sentences = Some(sentences);
-    account.compare(spending);
-    Ok((account.items > 0).then_some(account))
+    let account = |scores: LazyFrame, opinion: Option<Opinion>| -> Result<Account> {
+        let scores = counted(scores, "rollout_id");
+        let with_feedback = rows(scores.clone())?;
+        let items = left_join(rollouts.clone(), "id", scores, "rollout_id");
+        let outcomes = query::outcomes(dataset, round, Kind::Scores.as_str(), opinion.as_ref(), items)?;
+        let sentences = outcomes.rows;
+        let mut account = Account::of(round, Kind::Scores, outcomes, with_feedback);
+        account.sentences = Some(sentences);
+        account.opinion = opinion.map(|opinion| opinion.to_string());
+        Ok(account)
+    };
+    let mut accounts = Vec::new();
+    for opinion in opinions(&scores)? {
+        let own = scores
+            .clone()
+            .filter(col("teacher").eq(lit(opinion.teacher.as_str())))
+            .filter(col("repeat").eq(lit(u64::from(opinion.repeat))));
+        accounts.push(account(own, Some(opinion))?);
+    }
+    if accounts.is_empty() {
+        accounts.push(account(scores, None)?);
+    }
+    accounts.retain(|account| account.items > 0);
+    let ended = accounts.iter().map(|account| account.done + account.rejected).sum();
+    if let Some(first) = accounts.first_mut() {
+        first.compare(spending, ended);
+    }
+    Ok(accounts)
+}
+
+/// Whose scores a round has, where a rollout has those of several.
+fn opinions(scores: &LazyFrame) -> Result<Vec<Opinion>> {
+    let by = ["teacher", "repeat"].map(col);
+    let on_rollouts = scores
+        .clone()
+        .group_by([col("rollout_id"), col("teacher"), col("repeat")])
+        .agg([len().alias("sentences")]);
+    let most = counted(on_rollouts.clone(), "rollout_id").select([col("rows").max()]);
+    if Collected::of::<Score>(most)?.counts("rows")?.first().is_none_or(|most| *most < 2) {
+        return Ok(Vec::new());
+    }
+    let all = on_rollouts.group_by(by.clone()).agg([len().alias("rollouts")]);
+    let all = Collected::of::<Score>(all.sort(["repeat", "teacher"], SortMultipleOptions::default()))?;
+    let repeats = all.counts("repeat")?.into_iter().map(|repeat| u32::try_from(repeat).unwrap_or(u32::MAX));
+    Ok(all
+        .texts("teacher")?
+        .into_iter()
+        .zip(repeats)
+        .map(|(teacher, repeat)| Opinion { teacher, repeat })
+        .collect())
 }
 
 /// The account of the rationales that the rl stage of a round wrote; `None` if there are none.
@@ -106,8 +149,9 @@ pub(super) fn corrections(dataset: &Dataset, round: u32, spending: &[Spending]) 
     let items = left_join(rationales, "id", corrections, "rationale_id")
         .filter(col("split").eq(lit("train")).or(col("rows").is_not_null()))
         .with_column(lit(1_u64).alias("expected"));
-    let (mut account, _) = Account::of(dataset, round, Kind::Corrections, items, with_feedback)?;
-    account.compare(spending);
+    let outcomes = query::outcomes(dataset, round, Kind::Corrections.as_str(), None, items)?;
+    let mut account = Account::of(round, Kind::Corrections, outcomes, with_feedback);
+    account.compare(spending, account.done + account.rejected);
     Ok((account.items > 0 || !account.faults.is_empty()).then_some(account))
 }
 
@@ -145,7 +189,8 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
             .filter(col("other_empty").is_not_null())
             .with_column(col("empty").or(col("other_empty")).alias("empty"));
         let items = left_join(pairs, "problem_id", orders, "problem_id");
-        let (mut account, _) = Account::of(dataset, round, Kind::Judgements, items, with_feedback)?;
+        let outcomes = query::outcomes(dataset, round, kind, None, items)?;
+        let mut account = Account::of(round, Kind::Judgements, outcomes, with_feedback);
         account.against = Some(against);
         accounts.push(account);
     }
@@ -192,9 +237,10 @@ impl fmt::Display for Account {
             _ => ("pairs", "judged"),
         };
         let against = self.against.as_ref().map_or_else(String::new, |against| format!(" against {against}"));
+        let by = self.opinion.as_ref().map_or_else(String::new, |opinion| format!(" by {opinion}"));
         write!(
             f,
-            "round {}, {}{against}: {} {items} = {} {done} + {} rejected + {} waiting + {} empty",
+            "round {}, {}{against}{by}: {} {items} = {} {done} + {} rejected + {} waiting + {} empty",
             self.round,
             self.kind,
             grouped(self.items),

@@ -1,7 +1,7 @@
 //! Savings of requests about several items, according to the ledger.
 
 use crate::error::{Error, Result};
-use crate::inspect::frame::{Collected, frame, left_join};
+use crate::inspect::frame::{Collected, frame};
 use crate::items::Kind;
 use polars::prelude::*;
 use schemas::number::{counted, grouped};
@@ -22,19 +22,29 @@ pub struct Groups {
     pub again: u64,
 }
 
+/// What an opinion on a rollout is known by.
+const OPINION: [&str; 3] = ["subject_id", "model", "repeat"];
+
 /// The requests of a round about several items; `None` if there are none.
 ///
 /// # Errors
 /// If the table cannot be read.
 pub(super) fn of(dataset: &Dataset, round: u32) -> Result<Option<Groups>> {
-    let asked = frame::<Request>(dataset, round, &["kind", "subject_id", "attempts", "cached", "items"])?
-        .filter(col("kind").eq(lit(Kind::Scores.as_str())).and(col("cached").not()));
+    let asked = frame::<Request>(
+        dataset,
+        round,
+        &["kind", "subject_id", "attempts", "cached", "items", "model", "repeat"],
+    )?
+    .with_column(col("repeat").fill_null(lit(0_u64)))
+    .filter(col("kind").eq(lit(Kind::Scores.as_str())).and(col("cached").not()));
     let alone = asked
         .clone()
         .filter(col("items").is_null().and(col("attempts").gt(lit(0))))
-        .group_by([col("subject_id")])
+        .group_by(OPINION.map(col))
         .agg([len().alias("alone")]);
-    let grouped = left_join(asked.filter(col("items").is_not_null()), "subject_id", alone, "subject_id")
+    let grouped = asked
+        .filter(col("items").is_not_null())
+        .join(alone, OPINION.map(col), OPINION.map(col), JoinArgs::new(JoinType::Left))
         .select([
             len().alias("items"),
             // The first item of a group counts its requests.

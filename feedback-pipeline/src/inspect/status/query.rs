@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::inspect::frame::{Collected, failed, frame, left_join};
 use polars::prelude::*;
+use schemas::opinions::Opinion;
 use schemas::{Dataset, Reject, Request};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -110,12 +111,23 @@ pub(super) struct Outcomes {
 }
 
 /// What became of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected` (rows). An item is
-/// empty, done, rejected or waiting, the first that holds.
-pub(super) fn outcomes(dataset: &Dataset, round: u32, kind: &str, items: LazyFrame) -> Result<Outcomes> {
-    let rejects = frame::<Reject>(dataset, round, &["subject_id", "kind"])?
-        .filter(col("kind").eq(lit(kind)))
-        .group_by([col("subject_id")])
-        .agg([len().alias("rejects")]);
+/// empty, done, rejected or waiting, the first that holds. With an opinion, its rejects count alone.
+pub(super) fn outcomes(
+    dataset: &Dataset,
+    round: u32,
+    kind: &str,
+    opinion: Option<&Opinion>,
+    items: LazyFrame,
+) -> Result<Outcomes> {
+    let mut rejects = frame::<Reject>(dataset, round, &["subject_id", "kind", "teacher", "repeat"])?
+        .filter(col("kind").eq(lit(kind)));
+    if let Some(Opinion { teacher, repeat }) = opinion {
+        // Older files do not say whose reply it was; there was one opinion then.
+        let is_own = col("teacher").fill_null(lit(teacher.as_str())).eq(lit(teacher.as_str()));
+        let is_repeat = col("repeat").fill_null(lit(0_u64)).eq(lit(u64::from(*repeat)));
+        rejects = rejects.filter(is_own.and(is_repeat));
+    }
+    let rejects = rejects.group_by([col("subject_id")]).agg([len().alias("rejects")]);
     let is_done = || col("empty").not().and(col("rows").is_not_null());
     let is_open = || col("empty").not().and(col("rows").is_null());
     let items = left_join(items, "id", rejects, "subject_id");

@@ -1,0 +1,221 @@
+//! Collecting what a round lacks: the jobs in turn, their results, and the command that comes next.
+
+use crate::collect::panel::{self, Panel, Scoring};
+use crate::collect::{Context, Outcome};
+use crate::error::{Error, Result};
+use crate::items::{Job, Kind};
+use schemas::number::plural;
+use schemas::opinions::Opinion;
+use schemas::settings::Provider;
+use schemas::{Answer, Dataset, interrupt};
+
+/// What became of the jobs so far.
+#[derive(Default)]
+struct Told {
+    /// Whether anything was there to be done.
+    said: bool,
+    rejects: bool,
+    answers: bool,
+    is_left: bool,
+    /// Scorings that rejected too many rollouts for train to learn from the others, and that did not.
+    uncovered: usize,
+    covered: usize,
+}
+
+/// Runs the jobs in turn, reports their results and names the next command.
+pub(super) fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
+    let is_embedded = |context: &Context| context.settings.teacher.provider == Provider::Reference;
+    if is_embedded(context) {
+        schemas::warn!(
+            "note: the embedded Teacher (reference) grades against the dataset's own solutions; it is meant for trials and tests"
+        );
+    }
+    let panel = Panel::of(context);
+    let mut told = Told::default();
+    for (place, job) in jobs.iter().enumerate() {
+        if job.kind == Kind::Scores && job.audit.is_none() {
+            scores(&panel, job.round, &mut told)?;
+            if !told.said && place + 1 == jobs.len() {
+                schemas::say!("{}", context.waits_for(job)?);
+            }
+            continue;
+        }
+        if interrupt::noted() {
+            return Err(Error::Interrupted); // what comes next would be paid for
+        }
+        let outcome = context.collect(job)?;
+        if let Outcome::NothingThere = outcome {
+            // A round that still has no rationales needs only what came before.
+            if place > 0 && told.said {
+                let is_over = is_over(&context.dataset, job.round)?;
+                if job.kind == Kind::Corrections && !is_over && context.has_decoded(job.round)? {
+                    schemas::say!("{}", context.waits_for(job)?);
+                    return Ok(()); // train alone would end in the same words
+                }
+            } else if place + 1 == jobs.len() {
+                schemas::say!("{}", context.waits_for(&jobs[0])?);
+            }
+            continue;
+        }
+        told.hear(context, job, None, outcome).map_or(Ok(()), Err)?;
+    }
+    if told.said && jobs.first().is_some_and(|job| job.kind != Kind::Judgements) {
+        say_next(context, jobs[0].round, &told)?;
+    }
+    Ok(())
+}
+
+/// Collects the opinions of all Teachers on a round's rollouts. Where the service of one fails, the others are asked
+/// nevertheless.
+fn scores(panel: &Panel<'_>, round: u32, told: &mut Told) -> Result<()> {
+    panel.check(round)?;
+    panel.publish_others(round)?;
+    let scorings = panel.scorings(round)?;
+    let mut failed: Vec<(&str, Error)> = Vec::new();
+    for scoring in &scorings {
+        if interrupt::noted() {
+            return Err(Error::Interrupted); // what comes next would be paid for
+        }
+        let Scoring { context, job } = scoring;
+        if failed.iter().any(|(model, _)| *model == context.model) {
+            continue;
+        }
+        let opinion = panel.are_several().then(|| scoring.opinion());
+        let stopped = match context.collect(job)? {
+            Outcome::NothingThere => return Ok(()),
+            outcome => told.hear(context, job, opinion.as_ref(), outcome),
+        };
+        match stopped {
+            None => {}
+            Some(error) if panel.are_several() && panel::is_of_one_teacher(&error) => {
+                failed.push((&context.model, error));
+            }
+            Some(error) => {
+                if panel.are_several() {
+                    say_missing(&scorings)?;
+                }
+                return Err(error);
+            }
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    say_missing(&scorings)?;
+    schemas::say!(
+        "round {round}: what was paid for is kept; the same command again asks for what is missing, and nothing else. To go on \
+         without a Teacher, take it out of the settings"
+    );
+    let mut failed = failed.into_iter();
+    let first = failed.next();
+    for (model, error) in failed {
+        schemas::warn!("error: {model}: {error}");
+    }
+    first.map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// Says which opinions are missing.
+fn say_missing(scorings: &[Scoring<'_>]) -> Result<()> {
+    for scoring in scorings {
+        let (pending, round) = (scoring.pending()?, scoring.job.round);
+        if pending > 0 {
+            schemas::say!("round {round}: {pending} rollouts wait for {}", scoring.opinion());
+        }
+    }
+    Ok(())
+}
+
+impl Told {
+    /// Reports the result of a job; returns why it ended early.
+    fn hear(
+        &mut self,
+        context: &Context,
+        job: &Job,
+        opinion: Option<&Opinion>,
+        outcome: Outcome,
+    ) -> Option<Error> {
+        self.said = true;
+        let (round, items, kind) = (job.round, job.items(), job.kind.as_str());
+        let by = opinion.map_or_else(String::new, |opinion| format!(" by {opinion}"));
+        let (answered, rejected) = match outcome {
+            Outcome::NothingThere => return None,
+            Outcome::NothingToDo { answered, rejected } => {
+                let remark = match rejected {
+                    0 => String::new(),
+                    _ => format!(", {rejected} were rejected (--retry-rejects asks about them again)"),
+                };
+                schemas::say!("round {round}: {answered} {items} have {kind}{by}{remark}; nothing to do");
+                (self.rejects, self.answers) = (self.rejects || rejected > 0, self.answers || answered > 0);
+                (answered, rejected)
+            }
+            Outcome::Finished { counts, left, in_all, sent, dollars, without_usage, stopped } => {
+                let verb = match job.kind {
+                    Kind::Scores => "scored",
+                    Kind::Corrections => "corrected",
+                    Kind::Judgements => "judged",
+                };
+                let cost = match (dollars, without_usage) {
+                    (None, _) => "cost unknown".to_owned(),
+                    (Some(dollars), 0) => format!("${dollars:.4}"),
+                    (Some(dollars), without_usage) => {
+                        format!(
+                            "${dollars:.4} plus the unknown cost of {without_usage} replies without usage"
+                        )
+                    }
+                };
+                schemas::say!(
+                    "round {round}: {} {items} {verb}{by}, {} rejected, {} shared a reply; {sent} {}, {cost}{}",
+                    counts.answered,
+                    counts.rejected,
+                    counts.shared,
+                    plural(sent, "request"),
+                    if left > 0 { format!("; {left} still pending") } else { String::new() },
+                );
+                if stopped.is_some() {
+                    return stopped;
+                }
+                self.rejects |= counts.rejected > 0;
+                self.answers |= counts.answered > 0;
+                self.is_left |= left > 0;
+                in_all
+            }
+        };
+        if job.kind == Kind::Scores {
+            let least = context.settings.rl.min_coverage * (answered + rejected) as f64;
+            *(if answered as f64 >= least { &mut self.covered } else { &mut self.uncovered }) += 1;
+        }
+        None
+    }
+}
+
+/// Names the command that comes next.
+fn say_next(context: &Context, round: u32, told: &Told) -> Result<()> {
+    let flag = context.common_flags();
+    let teacher = &context.teacher_flags;
+    let batch = if context.batch { " --batch" } else { "" };
+    // Opinions of one Teacher make up for those that another has not.
+    let is_uncovered = told.uncovered > 0 && told.covered == 0;
+    if told.is_left {
+        schemas::say!("round {round}: next: collect-feedback --round {round} --batch{teacher}{flag}");
+    } else if (told.rejects && !told.answers) || is_uncovered {
+        schemas::say!(
+            "round {round}: next: look at the rejects table, then collect-feedback --round {round} --retry-rejects{batch}{teacher}{flag}"
+        );
+    } else {
+        let next = if is_over(&context.dataset, round)? { round + 1 } else { round };
+        schemas::say!("round {round}: next: train --round {next}{}{flag}", context.shared_flags);
+    }
+    Ok(())
+}
+
+/// Whether train has ended a round: the answers of its fine-tuned policy come last.
+fn is_over(dataset: &Dataset, round: u32) -> Result<bool> {
+    #[derive(serde::Deserialize)]
+    struct StageOf {
+        stage: String,
+    }
+    // A dataset without val and test problems has a part without rows.
+    let is_written = dataset.part_path::<Answer>(round, "sft").is_file();
+    Ok(is_written
+        || dataset.project::<Answer, StageOf>(round, &["stage"])?.iter().any(|row| row.stage == "sft"))
+}
