@@ -1,7 +1,8 @@
-//! Lets the trainer's binaries and tests find libtorch by rpath, so that nobody has to export anything.
+//! Lets the trainer's binaries and tests find libtorch by rpath, so that nobody has to export anything, and compiles the
+//! C functions over PyTorch's process groups.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 include!("../build/outside.rs");
 
@@ -51,5 +52,19 @@ fn link_libtorch() -> Result<(), String> {
         // RPATH, not RUNPATH: a LD_LIBRARY_PATH that names some other libtorch must not win.
         println!("cargo::rustc-link-arg=-Wl,--disable-new-dtags");
     }
+    compile_process_groups(&libtorch);
     Ok(())
+}
+
+/// `shim/process_group.cpp`, whose symbols libtorch_cpu has.
+fn compile_process_groups(libtorch: &Path) {
+    println!("cargo::rerun-if-changed=shim");
+    let include = libtorch.join("include");
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").opt_level(2).define("_GLIBCXX_USE_CXX11_ABI", "1").include("shim");
+    for folder in [include.join("torch/csrc/api/include"), include] {
+        // PyTorch's headers are not ours to mend.
+        build.flag("-isystem").flag(folder);
+    }
+    build.file("shim/process_group.cpp").compile("ares_process_group");
 }

@@ -193,14 +193,66 @@ pub fn part_tokens(device: Device, kind: Kind) -> u64 {
     }
 }
 
-/// Splits a minibatch into parts that together hold the least padding, and none of them more than `budget` tokens,
-/// padding included; a part has at least one row. Sources that rows share count once in a part. `part_tokens` is what
+/// What a process takes of a minibatch: some of the rows where several ranks share it, and at most so many tokens, padding
+/// included, at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Portion {
+    most: Option<u64>,
+    rank: usize,
+    world: usize,
+}
+
+impl From<Option<u64>> for Portion {
+    /// All rows, with at most this many tokens at once.
+    fn from(most: Option<u64>) -> Self {
+        Self { most, rank: 0, world: 1 }
+    }
+}
+
+impl Portion {
+    /// A rank's share of the rows, with at most `most` tokens at once.
+    pub fn new(most: Option<u64>, rank: usize, world: usize) -> Self {
+        Self { most, rank, world }
+    }
+
+    /// All rows, with the same limit.
+    #[must_use]
+    pub fn whole(self) -> Self {
+        self.most.into()
+    }
+
+    /// The rows of the share, ascending. Each row is in one rank's share, and shares hold alike many tokens: the longest
+    /// rows are dealt first, each to the rank with the fewest tokens so far.
+    pub fn rows(&self, lengths: &[Lengths]) -> Vec<usize> {
+        if self.world == 1 {
+            return (0..lengths.len()).collect();
+        }
+        let tokens = |row: usize| lengths[row].source + lengths[row].target;
+        let mut order: Vec<usize> = (0..lengths.len()).collect();
+        order.sort_by_key(|&row| (std::cmp::Reverse(tokens(row)), row));
+        let mut dealt = vec![0; self.world];
+        let mut own = Vec::new();
+        for row in order {
+            let rank = (0..self.world).min_by_key(|&rank| dealt[rank]).unwrap_or(0);
+            dealt[rank] += tokens(row);
+            if rank == self.rank {
+                own.push(row);
+            }
+        }
+        own.sort_unstable();
+        own
+    }
+}
+
+/// Splits a portion of a minibatch into parts that together hold the least padding, and none of them more tokens than its
+/// limit, padding included; a part has at least one row. Sources that rows share count once in a part. `part_tokens` is what
 /// another part costs.
-pub fn parts(lengths: &[Lengths], budget: Option<u64>, part_tokens: u64) -> Vec<Vec<usize>> {
-    let budget = budget.unwrap_or(u64::MAX);
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
+pub fn parts(lengths: &[Lengths], portion: impl Into<Portion>, part_tokens: u64) -> Vec<Vec<usize>> {
+    let portion = portion.into();
+    let budget = portion.most.unwrap_or(u64::MAX);
+    let mut order = portion.rows(lengths);
     let mut longest: HashMap<usize, usize> = HashMap::new();
-    for row in lengths {
+    for row in order.iter().map(|&row| lengths[row]) {
         let tokens = longest.entry(row.same_source).or_default();
         *tokens = row.target.max(*tokens);
     }
@@ -249,7 +301,7 @@ pub fn parts(lengths: &[Lengths], budget: Option<u64>, part_tokens: u64) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::{Lengths, parts};
+    use super::{Lengths, Portion, parts};
 
     const CPU: u64 = 32;
     const GPU: u64 = u64::MAX / 1024;
@@ -295,5 +347,30 @@ mod tests {
         assert_eq!(split, [vec![0, 4, 2], vec![5, 3, 1]]);
         let split = parts(&lengths, Some(120), CPU);
         assert!(split.iter().all(|part| part.len() == 1), "100 + 2 · 11 is too much: {split:?}");
+    }
+
+    #[test]
+    fn ranks_share_the_rows_evenly() {
+        let lengths = [(10, 5), (100, 50), (12, 5), (11, 90), (9, 4), (60, 40), (7, 7)];
+        for world in [1, 2, 3, 9] {
+            let mut all = Vec::new();
+            let mut tokens = Vec::new();
+            for rank in 0..world {
+                let split = parts(&apart(&lengths), Portion::new(Some(60), rank, world), CPU);
+                let own: Vec<usize> = split.concat();
+                tokens.push(own.iter().map(|&row| lengths[row].0 + lengths[row].1).sum::<usize>());
+                all.extend(own);
+            }
+            all.sort_unstable();
+            assert_eq!(all, [0, 1, 2, 3, 4, 5, 6], "{world}");
+            if world == 2 {
+                assert_eq!(tokens, [208, 202]);
+            }
+        }
+        let lengths = apart(&lengths);
+        assert_eq!(
+            parts(&lengths, Portion::new(Some(60), 1, 2).whole(), CPU),
+            parts(&lengths, Some(60), CPU)
+        );
     }
 }

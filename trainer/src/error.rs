@@ -49,6 +49,12 @@ pub enum Error {
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
 
+    #[error("{message}")]
+    Group { message: String, hint: String },
+
+    #[error("rank {rank}: {message}")]
+    OnRank { rank: usize, message: String, hint: Option<String>, code: u8 },
+
     #[error("interrupted; the same command continues from here")]
     Interrupted,
 }
@@ -68,7 +74,8 @@ impl Error {
     /// What to type next, where that is known.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::BadInput { hint, .. } => hint.as_deref(),
+            Self::BadInput { hint, .. } | Self::OnRank { hint, .. } => hint.as_deref(),
+            Self::Group { hint, .. } => Some(hint),
             Self::Data(schemas::Error::NotADataset { .. }) => Some("next: collect-feedback import --help"),
             Self::Data(error) => error.hint(),
             Self::NotFinite { .. } => Some(
@@ -83,7 +90,8 @@ impl Error {
         match self {
             Self::Data(error) => 1 + u8::from(error.is_bad_input()),
             Self::Io { source, .. } => 1 + u8::from(source.kind() == std::io::ErrorKind::NotFound),
-            Self::NotFinite { .. } | Self::Torch(_) | Self::Threads(_) => 1,
+            Self::NotFinite { .. } | Self::Torch(_) | Self::Threads(_) | Self::Group { .. } => 1,
+            Self::OnRank { code, .. } => *code,
             Self::Interrupted => 130,
             _ => 2,
         }

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod bench;
 pub mod board;
 pub mod cli;
+pub mod collective;
 pub mod corpus;
 pub mod error;
 pub mod gpu;
@@ -33,11 +34,13 @@ pub mod training;
 pub mod vision;
 
 use cli::{Cli, Command};
+use collective::{Group, Launch, Terms};
 use error::{Error, Result};
 use init::FeatureWidth;
 use schemas::Dataset;
 use schemas::settings::Resolved;
 use stage::{Context, Outcome};
+use std::time::Duration;
 
 /// Runs the command line.
 ///
@@ -53,9 +56,18 @@ pub fn run(cli: Cli) -> Result<()> {
         schemas::say!("{}", resolved.show().trim_end());
         return Ok(());
     }
+    let launch = Launch::of_environment()?;
+    if let Some(Launch { rank, world, .. }) = launch.as_ref().filter(|launch| launch.rank > 0) {
+        schemas::say::leave_to_another(format!("rank {rank} of {world}"));
+    }
     libtorch::keep_memory();
     libtorch::keep_few_products();
+    libtorch::keep_traces_short();
     progress::catch_interrupts();
+    let works_alone = matches!(&cli.command, Some(Command::Init { .. } | Command::Bench(_)));
+    if works_alone && launch.as_ref().is_some_and(|launch| launch.rank > 0) {
+        return Ok(()); // rank 0 does it
+    }
     if let Some(Command::Init { from, tokenizer, shape, image_feature_width, dropout, out }) = &cli.command {
         let seed = resolved.settings.rollout.seed;
         let vision = &resolved.settings.student.vision;
@@ -77,21 +89,75 @@ pub fn run(cli: Cli) -> Result<()> {
         return bench::run(options, &resolved.settings);
     }
     let dataset = Dataset::choose(cli.data)?;
-    let _lock = dataset.lock("train")?;
-    let context = Context::new(dataset, &resolved)?;
-    match cli.command {
+    let group = match &launch {
+        Some(launch) => {
+            collective::join(launch, &terms(&cli.command, cli.round, cli.stage, &dataset, &resolved))?
+        }
+        None => Group::alone(),
+    };
+    let _lock = group.on_first(|| Ok(dataset.lock("train")?))?;
+    let context = Context::new(dataset, &resolved, group.clone())?;
+    let done = work(&context, cli.command, cli.round, cli.stage);
+    if done.is_ok() {
+        group.finish()?;
+    }
+    done
+}
+
+/// What all ranks of a run have in common. Where checkpoints lie, and how many threads there are, is a machine's own.
+fn terms(
+    command: &Option<Command>,
+    round: Option<u32>,
+    stage: Option<stage::Stage>,
+    dataset: &Dataset,
+    resolved: &Resolved,
+) -> Terms {
+    let settings = &resolved.settings;
+    // A dataset may lie elsewhere on another machine; another one has other problems.
+    let problems = std::fs::metadata(dataset.problems_path()).map_or(0, |file| file.len());
+    let version = format!("train {}", env!("CARGO_PKG_VERSION"));
+    let mut lines = vec![version, format!("{command:?} round {round:?} stage {stage:?}")];
+    let own = ["checkpoints", "tensorboard", "threads", "join_timeout_secs", "rank_timeout_secs"];
+    let mut section = String::new();
+    for line in resolved.show().lines() {
+        let (setting, _origin) = line.split_once(" # ").unwrap_or((line, ""));
+        let setting = setting.trim();
+        if setting.starts_with('[') {
+            section = setting.trim_matches(['[', ']']).to_owned();
+        } else if !own.iter().any(|own| setting.starts_with(&format!("{own} ="))) && !setting.is_empty() {
+            lines.push(format!("{section}.{setting}"));
+        }
+    }
+    Terms {
+        subject: format!("{}/{problems}", dataset.name()),
+        lines,
+        join_timeout: Duration::from_secs(settings.student.join_timeout_secs),
+        timeout: Duration::from_secs(settings.student.rank_timeout_secs),
+    }
+}
+
+/// The commands that all ranks carry out together.
+fn work(
+    context: &Context,
+    command: Option<Command>,
+    round: Option<u32>,
+    stage: Option<stage::Stage>,
+) -> Result<()> {
+    match command {
         None => {
-            let round =
-                cli.round.ok_or_else(|| Error::input("expected --round, found none", "train --help"))?;
-            stage::advance(&context, round, cli.stage)?;
+            let round = round.ok_or_else(|| Error::input("expected --round, found none", "train --help"))?;
+            stage::advance(context, round, stage)?;
         }
         Some(Command::Init { .. } | Command::Bench(_) | Command::Completions { .. }) => {}
         Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
-            schemas::say!("{}", pretrain::pretrain(&context, &from, &out, share, epochs, option_orders)?);
+            schemas::say!("{}", pretrain::pretrain(context, &from, &out, share, epochs, option_orders)?);
         }
         Some(Command::Features { from_npy: Some(array), name_map: Some(name_map), replace, .. }) => {
             let name = &context.settings.student.vision;
-            schemas::say!("{}", vision::npy::import(&context.dataset, &array, &name_map, name, replace)?);
+            let import = || vision::npy::import(&context.dataset, &array, &name_map, name, replace);
+            if let Some(line) = context.group.on_first(import)? {
+                schemas::say!("{line}");
+            }
         }
         Some(Command::Features { vit, replace, .. }) => {
             let vit = match vit {
@@ -99,18 +165,22 @@ pub fn run(cli: Cli) -> Result<()> {
                 None => vision::vit::Vit::seeded((context.settings.rollout.seed >> 1) as i64),
             };
             let name = &context.settings.student.vision;
-            let line = vision::extract::extract(
-                &context.dataset,
-                &vit.to_device(context.device),
-                name,
-                context.device,
-                context.save_interval(),
-                replace,
-            )?;
-            schemas::say!("{line}");
+            let extract = || {
+                vision::extract::extract(
+                    &context.dataset,
+                    &vit.to_device(context.device),
+                    name,
+                    context.device,
+                    context.save_interval(),
+                    replace,
+                )
+            };
+            if let Some(line) = context.group.on_first(extract)? {
+                schemas::say!("{line}");
+            }
         }
         Some(Command::Eval { round, checkpoint }) => {
-            let line = match stage::evaluate(&context, round, &checkpoint)? {
+            let line = match stage::evaluate(context, round, &checkpoint)? {
                 Outcome::Done(line) | Outcome::Waiting(line) => line,
                 Outcome::Already => format!("round {round}: answers after {checkpoint} already exist"),
             };

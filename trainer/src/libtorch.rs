@@ -202,6 +202,19 @@ pub fn keep_few_products() {
     }
 }
 
+/// Has libtorch's own log say nothing, where nobody asked for it: what goes wrong between ranks is told as an error, without
+/// a trace of C++ functions before it.
+pub fn keep_traces_short() {
+    const LEVEL: &str = "TORCH_CPP_LOG_LEVEL";
+    if std::env::var_os(LEVEL).is_none() {
+        #[allow(unsafe_code)]
+        // SAFETY: called before other threads run.
+        unsafe {
+            std::env::set_var(LEVEL, "FATAL");
+        }
+    }
+}
+
 /// Loads `libtorch_cuda.so` from the folder of `libtorch_cpu.so`; if it is missing, CUDA is unavailable.
 #[allow(unsafe_code)]
 fn load_cuda() {

@@ -1,6 +1,7 @@
 //! `train`: see the library for what it does.
 
 use clap::Parser;
+use schemas::say::error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
@@ -9,18 +10,18 @@ fn main() -> ExitCode {
     match catch_unwind(AssertUnwindSafe(|| trainer::run(cli))) {
         // The message was printed above: libtorch operations fail by panics, for example if a GPU is lost.
         Err(_) => {
-            schemas::warn!("error: an operation failed (see above); everything finished is kept");
-            schemas::warn!("the same command continues from the last step checkpoint");
+            error(format_args!("error: an operation failed (see above); everything finished is kept"));
+            error(format_args!("the same command continues from the last step checkpoint"));
             ExitCode::FAILURE
         }
         Ok(Ok(())) if schemas::say::is_incomplete() => ExitCode::FAILURE,
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            schemas::warn!("error: {error}");
-            if let Some(hint) = error.hint() {
-                schemas::warn!("{hint}");
+        Ok(Err(found)) => {
+            error(format_args!("error: {found}"));
+            if let Some(hint) = found.hint() {
+                error(format_args!("{hint}"));
             }
-            ExitCode::from(error.exit_code())
+            ExitCode::from(found.exit_code())
         }
     }
 }

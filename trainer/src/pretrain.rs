@@ -26,7 +26,7 @@ pub fn pretrain(
     option_orders: u32,
 ) -> Result<String> {
     if context.has(out) {
-        StepCheckpoint::forget(out);
+        StepCheckpoint::forget(out, &context.group);
         return Ok(format!("{} already exists: nothing to do", out.display()));
     }
     if !(share > 0.0 && share <= 1.0) {
@@ -70,15 +70,16 @@ pub fn pretrain(
     };
     let chosen = corpus.features.identity();
     let identity = identity(&policy.fingerprint, &plan, &examples, chosen);
-    let mut saved = StepCheckpoint::new(out, identity, context.save_interval());
+    let mut saved = StepCheckpoint::new(out, identity, context.save_interval()).shared_by(&context.group);
     let mut log = MetricLog::new(0, "pretrain").on_board(&settings.student.tensorboard)?;
     policy.weights.train_only(|_| true);
     fit((&policy.student, &policy.weights), &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
     let last = log.rows().iter().rev().find(|row| row.name == "loss").map_or(f64::NAN, |row| row.value);
     // The checkpoint comes last: where it is, nothing is left to do.
-    context.dataset.write_part::<schemas::Metric>(0, "pretrain", log.into_rows(), &context.provenance)?;
-    checkpoint::write_student(out, &policy.student.config, &policy.weights, from)?;
-    StepCheckpoint::forget(out);
+    context.write_part(0, "pretrain", log.into_rows())?;
+    let write = || checkpoint::write_student(out, &policy.student.config, &policy.weights, from);
+    context.group.on_first(write)?;
+    StepCheckpoint::forget(out, &context.group);
     Ok(format!(
         "{}: trained on {count} gold solutions for {epochs} epochs, last loss {last:.3}",
         out.display()

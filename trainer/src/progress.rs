@@ -40,7 +40,9 @@ impl Progress {
     /// Progress over `total` units.
     pub fn new(label: &str, total: u64) -> Self {
         let plain = !std::io::stderr().is_terminal();
-        let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        // Of several ranks one shows how far all are.
+        let is_hidden = plain || schemas::say::is_spoken_for();
+        let target = if is_hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         if let Ok(style) =
             ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg} ({per_sec}, {eta} left)")

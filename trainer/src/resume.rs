@@ -2,6 +2,7 @@
 //! from which an interrupted stage continues.
 
 use crate::batch::Row;
+use crate::collective::Group;
 use crate::error::{Error, Result};
 use crate::libtorch;
 use crate::metrics::{MetricLog, SavedRow};
@@ -10,11 +11,12 @@ use crate::student::Weights;
 use crate::student::checkpoint::{map_file, read_safetensors, write_safetensors};
 use safetensors::tensor::SafeTensors;
 use schemas::TimestampMs;
+use schemas::provenance::sha256_hex;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// Position of an interrupted stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,7 +25,8 @@ struct Place {
     identity: String,
     /// Optimizer steps done.
     steps: u64,
-    /// Device and threads, on which the last digits depend; unknown in files of older versions.
+    /// Device and threads, on which the last digits depend; unknown in files of older versions, and left open by several
+    /// ranks, whose number may change.
     #[serde(default)]
     machine: Option<String>,
 }
@@ -71,6 +74,8 @@ pub struct StepCheckpoint {
     path: PathBuf,
     identity: String,
     interval: Duration,
+    /// The ranks that train together, of which the first keeps the file.
+    group: Group,
     last: Instant,
     /// How long the last save took.
     cost: Duration,
@@ -84,20 +89,88 @@ impl StepCheckpoint {
     /// The step checkpoint for the stage that writes `folder`. `identity` identifies starting weights, data and
     /// settings.
     pub fn new(folder: &Path, identity: String, interval: Duration) -> Self {
-        Self { path: path_beside(folder), identity, interval, last: Instant::now(), cost: Duration::ZERO }
+        Self {
+            path: path_beside(folder),
+            identity,
+            interval,
+            group: Group::alone(),
+            last: Instant::now(),
+            cost: Duration::ZERO,
+        }
+    }
+
+    /// As [`StepCheckpoint::new`], of a stage that these ranks run together.
+    #[must_use]
+    pub fn shared_by(mut self, group: &Group) -> Self {
+        self.group = group.clone();
+        self
+    }
+
+    /// The ranks that run the stage.
+    pub fn group(&self) -> &Group {
+        &self.group
     }
 
     /// Brings weights, optimizer and metrics to the last saved step; returns the number of steps done, 0 for a fresh
-    /// start.
+    /// start. All ranks then have what rank 0 has.
     ///
     /// # Errors
-    /// If the file is there but broken.
+    /// If the file is there but broken, or other ranks run another stage.
     pub fn restore(
         &self,
         weights: &[(&str, &Weights)],
         optimizer: &mut AdamW,
         log: &mut MetricLog,
     ) -> Result<u64> {
+        if self.group.is_alone() {
+            return self.read(weights, optimizer, log);
+        }
+        self.compare(weights)?;
+        self.group.on_first(|| self.read(weights, optimizer, log))?;
+        let moments = optimizer.state().into_iter().map(|(name, moment)| (name, moment.numel()));
+        let own = (optimizer.steps(), moments.collect::<Vec<_>>(), SavedMetrics::new(log));
+        let (steps, moments, metrics) = self.group.of_first(own)?;
+        for (_, weight) in trained(weights) {
+            self.group.broadcast(&mut weight.shallow_clone())?;
+        }
+        weights.iter().for_each(|(_, weights)| weights.copies().refresh());
+        let mut tensors = BTreeMap::new();
+        for (name, length) in moments {
+            let mine = optimizer.state().into_iter().find(|(own, _)| *own == name);
+            let mut moment = mine.map_or_else(
+                || Tensor::zeros([length as i64], (Kind::Float, Device::Cpu)),
+                |(_, moment)| moment.shallow_clone(),
+            );
+            self.group.broadcast(&mut moment)?;
+            tensors.insert(name, moment);
+        }
+        if !self.group.is_first() {
+            let wrong = |message: String| Error::Checkpoint { path: self.path.clone(), message };
+            optimizer.restore(&mut tensors, steps, weights, device_of(weights)).map_err(wrong)?;
+            metrics.restore(log);
+        }
+        Ok(steps)
+    }
+
+    /// Fails where another rank starts from something else: sums of gradients would be nonsense, or tensors of other sizes
+    /// would meet.
+    fn compare(&self, weights: &[(&str, &Weights)]) -> Result<()> {
+        let shapes = trained(weights).map(|(name, weight)| format!("{name} {:?}", weight.size()));
+        let shapes = sha256_hex(shapes.collect::<Vec<_>>().join("\n").as_bytes());
+        let all = self.group.gather([self.identity.clone(), shapes])?;
+        let differs = |rank: &usize| all[*rank] != all[0];
+        let Some(other) = (0..all.len()).find(differs) else { return Ok(()) };
+        Err(Error::input(
+            format!(
+                "ranks differ: rank {other} trains from other weights, data or settings than rank 0 ({})",
+                self.path.display()
+            ),
+            "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
+        ))
+    }
+
+    /// [`StepCheckpoint::restore`] on the rank that keeps the file.
+    fn read(&self, weights: &[(&str, &Weights)], optimizer: &mut AdamW, log: &mut MetricLog) -> Result<u64> {
         if !self.path.is_file() {
             return Ok(0);
         }
@@ -113,7 +186,7 @@ impl StepCheckpoint {
         }
         let device = device_of(weights);
         let machine = libtorch::described(device);
-        if let Some(other) = place.machine.filter(|other| *other != machine) {
+        if let Some(other) = place.machine.filter(|other| *other != machine && self.group.is_alone()) {
             schemas::warn!(
                 "{} was written on {other}, and this is {machine}: starting over, as results differ in their last digits; \
                  to continue it instead, stop now and use student.device and student.threads as before",
@@ -139,25 +212,30 @@ impl StepCheckpoint {
 
     /// Saves if the interval has passed (and, unless it is zero, 20 times the duration of the last save), or if `now`;
     /// returns whether it did. If the write fails, the older step checkpoint is kept, a warning is printed, and
-    /// training continues.
+    /// training continues. Of several ranks the first decides and writes.
+    ///
+    /// # Errors
+    /// If a rank has ended.
     pub fn save(
         &mut self,
         weights: &[(&str, &Weights)],
         optimizer: &AdamW,
         log: &MetricLog,
         now: bool,
-    ) -> bool {
+    ) -> Result<bool> {
         let least = if self.interval.is_zero() { Duration::ZERO } else { self.cost * TRAINING_PER_SAVE };
-        if !now && self.last.elapsed() < self.interval.max(least) {
-            return false;
-        }
-        let started = Instant::now();
-        let saved = self.write(weights, optimizer, log);
-        (self.last, self.cost) = (Instant::now(), started.elapsed());
-        if let Err(error) = &saved {
-            schemas::warn!("warning: cannot write a step checkpoint, keeping the older one: {error}");
-        }
-        saved.is_ok()
+        let is_time = now || self.last.elapsed() >= self.interval.max(least);
+        let saved = is_time && self.group.is_first() && {
+            let started = Instant::now();
+            let saved = self.write(weights, optimizer, log);
+            (self.last, self.cost) = (Instant::now(), started.elapsed());
+            if let Err(error) = &saved {
+                schemas::warn!("warning: cannot write a step checkpoint, keeping the older one: {error}");
+            }
+            saved.is_ok()
+        };
+        // The others need not wait, unless the outcome matters to all.
+        if now { self.group.of_first(saved) } else { Ok(saved) }
     }
 
     fn write(&self, weights: &[(&str, &Weights)], optimizer: &AdamW, log: &MetricLog) -> Result<()> {
@@ -166,7 +244,7 @@ impl StepCheckpoint {
         let place = Place {
             identity: self.identity.clone(),
             steps: optimizer.steps(),
-            machine: Some(libtorch::described(device_of(weights))),
+            machine: self.group.is_alone().then(|| libtorch::described(device_of(weights))),
         };
         let place = serde_json::to_string(&place).map_err(wrong)?;
         // The metrics are on disk before the position that refers to them.
@@ -195,7 +273,8 @@ impl StepCheckpoint {
     /// # Errors
     /// If the write fails.
     pub fn save_best(&self, pass: u64, weights: &[(&str, &Weights)]) -> Result<()> {
-        write_safetensors(&best_path(&self.path, pass), trained(weights), &[])
+        let write = || write_safetensors(&best_path(&self.path, pass), trained(weights), &[]);
+        self.group.on_first(write).map(|_| ())
     }
 
     /// Brings weights to what [`StepCheckpoint::save_best`] kept.
@@ -204,11 +283,19 @@ impl StepCheckpoint {
     /// If the file is missing or broken.
     pub fn restore_best(&self, pass: u64, weights: &[(&str, &Weights)]) -> Result<()> {
         let path = best_path(&self.path, pass);
-        put(&mut read_safetensors(&path)?, weights, &path)
+        self.group.on_first(|| put(&mut read_safetensors(&path)?, weights, &path))?;
+        for (_, weight) in trained(weights) {
+            self.group.broadcast(&mut weight.shallow_clone())?;
+        }
+        weights.iter().for_each(|(_, weights)| weights.copies().refresh());
+        Ok(())
     }
 
     /// Removes saved weights, except for those of one pass.
     pub fn forget_best(&self, but: Option<u64>) {
+        if !self.group.is_first() {
+            return;
+        }
         let kept = but.map(|pass| best_path(&self.path, pass));
         forget(&self.path, "best", kept.as_deref());
     }
@@ -236,8 +323,12 @@ impl StepCheckpoint {
         Error::NotFinite { stage, step, what, value, problems: problems.join(", "), batch }
     }
 
-    /// Removes the file next to `folder`, whose checkpoint exists; a killed run may have left it.
-    pub fn forget(folder: &Path) {
+    /// Removes the file next to `folder`, whose checkpoint exists; a killed run may have left it. Of several ranks the first
+    /// does.
+    pub fn forget(folder: &Path, group: &Group) {
+        if !group.is_first() {
+            return;
+        }
         let path = path_beside(folder);
         let _ = std::fs::remove_file(&path); // it may never have been written
         forget(&path, "best", None);
@@ -330,13 +421,13 @@ mod tests {
         let mut saved = StepCheckpoint::new(&folder.path().join("sft"), "id".into(), Duration::from_nanos(1));
         let files = || std::fs::read_dir(folder.path()).expect("folder").count();
         saved.cost = Duration::from_secs(60);
-        assert!(!saved.save(&[], &optimizer, &log, false), "not yet");
+        assert!(!saved.save(&[], &optimizer, &log, false).expect("alone"), "not yet");
         assert_eq!(files(), 0, "20 minutes have not passed");
         saved.cost = Duration::ZERO;
-        assert!(saved.save(&[], &optimizer, &log, false));
+        assert!(saved.save(&[], &optimizer, &log, false).expect("alone"));
         assert_eq!(files(), 2);
         saved.cost = Duration::from_secs(60);
-        assert!(saved.save(&[], &optimizer, &log, true), "at once");
+        assert!(saved.save(&[], &optimizer, &log, true).expect("alone"), "at once");
         assert!(saved.cost < Duration::from_secs(60), "it was measured again");
     }
 
@@ -372,12 +463,12 @@ mod tests {
         }
         let mut saved = StepCheckpoint::new(&folder.path().join("sft"), "id".into(), Duration::ZERO);
         let mut optimizer = AdamW::new(0.0);
-        assert!(saved.save(&[], &optimizer, &log, true));
+        assert!(saved.save(&[], &optimizer, &log, true).expect("alone"));
         let mut again = MetricLog::new(1, "sft");
         saved.restore(&[], &mut optimizer, &mut again).expect("restored");
         assert_eq!(again.rows().len(), 400_000);
         assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 2);
-        StepCheckpoint::forget(&folder.path().join("sft"));
+        StepCheckpoint::forget(&folder.path().join("sft"), &Group::alone());
         assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! Supervised fine-tuning: teacher-forced cross-entropy on real target tokens, AdamW, linear decay to 0.
 
-use crate::batch::{self, Padded, Row};
+use crate::batch::{self, Padded, Portion, Row};
+use crate::collective::Group;
 use crate::error::{Error, Result};
 use crate::memory::in_batches;
 use crate::metrics::MetricLog;
@@ -118,29 +119,34 @@ impl Choice<'_> {
     }
 }
 
-/// Mean −log π(target token) of examples, without dropout and gradients.
+/// Mean −log π(target token) of examples, without dropout and gradients; the ranks share them out.
 ///
 /// # Errors
-/// If not even one example fits into memory.
+/// If not even one example fits into memory, or a rank has ended.
 pub fn mean_loss(
     student: &Student,
     examples: &[Example],
     features: &ImageFeatures,
     batch: usize,
     kind: Kind,
+    group: &Group,
 ) -> Result<f64> {
-    let (mut sum, mut tokens) = (0.0, 0);
+    let (mut sum, mut tokens) = (0.0, 0usize);
     let mut order: Vec<&Example> = examples.iter().collect();
     // Alike lengths side by side, so that little is padded.
     order.sort_by_key(|example| example.source.len() + example.target.len());
-    in_batches("loss on the val split", &order, batch, |part| {
+    let order = group.share(&order, batch);
+    let done = in_batches("loss on the val split", &order, batch, |part| {
         let count: usize = part.iter().map(|example| example.target.len()).sum();
         let loss = tch::no_grad(|| batch_loss(student, part, features, Mode { train: false, kind }));
         sum += loss.double_value(&[]) * count as f64;
         tokens += count;
         Ok(())
-    })?;
-    Ok(sum / tokens.max(1) as f64)
+    });
+    group.agree(done)?;
+    let shares = group.gather_numbers(&[sum, tokens as f64])?;
+    let of_all = |index: usize| shares.iter().map(|share| share[index]).sum::<f64>();
+    Ok(of_all(0) / of_all(1).max(1.0))
 }
 
 /// Mean −log π(target token) over the real tokens of a batch; a scalar with gradient.
@@ -150,20 +156,20 @@ pub fn batch_loss(student: &Student, examples: &[&Example], features: &ImageFeat
     -token_logprobs(student, &states, padded.tokens(), mode).mean(Kind::Float)
 }
 
-/// Adds the gradients of [`batch_loss`], worked on in parts of at most `budget` tokens and a few head positions at a
-/// time, and returns the loss: the same numbers in less memory.
+/// Adds the gradients of [`batch_loss`], worked on in parts of at most the portion's tokens and a few head positions at a
+/// time, and returns the loss: the same numbers in less memory. The portions of all ranks add up to them.
 pub fn backward(
     student: &Student,
     examples: &[&Example],
     features: &ImageFeatures,
     mode: Mode,
-    budget: Option<u64>,
+    portion: impl Into<Portion>,
 ) -> Tensor {
     let device = student.encoder.device();
     let lengths = batch::lengths(examples);
     let all: usize = lengths.iter().map(|row| row.target).sum();
     let mut loss = Tensor::zeros([], (Kind::Float, device));
-    for part in batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind)) {
+    for part in batch::parts(&lengths, portion, batch::part_tokens(device, mode.kind)) {
         let part: Vec<&Example> = part.iter().map(|&row| examples[row]).collect();
         let padded = Padded::new(&part, features, &student.config, device);
         let states = padded.states(student, mode);
@@ -219,10 +225,14 @@ pub fn fit(
             break;
         }
         let chosen = training.rows(step);
-        let loss = training.gradients(&chosen, |budget| {
+        let place = match training.group().rank() {
+            0 => format!("step {step}"),
+            rank => format!("step {step} rank {rank}"),
+        };
+        let loss = training.gradients(&chosen, |portion| {
             // Dropout is seeded by step, so that a continued run draws what an undisturbed one would.
-            seed::seed_torch(plan.seed, plan.stage, &format!("step {step}"));
-            backward(student, &chosen, features, mode, budget)
+            seed::seed_torch(plan.seed, plan.stage, &place);
+            backward(student, &chosen, features, mode, portion)
         })?;
         let loss = ("loss", loss.double_value(&[]));
         let numbers = training.step(&chosen, loss, plan.rate(step, total))?;
@@ -246,11 +256,13 @@ fn end_pass(
     if training.log().rows().iter().filter(|row| row.name == choice.name).count() as u64 > pass {
         return Ok(()); // by the run that was interrupted after it
     }
-    let measured = (choice.measure)();
+    let measured = training.group().agree((choice.measure)());
     if matches!(measured, Err(Error::Interrupted)) {
         training.save(true)?; // the pass is kept and measured first on the next run
     }
-    training.push((pass + 1) * training.steps_per_pass(), [(choice.name, measured?)]);
+    // The choice is one, also where processors round differently.
+    let measured = training.group().number_of_first(measured?)?;
+    training.push((pass + 1) * training.steps_per_pass(), [(choice.name, measured)]);
     let is_best = choice.best(training.log()) == Some((pass, pass));
     // The weights of a pass are on disk before the position that refers to them.
     if is_best {
@@ -422,7 +434,7 @@ mod tests {
         let student = Student::new(&weights, &config);
         let losses = [1, 2].map(|seed| {
             tch::manual_seed(seed);
-            mean_loss(&student, &examples, &features, 2, Kind::Float).expect("a loss")
+            mean_loss(&student, &examples, &features, 2, Kind::Float, &Group::alone()).expect("a loss")
         });
         assert_eq!(losses[0], losses[1]);
         let (mut sum, mut tokens) = (0.0, 0);

@@ -1,17 +1,19 @@
 //! The loop of optimizer steps that fine-tuning, the value model's passes and the policy's passes have in common: order and
 //! batches, the retry where memory runs out, what must be finite, the step itself, its metrics and its checkpoint.
 
-use crate::batch::Row;
+use crate::batch::{Portion, Row};
+use crate::collective::Group;
 use crate::error::{Error, Result};
 use crate::memory::unless_out_of_memory;
 use crate::metrics::MetricLog;
-use crate::optimizer::{AdamW, clip_factor, gradient_norm, zero_gradients};
+use crate::optimizer::{AdamW, GradientSum, clip_factor, gradient_norm, zero_gradients};
 use crate::progress::{Progress, interrupted};
 use crate::resume::StepCheckpoint;
 use crate::seed;
 use crate::student::Weights;
 use std::ops::Range;
 use std::time::Instant;
+use tch::Tensor;
 
 /// Which rows make a step, and what every step is bound by.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,22 @@ pub struct Schedule {
     pub max_tokens: Option<u64>,
 }
 
+/// What the ranks of a group find in their portions of a step.
+pub trait Share {
+    /// Becomes what all portions together are, on every rank.
+    ///
+    /// # Errors
+    /// If a rank has ended.
+    fn add_up(&mut self, group: &Group) -> Result<()>;
+}
+
+/// A share of a loss.
+impl Share for Tensor {
+    fn add_up(&mut self, group: &Group) -> Result<()> {
+        group.sum(self)
+    }
+}
+
 /// Training in progress: weights, optimizer, and position.
 #[derive(Debug)]
 pub struct Training<'a, R> {
@@ -45,6 +63,9 @@ pub struct Training<'a, R> {
     rows: &'a [R],
     sets: &'a [(&'a str, &'a Weights)],
     optimizer: AdamW,
+    group: Group,
+    /// The ranks' gradients on their way to a common sum.
+    sum: GradientSum,
     saved: &'a mut StepCheckpoint,
     log: &'a mut MetricLog,
     progress: Progress,
@@ -60,7 +81,7 @@ impl<'a, R: Row> Training<'a, R> {
     /// Starts, or continues from `saved`.
     ///
     /// # Errors
-    /// If there are no rows, or the step checkpoint is broken.
+    /// If there are no rows, the step checkpoint is broken, or other ranks train something else.
     pub fn begin(
         schedule: Schedule,
         rows: &'a [R],
@@ -75,10 +96,13 @@ impl<'a, R: Row> Training<'a, R> {
         let mut optimizer = AdamW::new(schedule.weight_decay);
         saved.restore(sets, &mut optimizer, log)?;
         let total = steps_per_pass(&schedule, rows.len()) * u64::from(schedule.passes);
+        let group = saved.group().clone();
         Ok(Self {
             rows,
             sets,
             optimizer,
+            sum: GradientSum::new(sets),
+            group,
             saved,
             log,
             progress: Progress::new(schedule.stage, total),
@@ -109,6 +133,11 @@ impl<'a, R: Row> Training<'a, R> {
         self.log
     }
 
+    /// The ranks that train together.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
     /// The step checkpoint.
     pub fn saved(&self) -> &StepCheckpoint {
         self.saved
@@ -137,27 +166,31 @@ impl<'a, R: Row> Training<'a, R> {
             .collect()
     }
 
-    /// Result of `work`, which adds the gradients of `chosen` with at most the given number of tokens at once; if
-    /// memory runs out, it is called again with half of that.
+    /// Result of `work`, which adds the gradients of the given portion of `chosen`, summed over all ranks. If memory runs out
+    /// on any of them, all call it again with half the tokens at once.
     ///
     /// # Errors
-    /// If not even one row fits.
-    pub fn gradients<T>(&mut self, chosen: &[&R], work: impl Fn(Option<u64>) -> T) -> Result<T> {
+    /// If not even one row fits, or a rank has ended.
+    pub fn gradients<T: Share>(&mut self, chosen: &[&R], work: impl Fn(Portion) -> T) -> Result<T> {
         loop {
-            if let Some(done) = unless_out_of_memory(|| work(self.budget)) {
+            let portion = Portion::new(self.budget, self.group.rank(), self.group.world());
+            let done = unless_out_of_memory(|| work(portion));
+            let lacks_memory = self.group.any(done.is_none())?;
+            if let Some(mut done) = done.filter(|_| !lacks_memory) {
+                done.add_up(&self.group)?;
                 return Ok(done);
             }
             zero_gradients(self.sets);
-            self.budget = Some(smaller_budget(self.budget, chosen, &self.schedule)?);
+            self.budget = Some(smaller_budget(self.budget, chosen, &self.schedule, self.group.world())?);
         }
     }
 
-    /// One optimizer step with the gradients of `chosen`, and its numbers: gradient norm, learning rate, mean length of the
-    /// targets, tokens per second.
+    /// One optimizer step with the gradients of `chosen`, summed over all ranks, and its numbers: gradient norm, learning
+    /// rate, mean length of the targets, tokens per second.
     ///
     /// # Errors
     /// If the loss, given with its name, or the gradient is not finite: the batch is saved and named. If the step does not
-    /// fit into memory.
+    /// fit into memory, or a rank has ended.
     pub fn step(
         &mut self,
         chosen: &[&R],
@@ -165,10 +198,16 @@ impl<'a, R: Row> Training<'a, R> {
         learning_rate: f64,
     ) -> Result<[(&'static str, f64); 4]> {
         let stage = self.schedule.stage;
+        self.sum.add_up(self.sets, &self.group)?;
         let norm = unless_out_of_memory(|| gradient_norm(self.sets)).ok_or_else(|| no_room(stage))?;
+        // All ranks clip alike, also where their processors round differently.
+        let norm = self.group.number_of_first(norm)?;
         if let Some(wrong) = [loss, ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
         {
-            return Err(self.saved.not_finite((self.schedule.stage, self.steps()), wrong, chosen));
+            let place = (self.schedule.stage, self.steps());
+            let failed =
+                self.group.on_first(|| -> Result<()> { Err(self.saved.not_finite(place, wrong, chosen)) });
+            failed?;
         }
         let scale = clip_factor(norm, self.schedule.max_grad_norm);
         while unless_out_of_memory(|| self.optimizer.step(self.sets, learning_rate, scale)).is_none() {
@@ -197,14 +236,14 @@ impl<'a, R: Row> Training<'a, R> {
         self.progress.set(places, remark);
     }
 
-    /// Writes the step checkpoint where it is time, `now`, or where Ctrl-C was pressed, which then ends training. Returns
-    /// whether it was written.
+    /// Writes the step checkpoint where it is time, `now`, or where Ctrl-C was pressed on any rank, which then ends training.
+    /// Returns whether it was written.
     ///
     /// # Errors
-    /// [`Error::Interrupted`].
+    /// [`Error::Interrupted`]; if a rank has ended.
     pub fn save(&mut self, now: bool) -> Result<bool> {
-        let ends = interrupted(); // read once: a later signal is handled after the next step
-        let saved = self.saved.save(self.sets, &self.optimizer, self.log, now || ends);
+        let ends = self.group.any(interrupted())?; // read once: a later signal is handled after the next step
+        let saved = self.saved.save(self.sets, &self.optimizer, self.log, now || ends)?;
         if ends { Err(Error::Interrupted) } else { Ok(saved) }
     }
 }
@@ -233,14 +272,20 @@ fn steps_per_pass(schedule: &Schedule, rows: usize) -> u64 {
     rows.div_ceil(schedule.batch) as u64
 }
 
-/// Half the token budget that did not fit, if it can be halved; at first half of the largest minibatch, padding
-/// included.
-fn smaller_budget<R: Row>(budget: Option<u64>, chosen: &[&R], schedule: &Schedule) -> Result<u64> {
+/// Half the token budget that did not fit, if it can be halved; at first half of a rank's part of the largest minibatch,
+/// padding included.
+fn smaller_budget<R: Row>(
+    budget: Option<u64>,
+    chosen: &[&R],
+    schedule: &Schedule,
+    ranks: usize,
+) -> Result<u64> {
     let longest = |rows: &[&R]| {
         let longest = |of: fn(&R) -> &[i64]| rows.iter().map(|row| of(row).len()).max().unwrap_or(0);
         (longest(R::source) + longest(R::target)) as u64
     };
-    let whole = chosen.chunks(schedule.minibatch).map(|rows| rows.len() as u64 * longest(rows)).max();
+    let whole =
+        chosen.chunks(schedule.minibatch).map(|rows| rows.len().div_ceil(ranks) as u64 * longest(rows)).max();
     let whole = whole.unwrap_or(1);
     let single = chosen.iter().map(|row| (row.source().len() + row.target().len()) as u64).max().unwrap_or(1);
     halved(budget.map_or(whole, |budget| budget.min(whole)), single, schedule.stage)
@@ -295,8 +340,9 @@ mod tests {
             max_grad_norm: None,
             max_tokens: None,
         };
-        let next =
-            |budget| smaller_budget(budget, &rows.iter().collect::<Vec<_>>(), &schedule).expect("a budget");
+        let next = |budget| {
+            smaller_budget(budget, &rows.iter().collect::<Vec<_>>(), &schedule, 1).expect("a budget")
+        };
         assert_eq!(next(None), 50);
         assert_eq!(next(Some(1_000_000)), 50, "a bound that nothing comes near");
         assert_eq!(next(Some(60)), 39, "no less than the longest row");

@@ -159,6 +159,8 @@ settings! {
         max_tokens_per_batch: Option<u64> = None, "Maximum source and target tokens, padding included, in one training pass; larger minibatches are split, with the same gradient. Unset splits only on a CPU, to reduce padding.";
         tensorboard: String = String::new(), "Folder for TensorBoard event files, one run per round and stage; empty writes none.";
         save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
+        join_timeout_secs: u64 = 300, "Of several ranks: seconds to wait for those that are not there yet.";
+        rank_timeout_secs: u64 = 1800, "Of several ranks: seconds after which one that says nothing is given up; more than the longest save or evaluation takes.";
     }
     /// A round as a whole.
     round: RoundSettings {

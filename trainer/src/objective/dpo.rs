@@ -9,7 +9,7 @@ use super::experience::{Experience, groups};
 use super::plan::Plan;
 use super::rows::{Sequence, split_rows};
 use super::statistics::Statistics;
-use crate::batch::{self, Padded, Row};
+use crate::batch::{self, Padded, Portion, Row};
 use crate::error::{Error, Result};
 use crate::memory::in_batches;
 use crate::rollout::logprobs::{backward_by_positions, token_logprobs};
@@ -131,6 +131,9 @@ pub fn pairs_of_scores(experience: &[Experience], margin: f64) -> Vec<Pair> {
     pairs
 }
 
+/// What is measured of each pair.
+const NUMBERS: [&str; 5] = ["loss", "margin", "accuracy", "better_log_ratio", "worse_log_ratio"];
+
 /// Direct preference optimization of a policy.
 pub struct Dpo<'a> {
     /// The student that learns, the round's starting policy until the first step.
@@ -212,12 +215,16 @@ impl Objective for Dpo<'_> {
 
     /// The loss of a pair needs both rationales before the gradient of either is known, so they run through the policy twice:
     /// once for the margins, and once for the gradients of what each token is then worth.
-    fn backward(&self, pairs: &[&Pair], budget: Option<u64>, share: f64) -> Statistics {
+    fn backward(&self, pairs: &[&Pair], portion: Portion, share: f64) -> Statistics {
         let device = self.policy.encoder.device();
+        let all = pairs.len() as f64;
+        // Both rationales of a pair are one rank's.
+        let own = portion.rows(&batch::shared_lengths(pairs));
+        let pairs: Vec<&Pair> = own.into_iter().map(|row| pairs[row]).collect();
         let sequences: Vec<Sequence<'_>> = pairs.iter().flat_map(|pair| sequences(pair)).collect();
         let rows: Vec<&Sequence<'_>> = sequences.iter().collect();
-        let parts =
-            batch::parts(&batch::shared_lengths(&rows), budget, batch::part_tokens(device, self.plan.kind));
+        let part_tokens = batch::part_tokens(device, self.plan.kind);
+        let parts = batch::parts(&batch::shared_lengths(&rows), portion.whole(), part_tokens);
         let mut logprobs = vec![Vec::new(); sequences.len()];
         for part in &parts {
             let chosen: Vec<Sequence<'_>> = part.iter().map(|&row| sequences[row].clone()).collect();
@@ -226,7 +233,7 @@ impl Objective for Dpo<'_> {
             }
         }
         let beta = self.plan.settings.dpo_beta;
-        let mut statistics = Statistics::new(device);
+        let mut statistics = Statistics::new(device).of_rows(&NUMBERS);
         // What log π of each rationale's counted tokens is worth.
         let mut worth = Vec::with_capacity(sequences.len());
         for (pair, logprobs) in pairs.iter().zip(logprobs.chunks(2)) {
@@ -235,16 +242,10 @@ impl Objective for Dpo<'_> {
             let margin = beta * (better - worse);
             // −log σ(m) = log(1 + e^−m), whose derivative is −σ(−m).
             let loss = (-margin).max(0.0) + (-margin.abs()).exp().ln_1p();
-            let slope = -beta / (1.0 + margin.exp()) / pairs.len() as f64 * share;
+            let slope = -beta / (1.0 + margin.exp()) / all * share;
             worth.extend([slope, -slope]);
-            let numbers = [
-                ("loss", loss),
-                ("margin", margin),
-                ("accuracy", if margin > 0.0 { 1.0 } else { 0.0 }),
-                ("better_log_ratio", better),
-                ("worse_log_ratio", worse),
-            ];
-            statistics.add_numbers(&numbers);
+            let accuracy = if margin > 0.0 { 1.0 } else { 0.0 };
+            statistics.add_numbers(&[loss, margin, accuracy, better, worse]);
         }
         for part in &parts {
             let chosen: Vec<&Sequence<'_>> = part.iter().map(|&row| rows[row]).collect();
@@ -355,7 +356,7 @@ mod tests {
             }
             let rows: Vec<&Pair> = dpo.pairs.iter().collect();
             let loss = match budget {
-                Some(budget) => dpo.backward(&rows, budget, 0.5).mean("loss").expect("told"),
+                Some(budget) => dpo.backward(&rows, budget.into(), 0.5).mean("loss").expect("told"),
                 None => {
                     let mut losses = Vec::new();
                     for pair in &dpo.pairs {

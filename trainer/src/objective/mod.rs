@@ -21,7 +21,7 @@ pub mod values;
 
 pub use rows::ScoredRollout;
 
-use crate::batch::Row;
+use crate::batch::{Portion, Row};
 use crate::error::Result;
 use crate::student::Weights;
 use statistics::Statistics;
@@ -49,9 +49,9 @@ pub trait Objective {
     /// Sets of weights that are trained, by name.
     fn sets(&self) -> Vec<(&'static str, &Weights)>;
 
-    /// Adds `share` times the gradients of the loss of one minibatch, worked on in parts of at most `budget` tokens,
-    /// padding included. Statistics are of the policy before the step.
-    fn backward(&self, rows: &[&Self::Row], budget: Option<u64>, share: f64) -> Statistics;
+    /// Adds `share` times the gradients of the loss of one minibatch, as far as the portion goes. Statistics are of the
+    /// policy before the step. What portions of all ranks add up to does not depend on their number.
+    fn backward(&self, rows: &[&Self::Row], portion: Portion, share: f64) -> Statistics;
 
     /// KL of the policy from the round's starting policy on the tokens of `rows`, in nats per token; `None` where rows
     /// are not samples of that policy.

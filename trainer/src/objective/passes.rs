@@ -69,10 +69,10 @@ pub fn train<O: Objective>(
         let chosen = training.rows(step);
         let minibatches = chosen.chunks(schedule.minibatch);
         let share = 1.0 / minibatches.len() as f64;
-        let statistics = training.gradients(&chosen, |budget| {
+        let statistics = training.gradients(&chosen, |portion| {
             let mut statistics = Statistics::new(device);
             for rows in minibatches.clone() {
-                statistics.add(&objective.backward(rows, budget, share));
+                statistics.add(&objective.backward(rows, portion, share));
             }
             statistics
         })?;
@@ -106,9 +106,12 @@ pub fn train<O: Objective>(
         last = chosen;
     }
     if let (Some(bound), Some(before)) = (max_kl, &before)
-        && let Some(kl) = objective.drift(&last)?.filter(|kl| *kl > bound)
+        && let Some(kl) = training.group().agree(objective.drift(&last))?
     {
-        return Ok(undo(&mut training, before, &sets, kl));
+        let kl = training.group().number_of_first(kl)?;
+        if kl > bound {
+            return Ok(undo(&mut training, before, &sets, kl));
+        }
     }
     Ok(End::Complete)
 }
@@ -169,6 +172,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Portion;
     use crate::objective::ppo::Learner;
     use crate::objective::ppo::tests::rollouts;
     use crate::objective::rows::ScoredRollout;
@@ -204,8 +208,8 @@ mod tests {
             vec![("policy", self.learner.policy_weights)]
         }
 
-        fn backward(&self, rows: &[&ScoredRollout], budget: Option<u64>, share: f64) -> Statistics {
-            self.learner.backward(rows, self.features, self.settings, Mode::EVAL, budget, share)
+        fn backward(&self, rows: &[&ScoredRollout], portion: Portion, share: f64) -> Statistics {
+            self.learner.backward(rows, self.features, self.settings, Mode::EVAL, portion, share)
         }
 
         fn drift(&self, rows: &[&ScoredRollout]) -> Result<Option<f64>> {

@@ -9,6 +9,7 @@ use super::plan::Plan;
 use super::ppo::{Learner, drift, logprobs_of};
 use super::rows::{ScoredRollout, Sequence};
 use super::statistics::Statistics;
+use crate::batch::Portion;
 use crate::error::Result;
 use crate::rollout::distribution::Distribution;
 use crate::student::{Mode, Weights};
@@ -104,9 +105,9 @@ impl Objective for PolicyGradient<'_> {
         sets
     }
 
-    fn backward(&self, rows: &[&ScoredRollout], budget: Option<u64>, share: f64) -> Statistics {
+    fn backward(&self, rows: &[&ScoredRollout], portion: Portion, share: f64) -> Statistics {
         let mode = Mode { train: false, kind: self.plan.kind };
-        self.learner.backward(rows, self.features, self.plan.settings, mode, budget, share)
+        self.learner.backward(rows, self.features, self.plan.settings, mode, portion, share)
     }
 
     fn drift(&self, rows: &[&ScoredRollout]) -> Result<Option<f64>> {

@@ -5,7 +5,7 @@ use super::loss::{Coefficients, PpoInputs, ppo_loss, value_loss};
 use super::rows::{Part, ScoredRollout, split_rows};
 use super::statistics::Statistics;
 use super::value_model::ValueModel;
-use crate::batch::{self, Padded, Row};
+use crate::batch::{self, Padded, Portion, Row};
 use crate::error::Result;
 use crate::memory::in_batches;
 use crate::rollout::distribution::Distribution;
@@ -78,16 +78,16 @@ impl Learner<'_> {
         self.value.is_some_and(|(model, _)| model.student.reads_same_weights(self.policy))
     }
 
-    /// Adds the gradients of `scale` times the loss of one minibatch, worked on in parts of at most `budget` tokens and
+    /// Adds the gradients of `scale` times the loss of one minibatch, worked on in parts of at most the portion's tokens and
     /// a few head positions at a time: the same gradients as those of [`Learner::loss`], in less memory. Whitening and
-    /// the mean are over the whole minibatch.
+    /// the mean are over the whole minibatch, whatever the portion.
     pub fn backward(
         &self,
         rollouts: &[&ScoredRollout],
         features: &ImageFeatures,
         settings: &RlSettings,
         mode: Mode,
-        budget: Option<u64>,
+        portion: impl Into<Portion>,
         scale: f64,
     ) -> Statistics {
         let device = self.policy.encoder.device();
@@ -99,7 +99,7 @@ impl Learner<'_> {
         let advantages = self.advantages(&rows, settings);
         let coefficients = Coefficients::of(settings);
         let mut statistics = Statistics::new(device);
-        let parts = batch::parts(&lengths, budget, batch::part_tokens(device, mode.kind));
+        let parts = batch::parts(&lengths, portion, batch::part_tokens(device, mode.kind));
         let part_of = |rows: &[usize]| {
             let chosen = rows.iter().map(|&row| rollouts[row]).collect();
             let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();

@@ -1,6 +1,9 @@
 //! What a step measures, summed on the device and read back once.
 
 use super::loss::{Coefficients, PpoInputs, PpoLoss};
+use crate::collective::Group;
+use crate::error::Result;
+use crate::training::Share;
 use tch::{Device, Kind, Tensor};
 
 /// Sums over the real tokens of the minibatches of one step; scalars on the device.
@@ -30,9 +33,19 @@ impl Statistics {
         }
     }
 
-    /// Adds a row's numbers, the loss first; of each row the same.
-    pub fn add_numbers(&mut self, numbers: &[(&'static str, f64)]) {
-        self.add_sums(numbers, 1.0);
+    /// Takes numbers of each row, by these names, the loss first.
+    #[must_use]
+    pub fn of_rows(mut self, names: &[&'static str]) -> Self {
+        self.by_row = names.iter().map(|name| (*name, 0.0)).collect();
+        self
+    }
+
+    /// Adds a row's numbers, in the order of [`Statistics::of_rows`].
+    pub fn add_numbers(&mut self, numbers: &[f64]) {
+        for (sum, added) in self.by_row.iter_mut().zip(numbers) {
+            sum.1 += added;
+        }
+        self.rows += 1.0;
     }
 
     fn add_sums(&mut self, sums: &[(&'static str, f64)], rows: f64) {
@@ -135,6 +148,32 @@ impl Statistics {
         let mut sums = [0f64; SUMS as usize + 1];
         all.copy_data(&mut sums, SUMS as usize + 1);
         sums
+    }
+}
+
+impl Share for Statistics {
+    fn add_up(&mut self, group: &Group) -> Result<()> {
+        if group.is_alone() {
+            return Ok(());
+        }
+        let mut own: Vec<f64> = self.read().into();
+        own.push(f64::from(u8::from(self.has_values)));
+        own.push(self.rows);
+        own.extend(self.by_row.iter().map(|(_, sum)| sum));
+        let mut all = vec![0f64; own.len()];
+        for numbers in group.gather_numbers(&own)? {
+            for (place, (sum, number)) in all.iter_mut().zip(numbers).enumerate() {
+                *sum = if place == SUMS as usize { sum.max(number) } else { *sum + number };
+            }
+        }
+        let (sums, rest) = all.split_at(SUMS as usize);
+        let device = self.sums.device();
+        self.sums = Tensor::from_slice(sums).to_kind(Kind::Float).to_device(device);
+        self.largest_ratio = Tensor::from(rest[0]).to_kind(Kind::Float).to_device(device);
+        self.has_values = rest[1] > 0.0;
+        self.rows = rest[2];
+        self.by_row.iter_mut().zip(&rest[3..]).for_each(|(own, sum)| own.1 = *sum);
+        Ok(())
     }
 }
 

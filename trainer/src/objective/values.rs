@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::rows::{Part, ScoredRollout, split_rows};
 use super::statistics::Statistics;
 use super::value_model::ValueModel;
-use crate::batch;
+use crate::batch::{self, Portion};
 use crate::error::Result;
 use crate::memory::in_batches;
 use crate::metrics::MetricLog;
@@ -104,7 +104,7 @@ pub fn fit_values(
         let chosen = training.rows(step);
         let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
         let statistics =
-            training.gradients(&chosen, |budget| gradients(fitted, &chosen, plan, mode, budget))?;
+            training.gradients(&chosen, |portion| gradients(fitted, &chosen, plan, mode, portion))?;
         let (loss, explained) = statistics.of_values(tokens);
         let rate = plan.rate(settings.value_learning_rate, step, total);
         training.step(&chosen, ("value loss", loss), rate)?;
@@ -123,14 +123,14 @@ fn gradients(
     chosen: &[&ScoredRollout],
     plan: &Plan<'_>,
     mode: Mode,
-    budget: Option<u64>,
+    portion: Portion,
 ) -> Statistics {
     let device = fitted.policy.encoder.device();
     let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
     let mut statistics = Statistics::new(device);
     for rollouts in chosen.chunks(plan.settings.minibatch as usize) {
         for part in
-            batch::parts(&batch::shared_lengths(rollouts), budget, batch::part_tokens(device, plan.kind))
+            batch::parts(&batch::shared_lengths(rollouts), portion, batch::part_tokens(device, plan.kind))
         {
             let part: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
             let values = values(fitted, &part, mode);

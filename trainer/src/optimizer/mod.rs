@@ -1,6 +1,9 @@
 //! AdamW (Loshchilov & Hutter, 2019) over named weights, with a state that can be saved.
 
 mod kernel;
+mod sum;
+
+pub use sum::GradientSum;
 
 use crate::student::Weights;
 use std::collections::BTreeMap;

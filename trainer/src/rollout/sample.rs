@@ -14,13 +14,15 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor, no_grad};
 
 /// One decoded sequence.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Generated {
     /// Tokens after the start token, eos included where it was produced.
     pub tokens: Vec<i64>,
     /// log π(token) under the full softmax at temperature 1, one a token; empty for greedy decoding.
+    #[serde(with = "crate::collective::exact")]
     pub logprobs: Vec<f32>,
     /// V of the state before each token; empty without a value head.
+    #[serde(with = "crate::collective::exact")]
     pub values: Vec<f32>,
     /// True if the limit came before eos.
     pub truncated: bool,

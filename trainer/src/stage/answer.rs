@@ -12,7 +12,7 @@ use crate::metrics::MetricLog;
 use crate::progress::{Progress, check_interrupt};
 use crate::prompt;
 use crate::resume::StepCheckpoint;
-use crate::rollout::{Generator, Sampling};
+use crate::rollout::{Generated, Generator, Sampling};
 use crate::sentences;
 use crate::sft::{Choice, Example, Plan, fit, identity, mean_loss};
 use crate::student::Student;
@@ -130,15 +130,10 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
             }
         }
     }
-    context.dataset.write_part::<Metric>(
-        round,
-        &format!("answer-{stage}"),
-        log.into_rows(),
-        &context.provenance,
-    )?;
-    StepCheckpoint::forget(&adapter_folder);
+    context.write_part::<Metric>(round, &format!("answer-{stage}"), log.into_rows())?;
+    StepCheckpoint::forget(&adapter_folder, &context.group);
     // The answers come last: if they exist, the stage is complete.
-    context.dataset.write_part::<Answer>(round, stage, answers, &context.provenance)?;
+    context.write_part::<Answer>(round, stage, answers)?;
     Ok(Outcome::Done(line))
 }
 
@@ -336,7 +331,7 @@ impl AnswerModel<'_> {
         }
         let val_loss = || {
             let batch = context.settings.student.decode_batch as usize;
-            mean_loss(&self.student, &right, &corpus.features, batch, context.kind())
+            mean_loss(&self.student, &right, &corpus.features, batch, context.kind(), &context.group)
         };
         let val_accuracy = || {
             let said = self.answer(&self.generator()?, &val, "answers to val")?;
@@ -359,16 +354,18 @@ impl AnswerModel<'_> {
             settings.max_new_tokens
         );
         let identity = identity(&self.policy.fingerprint, &plan, &examples, &chosen);
-        let mut saved = StepCheckpoint::new(folder, identity, context.save_interval());
+        let mut saved =
+            StepCheckpoint::new(folder, identity, context.save_interval()).shared_by(&context.group);
         let model = (&self.student, &self.policy.weights);
         fit(model, &examples, &corpus.features, &plan, choice.as_ref(), &mut saved, &mut log)?;
         // The adapter comes last: where it is, its training is done.
         let part = format!("{}-training", folder.file_name().unwrap_or_default().to_string_lossy());
-        context.dataset.write_part::<Metric>(round, &part, log.into_rows(), &context.provenance)?;
+        context.write_part::<Metric>(round, &part, log.into_rows())?;
         let Policy { weights, fingerprint, folder: companions, .. } = self.policy;
         let config = &self.policy.student.config;
         let base = Base { config, folder: companions, fingerprint };
-        write_adapter(folder, lora, weights, &base, &training_hash(context, corpus, self.rationales))
+        let hash = training_hash(context, corpus, self.rationales);
+        context.group.on_first(|| write_adapter(folder, lora, weights, &base, &hash)).map(|_| ())
     }
 
     /// Answers problems greedily, in their order; `title` precedes the progress.
@@ -386,9 +383,10 @@ impl AnswerModel<'_> {
         let mut order: Vec<usize> = (0..problems.len()).collect();
         order.sort_by_key(|&index| (sources[index].len(), index));
         let mut progress = Progress::new(title, order.len() as u64);
-        let mut all: Vec<Option<Said<'p>>> = (0..problems.len()).map(|_| None).collect();
-        let (mut done, mut truncated) = (0, 0);
-        in_batches(title, &order, context.settings.student.decode_batch as usize, |indices| {
+        let group = &context.group;
+        let together = context.settings.student.decode_batch as usize;
+        let mut own: Vec<(usize, Generated)> = Vec::new();
+        let done = in_batches(title, &group.share(&order, together), together, |indices| {
             check_interrupt()?;
             let rows: Vec<(&[i64], &str)> =
                 indices.iter().map(|&i| (sources[i].as_slice(), problems[i].problem_id.as_str())).collect();
@@ -396,21 +394,24 @@ impl AnswerModel<'_> {
             let seeds = vec![0; indices.len()];
             let limit = context.settings.answer.max_new_tokens;
             let generated = generator.generate(&source, Sampling::Greedy, &seeds, limit);
-            for (&index, generated) in indices.iter().zip(generated) {
-                let problem = problems[index];
-                truncated += usize::from(generated.truncated);
-                let ids: Vec<i32> =
-                    generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
-                let text = sentences::decode(self.policy.tokenizer.inner(), &ids)?.text;
-                let predicted = prompt::read_answer(&text, problem.choices.len());
-                all[index] = Some(Said { problem, text, predicted });
-            }
-            done += indices.len();
-            progress.set(done as u64, "problems");
+            own.extend(indices.iter().copied().zip(generated));
+            progress.set(group.done_by_all(own.len(), problems.len()) as u64, "problems");
             Ok(())
-        })?;
+        });
+        let mut all = group.collect(own, done)?;
+        all.sort_by_key(|(index, _)| *index);
+        let truncated = all.iter().filter(|(_, generated)| generated.truncated).count();
+        let said = |(index, generated): (usize, Generated)| {
+            let problem: &'p Problem = problems[index];
+            let ids: Vec<i32> =
+                generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
+            let text = sentences::decode(self.policy.tokenizer.inner(), &ids)?.text;
+            let predicted = prompt::read_answer(&text, problem.choices.len());
+            Ok(Said { problem, text, predicted })
+        };
+        let all = all.into_iter().map(said).collect::<Result<Vec<_>>>()?;
         let limit = context.settings.answer.max_new_tokens;
         warn_of_truncation(title, (truncated, problems.len()), "answer.max_new_tokens", limit);
-        Ok(all.into_iter().flatten().collect())
+        Ok(all)
     }
 }

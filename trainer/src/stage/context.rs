@@ -1,13 +1,14 @@
 //! What every stage works with: dataset, settings, folders of checkpoints, device.
 
 use crate::backend;
+use crate::collective::Group;
 use crate::error::{Error, Result};
 use crate::libtorch;
 use crate::student::checkpoint::{self, Loaded, WEIGHTS_FILE};
 use crate::student::{Student, Weights};
 use crate::tokenizer::Tokenizer;
 use schemas::settings::{Dtype, Resolved};
-use schemas::{Answer, Dataset, Metric, Provenance, Settings, rounds};
+use schemas::{Answer, Dataset, Metric, Provenance, Settings, Table, rounds};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tch::{Device, Kind};
@@ -26,6 +27,8 @@ pub struct Context {
     pub provenance: Provenance,
     /// Where tensors live.
     pub device: Device,
+    /// The ranks that run the command together.
+    pub group: Group,
     checkpoints: PathBuf,
 }
 
@@ -50,17 +53,29 @@ pub(super) fn short(fingerprint: &str) -> &str {
 }
 
 impl Context {
-    /// The context of a dataset, which this process has locked, and settings. Folders of rounds in the checkpoints get
-    /// their present names.
+    /// The context of a dataset, which rank 0 has locked, and settings. Folders of rounds in the checkpoints get their
+    /// present names.
     ///
     /// # Errors
     /// If the device is not there, or a folder cannot be renamed.
-    pub fn new(dataset: Dataset, resolved: &Resolved) -> Result<Self> {
+    pub fn new(dataset: Dataset, resolved: &Resolved, group: Group) -> Result<Self> {
         let mut settings = resolved.settings.clone();
+        if !group.is_first() {
+            settings.student.tensorboard.clear(); // rank 0 writes events
+        }
         let checkpoints = PathBuf::from(settings.student.checkpoints.replace("<name>", &dataset.name()));
         let device = libtorch::device(settings.student.device)?;
-        let count = rounds::rename(&checkpoints)?;
-        if count > 0 {
+        if device != Device::Cpu && !group.is_alone() {
+            return Err(Error::input(
+                format!(
+                    "expected one process on a GPU, found {} ranks: gradients are summed on CPUs only",
+                    group.world()
+                ),
+                "next: --device cpu, or start train by itself, without RANK and WORLD_SIZE",
+            ));
+        }
+        let count = group.on_first(|| Ok(rounds::rename(&checkpoints)?))?;
+        if count.is_some_and(|count| count > 0) {
             schemas::warn!(
                 "{}: folders of rounds renamed from `round=N` to `round-N`",
                 checkpoints.display()
@@ -83,8 +98,26 @@ impl Context {
             device,
             dataset,
             settings,
+            group,
             checkpoints,
         })
+    }
+
+    /// Has rank 0 write a part of a table, in place of any older one.
+    ///
+    /// # Errors
+    /// As [`Dataset::write_part`], on every rank.
+    pub fn write_part<T: Table>(&self, round: u32, name: &str, rows: Vec<T>) -> Result<()> {
+        let write = || Ok(self.dataset.write_part(round, name, rows, &self.provenance)?);
+        self.group.on_first(write).map(|_| ())
+    }
+
+    /// Has rank 0 remove a part of a table, if it exists.
+    ///
+    /// # Errors
+    /// As [`Dataset::remove_part`], on every rank.
+    pub fn remove_part<T: Table>(&self, round: u32, name: &str) -> Result<()> {
+        self.group.on_first(|| Ok(self.dataset.remove_part::<T>(round, name)?)).map(|_| ())
     }
 
     /// Number format of matrix products in training.
@@ -192,10 +225,14 @@ impl Context {
     }
 
     /// Small matrices are finished before a second thread has woken up; on a busy machine, waiting for it takes ten
-    /// times longer.
+    /// times longer. Ranks of one machine share its cores, unless OMP_NUM_THREADS says how many each may use.
     fn choose_threads(&self, weights: &Weights) {
         let threads = match self.settings.student.threads {
             0 if weights.count() < 10_000_000 => 1,
+            0 if !self.group.is_alone() && std::env::var_os("OMP_NUM_THREADS").is_none() => {
+                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                i32::try_from(cores / self.group.local_world()).unwrap_or(i32::MAX).max(1)
+            }
             0 => return,
             threads => i32::try_from(threads).unwrap_or(i32::MAX),
         };

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::memory::in_batches;
 use crate::metrics::MetricLog;
 use crate::progress::{Progress, check_interrupt};
-use crate::rollout::{Generator, Sampling};
+use crate::rollout::{Generated, Generator, Sampling};
 use crate::sentences;
 use crate::text_metrics::{bleu, rouge_l};
 use schemas::{Answer, Metric, Problem, Rationale};
@@ -75,7 +75,7 @@ pub(super) fn forget_metrics(context: &Context, round: u32, stage: &str) -> Resu
         let name = part.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let Some(name) = name.strip_prefix("part-") else { continue };
         if stale.iter().any(|stale| name.starts_with(stale)) {
-            context.dataset.remove_part::<Metric>(round, name)?;
+            context.remove_part::<Metric>(round, name)?;
         }
     }
     Ok(())
@@ -170,16 +170,18 @@ pub(super) fn run(
     }
     // What was measured is of fewer rationales; a killed run must measure again.
     let old = context.dataset.part_path::<Metric>(round, &metrics_part(stage, split));
-    if old.is_file() {
-        std::fs::remove_file(&old).map_err(Error::io("remove", &old))?;
-    }
+    context.group.on_first(|| match old.is_file() {
+        true => std::fs::remove_file(&old).map_err(Error::io("remove", &old)),
+        false => Ok(()),
+    })?;
     let generator = Generator::new(&policy.student, &policy.weights, context.sampling_kind())?;
     for (name, chunk) in due {
         let rows = part(context, round, stage, (policy, &generator), corpus, &chunk, &mut |done| {
             progress.set((written + done) as u64, "problems");
             check_interrupt()
         })?;
-        written += context.dataset.write_part(round, &name, rows, &context.provenance)?;
+        written += rows.len();
+        context.write_part(round, &name, rows)?;
     }
     measure(context, round, stage, split, &problems)?;
     Ok(written)
@@ -263,8 +265,7 @@ fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[
         .on_board(&context.settings.student.tensorboard)?;
     let names: Vec<String> = numbers.iter().map(|(name, _)| format!("{name}/{stage}/{split}")).collect();
     log.push(0, 0.0, names.iter().map(String::as_str).zip(numbers.iter().map(|(_, value)| *value)));
-    context.dataset.write_part(round, &metrics_part(stage, split), log.into_rows(), &context.provenance)?;
-    Ok(())
+    context.write_part(round, &metrics_part(stage, split), log.into_rows())
 }
 
 #[derive(Deserialize)]
@@ -307,42 +308,45 @@ fn part(
     }
     let mut order: Vec<usize> = (0..problems.len()).collect();
     order.sort_by_key(|&index| (sources[index].len(), index));
-    let mut rows: Vec<Option<Rationale>> = vec![None; problems.len()];
-    let mut done = 0;
-    in_batches("greedy rationales", &order, settings.student.decode_batch as usize, |indices| {
-        tick(done)?;
+    let group = &context.group;
+    let together = settings.student.decode_batch as usize;
+    let mut own: Vec<(usize, Generated)> = Vec::new();
+    let done = in_batches("greedy rationales", &group.share(&order, together), together, |indices| {
+        tick(group.done_by_all(own.len(), problems.len()))?;
         let batch_rows: Vec<(&[i64], &str)> =
             indices.iter().map(|&i| (sources[i].as_slice(), problems[i].problem_id.as_str())).collect();
         let source = batch::source(&batch_rows, &corpus.features, config.pad_token_id, context.device);
         let seeds = vec![0; indices.len()];
         let limit = settings.rollout.max_new_tokens;
         let generated = generator.generate(&source, Sampling::Greedy, &seeds, limit);
-        done += indices.len();
-        for (&index, generated) in indices.iter().zip(generated) {
-            let problem = problems[index];
-            let ids: Vec<i32> =
-                generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
-            let decoded = sentences::decode(policy.tokenizer.inner(), &ids)?;
-            let sentences: Vec<String> =
-                decoded.sentences.into_iter().map(|sentence| sentence.text).collect();
-            let texts: Vec<&str> = sentences.iter().map(String::as_str).collect();
-            let kept = schemas::sentences::without_repeats(&texts);
-            rows[index] = Some(Rationale {
-                rationale_id: Rationale::id(&problem.problem_id, round, stage),
-                problem_id: problem.problem_id.clone(),
-                round,
-                split: problem.split.clone(),
-                stage: stage.to_owned(),
-                rationale: decoded.text,
-                deduplicated: kept.join("\n"),
-                repeated_sentences: (texts.len() - kept.len()) as u32,
-                truncated: generated.truncated,
-                policy: policy.fingerprint.clone(),
-                sentences,
-            });
-        }
+        own.extend(indices.iter().copied().zip(generated));
         Ok(())
-    })?;
-    tick(problems.len())?;
-    Ok(rows.into_iter().flatten().collect())
+    });
+    let mut all = group.collect(own, done)?;
+    all.sort_by_key(|(index, _)| *index);
+    let row = |(index, generated): (usize, Generated)| {
+        let problem: &Problem = problems[index];
+        let ids: Vec<i32> =
+            generated.tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
+        let decoded = sentences::decode(policy.tokenizer.inner(), &ids)?;
+        let sentences: Vec<String> = decoded.sentences.into_iter().map(|sentence| sentence.text).collect();
+        let texts: Vec<&str> = sentences.iter().map(String::as_str).collect();
+        let kept = schemas::sentences::without_repeats(&texts);
+        Ok(Rationale {
+            rationale_id: Rationale::id(&problem.problem_id, round, stage),
+            problem_id: problem.problem_id.clone(),
+            round,
+            split: problem.split.clone(),
+            stage: stage.to_owned(),
+            rationale: decoded.text,
+            deduplicated: kept.join("\n"),
+            repeated_sentences: (texts.len() - kept.len()) as u32,
+            truncated: generated.truncated,
+            policy: policy.fingerprint.clone(),
+            sentences,
+        })
+    };
+    let rows = all.into_iter().map(row).collect::<Result<Vec<_>>>()?;
+    group.agree(tick(problems.len()))?;
+    Ok(rows)
 }

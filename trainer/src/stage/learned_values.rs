@@ -80,7 +80,8 @@ impl LearnedValues<'_> {
         };
         let name = format!("{VALUES}-{fold}");
         let folder = context.checkpoint(round, &name);
-        let mut saved = StepCheckpoint::new(&folder, self.identity.to_owned(), context.save_interval());
+        let mut saved = StepCheckpoint::new(&folder, self.identity.to_owned(), context.save_interval())
+            .shared_by(&context.group);
         let mut log = MetricLog::new(round, "rl").on_board(&context.settings.student.tensorboard)?;
         fit_values(fitted, &rows, self.plan, &mut saved, &mut log)?;
         let together = context.settings.student.decode_batch as usize;
@@ -91,9 +92,9 @@ impl LearnedValues<'_> {
         let steps = rows.len().div_ceil((rl.minibatch * rl.accumulation) as usize) as u64;
         let steps = steps * u64::from(rl.value_passes);
         log.push(steps, passes, share.map(|share| ("held_out_explained_variance", share)));
-        context.dataset.write_part::<Metric>(round, &name, log.into_rows(), &context.provenance)?;
-        self.keep(fold, &values)?;
-        StepCheckpoint::forget(&folder);
+        context.write_part::<Metric>(round, &name, log.into_rows())?;
+        context.group.on_first(|| self.keep(fold, &values))?;
+        StepCheckpoint::forget(&folder, &context.group);
         Ok(values)
     }
 
@@ -141,6 +142,9 @@ fn path(context: &Context, round: u32, fold: usize) -> PathBuf {
 
 /// Removes what an interrupted run kept.
 pub(super) fn forget(context: &Context, round: u32) {
+    if !context.group.is_first() {
+        return;
+    }
     let folder = context.checkpoint(round, VALUES);
     let Some(Ok(entries)) = folder.parent().map(std::fs::read_dir) else { return };
     for entry in entries.flatten() {
@@ -160,7 +164,7 @@ pub(super) fn forget_metrics(context: &Context, round: u32, folds: usize) -> Res
         let name = part.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let Some(name) = name.strip_prefix("part-").filter(|name| name.starts_with(VALUES)) else { continue };
         if !kept.iter().any(|kept| kept == name) {
-            context.dataset.remove_part::<Metric>(round, name)?;
+            context.remove_part::<Metric>(round, name)?;
         }
     }
     Ok(())

@@ -49,7 +49,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
              checkpoints to repeat it",
         ));
     }
-    StepCheckpoint::forget(&folder);
+    StepCheckpoint::forget(&folder, &context.group);
     learned_values::forget(context, round);
     if line.is_none() && context.has(&context.checkpoint(round, "sft")) {
         return Ok(Outcome::Already); // even if problems were imported since
@@ -142,7 +142,9 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
 
     // The checkpoint comes last: where it is, the stage is done.
     let folder = context.checkpoint(round, "rl");
-    checkpoint::write_student(&folder, &policy.student.config, &policy.weights, &policy.folder)?;
+    let write =
+        || checkpoint::write_student(&folder, &policy.student.config, &policy.weights, &policy.folder);
+    context.group.on_first(write)?;
     Ok(format!(
         "round {round}: rl: {} on {} rollouts, mean sentence score {mean:.3}{}{}",
         rl.algorithm,
@@ -171,10 +173,11 @@ impl Run<'_> {
         let mut log = MetricLog::new(round, "rl").on_board(&context.settings.student.tensorboard)?;
         log.push(0, 0.0, self.measured.iter().copied().chain(objective.measured()));
         let folder = context.checkpoint(round, "rl");
-        let mut saved = StepCheckpoint::new(&folder, self.start.clone(), context.save_interval());
+        let mut saved = StepCheckpoint::new(&folder, self.start.clone(), context.save_interval())
+            .shared_by(&context.group);
         let end = passes::train(&objective, &self.plan, &mut saved, &mut log)?;
         decode::forget_metrics(context, round, "rl")?;
-        context.dataset.write_part::<Metric>(round, "rl", log.into_rows(), &context.provenance)?;
+        context.write_part::<Metric>(round, "rl", log.into_rows())?;
         Ok(end)
     }
 }

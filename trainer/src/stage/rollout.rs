@@ -5,6 +5,7 @@ use super::context::{Context, Policy};
 use super::outcome::{Outcome, warn_of_truncation};
 use super::parts;
 use crate::batch;
+use crate::collective::Numbers;
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::memory::in_batches;
@@ -70,7 +71,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         problems_done += chunk.len();
         rows += rollouts.len();
         truncated += rollouts.iter().filter(|rollout| rollout.truncated).count();
-        context.dataset.write_part(round, &name, rollouts, &context.provenance)?;
+        context.write_part(round, &name, rollouts)?;
     }
     let what = format!("round {round}: sampled rationales");
     warn_of_truncation(
@@ -141,11 +142,13 @@ fn part(
         sources.push(rationale_source(&policy.tokenizer, problem, &settings.student)?);
     }
     let batches = Batches::new(context, problems, &sources, features, policy.student.config.pad_token_id);
+    let tick = &mut |done| tick(context.group.done_by_all(done, problems.len()));
     let mut rows = sample(context, round, policy, &batches, tick)?;
     if models.has_reference() {
         let reference = models.reference()?;
         let samples = settings.rollout.samples as usize;
-        batches.each("reference log-probabilities", |indices| {
+        let mut own = Vec::new();
+        let done = batches.each("reference log-probabilities", |indices| {
             check_interrupt()?;
             let rollouts: Vec<usize> =
                 indices.iter().flat_map(|&index| index * samples..(index + 1) * samples).collect();
@@ -156,18 +159,19 @@ fn part(
             let tokens: Vec<&[i64]> = tokens.iter().map(Vec::as_slice).collect();
             let mode = Mode { train: false, kind: context.kind() };
             let numbers = token_numbers(&reference.student, None, &batches.source(indices), &tokens, mode);
-            for (row, logprobs) in rollouts.into_iter().zip(numbers.logprobs) {
-                check_finite("reference log-probability", &rows[row].problem_id, &logprobs)?;
-                rows[row].ref_logprobs = logprobs;
-            }
+            own.extend(rollouts.into_iter().zip(numbers.logprobs.into_iter().map(Numbers)));
             Ok(())
-        })?;
+        });
+        for (row, Numbers(logprobs)) in context.group.collect(own, done)? {
+            check_finite("reference log-probability", &rows[row].problem_id, &logprobs)?;
+            rows[row].ref_logprobs = logprobs;
+        }
     }
-    tick(problems.len())?;
+    context.group.agree(tick(problems.len()))?;
     Ok(rows)
 }
 
-/// Problems of a part in batches of similar length, to reduce padding.
+/// This rank's problems of a part in batches of similar length, to reduce padding.
 struct Batches<'a> {
     problems: &'a [&'a Problem],
     sources: &'a [Vec<i64>],
@@ -191,6 +195,7 @@ impl<'a> Batches<'a> {
         order.sort_by_key(|&index| (sources[index].len(), index));
         let together =
             (context.settings.student.decode_batch / context.settings.rollout.samples).max(1) as usize;
+        let order = context.group.share(&order, together);
         Self { problems, sources, features, order, together, pad, device: context.device }
     }
 
@@ -237,17 +242,17 @@ fn sample(
         top_p: settings.rollout.top_p,
         temperature: settings.rollout.temperature,
     };
-    let mut rows: Vec<Option<Rollout>> = vec![None; batches.problems.len() * samples];
-    let mut done = 0;
-    batches.each("sampling", |indices| {
-        tick(done)?;
+    let seed = |index: usize, sample: usize| {
+        sample_seed(settings.rollout.seed, round, &batches.problems[index].problem_id, sample)
+    };
+    let mut own: Vec<(usize, Generated)> = Vec::new();
+    let mut count = 0;
+    let done = batches.each("sampling", |indices| {
+        tick(count)?;
         let source = batches.source(indices);
         let places: Vec<(usize, usize)> =
             indices.iter().flat_map(|&index| (0..samples).map(move |sample| (index, sample))).collect();
-        let seed = |&(index, sample): &(usize, usize)| {
-            sample_seed(settings.rollout.seed, round, &batches.problems[index].problem_id, sample)
-        };
-        let seeds: Vec<u64> = places.iter().map(seed).collect();
+        let seeds: Vec<u64> = places.iter().map(|&(index, sample)| seed(index, sample)).collect();
         let mut generated = generator.generate(&source, choice, &seeds, settings.rollout.max_new_tokens);
         if own_pass {
             let mode = Mode { train: false, kind: training_kind };
@@ -256,15 +261,18 @@ fn sample(
                 token_numbers(&policy.student, head.as_ref(), &source, tokens, mode)
             })?;
         }
-        done += indices.len();
-        for ((index, sample), (generated, seed)) in places.into_iter().zip(generated.into_iter().zip(seeds)) {
-            let problem_id = batches.problems[index].problem_id.clone();
-            let row = rollout(policy, round, (problem_id, sample as u32), generated, seed)?;
-            rows[index * samples + sample] = Some(row);
-        }
+        count += indices.len();
+        own.extend(places.into_iter().map(|(index, sample)| index * samples + sample).zip(generated));
         Ok(())
-    })?;
-    Ok(rows.into_iter().flatten().collect())
+    });
+    let mut all = context.group.collect(own, done)?;
+    all.sort_by_key(|(row, _)| *row);
+    let row = |(row, generated): (usize, Generated)| {
+        let (index, sample) = (row / samples, row % samples);
+        let problem_id = batches.problems[index].problem_id.clone();
+        rollout(policy, round, (problem_id, sample as u32), generated, seed(index, sample))
+    };
+    all.into_iter().map(row).collect()
 }
 
 /// Gives samples of `problems` problems the log-probabilities and values of a teacher-forced pass: `score` gets the first

@@ -40,7 +40,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         train(context, round, &texts)?;
         lines.push(line);
     }
-    StepCheckpoint::forget(&folder);
+    StepCheckpoint::forget(&folder, &context.group);
     let problems = context.dataset.problems()?;
     if lines.is_empty() && context.has_answers(round, "sft") && decode::exist(context, round, "sft")? {
         return Ok(Outcome::Already); // even if problems were imported since
@@ -320,7 +320,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
             &format!(" {val:?} {} {:?} {limits:?}", settings.rollout.max_new_tokens, context.sampling_kind());
     }
     let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
-    let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval());
+    let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval()).shared_by(&context.group);
     let mut log = MetricLog::new(round, "sft").on_board(&settings.student.tensorboard)?;
     policy.weights.train_only(|_| true);
     if settings.sft.keep != KeepBy::Last && val.is_empty() {
@@ -335,7 +335,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
         .collect::<Result<_>>()?;
     let val_loss = || {
         let batch = settings.student.decode_batch as usize;
-        mean_loss(&policy.student, &gold, &corpus.features, batch, context.kind())
+        mean_loss(&policy.student, &gold, &corpus.features, batch, context.kind(), &context.group)
     };
     let val_rouge_l = || {
         let generator = Generator::new(&policy.student, &policy.weights, context.sampling_kind())?;
@@ -355,6 +355,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     fit(student, &examples, &corpus.features, &plan, choice.as_ref(), &mut saved, &mut log)?;
     // The checkpoint comes last: where it is, the stage is done.
     decode::forget_metrics(context, round, "sft")?;
-    context.dataset.write_part::<Metric>(round, "sft", log.into_rows(), &context.provenance)?;
-    checkpoint::write_student(&folder, config, &policy.weights, &policy.folder)
+    context.write_part::<Metric>(round, "sft", log.into_rows())?;
+    let write = || checkpoint::write_student(&folder, config, &policy.weights, &policy.folder);
+    context.group.on_first(write).map(|_| ())
 }

@@ -14,6 +14,7 @@ mod learning;
 mod memory;
 mod options;
 mod pickles;
+mod ranks;
 mod reference;
 mod reference_lora;
 mod reference_ppo;

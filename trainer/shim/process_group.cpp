@@ -1,0 +1,156 @@
+// PyTorch's process groups (c10d: a key-value store over TCP, and Gloo's collectives) as C functions, which Rust can call.
+//
+// Each function returns 0, or 1 where it failed; `ares_failure` then says why, in the thread that called.
+
+#define USE_C10D_GLOO
+
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+#include <c10/util/Logging.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+using Gloo = c10d::ProcessGroupGloo;
+using Milliseconds = std::chrono::milliseconds;
+
+struct AresStore {
+  c10::intrusive_ptr<c10d::Store> inner;
+};
+
+struct AresGroup {
+  c10::intrusive_ptr<Gloo> inner;
+};
+
+namespace {
+
+thread_local std::string failure;
+thread_local std::vector<uint8_t> found;
+
+// No exception may leave a C function.
+template <typename Work>
+int32_t attempt(Work work) noexcept {
+  try {
+    work();
+    return 0;
+  } catch (const c10::Error& error) {
+    failure = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    failure = error.what();
+  } catch (...) {
+    failure = "unknown exception";
+  }
+  return 1;
+}
+
+} // namespace
+
+extern "C" {
+
+const char* ares_failure() {
+  return failure.c_str();
+}
+
+int32_t ares_store_open(
+    AresStore** out,
+    const char* host,
+    uint16_t port,
+    bool serves,
+    const char* prefix,
+    int64_t timeout_ms) {
+  return attempt([&] {
+    c10::initLogging(); // reads TORCH_CPP_LOG_LEVEL
+    c10d::TCPStoreOptions options;
+    options.port = port;
+    options.isServer = serves;
+    options.waitWorkers = false; // who is missing is told by the keys
+    options.timeout = Milliseconds(timeout_ms);
+    auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
+    *out = new AresStore{c10::make_intrusive<c10d::PrefixStore>(prefix, std::move(store))};
+  });
+}
+
+int32_t ares_store_set(AresStore* store, const char* key, const uint8_t* bytes, size_t count) {
+  return attempt([&] { store->inner->set(key, std::vector<uint8_t>(bytes, bytes + count)); });
+}
+
+int32_t ares_store_add(AresStore* store, const char* key, int64_t amount, int64_t* sum) {
+  return attempt([&] { *sum = store->inner->add(key, amount); });
+}
+
+int32_t ares_store_has(AresStore* store, const char* key, bool* has) {
+  return attempt([&] { *has = store->inner->check({key}); });
+}
+
+// The bytes stay until the thread's next call.
+int32_t ares_store_get(AresStore* store, const char* key, const uint8_t** bytes, size_t* count) {
+  return attempt([&] {
+    found = store->inner->get(key);
+    *bytes = found.data();
+    *count = found.size();
+  });
+}
+
+void ares_store_close(AresStore* store) {
+  attempt([&] { delete store; });
+}
+
+// `address` is this machine's, as the other ranks reach it; an interface named by GLOO_SOCKET_IFNAME comes before it.
+int32_t ares_group_open(
+    AresGroup** out,
+    AresStore* store,
+    const char* address,
+    int32_t rank,
+    int32_t world,
+    int64_t timeout_ms) {
+  return attempt([&] {
+    const Milliseconds timeout(timeout_ms);
+    const bool named = std::getenv("GLOO_SOCKET_IFNAME") != nullptr;
+    auto options = named ? Gloo::Options::create_default(timeout) : Gloo::Options::create(timeout);
+    if (options->devices.empty()) {
+      options->devices.push_back(Gloo::createDeviceForHostname(address));
+    }
+    *out = new AresGroup{c10::make_intrusive<Gloo>(store->inner, rank, world, options)};
+  });
+}
+
+int32_t ares_group_sum(AresGroup* group, at::Tensor* const* tensors, size_t count) {
+  return attempt([&] {
+    std::vector<at::Tensor> list;
+    list.reserve(count);
+    for (size_t index = 0; index < count; ++index) {
+      list.push_back(*tensors[index]);
+    }
+    auto work = count == 1 ? group->inner->allreduce(list) : group->inner->allreduce_coalesced(list);
+    work->wait();
+  });
+}
+
+int32_t ares_group_broadcast(AresGroup* group, at::Tensor* tensor) {
+  return attempt([&] {
+    std::vector<at::Tensor> list{*tensor};
+    group->inner->broadcast(list)->wait(); // of rank 0
+  });
+}
+
+// `into` is [ranks · n] for `from` [n].
+int32_t ares_group_gather(AresGroup* group, at::Tensor* into, at::Tensor* from) {
+  return attempt([&] { group->inner->_allgather_base(*into, *from)->wait(); });
+}
+
+int32_t ares_group_barrier(AresGroup* group) {
+  return attempt([&] { group->inner->barrier()->wait(); });
+}
+
+void ares_group_close(AresGroup* group) {
+  attempt([&] { delete group; });
+}
+
+} // extern "C"

@@ -1,0 +1,226 @@
+//! PyTorch's own process groups, through the C functions of `shim/process_group.cpp`.
+
+#![allow(unsafe_code)] // calls of C functions, whose pointers are checked or made here
+
+use std::ffi::{CStr, CString, c_char};
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+use tch::{Device, Tensor};
+
+/// What c10d or Gloo says about a failure.
+pub(super) type Result<T> = std::result::Result<T, String>;
+
+#[repr(C)]
+struct RawStore {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
+struct RawGroup {
+    _private: [u8; 0],
+}
+
+/// `at::Tensor`, which tch calls by another name.
+type RawTensor = std::ffi::c_void;
+
+unsafe extern "C" {
+    fn ares_failure() -> *const c_char;
+    fn ares_store_open(
+        out: *mut *mut RawStore,
+        host: *const c_char,
+        port: u16,
+        serves: bool,
+        prefix: *const c_char,
+        timeout_ms: i64,
+    ) -> i32;
+    fn ares_store_set(store: *mut RawStore, key: *const c_char, bytes: *const u8, count: usize) -> i32;
+    fn ares_store_add(store: *mut RawStore, key: *const c_char, amount: i64, sum: *mut i64) -> i32;
+    fn ares_store_has(store: *mut RawStore, key: *const c_char, has: *mut bool) -> i32;
+    fn ares_store_get(
+        store: *mut RawStore,
+        key: *const c_char,
+        bytes: *mut *const u8,
+        count: *mut usize,
+    ) -> i32;
+    fn ares_store_close(store: *mut RawStore);
+    fn ares_group_open(
+        out: *mut *mut RawGroup,
+        store: *mut RawStore,
+        address: *const c_char,
+        rank: i32,
+        world: i32,
+        timeout_ms: i64,
+    ) -> i32;
+    fn ares_group_sum(group: *mut RawGroup, tensors: *const *mut RawTensor, count: usize) -> i32;
+    fn ares_group_broadcast(group: *mut RawGroup, tensor: *mut RawTensor) -> i32;
+    fn ares_group_gather(group: *mut RawGroup, into: *mut RawTensor, from: *mut RawTensor) -> i32;
+    fn ares_group_barrier(group: *mut RawGroup) -> i32;
+    fn ares_group_close(group: *mut RawGroup);
+}
+
+/// The outcome of a call that this thread just made.
+fn outcome(status: i32) -> Result<()> {
+    if status == 0 {
+        return Ok(());
+    }
+    // SAFETY: a string of this thread, which its next call changes.
+    let message = unsafe { CStr::from_ptr(ares_failure()) }.to_string_lossy();
+    // Further lines hold a trace, or the same for each peer.
+    Err(message.lines().next().unwrap_or_default().to_owned())
+}
+
+fn text(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| format!("expected a text without NUL, found {text:?}"))
+}
+
+fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Keys and values that all ranks see, served by one of them or by their launcher.
+#[derive(Debug)]
+pub(super) struct Store(NonNull<RawStore>);
+
+// SAFETY: c10d's stores lock each operation; one is handed from the thread that opened it to the one that joins.
+unsafe impl Send for Store {}
+
+impl Store {
+    /// Connects to the store at `host`, or serves it. Keys are those under `prefix`.
+    pub(super) fn open(
+        (host, port): (&str, u16),
+        serves: bool,
+        prefix: &str,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let (host, prefix) = (text(host)?, text(prefix)?);
+        let mut store = ptr::null_mut();
+        // SAFETY: the strings outlive the call.
+        let status = unsafe {
+            ares_store_open(&mut store, host.as_ptr(), port, serves, prefix.as_ptr(), milliseconds(timeout))
+        };
+        outcome(status)?;
+        NonNull::new(store).map(Self).ok_or_else(|| "no store was opened".to_owned())
+    }
+
+    /// Sets a key.
+    pub(super) fn set(&self, key: &str, value: &[u8]) -> Result<()> {
+        let key = text(key)?;
+        // SAFETY: the store is open; key and value outlive the call.
+        outcome(unsafe { ares_store_set(self.0.as_ptr(), key.as_ptr(), value.as_ptr(), value.len()) })
+    }
+
+    /// Adds to a counter, which begins at 0; returns the sum.
+    pub(super) fn add(&self, key: &str, amount: i64) -> Result<i64> {
+        let key = text(key)?;
+        let mut sum = 0;
+        // SAFETY: as above.
+        outcome(unsafe { ares_store_add(self.0.as_ptr(), key.as_ptr(), amount, &mut sum) })?;
+        Ok(sum)
+    }
+
+    /// Whether a key is set.
+    pub(super) fn has(&self, key: &str) -> Result<bool> {
+        let key = text(key)?;
+        let mut has = false;
+        // SAFETY: as above.
+        outcome(unsafe { ares_store_has(self.0.as_ptr(), key.as_ptr(), &mut has) })?;
+        Ok(has)
+    }
+
+    /// The value of a key; waits for it.
+    pub(super) fn get(&self, key: &str) -> Result<Vec<u8>> {
+        let key = text(key)?;
+        let (mut bytes, mut count) = (ptr::null(), 0);
+        // SAFETY: as above; the bytes are this thread's until its next call, and copied before.
+        unsafe {
+            outcome(ares_store_get(self.0.as_ptr(), key.as_ptr(), &mut bytes, &mut count))?;
+            Ok(if bytes.is_null() { Vec::new() } else { std::slice::from_raw_parts(bytes, count).to_vec() })
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SAFETY: it is closed once; a group that was opened with it holds on to what it needs.
+        unsafe { ares_store_close(self.0.as_ptr()) }
+    }
+}
+
+/// Gloo's process group on the CPU. Operations are on contiguous tensors in main memory, of the same sizes on all ranks.
+#[derive(Debug)]
+pub(super) struct Ring(NonNull<RawGroup>);
+
+// SAFETY: as of the store; operations are called by one thread at a time.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    /// Connects all ranks with each other.
+    pub(super) fn open(
+        store: &Store,
+        address: &str,
+        (rank, world): (usize, usize),
+        timeout: Duration,
+    ) -> Result<Self> {
+        let address = text(address)?;
+        let number =
+            |number: usize| i32::try_from(number).map_err(|_| format!("{number} ranks are too many"));
+        let (rank, world) = (number(rank)?, number(world)?);
+        let mut group = ptr::null_mut();
+        // SAFETY: the store is open; the string outlives the call.
+        let status = unsafe {
+            ares_group_open(
+                &mut group,
+                store.0.as_ptr(),
+                address.as_ptr(),
+                rank,
+                world,
+                milliseconds(timeout),
+            )
+        };
+        outcome(status)?;
+        NonNull::new(group).map(Self).ok_or_else(|| "no group was opened".to_owned())
+    }
+
+    /// Replaces tensors by their sums over all ranks.
+    pub(super) fn sum(&self, tensors: &mut [&mut Tensor]) -> Result<()> {
+        let mut pointers = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            pointers.push(raw(tensor)?);
+        }
+        // SAFETY: the tensors are checked, and outlive the call, which ends when the operation has.
+        outcome(unsafe { ares_group_sum(self.0.as_ptr(), pointers.as_ptr(), pointers.len()) })
+    }
+
+    /// Replaces a tensor by that of rank 0.
+    pub(super) fn broadcast(&self, tensor: &mut Tensor) -> Result<()> {
+        // SAFETY: as above.
+        outcome(unsafe { ares_group_broadcast(self.0.as_ptr(), raw(tensor)?) })
+    }
+
+    /// Fills `into` [ranks · n] with the `from` [n] of all ranks, in their order.
+    pub(super) fn gather(&self, into: &mut Tensor, from: &mut Tensor) -> Result<()> {
+        // SAFETY: as above.
+        outcome(unsafe { ares_group_gather(self.0.as_ptr(), raw(into)?, raw(from)?) })
+    }
+
+    /// Waits for all ranks.
+    pub(super) fn barrier(&self) -> Result<()> {
+        // SAFETY: the group is open.
+        outcome(unsafe { ares_group_barrier(self.0.as_ptr()) })
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: it is closed once.
+        unsafe { ares_group_close(self.0.as_ptr()) }
+    }
+}
+
+/// Gloo would send the memory of a tensor with gaps as if it had none.
+fn raw(tensor: &mut Tensor) -> Result<*mut RawTensor> {
+    if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
+        return Err(format!("expected a contiguous tensor in main memory, found {tensor:?}"));
+    }
+    Ok(tensor.as_mut_ptr().cast())
+}

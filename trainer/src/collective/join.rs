@@ -1,0 +1,268 @@
+//! How the ranks of a run meet: each leaves its terms in a common store, and all compare them before they connect.
+
+use super::env::Launch;
+use super::gloo::{Ring, Store};
+use super::{Group, Inner};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// What all ranks must have in common, and how long they wait for each other.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// What the run works on; runs on other things do not see each other, even on the same port.
+    pub subject: String,
+    /// Lines that must be the same on all ranks: version, command, settings.
+    pub lines: Vec<String>,
+    /// How long to wait for ranks that are not there yet.
+    pub join_timeout: Duration,
+    /// How long to wait for a rank's part of an operation.
+    pub timeout: Duration,
+}
+
+/// What a rank tells the others about itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Present {
+    world: usize,
+    machine: String,
+    address: IpAddr,
+    lines: Vec<String>,
+}
+
+/// Waits for this long for another look at what is missing.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How long rank 0 keeps the store for ranks that are still reading why they cannot join.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Time beyond the limit in which an operation is to notice by itself that it took too long.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// Joins the other ranks of a run.
+///
+/// # Errors
+/// If the port is taken, ranks are missing at the end of the time, or they were started with something else.
+pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
+    let (send, receive) = mpsc::channel();
+    let (own_launch, own_terms) = (launch.clone(), terms.clone());
+    // A program that listens on the port but is no store lets c10d wait for ever.
+    let work = move || {
+        let _ = send.send(connect(&own_launch, &own_terms)); // nobody waits any more
+    };
+    let name = "join".to_owned();
+    std::thread::Builder::new().name(name).spawn(work).map_err(|e| Error::Threads(e.to_string()))?;
+    let joined = receive.recv_timeout(terms.join_timeout + GRACE).unwrap_or_else(|_| {
+        Err(failed(
+            launch,
+            format!(
+                "no store of ranks answers at {}:{} within {} s: another program may listen there",
+                launch.host,
+                launch.port,
+                terms.join_timeout.as_secs()
+            ),
+            "choose another MASTER_PORT for all ranks",
+        ))
+    });
+    let (ring, store, local_world) = joined?;
+    Ok(Group(Rc::new(Inner {
+        rank: launch.rank,
+        world: launch.world,
+        local_world,
+        timeout_secs: terms.timeout.as_secs(),
+        connection: RefCell::new(Some((ring, store))),
+        is_broken: Cell::new(false),
+    })))
+}
+
+fn failed(launch: &Launch, message: String, hint: &str) -> Error {
+    Error::Group {
+        message: format!("rank {} of {}: {message}", launch.rank, launch.world),
+        hint: hint.to_owned(),
+    }
+}
+
+fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
+    let deadline = Instant::now() + terms.join_timeout;
+    let place = format!("{}:{}", launch.host, launch.port);
+    let prefix = format!("ares/{}/{}", launch.run, terms.subject);
+    let master = (launch.host.as_str(), launch.port);
+    let store = Store::open(master, launch.serves, &prefix, terms.join_timeout).map_err(|said| {
+        if launch.serves {
+            let message = format!("cannot listen on port {} (MASTER_PORT): {said}", launch.port);
+            failed(
+                launch,
+                message,
+                "another program, or another run, has this port: choose another MASTER_PORT for all ranks",
+            )
+        } else {
+            let seconds = terms.join_timeout.as_secs();
+            let message = format!("no store of ranks at {place} within {seconds} s: {said}");
+            failed(launch, message, "was rank 0 started, and is MASTER_ADDR the address of its machine?")
+        }
+    })?;
+    let lost = |said: String| {
+        failed(
+            launch,
+            format!("the store of ranks at {place} is gone: {said}"),
+            "what rank 0 said last is the reason",
+        )
+    };
+    if store.add(&format!("here/{}", launch.rank), 1).map_err(lost)? > 1 {
+        return Err(failed(
+            launch,
+            format!("another process is rank {} at {place} already", launch.rank),
+            "two runs on one port, or two processes with one RANK: give each run a MASTER_PORT of its own",
+        ));
+    }
+    let own = Present {
+        world: launch.world,
+        machine: machine(),
+        address: address_towards(master).unwrap_or(IpAddr::from([127, 0, 0, 1])),
+        lines: terms.lines.clone(),
+    };
+    let text = serde_json::to_vec(&own).map_err(|error| super::unreadable(&error))?;
+    store.set(&format!("terms/{}", launch.rank), &text).map_err(lost)?;
+    let mut present: Vec<Option<Present>> = vec![None; launch.world];
+    loop {
+        for (rank, place) in present.iter_mut().enumerate().filter(|(_, place)| place.is_none()) {
+            let key = format!("terms/{rank}");
+            if store.has(&key).map_err(lost)? {
+                let text = store.get(&key).map_err(lost)?;
+                let found: Present =
+                    serde_json::from_slice(&text).map_err(|error| super::unreadable(&error))?;
+                if let Some(difference) = difference((launch.rank, &own), (rank, &found)) {
+                    part(&store, launch, launch.world);
+                    return Err(Error::input(
+                        difference,
+                        "start all ranks with the same version, command and settings",
+                    ));
+                }
+                *place = Some(found);
+            }
+        }
+        if present.iter().all(Option::is_some) {
+            break;
+        }
+        if Instant::now() > deadline {
+            let missing = present.iter().enumerate().filter(|(_, place)| place.is_none());
+            let missing: Vec<String> = missing.map(|(rank, _)| rank.to_string()).collect();
+            let count = missing.len();
+            let message = format!(
+                "expected {} ranks at {place}, but of these none came within {} s: {}",
+                launch.world,
+                terms.join_timeout.as_secs(),
+                missing.join(", ")
+            );
+            part(&store, launch, launch.world - count);
+            return Err(failed(launch, message, "start them, or raise student.join_timeout_secs"));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let all: Vec<Present> = present.into_iter().flatten().collect();
+    let address = reachable(own.address, all.iter().map(|other| other.address));
+    let local_world = all.iter().filter(|other| other.machine == own.machine).count();
+    let ring = Ring::open(&store, &address.to_string(), (launch.rank, launch.world), terms.timeout);
+    let ring = ring.map_err(|said| {
+        failed(
+            launch,
+            format!("cannot connect to the other ranks from {address}: {said}"),
+            "may the machines reach each other on all ports? GLOO_SOCKET_IFNAME names the network interface to use",
+        )
+    })?;
+    Ok((ring, store, local_world))
+}
+
+/// Leaves without joining. The rank that serves the store waits for the others, of `ranks`, who may still have to read why.
+fn part(store: &Store, launch: &Launch, ranks: usize) {
+    let until = Instant::now() + FAREWELL;
+    let mut parted = store.add("parted", 1);
+    while launch.serves
+        && Instant::now() < until
+        && parted.as_ref().is_ok_and(|parted| *parted < ranks as i64)
+    {
+        std::thread::sleep(LOOK_EVERY);
+        parted = store.add("parted", 0);
+    }
+}
+
+/// How what another rank was started with differs from one's own, in the words that both ranks use.
+fn difference((rank, own): (usize, &Present), (other, found): (usize, &Present)) -> Option<String> {
+    let ((low, of_low), (high, of_high)) =
+        if rank < other { ((rank, own), (other, found)) } else { ((other, found), (rank, own)) };
+    let differ = |left: &str, right: &str| {
+        Some(format!("ranks differ: rank {low} was started with `{left}`, rank {high} with `{right}`"))
+    };
+    if of_low.world != of_high.world {
+        let world = |of: &Present| format!("WORLD_SIZE={}", of.world);
+        return differ(&world(of_low), &world(of_high));
+    }
+    let longest = of_low.lines.len().max(of_high.lines.len());
+    let line = |of: &Present, index: usize| of.lines.get(index).cloned().unwrap_or_default();
+    let pairs = (0..longest).map(|index| (line(of_low, index), line(of_high, index)));
+    pairs.into_iter().find(|(left, right)| left != right).and_then(|(left, right)| differ(&left, &right))
+}
+
+/// This machine's name.
+fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| std::fs::read_to_string("/etc/hostname"));
+    name.map_or_else(|_| std::env::var("HOSTNAME").unwrap_or_default(), |name| name.trim().to_owned())
+}
+
+/// The address of this machine from which a place is reached. Nothing is sent.
+fn address_towards(place: impl ToSocketAddrs) -> Option<IpAddr> {
+    place.to_socket_addrs().ok()?.find_map(|place| {
+        let any: IpAddr = if place.is_ipv4() { [0u8; 4].into() } else { [0u8; 16].into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(place).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    })
+}
+
+/// An address by which the others reach this machine: where its name leads to itself alone (`127.0.1.1`), the one that
+/// faces a rank elsewhere.
+fn reachable(own: IpAddr, all: impl Iterator<Item = IpAddr>) -> IpAddr {
+    if !own.is_loopback() {
+        return own;
+    }
+    let mut elsewhere = all.filter(|other| !other.is_loopback());
+    elsewhere.find_map(|other| address_towards((other, 9))).unwrap_or(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn present(world: usize, lines: &[&str]) -> Present {
+        let lines = lines.iter().map(|line| (*line).to_owned()).collect();
+        Present { world, machine: String::new(), address: [127, 0, 0, 1].into(), lines }
+    }
+
+    #[test]
+    fn both_sides_tell_a_difference_alike() {
+        let (left, right) = (present(2, &["a = 1", "b = 2"]), present(2, &["a = 1", "b = 3"]));
+        let expected = "ranks differ: rank 0 was started with `b = 2`, rank 1 with `b = 3`";
+        assert_eq!(difference((0, &left), (1, &right)).as_deref(), Some(expected));
+        assert_eq!(difference((1, &right), (0, &left)).as_deref(), Some(expected));
+        assert_eq!(difference((0, &left), (1, &left)), None);
+        assert!(
+            difference((0, &left), (1, &present(3, &[]))).is_some_and(|said| said.contains("WORLD_SIZE=3"))
+        );
+        assert!(
+            difference((0, &left), (1, &present(2, &["a = 1"]))).is_some_and(|said| said.contains("with ``"))
+        );
+    }
+
+    #[test]
+    fn an_address_leads_to_the_others() {
+        assert!(address_towards(("127.0.0.1", 9)).is_some_and(|found| found.is_loopback()));
+        let outside: IpAddr = [10, 1, 2, 3].into();
+        let own: IpAddr = [127, 0, 1, 1].into();
+        assert_eq!(reachable(outside, [own].into_iter()), outside);
+        assert_eq!(reachable(own, [own, own].into_iter()), own, "all are on one machine");
+    }
+}
