@@ -7,7 +7,7 @@ use crate::request::prompt::{self, SystemPrompt};
 use crate::request::question::Grouped;
 use crate::request::{Questions, samples};
 use crate::send::budget::Budget;
-use crate::send::fault::Evidence;
+use crate::send::evidence::Evidence;
 use crate::send::http::HttpClient;
 use crate::send::in_flight::InFlight;
 use crate::send::pace::Pace;

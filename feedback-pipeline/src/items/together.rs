@@ -1,6 +1,7 @@
 //! Groups rollouts by problem, wherever their rows are: those of several imports are not adjacent.
 
-use super::{Content, Item, Problems, Rows};
+use super::item::{Content, Item, Rows};
+use super::problems::Problems;
 use crate::error::{Error, Result};
 use schemas::{Dataset, IdSet, Rollout, ids};
 use serde::{Deserialize, Serialize};

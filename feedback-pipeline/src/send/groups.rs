@@ -1,15 +1,10 @@
 //! Whether a model answers requests about several items at all. If not, items are requested individually
 //! before much money is wasted.
 
-use super::Session;
-use crate::reply::verdict::Verdict;
-use crate::request::Question;
-use crate::send::in_flight::Slot;
-use crate::store::outcome;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Replies in a row without one usable answer after which items are asked about alone.
-const MOST_USELESS: u32 = 3;
+pub(super) const MOST_USELESS: u32 = 3;
 
 /// Outcomes of a run's requests about several items.
 #[derive(Debug, Default)]
@@ -24,7 +19,7 @@ impl Groups {
     }
 
     /// Counts a reply; returns whether it is the one after which items are asked about alone.
-    fn saw(&self, is_useful: bool) -> bool {
+    pub(super) fn saw(&self, is_useful: bool) -> bool {
         if self.are_off() {
             return false;
         }
@@ -33,40 +28,6 @@ impl Groups {
             false => return self.useless.fetch_add(1, Ordering::Relaxed) + 1 == MOST_USELESS,
         }
         false
-    }
-}
-
-impl Session {
-    /// Asks about several items at once, and then alone about those that have no answer in the reply.
-    pub(super) async fn resolve_group(&self, question: &Question, mut slot: Option<Slot>) {
-        let Some(reply) = self.turn(question, &[], &mut slot).await else { return };
-        drop(slot);
-        let (ask, replies) = (self.ask_row(question), [reply]);
-        let mut missing = Vec::new();
-        for member in &question.members {
-            match outcome::verdict_on(&ask, &member.item, &replies) {
-                Verdict::Missing { reason } => {
-                    tracing::info!(reason, item = member.item.subject_id, "asked about alone");
-                    missing.push(member);
-                }
-                verdict => self.count(&verdict),
-            }
-        }
-        if self.groups.saw(missing.len() < question.members.len()) {
-            self.progress.say(&format!(
-                "{MOST_USELESS} replies to requests about several samples contain no usable scores: from now on, each is requested individually"
-            ));
-        }
-        for member in missing {
-            // This is now the item's latest request, and continues individually.
-            if let Err(error) = self.remember_alone(member) {
-                return self.stop.because(error);
-            }
-            self.resolve_one(member, Vec::new(), None).await;
-            if self.stop.is_set() {
-                return;
-            }
-        }
     }
 }
 

@@ -4,7 +4,9 @@
 mod attempts;
 pub mod batch;
 pub mod budget;
+pub mod evidence;
 pub mod fault;
+mod group;
 mod groups;
 pub mod headers;
 pub mod http;

@@ -5,7 +5,7 @@ use crate::items::Job;
 use crate::request::Questions;
 use crate::request::prompt::SystemPrompt;
 use crate::send::budget::Budget;
-use crate::send::fault::Evidence;
+use crate::send::evidence::Evidence;
 use crate::send::groups::Groups;
 use crate::send::http::HttpClient;
 use crate::send::in_flight::InFlight;

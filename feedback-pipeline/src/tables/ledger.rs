@@ -1,14 +1,14 @@
 //! The ledger, table `requests`: a row for each request of an item that was paid for. It only grows.
 
+use super::booking::booking;
+use super::part_set::PartSet;
 use crate::error::Result;
 use crate::items::{Item, Job, Kind};
-use crate::reply::verdict::{self, Verdict};
-use crate::store::outcome::{self, ItemOutcome};
-use crate::store::{Cache, Reply};
-use crate::tables::PartSet;
+use crate::store::Cache;
+use crate::store::outcome;
 use crate::teacher::Key;
 use schemas::provenance::{self, sha256_hex};
-use schemas::{Dataset, IdSet, Request, TimestampMs};
+use schemas::{Dataset, IdSet, Request};
 use std::collections::HashMap;
 
 /// What the ledger holds of a job's round.
@@ -111,15 +111,6 @@ pub(crate) fn audit_part_name(seed: u64, model: &str, prompt_version: &str) -> S
     format!("audit-{}", digest.get(..12).unwrap_or(&digest))
 }
 
-/// Dollars of replies; unknown costs are omitted, and `None` means that all are unknown.
-fn known_cost(replies: &[Reply]) -> Option<f64> {
-    let mut known = replies.iter().filter_map(|reply| reply.cost_usd).peekable();
-    if known.peek().is_none() && !replies.is_empty() {
-        return None;
-    }
-    Some(known.fold(0.0, |sum, cost| sum + cost)) // from 0.0: the empty sum of floats is -0.0
-}
-
 /// Dollars in the ledger of a job's kind and round.
 ///
 /// # Errors
@@ -140,51 +131,4 @@ pub fn booked_usd(dataset: &Dataset, job: &Job) -> Result<f64> {
 struct Rows {
     paid: usize,
     shared: usize,
-}
-
-/// A key under which a row of the ledger is known.
-pub(crate) fn booking(request_key: &str, subject_id: &str) -> String {
-    format!("{request_key} {subject_id}")
-}
-
-/// An item's row of the ledger.
-pub fn row(job: &Job, item: &Item, outcome: &ItemOutcome) -> Request {
-    let ItemOutcome { ask, replies, verdict } = outcome;
-    let cached = !ask.is_paid_by(job, item);
-    let paid: &[Reply] = if cached { &[] } else { replies };
-    let (from, to, whole) = outcome.share(item);
-    // Parts that add up to the whole, to the token.
-    let up_to = |count: u64, point: u64| (u128::from(count) * u128::from(point) / u128::from(whole)) as u64;
-    let sum = |count: fn(&Reply) -> u64| {
-        let count = paid.iter().map(count).sum();
-        up_to(count, to) - up_to(count, from)
-    };
-    let cost_usd =
-        known_cost(paid).map(|cost| cost * to as f64 / whole as f64 - cost * from as f64 / whole as f64);
-    let status = match verdict {
-        Verdict::Reject { reason, .. } | Verdict::Missing { reason } => verdict::status_of(reason),
-        Verdict::Ask(_) | Verdict::Answer(_) => "ok",
-    };
-    let items = u32::try_from(ask.members.len()).ok().filter(|items| *items > 0);
-    Request {
-        request_key: outcome.key_text(),
-        kind: job.ledger_kind().to_owned(),
-        subject_id: item.subject_id.clone(),
-        round: item.round,
-        provider: ask.provider.as_str().to_owned(),
-        model: ask.model.clone(),
-        status: status.to_owned(),
-        // The first item counts the requests of all.
-        attempts: if from == 0 { paid.iter().map(|reply| reply.attempts).sum() } else { 0 },
-        cached,
-        input_tokens: sum(|reply| reply.usage.input + reply.usage.cache_write),
-        cached_input_tokens: sum(|reply| reply.usage.cache_read),
-        output_tokens: sum(|reply| reply.usage.output),
-        cost_usd,
-        latency_ms: paid.last().map_or(0, |reply| reply.latency_ms),
-        started_at: TimestampMs(replies.first().map_or(0, |reply| reply.started_at_ms)),
-        dialect: replies.last().and_then(|reply| reply.dialect.clone()),
-        items,
-        repeat: (job.kind == Kind::Scores && job.audit.is_none()).then(|| job.repeat()),
-    }
 }

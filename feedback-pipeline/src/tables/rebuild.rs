@@ -1,5 +1,6 @@
 //! Tables rebuilt from the cache, without one request: after a change of the parser or of the Parquet layout.
 
+use super::booking;
 use super::ledger::{self, Ledger};
 use super::outcomes::{self, jobs};
 use super::{PartSet, Replacement, replace};
@@ -102,7 +103,7 @@ fn audits(
             let item = item?;
             for resolved in outcome::all(cache, &job, &item)?.iter().rev() {
                 let part = ledger::audit_part_name(seed, &resolved.ask.model, &resolved.ask.prompt_version);
-                ledgers.entry(part).or_default().push(ledger::row(&job, &item, resolved));
+                ledgers.entry(part).or_default().push(booking::row(&job, &item, resolved));
             }
         }
     }

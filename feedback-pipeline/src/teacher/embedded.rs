@@ -1,7 +1,8 @@
 //! The embedded Teacher as a service: its requests have keys and its replies are cached like any other's, but nothing
 //! leaves the process.
 
-use super::{Ended, Envelope, Usage, json_text, reference};
+use super::json::json_text;
+use super::{Ended, Envelope, Usage, reference};
 use crate::items::{Content, Item};
 use serde_json::{Map, Value, json};
 

@@ -4,7 +4,8 @@
 //! leaves the machine, a picture represented by its hash.
 
 use super::dialect::Dialect;
-use super::{Body, Key, Picture, anthropic, embedded, json_text, openai};
+use super::json::json_text;
+use super::{Body, Key, Picture, anthropic, embedded, openai};
 use crate::items::Kind;
 use schemas::settings::{Provider, SystemRole};
 use serde_json::value::RawValue;

@@ -23,7 +23,7 @@ use crate::reply::verdict::Verdict;
 use crate::request::prompt::SystemPrompt;
 use crate::send::runtime;
 use crate::store::outcome;
-use crate::tables::ledger;
+use crate::tables::{booking, ledger};
 use schemas::number::plural;
 use schemas::opinions::OnRollout;
 use schemas::{Request, provenance::sha256_hex};
@@ -107,7 +107,7 @@ pub fn run(context: &Context, round: u32, choice: Choice) -> Result<(Audit, Opti
             for resolved in outcome::all(&session.cache, &job, &item)?.iter().rev() {
                 let (ask, asks) = (&resolved.ask, session.asked_with());
                 if ask.model == asks.model && ask.prompt_version == asks.prompt_version {
-                    ledger.push(ledger::row(&job, &item, resolved));
+                    ledger.push(booking::row(&job, &item, resolved));
                 }
             }
             if !chosen.contains(item.subject_id.as_str()) {

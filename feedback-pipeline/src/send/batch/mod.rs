@@ -18,6 +18,7 @@ mod lines;
 pub mod openai;
 mod orphans;
 mod results;
+mod run;
 mod service;
 mod tally;
 mod wave;
@@ -25,22 +26,20 @@ mod wave;
 use crate::error::{Error, Result};
 use crate::send::{Next, Session};
 use crate::store::Batch;
-use crate::teacher::Key;
 use crate::teacher::catalogue::Price;
-use late::Late;
-use orphans::name_of;
+use run::{MOST_TRIES, Run, name_of};
+use schemas::number::counted;
 use service::Service;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use wave::Wave;
 
-/// A request without an answer is sent in at most this many batches.
-const MOST_TRIES: u32 = 4;
 /// First interval between polls of open batches; it grows by half each time.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// Longest interval between two polls.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
 /// Asks all pending items in batches; ends early where the session's stop is set.
 pub async fn all<I>(session: &Arc<Session>, plan: impl Fn() -> Result<I>)
 where
@@ -64,26 +63,6 @@ where
         session.stop.because(error);
         run.say_what_goes_on();
     }
-}
-
-struct Run<'a> {
-    session: &'a Session,
-    service: Service<'a>,
-    /// Prices in batches; `None` if the model has none.
-    price: Option<Price>,
-    /// Number of lessons of the dialects of this run's batches, by our batch names.
-    lessons: HashMap<String, u32>,
-    /// Number of this run's batches in which a request had no answer.
-    tries: HashMap<Key, u32>,
-    /// Why the last of them had no answer.
-    trouble: String,
-    /// Batches that have ended but still lack results, by our batch names.
-    late: HashMap<String, Late>,
-    /// Requests whose replies this run has stored and that no wave has processed since.
-    collected: HashSet<Key>,
-    /// Those of them about several items that this wave has processed.
-    met: Vec<Key>,
-    first: bool,
 }
 
 impl Run<'_> {
@@ -117,14 +96,6 @@ impl Run<'_> {
                 Wave { .. } => return Ok(()),
             }
         }
-    }
-
-    /// Open batches to this model; those to other models have other prices and are left to runs with these
-    /// models.
-    fn open(&self) -> Result<Vec<Batch>> {
-        let mut open = self.session.cache.open_batches(self.session.teacher.provider)?;
-        open.retain(|batch| batch.model == self.session.model);
-        Ok(open)
     }
 
     /// Waits for all open batches and stores their results. One that cannot be completed does not block the others.
@@ -192,13 +163,6 @@ impl Run<'_> {
         }
     }
 
-    /// Closes a batch; its results are durable on return.
-    fn close(&self, batch: &Batch, how: &'static str) -> Result<()> {
-        self.session.cache.batch_closed(&batch.plan, how)?;
-        self.session.budget.release(batch.likely_usd);
-        Ok(())
-    }
-
     fn say_what_goes_on(&self) {
         let Ok(open) = self.open() else { return };
         if open.is_empty() {
@@ -206,10 +170,11 @@ impl Run<'_> {
         }
         let requests: u64 = open.iter().map(|batch| batch.requests).sum();
         let ids: Vec<&str> = open.iter().map(name_of).collect();
-        let (batches, ids) = (open.len(), ids.join(", "));
-        let command = self.session.job.command();
+        let (batches, requests) = (counted(open.len(), "batch"), counted(requests, "request"));
+        let are = if open.len() == 1 { "is" } else { "are" };
         self.session.progress.say(&format!(
-            "{batches} batches with {requests} requests are still running at the service ({ids}); next: {command} --batch"
+            "{batches} with {requests} {are} still running at the service ({}); next: run the same command again, with --batch",
+            ids.join(", ")
         ));
     }
 }

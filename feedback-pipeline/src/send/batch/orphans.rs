@@ -1,6 +1,6 @@
 //! Batches left behind by a run: those whose submission was interrupted, and those that the user gives up.
 
-use super::Run;
+use super::run::{Run, name_of};
 use super::service::Service;
 use crate::error::{Error, Result};
 use crate::store::Batch;
@@ -102,9 +102,4 @@ impl Run<'_> {
             }
         }
     }
-}
-
-/// The service's id of a batch, or our own name if the id is unknown.
-pub(super) fn name_of(batch: &Batch) -> &str {
-    batch.batch_id.as_deref().unwrap_or(&batch.plan)
 }

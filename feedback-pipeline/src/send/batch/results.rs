@@ -4,8 +4,9 @@
 use super::late::Late;
 use super::line::{Answered, Ended, Line};
 use super::lines::Next;
+use super::run::{MOST_TRIES, Run};
 use super::tally::{Known, Place, Tally};
-use super::{MOST_TRIES, Run, anthropic, openai};
+use super::{anthropic, openai};
 use crate::error::{Error, Result};
 use crate::send::attempts::cost_at;
 use crate::send::fault::After;

@@ -1,8 +1,7 @@
 //! One pass over the pending items: which are sent in batches, and which individually.
 
 use super::chunk::{Chunk, Written};
-use super::orphans::name_of;
-use super::{MOST_TRIES, Run};
+use super::run::{MOST_TRIES, Run, name_of};
 use crate::error::Result;
 use crate::reply::verdict::Verdict;
 use crate::request::Question;

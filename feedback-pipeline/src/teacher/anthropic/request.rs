@@ -1,7 +1,7 @@
 //! Requests of the Messages API.
 
 use crate::teacher::dialect::Dialect;
-use crate::teacher::json_text;
+use crate::teacher::json::json_text;
 use schemas::settings::{ContentForm, ResponseFormat, SystemRole};
 use serde::Serialize;
 use serde_json::value::RawValue;

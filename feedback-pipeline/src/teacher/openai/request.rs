@@ -2,7 +2,7 @@
 
 use crate::items::Kind;
 use crate::teacher::dialect::Dialect;
-use crate::teacher::json_text;
+use crate::teacher::json::json_text;
 use schemas::settings::{ContentForm, ResponseFormat, SystemRole, TokenLimitField};
 use serde::Serialize;
 use serde_json::value::RawValue;
