@@ -11,6 +11,7 @@ use crate::store::Cache;
 use crate::store::outcome::{self, AskedWith};
 use crate::teacher::Usage;
 use crate::teacher::catalogue::Price;
+use schemas::opinions::Opinion;
 use schemas::settings::Provider;
 
 /// So many requests are counted one by one; of those after them every [`STRIDE`]th, the others by their length.
@@ -80,7 +81,19 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let path = context.dataset.feedback_path();
     let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
     let samples = match &cache {
-        Some(cache) => cache.samples(&job.scope(), &asked.model.name)?,
+        // A repeat takes as much as the first scoring.
+        Some(cache) => {
+            let first = Job { opinion: None, ..job.clone() }.scope();
+            let own = Opinion { teacher: model.clone(), repeat: 0 };
+            let again = Job::opinion(job.round, own).scope();
+            let mut samples = cache.samples(&job.scope(), &asked.model.name)?;
+            for scope in [first, again].iter().filter(|_| job.repeat() > 0) {
+                if samples.is_empty() {
+                    samples = cache.samples(scope, &asked.model.name)?;
+                }
+            }
+            samples
+        }
         None => Vec::new(),
     };
     let counters = [

@@ -11,6 +11,7 @@ mod faults;
 mod features;
 mod kill;
 mod memory;
+mod opinions;
 mod options;
 mod pickles;
 mod reference;
