@@ -11,11 +11,26 @@
 //!   Where it has no opinion on a rollout, one by a Teacher that the settings do not name stands in for it, if the main Teacher
 //!   has none in the whole round, or if the rollout has no other.
 
+use crate::column::table;
 use crate::error::Result;
 use crate::settings::{Combine, Disagreement, Settings};
 use crate::{Dataset, Score};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+
+table! {
+    /// One sentence of one rollout, with what all opinions on it come to. No table of a dataset: exports hold it.
+    CombinedScore, "combined_scores", by_round true {
+        rollout_id: String, "Rollout that the sentence belongs to.";
+        problem_id: String, "Problem of the rollout.";
+        round: u32, "ARES round, from 1.";
+        sentence_index: u32, "Position of the sentence in the rollout, from 0.";
+        sentence: String, "The sentence.";
+        score: f32, "The scores of all opinions, combined.", range 0.0 to 1.0;
+        spread: f32, "Highest score less lowest.", range 0.0 to 1.0;
+        opinions: Vec<String>, "Who scored.";
+    }
+}
 
 /// A scoring of a rationale by a Teacher.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +39,13 @@ pub struct Opinion {
     pub teacher: String,
     /// Which of its scorings, from 0.
     pub repeat: u32,
+}
+
+impl std::fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "expected a score for each of {} sentences, found {}", self.sentences, self.found)?;
+        if self.is_one_of_several { write!(f, " by {}", self.opinion) } else { Ok(()) }
+    }
 }
 
 impl std::fmt::Display for Opinion {
@@ -125,8 +147,12 @@ pub struct CombinedRollout {
 pub struct Incomplete {
     /// Whose.
     pub opinion: Opinion,
+    /// Sentences that there are.
+    pub sentences: usize,
     /// Sentences that it scores.
     pub found: usize,
+    /// Whether others are in the table.
+    pub is_one_of_several: bool,
 }
 
 impl OnRollout {
@@ -274,7 +300,12 @@ impl Opinions {
             if found != sentences || outside {
                 let opinion = self.get(*number).cloned();
                 let opinion = opinion.unwrap_or_else(|| Opinion { teacher: String::new(), repeat: 0 });
-                return Err(Incomplete { opinion, found });
+                return Err(Incomplete {
+                    opinion,
+                    sentences,
+                    found,
+                    is_one_of_several: self.found.len() > 1,
+                });
             }
         }
         if counted.is_empty() {
@@ -323,7 +354,7 @@ mod tests {
     use crate::settings::Resolved;
     use std::path::Path;
 
-    /// As numpy 2.4 and scipy 1.17 (`scipy.stats.trim_mean(x, 0.25)`) compute them in float64.
+    /// As numpy and scipy compute them (`tests/reference/make_opinion_values.py`).
     #[test]
     fn scores_are_combined_as_scipy_does() {
         let table: [(&[f32], [f64; 3], f64); 6] = [
@@ -423,8 +454,11 @@ mod tests {
         let one = opinions("[teacher]\nprovider = \"openai\"\nmodel = \"a\"\n", &[("a", 0)]);
         let mut on = on(&one, &[("a", 0, 0.5)]);
         let opinion = Opinion { teacher: "a".into(), repeat: 0 };
-        assert_eq!(one.combined(&on, 2), Err(Incomplete { opinion: opinion.clone(), found: 1 }));
+        let incomplete = |found| {
+            Err(Incomplete { opinion: opinion.clone(), sentences: 2, found, is_one_of_several: false })
+        };
+        assert_eq!(one.combined(&on, 2), incomplete(1));
         assert!(on.insert(0, 2, 0.5) && !on.insert(0, 2, 0.5));
-        assert_eq!(one.combined(&on, 2), Err(Incomplete { opinion, found: 2 }));
+        assert_eq!(one.combined(&on, 2), incomplete(2));
     }
 }

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // in tests a panic is the report
 
-use schemas::{Answer, Correction, Dataset, Judgement, Problem, Rationale, Rollout, Score, table};
-use std::collections::HashSet;
+use schemas::{Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Rollout, Score, table};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
 use workspace_tests::command::binary;
+use workspace_tests::teacher_service::{Options, Service, TeacherService};
 
 const SETTINGS: &str = r#"
 [student]
@@ -51,8 +54,7 @@ impl Place {
         Dataset::at(self.folder.path().join("data"))
     }
 
-    /// Output of a command, which must succeed.
-    fn run(&self, program: &str, arguments: &[&str]) -> String {
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary(program));
         command.current_dir(self.folder.path()).args(arguments).args([
             "--data",
@@ -60,6 +62,21 @@ impl Place {
             "--config",
             "ares.toml",
         ]);
+        command
+    }
+
+    /// The pictures' features and the base student.
+    fn prepare(&self) {
+        let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../datasets/sample/tokenizer");
+        let base = self.folder.path().join("checkpoints/base").display().to_string();
+        self.run("train", &["features"]);
+        let tokenizer = tokenizer.display().to_string();
+        self.run("train", &["init", "--tokenizer", &tokenizer, "--shape", "tiny", "--out", &base]);
+    }
+
+    /// What a command prints; it must succeed.
+    fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = self.command(program, arguments);
         let output = command.output().unwrap();
         let (said, errors) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -72,13 +89,7 @@ impl Place {
 fn two_rounds_by_the_commands_that_each_names() {
     let place = Place::new();
     let (train, collect) = ("train", "collect-feedback");
-    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../datasets/sample/tokenizer");
-    let base = place.folder.path().join("checkpoints/base").display().to_string();
-    place.run(train, &["features"]);
-    place.run(
-        train,
-        &["init", "--tokenizer", &tokenizer.display().to_string(), "--shape", "tiny", "--out", &base],
-    );
+    place.prepare();
     place.run(train, &["eval"]);
     for round in ["1", "2"] {
         let said = place.run(train, &["--round", round]);
@@ -134,4 +145,88 @@ fn two_rounds_by_the_commands_that_each_names() {
     // Both rationales of a pair must have text, or there is nothing to compare.
     let judged: Vec<Judgement> = dataset.read(2).unwrap();
     assert!(judged.len() <= 2 * count("test") && judged.len().is_multiple_of(2));
+}
+
+#[test]
+fn a_round_with_two_teachers_and_two_repeats_that_is_killed_amid_the_scores() {
+    const CONCURRENCY: u64 = 4;
+    let place = Place::new();
+    let (train, collect) = ("train", "collect-feedback");
+    place.prepare();
+    let data = vec![place.dataset().root().to_path_buf()];
+    let options = Options { data, latency: Duration::from_millis(20), own_mind: 0.4, ..Options::default() };
+    let openai = TeacherService::start(options.clone()).unwrap();
+    let anthropic = TeacherService::start(Options { service: Service::Anthropic, ..options }).unwrap();
+    let teachers = format!(
+        "[teacher]\nprovider = \"openai\"\nmodel = \"gpt-4o\"\nbase_url = \"{}\"\nrepeats = 2\n\
+         [limits]\nconcurrency = {CONCURRENCY}\n\
+         [[teachers]]\nprovider = \"anthropic\"\nmodel = \"claude-haiku-5-5\"\nbase_url = \"{}\"\napi_key_env = \"OTHER_KEY\"\n\
+         concurrency = {CONCURRENCY}\n",
+        openai.url(),
+        anthropic.url()
+    );
+    let settings =
+        SETTINGS.replace("CHECKPOINTS", &place.folder.path().join("checkpoints").display().to_string());
+    let settings = settings.replace("[rl]\n", "[rl]\nmax_spread = 0.3\n") + &teachers;
+    std::fs::write(place.folder.path().join("ares.toml"), settings).unwrap();
+    let with_key = |arguments: &[&str]| {
+        let mut command = place.command(collect, arguments);
+        command.env("OTHER_KEY", "a-key").stdin(Stdio::null());
+        command
+    };
+    let said = place.run(train, &["--round", "1"]);
+    assert!(said.contains("wait for scores"), "{said}");
+
+    // Killed in the second of the four scorings; train tells whose opinions are missing.
+    let mut child = with_key(&["--round", "1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while anthropic.stats().good < 6 {
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let said = place.run(train, &["--round", "1"]);
+    assert!(said.contains("wait for scores by gpt-4o, claude-haiku-5-5; next: collect-feedback"), "{said}");
+    let output = with_key(&["--round", "1"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("next: train --round 1"), "{said}");
+    assert!(openai.stats().bought_again() == 0 && anthropic.stats().bought_again() <= CONCURRENCY);
+
+    let dataset = place.dataset();
+    let rollouts: Vec<Rollout> = dataset.read(1).unwrap();
+    let sentences: usize = rollouts.iter().map(|rollout| rollout.sentences.len()).sum();
+    let mut by_sentence: HashMap<(String, u32), Vec<f64>> = HashMap::new();
+    for row in dataset.read::<Score>(1).unwrap() {
+        by_sentence.entry((row.rollout_id, row.sentence_index)).or_default().push(row.score.into());
+    }
+    assert_eq!(by_sentence.len(), sentences);
+    assert!(by_sentence.values().all(|scores| scores.len() == 4), "two Teachers, twice each");
+
+    let said = place.run(train, &["--round", "1"]);
+    assert!(said.contains("sentences on which opinions differ"), "{said}");
+    assert!(said.contains("wait for corrections; next: collect-feedback --round 1"), "{said}");
+    let learned: Vec<Metric> = dataset.read(1).unwrap();
+    let learned = learned.iter().find(|row| row.name == "mean_sentence_score").unwrap().value;
+    let apart = |scores: &[f64]| {
+        scores
+            .iter()
+            .fold(0.0, |most: f64, one| scores.iter().fold(most, |most, other| most.max(one - other)))
+    };
+    // Where they differ too much, a sentence counts as neutral.
+    let counted = by_sentence.values().map(|scores| match apart(scores) > 0.3 {
+        true => 0.5,
+        false => scores.iter().sum::<f64>() / 4.0,
+    });
+    let expected = counted.sum::<f64>() / sentences as f64;
+    assert!((learned - expected).abs() < 1e-4, "{learned} {expected}");
+
+    // Corrections are the main Teacher's.
+    let output = with_key(&["--round", "1"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let corrections: Vec<Correction> = dataset.read(1).unwrap();
+    assert!(!corrections.is_empty() && corrections.iter().all(|row| row.teacher == "gpt-4o"));
+    let said = place.run(train, &["--round", "1"]);
+    assert!(said.contains("round 1: complete"), "{said}");
+    assert!(place.run(collect, &["status"]).contains("The books balance."));
 }

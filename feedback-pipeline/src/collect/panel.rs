@@ -14,7 +14,7 @@ use crate::tables::outcomes;
 use crate::teacher::{self, Secret};
 use schemas::opinions::Opinion;
 use schemas::settings::{LimitSettings, Settings, TeacherSettings};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 /// The Teachers of a run.
@@ -100,15 +100,16 @@ impl<'a> Panel<'a> {
     /// For each Teacher, whether its first scoring is a job of its own. One at most has the job of a round with one
     /// opinion: who was asked for it before, else the main Teacher.
     fn own_jobs(&self, round: u32, models: &[&str]) -> Result<Vec<bool>> {
-        let (mut before, mut own) = (BTreeSet::new(), BTreeSet::new());
+        let (mut before, mut own) = (BTreeMap::new(), BTreeSet::new());
         if let Some(cache) = self.main.look_into_store()? {
             own = own_models(&cache, round)?;
             if models.len() > 1 || !own.is_empty() {
                 before = cache.models_of(&Job::new(Kind::Scores, round).scope(), round)?;
             }
         }
-        let asked_before = models.iter().position(|model| before.contains(*model));
-        let has_it = asked_before.or_else(|| {
+        // Whose answers are all discarded may be asked for them again.
+        let asked = |discarded: bool| models.iter().position(|model| before.get(*model) == Some(&discarded));
+        let has_it = asked(false).or_else(|| asked(true)).or_else(|| {
             let is_free = models.first().is_some_and(|main| !own.contains(*main));
             is_free.then_some(0)
         });

@@ -126,6 +126,9 @@ impl Context {
                 discard_command("discard", job)
             ));
         }
+        if job.kind == Kind::Scores {
+            hint.push("to have each rationale scored by both: [[teachers]] in ares.toml".to_owned());
+        }
         hint.push("to allow answers of several Teachers in one round: --mix-teachers".to_owned());
         Ok(Error::OtherTeacher { message, hint: hint.join("\n      ") })
     }

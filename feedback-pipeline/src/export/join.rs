@@ -17,6 +17,8 @@ pub(super) struct Sample {
     pub(super) spreads: Vec<f32>,
     pub(super) truncated: bool,
     pub(super) teacher: String,
+    /// Whose scores these are.
+    pub(super) opinions: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,8 +74,8 @@ pub(super) fn scored(
         Ok(None) => return Ok(Err(Reason::Pending)),
         Err(_) => return Ok(Err(Reason::PartlyScored)),
     };
-    let teachers = combined.opinions.iter().filter_map(|number| Some(opinions.get(*number)?.to_string()));
-    let teacher = teachers.collect::<Vec<_>>().join(", ");
+    let names = combined.opinions.iter().filter_map(|number| Some(opinions.get(*number)?.to_string()));
+    let names: Vec<String> = names.collect();
     let scores = combined.sentences.iter().map(|sentence| sentence.score).collect();
     let spreads = match opinions.are_several() {
         true => combined.sentences.iter().map(|sentence| sentence.spread).collect(),
@@ -86,7 +88,8 @@ pub(super) fn scored(
         scores,
         spreads,
         truncated,
-        teacher,
+        teacher: names.join(", "),
+        opinions: names,
     }))
 }
 

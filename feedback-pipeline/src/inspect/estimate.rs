@@ -11,6 +11,7 @@ use crate::store::Cache;
 use crate::store::outcome::{self, AskedWith};
 use crate::teacher::Usage;
 use crate::teacher::catalogue::Price;
+use schemas::opinions::Opinion;
 use schemas::settings::Provider;
 
 /// The first requests, up to this many, are all tokenized; after them, only every [`STRIDE`]th, and the
@@ -82,7 +83,19 @@ pub fn of(context: &Context, job: &Job) -> Result<Estimate> {
     let path = context.dataset.feedback_path();
     let cache = if path.is_file() { Some(Cache::look(&path)?) } else { None };
     let samples = match &cache {
-        Some(cache) => cache.samples(&job.scope(), &asked.model.name)?,
+        // A repeat takes as much as the first scoring.
+        Some(cache) => {
+            let first = Job { opinion: None, ..job.clone() }.scope();
+            let own = Opinion { teacher: model.clone(), repeat: 0 };
+            let again = Job::opinion(job.round, own).scope();
+            let mut samples = cache.samples(&job.scope(), &asked.model.name)?;
+            for scope in [first, again].iter().filter(|_| job.repeat() > 0) {
+                if samples.is_empty() {
+                    samples = cache.samples(scope, &asked.model.name)?;
+                }
+            }
+            samples
+        }
         None => Vec::new(),
     };
     let counters = [

@@ -39,7 +39,7 @@ use migrations::VERSION;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use schemas::settings::Provider;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A distinct request, as it is stored.
@@ -410,19 +410,19 @@ impl Cache {
         })
     }
 
-    /// Models that items of a scope and round were asked of, without those whose every request is discarded.
+    /// Models that items of a scope and round were asked of, each with whether all its requests are discarded.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn models_of(&self, scope: &str, round: u32) -> Result<BTreeSet<String>> {
+    pub fn models_of(&self, scope: &str, round: u32) -> Result<BTreeMap<String, bool>> {
         self.read(|connection| {
             let mut statement = connection.prepare(
-                "SELECT DISTINCT model FROM subjects JOIN asks USING (request_key)
-                 WHERE subjects.scope = ?1 AND subjects.round = ?2
-                 AND NOT EXISTS (SELECT 1 FROM discarded WHERE discarded.scope = ?1 AND discarded.round = ?2
-                                 AND discarded.request_key = subjects.request_key)",
+                "SELECT model, min(EXISTS (SELECT 1 FROM discarded WHERE discarded.scope = ?1 AND discarded.round = ?2
+                                           AND discarded.request_key = subjects.request_key))
+                 FROM subjects JOIN asks USING (request_key)
+                 WHERE subjects.scope = ?1 AND subjects.round = ?2 GROUP BY model",
             )?;
-            let rows = statement.query_map(params![scope, round], |row| row.get(0))?;
+            let rows = statement.query_map(params![scope, round], |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect()
         })
     }

@@ -106,6 +106,9 @@ impl Resolved {
                 .map_err(|e: toml::de::Error| settings_error("[[teachers]]", e.message().to_owned()))?;
             settings.teachers.push(teacher);
         }
+        if flags.contains_key("teacher.model") || flags.contains_key("teacher.provider") {
+            take_main_place(&mut settings, flags)?;
+        }
         let resolved = Self { settings, origins };
         resolved.check()?;
         Ok(resolved)
@@ -346,6 +349,28 @@ fn add_preset(merged: &mut Table, origins: &mut BTreeMap<String, Origin>) -> Res
 
 fn settings_error(origin: &str, message: String) -> Error {
     Error::Settings { origin: origin.to_owned(), message }
+}
+
+/// A Teacher of `[[teachers]]` that flags name takes the place of the main one, with the settings of its entry.
+fn take_main_place(settings: &mut Settings, flags: &BTreeMap<String, String>) -> Result<()> {
+    let main = settings.teacher.model_name();
+    let Some(place) = settings.teachers.iter().position(|one| one.teacher.model_name() == main) else {
+        return Ok(());
+    };
+    let mut entry = Table::try_from(settings.teachers.remove(place)).unwrap_or_default();
+    for (path, text) in flags {
+        let Some((section @ ("teacher" | "limits"), name)) = path.split_once('.') else { continue };
+        let key = find(section, name).map_err(|message| settings_error("flags", message))?;
+        let flag = format!("--{}", key.flag());
+        insert(&mut entry, key, parse(key, text, &flag)?, &flag)?;
+    }
+    let combine = settings.teacher.combine;
+    let FurtherTeacher { teacher, limits } = Value::Table(entry)
+        .try_into()
+        .map_err(|e: toml::de::Error| settings_error("[[teachers]]", e.message().to_owned()))?;
+    (settings.teacher, settings.limits) = (teacher, limits);
+    settings.teacher.combine = combine;
+    Ok(())
 }
 
 /// Whether a text is the name of an environment variable, or empty.

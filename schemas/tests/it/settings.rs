@@ -287,3 +287,95 @@ fn flags_are_read_from_the_command_line() {
     let error = command().try_get_matches_from(["ares", "--sample", "2"]).unwrap_err();
     assert!(error.to_string().contains("a similar argument exists: '--samples'"), "{error}");
 }
+
+const TWO: &str = "[teacher]\nprovider = \"openai\"\nmodel = \"a\"\nrepeats = 3\nreasons = true\ncombine = \"median\"\n\
+                   [limits]\nconcurrency = 9\n\
+                   [[teachers]]\nprovider = \"anthropic\"\nmodel = \"b\"\nbase_url = \"http://b\"\nconcurrency = 4\ntemperature = 1\n\
+                   [[teachers]]\nprovider = \"openai\"\nmodel = \"c\"\nrepeats = 1\n";
+
+#[test]
+fn further_teachers_inherit_what_makes_opinions_comparable() {
+    let settings = resolve(TWO, &[]).unwrap().settings;
+    let [b, c] = &settings.teachers[..] else { panic!("{:?}", settings.teachers) };
+    assert_eq!((b.teacher.repeats, c.teacher.repeats, b.teacher.reasons), (3, 1, true));
+    assert_eq!((b.teacher.temperature, c.teacher.temperature), (Some(1.0), None));
+    assert_eq!((b.teacher.base_url.as_str(), c.teacher.base_url.as_str()), ("http://b", ""));
+    assert_eq!((b.limits.concurrency, c.limits.concurrency), (4, 512));
+    let shown = resolve(TWO, &[]).unwrap().show();
+    assert!(
+        shown.ends_with("\n[[teachers]]\nmodel = \"c\"\nprovider = \"openai\"\nreasons = true\n"),
+        "{shown}"
+    );
+    assert_eq!(resolve("", &[]).unwrap().settings.teachers, []);
+}
+
+#[test]
+fn a_further_teacher_that_flags_name_takes_the_main_place() {
+    let flags = [("teacher.provider", "anthropic"), ("teacher.model", "b"), ("limits.concurrency", "2")];
+    let settings = resolve(TWO, &flags).unwrap().settings;
+    assert_eq!((settings.teacher.base_url.as_str(), settings.teacher.repeats), ("http://b", 3));
+    assert_eq!((settings.limits.concurrency, settings.teacher.combine.as_str()), (2, "median"));
+    assert_eq!(settings.teachers.len(), 1);
+    // One that no entry names is asked instead of the main one.
+    let settings = resolve(TWO, &[("teacher.model", "d")]).unwrap().settings;
+    assert_eq!((settings.teacher.model.as_str(), settings.teachers.len()), ("d", 2));
+}
+
+#[test]
+fn further_teachers_are_checked() {
+    let entry = |lines: &str| in_file(&format!("[teacher]\nmodel = \"a\"\n[[teachers]]\n{lines}\n"));
+    assert_eq!(
+        entry("provider = \"openai\"\nmodle = \"b\""),
+        "ares.toml: unknown key `modle` of [[teachers]]; did you mean `model`?"
+    );
+    assert_eq!(
+        entry("combine = \"mean\""),
+        "ares.toml: unknown key `combine` of [[teachers]]; it belongs to `[teacher]`, for all Teachers"
+    );
+    assert_eq!(
+        entry("provider = \"openai\"\ntemperature = 3"),
+        "ares.toml: temperature of [[teachers]] 1: expected a number from 0 to 2, found 3"
+    );
+    assert_eq!(
+        entry("provider = \"openai\"\nrepeats = \"two\""),
+        "ares.toml, [[teachers]] 1: teacher.repeats: expected a whole number of at least 0, found \"two\""
+    );
+    assert_eq!(
+        entry(""),
+        "ares.toml: model of [[teachers]] 1: expected a model that no other Teacher has (for several scorings by one: \
+         repeats), found reference-v2"
+    );
+    let secret = entry("provider = \"openai\"\napi_key_env = \"sk-1234\"");
+    assert!(secret.contains("api_key_env") && !secret.contains("1234"), "a key is not repeated: {secret}");
+    assert_eq!(
+        in_file("[rl]\nmax_spread = 2\n"),
+        "ares.toml: rl.max_spread: expected a number from 0 to 1, found 2"
+    );
+}
+
+/// The page on settings lists every key with its default and meaning, in the order of the sections.
+#[test]
+fn the_page_on_settings_is_true() {
+    let table = toml::Table::try_from(Settings::default()).unwrap();
+    let (mut expected, mut section) = (String::new(), "");
+    for key in Settings::keys() {
+        if key.section != section {
+            section = key.section;
+            expected += &format!("{}[{section}]\n", if expected.is_empty() { "" } else { "\n" });
+        }
+        let line = match table[key.section].get(key.name) {
+            Some(value) => format!("{} = {value}", key.name),
+            None => format!("# {} =", key.name),
+        };
+        expected += &format!("{line:<38} # {}\n", key.meaning);
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let begin = page.find("```toml\n[teacher]\n").unwrap() + "```toml\n".len();
+    let end = begin + page[begin..].find("```").unwrap();
+    if std::env::var_os("ARES_WRITE_DOCS").is_some() {
+        std::fs::write(&path, format!("{}{expected}{}", &page[..begin], &page[end..])).unwrap();
+        return;
+    }
+    assert!(page[begin..end] == expected, "docs/settings.md: ARES_WRITE_DOCS=1 writes the list anew");
+}

@@ -33,6 +33,9 @@ struct Cli {
     /// Its models score only one rationale per request, even if asked about several.
     #[arg(long)]
     only_one: bool,
+    /// How far its scores are from those of others, at most; each request has its own.
+    #[arg(long, default_value_t = 0.0)]
+    own_mind: f64,
     /// Maximum requests processed at once.
     #[arg(long)]
     slots: Option<usize>,
@@ -88,7 +91,7 @@ fn main() -> Result<(), String> {
         endpoint: cli.endpoint,
         blind: cli.blind,
         only_one: cli.only_one,
-        own_mind: 0.0,
+        own_mind: cli.own_mind,
         slots: cli.slots,
         log_requests: cli.log_requests,
         faults: Faults { seed: cli.seed, share: cli.fault_share, kinds, after: 0 },

@@ -1,7 +1,8 @@
 //! Several opinions on each rollout: repeats by one Teacher, several Teachers, and both.
 
 use crate::shared::{Place, Tables, fast};
-use schemas::Score;
+use schemas::opinions::CombinedScore;
+use schemas::{Score, table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use workspace_tests::command::{Ran, collect_feedback, run, start};
@@ -392,6 +393,22 @@ fn exports_and_reports_combine() {
         }
     }
     assert!(sentences > 20 && apart > 10, "{sentences} {apart}");
+
+    let to = two.place.folder.path().join("hub");
+    let ran = two.run(&["export", "--round", "1", "--as", "hub", "--to", to.to_str().unwrap()]);
+    assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let mut combined = Vec::new();
+    for split in ["train", "test"] {
+        let path = to.join(format!("combined_scores/{split}.parquet"));
+        combined.extend(table::read::<CombinedScore>(&path).unwrap());
+    }
+    assert_eq!(combined.len(), by_sentence.len());
+    for row in combined {
+        let all = &by_sentence[&(row.rollout_id.clone(), row.sentence_index)];
+        assert!((f64::from(row.score) - all.iter().sum::<f64>() / 4.0).abs() < 1e-5, "{row:?}");
+        assert_eq!(row.opinions.len(), 4, "{row:?}");
+        assert!(row.spread > 0.0 && row.spread < 0.41, "{row:?}");
+    }
 
     let page = two.place.folder.path().join("report.html");
     let ran = two.run(&["report", "--round", "1", "--out", page.to_str().unwrap()]);

@@ -105,11 +105,7 @@ impl Joined {
             }
             let on = scores.by_rollout.get(&rollout.rollout_id).unwrap_or(&none);
             let combined = scores.opinions.combined(on, count).map_err(|incomplete| Error::BadInput {
-                message: format!(
-                    "scores, round {round}: rollout {}: expected a score for each of {count} sentences, \
-                     found {} by {}",
-                    rollout.rollout_id, incomplete.found, incomplete.opinion
-                ),
+                message: format!("scores, round {round}: rollout {}: {incomplete}", rollout.rollout_id),
                 hint: None,
             })?;
             let missing = scores.opinions.missing(on);

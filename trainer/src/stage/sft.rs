@@ -241,10 +241,7 @@ fn well_scored(context: &Context, round: u32) -> Result<(Vec<Text>, String)> {
         }
         let count = rollout.sentences.len();
         let combined = opinions.combined(on, count).map_err(|incomplete| Error::BadInput {
-            message: format!(
-                "scores, round {round}: rollout {}: expected a score for each of {count} sentences, found {} by {}",
-                rollout.rollout_id, incomplete.found, incomplete.opinion
-            ),
+            message: format!("scores, round {round}: rollout {}: {incomplete}", rollout.rollout_id),
             hint: None,
         })?;
         let Some(combined) = combined else { continue };

@@ -12,6 +12,7 @@ mod features;
 mod kill;
 mod learning;
 mod memory;
+mod opinions;
 mod options;
 mod pickles;
 mod ranks;

@@ -3,12 +3,15 @@
 use super::writer::Place;
 use crate::error::{Error, Result};
 use crate::export::card::{self, Config};
-use crate::export::left_out::{Reason, Split};
+use crate::export::left_out::{LeftOut, Reason, Split};
 use crate::export::lines::{
     Embedded, Lines, ParquetLines, Row, Written, list, picture as picture_field, text,
 };
+use crate::export::options::{Plan, Source};
 use crate::export::pictures::Pictures;
+use crate::export::source::Sources;
 use arrow::datatypes::{DataType, Field};
+use schemas::opinions::{CombinedScore, Opinions};
 use schemas::table::TableWriter;
 use schemas::{
     Answer, Column, Correction, Dataset, Judgement, Problem, Provenance, Rationale, Rollout, Score, Table,
@@ -124,6 +127,7 @@ pub(in crate::export) fn write(place: &mut Place<'_>, dataset: &Dataset) -> Resu
     }];
     copy::<Rollout>(place, dataset, &splits, |row| &row.problem_id, &mut configs)?;
     copy::<Score>(place, dataset, &splits, |row| &row.problem_id, &mut configs)?;
+    combined(place, dataset, &mut configs)?;
     copy::<Rationale>(place, dataset, &splits, |row| &row.problem_id, &mut configs)?;
     copy::<Correction>(place, dataset, &splits, |row| &row.problem_id, &mut configs)?;
     copy::<Judgement>(place, dataset, &splits, |row| &row.problem_id, &mut configs)?;
@@ -214,6 +218,55 @@ fn copy<T: Table + Send + 'static>(
         written.push(Written { name, split, lines: file.finish()? as u64 });
     }
     configs.push(Config { name: T::NAME.to_owned(), files: written, features: features(&T::columns()) });
+    Ok(())
+}
+
+/// Writes what several opinions on each sentence come to, a file for each split; nothing where there is one opinion.
+fn combined(place: &mut Place<'_>, dataset: &Dataset, configs: &mut Vec<Config>) -> Result<()> {
+    let plan = Plan { source: Some(Source::Scores), keep_duplicates: true, ..place.plan.clone() };
+    let round = plan.round;
+    if dataset.parts::<Score>(round)?.is_empty()
+        || !Opinions::read(dataset, round, &plan.settings)?.are_several()
+    {
+        return Ok(());
+    }
+    // What has no line here is in the other tables.
+    let mut left = LeftOut::default();
+    let mut sources = Sources::read(dataset, &plan, &mut left)?;
+    let provenance = Provenance { created_by: place.created_by.clone(), config_sha256: String::new() };
+    let mut files: BTreeMap<Split, (String, TableWriter<CombinedScore>)> = BTreeMap::new();
+    for problem in dataset.problem_rows()? {
+        let feedback = sources.of(problem?, &plan.splits, &mut left)?;
+        for sample in &feedback.samples {
+            let (_, file) = match files.entry(feedback.split) {
+                Entry::Occupied(file) => file.into_mut(),
+                Entry::Vacant(empty) => {
+                    let name = format!("{}/{}.parquet", CombinedScore::NAME, feedback.split.hub_name());
+                    let file = TableWriter::create(&place.folder.join(&name), &provenance)?;
+                    empty.insert((name, file))
+                }
+            };
+            let sentences = sample.sentences.iter().zip(&sample.scores).zip(&sample.spreads);
+            for (((sentence, score), spread), sentence_index) in sentences.zip(0..) {
+                file.push(CombinedScore {
+                    rollout_id: sample.rollout_id.clone(),
+                    problem_id: feedback.problem.problem_id.clone(),
+                    round,
+                    sentence_index,
+                    sentence: sentence.clone(),
+                    score: *score,
+                    spread: *spread,
+                    opinions: sample.opinions.clone(),
+                })?;
+            }
+        }
+    }
+    let mut written = Vec::new();
+    for (split, (name, file)) in files {
+        written.push(Written { name, split, lines: file.finish()? as u64 });
+    }
+    let features = features(&CombinedScore::columns());
+    configs.push(Config { name: CombinedScore::NAME.to_owned(), files: written, features });
     Ok(())
 }
 

@@ -49,6 +49,7 @@ fn feedback(scores: &[&[f32]]) -> Feedback {
         spreads: Vec::new(),
         truncated: scores.iter().any(|score| *score < 0.0),
         teacher: "t".into(),
+        opinions: vec!["t".into()],
     });
     Feedback {
         problem,
