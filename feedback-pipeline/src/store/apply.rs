@@ -1,8 +1,8 @@
 //! Applies each change to the tables of the store.
 
 use super::members;
+use super::row::{Ask, Reply};
 use super::write::{Attempt, Change, Write};
-use super::{Ask, Reply};
 use crate::items::Kind;
 use crate::teacher::Key;
 use rusqlite::{Transaction, params};

@@ -1,7 +1,7 @@
 //! Batches in `feedback.sqlite`. A batch is recorded with its requests before it is sent, and its id before it is
 //! polled, so that after a kill at any time it can be found again and is not paid for twice.
 
-use super::Cache;
+use super::cache::Cache;
 use super::write::{Batch, Change, Entry};
 use crate::error::Result;
 use crate::items::Kind;

@@ -1,6 +1,7 @@
 //! Discarded answers: they stay in `feedback.sqlite` and count as spent, but are not used.
 
-use super::Cache;
+use super::cache::Cache;
+use super::row::provider;
 use super::write::Write;
 use crate::error::Result;
 use crate::items::{Job, Kind};
@@ -83,7 +84,7 @@ impl Cache {
         self.read(|connection| {
             let mut statement =
                 connection.prepare_cached("SELECT provider FROM asks WHERE model = ?1 LIMIT 1")?;
-            statement.query_row([model], |row| super::provider(row, 0)).optional()
+            statement.query_row([model], |row| provider(row, 0)).optional()
         })
     }
 

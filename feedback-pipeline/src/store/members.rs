@@ -1,7 +1,6 @@
 //! Items of requests that ask about several.
 
-use super::{Ask, Cache, Member};
-use crate::error::Result;
+use super::row::{Ask, Member};
 use crate::teacher::Key;
 use rusqlite::{Connection, Transaction, params};
 
@@ -29,21 +28,4 @@ pub(super) fn insert(transaction: &Transaction<'_>, ask: &Ask) -> rusqlite::Resu
         ])?;
     }
     Ok(())
-}
-
-impl Cache {
-    /// Requests about several items, one of which has this individual request; the latest first.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn groups_with(&self, item_key: &Key) -> Result<Vec<Key>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT request_key FROM members JOIN asks USING (request_key) WHERE item_key = ?1
-                 ORDER BY asks.rowid DESC",
-            )?;
-            let rows = statement.query_map([item_key.as_slice()], |row| row.get(0))?;
-            rows.collect()
-        })
-    }
 }

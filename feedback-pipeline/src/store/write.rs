@@ -1,6 +1,6 @@
 //! The changes written to the store: replies, requests of items, prompts, losses, and changes of batches.
 
-use super::{Ask, Reply};
+use super::row::{Ask, Reply};
 use crate::error::Result;
 use crate::items::Kind;
 use crate::teacher::Key;

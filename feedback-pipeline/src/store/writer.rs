@@ -1,9 +1,9 @@
 //! The only thread that writes to `feedback.sqlite`, with many changes per commit.
 
 use super::apply::apply;
-use super::error;
+use super::error::error;
+use super::row::{Ask, Reply};
 use super::write::{Attempt, Change, Write};
-use super::{Ask, Reply};
 use crate::error::{Error, Result};
 use crate::teacher::Key;
 use rusqlite::Connection;
