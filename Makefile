@@ -15,7 +15,7 @@ setup: ## get libtorch (LIBTORCH, an installed Python torch, or a download of so
 	@$(PYTHON) scripts/setup_libtorch.py
 
 build: setup ## build both commands: collect-feedback and train
-	@[ -x "$(TARGET)/release/train" ] || echo "build: the first build compiles some 450 crates: about 20 minutes on two cores, less on more"
+	@[ -x "$(TARGET)/release/train" ] || echo "build: the first build compiles some 450 crates: about 15 minutes on two cores, less on more"
 	$(CARGO) build --release --workspace
 
 demo: build ## two whole rounds on the sample set: no key, no network

@@ -1,6 +1,6 @@
 //! Settings with a fixed set of names, and the types of setting values.
 
-use super::Kind;
+use super::kind::Kind;
 use serde::{Deserialize, Serialize};
 
 /// A Rust type of a setting.

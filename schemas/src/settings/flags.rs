@@ -1,6 +1,6 @@
 //! Every setting as a command-line flag.
 
-use super::{Key, Settings};
+use super::table::{Key, Settings};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use std::collections::BTreeMap;
 

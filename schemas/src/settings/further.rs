@@ -1,18 +1,7 @@
 //! `[[teachers]]`: Teachers that score besides the main one, each with its own service, key and limits.
 
-use super::{Key, LimitSettings, Settings, TeacherSettings};
-use serde::{Deserialize, Serialize};
+use super::table::{FurtherTeacher, Key, LimitSettings, Settings, TeacherSettings};
 use toml::{Table, Value};
-
-/// A Teacher that scores besides the main one.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FurtherTeacher {
-    /// Who it is, as in `[teacher]`.
-    pub teacher: TeacherSettings,
-    /// How fast it may be asked, as in `[limits]`.
-    pub limits: LimitSettings,
-}
 
 /// Keys of `[teacher]` that hold for every Teacher where an entry does not set them: opinions are comparable only where all are
 /// asked the same.

@@ -1,6 +1,6 @@
 //! Settings under one name.
 
-use super::Preset;
+use super::choice::Preset;
 
 /// The values of a preset as `ares.toml` text; the file and flags override them.
 pub(super) fn text(preset: Preset) -> &'static str {

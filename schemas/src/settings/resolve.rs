@@ -1,9 +1,9 @@
 //! Merging defaults, file and flags, with the origin of every value.
 
-use super::{
-    AnswerKeepBy, BaselineKind, FurtherTeacher, KeepBy, Key, Kind, Preset, Provider, Settings, further,
-    preset,
-};
+use super::choice::{AnswerKeepBy, BaselineKind, KeepBy, Preset, Provider};
+use super::kind::Kind;
+use super::table::{FurtherTeacher, Key, Settings};
+use super::{further, preset};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write;

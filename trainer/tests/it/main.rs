@@ -6,7 +6,6 @@ mod again;
 mod answers;
 mod bad_input;
 mod checkpoints;
-mod circles;
 mod faults;
 mod features;
 mod kill;

@@ -1,10 +1,10 @@
-//! No file of the crate imports, through others, a file that imports it: each can be read without those above it.
+//! No file of a crate imports, through others, a file that imports it: each can be read without those above it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Circles that still stand, each named by its files; one that is gone must be removed from here.
-const KNOWN: [&[&str]; 0] = [];
+/// The crates, each with the number of files that it has at least.
+const CRATES: [(&str, usize); 3] = [("schemas", 25), ("feedback-pipeline", 150), ("trainer", 60)];
 
 /// A module's path in the crate: empty for `lib.rs`.
 type Module = Vec<String>;
@@ -35,8 +35,9 @@ fn sources(root: &Path, folder: &Path, found: &mut BTreeMap<Module, String>) {
 
 /// A source without comments and unit tests, which stand at its end.
 fn code(source: &str) -> String {
-    let tests = ["#[cfg(test)]\nmod tests", "#[cfg(test)]\npub(crate) mod tests"];
-    let end = tests.iter().filter_map(|tests| source.find(tests)).min().unwrap_or(source.len());
+    let tests = ["mod tests", "pub(super) mod tests", "pub(crate) mod tests"];
+    let begin = |tests: &&str| source.find(&format!("#[cfg(test)]\n{tests}"));
+    let end = tests.iter().filter_map(begin).min().unwrap_or(source.len());
     let source = &source[..end];
     let lines = source.lines().filter(|line| !line.trim_start().starts_with("//"));
     lines.map(|line| line.split(" // ").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
@@ -82,9 +83,13 @@ fn inline(code: &str, start: &str) -> Vec<Module> {
         }
         let rest = code[place..].chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'));
         let path: String = rest.collect();
+        // Macros are at the root, wherever they are defined.
+        if code[place + path.len()..].starts_with('!') {
+            continue;
+        }
         let parts: Module = path.split("::").filter(|part| !part.is_empty()).map(ToOwned::to_owned).collect();
-        // `crate::{…}` is a use tree.
-        if parts.last().is_some_and(|part| !matches!(part.as_str(), "crate" | "super")) {
+        // `crate::a::{…}` is a use tree.
+        if !path.ends_with("::") {
             paths.push(parts);
         }
     }
@@ -198,12 +203,18 @@ impl Graph {
 
 #[test]
 fn no_file_imports_itself_through_others() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = BTreeMap::new();
-    sources(&root, &root, &mut found);
-    assert!(found.len() > 60, "{}", found.len());
-    let circles: Vec<Vec<String>> = Graph::new(found).circles().into_iter().collect();
-    assert_eq!(circles, KNOWN, "circles of files: found, known");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut circles = Vec::new();
+    for (name, at_least) in CRATES {
+        let root = workspace.join(name).join("src");
+        let mut found = BTreeMap::new();
+        sources(&root, &root, &mut found);
+        assert!(found.len() >= at_least, "{name}: {} files", found.len());
+        circles.extend(
+            Graph::new(found).circles().into_iter().map(|circle| format!("{name}: {}", circle.join(", "))),
+        );
+    }
+    assert!(circles.is_empty(), "files that import each other: {circles:#?}");
 }
 
 #[test]
