@@ -192,7 +192,7 @@ fn interrupt_leaves_the_batch_running_and_a_run_without_batches_does_not_buy_it_
     let ended = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(130), "{said}");
-    let next = "1 batch with 114 requests is still running at the service (batch_0); next: collect-feedback --round 1 --stage scores --batch";
+    let next = "1 batches with 114 requests are still running at the service (batch_0); next: collect-feedback --round 1 --stage scores --batch";
     assert!(said.contains(next), "{said}");
     let ran = place.collect(&service, &["--stage", "scores"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);

@@ -206,12 +206,10 @@ impl Run<'_> {
         }
         let requests: u64 = open.iter().map(|batch| batch.requests).sum();
         let ids: Vec<&str> = open.iter().map(name_of).collect();
-        let (batches, ids) = (schemas::number::counted(open.len(), "batch"), ids.join(", "));
-        let verb = if open.len() == 1 { "is" } else { "are" };
-        let requests = schemas::number::counted(requests, "request");
+        let (batches, ids) = (open.len(), ids.join(", "));
         let command = self.session.job.command();
         self.session.progress.say(&format!(
-            "{batches} with {requests} {verb} still running at the service ({ids}); next: {command} --batch"
+            "{batches} batches with {requests} requests are still running at the service ({ids}); next: {command} --batch"
         ));
     }
 }
