@@ -211,7 +211,7 @@ fn a_file_that_was_uploaded_becomes_the_batch_it_was_sent_for() {
 
     let ran = ask(&place, &service, TEACHERS[1], &SCORES);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("made of the file that an earlier run had uploaded"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("created from the file that an earlier run uploaded"), "{}", ran.stderr);
     assert_eq!((place.tables().scores.len(), service.stats().batches), (60, 1));
     assert_eq!(stored(&place, "SELECT count(*) + 0.0 FROM batches"), 1.0);
 }

@@ -89,7 +89,7 @@ impl Run<'_> {
                 self.session.cache.batch_sent(&batch.plan, &id)?;
                 let requests = batch.requests;
                 self.session.progress.say(&format!(
-                    "batch {id} made of the file that an earlier run had uploaded: {requests} requests"
+                    "batch {id} created from the file that an earlier run uploaded: {requests} requests"
                 ));
                 Ok(())
             }
