@@ -21,7 +21,7 @@ table! {
         latency_ms: u32, "Time from sending the last attempt to its reply.", unit "ms";
         started_at: TimestampMs, "Time the first attempt was sent.", unit "ms since 1970, UTC";
         dialect: Option<String>, "Format of the request: parameters and reply format; null if unknown.", since 1;
-        items: Option<u32>, "Items that the request asked about, among which its tokens and cost are split; null if it asked about this one alone.", unit "items", since 2;
+        items: Option<u32>, "Number of items in the request, among which its tokens and cost are split; null if this was the only one.", unit "items", since 2;
         repeat: Option<u32>, "Which of the Teacher's scorings of the rationale was asked for, from 0; null in older files, and for other kinds.", since 3;
     }
 }

@@ -17,7 +17,7 @@ table! {
         request_key: String, "Key of the request in feedback.sqlite and in requests.";
         cached: bool, "True if another row with the same request paid for the reply.";
         scored_at: TimestampMs, "Time of the reply.", unit "ms since 1970, UTC";
-        reason: Option<String>, "Why, in the Teacher's words; null where it was not asked for reasons.", since 2;
+        reason: Option<String>, "The Teacher's reason for the score; null if reasons were not requested.", since 2;
         repeat: Option<u32>, "Which of the Teacher's scorings of the rationale, from 0; null in older files, which hold one.", since 3;
     }
 }

@@ -29,9 +29,9 @@ struct AskedOf {
     model: String,
 }
 
-/// The flags that continue with the Teacher who answered last in a round or the one before it, for instance ` --teacher
-/// anthropic --model claude-haiku-5-5`; nothing where the settings name that Teacher, or nobody answered yet. Teachers of
-/// `[[teachers]]` need no flags.
+/// The flags that continue with the Teacher that last answered in a round or the previous one, for instance
+/// ` --teacher anthropic --model claude-haiku-5-5`; empty if the settings select that Teacher, or if there
+/// are no answers yet. Teachers of `[[teachers]]` need no flags.
 ///
 /// # Errors
 /// If the ledger cannot be read.

@@ -123,7 +123,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Checks the flags; those that a format or source has no use for are refused.
+    /// Checks the flags; those without an effect on the format or source are refused.
     pub(super) fn new(options: &Options, round: u32, settings: &Settings) -> Result<Self> {
         let format = options.format;
         let sources: &[Source] = match format {

@@ -37,7 +37,7 @@ const MOST_REPEATS: u32 = 64;
 /// What `api_key_env` holds. A key that was put there by mistake is not repeated.
 const VARIABLE: &str = "the name of an environment variable (letters, digits and _), not the key itself";
 
-/// More threads than this are a slip of the keyboard.
+/// Upper limit of the threads, to catch typing errors.
 const MOST_THREADS: u32 = 1_024;
 
 impl Resolved {

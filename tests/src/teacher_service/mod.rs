@@ -71,7 +71,7 @@ pub struct Options {
     pub only_one: bool,
     /// How far its scores are from those that others give, at most: each request for scores has its own.
     pub own_mind: f64,
-    /// Output tokens that a reply is charged beyond its text, as for thinking.
+    /// Output tokens charged for a reply in addition to its text, as for thinking.
     pub extra_output_tokens: u64,
     /// Whether tokens are counted by a tokenizer, including schema, pictures and prompt cache; otherwise
     /// approximately.

@@ -349,8 +349,8 @@ fn opinions_are_asked_for_in_groups_and_in_batches() {
     assert_eq!((ran.status, two.requests()), (Some(0), (18, 18)), "{}", ran.stderr);
     let status = two.run(&["status"]);
     assert!(status.stdout.contains("The books balance."), "{}", status.stdout);
-    assert!(status.stdout.contains("36 requests asked about"), "{}", status.stdout);
-    assert!(!status.stdout.contains("asked about again alone"), "{}", status.stdout);
+    assert!(status.stdout.contains("grouped in 36 requests"), "{}", status.stdout);
+    assert!(!status.stdout.contains("requested again individually"), "{}", status.stdout);
     assert_eq!(two.run(&["rebuild"]).status, Some(0));
     assert_eq!(two.place.tables(), tables);
 }

@@ -86,7 +86,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// The numbers of the gathered round, and those of the rounds before it.
+    /// The numbers of the gathered round and of the rounds before it.
     pub(super) fn of(dataset: &Dataset, gathered: &Gathered, settings: &Settings) -> Result<Self> {
         let problems: HashMap<&str, &Problem> =
             gathered.problems.iter().map(|problem| (problem.problem_id.as_str(), problem)).collect();
@@ -158,7 +158,7 @@ fn answers(dataset: &Dataset, round: u32) -> Result<BTreeMap<(String, String), (
     Ok(stages.into_iter().zip(splits).zip(numbers).collect())
 }
 
-/// A policy's row for each stage of each round, and for samples of a policy that decoded nothing.
+/// One row for each stage of each round, and for the samples of policies that decoded nothing.
 fn stages(
     dataset: &Dataset,
     last: u32,

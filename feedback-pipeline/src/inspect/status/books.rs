@@ -62,8 +62,8 @@ impl Account {
         account
     }
 
-    /// Notes where the requests table has fewer items than have ended. More is no fault: an item was asked again where the
-    /// prompt changed, or after a reject.
+    /// Reports if the requests table has fewer items than are completed. More is not an error: an item may
+    /// have been requested again after its prompt changed, or after a reject.
     fn compare(&mut self, spending: &[Spending], ended: u64) {
         let asked = asked(spending, self.kind);
         if asked < ended {
@@ -82,7 +82,7 @@ fn asked(spending: &[Spending], kind: &str) -> u64 {
 pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Vec<Account>> {
     let scores = frame::<Score>(dataset, round, &["rollout_id", "teacher", "repeat"])?
         .with_column(col("repeat").fill_null(lit(0_u64)));
-    // A list is read as its length.
+    // A list column is read as its length.
     let rollouts = frame::<Rollout>(dataset, round, &["rollout_id", "sentences"])?.select([
         col("rollout_id").alias("id"),
         col("sentences").eq(lit(0)).alias("empty"),

@@ -110,8 +110,9 @@ pub(super) struct Outcomes {
     pub(super) faults: Vec<String>,
 }
 
-/// What became of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected` (rows). An item is
-/// empty, done, rejected or waiting, the first that holds. With an opinion, its rejects count alone.
+/// The outcomes of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected`
+/// (rows). An item is empty, done, rejected or waiting, whichever applies first. With an opinion, its rejects
+/// count alone.
 pub(super) fn outcomes(
     dataset: &Dataset,
     round: u32,
