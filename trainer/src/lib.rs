@@ -13,6 +13,7 @@ pub mod gpu;
 pub mod init;
 pub mod libtorch;
 pub mod memory;
+pub mod merge;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;
@@ -76,6 +77,10 @@ pub fn run(cli: Cli) -> Result<()> {
     if let Some(Command::Bench(options)) = &cli.command {
         return bench::run(options, &resolved.settings);
     }
+    if let Some(Command::Merge { folder, out }) = &cli.command {
+        schemas::say!("{}", merge::merge(folder, out)?);
+        return Ok(());
+    }
     let dataset = Dataset::choose(cli.data)?;
     let _lock = dataset.lock("train")?;
     let context = Context::new(dataset, &resolved)?;
@@ -85,7 +90,9 @@ pub fn run(cli: Cli) -> Result<()> {
                 cli.round.ok_or_else(|| Error::input("expected --round, found none", "train --help"))?;
             stage::advance(&context, round, cli.stage)?;
         }
-        Some(Command::Init { .. } | Command::Bench(_) | Command::Completions { .. }) => {}
+        Some(
+            Command::Init { .. } | Command::Merge { .. } | Command::Bench(_) | Command::Completions { .. },
+        ) => {}
         Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
             schemas::say!("{}", pretrain::pretrain(&context, &from, &out, share, epochs, option_orders)?);
         }

@@ -32,7 +32,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     if !context.has(&folder) {
         checkpoint::refuse_taken(&folder)?;
         decode::refuse_leftovers(context, round, "rl")?;
-        let policy = context.starting_policy(round)?;
+        let policy = context.read_policy_to_train(&context.starting_folder(round)?)?;
         let rollouts = match ready(context, round, &policy)? {
             Ok(ready) => ready,
             Err(waiting) => return Ok(Outcome::Waiting(waiting)),
@@ -103,7 +103,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     };
 
     learned_values::forget_metrics(context, round, 0)?;
-    policy.weights.train_only(|_| true);
+    policy.weights.train();
     let together = settings.student.decode_batch as usize;
     let end = if rl.algorithm == Algorithm::Dpo {
         let pairs = pairs(context, round, policy, &corpus, &experience)?;
@@ -140,7 +140,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
 
     // The checkpoint comes last: where it is, the stage is done.
     let folder = context.checkpoint(round, "rl");
-    checkpoint::write_student(&folder, &policy.student.config, &policy.weights, &policy.folder)?;
+    policy.write(&folder, &format!("round {round}, rl"))?;
     Ok(format!(
         "round {round}: rl: {} on {} rollouts, mean sentence score {mean:.3}{}{}",
         rl.algorithm,
@@ -215,8 +215,9 @@ fn start(
     let settings = &context.settings;
     let rows: Vec<String> = experience.iter().map(|row| sha256_hex(format!("{row:?}").as_bytes())).collect();
     let start = format!(
-        "{} {:?} {kl_coefficient} {} {:?} {:?} {:?} {:?} {}",
+        "{}{} {:?} {kl_coefficient} {} {:?} {:?} {:?} {:?} {}",
         policy.fingerprint,
+        policy.adapter_identity(),
         settings.rl,
         settings.rollout.seed,
         Distribution::of(settings),

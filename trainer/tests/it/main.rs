@@ -11,6 +11,8 @@ mod faults;
 mod features;
 mod kill;
 mod learning;
+mod lora;
+mod lora_step;
 mod memory;
 mod options;
 mod pickles;
