@@ -108,6 +108,14 @@ pub enum Command {
         #[arg(long, value_parser = ["base", "rl", "sft"], default_value = "base")]
         checkpoint: String,
     },
+    /// Write a student that was trained as a LoRA adapter as a whole checkpoint.
+    Merge {
+        /// Folder of the adapter: base, round-N/rl or round-N/sft of the checkpoints.
+        folder: PathBuf,
+        /// Folder of the new checkpoint.
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+    },
     /// Print a script that lets a shell complete commands and flags.
     Completions {
         /// Shell to print it for.

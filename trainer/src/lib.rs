@@ -14,6 +14,7 @@ pub mod gpu;
 pub mod init;
 pub mod libtorch;
 pub mod memory;
+pub mod merge;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;
@@ -88,6 +89,10 @@ pub fn run(cli: Cli) -> Result<()> {
     if let Some(Command::Bench(options)) = &cli.command {
         return bench::run(options, &resolved.settings);
     }
+    if let Some(Command::Merge { folder, out }) = &cli.command {
+        schemas::say!("{}", merge::merge(folder, out)?);
+        return Ok(());
+    }
     let dataset = Dataset::choose(cli.data)?;
     let group = match &launch {
         Some(launch) => {
@@ -148,7 +153,9 @@ fn work(
             let round = round.ok_or_else(|| Error::input("expected --round, found none", "train --help"))?;
             stage::advance(context, round, stage)?;
         }
-        Some(Command::Init { .. } | Command::Bench(_) | Command::Completions { .. }) => {}
+        Some(
+            Command::Init { .. } | Command::Merge { .. } | Command::Bench(_) | Command::Completions { .. },
+        ) => {}
         Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
             schemas::say!("{}", pretrain::pretrain(context, &from, &out, share, epochs, option_orders)?);
         }

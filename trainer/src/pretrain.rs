@@ -35,7 +35,7 @@ pub fn pretrain(
     }
     checkpoint::refuse_taken(out)?;
     let settings = &context.settings;
-    let policy = context.read_policy(from)?;
+    let policy = context.read_policy_to_train(from)?;
     let corpus = Corpus::open(&context.dataset, &settings.student, &policy.student.config)?;
     let problems: Vec<_> =
         corpus.split("train").into_iter().filter(|problem| !problem.solution.trim().is_empty()).collect();
@@ -68,17 +68,15 @@ pub fn pretrain(
         warmup: settings.sft.warmup,
         max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
-    let chosen = corpus.features.identity();
-    let identity = identity(&policy.fingerprint, &plan, &examples, chosen);
+    let chosen = format!("{}{}", corpus.features.identity(), policy.adapter_identity());
+    let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
     let mut saved = StepCheckpoint::new(out, identity, context.save_interval()).shared_by(&context.group);
     let mut log = MetricLog::new(0, "pretrain").on_board(&settings.student.tensorboard)?;
-    policy.weights.train_only(|_| true);
     fit((&policy.student, &policy.weights), &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
     let last = log.rows().iter().rev().find(|row| row.name == "loss").map_or(f64::NAN, |row| row.value);
     // The checkpoint comes last: where it is, nothing is left to do.
     context.write_part(0, "pretrain", log.into_rows())?;
-    let write = || checkpoint::write_student(out, &policy.student.config, &policy.weights, from);
-    context.group.on_first(write)?;
+    context.group.on_first(|| policy.write(out, "pretrain"))?;
     StepCheckpoint::forget(out, &context.group);
     Ok(format!(
         "{}: trained on {count} gold solutions for {epochs} epochs, last loss {last:.3}",

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::student::StudentConfig;
-use crate::student::weight_files::{WEIGHTS_FILE, metadata_of};
+use crate::student::weight_files::{ADAPTER_FILE, WEIGHTS_FILE, metadata_of};
 use schemas::file::refuse_lfs_pointer;
 use schemas::provenance::sha256_hex;
 use std::path::{Path, PathBuf};
@@ -101,12 +101,14 @@ impl Tokenizer {
                 return Err(wrong(format!("token {text}: expected id {expected}, found {found}")));
             }
         }
-        if let Some(expected) = metadata_of(&folder.join(WEIGHTS_FILE), VOCABULARY)?
-            && expected != vocabulary_sha256(&inner)
-        {
-            let message =
-                "expected the tokenizer that the weights were written with, found another vocabulary";
-            return Err(wrong(message.into()));
+        for weights in [WEIGHTS_FILE, ADAPTER_FILE] {
+            if let Some(expected) = metadata_of(&folder.join(weights), VOCABULARY)?
+                && expected != vocabulary_sha256(&inner)
+            {
+                let message =
+                    "expected the tokenizer that the weights were written with, found another vocabulary";
+                return Err(wrong(message.into()));
+            }
         }
         let before = template(&inner, config.eos_token_id).map_err(wrong)?;
         Ok(Self { path, inner, eos: config.eos_token_id, before, has_warned: AtomicBool::new(false) })

@@ -50,6 +50,9 @@ impl<const SECTIONS: u8> Args for SettingFlags<SECTIONS> {
             if key.qualified_flag() != flag {
                 arg = arg.alias(key.qualified_flag());
             }
+            if let Some(former) = key.former_flag() {
+                arg = arg.alias(former);
+            }
             command = command.arg(arg);
         }
         command

@@ -31,6 +31,9 @@ pub struct Resolved {
     origins: BTreeMap<String, Origin>,
 }
 
+/// Ranks that PEFT's files may have.
+const MOST_RANK: u32 = 1 << 16;
+
 /// More scorings of a rationale by one Teacher are a slip of the keyboard.
 const MOST_REPEATS: u32 = 64;
 
@@ -182,6 +185,15 @@ impl Resolved {
                 return Err(self.value_error(path, "at least 1", "0"));
             }
         }
+        if s.student.lora_rank > MOST_RANK {
+            let found = s.student.lora_rank.to_string();
+            return Err(self.value_error("student.lora_rank", &format!("at most {MOST_RANK}"), &found));
+        }
+        if s.student.lora_targets.split(',').any(|name| name.trim().is_empty()) {
+            let found = format!("`{}`", s.student.lora_targets);
+            let expected = "all-linear, or layer names separated by commas";
+            return Err(self.value_error("student.lora_targets", expected, &found));
+        }
         if s.sft.patience.is_some() && s.sft.keep == KeepBy::Last {
             return Err(self.value_error(
                 "sft.patience",
@@ -243,6 +255,7 @@ impl Resolved {
             ("answer.weight_decay", s.answer.weight_decay, 0.0, 1.0),
             ("answer.warmup", s.answer.warmup, 0.0, 1.0),
             ("answer.max_grad_norm", s.answer.max_grad_norm.unwrap_or(1.0), 0.0, f64::MAX),
+            ("student.lora_alpha", s.student.lora_alpha, positive, f64::MAX),
             ("answer.lora_alpha", s.answer.lora_alpha, positive, f64::MAX),
             ("answer.lora_dropout", s.answer.lora_dropout, 0.0, 0.99),
         ];

@@ -37,6 +37,15 @@ impl Key {
         format!("{}-{}", self.section, self.name).replace('_', "-")
     }
 
+    /// A flag that this key had before another section got a key of its name; still accepted.
+    pub fn former_flag(&self) -> Option<&'static str> {
+        match (self.section, self.name) {
+            ("answer", "lora_rank") => Some("lora-rank"),
+            ("answer", "lora_alpha") => Some("lora-alpha"),
+            _ => None,
+        }
+    }
+
     /// `section.key`.
     pub fn path(&self) -> String {
         format!("{}.{}", self.section, self.name)
@@ -142,6 +151,9 @@ settings! {
         vision: String = "vit".to_owned(), "Image features to use: the name of a file in the dataset's vision folder, or none.";
         decode_batch: u32 = 0, "Batch size of decoding; 0 uses 32 on a CPU, 256 on a GPU.";
         max_tokens_per_batch: Option<u64> = None, "Maximum source and target tokens, padding included, in one training pass; larger minibatches are split, with the same gradient. Unset splits only on a CPU, to reduce padding.";
+        lora_rank: u32 = 0, "Rank of the LoRA adapter that pretraining, fine-tuning and RL train instead of all weights; 0 trains all weights.";
+        lora_alpha: f64 = 32.0, "LoRA alpha of that adapter; the scale is alpha / rank.";
+        lora_targets: String = "all-linear".to_owned(), "Layers with that adapter: all-linear, or names separated by commas, such as q,v (attention queries and values) or decoder.block.0.layer.0.SelfAttention.q (one layer).";
         tensorboard: String = String::new(), "Folder for TensorBoard event files, one run per round and stage; empty writes none.";
         save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
         join_timeout_secs: u64 = 300, "Of several ranks: seconds to wait for those that are not there yet.";

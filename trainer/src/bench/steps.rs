@@ -2,20 +2,41 @@
 
 use super::system::Clock;
 use super::{Bench, Measurement, Work};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::objective::loss::Coefficients;
 use crate::objective::ppo::Learner;
 use crate::objective::{ScoredRollout, value_model};
 use crate::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::rollout::distribution::Distribution;
 use crate::sft::{Example, backward};
-use crate::student::{Mode, Student};
+use crate::student::lora::LoraConfig;
+use crate::student::{Mode, Student, Weights};
 use schemas::settings::Algorithm;
 
 impl Bench<'_> {
+    /// Random weights, all of them trained or, with `student.lora_rank`, an adapter's.
+    fn trained_weights(&self) -> Result<Weights> {
+        let mut weights = self.weights();
+        let lora = LoraConfig::of(&self.settings.student, &self.config).map_err(|message| {
+            Error::input(format!("student.lora_targets: {message}"), "train bench --help")
+        })?;
+        if let Some(lora) = lora {
+            lora.add_to(&mut weights, &self.config, 1, self.device);
+        }
+        weights.train();
+        Ok(weights)
+    }
+
+    /// The adapter that is trained, for the name of a measurement.
+    fn adapter(&self) -> String {
+        match self.settings.student.lora_rank {
+            0 => String::new(),
+            rank => format!(" lora {rank}"),
+        }
+    }
+
     pub(super) fn fine_tuning(&self) -> Result<Measurement> {
-        let weights = self.weights();
-        weights.train_only(|_| true);
+        let weights = self.trained_weights()?;
         let student = Student::new(&weights, &self.config);
         let sets = [("student", &weights)];
         let mut optimizer = AdamW::new(0.01);
@@ -40,14 +61,13 @@ impl Bench<'_> {
             self.wait();
             times.extend((index > 0).then(|| start.elapsed()));
         }
-        let variant = self.format();
-        Ok(self.measurement(Work::Sft, variant, &times, weights.count()))
+        let variant = self.format() + &self.adapter();
+        Ok(self.measurement(Work::Sft, variant, &times, weights.trained_count()))
     }
 
     pub(super) fn reinforcement(&self) -> Result<Measurement> {
         let rl = &self.settings.rl;
-        let weights = self.weights();
-        weights.train_only(|_| true);
+        let weights = self.trained_weights()?;
         let student = Student::new(&weights, &self.config);
         let learns_values = rl.algorithm == Algorithm::Ppo && rl.value_loss;
         let seed = self.settings.rollout.seed;
@@ -90,8 +110,8 @@ impl Bench<'_> {
             times.extend((index > 0).then(|| start.elapsed()));
         }
         let trunk = if value.is_some() { format!(" {}", rl.value_model) } else { String::new() };
-        let variant = format!("{}{trunk} {}", rl.algorithm, self.format());
-        let parameters = sets.iter().map(|(_, weights)| weights.count()).sum();
+        let variant = format!("{}{trunk} {}{}", rl.algorithm, self.format(), self.adapter());
+        let parameters = sets.iter().map(|(_, weights)| weights.trained_count()).sum();
         Ok(self.measurement(Work::Ppo, variant, &times, parameters))
     }
 }

@@ -118,11 +118,14 @@ impl Learner<'_> {
                 loss * (settings.value_coefficient * share(part.count()))
             };
         let shares_trunk = self.shares_trunk();
+        let own_copies = self.value.is_some_and(|(model, _)| !model.student.shares_copies(self.policy));
         // A separate value model is processed first: two models' states, or copies of their weights, are never in
         // memory together.
         if let Some((model, _)) = self.value.filter(|_| !shares_trunk) {
-            // Leftovers of an attempt that ran out of memory.
-            self.policy.release_copies();
+            if own_copies {
+                // Leftovers of an attempt that ran out of memory.
+                self.policy.release_copies();
+            }
             for rows in &parts {
                 let (part, _) = part_of(rows);
                 let states = part.states(&model.student, mode);
@@ -130,7 +133,9 @@ impl Learner<'_> {
                 model.collect_gradients();
             }
             model.settle_gradients();
-            model.student.release_copies();
+            if own_copies {
+                model.student.release_copies();
+            }
         }
         let sharing = self.value.filter(|_| shares_trunk).map(|(model, _)| model);
         for rows in &parts {
@@ -159,7 +164,7 @@ impl Learner<'_> {
         if let Some(model) = sharing {
             model.settle_gradients();
         }
-        if self.value.is_some() && !shares_trunk {
+        if own_copies {
             self.policy.release_copies();
         }
         statistics

@@ -50,7 +50,8 @@ pub fn initial_head(config: &StudentConfig, init: ValueInit, run_seed: u64, roun
 }
 
 /// The value model that a round starts with: a copy of the policy, or the policy itself, with a value head; and the
-/// weights that are its own, all of which are trained.
+/// weights that are its own, all of which are trained. Of a policy that trains an adapter, the adapter alone is copied:
+/// both are adapters on one trunk.
 pub fn initial(
     (student, policy_weights): (&Student, &Weights),
     rl: &RlSettings,
@@ -59,18 +60,29 @@ pub fn initial(
 ) -> (ValueModel, Weights) {
     let config = &student.config;
     let device = student.encoder.device();
+    let on_trunk = policy_weights.scaling().is_some();
     let mut weights = match rl.value_model {
+        ValueTrunk::Separate if on_trunk => policy_weights.copy_lora(device),
         ValueTrunk::Separate => policy_weights.copy_to(device),
         ValueTrunk::Shared => Weights::default(),
     };
+    for layer in LM_HEAD_LORA {
+        weights.remove(layer);
+    }
     for (name, tensor) in initial_head(config, rl.value_init, run_seed, round).into_device(device).iter() {
         weights.insert(name, tensor.shallow_clone());
     }
     weights.train_only(|name| name != "lm_head.weight");
-    let trunk = if rl.value_model == ValueTrunk::Separate { &weights } else { policy_weights };
-    let model = ValueModel { student: Student::new(trunk, config), head: ValueHead::new(&weights) };
-    (model, weights)
+    let student = match rl.value_model {
+        ValueTrunk::Separate if on_trunk => Student::new(&policy_weights.with_lora_of(&weights), config),
+        ValueTrunk::Separate => Student::new(&weights, config),
+        ValueTrunk::Shared => Student::new(policy_weights, config),
+    };
+    (ValueModel { student, head: ValueHead::new(&weights) }, weights)
 }
+
+/// Of the head that a value model does not use.
+const LM_HEAD_LORA: [&str; 2] = ["lora.lm_head.A", "lora.lm_head.B"];
 
 #[cfg(test)]
 mod tests {

@@ -4,8 +4,10 @@ use crate::backend;
 use crate::collective::Group;
 use crate::error::{Error, Result};
 use crate::libtorch;
-use crate::student::checkpoint::{self, Loaded, WEIGHTS_FILE};
-use crate::student::{Student, Weights};
+use crate::seed;
+use crate::student::folder::{self, Stored, Trunk, is_student};
+use crate::student::lora::LoraConfig;
+use crate::student::{Student, StudentConfig, Weights};
 use crate::tokenizer::Tokenizer;
 use schemas::settings::{Dtype, Resolved};
 use schemas::{Answer, Dataset, Metric, Provenance, Settings, Table, rounds};
@@ -45,6 +47,26 @@ pub struct Policy {
     pub fingerprint: String,
     /// Folder it was read from.
     pub folder: PathBuf,
+    /// The adapter that is trained, and the trunk that is not; `None` where all weights are one.
+    pub adapter: Option<(LoraConfig, Trunk)>,
+}
+
+impl Policy {
+    /// Writes its checkpoint: an adapter where one was trained, else all weights. `made_by` says in words what made it.
+    ///
+    /// # Errors
+    /// If the write fails; then the folder does not appear.
+    pub fn write(&self, folder: &Path, made_by: &str) -> Result<()> {
+        let student = (&self.student.config, &self.weights);
+        folder::write(folder, student, self.adapter.as_ref(), &self.folder, made_by)
+    }
+
+    /// What of the adapter tells one training from another; empty where all weights are trained.
+    pub(crate) fn adapter_identity(&self) -> String {
+        self.adapter.as_ref().map_or_else(String::new, |(lora, trunk)| {
+            format!(" {} {} {:?} {}", lora.r, lora.scale(), lora.target_modules, trunk.fingerprint)
+        })
+    }
 }
 
 /// The beginning of a fingerprint, for messages.
@@ -174,6 +196,14 @@ impl Context {
     /// # Errors
     /// If it is not there, or broken.
     pub fn starting_policy(&self, round: u32) -> Result<Policy> {
+        self.read_policy(&self.starting_folder(round)?)
+    }
+
+    /// The folder of the policy that a round starts from.
+    ///
+    /// # Errors
+    /// If it is not there; the hint says how it is made.
+    pub(super) fn starting_folder(&self, round: u32) -> Result<PathBuf> {
         let folder = self.start_of(round);
         if !folder.join("config.json").is_file() {
             let flag = self.dataset.flag();
@@ -193,7 +223,7 @@ impl Context {
                 )
             });
         }
-        self.read_policy(&folder)
+        Ok(folder)
     }
 
     /// The command that makes image features, where the dataset has pictures and no features yet: a student is made for
@@ -210,18 +240,77 @@ impl Context {
         })
     }
 
-    /// Reads a policy with its tokenizer.
+    /// Reads a policy with its tokenizer, to run it: an adapter is added to its trunk's weights.
     ///
     /// # Errors
     /// If it is not there, or broken.
     pub fn read_policy(&self, folder: &Path) -> Result<Policy> {
-        let Loaded { config, weights } = checkpoint::read_student(folder)?;
+        let mut stored = folder::read(folder)?;
+        stored.merge();
+        self.policy(folder, stored)
+    }
+
+    /// Reads a policy with its tokenizer, to train it. With `student.lora_rank`, its adapter goes on, or it gets a new one,
+    /// which changes nothing before it has learned; the other weights are frozen. Without, all weights are trained.
+    ///
+    /// # Errors
+    /// If it is not there, or broken, or its adapter is of other settings.
+    pub fn read_policy_to_train(&self, folder: &Path) -> Result<Policy> {
+        let mut stored = folder::read(folder)?;
+        let asked = self.asked_adapter(&stored.config)?;
+        match (&asked, &stored.adapter) {
+            (None, _) => stored.merge(),
+            (Some(asked), Some((found, _))) if !asked.fits(found, &stored.config) => {
+                return Err(Error::input(
+                    format!(
+                        "{}: student.lora_rank, lora_alpha and lora_targets: expected those of its adapter (rank {}, alpha \
+                         {}, {}), found rank {}, alpha {}, {}",
+                        folder.display(),
+                        found.r,
+                        found.lora_alpha,
+                        found.target_modules.join(","),
+                        asked.r,
+                        asked.lora_alpha,
+                        asked.target_modules.join(",")
+                    ),
+                    format!(
+                        "use the adapter's settings; or put what `train merge {} --out FOLDER` writes in its place, for a new \
+                         adapter",
+                        schemas::dataset::quoted(folder)
+                    ),
+                ));
+            }
+            (Some(_), _) => {}
+        }
+        let mut policy = self.policy(folder, stored)?;
+        if let Some(lora) = asked.filter(|_| policy.adapter.is_none()) {
+            let seed = seed::derive(self.settings.rollout.seed, "student lora", "");
+            let config = policy.student.config.clone();
+            lora.add_to(&mut policy.weights, &config, (seed >> 1) as i64, self.device);
+            policy.student = Student::new(&policy.weights, &config);
+            let trunk = Trunk { folder: folder.to_path_buf(), fingerprint: policy.fingerprint.clone() };
+            policy.adapter = Some((lora, trunk));
+        }
+        policy.weights.train();
+        Ok(policy)
+    }
+
+    /// The adapter that the settings ask for on a student of this shape.
+    fn asked_adapter(&self, config: &StudentConfig) -> Result<Option<LoraConfig>> {
+        LoraConfig::of(&self.settings.student, config).map_err(|message| Error::BadInput {
+            message: format!("student.lora_targets: {message}"),
+            hint: None,
+        })
+    }
+
+    fn policy(&self, folder: &Path, stored: Stored) -> Result<Policy> {
+        let Stored { config, weights, fingerprint, adapter } = stored;
         self.choose_threads(&weights);
-        let fingerprint = weights.fingerprint();
-        let tokenizer = Tokenizer::read(folder, &config)?;
+        let trunk = adapter.as_ref().map(|(_, trunk)| trunk);
+        let tokenizer = Tokenizer::read(folder::with_tokenizer(folder, trunk), &config)?;
         let weights = weights.into_device(self.device);
         let student = Student::new(&weights, &config);
-        Ok(Policy { student, weights, tokenizer, fingerprint, folder: folder.to_path_buf() })
+        Ok(Policy { student, weights, tokenizer, fingerprint, folder: folder.to_path_buf(), adapter })
     }
 
     /// Small matrices are finished before a second thread has woken up; on a busy machine, waiting for it takes ten
@@ -239,9 +328,9 @@ impl Context {
         tch::set_num_threads(threads);
     }
 
-    /// Whether a checkpoint folder is there; it appears by renaming, so it is whole.
+    /// Whether a checkpoint folder is there, whole or as an adapter; it appears by renaming.
     pub fn has(&self, folder: &Path) -> bool {
-        folder.join(WEIGHTS_FILE).is_file()
+        is_student(folder)
     }
 
     /// Whether the answers of a round after `stage` are there.

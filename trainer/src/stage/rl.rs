@@ -32,7 +32,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     if !context.has(&folder) {
         checkpoint::refuse_taken(&folder)?;
         decode::refuse_leftovers(context, round, "rl")?;
-        let policy = context.starting_policy(round)?;
+        let policy = context.read_policy_to_train(&context.starting_folder(round)?)?;
         let rollouts = match ready(context, round, &policy)? {
             Ok(ready) => ready,
             Err(waiting) => return Ok(Outcome::Waiting(waiting)),
@@ -105,7 +105,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     if rl.algorithm != Algorithm::Ppo || rl.baseline != BaselineKind::Model {
         learned_values::forget_metrics(context, round, 0)?;
     }
-    policy.weights.train_only(|_| true);
+    policy.weights.train();
     let together = settings.student.decode_batch as usize;
     let end = if rl.algorithm == Algorithm::Dpo {
         let pairs = pairs(context, round, policy, &corpus, &experience)?;
@@ -142,9 +142,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
 
     // The checkpoint comes last: where it is, the stage is done.
     let folder = context.checkpoint(round, "rl");
-    let write =
-        || checkpoint::write_student(&folder, &policy.student.config, &policy.weights, &policy.folder);
-    context.group.on_first(write)?;
+    context.group.on_first(|| policy.write(&folder, &format!("round {round}, rl")))?;
     Ok(format!(
         "round {round}: rl: {} on {} rollouts, mean sentence score {mean:.3}{}{}",
         rl.algorithm,
@@ -221,8 +219,9 @@ fn start(
     let settings = &context.settings;
     let rows: Vec<String> = experience.iter().map(|row| sha256_hex(format!("{row:?}").as_bytes())).collect();
     let start = format!(
-        "{} {:?} {kl_coefficient} {} {:?} {:?} {:?} {:?} {}",
+        "{}{} {:?} {kl_coefficient} {} {:?} {:?} {:?} {:?} {}",
         policy.fingerprint,
+        policy.adapter_identity(),
         settings.rl,
         settings.rollout.seed,
         Distribution::of(settings),

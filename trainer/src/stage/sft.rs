@@ -272,7 +272,7 @@ fn well_scored(context: &Context, round: u32) -> Result<(Vec<Text>, String)> {
 
 fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     let settings = &context.settings;
-    let policy = context.read_policy(&context.checkpoint(round, "rl"))?;
+    let policy = context.read_policy_to_train(&context.checkpoint(round, "rl"))?;
     decode::refuse_others(context, round, "rl", &policy)?;
     let config = &policy.student.config;
     let corpus = Corpus::open(&context.dataset, &settings.student, config)?;
@@ -316,10 +316,10 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
         chosen +=
             &format!(" {val:?} {} {:?} {limits:?}", settings.rollout.max_new_tokens, context.sampling_kind());
     }
+    chosen += &policy.adapter_identity();
     let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
     let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval()).shared_by(&context.group);
     let mut log = MetricLog::new(round, "sft").on_board(&settings.student.tensorboard)?;
-    policy.weights.train_only(|_| true);
     if settings.sft.keep != KeepBy::Last && val.is_empty() {
         let message =
             format!("sft.keep = {}: expected val problems with a solution, found none", settings.sft.keep);
@@ -353,6 +353,5 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     // The checkpoint comes last: where it is, the stage is done.
     decode::forget_metrics(context, round, "sft")?;
     context.write_part::<Metric>(round, "sft", log.into_rows())?;
-    let write = || checkpoint::write_student(&folder, config, &policy.weights, &policy.folder);
-    context.group.on_first(write).map(|_| ())
+    context.group.on_first(|| policy.write(&folder, &format!("round {round}, sft"))).map(|_| ())
 }

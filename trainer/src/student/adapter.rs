@@ -3,7 +3,9 @@
 use super::checkpoint::{copy_companions, to_json, write_folder, write_safetensors};
 use super::config::StudentConfig;
 use super::lora::{LoraConfig, is_lora, peft_name};
-use super::weight_files::{check_numbers, compare, metadata_of, read_json, read_pickle, read_safetensors};
+use super::weight_files::{
+    ADAPTER_FILE, check_numbers, compare, metadata_of, read_json, read_pickle, read_safetensors,
+};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use serde_json::Value;
@@ -41,6 +43,9 @@ const BASE: &str = "ares.policy";
 /// Key for a hash of its training settings.
 const TRAINING_HASH: &str = "ares.settings";
 
+/// File of an adapter's settings.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+
 /// The student that an adapter was trained on.
 #[derive(Debug)]
 pub struct Base<'a> {
@@ -64,17 +69,25 @@ pub fn write_adapter(
     base: &Base<'_>,
     training_hash: &str,
 ) -> Result<()> {
+    write_with(folder, lora, weights, base, &[(TRAINING_HASH, training_hash.to_owned())])
+}
+
+/// As [`write_adapter`], with other lines of metadata.
+pub(super) fn write_with(
+    folder: &Path,
+    lora: &LoraConfig,
+    weights: &Weights,
+    base: &Base<'_>,
+    told: &[(&str, String)],
+) -> Result<()> {
     write_folder(folder, |temporary| {
-        schemas::file::write_bytes(&temporary.join("adapter_config.json"), to_json(lora)?.as_bytes())?;
+        schemas::file::write_bytes(&temporary.join(ADAPTER_CONFIG), to_json(lora)?.as_bytes())?;
         schemas::file::write_bytes(&temporary.join("config.json"), to_json(base.config)?.as_bytes())?;
         let matrices = weights.iter().filter(|(name, _)| is_lora(name));
         let tensors = matrices.filter_map(|(name, tensor)| Some((peft_name(name)?, tensor)));
-        let metadata = [
-            ("format", "pt".to_owned()),
-            (BASE, base.fingerprint.to_owned()),
-            (TRAINING_HASH, training_hash.to_owned()),
-        ];
-        write_safetensors(&temporary.join("adapter_model.safetensors"), tensors, &metadata)?;
+        let mut metadata = vec![("format", "pt".to_owned()), (BASE, base.fingerprint.to_owned())];
+        metadata.extend_from_slice(told);
+        write_safetensors(&temporary.join(ADAPTER_FILE), tensors, &metadata)?;
         copy_companions(base.folder, temporary)
     })
 }
@@ -84,7 +97,7 @@ pub fn write_adapter(
 /// # Errors
 /// If the file is broken.
 pub fn base_of(folder: &Path) -> Result<Option<String>> {
-    metadata_of(&folder.join("adapter_model.safetensors"), BASE)
+    metadata_of(&folder.join(ADAPTER_FILE), BASE)
 }
 
 /// Identity of the settings that the adapter in a folder was trained with, if it is ours.
@@ -92,7 +105,20 @@ pub fn base_of(folder: &Path) -> Result<Option<String>> {
 /// # Errors
 /// If the file is broken.
 pub fn training_hash_of(folder: &Path) -> Result<Option<String>> {
-    metadata_of(&folder.join("adapter_model.safetensors"), TRAINING_HASH)
+    metadata_of(&folder.join(ADAPTER_FILE), TRAINING_HASH)
+}
+
+/// An adapter's settings, checked.
+///
+/// # Errors
+/// If the file is missing or broken, or the adapter is of a kind that this program does not have.
+pub fn read_config(folder: &Path) -> Result<LoraConfig> {
+    let path = folder.join(ADAPTER_CONFIG);
+    let wrong = |message: String| Error::Checkpoint { path: path.clone(), message };
+    check_config(&read_json(&path)?).map_err(wrong)?;
+    let lora: LoraConfig = read_json(&path)?;
+    lora.check().map_err(wrong)?;
+    Ok(lora)
 }
 
 /// Adds the LoRA matrices of a PEFT folder to a student's weights.
@@ -106,13 +132,8 @@ pub fn read_adapter(
     weights: &mut Weights,
     device: Device,
 ) -> Result<LoraConfig> {
-    let config_path = folder.join("adapter_config.json");
-    let wrong = |message: String| Error::Checkpoint { path: config_path.clone(), message };
-    check_config(&read_json(&config_path)?).map_err(wrong)?;
-    let lora: LoraConfig = read_json(&config_path)?;
-    lora.check().map_err(wrong)?;
-
-    let (path, pickled) = (folder.join("adapter_model.safetensors"), folder.join("adapter_model.bin"));
+    let lora = read_config(folder)?;
+    let (path, pickled) = (folder.join(ADAPTER_FILE), folder.join("adapter_model.bin"));
     let is_pickle = !path.is_file() && pickled.is_file();
     let path = if is_pickle { pickled } else { path };
     let mut found = if is_pickle { read_pickle(&path)? } else { read_safetensors(&path)? };
@@ -136,7 +157,7 @@ pub fn read_adapter(
             lora.insert(weights, layer, a.to_device(device), b.to_device(device));
         }
     }
-    lora.insert_scale(weights);
+    lora.scale_all(weights);
     Ok(lora)
 }
 

@@ -2,7 +2,7 @@
 
 use super::config::StudentConfig;
 use super::weight_files::{Found, compare, read_folder};
-use super::weights::{Weights, each_bytes};
+use super::weights::{Weights, each_bytes, is_lora};
 use crate::error::{Error, Result};
 use crate::tokenizer::{Tokenizer, VOCABULARY};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 pub(crate) use super::weight_files::map_file;
-pub use super::weight_files::{WEIGHTS_FILE, read_pickle, read_safetensors};
+pub use super::weight_files::{ADAPTER_FILE, WEIGHTS_FILE, read_pickle, read_safetensors};
+
+/// Key of a weight file's metadata for what made it: `round 1, rl`.
+pub(crate) const MADE_BY: &str = "ares.made_by";
 
 /// Files that travel with a checkpoint unchanged.
 const COMPANIONS: [&str; 4] =
@@ -160,13 +163,28 @@ pub fn write_student(
     weights: &Weights,
     companions: &Path,
 ) -> Result<()> {
+    write_student_made_by(folder, config, weights, companions, None)
+}
+
+/// As [`write_student`], with what made it, in words.
+///
+/// # Errors
+/// If the write fails; then the folder does not appear.
+pub fn write_student_made_by(
+    folder: &Path,
+    config: &StudentConfig,
+    weights: &Weights,
+    companions: &Path,
+    made_by: Option<&str>,
+) -> Result<()> {
     write_folder(folder, |temporary| {
         let json = to_json(config)?;
         file::write_bytes(&temporary.join("config.json"), json.as_bytes())?;
-        let plain = weights.iter().filter(|(name, _)| !name.starts_with("lora."));
+        let plain = weights.iter().filter(|(name, _)| !is_lora(name));
         let tensors = plain.map(|(name, tensor)| (name.to_owned(), tensor));
         let mut metadata = vec![("format", "pt".to_owned())];
         metadata.extend(Tokenizer::vocabulary(companions).map(|vocabulary| (VOCABULARY, vocabulary)));
+        metadata.extend(made_by.map(|made_by| (MADE_BY, made_by.to_owned())));
         write_safetensors(&temporary.join(WEIGHTS_FILE), tensors, &metadata)?;
         copy_companions(companions, temporary)?;
         let generation = temporary.join("generation_config.json");

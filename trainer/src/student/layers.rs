@@ -72,9 +72,23 @@ impl Linear {
     /// `x` [.., in] → [.., out], in the mode's number format.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
         let x = mode.cast(x);
-        let y = self.weight.product(&x, self.bias.as_ref(), mode);
+        let Some(lora) = &self.lora else { return self.weight.product(&x, self.bias.as_ref(), mode) };
+        let mut size = x.size();
+        let flat = x.reshape([-1, size.last().copied().unwrap_or(1)]);
+        // What the way back needs of LoRA is small. It is allocated before the output, and the sum is made in the output's
+        // memory: small tensors between large ones would leave gaps where no large one fits.
+        let narrowed = lora.narrowed(&flat, mode);
+        let y = lora.add(self.weight.product(&flat, self.bias.as_ref(), mode), &narrowed, mode);
+        if let (Some(last), [.., outputs]) = (size.last_mut(), y.size().as_slice()) {
+            *last = *outputs;
+        }
+        y.view(size.as_slice())
+    }
+
+    /// What the weight made of `x`, with what LoRA adds.
+    fn adapted(&self, y: Tensor, x: &Tensor, mode: Mode) -> Tensor {
         match &self.lora {
-            Some(lora) => y + lora.forward(&x, mode),
+            Some(lora) => y + lora.widened(&lora.narrowed(x, mode), mode),
             None => y,
         }
     }
@@ -84,7 +98,7 @@ impl Linear {
 #[derive(Debug)]
 pub struct Linears {
     layers: Vec<Linear>,
-    /// The layers' stacked weights, and the outputs of each; `None` if a layer is more than a weight.
+    /// The layers' stacked weights, and the outputs of each; `None` if a layer has a bias.
     stacked: Option<(Matrix, Vec<i64>)>,
 }
 
@@ -92,8 +106,8 @@ impl Linears {
     /// The layers of these names.
     pub fn new(weights: &Weights, names: &[String]) -> Self {
         let layers: Vec<Linear> = names.iter().map(|name| Linear::new(weights, name)).collect();
-        let plain = layers.iter().all(|layer| layer.bias.is_none() && layer.lora.is_none());
-        let stacked = (plain && layers.len() > 1).then(|| {
+        let without_bias = layers.iter().all(|layer| layer.bias.is_none());
+        let stacked = (without_bias && layers.len() > 1).then(|| {
             let matrix =
                 Matrix::stacked(weights, names.iter().map(|name| format!("{name}.weight")).collect());
             let outputs = matrix.weights.iter().map(|weight| weight.size()[0]).collect();
@@ -107,7 +121,8 @@ impl Linears {
         let x = mode.cast(x);
         match &self.stacked {
             Some((matrix, outputs)) if !matrix.is_plain(mode) => {
-                matrix.product(&x, None, mode).split_with_sizes(outputs, -1)
+                let parts = matrix.product(&x, None, mode).split_with_sizes(outputs, -1);
+                self.layers.iter().zip(parts).map(|(layer, part)| layer.adapted(part, &x, mode)).collect()
             }
             _ => self.layers.iter().map(|layer| layer.forward(&x, mode)).collect(),
         }

@@ -3,44 +3,60 @@
 use super::config::StudentConfig;
 use super::dropout::dropout;
 use super::mode::Mode;
-use super::weights::Weights;
+use super::weights::{LORA, LoraScaling, Weights};
+use schemas::settings::StudentSettings;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// Marks LoRA weights among a student's weights: `lora.<layer>.A` and `lora.<layer>.B`.
-const PREFIX: &str = "lora.";
-/// Holds the factor and dropout of all pairs: [scale, dropout].
-const SCALE: &str = "lora.scale";
+pub use super::weights::is_lora;
+
+/// The word for every linear layer in a list of layers.
+const ALL_LINEAR: &str = "all-linear";
+
+/// PyTorch's attention reads this layer's weight without calling the layer, so a LoRA there never gets a gradient.
+const UNCALLED: &str = "encoder.mha_layer.out_proj";
 
 /// The two matrices of one linear layer: Δy = scale · dropout(x)·Aᵀ·Bᵀ, A [r, in], B [out, r].
 #[derive(Debug)]
 pub struct LoraPair {
     a: Tensor,
     b: Tensor,
-    scale: f64,
-    dropout: f64,
+    scaling: LoraScaling,
 }
 
 impl LoraPair {
     /// The pair of `layer`, if these weights contain one.
     pub fn find(weights: &Weights, layer: &str) -> Option<Self> {
-        let a = weights.find(&format!("{PREFIX}{layer}.A"))?;
-        let b = weights.find(&format!("{PREFIX}{layer}.B"))?;
-        let scale = weights.find(SCALE)?;
-        Some(Self {
-            a: a.shallow_clone(),
-            b: b.shallow_clone(),
-            scale: scale.double_value(&[0]),
-            dropout: scale.double_value(&[1]),
-        })
+        let side = |side: &str| weights.find(&matrix(layer, side)).map(Tensor::shallow_clone);
+        Some(Self { a: side("A")?, b: side("B")?, scaling: weights.scaling()? })
     }
 
-    /// The addition for `x` [.., in] → [.., out].
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
-        let none = None::<&Tensor>;
-        let low = dropout(x, self.dropout, mode.train).linear(&mode.cast(&self.a), none);
-        low.linear(&mode.cast(&self.b), none) * self.scale
+    /// scale · dropout(x)·Aᵀ of `x` [rows, in]: [rows, r], for [`LoraPair::add`].
+    pub(super) fn narrowed(&self, x: &Tensor, mode: Mode) -> Tensor {
+        let low = dropout(x, self.scaling.dropout, mode.train).linear(&mode.cast(&self.a), None::<&Tensor>);
+        // Scaled where it is small.
+        low * self.scaling.factor
     }
+
+    /// Adds what B makes of `narrowed` [rows, r] to `y` [rows, out], in its own memory.
+    pub(super) fn add(&self, mut y: Tensor, narrowed: &Tensor, mode: Mode) -> Tensor {
+        y.addmm_(narrowed, &mode.cast(&self.b).transpose(0, 1))
+    }
+
+    /// What B makes of `narrowed`: [rows, out].
+    pub(super) fn widened(&self, narrowed: &Tensor, mode: Mode) -> Tensor {
+        narrowed.linear(&mode.cast(&self.b), None::<&Tensor>)
+    }
+
+    /// What the pair adds to its layer's weight: scale · B·A, [out, in].
+    fn change(&self) -> Tensor {
+        (self.b.detach() * self.scaling.factor).matmul(&self.a.detach())
+    }
+}
+
+/// Name of a LoRA matrix among a student's weights.
+fn matrix(layer: &str, side: &str) -> String {
+    format!("{LORA}{layer}.{side}")
 }
 
 /// PEFT's `adapter_config.json`, the part that matters.
@@ -78,10 +94,8 @@ fn no_bias() -> String {
 }
 
 impl LoraConfig {
-    /// LoRA on every linear layer of the student.
-    ///
-    /// The fusion attention's `out_proj` is left out: PyTorch's attention reads its weight without calling the
-    /// layer, so a LoRA there never gets a gradient.
+    /// LoRA on every linear layer of the student but the fusion attention's `out_proj`: PyTorch's attention reads its
+    /// weight without calling the layer, so a LoRA there never gets a gradient.
     pub fn new(config: &StudentConfig, rank: u32, alpha: f64, dropout: f64) -> Self {
         let mut names = vec!["q", "k", "v", "o", "wo", "image_dense", "gate_dense"];
         names.extend(if config.is_gated() { &["wi_0", "wi_1"][..] } else { &["wi"][..] });
@@ -100,6 +114,50 @@ impl LoraConfig {
             inference_mode: true,
             base_model_name_or_path: None,
         }
+    }
+
+    /// The adapter that settings ask for on a student of this shape; `None` with rank 0. It knows no dropout of its own.
+    ///
+    /// # Errors
+    /// As [`LoraConfig::on`].
+    pub fn of(settings: &StudentSettings, config: &StudentConfig) -> Result<Option<Self>, String> {
+        let StudentSettings { lora_rank, lora_alpha, lora_targets, .. } = settings;
+        let lora = (*lora_rank > 0).then(|| Self::on(config, lora_targets, *lora_rank, *lora_alpha, 0.0));
+        lora.transpose()
+    }
+
+    /// LoRA on the layers that `targets` names: `all-linear`, or names of layers, or their last parts, separated by commas.
+    ///
+    /// # Errors
+    /// If a name is that of no linear layer; the message lists those that there are.
+    pub fn on(
+        config: &StudentConfig,
+        targets: &str,
+        rank: u32,
+        alpha: f64,
+        dropout: f64,
+    ) -> Result<Self, String> {
+        let mut lora = Self::new(config, rank, alpha, dropout);
+        if targets.trim() == ALL_LINEAR {
+            return Ok(lora);
+        }
+        let known = lora.target_modules.join(", ");
+        let mut names: Vec<String> = targets.split(',').map(|name| name.trim().to_owned()).collect();
+        names.sort();
+        names.dedup();
+        for name in &names {
+            lora.target_modules = vec![name.clone()];
+            if lora.layers(config).is_empty() {
+                return Err(format!("expected {ALL_LINEAR}, or some of {known}, found `{name}`"));
+            }
+        }
+        lora.target_modules = names;
+        Ok(lora)
+    }
+
+    /// Whether an adapter made by `other` has the same matrices and factor; dropout and names of files do not matter.
+    pub fn fits(&self, other: &Self, config: &StudentConfig) -> bool {
+        self.r == other.r && self.scale() == other.scale() && self.layers(config) == other.layers(config)
     }
 
     /// Factor of the pairs.
@@ -139,7 +197,8 @@ impl LoraConfig {
             .filter_map(|(name, shape)| {
                 let layer = name.strip_suffix(".weight")?;
                 let [outputs, inputs] = shape[..] else { return None };
-                (is_target(layer) && layer != "encoder.mha_layer.out_proj")
+                let is_embedding = layer == "shared" || layer.ends_with("relative_attention_bias");
+                (!is_embedding && is_target(layer) && layer != UNCALLED)
                     .then(|| (layer.to_owned(), inputs, outputs))
             })
             .collect()
@@ -154,53 +213,61 @@ impl LoraConfig {
             let b = Tensor::zeros([outputs, self.r], (Kind::Float, device));
             self.insert(weights, &layer, a.to_device(device), b);
         }
-        self.insert_scale(weights);
+        self.scale_all(weights);
     }
 
     /// Adds one given pair.
     pub fn insert(&self, weights: &mut Weights, layer: &str, a: Tensor, b: Tensor) {
-        weights.insert(format!("{PREFIX}{layer}.A"), a);
-        weights.insert(format!("{PREFIX}{layer}.B"), b);
+        weights.insert(matrix(layer, "A"), a);
+        weights.insert(matrix(layer, "B"), b);
     }
 
-    /// Adds the common factor; needed once after the pairs.
-    pub fn insert_scale(&self, weights: &mut Weights) {
-        weights.insert(SCALE, Tensor::from_slice(&[self.scale(), self.lora_dropout]));
+    /// Says what the pairs are multiplied by; needed once after they were added.
+    pub fn scale_all(&self, weights: &mut Weights) {
+        weights.set_scaling(Some(LoraScaling { factor: self.scale(), dropout: self.lora_dropout }));
     }
-}
-
-/// True for the name of a LoRA matrix among a student's weights.
-pub fn is_lora(name: &str) -> bool {
-    name.starts_with(PREFIX) && name != SCALE
 }
 
 /// PEFT's name of a LoRA matrix: `base_model.model.<layer>.lora_A.weight`.
 pub fn peft_name(name: &str) -> Option<String> {
-    let rest = name.strip_prefix(PREFIX)?;
+    let rest = name.strip_prefix(LORA)?;
     let (layer, side) = rest.rsplit_once('.')?;
     matches!(side, "A" | "B").then(|| format!("base_model.model.{layer}.lora_{side}.weight"))
+}
+
+/// Adds LoRA pairs to their layers' weights, in place, and drops them: the same student, as a plain one. Weights that share
+/// their memory change with it.
+pub fn merge(weights: &mut Weights) {
+    let names: Vec<String> = weights.iter().map(|(name, _)| name.to_owned()).collect();
+    for name in names {
+        let layer = name.strip_suffix(".weight").unwrap_or(&name);
+        if let Some(pair) = LoraPair::find(weights, layer) {
+            no_grad(|| drop(weights.get(&name).detach().g_add_(&pair.change())));
+        }
+    }
+    let matrices: Vec<String> =
+        weights.iter().map(|(name, _)| name).filter(|name| is_lora(name)).map(ToOwned::to_owned).collect();
+    matrices.iter().for_each(|name| drop(weights.remove(name)));
+    weights.set_scaling(None);
+    weights.copies().release();
 }
 
 /// Weights for decoding in `kind`, with LoRA pairs added to their layers: matrices that enter products are cast, all
 /// others shared. `None` if `weights` already are so.
 pub fn decoding_weights(weights: &Weights, kind: Kind) -> Option<Weights> {
-    let has_lora = weights.iter().any(|(name, _)| is_lora(name));
-    if kind == Kind::Float && !has_lora {
+    if kind == Kind::Float && weights.scaling().is_none() {
         return None;
     }
     let enters_products = |name: &str, tensor: &Tensor| {
         tensor.dim() == 2 && name != "shared.weight" && !name.contains("relative_attention_bias")
     };
     let ready = no_grad(|| {
-        let plain = weights.iter().filter(|(name, _)| !name.starts_with("lora."));
+        let plain = weights.iter().filter(|(name, _)| !is_lora(name));
         plain
             .map(|(name, tensor)| {
                 let layer = name.strip_suffix(".weight").unwrap_or(name);
                 let added = match LoraPair::find(weights, layer) {
-                    Some(pair) => {
-                        let eye = Tensor::eye(tensor.size()[1], (Kind::Float, tensor.device()));
-                        tensor.detach() + pair.forward(&eye, Mode::EVAL).transpose(0, 1)
-                    }
+                    Some(pair) => tensor.detach() + pair.change(),
                     None => tensor.detach(),
                 };
                 let cast = if enters_products(name, tensor) { added.to_kind(kind) } else { added };

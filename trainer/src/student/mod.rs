@@ -7,6 +7,7 @@ pub mod config;
 pub mod decoder;
 pub mod dropout;
 pub mod encoder;
+pub mod folder;
 pub mod fusion;
 pub mod layers;
 pub mod lora;
@@ -26,6 +27,7 @@ use layers::{Linear, Matrix};
 use low_precision::LowPrecisionCache;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
+use weights::is_lora;
 
 /// A student ready to run. It shares its tensors with the [`Weights`] it was made of: an optimizer step on those is
 /// visible here.
@@ -39,6 +41,8 @@ pub struct Student {
     pub decoder: Decoder,
     head: Head,
     copies: Rc<LowPrecisionCache>,
+    /// A LoRA matrix, where it has any: what tells it from other students on the same weights.
+    lora: Option<Tensor>,
 }
 
 #[derive(Debug)]
@@ -89,13 +93,20 @@ impl Student {
             decoder: Decoder::new(weights, config),
             head,
             copies: weights.copies(),
+            lora: weights.iter().find(|(name, _)| is_lora(name)).map(|(_, matrix)| matrix.shallow_clone()),
             config: config.clone(),
         }
     }
 
     /// Whether both students read the same memory, so that one pass serves both.
     pub fn reads_same_weights(&self, other: &Self) -> bool {
-        self.encoder.reads_same_weights(&other.encoder)
+        let lora = |student: &Self| student.lora.as_ref().map(Tensor::data_ptr);
+        self.encoder.reads_same_weights(&other.encoder) && lora(self) == lora(other)
+    }
+
+    /// Whether both share copies of weights in another number format, as those with adapters on one trunk do.
+    pub fn shares_copies(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.copies, &other.copies)
     }
 
     /// Flushes accumulated gradients of low-precision weights, if they are large.

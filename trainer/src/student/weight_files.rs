@@ -14,6 +14,10 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 /// File of the weights within a checkpoint.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
+
+/// File of an adapter's matrices within its folder.
+pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
+
 const PICKLE_FILE: &str = "pytorch_model.bin";
 
 /// Weights of a folder, with what is wrong about them.
@@ -58,9 +62,13 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
             return shards(folder, index);
         }
     }
-    let message =
-        "expected a checkpoint with model.safetensors (or pytorch_model.bin, alone or in shards), found none";
-    Err(Error::Checkpoint { path: folder.to_path_buf(), message: message.into() })
+    let mut message =
+        "expected a checkpoint with model.safetensors (or pytorch_model.bin, alone or in shards), found none"
+            .to_owned();
+    if folder.join(ADAPTER_FILE).is_file() {
+        message += ", but an adapter; next: train merge writes it as a whole checkpoint";
+    }
+    Err(Error::Checkpoint { path: folder.to_path_buf(), message })
 }
 
 fn shards(folder: &Path, index: PathBuf) -> Result<Vec<PathBuf>> {

@@ -7,11 +7,30 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
+/// Marks LoRA matrices among a student's weights: `lora.<layer>.A` and `lora.<layer>.B`.
+pub(super) const LORA: &str = "lora.";
+
+/// True for the name of a LoRA matrix among a student's weights.
+pub fn is_lora(name: &str) -> bool {
+    name.starts_with(LORA)
+}
+
+/// What the LoRA matrices among some weights are multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoraScaling {
+    /// Factor of all pairs.
+    pub factor: f64,
+    /// Dropout before A in training.
+    pub dropout: f64,
+}
+
 /// Weights by name, float32. Sorted by name, so that everything that walks over them has one order.
 #[derive(Debug, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
     copies: Rc<LowPrecisionCache>,
+    /// Where there are LoRA matrices among them.
+    scaling: Option<LoraScaling>,
 }
 
 impl Weights {
@@ -80,21 +99,56 @@ impl Weights {
         Rc::clone(&self.copies)
     }
 
+    /// What their LoRA matrices are multiplied by; `None` where there are none.
+    pub fn scaling(&self) -> Option<LoraScaling> {
+        self.scaling
+    }
+
+    /// Says what their LoRA matrices are multiplied by.
+    pub fn set_scaling(&mut self, scaling: Option<LoraScaling>) {
+        self.scaling = scaling;
+    }
+
     /// Number of parameters.
     pub fn count(&self) -> i64 {
         self.tensors.values().map(|tensor| tensor.numel() as i64).sum()
     }
 
+    /// Number of parameters that are trained.
+    pub fn trained_count(&self) -> i64 {
+        let trained = self.tensors.values().filter(|tensor| tensor.requires_grad());
+        trained.map(|tensor| tensor.numel() as i64).sum()
+    }
+
     /// A deep copy on `device`, without gradients.
     pub fn copy_to(&self, device: Device) -> Self {
-        let copy = |tensor: &Tensor| tensor.detach().to_device(device).copy();
-        Self::new(self.tensors.iter().map(|(name, tensor)| (name.clone(), copy(tensor))).collect())
+        self.copy_some(device, |_| true)
+    }
+
+    /// A deep copy of the LoRA matrices alone.
+    pub fn copy_lora(&self, device: Device) -> Self {
+        self.copy_some(device, is_lora)
+    }
+
+    fn copy_some(&self, device: Device, wanted: impl Fn(&str) -> bool) -> Self {
+        let some = self.tensors.iter().filter(|(name, _)| wanted(name));
+        let copies = some.map(|(name, tensor)| (name.clone(), tensor.detach().to_device(device).copy()));
+        Self { scaling: self.scaling, ..Self::new(copies.collect()) }
     }
 
     /// These weights on `device`; copied only if they are elsewhere.
     pub fn into_device(self, device: Device) -> Self {
         let moved = self.tensors.into_iter().map(|(name, tensor)| (name, tensor.detach().to_device(device)));
-        Self::new(moved.collect())
+        Self { scaling: self.scaling, ..Self::new(moved.collect()) }
+    }
+
+    /// The same weights, in the same memory, with the LoRA matrices of `adapter` in place of their own. Copies in the number
+    /// format of matrix products are shared too.
+    pub fn with_lora_of(&self, adapter: &Self) -> Self {
+        let own = self.tensors.iter().filter(|(name, _)| !is_lora(name));
+        let added = adapter.tensors.iter().filter(|(name, _)| is_lora(name));
+        let tensors = own.chain(added).map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        Self { tensors: tensors.collect(), copies: self.copies(), scaling: adapter.scaling }
     }
 
     /// Gradients by name of the weights that are trained and have one: float32, or the number format of the copies that
@@ -117,14 +171,32 @@ impl Weights {
         }
     }
 
-    /// sha256 over names, shapes and float32 bytes: the fingerprint in the `policy` column.
+    /// Lets gradients flow to the LoRA matrices if there are any, else to all weights.
+    pub fn train(&self) {
+        self.train_only(|name| self.scaling.is_none() || is_lora(name));
+    }
+
+    /// sha256 over names, shapes and float32 bytes: the fingerprint in the `policy` column. With LoRA matrices, it is that of
+    /// all other weights, of the matrices, and of their factor.
     pub fn fingerprint(&self) -> String {
-        fingerprint(&self.tensors)
+        self.fingerprint_on(&self.trunk_fingerprint())
+    }
+
+    /// Fingerprint of all weights but LoRA matrices.
+    pub fn trunk_fingerprint(&self) -> String {
+        fingerprint(self.tensors.iter().filter(|(name, _)| !is_lora(name)))
+    }
+
+    /// [`Weights::fingerprint`], if that of all but the LoRA matrices is known.
+    pub(crate) fn fingerprint_on(&self, trunk: &str) -> String {
+        let Some(LoraScaling { factor, .. }) = self.scaling else { return trunk.to_owned() };
+        let matrices = fingerprint(self.tensors.iter().filter(|(name, _)| is_lora(name)));
+        schemas::provenance::sha256_hex(format!("{trunk} {matrices} {factor:?}").as_bytes())
     }
 }
 
 /// sha256 over names, shapes and float32 bytes, in the order of names.
-pub(crate) fn fingerprint(tensors: &BTreeMap<String, Tensor>) -> String {
+pub(crate) fn fingerprint<'a>(tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>) -> String {
     let mut hash = Sha256::new();
     for (name, tensor) in tensors {
         hash.update(name.as_bytes());

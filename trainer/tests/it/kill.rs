@@ -18,6 +18,8 @@ const KILLS: u32 = 3;
 /// More of what a stage may be killed in: the value model's own passes, and the choice of a pass.
 const FLAGS: [&str; 6] = ["--baseline", "model", "--value-passes", "1", "--sft-keep", "val_loss"];
 
+const STAGES: [&str; 4] = ["rollout", "rl", "sft", "answer"];
+
 /// Metrics of the clock, which no run repeats.
 const OF_THE_CLOCK: [&str; 4] = ["second", "tokens_per", "memory", "time"];
 
@@ -64,26 +66,36 @@ fn rows<T: Table + Serialize>(place: &Place) -> (&'static str, Vec<String>) {
     (T::NAME, texts.collect())
 }
 
-fn command(place: &Place, stage: &str) -> Command {
+/// The same with adapters of policy and value model on one trunk.
+const LORA: [&str; 6] = ["--value-loss", "true", "--sft-keep", "val_loss", "--student-lora-rank", "4"];
+
+fn command(place: &Place, stage: &str, flags: &[&str]) -> Command {
     let mut command = place.train(&["--round", "1", "--stage", stage]);
-    command.args(FLAGS);
+    command.args(flags);
     command
 }
 
-fn run(place: &Place, stage: &str) {
-    let output = command(place, stage).output().expect("train");
+fn run(place: &Place, stage: &str, flags: &[&str]) {
+    let output = command(place, stage, flags).output().expect("train");
     assert!(output.status.success(), "{stage}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Kills the stage at moments drawn between its start and the end of an undisturbed run, until `wanted` kills hit
 /// it; where it ended before, another one begins.
-fn disturb(prepared: &Place, stage: &str, calm: Duration, expected: &Left, wanted: u32, moment: &mut u64) {
+fn disturb(
+    prepared: &Place,
+    (stage, flags): (&str, &[&str]),
+    calm: Duration,
+    expected: &Left,
+    wanted: u32,
+    moment: &mut u64,
+) {
     let mut kills = 0;
     for _ in 0..100 {
         let place = prepared.copy();
         while kills < wanted {
-            let mut child =
-                command(&place, stage).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("train");
+            let mut command = command(&place, stage, flags);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("train");
             *moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let share = (*moment >> 40) as f64 / (1u64 << 24) as f64;
             std::thread::sleep(calm.mul_f64(share));
@@ -95,7 +107,7 @@ fn disturb(prepared: &Place, stage: &str, calm: Duration, expected: &Left, wante
             child.wait().expect("status");
             kills += 1;
         }
-        run(&place, stage);
+        run(&place, stage, flags);
         assert_eq!(&left(&place), expected, "{stage} after {kills} kills");
         if kills >= wanted {
             println!("{stage}: {kills} kills within {calm:?}");
@@ -112,14 +124,14 @@ fn an_interrupted_stage_goes_on() {
     for stage in ["rollout", "rl", "sft", "answer"] {
         let prepared = calm.copy();
         let start = Instant::now();
-        run(&calm, stage);
+        run(&calm, stage, &FLAGS);
         let took = start.elapsed();
         // Earlier and earlier, so that one signal comes while the stage runs; and again, as a machine may be busy for a while.
         let shares = [0.7, 0.5, 0.35, 0.2, 0.1].into_iter().cycle().take(25);
         let interrupted = shares.into_iter().find_map(|share| {
             let place = prepared.copy();
-            let mut child =
-                command(&place, stage).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
+            let mut command = command(&place, stage, &FLAGS);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
             std::thread::sleep(took.mul_f64(share));
             let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
             let status = child.wait().expect("status");
@@ -134,7 +146,7 @@ fn an_interrupted_stage_goes_on() {
             None
         });
         let Some(place) = interrupted else { panic!("{stage}: no signal came while it ran") };
-        run(&place, stage);
+        run(&place, stage, &FLAGS);
         assert_eq!(left(&place), left(&calm), "{stage}");
         match stage {
             "rollout" => calm.write_scores(&calm.dataset().read::<Rollout>(1).expect("rollouts"), |_| {}),
@@ -146,18 +158,32 @@ fn an_interrupted_stage_goes_on() {
 
 #[test]
 fn a_killed_round_ends_as_an_undisturbed_one() {
+    let folders = kill_a_round(&FLAGS, &STAGES);
+    assert_eq!(folders.len(), 4, "base, rl, sft, answer: {folders:?}");
+}
+
+#[test]
+fn a_killed_round_of_adapters_ends_as_an_undisturbed_one() {
+    let folders = kill_a_round(&LORA, &["rl", "sft"]);
+    assert_eq!(folders.len(), 3, "base, rl, sft: {folders:?}");
+}
+
+/// Kills these stages of a round, and returns the weights that it leaves.
+fn kill_a_round(flags: &[&str], killed: &[&str]) -> BTreeMap<PathBuf, String> {
     let wanted = std::env::var("ARES_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     let mut moment = 4242;
     // More train problems than a part of rollouts holds.
     let calm = Place::new(270);
-    for stage in ["rollout", "rl", "sft", "answer"] {
+    for stage in STAGES.into_iter().filter(|stage| *stage != "answer" || killed.contains(stage)) {
         let prepared = calm.copy();
         let start = Instant::now();
-        run(&calm, stage);
+        run(&calm, stage, flags);
         let took = start.elapsed();
         let expected = left(&calm);
         assert_eq!(expected.hidden, Vec::<PathBuf>::new());
-        disturb(&prepared, stage, took, &expected, wanted, &mut moment);
+        if killed.contains(&stage) {
+            disturb(&prepared, (stage, flags), took, &expected, wanted, &mut moment);
+        }
         match stage {
             "rollout" => calm.write_scores(&calm.dataset().read::<Rollout>(1).expect("rollouts"), |_| {}),
             "rl" => calm.write_corrections(|_| {}),
@@ -165,6 +191,7 @@ fn a_killed_round_ends_as_an_undisturbed_one() {
         }
     }
     let folders = left(&calm).weights;
-    assert_eq!(folders.len(), 4, "base, rl, sft, answer: {folders:?}");
-    assert_eq!(folders.values().collect::<std::collections::BTreeSet<_>>().len(), 4, "{folders:?}");
+    let different: std::collections::BTreeSet<&String> = folders.values().collect();
+    assert_eq!(different.len(), folders.len(), "{folders:?}");
+    folders
 }

@@ -10,6 +10,8 @@ mod faults;
 mod features;
 mod kill;
 mod learning;
+mod lora;
+mod lora_step;
 mod memory;
 mod opinions;
 mod options;

@@ -1,0 +1,27 @@
+//! `train merge`: a student of a trunk and an adapter as a whole checkpoint.
+
+use crate::error::{Error, Result};
+use crate::student::checkpoint::refuse_taken;
+use crate::student::folder::{self, with_tokenizer};
+use std::path::Path;
+
+/// Adds the adapter in `from` to its trunk's weights, and writes the student to `out`.
+///
+/// # Errors
+/// If `from` is not a student with an adapter, or `out` is taken.
+pub fn merge(from: &Path, out: &Path) -> Result<String> {
+    refuse_taken(out)?;
+    let mut stored = folder::read(from)?;
+    let Some((lora, trunk)) = stored.adapter.clone() else {
+        return Err(Error::input(
+            format!("{}: expected a student with an adapter, found one of whole weights", from.display()),
+            "use it as it is",
+        ));
+    };
+    stored.merge();
+    let made_by = folder::made_by(from)?.map_or_else(|| "merge".to_owned(), |made_by| made_by + ", merged");
+    let companions = with_tokenizer(from, Some(&trunk));
+    folder::write(out, (&stored.config, &stored.weights), None, companions, &made_by)?;
+    let layers = lora.layers(&stored.config).len();
+    Ok(format!("{}: adapter of {layers} layers merged into {}", out.display(), trunk.folder.display()))
+}
