@@ -172,19 +172,16 @@ fn work(
                 None => vision::vit::Vit::seeded((context.settings.rollout.seed >> 1) as i64),
             };
             let name = &context.settings.student.vision;
-            let extract = || {
-                vision::extract::extract(
-                    &context.dataset,
-                    &vit.to_device(context.device),
-                    name,
-                    context.device,
-                    context.save_interval(),
-                    replace,
-                )
-            };
-            if let Some(line) = context.group.on_first(extract)? {
-                schemas::say!("{line}");
-            }
+            let line = vision::extract::extract(
+                &context.dataset,
+                &vit.to_device(context.device),
+                name,
+                context.device,
+                context.save_interval(),
+                replace,
+                &context.group,
+            )?;
+            schemas::say!("{line}");
         }
         Some(Command::Eval { round, checkpoint }) => {
             let line = match stage::evaluate(context, round, &checkpoint)? {

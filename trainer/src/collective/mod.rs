@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// The ranks of a run, of which this process is one. Clones are the same group.
 ///
@@ -234,6 +234,32 @@ impl Group {
         Ok(numbers.chunks(own.len()).map(<[f64]>::to_vec).collect())
     }
 
+    /// Float32 tensors of one shape of all ranks, rank by rank; a rank may have any number of them.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn gather_rows(&self, own: &[Tensor], shape: &[i64]) -> Result<Vec<Tensor>> {
+        let counts = self.gather_numbers(&[own.len() as f64])?;
+        let counts: Vec<i64> = counts.iter().map(|count| count[0] as i64).collect();
+        let most = counts.iter().copied().max().unwrap_or(0);
+        let size = [&[most], shape].concat();
+        let padded = Tensor::zeros(&size, (Kind::Float, Device::Cpu));
+        for (place, row) in (0..).zip(own) {
+            padded.get(place).copy_(row);
+        }
+        if most == 0 {
+            return Ok(Vec::new());
+        }
+        let all = self
+            .gather_tensor(&padded.view(-1))?
+            .view([&[counts.len() as i64], size.as_slice()].concat().as_slice());
+        let rows = (0..).zip(&counts).flat_map(|(rank, &count)| {
+            let of_rank = all.get(rank);
+            (0..count).map(move |row| of_rank.get(row))
+        });
+        Ok(rows.collect())
+    }
+
     /// Rank 0's number.
     ///
     /// # Errors
@@ -330,6 +356,28 @@ impl Group {
     ) -> Result<Vec<(usize, T)>> {
         self.agree(done)?;
         Ok(self.gather(own)?.into_iter().flatten().collect())
+    }
+
+    /// Numbers of each of `rows`, of which each rank works on its share, as [`Group::share`] cuts it.
+    ///
+    /// # Errors
+    /// What went wrong on any rank.
+    pub fn numbers_of<R: Clone>(
+        &self,
+        rows: &[R],
+        together: usize,
+        work: impl FnOnce(&[R]) -> Result<Vec<Vec<f32>>>,
+    ) -> Result<Vec<Vec<f32>>> {
+        if self.is_alone() {
+            return work(rows);
+        }
+        let places: Vec<usize> = self.share(&(0..rows.len()).collect::<Vec<_>>(), together);
+        let own: Vec<R> = places.iter().map(|&place| rows[place].clone()).collect();
+        let numbers = self.agree(work(&own))?;
+        let own: Vec<(usize, Numbers)> = places.into_iter().zip(numbers.into_iter().map(Numbers)).collect();
+        let mut all: Vec<(usize, Numbers)> = self.gather(own)?.into_iter().flatten().collect();
+        all.sort_by_key(|(place, _)| *place);
+        Ok(all.into_iter().map(|(_, Numbers(numbers))| numbers).collect())
     }
 
     /// How much of `total` all have done, as far as one rank can tell from its own part.

@@ -10,6 +10,7 @@ use super::plan::Plan;
 use super::rows::{Sequence, split_rows};
 use super::statistics::Statistics;
 use crate::batch::{self, Padded, Portion, Row};
+use crate::collective::Group;
 use crate::error::{Error, Result};
 use crate::memory::in_batches;
 use crate::rollout::logprobs::{backward_by_positions, token_logprobs};
@@ -146,6 +147,8 @@ pub struct Dpo<'a> {
     pub plan: Plan<'a>,
     /// Rationales that run through the policy together where no gradient is needed.
     pub together: usize,
+    /// The ranks that learn together.
+    pub group: Group,
     /// The pairs.
     pub pairs: Vec<Pair>,
 }
@@ -187,11 +190,14 @@ impl Objective for Dpo<'_> {
                 "lower rl.dpo_margin, sample more of each problem (rollout.samples), or set rl.dpo_pairs = all",
             ));
         }
-        let mut start = Vec::with_capacity(2 * self.pairs.len());
         let sequences: Vec<Sequence<'_>> = self.pairs.iter().flat_map(sequences).collect();
-        in_batches("log-probabilities", &sequences, self.together, |rows| {
-            start.extend(self.logprobs(rows));
-            Ok(())
+        let start = self.group.numbers_of(&sequences, self.together, |own| {
+            let mut start = Vec::with_capacity(own.len());
+            in_batches("log-probabilities", own, self.together, |rows| {
+                start.extend(self.logprobs(rows));
+                Ok(())
+            })?;
+            Ok(start)
         })?;
         let mut start = start.into_iter();
         for pair in &mut self.pairs {
@@ -346,8 +352,8 @@ mod tests {
             weights.train_only(|_| true);
             let policy = Student::new(&weights, &config);
             let pairs: Vec<Pair> = texts.iter().enumerate().map(pair).collect();
-            let mut dpo =
-                Dpo { policy: &policy, weights: &weights, features: &features, plan, together: 2, pairs };
+            let (weights, features, group) = (&weights, &features, Group::alone());
+            let mut dpo = Dpo { policy: &policy, weights, features, plan, together: 2, group, pairs };
             dpo.prepare().expect("prepared");
             // As if the policy had moved since.
             for pair in &mut dpo.pairs {
@@ -363,7 +369,7 @@ mod tests {
                         let delta = |side: &Side| {
                             let row =
                                 Sequence { problem_id: "0", source: &pair.source, tokens: &side.tokens };
-                            let padded = Padded::new(&[&row], &features, &config, Device::Cpu);
+                            let padded = Padded::new(&[&row], features, &config, Device::Cpu);
                             let states = padded.states(&policy, Mode::EVAL);
                             let now = token_logprobs(&policy, &states, padded.tokens(), Mode::EVAL);
                             let mask = Tensor::from_slice(&side.mask);

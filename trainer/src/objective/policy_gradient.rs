@@ -10,6 +10,7 @@ use super::ppo::{Learner, drift, logprobs_of};
 use super::rows::{ScoredRollout, Sequence};
 use super::statistics::Statistics;
 use crate::batch::Portion;
+use crate::collective::Group;
 use crate::error::Result;
 use crate::rollout::distribution::Distribution;
 use crate::student::{Mode, Weights};
@@ -37,6 +38,8 @@ pub struct PolicyGradient<'a> {
     pub together: usize,
     /// Where `rl.baseline = model` takes its values from.
     pub learned_values: &'a LearnedValues<'a>,
+    /// The ranks that learn together.
+    pub group: Group,
     /// What was made by [`Objective::prepare`].
     pub prepared: Prepared,
 }
@@ -125,7 +128,10 @@ impl PolicyGradient<'_> {
         let all: Vec<Sequence<'_>> = self.experience.iter().map(sequence).collect();
         let all: Vec<&Sequence<'_>> = all.iter().collect();
         let now = |rows: &[&Sequence<'_>]| {
-            logprobs_of(&self.learner, rows, self.features, self.together, self.plan.kind)
+            let of_some = |rows: &[&Sequence<'_>]| {
+                logprobs_of(&self.learner, rows, self.features, self.together, self.plan.kind)
+            };
+            self.group.numbers_of(rows, self.together, of_some)
         };
         if self.learner.distribution != Distribution::FULL {
             return now(&all);

@@ -5,6 +5,7 @@ use super::context::{Context, Policy};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::metrics::MetricLog;
+use crate::objective::ScoredRollout;
 use crate::objective::baseline::explained;
 use crate::objective::experience::Experience;
 use crate::objective::plan::Plan;
@@ -85,7 +86,8 @@ impl LearnedValues<'_> {
         let mut log = MetricLog::new(round, "rl").on_board(&context.settings.student.tensorboard)?;
         fit_values(fitted, &rows, self.plan, &mut saved, &mut log)?;
         let together = context.settings.student.decode_batch as usize;
-        let values = values_of(fitted, &own, together, self.plan.kind)?;
+        let of_some = |rows: &[ScoredRollout]| values_of(fitted, rows, together, self.plan.kind);
+        let values = context.group.numbers_of(&own, together, of_some)?;
         let of_fold: Vec<Experience> = held_out.iter().map(|&row| experience[row].clone()).collect();
         let share = explained(&of_fold, &values, rl.gamma);
         let passes = f64::from(rl.value_passes);

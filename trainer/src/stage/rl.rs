@@ -115,6 +115,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
             features: &corpus.features,
             plan,
             together,
+            group: context.group.clone(),
             pairs,
         })?
     } else {
@@ -136,6 +137,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
             kl_coefficient,
             together,
             learned_values: &|experience| learned.of(experience),
+            group: context.group.clone(),
             prepared: Prepared::default(),
         })?
     };

@@ -2,6 +2,7 @@
 
 use super::features::{FeatureWriter, TRIAL, is_of, refuse_others};
 use super::vit::Vit;
+use crate::collective::Group;
 use crate::error::{Error, Result};
 use crate::memory::in_batches;
 use crate::progress::{Progress, check_interrupt, interrupted};
@@ -16,10 +17,12 @@ const BATCH: usize = 16;
 
 /// Writes `vision/<name>.safetensors`; pictures whose file is missing are counted in the line that comes back. Results
 /// are flushed every `keep_every`, and an interrupted run is continued; if the same network has seen the same pictures
-/// before, nothing is done. Features of another network are replaced only if `replace` says so.
+/// before, nothing is done. Features of another network are replaced only if `replace` says so. Several ranks share the
+/// pictures, and rank 0 writes.
 ///
 /// # Errors
-/// If features of another network are there, a picture is broken, no picture is there at all, or the write fails.
+/// If features of another network are there, a picture is broken, no picture is there at all, the write fails, or a rank
+/// has ended.
 pub fn extract(
     dataset: &Dataset,
     vit: &Vit,
@@ -27,6 +30,7 @@ pub fn extract(
     device: Device,
     keep_every: Duration,
     replace: bool,
+    group: &Group,
 ) -> Result<String> {
     let problems = dataset.problems()?;
     let pictures: Vec<(&str, &str)> = problems
@@ -41,7 +45,7 @@ pub fn extract(
         return Err(Error::BadInput { message, hint: None });
     }
     let path = dataset.vision_path(name);
-    let identity = identity(dataset, vit, &there)?;
+    let identity = group.agree(identity(dataset, vit, &there))?;
     let made_by = if vit.is_trial() {
         format!(", by the {TRIAL}; for real pictures, name a trained one with --vit")
     } else {
@@ -64,27 +68,50 @@ pub fn extract(
     let encoder = if vit.is_trial() { TRIAL } else { vit.name() };
     let ids = there.iter().map(|(id, _)| *id);
     let shape = [vit.rows(), vit.width() as usize];
-    let mut writer = FeatureWriter::resume(&path, ids, shape, (encoder, &network), &identity)?;
+    let mut writer =
+        group.on_first(|| FeatureWriter::resume(&path, ids, shape, (encoder, &network), &identity))?;
     let mut kept = Instant::now();
-    progress.set(writer.written() as u64, "pictures");
-    let due: Vec<&str> = there.iter().skip(writer.written()).map(|(_, picture)| *picture).collect();
-    in_batches("features", &due, BATCH, |pictures| {
-        if interrupted() || kept.elapsed() >= keep_every {
-            writer.keep()?;
-            kept = Instant::now();
+    let written = group.of_first(writer.as_ref().map_or(0, FeatureWriter::written))?;
+    progress.set(written as u64, "pictures");
+    let due: Vec<&str> = there.iter().skip(written).map(|(_, picture)| *picture).collect();
+    // What all ranks work on at once; a process by itself has all of it at once.
+    let together = if group.is_alone() { due.len().max(1) } else { BATCH * group.world() };
+    for pictures in due.chunks(together) {
+        let mut own = Vec::new();
+        let done = in_batches("features", &group.share(pictures, BATCH), BATCH, |pictures| {
+            if let Some(writer) = writer.as_mut().filter(|_| interrupted() || kept.elapsed() >= keep_every) {
+                writer.keep()?;
+                kept = Instant::now();
+            }
+            check_interrupt()?;
+            let pixels: Vec<Tensor> = pictures
+                .iter()
+                .map(|picture| vit.read_image(&dataset.root().join(picture)))
+                .collect::<Result<_>>()?;
+            let hidden = no_grad(|| vit.forward(&Tensor::stack(&pixels, 0).to_device(device)));
+            let hidden = hidden.to_device(Device::Cpu);
+            let rows = (0..pictures.len() as i64).map(|row| hidden.get(row));
+            if let Some(writer) = writer.as_mut().filter(|_| group.is_alone()) {
+                rows.into_iter().try_for_each(|row| writer.push(&row))?;
+                progress.set(writer.written() as u64, "pictures");
+            } else {
+                own.extend(rows);
+            }
+            Ok(())
+        });
+        group.agree(done)?;
+        if group.is_alone() {
+            continue;
         }
-        check_interrupt()?;
-        let pixels: Vec<Tensor> = pictures
-            .iter()
-            .map(|picture| vit.read_image(&dataset.root().join(picture)))
-            .collect::<Result<_>>()?;
-        let hidden = no_grad(|| vit.forward(&Tensor::stack(&pixels, 0).to_device(device)));
-        let hidden = hidden.to_device(Device::Cpu);
-        (0..pictures.len() as i64).try_for_each(|row| writer.push(&hidden.get(row)))?;
-        progress.set(writer.written() as u64, "pictures");
-        Ok(())
-    })?;
-    writer.finish()?;
+        let rows = group.gather_rows(&own, &[vit.rows() as i64, vit.width()])?;
+        let pushed =
+            writer.as_mut().map_or(Ok(()), |writer| rows.iter().try_for_each(|row| writer.push(row)));
+        group.agree(pushed)?;
+        if let Some(writer) = &writer {
+            progress.set(writer.written() as u64, "pictures");
+        }
+    }
+    group.agree(writer.map_or(Ok(()), FeatureWriter::finish))?;
     Ok(described + &missing)
 }
 

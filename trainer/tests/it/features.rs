@@ -197,7 +197,8 @@ fn a_new_students_width_is_that_of_the_features() {
     fs::create_dir_all(dataset.images_dir()).expect("folder");
     fs::write(dataset.images_dir().join("p0.png"), crate::small::PICTURE).expect("written");
     assert!(matches!(FeatureWidth::choose(None, data, "vit").expect("width"), FeatureWidth::Unknown));
-    extract::extract(&dataset, &Vit::seeded(7), "vit", Device::Cpu, Duration::MAX, false).expect("features");
+    let (network, alone) = (Vit::seeded(7), trainer::collective::Group::alone());
+    extract::extract(&dataset, &network, "vit", Device::Cpu, Duration::MAX, false, &alone).expect("features");
     let path = dataset.vision_path("vit");
     let features = ImageFeatures::open(&path, 128).expect("features");
     assert_eq!(features.batch(&["p0"], Device::Cpu).size(), [1, 17, 128]);

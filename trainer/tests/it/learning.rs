@@ -165,6 +165,7 @@ impl<'a> Run<'a> {
                     features: &self.features,
                     plan,
                     together: 64,
+                    group: trainer::collective::Group::alone(),
                     pairs,
                 });
             }
@@ -188,6 +189,7 @@ impl<'a> Run<'a> {
             kl_coefficient: 0.0,
             together: 64,
             learned_values: &|_| unreachable!("no value model is asked for"),
+            group: trainer::collective::Group::alone(),
             prepared: Prepared::default(),
         });
     }
