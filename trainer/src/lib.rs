@@ -10,6 +10,7 @@ pub mod cli;
 pub mod corpus;
 pub mod error;
 pub mod gpu;
+pub mod info;
 pub mod init;
 pub mod libtorch;
 pub mod memory;
@@ -77,6 +78,10 @@ pub fn run(cli: Cli) -> Result<()> {
     if let Some(Command::Bench(options)) = &cli.command {
         return bench::run(options, &resolved.settings);
     }
+    if let Some(Command::Info(options)) = &cli.command {
+        schemas::say!("{}", info::info(options, &resolved.settings)?);
+        return Ok(());
+    }
     if let Some(Command::Merge { folder, out }) = &cli.command {
         schemas::say!("{}", merge::merge(folder, out)?);
         return Ok(());
@@ -91,7 +96,11 @@ pub fn run(cli: Cli) -> Result<()> {
             stage::advance(&context, round, cli.stage)?;
         }
         Some(
-            Command::Init { .. } | Command::Merge { .. } | Command::Bench(_) | Command::Completions { .. },
+            Command::Init { .. }
+            | Command::Info(_)
+            | Command::Merge { .. }
+            | Command::Bench(_)
+            | Command::Completions { .. },
         ) => {}
         Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
             schemas::say!("{}", pretrain::pretrain(&context, &from, &out, share, epochs, option_orders)?);

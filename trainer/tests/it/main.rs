@@ -9,6 +9,7 @@ mod checkpoints;
 mod circles;
 mod faults;
 mod features;
+mod info;
 mod kill;
 mod learning;
 mod lora;
