@@ -108,6 +108,8 @@ pub enum Command {
         #[arg(long, value_parser = ["base", "rl", "sft"], default_value = "base")]
         checkpoint: String,
     },
+    /// Say what a student is, and what each stage takes in memory with the current settings.
+    Info(crate::info::Options),
     /// Write a student that was trained as a LoRA adapter as a whole checkpoint.
     Merge {
         /// Folder of the adapter: base, round-N/rl or round-N/sft of the checkpoints.

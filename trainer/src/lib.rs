@@ -11,6 +11,7 @@ pub mod collective;
 pub mod corpus;
 pub mod error;
 pub mod gpu;
+pub mod info;
 pub mod init;
 pub mod libtorch;
 pub mod memory;
@@ -89,6 +90,10 @@ pub fn run(cli: Cli) -> Result<()> {
     if let Some(Command::Bench(options)) = &cli.command {
         return bench::run(options, &resolved.settings);
     }
+    if let Some(Command::Info(options)) = &cli.command {
+        schemas::say!("{}", info::info(options, &resolved.settings)?);
+        return Ok(());
+    }
     if let Some(Command::Merge { folder, out }) = &cli.command {
         schemas::say!("{}", merge::merge(folder, out)?);
         return Ok(());
@@ -154,7 +159,11 @@ fn work(
             stage::advance(context, round, stage)?;
         }
         Some(
-            Command::Init { .. } | Command::Merge { .. } | Command::Bench(_) | Command::Completions { .. },
+            Command::Init { .. }
+            | Command::Info(_)
+            | Command::Merge { .. }
+            | Command::Bench(_)
+            | Command::Completions { .. },
         ) => {}
         Some(Command::Pretrain { from, out, share, epochs, option_orders }) => {
             schemas::say!("{}", pretrain::pretrain(context, &from, &out, share, epochs, option_orders)?);

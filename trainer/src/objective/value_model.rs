@@ -87,7 +87,75 @@ const LM_HEAD_LORA: [&str; 2] = ["lora.lm_head.A", "lora.lm_head.B"];
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::student::Source;
+    use crate::student::lora::LoraConfig;
     use tch::{Device, Kind};
+
+    fn states(student: &Student, kind: Kind) -> Tensor {
+        let source = Source {
+            ids: Tensor::from_slice(&[5i64, 9, 7, 1]).view([1, 4]),
+            mask: Tensor::ones([1, 4], (Kind::Float, Device::Cpu)),
+            image: Tensor::ones([1, 2, 8], (Kind::Float, Device::Cpu)),
+        };
+        student.hidden(&source, &Tensor::from_slice(&[0i64, 4, 8]).view([1, 3]), Mode { train: false, kind })
+    }
+
+    /// Policy and value model are two adapters on one trunk.
+    #[test]
+    fn a_value_model_is_another_adapter_on_the_policys_trunk() {
+        let config = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let mut policy_weights = Weights::random(&config, 1);
+        let lora = LoraConfig::new(&config, 2, 4.0, 0.0);
+        lora.add_to(&mut policy_weights, &config, 3, Device::Cpu);
+        for (name, matrix) in policy_weights.iter().filter(|(name, _)| name.ends_with(".B")) {
+            let changed = matrix.shallow_clone().uniform_(-0.1, 0.1);
+            assert!(changed.abs().max().double_value(&[]) > 0.0, "{name}");
+        }
+        policy_weights.train();
+        let policy = Student::new(&policy_weights, &config);
+        let rl = RlSettings { value_model: ValueTrunk::Separate, ..RlSettings::default() };
+        let (model, weights) = initial((&policy, &policy_weights), &rl, 1, 1);
+
+        assert!(!model.student.reads_same_weights(&policy), "one pass does not serve both");
+        assert!(model.student.shares_copies(&policy), "copies in another format are held once");
+        let names: Vec<&str> = weights.iter().map(|(name, _)| name).collect();
+        assert!(
+            names.iter().all(|name| name.starts_with("lora.") || name.starts_with("v_head.")),
+            "{names:?}"
+        );
+        assert!(!names.contains(&"lora.lm_head.A") && policy_weights.find("lora.lm_head.A").is_some());
+        for kind in [Kind::Float, Kind::BFloat16] {
+            assert_eq!(states(&model.student, kind), states(&policy, kind), "it starts as the policy");
+        }
+
+        // Gradients of values reach its own adapter alone, in whatever format products run.
+        let mut gradients = Vec::new();
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let mode = Mode { train: false, kind };
+            model.values(&states(&model.student, kind), mode).square().sum(Kind::Float).backward();
+            // The outer layer starts at zero: only it has a gradient until it has moved.
+            no_grad(|| drop(weights.get("v_head.2.weight").detach().fill_(0.3)));
+            model.values(&states(&model.student, kind), mode).square().sum(Kind::Float).backward();
+            model.collect_gradients();
+            model.settle_gradients();
+            assert!(policy_weights.gradients().is_empty(), "the policy and the trunk have none");
+            let found = weights.gradients();
+            let name = "lora.decoder.block.1.layer.2.DenseReluDense.wo.B";
+            gradients.push(found[name].to_kind(Kind::Float).copy());
+            crate::optimizer::zero_gradients(&[("value", &weights)]);
+        }
+        let off = (&gradients[0] - &gradients[1]).norm() / gradients[0].norm();
+        assert!(gradients[0].norm().double_value(&[]) > 0.0);
+        assert!(off.double_value(&[]) < 0.05, "{off}");
+
+        // Its step does not move the policy.
+        let before = states(&policy, Kind::Float);
+        for (_, matrix) in weights.iter() {
+            no_grad(|| drop(matrix.detach().g_add_scalar_(0.1)));
+        }
+        assert_eq!(states(&policy, Kind::Float), before);
+        assert_ne!(states(&model.student, Kind::Float), before);
+    }
 
     #[test]
     fn a_head_starts_at_zero_and_can_learn() {

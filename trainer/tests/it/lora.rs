@@ -147,6 +147,21 @@ fn pretraining_makes_an_adapter_that_rounds_go_on_with() {
     assert_ne!(base.fingerprint, after.fingerprint);
 }
 
+/// One pass serves policy and values, whose head is all that the value model has of its own.
+#[test]
+fn values_may_share_the_policys_adapter() {
+    let place = Place::new(40).scored();
+    let shared = ["--value-model", "shared", "--value-loss", "true", "--dtype", "bfloat16"];
+    stage(&place, "1", "rl", &[&RANK[..], &shared].concat());
+    assert!(place.checkpoint("round-1/rl/adapter_model.safetensors").is_file());
+    assert!(place.numbers("rl", "value_loss").iter().all(|loss| loss.is_finite()));
+    for algorithm in ["grpo", "dpo"] {
+        let place = Place::new(40).scored();
+        stage(&place, "1", "rl", &[&RANK[..], &["--algorithm", algorithm, "--dpo-margin", "0.05"]].concat());
+        assert!(place.checkpoint("round-1/rl/adapter_model.safetensors").is_file(), "{algorithm}");
+    }
+}
+
 #[test]
 fn an_adapter_of_other_settings_is_not_trained_on() {
     let place = Place::new(40).scored();

@@ -8,6 +8,7 @@ mod bad_input;
 mod checkpoints;
 mod faults;
 mod features;
+mod info;
 mod kill;
 mod learning;
 mod lora;

@@ -1,0 +1,246 @@
+//! `train info`: what a student is, and what each stage takes in memory with the current settings.
+
+pub mod memory;
+
+use crate::backend;
+use crate::error::{Error, Result};
+use crate::libtorch::{self, product_kind};
+use crate::student::checkpoint::{self, Loaded};
+use crate::student::folder::{is_adapter, made_by, trunk_of};
+use crate::student::lora::LoraConfig;
+use crate::student::weight_files::{WEIGHTS_FILE, map_file};
+use crate::student::{StudentConfig, adapter};
+use crate::tokenizer::Tokenizer;
+use clap::Args;
+use memory::{Batch, Memory, Model};
+use safetensors::tensor::SafeTensors;
+use schemas::number::grouped;
+use schemas::settings::{Algorithm, BaselineKind, Dtype, Settings, ValueTrunk};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind};
+
+/// Flags of `train info`.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Folder of a student: base, round-N/rl or round-N/sft of the checkpoints, or any other.
+    pub folder: PathBuf,
+    /// Source tokens of the rows of a batch [default: student.max_source_tokens, the most there can be].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..1 << 20))]
+    pub source_tokens: Option<u32>,
+    /// Target tokens of the rows of a batch [default: the most there can be, by stage].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..1 << 20))]
+    pub target_tokens: Option<u32>,
+    /// Patches of a picture [default: 145, those of a ViT at 384 pixels].
+    #[arg(long, default_value_t = 145, value_parser = clap::value_parser!(u32).range(1..1 << 16))]
+    pub patches: u32,
+}
+
+/// What a student's files say.
+struct Student {
+    config: StudentConfig,
+    /// Number formats in its files.
+    dtypes: String,
+    adapter: Option<(LoraConfig, PathBuf)>,
+}
+
+/// Says what a student is, and what each stage takes in memory.
+///
+/// # Errors
+/// If the folder holds no student, or its files are broken.
+pub fn info(options: &Options, settings: &Settings) -> Result<String> {
+    let device = libtorch::device(settings.student.device)?;
+    let mut settings = settings.clone();
+    backend::resolve(&mut settings.student, &mut settings.rollout.sampling_dtype, device);
+    let folder = &options.folder;
+    let student = Student::read(folder)?;
+    let mut text = student.told(folder)?;
+    text.push('\n');
+    text += &needs(&student, options, &settings, device)?;
+    Ok(text.trim_end().to_owned())
+}
+
+impl Student {
+    fn read(folder: &Path) -> Result<Self> {
+        if is_adapter(folder) {
+            let lora = adapter::read_config(folder)?;
+            let trunk = trunk_of(folder, &lora)?;
+            return Ok(Self { adapter: Some((lora, trunk.clone())), ..Self::read(&trunk)? });
+        }
+        if !folder.join("config.json").is_file() {
+            return Err(Error::input(
+                format!("{}: expected a student, found no config.json", folder.display()),
+                "next: train init --help",
+            ));
+        }
+        let file = folder.join(WEIGHTS_FILE);
+        if !file.is_file() {
+            // Shards or pickles, whose shapes are known when they are read.
+            let Loaded { config, .. } = checkpoint::read_t5(folder)?;
+            return Ok(Self { config, dtypes: "float32".to_owned(), adapter: None });
+        }
+        let mut config = StudentConfig::read(&folder.join("config.json"))?;
+        let map = map_file(&file)?;
+        let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| Error::Checkpoint {
+            path: file.clone(),
+            message: format!("not a safetensors file: {e}"),
+        })?;
+        let tensors = header.tensors();
+        if let Some([_, width]) = tensors.get("encoder.image_dense.weight").map(|info| info.shape.as_slice())
+        {
+            config.image_feature_width = *width as i64;
+        }
+        config.tie_word_embeddings &= !tensors.contains_key("lm_head.weight");
+        let dtypes: BTreeSet<String> = tensors.values().map(|info| format!("{:?}", info.dtype)).collect();
+        let dtypes = dtypes.into_iter().collect::<Vec<_>>().join(", ");
+        Ok(Self { config, dtypes, adapter: None })
+    }
+
+    fn told(&self, folder: &Path) -> Result<String> {
+        let config = &self.config;
+        let mut text = format!("{}\n", folder.display());
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:<12} {value}");
+        };
+        line(
+            "model",
+            format!(
+                "multimodal T5, {}: {} encoder and {} decoder blocks, width {}, {} heads of {}, feed-forward {}",
+                config.feed_forward_proj,
+                config.num_layers,
+                config.decoder_layers(),
+                config.d_model,
+                config.num_heads,
+                config.d_kv,
+                config.d_ff
+            ),
+        );
+        let count: i64 = config.shapes().iter().map(|(_, shape)| shape.iter().product::<i64>()).sum();
+        line("parameters", format!("{} ({} in the file)", grouped(count as usize), self.dtypes));
+        match &self.adapter {
+            None => line("weights", "all of them; no adapter".to_owned()),
+            Some((lora, trunk)) => line(
+                "weights",
+                format!(
+                    "LoRA adapter with {} parameters, rank {}, alpha {}, on {} layers ({}) of {}",
+                    grouped(matrices(lora, config) as usize),
+                    lora.r,
+                    lora.lora_alpha,
+                    lora.layers(config).len(),
+                    lora.target_modules.join(", "),
+                    trunk.display()
+                ),
+            ),
+        }
+        let tokenizer = self
+            .adapter
+            .as_ref()
+            .map(|(_, trunk)| trunk.as_path())
+            .filter(|_| !folder.join("tokenizer.json").is_file());
+        let tokens = Tokenizer::vocabulary_size(tokenizer.unwrap_or(folder));
+        let tokens = tokens.map_or_else(
+            |_| "no tokenizer.json".to_owned(),
+            |count| format!("{} tokens", grouped(count as usize)),
+        );
+        let head = if config.tie_word_embeddings { "the embedding is the head" } else { "a head of its own" };
+        line("vocabulary", format!("{tokens}, {} rows, {head}", grouped(config.vocab_size as usize)));
+        line(
+            "vision",
+            format!("image features of width {} for each patch; none are zeros", config.image_feature_width),
+        );
+        line("made by", made_by(folder)?.unwrap_or_else(|| "not recorded".to_owned()));
+        Ok(text)
+    }
+}
+
+/// Numbers of an adapter.
+fn matrices(lora: &LoraConfig, config: &StudentConfig) -> i64 {
+    lora.layers(config).iter().map(|(_, inputs, outputs)| lora.r * (inputs + outputs)).sum()
+}
+
+/// A table of what each stage takes.
+fn needs(student: &Student, options: &Options, settings: &Settings, device: Device) -> Result<String> {
+    let config = &student.config;
+    let asked = LoraConfig::of(&settings.student, config).map_err(|message| Error::BadInput {
+        message: format!("student.lora_targets: {message}"),
+        hint: None,
+    })?;
+    let kind = product_kind(settings.student.dtype, device);
+    let sampling = match settings.rollout.sampling_dtype.unwrap_or(settings.student.dtype) {
+        Dtype::Bfloat16 => Kind::BFloat16,
+        Dtype::Float32 | Dtype::Auto => Kind::Float,
+    };
+    let model = Model {
+        config,
+        device,
+        kind,
+        patches: f64::from(options.patches),
+        adapter: asked.as_ref().map(|lora| matrices(lora, config) as f64),
+    };
+    let source = f64::from(options.source_tokens.unwrap_or(settings.student.max_source_tokens));
+    let target = |most: u32| f64::from(options.target_tokens.unwrap_or(most));
+    let budget = settings.student.max_tokens_per_batch;
+    let batch =
+        |rows: u32, most: u32| Batch { rows: f64::from(rows), source, target: target(most) }.within(budget);
+    let new = settings.rollout.max_new_tokens;
+    let together = f64::from(settings.student.decode_batch);
+    let samples = f64::from(settings.rollout.samples);
+    let problems = (together / samples).floor().max(1.0);
+    let rollout = model.decoding(problems, problems * samples, source, target(new), sampling);
+    let decode = model.decoding(together, together, source, target(new), sampling);
+    let sft = model.fine_tuning(batch(settings.sft.batch, settings.sft.max_target_tokens));
+    let answer = &settings.answer;
+    let of_answers = LoraConfig::new(config, answer.lora_rank, answer.lora_alpha, answer.lora_dropout);
+    let answers =
+        model.answering(batch(answer.batch, answer.max_new_tokens), matrices(&of_answers, config) as f64);
+    let stages = [
+        ("rollout", rollout),
+        ("rl", reinforcement(&model, settings, batch(settings.rl.minibatch, new)).max(decode)),
+        ("sft", sft.max(decode)),
+        ("answer", answers.max(decode)),
+        ("pretrain", sft),
+    ];
+    let trained = match &asked {
+        None => "all weights are trained".to_owned(),
+        Some(lora) => format!("an adapter of rank {} is trained", lora.r),
+    };
+    let mut text = format!(
+        "memory in GB with these settings, on {}, {}: {trained}; {source} source tokens a row\n",
+        if device == Device::Cpu { "the CPU" } else { "the GPU" },
+        settings.student.dtype
+    );
+    let _ = writeln!(
+        text,
+        "{:<10} {:>8} {:>9} {:>10} {:>10} {:>8} {:>8}",
+        "stage", "weights", "gradients", "optimizer", "passes", "process", "total"
+    );
+    for (name, memory) in stages {
+        let Memory { weights, gradients, optimizer, passes, process } = memory;
+        let gb = |bytes: f64| format!("{:.2}", bytes / 1e9);
+        let _ = writeln!(
+            text,
+            "{name:<10} {:>8} {:>9} {:>10} {:>10} {:>8} {:>8}",
+            gb(weights),
+            gb(gradients),
+            gb(optimizer),
+            gb(passes),
+            gb(process),
+            gb(memory.total())
+        );
+    }
+    Ok(text)
+}
+
+/// The passes of stage rl, and those of its value model before them.
+fn reinforcement(model: &Model<'_>, settings: &Settings, batch: Batch) -> Memory {
+    let rl = &settings.rl;
+    let own_network = rl.value_model == ValueTrunk::Separate;
+    let learns_values = rl.algorithm == Algorithm::Ppo && rl.value_loss;
+    let undone = rl.max_kl.is_some_and(|bound| bound > 0.0);
+    let passes = model.reinforcement(batch, learns_values.then_some(own_network), undone);
+    if rl.algorithm == Algorithm::Ppo && rl.baseline == BaselineKind::Model {
+        return passes.max(model.value_passes(batch, own_network));
+    }
+    passes
+}
