@@ -114,37 +114,27 @@ pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Re
     let ended = accounts.iter().map(|account| account.done + account.rejected).sum();
     if let Some(first) = accounts.first_mut() {
         first.compare(spending, ended);
-        first.faults.extend(wrong_rows(dataset, round)?);
+        first.faults.extend(without_problem(dataset, round)?);
     }
     Ok(accounts)
 }
 
-/// Rows that no reader of a round can use: scores that are no share of 1, and rollouts of problems that do not exist.
-fn wrong_rows(dataset: &Dataset, round: u32) -> Result<Vec<String>> {
+/// Rollouts of problems that do not exist.
+fn without_problem(dataset: &Dataset, round: u32) -> Result<Option<String>> {
     #[derive(serde::Deserialize)]
     struct Of {
         problem_id: String,
     }
-    let score = || col("score");
-    let outside = score().is_nan().or(score().lt(lit(0.0))).or(score().gt(lit(1.0)));
-    let outside = rows(frame::<Score>(dataset, round, &["score"])?.filter(outside))?;
     let mut problems = IdSet::default();
     for problem in dataset.problem_rows()? {
         problems.insert(&problem?.problem_id);
     }
-    let mut without_problem = 0_u64;
+    let mut rollouts = 0_u64;
     for row in dataset.stream_columns::<Rollout, Of>(round, &["problem_id"])? {
-        without_problem += u64::from(!problems.contains(&row?.problem_id));
+        rollouts += u64::from(!problems.contains(&row?.problem_id));
     }
-    let mut faults = Vec::new();
-    if outside > 0 {
-        faults.push(format!("scores not between 0 and 1: {}", grouped(outside)));
-    }
-    if without_problem > 0 {
-        faults
-            .push(format!("rollouts of problems that problems.parquet lacks: {}", grouped(without_problem)));
-    }
-    Ok(faults)
+    Ok((rollouts > 0)
+        .then(|| format!("rollouts of problems that problems.parquet lacks: {}", grouped(rollouts))))
 }
 
 /// Whose scores a round has, where a rollout has those of several.
