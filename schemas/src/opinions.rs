@@ -335,16 +335,13 @@ impl Opinions {
         self.found.len()
     }
 
-    /// Opinions in the table that the settings do not ask for, with the number of rationales that each is about. Those that may
-    /// stand in for the main Teacher are not among them.
-    pub fn left_out(&self) -> Vec<(&Opinion, u64)> {
-        let is_left_out = |opinion: &Opinion| match self.seat_of(&opinion.teacher) {
-            Some(seat) => self.seats.get(seat).is_none_or(|seat| opinion.repeat >= seat.repeats),
-            None if self.has_main && self.seats.len() > 1 => true,
-            None => self.seats.first().is_none_or(|main| opinion.repeat >= main.repeats),
-        };
-        let all = self.found.iter().filter(|(opinion, _)| is_left_out(opinion));
-        all.map(|(opinion, rationales)| (opinion, *rationales)).collect()
+    /// Opinions on a rollout that do not count, because the settings do not ask for them.
+    pub fn ignored(&self, on: &OnRollout) -> Vec<Number> {
+        let mut all = on.opinions();
+        for (number, ..) in self.counted(&all) {
+            all.remove(&number);
+        }
+        all.into_iter().collect()
     }
 }
 
@@ -423,8 +420,10 @@ mod tests {
             [("a", 0, 0.1), ("a", 1, 0.2), ("a", 2, 1.0), ("b", 0, 0.6), ("b", 1, 1.0), ("c", 0, 1.0)];
         assert_eq!(score(&all, &scores), Some(0.3));
         assert_eq!(all.missing(&on(&all, &scores)), []);
-        let left_out: Vec<String> = all.left_out().iter().map(|(opinion, _)| opinion.to_string()).collect();
-        assert_eq!(left_out, ["a (scoring 3)", "b (scoring 2)", "c"]);
+        let ignored = all.ignored(&on(&all, &scores));
+        let ignored: Vec<String> =
+            ignored.into_iter().map(|number| all.get(number).unwrap().to_string()).collect();
+        assert_eq!(ignored, ["a (scoring 3)", "b (scoring 2)", "c"]);
         // Those that are there are combined, and the others are known to be missing.
         let some = [("a", 1, 0.2), ("c", 0, 1.0)];
         assert_eq!((score(&all, &some), all.missing(&on(&all, &some))), (Some(0.2), vec![(0, 0), (1, 0)]));
@@ -437,7 +436,7 @@ mod tests {
     fn a_main_teacher_that_a_flag_chose_counts() {
         let by_flag = opinions("[[teachers]]\nprovider = \"openai\"\nmodel = \"b\"\n", &[("b", 0), ("c", 0)]);
         assert_eq!(score(&by_flag, &[("b", 0, 0.5), ("c", 0, 1.0)]), Some(0.75));
-        assert_eq!((by_flag.teacher_of(0), by_flag.teacher_of(1), by_flag.left_out()), ("c", "b", vec![]));
+        assert_eq!((by_flag.teacher_of(0), by_flag.teacher_of(1)), ("c", "b"));
         assert_eq!(by_flag.missing(&on(&by_flag, &[("b", 0, 0.5)])), [(0, 0)]);
         // Two that shared a round with one opinion on each rationale.
         let mixed = opinions("[teacher]\nprovider = \"openai\"\nmodel = \"a\"\n", &[("a", 0), ("c", 0)]);
@@ -445,7 +444,8 @@ mod tests {
             (score(&mixed, &[("a", 0, 0.5)]), score(&mixed, &[("c", 0, 1.0)])),
             (Some(0.5), Some(1.0))
         );
-        assert_eq!((mixed.left_out(), mixed.missing(&on(&mixed, &[("c", 0, 1.0)]))), (vec![], vec![]));
+        assert_eq!(mixed.missing(&on(&mixed, &[("c", 0, 1.0)])), []);
+        assert_eq!(mixed.ignored(&on(&mixed, &[("a", 0, 0.5), ("c", 0, 1.0)])), [1]);
         assert_eq!((mixed.seat_of_reject(None), mixed.seat_of_reject(Some("c"))), (Some(0), Some(0)));
     }
 

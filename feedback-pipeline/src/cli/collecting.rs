@@ -71,6 +71,9 @@ fn scores(panel: &Panel<'_>, round: u32, told: &mut Told) -> Result<()> {
     panel.check(round)?;
     panel.publish_others(round)?;
     let scorings = panel.scorings(round)?;
+    if panel.are_several() {
+        submit(&scorings)?;
+    }
     let mut failed: Vec<(&str, Error)> = Vec::new();
     for scoring in &scorings {
         if interrupt::noted() {
@@ -112,6 +115,20 @@ fn scores(panel: &Panel<'_>, round: u32, told: &mut Told) -> Result<()> {
         schemas::warn!("error: {model}: {error}");
     }
     first.map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// Sends the batches of all scorings, so that none waits for those of another.
+fn submit(scorings: &[Scoring<'_>]) -> Result<()> {
+    for Scoring { context, job } in scorings.iter().filter(|scoring| scoring.context.batch) {
+        if interrupt::noted() {
+            return Err(Error::Interrupted); // what comes next would be paid for
+        }
+        // What fails here fails again, and is told, where the results are collected.
+        if let Some(Error::Interrupted) = context.submit(job)? {
+            return Err(Error::Interrupted);
+        }
+    }
+    Ok(())
 }
 
 /// Says which opinions are missing.

@@ -128,6 +128,35 @@ impl Context {
         })
     }
 
+    /// Sends what a job lacks in batches, without waiting for their results: [`Context::collect`] does. Returns why it ended
+    /// early.
+    ///
+    /// # Errors
+    /// If a table or the store cannot be read, or the Teacher must not be asked.
+    pub fn submit(&self, job: &Job) -> Result<Option<Error>> {
+        let _lock = self.dataset.lock(crate::PROGRAM)?;
+        if tables::is_cut_off(&self.dataset, job.kind, job.round)? {
+            return Ok(None); // to be recovered first
+        }
+        let prompt = SystemPrompt::load(job.kind, &self.settings.teacher)?;
+        let problems = Problems::load(&self.dataset, self.settings.teacher.provider)?;
+        self.finish_discards(job)?;
+        let completed = self.completed(job, &problems, &prompt.version)?;
+        let pending = self.count(job, &problems, &completed)?.1;
+        if pending == 0 {
+            return Ok(None);
+        }
+        self.check_teachers(job, &problems, &completed, &prompt.version)?;
+        let session = Arc::new(self.session(job, prompt, pending)?);
+        let plan = || {
+            let plan = Plan::of(self, &session)?;
+            Ok(plan.steps(self.pending_together(job, &session.questions, &problems, &completed)?))
+        };
+        runtime::run(&session, batch::submit(&session, plan))?;
+        session.cache.writer().flush()?;
+        Ok(session.stopped())
+    }
+
     pub(crate) fn publisher<'a>(
         &'a self,
         job: &'a Job,

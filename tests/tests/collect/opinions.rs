@@ -6,7 +6,7 @@ use schemas::{Score, table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use workspace_tests::command::{Ran, collect_feedback, run, start};
-use workspace_tests::teacher_service::{Fault, Faults, Options, Service, TeacherService};
+use workspace_tests::teacher_service::{BatchOptions, Fault, Faults, Options, Service, TeacherService};
 
 const SCORES: [&str; 2] = ["--stage", "scores"];
 const MAIN: &str = "gpt-4o";
@@ -353,6 +353,32 @@ fn opinions_are_asked_for_in_groups_and_in_batches() {
     assert!(!status.stdout.contains("requested again individually"), "{}", status.stdout);
     assert_eq!(two.run(&["rebuild"]).status, Some(0));
     assert_eq!(two.place.tables(), tables);
+}
+
+#[test]
+fn batches_of_all_opinions_run_at_once_and_survive_a_kill() {
+    let batch = BatchOptions { latency: Duration::from_secs(3_600), ..BatchOptions::default() };
+    let two = Two::new(9, 2, Options { batch, ..fast() });
+    let arguments = ["--round", "1", "--stage", "scores", "--batch"];
+    let mut child = start(two.command(&arguments)).unwrap();
+    while two.openai.stats().batches + two.anthropic.stats().batches < 4 {
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(child.try_wait().unwrap().is_none(), "it ended");
+    }
+    assert!(two.place.tables().scores.is_empty(), "none has ended");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Nothing is sent again while they run.
+    let mut child = start(two.command(&arguments)).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!([two.openai.stats().batches, two.anthropic.stats().batches], [2, 2]);
+    assert_eq!(two.requests(), (36, 36));
+    // Neither without batches.
+    let ran = two.collect(&[]);
+    assert_eq!((ran.status, two.requests()), (Some(0), (36, 36)), "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("next: collect-feedback --round 1 --batch"), "{}", ran.stdout);
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use crate::error::Result;
 use schemas::number::grouped;
-use schemas::opinions::{Combined, Opinions, weight};
+use schemas::opinions::{Combined, Number, OnRollout, Opinions, weight};
 use schemas::settings::{Disagreement, RlSettings};
 use schemas::{Dataset, Reject, Rollout};
 use serde::Deserialize;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Opinions that the settings ask for and rollouts lack.
 pub(super) struct Lacking {
@@ -114,14 +114,29 @@ impl Lacking {
     }
 }
 
-/// Names opinions in the table that are not combined, because the settings do not ask for them.
-pub(super) fn say_left_out(round: u32, opinions: &Opinions) {
-    for (opinion, rollouts) in opinions.left_out() {
-        schemas::warn!(
-            "note: round {round}: scores by {opinion} on {} rollouts are not combined: the settings do not ask for them \
-             (teacher.repeats, [[teachers]])",
-            grouped(usize::try_from(rollouts).unwrap_or(usize::MAX))
-        );
+/// Opinions that are not combined, because the settings do not ask for them.
+#[derive(Default)]
+pub(super) struct Ignored(BTreeMap<Number, usize>);
+
+impl Ignored {
+    /// Counts those on a rollout.
+    pub(super) fn count(&mut self, opinions: &Opinions, on: &OnRollout) {
+        for number in opinions.ignored(on) {
+            *self.0.entry(number).or_default() += 1;
+        }
+    }
+
+    /// Names them.
+    pub(super) fn say(&self, round: u32, opinions: &Opinions) {
+        for (opinion, rollouts) in
+            self.0.iter().filter_map(|(one, count)| Some((opinions.get(*one)?, *count)))
+        {
+            schemas::warn!(
+                "note: round {round}: scores by {opinion} on {} rollouts are not combined: the settings do not ask for \
+                 them (teacher.repeats, [[teachers]])",
+                grouped(rollouts)
+            );
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The rollouts of a round joined with their scores: what RL learns from, what it waits for, what it refuses.
 
 use super::context::{Context, Policy, short};
-use super::opinions::{self, Lacking};
+use super::opinions::{self, Ignored, Lacking};
 use super::rollout::sample_seed;
 use crate::error::{Error, Result};
 use schemas::number::grouped;
@@ -64,8 +64,8 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
     if let Some(waiting) = joined.waits(context, round)? {
         return Ok(Err(waiting));
     }
-    opinions::say_left_out(round, &scores.opinions);
-    let Joined { scored, empty, lost, lacking } = joined;
+    let Joined { scored, empty, lost, lacking, ignored } = joined;
+    ignored.say(round, &scores.opinions);
     lacking.say(round, scored.len());
     let (mut scored, far_apart) = opinions::weighted(scored, &context.settings.rl);
     let penalized = context.settings.rl.penalize_empty;
@@ -91,11 +91,13 @@ struct Joined {
     /// Rollouts without a score that will have none.
     lost: usize,
     lacking: Lacking,
+    ignored: Ignored,
 }
 
 impl Joined {
     fn of(round: u32, rollouts: Vec<Rollout>, scores: &Scores, lacking: Lacking) -> Result<Self> {
-        let mut joined = Self { scored: Vec::new(), empty: Vec::new(), lost: 0, lacking };
+        let mut joined =
+            Self { scored: Vec::new(), empty: Vec::new(), lost: 0, lacking, ignored: Ignored::default() };
         let none = OnRollout::default();
         for rollout in rollouts {
             let count = rollout.sentences.len();
@@ -108,6 +110,7 @@ impl Joined {
                 message: format!("scores, round {round}: rollout {}: {incomplete}", rollout.rollout_id),
                 hint: None,
             })?;
+            joined.ignored.count(&scores.opinions, on);
             let missing = scores.opinions.missing(on);
             let is_waiting = joined.lacking.count(&rollout.rollout_id, &missing, combined.is_some());
             match combined {

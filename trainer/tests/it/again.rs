@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use trainer::student::checkpoint::read_safetensors;
 
 fn refused(mut command: Command) -> String {
     error_lines(&command.output().expect("train")).join("\n")
@@ -159,8 +160,9 @@ fn samples_that_do_not_differ_teach_nothing() {
         assert!(said.contains("there is nothing to learn from"), "{algorithm}: {said}");
         let line = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(line.contains("which differ too little to learn from"), "{algorithm}: {line}");
-        let weights =
-            |name: &str| fs::read(place.checkpoint(name).join("model.safetensors")).expect("weights");
+        let weights = |name: &str| {
+            read_safetensors(&place.checkpoint(name).join("model.safetensors")).expect("weights")
+        };
         assert!(weights("round-1/rl") == weights("base"), "{algorithm}: not even weight decay");
     }
 }

@@ -4,7 +4,7 @@ use crate::small::{Place, error_lines, provenance, tokenizer_folder};
 use schemas::{Correction, Metric, Rationale, Rollout};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use trainer::student::checkpoint::{self, Loaded};
+use trainer::student::checkpoint::{self, Loaded, read_safetensors};
 
 /// A sampled and scored round.
 fn scored() -> Place {
@@ -234,7 +234,7 @@ fn no_pass_leaves_the_policy_as_it_was() {
     let place = scored();
     run(&place, "rl", &["--passes", "0"]);
     let weights =
-        |name: &str| std::fs::read(place.checkpoint(name).join("model.safetensors")).expect("weights");
+        |name: &str| read_safetensors(&place.checkpoint(name).join("model.safetensors")).expect("weights");
     assert!(weights("round-1/rl") == weights("base"));
 }
 

@@ -26,11 +26,8 @@ mod wave;
 use crate::error::{Error, Result};
 use crate::send::{Next, Session};
 use crate::store::Batch;
-use crate::teacher::catalogue::Price;
 use run::{MOST_TRIES, Run, name_of};
 use schemas::number::counted;
-use service::Service;
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use wave::Wave;
@@ -45,27 +42,37 @@ pub async fn all<I>(session: &Arc<Session>, plan: impl Fn() -> Result<I>)
 where
     I: Iterator<Item = Result<Next>>,
 {
-    let Some(transport) = &session.transport else { return };
-    let service = Service::new(session, transport);
-    let mut run = Run {
-        session,
-        service,
-        price: session.price.as_ref().map(Price::in_batch),
-        lessons: HashMap::new(),
-        tries: HashMap::new(),
-        trouble: String::new(),
-        late: HashMap::new(),
-        collected: HashSet::new(),
-        met: Vec::new(),
-        first: true,
-    };
+    let Some(mut run) = Run::new(session) else { return };
     if let Err(error) = run.all(plan).await {
         session.stop.because(error);
         run.say_what_goes_on();
     }
 }
 
+/// Sends the pending items that are in no batch yet, and waits for nothing.
+pub async fn submit<I>(session: &Arc<Session>, plan: impl Fn() -> Result<I>)
+where
+    I: Iterator<Item = Result<Next>>,
+{
+    let Some(mut run) = Run::new(session) else { return };
+    if let Err(error) = run.submit(plan).await {
+        session.stop.because(error);
+    }
+}
+
 impl Run<'_> {
+    async fn submit<I>(&mut self, plan: impl Fn() -> Result<I>) -> Result<()>
+    where
+        I: Iterator<Item = Result<Next>>,
+    {
+        self.session.keep_prompts()?;
+        self.abandon()?;
+        match self.find_unsure().await? {
+            Some(error) => Err(error),
+            None => self.wave(plan()?).await.map(|_| ()),
+        }
+    }
+
     async fn all<I>(&mut self, plan: impl Fn() -> Result<I>) -> Result<()>
     where
         I: Iterator<Item = Result<Next>>,

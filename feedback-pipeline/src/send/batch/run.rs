@@ -33,6 +33,25 @@ pub(super) struct Run<'a> {
     pub(super) first: bool,
 }
 
+impl<'a> Run<'a> {
+    /// `None` of the embedded Teacher, which has no batches.
+    pub(super) fn new(session: &'a Session) -> Option<Self> {
+        let service = Service::new(session, session.transport.as_ref()?);
+        Some(Self {
+            session,
+            service,
+            price: session.price.as_ref().map(Price::in_batch),
+            lessons: HashMap::new(),
+            tries: HashMap::new(),
+            trouble: String::new(),
+            late: HashMap::new(),
+            collected: HashSet::new(),
+            met: Vec::new(),
+            first: true,
+        })
+    }
+}
+
 impl Run<'_> {
     /// Open batches to this model; those to other models have other prices and are left to runs with these
     /// models.
