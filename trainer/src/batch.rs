@@ -288,6 +288,9 @@ mod tests {
                 assert_eq!(tokens, [209, 201]);
             }
         }
-        assert_eq!(parts(&lengths, Portion::new(Some(60), 1, 2).whole(), CPU), parts(&lengths, Some(60), CPU));
+        assert_eq!(
+            parts(&lengths, Portion::new(Some(60), 1, 2).whole(), CPU),
+            parts(&lengths, Some(60), CPU)
+        );
     }
 }

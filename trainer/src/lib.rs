@@ -90,7 +90,9 @@ pub fn run(cli: Cli) -> Result<()> {
     }
     let dataset = Dataset::choose(cli.data)?;
     let group = match &launch {
-        Some(launch) => collective::join(launch, &terms(&cli.command, cli.round, cli.stage, &dataset, &resolved))?,
+        Some(launch) => {
+            collective::join(launch, &terms(&cli.command, cli.round, cli.stage, &dataset, &resolved))?
+        }
         None => Group::alone(),
     };
     let _lock = group.on_first(|| Ok(dataset.lock("train")?))?;
@@ -143,8 +145,7 @@ fn work(
 ) -> Result<()> {
     match command {
         None => {
-            let round =
-                round.ok_or_else(|| Error::input("expected --round, found none", "train --help"))?;
+            let round = round.ok_or_else(|| Error::input("expected --round, found none", "train --help"))?;
             stage::advance(context, round, stage)?;
         }
         Some(Command::Init { .. } | Command::Bench(_) | Command::Completions { .. }) => {}

@@ -170,12 +170,7 @@ impl StepCheckpoint {
     }
 
     /// [`StepCheckpoint::restore`] on the rank that keeps the file.
-    fn read(
-        &self,
-        weights: &[(&str, &Weights)],
-        optimizer: &mut AdamW,
-        log: &mut MetricLog,
-    ) -> Result<u64> {
+    fn read(&self, weights: &[(&str, &Weights)], optimizer: &mut AdamW, log: &mut MetricLog) -> Result<u64> {
         if !self.path.is_file() {
             return Ok(0);
         }

@@ -195,7 +195,8 @@ impl<'a, R: Row> Training<'a, R> {
         if let Some(wrong) = [loss, ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
         {
             let place = (self.schedule.stage, self.steps());
-            let failed = self.group.on_first(|| -> Result<()> { Err(self.saved.not_finite(place, wrong, chosen)) });
+            let failed =
+                self.group.on_first(|| -> Result<()> { Err(self.saved.not_finite(place, wrong, chosen)) });
             failed?;
         }
         let scale = clip_factor(norm, self.schedule.max_grad_norm);
@@ -263,10 +264,8 @@ fn smaller_budget<R: Row>(
         let longest = |of: fn(&R) -> &[i64]| rows.iter().map(|row| of(row).len()).max().unwrap_or(0);
         (longest(R::source) + longest(R::target)) as u64
     };
-    let whole = chosen
-        .chunks(schedule.minibatch)
-        .map(|rows| rows.len().div_ceil(ranks) as u64 * longest(rows))
-        .max();
+    let whole =
+        chosen.chunks(schedule.minibatch).map(|rows| rows.len().div_ceil(ranks) as u64 * longest(rows)).max();
     let whole = whole.unwrap_or(1);
     let single = chosen.iter().map(|row| (row.source().len() + row.target().len()) as u64).max().unwrap_or(1);
     halved(budget.map_or(whole, |budget| budget.min(whole)), single, schedule.stage)
@@ -320,8 +319,9 @@ mod tests {
             max_grad_norm: None,
             max_tokens: None,
         };
-        let next =
-            |budget| smaller_budget(budget, &rows.iter().collect::<Vec<_>>(), &schedule, 1).expect("a budget");
+        let next = |budget| {
+            smaller_budget(budget, &rows.iter().collect::<Vec<_>>(), &schedule, 1).expect("a budget")
+        };
         assert_eq!(next(None), 50);
         assert_eq!(next(Some(1_000_000)), 50, "a bound that nothing comes near");
         assert_eq!(next(Some(60)), 39, "no less than the longest row");

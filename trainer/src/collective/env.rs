@@ -49,7 +49,9 @@ impl Launch {
             return Ok(None);
         };
         if rank >= world {
-            return Err(wrong(format!("{rank_name}: expected a number below {world} (the number of ranks), found {rank}")));
+            return Err(wrong(format!(
+                "{rank_name}: expected a number below {world} (the number of ranks), found {rank}"
+            )));
         }
         if world == 1 {
             return Ok(None);
@@ -141,15 +143,14 @@ mod tests {
         assert!(!elastic("0").serves, "the agent does");
         assert_ne!(elastic("0").run, elastic("1").run);
         // torchrun within a Slurm job.
-        let both = launched(&[("RANK", "0"), ("WORLD_SIZE", "8"), ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2")]);
+        let both =
+            launched(&[("RANK", "0"), ("WORLD_SIZE", "8"), ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2")]);
         assert_eq!(both.world, 8);
     }
 
     #[test]
     fn what_cannot_be_is_named() {
-        let refused = |variables: &[(&str, &str)]| {
-            read(variables).expect_err("refused").to_string()
-        };
+        let refused = |variables: &[(&str, &str)]| read(variables).expect_err("refused").to_string();
         assert!(refused(&[("RANK", "0")]).contains("WORLD_SIZE"));
         assert!(refused(&[("RANK", "x"), ("WORLD_SIZE", "2")]).contains("found `x`"));
         assert!(refused(&[("RANK", "2"), ("WORLD_SIZE", "2")]).contains("below 2"));

@@ -96,14 +96,7 @@ impl Store {
         let mut store = ptr::null_mut();
         // SAFETY: the strings outlive the call.
         let status = unsafe {
-            ares_store_open(
-                &mut store,
-                host.as_ptr(),
-                port,
-                serves,
-                prefix.as_ptr(),
-                milliseconds(timeout),
-            )
+            ares_store_open(&mut store, host.as_ptr(), port, serves, prefix.as_ptr(), milliseconds(timeout))
         };
         outcome(status)?;
         NonNull::new(store).map(Self).ok_or_else(|| "no store was opened".to_owned())
@@ -169,7 +162,8 @@ impl Ring {
         timeout: Duration,
     ) -> Result<Self> {
         let address = text(address)?;
-        let number = |number: usize| i32::try_from(number).map_err(|_| format!("{number} ranks are too many"));
+        let number =
+            |number: usize| i32::try_from(number).map_err(|_| format!("{number} ranks are too many"));
         let (rank, world) = (number(rank)?, number(world)?);
         let mut group = ptr::null_mut();
         // SAFETY: the store is open; the string outlives the call.

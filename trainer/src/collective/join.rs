@@ -57,7 +57,6 @@ pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
     std::thread::Builder::new().name(name).spawn(work).map_err(|e| Error::Threads(e.to_string()))?;
     let joined = receive.recv_timeout(terms.join_timeout + GRACE).unwrap_or_else(|_| {
         Err(failed(
-            launch,
             format!(
                 "no store of ranks answers at {}:{} within {} s: another program may listen there",
                 launch.host,
@@ -78,11 +77,8 @@ pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
     })))
 }
 
-fn failed(launch: &Launch, message: String, hint: &str) -> Error {
-    Error::Group {
-        message: format!("rank {} of {}: {message}", launch.rank, launch.world),
-        hint: hint.to_owned(),
-    }
+fn failed(message: String, hint: &str) -> Error {
+    Error::Group { message, hint: hint.to_owned() }
 }
 
 fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
@@ -93,19 +89,24 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
     let store = Store::open(master, launch.serves, &prefix, terms.join_timeout).map_err(|said| {
         if launch.serves {
             let message = format!("cannot listen on port {} (MASTER_PORT): {said}", launch.port);
-            failed(launch, message, "another program, or another run, has this port: choose another MASTER_PORT for all ranks")
+            failed(
+                message,
+                "another program, or another run, has this port: choose another MASTER_PORT for all ranks",
+            )
         } else {
             let seconds = terms.join_timeout.as_secs();
             let message = format!("no store of ranks at {place} within {seconds} s: {said}");
-            failed(launch, message, "was rank 0 started, and is MASTER_ADDR the address of its machine?")
+            failed(message, "was rank 0 started, and is MASTER_ADDR the address of its machine?")
         }
     })?;
     let lost = |said: String| {
-        failed(launch, format!("the store of ranks at {place} is gone: {said}"), "what rank 0 said last is the reason")
+        failed(
+            format!("the store of ranks at {place} is gone: {said}"),
+            "what rank 0 said last is the reason",
+        )
     };
     if store.add(&format!("here/{}", launch.rank), 1).map_err(lost)? > 1 {
         return Err(failed(
-            launch,
             format!("another process is rank {} at {place} already", launch.rank),
             "two runs on one port, or two processes with one RANK: give each run a MASTER_PORT of its own",
         ));
@@ -124,10 +125,14 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
             let key = format!("terms/{rank}");
             if store.has(&key).map_err(lost)? {
                 let text = store.get(&key).map_err(lost)?;
-                let found: Present = serde_json::from_slice(&text).map_err(|error| super::unreadable(&error))?;
+                let found: Present =
+                    serde_json::from_slice(&text).map_err(|error| super::unreadable(&error))?;
                 if let Some(difference) = difference((launch.rank, &own), (rank, &found)) {
                     part(&store, launch, launch.world);
-                    return Err(Error::input(difference, "start all ranks with the same version, command and settings"));
+                    return Err(Error::input(
+                        difference,
+                        "start all ranks with the same version, command and settings",
+                    ));
                 }
                 *place = Some(found);
             }
@@ -146,7 +151,7 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
                 missing.join(", ")
             );
             part(&store, launch, launch.world - count);
-            return Err(failed(launch, message, "start them, or raise student.join_timeout_secs"));
+            return Err(failed(message, "start them, or raise student.join_timeout_secs"));
         }
         std::thread::sleep(LOOK_EVERY);
     }
@@ -156,7 +161,6 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
     let ring = Ring::open(&store, &address.to_string(), (launch.rank, launch.world), terms.timeout);
     let ring = ring.map_err(|said| {
         failed(
-            launch,
             format!("cannot connect to the other ranks from {address}: {said}"),
             "may the machines reach each other on all ports? GLOO_SOCKET_IFNAME names the network interface to use",
         )
@@ -168,7 +172,10 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
 fn part(store: &Store, launch: &Launch, ranks: usize) {
     let until = Instant::now() + FAREWELL;
     let mut parted = store.add("parted", 1);
-    while launch.serves && Instant::now() < until && parted.as_ref().is_ok_and(|parted| *parted < ranks as i64) {
+    while launch.serves
+        && Instant::now() < until
+        && parted.as_ref().is_ok_and(|parted| *parted < ranks as i64)
+    {
         std::thread::sleep(LOOK_EVERY);
         parted = store.add("parted", 0);
     }
@@ -193,7 +200,8 @@ fn difference((rank, own): (usize, &Present), (other, found): (usize, &Present))
 
 /// This machine's name.
 fn machine() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| std::fs::read_to_string("/etc/hostname"));
     name.map_or_else(|_| std::env::var("HOSTNAME").unwrap_or_default(), |name| name.trim().to_owned())
 }
 
@@ -233,8 +241,12 @@ mod tests {
         assert_eq!(difference((0, &left), (1, &right)).as_deref(), Some(expected));
         assert_eq!(difference((1, &right), (0, &left)).as_deref(), Some(expected));
         assert_eq!(difference((0, &left), (1, &left)), None);
-        assert!(difference((0, &left), (1, &present(3, &[]))).is_some_and(|said| said.contains("WORLD_SIZE=3")));
-        assert!(difference((0, &left), (1, &present(2, &["a = 1"]))).is_some_and(|said| said.contains("with ``")));
+        assert!(
+            difference((0, &left), (1, &present(3, &[]))).is_some_and(|said| said.contains("WORLD_SIZE=3"))
+        );
+        assert!(
+            difference((0, &left), (1, &present(2, &["a = 1"]))).is_some_and(|said| said.contains("with ``"))
+        );
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Group {
 
     /// Why an operation failed, in words.
     fn broken(&self, what: &str, said: &str) -> Error {
-        let Inner { rank, world, timeout_secs, .. } = &*self.0;
+        let timeout_secs = self.0.timeout_secs;
         let lower = said.to_lowercase();
         let reason = if lower.contains("timed out") || lower.contains("timeout") {
             format!("another rank has not answered for {timeout_secs} s (student.rank_timeout_secs)")
@@ -133,7 +133,7 @@ impl Group {
             "the ranks cannot go on together".to_owned()
         };
         Error::Group {
-            message: format!("rank {rank} of {world}: {reason} ({what}: {said})"),
+            message: format!("{reason} ({what}: {said})"),
             hint: "what that rank said last is the reason; the same command continues from the last step checkpoint"
                 .to_owned(),
         }
@@ -183,7 +183,8 @@ impl Group {
     /// As [`Group::sum`].
     fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
         let lengths = self.gather_tensor(&Tensor::from_slice(&[own.len() as i64]))?;
-        let lengths: Vec<usize> = (0..self.world()).map(|rank| lengths.int64_value(&[rank as i64]) as usize).collect();
+        let lengths: Vec<usize> =
+            (0..self.world()).map(|rank| lengths.int64_value(&[rank as i64]) as usize).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0).max(1);
         let mut padded = own.to_vec();
         padded.resize(longest, 0);
@@ -249,7 +250,9 @@ impl Group {
         if most == 0 {
             return Ok(Vec::new());
         }
-        let all = self.gather_tensor(&padded.view(-1))?.view([&[counts.len() as i64], size.as_slice()].concat().as_slice());
+        let all = self
+            .gather_tensor(&padded.view(-1))?
+            .view([&[counts.len() as i64], size.as_slice()].concat().as_slice());
         let rows = (0..).zip(&counts).flat_map(|(rank, &count)| {
             let of_rank = all.get(rank);
             (0..count).map(move |row| of_rank.get(row))

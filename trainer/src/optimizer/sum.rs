@@ -40,7 +40,8 @@ impl GradientSum {
         }
         let count = self.lengths.len() as i64;
         let numbers: i64 = self.lengths.iter().sum();
-        let flat = self.flat.get_or_insert_with(|| Tensor::zeros([numbers + count], (Kind::Float, Device::Cpu)));
+        let flat =
+            self.flat.get_or_insert_with(|| Tensor::zeros([numbers + count], (Kind::Float, Device::Cpu)));
         let has = flat.narrow(0, numbers, count);
         let mut own = vec![0f32; self.lengths.len()];
         no_grad(|| {
@@ -109,7 +110,9 @@ mod tests {
                 }
                 sum.add_up(&sets, &group).expect("summed");
                 let gradients = weights.gradients();
-                let of = |name: &str| gradients.get(name).map(|gradient| gradient.mean(Kind::Float).double_value(&[]));
+                let of = |name: &str| {
+                    gradients.get(name).map(|gradient| gradient.mean(Kind::Float).double_value(&[]))
+                };
                 steps.push((of("a"), of("b"), of("c")));
                 super::super::zero_gradients(&sets);
             }

@@ -67,7 +67,10 @@ impl Context {
         let device = libtorch::device(settings.student.device)?;
         if device != Device::Cpu && !group.is_alone() {
             return Err(Error::input(
-                format!("expected one process on a GPU, found {} ranks: gradients are summed on CPUs only", group.world()),
+                format!(
+                    "expected one process on a GPU, found {} ranks: gradients are summed on CPUs only",
+                    group.world()
+                ),
                 "next: --device cpu, or start train by itself, without RANK and WORLD_SIZE",
             ));
         }

@@ -104,7 +104,8 @@ pub fn extract(
             continue;
         }
         let rows = group.gather_rows(&own, &[vit.rows() as i64, vit.width()])?;
-        let pushed = writer.as_mut().map_or(Ok(()), |writer| rows.iter().try_for_each(|row| writer.push(row)));
+        let pushed =
+            writer.as_mut().map_or(Ok(()), |writer| rows.iter().try_for_each(|row| writer.push(row)));
         group.agree(pushed)?;
         if let Some(writer) = &writer {
             progress.set(writer.written() as u64, "pictures");

@@ -86,10 +86,14 @@ fn without_dropout(place: Place) -> Place {
 }
 
 /// Settings of the rounds below: values learned in passes of their own, a pass chosen by its loss.
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 14] = [
     // AdamW makes whole steps of gradients that are all but 0, whose sign is a matter of rounding.
     "--rl-learning-rate",
     "2e-5",
+    "--sft-learning-rate",
+    "1e-4",
+    "--answer-learning-rate",
+    "1e-4",
     "--baseline",
     "model",
     "--value-passes",
@@ -108,6 +112,7 @@ fn a_round_of_several_ranks_equals_that_of_one_process() {
     for (place, world) in places.iter().zip(1..) {
         let out = place.checkpoint("pretrained").display().to_string();
         let pretrain = ["pretrain", "--from", &base, "--out", &out, "--epochs", "1", "--share", "0.3"];
+        let pretrain = [&pretrain[..], &FLAGS].concat();
         if world == 1 {
             assert!(place.train(&pretrain).output().expect("train").status.success());
         } else {
@@ -127,12 +132,15 @@ fn a_round_of_several_ranks_equals_that_of_one_process() {
         let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
         let expected: Vec<Rollout> = one.dataset().read(1).expect("rollouts");
         assert!(rollouts == expected, "{world} ranks sample what one does, to the last bit");
-        for file in ["pretrained/model", "round-1/rl/model", "round-1/sft/model", "round-1/answer/adapter_model"] {
+        for file in
+            ["pretrained/model", "round-1/rl/model", "round-1/sft/model", "round-1/answer/adapter_model"]
+        {
             let file = format!("{file}.safetensors");
             let off = apart(&one.checkpoint(&file), &place.checkpoint(&file));
             assert!(off < 1e-5, "{world} ranks, {file}: off by {off:e}");
         }
-        let moved = apart(&one.checkpoint("base/model.safetensors"), &one.checkpoint("round-1/rl/model.safetensors"));
+        let moved =
+            apart(&one.checkpoint("base/model.safetensors"), &one.checkpoint("round-1/rl/model.safetensors"));
         assert!(moved > 5e-5, "it has learned: {moved:e}");
         assert_eq!(rows::<Rationale>(place), rows::<Rationale>(one), "{world} ranks");
         assert_eq!(rows::<Answer>(place), rows::<Answer>(one), "{world} ranks");
@@ -169,7 +177,9 @@ fn ranks_that_were_killed_or_interrupted_go_on_in_any_number() {
     succeeds(&calm, 2, &long);
     let weights = |place: &Place| place.checkpoint("round-1/rl/model.safetensors");
     let expected = fs::read(weights(&calm)).expect("weights");
-    for (victim, how, then) in [(1, "-KILL", 2), (0, "-KILL", 2), (1, "-INT", 2), (1, "-KILL", 3), (0, "-INT", 1)] {
+    for (victim, how, then) in
+        [(1, "-KILL", 2), (0, "-KILL", 2), (1, "-INT", 2), (1, "-KILL", 3), (0, "-INT", 1)]
+    {
         let place = start_of.copy();
         let port = free_port();
         let mut ranks: Vec<Child> = (0..2).map(|rank| start(&place, &long, (rank, 2), &port)).collect();
@@ -240,10 +250,10 @@ fn what_ranks_cannot_do_together_is_told_by_each() {
         assert!(errors(&output).contains(expected), "{}", errors(&output));
     }
     // A dataset that another process works on.
-    let lock = place.dataset().lock("another test").expect("locked");
+    let lock = place.dataset().lock("train").expect("locked");
     for (rank, output) in run(&place, 2, &rollout).iter().enumerate() {
         assert_eq!(output.status.code(), Some(2), "{}", errors(output));
-        assert!(errors(output).contains("another test"), "rank {rank}: {}", errors(output));
+        assert!(errors(output).contains("is in use by another train"), "rank {rank}: {}", errors(output));
     }
     drop(lock);
     // A file that rank 0 cannot write, as on a full disk.
