@@ -2,7 +2,7 @@
 
 use super::env::Launch;
 use super::gloo::{Ring, Store};
-use super::{Group, Inner};
+use super::group::{Group, Inner, unreadable};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
@@ -57,7 +57,6 @@ pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
     std::thread::Builder::new().name(name).spawn(work).map_err(|e| Error::Threads(e.to_string()))?;
     let joined = receive.recv_timeout(terms.join_timeout + GRACE).unwrap_or_else(|_| {
         Err(failed(
-            launch,
             format!(
                 "no store of ranks answers at {}:{} within {} s: another program may listen there",
                 launch.host,
@@ -78,11 +77,8 @@ pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
     })))
 }
 
-fn failed(launch: &Launch, message: String, hint: &str) -> Error {
-    Error::Group {
-        message: format!("rank {} of {}: {message}", launch.rank, launch.world),
-        hint: hint.to_owned(),
-    }
+fn failed(message: String, hint: &str) -> Error {
+    Error::Group { message, hint: hint.to_owned() }
 }
 
 fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
@@ -94,26 +90,23 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
         if launch.serves {
             let message = format!("cannot listen on port {} (MASTER_PORT): {said}", launch.port);
             failed(
-                launch,
                 message,
                 "another program, or another run, has this port: choose another MASTER_PORT for all ranks",
             )
         } else {
             let seconds = terms.join_timeout.as_secs();
             let message = format!("no store of ranks at {place} within {seconds} s: {said}");
-            failed(launch, message, "was rank 0 started, and is MASTER_ADDR the address of its machine?")
+            failed(message, "was rank 0 started, and is MASTER_ADDR the address of its machine?")
         }
     })?;
     let lost = |said: String| {
         failed(
-            launch,
             format!("the store of ranks at {place} is gone: {said}"),
             "what rank 0 said last is the reason",
         )
     };
     if store.add(&format!("here/{}", launch.rank), 1).map_err(lost)? > 1 {
         return Err(failed(
-            launch,
             format!("another process is rank {} at {place} already", launch.rank),
             "two runs on one port, or two processes with one RANK: give each run a MASTER_PORT of its own",
         ));
@@ -124,7 +117,7 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
         address: address_towards(master).unwrap_or(IpAddr::from([127, 0, 0, 1])),
         lines: terms.lines.clone(),
     };
-    let text = serde_json::to_vec(&own).map_err(|error| super::unreadable(&error))?;
+    let text = serde_json::to_vec(&own).map_err(|error| unreadable(&error))?;
     store.set(&format!("terms/{}", launch.rank), &text).map_err(lost)?;
     let mut present: Vec<Option<Present>> = vec![None; launch.world];
     loop {
@@ -132,8 +125,7 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
             let key = format!("terms/{rank}");
             if store.has(&key).map_err(lost)? {
                 let text = store.get(&key).map_err(lost)?;
-                let found: Present =
-                    serde_json::from_slice(&text).map_err(|error| super::unreadable(&error))?;
+                let found: Present = serde_json::from_slice(&text).map_err(|error| unreadable(&error))?;
                 if let Some(difference) = difference((launch.rank, &own), (rank, &found)) {
                     part(&store, launch, launch.world);
                     return Err(Error::input(
@@ -158,7 +150,7 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
                 missing.join(", ")
             );
             part(&store, launch, launch.world - count);
-            return Err(failed(launch, message, "start them, or raise student.join_timeout_secs"));
+            return Err(failed(message, "start them, or raise student.join_timeout_secs"));
         }
         std::thread::sleep(LOOK_EVERY);
     }
@@ -168,7 +160,6 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
     let ring = Ring::open(&store, &address.to_string(), (launch.rank, launch.world), terms.timeout);
     let ring = ring.map_err(|said| {
         failed(
-            launch,
             format!("cannot connect to the other ranks from {address}: {said}"),
             "may the machines reach each other on all ports? GLOO_SOCKET_IFNAME names the network interface to use",
         )
