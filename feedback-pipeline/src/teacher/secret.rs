@@ -2,10 +2,11 @@
 
 use crate::error::{Error, Result};
 use schemas::settings::{Provider, TeacherSettings};
+use secrecy::{ExposeSecret, SecretString};
 
-/// An API key. It is never printed: `Debug` hides it, and it has no `Display`.
-#[derive(Clone)]
-pub struct Secret(String);
+/// An API key: never printed, and erased from memory when it is dropped.
+#[derive(Debug, Clone)]
+pub struct Secret(SecretString);
 
 impl Secret {
     /// Reads the key of a provider from the environment; `None` if the embedded Teacher needs none.
@@ -20,7 +21,7 @@ impl Secret {
         let is_named = !settings.api_key_env.is_empty();
         let variable = if is_named { settings.api_key_env.as_str() } else { usual };
         match std::env::var(variable) {
-            Ok(key) if !key.trim().is_empty() => Ok(Some(Self(key.trim().to_owned()))),
+            Ok(key) if !key.trim().is_empty() => Ok(Some(Self(key.trim().into()))),
             _ if settings.base_url.is_empty() || is_named => {
                 Err(Error::MissingKey { variable: variable.to_owned(), provider })
             }
@@ -30,12 +31,6 @@ impl Secret {
 
     /// The key itself, for the one header that carries it.
     pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(hidden)")
+        self.0.expose_secret()
     }
 }
