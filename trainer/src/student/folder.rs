@@ -145,11 +145,12 @@ pub fn trunk_of(folder: &Path, lora: &LoraConfig) -> Result<PathBuf> {
     }
 }
 
-/// A path without `..` after a folder's name.
+/// A path without `.`, and without `..` after a folder's name.
 fn plain(path: &Path) -> PathBuf {
     let mut parts: Vec<Component<'_>> = Vec::new();
     for part in path.components() {
         match (part, parts.last()) {
+            (Component::CurDir, _) => {}
             (Component::ParentDir, Some(Component::Normal(_))) => drop(parts.pop()),
             (part, _) => parts.push(part),
         }
