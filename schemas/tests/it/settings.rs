@@ -126,6 +126,18 @@ fn values_out_of_range() {
         "--concurrency: limits.concurrency: expected at least 1, found 0"
     );
     assert_eq!(in_file("[rl]\nminibatch = 0\n"), "ares.toml: rl.minibatch: expected at least 1, found 0");
+    assert_eq!(
+        in_flag("student.lora_rank", "70000"),
+        "--student-lora-rank: student.lora_rank: expected at most 65536, found 70000"
+    );
+    assert_eq!(
+        in_flag("student.lora_alpha", "0"),
+        "--student-lora-alpha: student.lora_alpha: expected a number above 0, found 0"
+    );
+    assert_eq!(
+        in_file("[student]\nlora_targets = \"q,,v\"\n"),
+        "ares.toml: student.lora_targets: expected all-linear, or layer names separated by commas, found `q,,v`"
+    );
 }
 
 #[test]
@@ -239,6 +251,9 @@ fn every_key_has_a_flag_of_its_own() {
     for key in Settings::keys() {
         let qualified = key.qualified_flag();
         assert!(qualified == key.flag() || flags.insert(qualified.clone()), "two settings are --{qualified}");
+        for former in key.former_flag() {
+            assert!(flags.insert(former.to_owned()), "two settings are --{former}");
+        }
     }
 }
 
@@ -283,6 +298,12 @@ fn flags_are_read_from_the_command_line() {
     };
     assert_eq!(pairs(feedback.values()), ["budget.max_usd=-1", "teacher.provider=anthropic"]);
     assert_eq!(pairs(trainer.values()), ["rl.learning_rate=1e-3", "rollout.samples=2", "rollout.seed=7"]);
+
+    // Flags of the answer model from before the student had an adapter too.
+    let arguments = ["ares", "--lora-rank", "2", "--lora-alpha", "4", "--student-lora-rank", "8"];
+    let matches = command().try_get_matches_from(arguments).unwrap();
+    let trainer = TrainerFlags::from_arg_matches(&matches).unwrap();
+    assert_eq!(pairs(trainer.values()), ["answer.lora_alpha=4", "answer.lora_rank=2", "student.lora_rank=8"]);
 
     let error = command().try_get_matches_from(["ares", "--sample", "2"]).unwrap_err();
     assert!(error.to_string().contains("a similar argument exists: '--samples'"), "{error}");

@@ -10,15 +10,20 @@ const FLOAT: f64 = 4.0;
 /// A process with libtorch, before it holds weights.
 const PROCESS: f64 = 190e6;
 
-/// Tensors of all logits of some positions that are in memory together: the logits, their exponentials, and the gradients
-/// of both.
-const LOGITS: f64 = 4.0;
+/// Tensors as large as the logits of some positions that a pass takes for its head: the logits, their exponentials, the
+/// gradients of both, and as many gaps; measured.
+const LOGITS: f64 = 8.0;
+
+/// Parts of the positions that leave such gaps of their own.
+const PARTS_WITH_GAPS: f64 = 2.0;
 
 /// Positions in a page of the decoder's cache.
 const PAGE: f64 = 32.0;
 
-/// Share that the C library's heap adds to the tensors of a pass, as gaps between them; measured.
-const BETWEEN: f64 = 0.55;
+/// What the C library's heap needs for the tensors of a pass, as a multiple of them: it leaves gaps between them. More where
+/// two networks take turns. Measured.
+const ONE_NETWORK: f64 = 1.25;
+const TWO_NETWORKS: f64 = 1.6;
 
 /// What the parts of a stage take.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -124,7 +129,7 @@ impl Model<'_> {
             weights: FLOAT * (self.parameters() + self.adapter.unwrap_or(0.0)) + self.copies(),
             gradients: FLOAT * trained,
             optimizer: 2.0 * FLOAT * trained,
-            passes: self.pass(batch, true),
+            passes: self.pass(batch, true, ONE_NETWORK),
             process: PROCESS,
         }
     }
@@ -157,7 +162,7 @@ impl Model<'_> {
             weights: FLOAT * weights + self.copies(),
             gradients: FLOAT * trained,
             optimizer: (if undone { 3.0 } else { 2.0 }) * FLOAT * trained,
-            passes: self.pass(batch, false),
+            passes: self.pass(batch, false, if own_network { TWO_NETWORKS } else { ONE_NETWORK }),
             process: PROCESS,
         }
     }
@@ -169,9 +174,9 @@ impl Model<'_> {
         let trained = network + self.value_head();
         // A head alone is trained on states without a way back.
         let passes = if own_network {
-            self.pass(batch, false)
+            self.pass(batch, false, ONE_NETWORK)
         } else {
-            FLOAT * self.running() * batch.rows * batch.source
+            FLOAT * self.running() * batch.rows * (batch.source + batch.target)
         };
         Memory {
             weights: FLOAT * (self.parameters() + adapter + trained) + self.copies(),
@@ -182,7 +187,7 @@ impl Model<'_> {
         }
     }
 
-    /// Decoding `rows` rows of `problems` problems together, with weights in `kind`; and teacher-forced passes.
+    /// Decoding `rows` rows of `problems` problems together, with weights in `kind`.
     pub fn decoding(&self, problems: f64, rows: f64, source: f64, target: f64, kind: Kind) -> Memory {
         let config = self.config;
         let inner = (config.num_heads * config.d_kv) as f64;
@@ -193,13 +198,23 @@ impl Model<'_> {
         let cache = 2.0 * layers * inner * (own + number * problems * source);
         let logits = 2.0 * FLOAT * rows * config.vocab_size as f64;
         let copies = if kind == Kind::Float { 0.0 } else { 2.0 * self.matrices() };
-        // Log-probabilities of the reference, or of training's own number format.
-        let tokens = forced_tokens(self.device).map_or(problems * source + rows * target, |most| most as f64);
-        let positions = (head_positions(self.device) as f64).min(tokens);
-        let forced = FLOAT * (3.0 * positions * config.vocab_size as f64 + tokens * self.running());
         Memory {
             weights: FLOAT * self.parameters() + copies,
-            passes: (cache + logits).max(forced) * (1.0 + BETWEEN),
+            passes: cache + logits,
+            process: PROCESS,
+            ..Memory::default()
+        }
+    }
+
+    /// Teacher-forced passes over rows of `tokens` tokens together, sources included: log-probabilities of the reference, or
+    /// in the number format of training.
+    pub fn scoring(&self, tokens: f64) -> Memory {
+        let tokens = forced_tokens(self.device).map_or(tokens, |most| most as f64);
+        let positions = (head_positions(self.device) as f64).min(tokens);
+        let passes = FLOAT * (3.0 * positions * self.config.vocab_size as f64 + tokens * self.running());
+        Memory {
+            weights: FLOAT * self.parameters() + self.copies(),
+            passes,
             process: PROCESS,
             ..Memory::default()
         }
@@ -210,8 +225,8 @@ impl Model<'_> {
         (4 * self.config.d_model + 4 * self.config.d_ff) as f64
     }
 
-    /// What a pass with gradients keeps. `dropout` says whether dropout is on.
-    fn pass(&self, batch: Batch, dropout: bool) -> f64 {
+    /// What a pass with gradients keeps, with `gaps` in the heap. `dropout` says whether dropout is on.
+    fn pass(&self, batch: Batch, dropout: bool, gaps: f64) -> f64 {
         let config = self.config;
         let Batch { rows, source, target } = batch;
         let (d, ff) = (config.d_model as f64, config.d_ff as f64);
@@ -240,9 +255,15 @@ impl Model<'_> {
         let biases = FLOAT * heads * (rows * source * source + target * target);
         // Of the layer that runs.
         let running = 3.0 * FLOAT * rows * heads * source.max(target) * source.max(target);
-        let positions = (head_positions(self.device) as f64).min(targets);
-        let head = LOGITS * FLOAT * positions * config.vocab_size as f64;
-        (encoder + decoder + fusion + biases + running.max(head)) * (1.0 + BETWEEN)
+        let logits = |parts: f64, tensors: f64| {
+            let positions = targets.min(head_positions(self.device) as f64 * parts);
+            FLOAT * positions * config.vocab_size as f64 * tensors
+        };
+        let layers = encoder + decoder + fusion + biases;
+        match self.device {
+            Device::Cpu => layers * gaps + running.max(logits(PARTS_WITH_GAPS, LOGITS)),
+            _ => layers + running.max(logits(1.0, LOGITS / 2.0)),
+        }
     }
 }
 

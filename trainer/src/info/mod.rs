@@ -5,6 +5,7 @@ pub mod memory;
 use crate::backend;
 use crate::error::{Error, Result};
 use crate::libtorch::{self, product_kind};
+use crate::rollout::forced::needs_own_pass;
 use crate::student::checkpoint::{self, Loaded};
 use crate::student::folder::{is_adapter, made_by, trunk_of};
 use crate::student::lora::LoraConfig;
@@ -188,6 +189,8 @@ fn needs(student: &Student, options: &Options, settings: &Settings, device: Devi
     let samples = f64::from(settings.rollout.samples);
     let problems = (together / samples).floor().max(1.0);
     let rollout = model.decoding(problems, problems * samples, source, target(new), sampling);
+    let scored = rollout.max(model.scoring(problems * (source + samples * target(new))));
+    let first = if needs_own_pass(sampling, kind) { scored } else { rollout };
     let decode = model.decoding(together, together, source, target(new), sampling);
     let sft = model.fine_tuning(batch(settings.sft.batch, settings.sft.max_target_tokens));
     let answer = &settings.answer;
@@ -195,7 +198,8 @@ fn needs(student: &Student, options: &Options, settings: &Settings, device: Devi
     let answers =
         model.answering(batch(answer.batch, answer.max_new_tokens), matrices(&of_answers, config) as f64);
     let stages = [
-        ("rollout", rollout),
+        ("rollout, round 1", first),
+        ("rollout, later", scored),
         ("rl", reinforcement(&model, settings, batch(settings.rl.minibatch, new)).max(decode)),
         ("sft", sft.max(decode)),
         ("answer", answers.max(decode)),
@@ -212,7 +216,7 @@ fn needs(student: &Student, options: &Options, settings: &Settings, device: Devi
     );
     let _ = writeln!(
         text,
-        "{:<10} {:>8} {:>9} {:>10} {:>10} {:>8} {:>8}",
+        "{:<16} {:>8} {:>9} {:>10} {:>10} {:>8} {:>8}",
         "stage", "weights", "gradients", "optimizer", "passes", "process", "total"
     );
     for (name, memory) in stages {
@@ -220,7 +224,7 @@ fn needs(student: &Student, options: &Options, settings: &Settings, device: Devi
         let gb = |bytes: f64| format!("{:.2}", bytes / 1e9);
         let _ = writeln!(
             text,
-            "{name:<10} {:>8} {:>9} {:>10} {:>10} {:>8} {:>8}",
+            "{name:<16} {:>8} {:>9} {:>10} {:>10} {:>8} {:>8}",
             gb(weights),
             gb(gradients),
             gb(optimizer),

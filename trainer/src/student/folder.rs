@@ -150,6 +150,7 @@ fn plain(path: &Path) -> PathBuf {
     let mut parts: Vec<Component<'_>> = Vec::new();
     for part in path.components() {
         match (part, parts.last()) {
+            (Component::CurDir, _) => {}
             (Component::ParentDir, Some(Component::Normal(_))) => drop(parts.pop()),
             (Component::CurDir, _) => {}
             (part, _) => parts.push(part),
