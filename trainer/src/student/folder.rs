@@ -152,7 +152,6 @@ fn plain(path: &Path) -> PathBuf {
         match (part, parts.last()) {
             (Component::CurDir, _) => {}
             (Component::ParentDir, Some(Component::Normal(_))) => drop(parts.pop()),
-            (Component::CurDir, _) => {}
             (part, _) => parts.push(part),
         }
     }
