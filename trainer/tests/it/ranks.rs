@@ -86,7 +86,9 @@ fn without_dropout(place: Place) -> Place {
 }
 
 /// Settings of the rounds below: values learned in passes of their own, a pass chosen by its loss.
-const FLAGS: [&str; 14] = [
+const FLAGS: [&str; 16] = [
+    "--lora-dropout",
+    "0",
     // AdamW makes whole steps of gradients that are all but 0, whose sign is a matter of rounding.
     "--rl-learning-rate",
     "2e-5",
