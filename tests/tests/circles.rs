@@ -1,5 +1,7 @@
 //! No file of a crate imports, through others, a file that imports it: each can be read without those above it.
 
+#![allow(clippy::unwrap_used)] // in tests a panic is the report
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

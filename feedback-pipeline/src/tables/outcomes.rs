@@ -46,7 +46,7 @@ pub fn write(
 /// The same for all items of jobs that share tables, each with its latest outcome.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_all(
     set: &mut PartSet,
     ledger: &Ledger,

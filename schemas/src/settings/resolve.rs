@@ -6,6 +6,7 @@ use super::table::{FurtherTeacher, Key, Settings};
 use super::{further, preset};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -351,9 +352,9 @@ fn add_preset(merged: &mut Table, origins: &mut BTreeMap<String, Origin>) -> Res
         let Value::Table(keys) = value else { continue };
         for (key, value) in keys {
             let key = find(&section, &key).map_err(|message| settings_error(&name, message))?;
-            if !origins.contains_key(&key.path()) {
+            if let Entry::Vacant(origin) = origins.entry(key.path()) {
                 insert(merged, key, value, &name)?;
-                origins.insert(key.path(), Origin::Preset(preset));
+                origin.insert(Origin::Preset(preset));
             }
         }
     }
