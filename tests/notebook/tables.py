@@ -49,7 +49,8 @@ def make(folder):
             "rejects": {
                 "kind": one("scores", pa.string()), "subject_id": one("gone", pa.string()), "problem_id": one("p0", pa.string()),
                 "round": one(number, pa.uint32()), "reason": one("refused", pa.string()), "reply": one("", pa.string()),
-                "attempts": one(1, pa.uint32()), "request_key": one("k", pa.string()),
+                "attempts": one(1, pa.uint32()), "request_key": one("k", pa.string()), "teacher": one("t", pa.string()),
+                "repeat": one(0, pa.uint32()),
             },
         }
         for name, columns in tables.items():
