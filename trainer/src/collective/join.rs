@@ -2,12 +2,10 @@
 
 use super::env::Launch;
 use super::gloo::{Ring, Store};
-use super::{Group, Inner};
+use super::group::{Group, unreadable};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
-use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -67,14 +65,8 @@ pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
         ))
     });
     let (ring, store, local_world) = joined?;
-    Ok(Group(Rc::new(Inner {
-        rank: launch.rank,
-        world: launch.world,
-        local_world,
-        timeout_secs: terms.timeout.as_secs(),
-        connection: RefCell::new(Some((ring, store))),
-        is_broken: Cell::new(false),
-    })))
+    let place = (launch.rank, launch.world);
+    Ok(Group::of(place, local_world, terms.timeout.as_secs(), (ring, store)))
 }
 
 fn failed(message: String, hint: &str) -> Error {
@@ -117,7 +109,7 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
         address: address_towards(master).unwrap_or(IpAddr::from([127, 0, 0, 1])),
         lines: terms.lines.clone(),
     };
-    let text = serde_json::to_vec(&own).map_err(|error| super::unreadable(&error))?;
+    let text = serde_json::to_vec(&own).map_err(|error| unreadable(&error))?;
     store.set(&format!("terms/{}", launch.rank), &text).map_err(lost)?;
     let mut present: Vec<Option<Present>> = vec![None; launch.world];
     loop {
@@ -125,8 +117,7 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
             let key = format!("terms/{rank}");
             if store.has(&key).map_err(lost)? {
                 let text = store.get(&key).map_err(lost)?;
-                let found: Present =
-                    serde_json::from_slice(&text).map_err(|error| super::unreadable(&error))?;
+                let found: Present = serde_json::from_slice(&text).map_err(|error| unreadable(&error))?;
                 if let Some(difference) = difference((launch.rank, &own), (rank, &found)) {
                     part(&store, launch, launch.world);
                     return Err(Error::input(

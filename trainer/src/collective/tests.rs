@@ -1,9 +1,10 @@
 //! Ranks as threads of one process.
 
 use super::*;
+use crate::error::{Error, Result};
 use std::net::TcpListener;
 use std::time::Duration;
-use tch::Kind;
+use tch::{Device, Kind, Tensor};
 
 /// A port that was free just now.
 fn free_port() -> u16 {

@@ -1,0 +1,425 @@
+//! The group itself: sums, gathers, broadcasts, and who does what.
+
+use super::gloo::{self, Ring, Store};
+use crate::error::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use tch::{Device, Kind, Tensor};
+
+/// The ranks of a run, of which this process is one. Clones are the same group.
+///
+/// Every operation is called by all ranks, in the same order. Where one of them ends, the others fail with
+/// [`Error::Group`] as soon as they wait for it.
+#[derive(Debug, Clone)]
+pub struct Group(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    rank: usize,
+    world: usize,
+    /// Ranks on this machine.
+    local_world: usize,
+    /// Seconds after which a rank that says nothing is given up.
+    timeout_secs: u64,
+    connection: RefCell<Option<(Ring, Store)>>,
+    is_broken: Cell<bool>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.is_broken.get() {
+            // Its threads may still wait for a rank that never answers; the process is about to end.
+            std::mem::forget(self.connection.take());
+        }
+    }
+}
+
+/// What went wrong on a rank, for the others.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Failure {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    fn of(error: &Error) -> Self {
+        Self {
+            message: error.to_string(),
+            hint: error.hint().map(ToOwned::to_owned),
+            code: error.exit_code(),
+        }
+    }
+
+    fn on(self, rank: usize) -> Error {
+        if self.code == Error::Interrupted.exit_code() {
+            return Error::Interrupted;
+        }
+        Error::OnRank { rank, message: self.message, hint: self.hint, code: self.code }
+    }
+}
+
+impl Group {
+    /// A process by itself.
+    pub fn alone() -> Self {
+        Self(Rc::new(Inner {
+            rank: 0,
+            world: 1,
+            local_world: 1,
+            timeout_secs: 0,
+            connection: RefCell::new(None),
+            is_broken: Cell::new(false),
+        }))
+    }
+
+    /// One of several processes, which are connected.
+    pub(super) fn of(
+        (rank, world): (usize, usize),
+        local_world: usize,
+        timeout_secs: u64,
+        connection: (Ring, Store),
+    ) -> Self {
+        Self(Rc::new(Inner {
+            rank,
+            world,
+            local_world,
+            timeout_secs,
+            connection: RefCell::new(Some(connection)),
+            is_broken: Cell::new(false),
+        }))
+    }
+
+    /// This process's number, from 0.
+    pub fn rank(&self) -> usize {
+        self.0.rank
+    }
+
+    /// Number of processes.
+    pub fn world(&self) -> usize {
+        self.0.world
+    }
+
+    /// Number of processes on this machine.
+    pub fn local_world(&self) -> usize {
+        self.0.local_world
+    }
+
+    /// Whether this process writes and speaks for all.
+    pub fn is_first(&self) -> bool {
+        self.0.rank == 0
+    }
+
+    /// Whether there are no others.
+    pub fn is_alone(&self) -> bool {
+        self.0.world == 1
+    }
+
+    /// An operation on the connection; `what` names it in errors.
+    fn operate(&self, what: &str, work: impl FnOnce(&Ring) -> gloo::Result<()>) -> Result<()> {
+        let connection = self.0.connection.borrow();
+        let Some((ring, _)) = connection.as_ref() else { return Ok(()) };
+        work(ring).map_err(|message| {
+            self.0.is_broken.set(true);
+            self.broken(what, &message)
+        })
+    }
+
+    /// Why an operation failed, in words.
+    fn broken(&self, what: &str, said: &str) -> Error {
+        let timeout_secs = self.0.timeout_secs;
+        let lower = said.to_lowercase();
+        let reason = if lower.contains("timed out") || lower.contains("timeout") {
+            format!("another rank has not answered for {timeout_secs} s (student.rank_timeout_secs)")
+        } else if ["closed", "reset", "broken pipe", "refused"].iter().any(|sign| lower.contains(sign)) {
+            "another rank has ended".to_owned()
+        } else {
+            "the ranks cannot go on together".to_owned()
+        };
+        Error::Group {
+            message: format!("{reason} ({what}: {said})"),
+            hint: "what that rank said last is the reason; the same command continues from the last step checkpoint"
+                .to_owned(),
+        }
+    }
+
+    /// Replaces numbers by their sums over all ranks, which are the same to the last bit everywhere.
+    ///
+    /// # Errors
+    /// If a rank has ended or is silent.
+    pub fn sum(&self, tensor: &mut Tensor) -> Result<()> {
+        self.on_main_memory("sum", tensor, |ring, tensor| ring.sum(&mut [tensor]))
+    }
+
+    /// Replaces numbers by those of rank 0.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn broadcast(&self, tensor: &mut Tensor) -> Result<()> {
+        self.on_main_memory("broadcast", tensor, Ring::broadcast)
+    }
+
+    /// An operation in place on a tensor that may have gaps, or be on another device.
+    fn on_main_memory(
+        &self,
+        what: &str,
+        tensor: &mut Tensor,
+        work: impl FnOnce(&Ring, &mut Tensor) -> gloo::Result<()>,
+    ) -> Result<()> {
+        if self.is_alone() {
+            return Ok(());
+        }
+        tch::no_grad(|| {
+            let mut plain = tensor.detach();
+            if plain.device() == Device::Cpu && plain.is_contiguous() {
+                return self.operate(what, |ring| work(ring, &mut plain));
+            }
+            let mut staged = plain.to_device(Device::Cpu).contiguous();
+            self.operate(what, |ring| work(ring, &mut staged))?;
+            plain.copy_(&staged);
+            Ok(())
+        })
+    }
+
+    /// Bytes of all ranks, in their order, which may differ in number.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let lengths = self.gather_tensor(&Tensor::from_slice(&[own.len() as i64]))?;
+        let lengths: Vec<usize> =
+            (0..self.world()).map(|rank| lengths.int64_value(&[rank as i64]) as usize).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0).max(1);
+        let mut padded = own.to_vec();
+        padded.resize(longest, 0);
+        let all = self.gather_tensor(&Tensor::from_slice(&padded))?;
+        let mut bytes = vec![0u8; longest * self.world()];
+        let count = bytes.len();
+        all.copy_data_u8(&mut bytes, count);
+        Ok(bytes.chunks(longest).zip(lengths).map(|(bytes, length)| bytes[..length].to_vec()).collect())
+    }
+
+    /// A vector [ranks · n] of the [n] of all ranks.
+    fn gather_tensor(&self, own: &Tensor) -> Result<Tensor> {
+        if self.is_alone() {
+            return Ok(own.shallow_clone());
+        }
+        let mut own = own.shallow_clone();
+        let mut all = Tensor::empty([own.numel() as i64 * self.world() as i64], (own.kind(), Device::Cpu));
+        self.operate("gather", |ring| ring.gather(&mut all, &mut own))?;
+        Ok(all)
+    }
+
+    /// What each rank has, in their order, everywhere.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn gather<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>> {
+        if self.is_alone() {
+            return Ok(vec![own]);
+        }
+        let text = serde_json::to_vec(&own).map_err(|error| unreadable(&error))?;
+        let all = self.gather_bytes(&text)?;
+        all.iter().map(|text| serde_json::from_slice(text).map_err(|error| unreadable(&error))).collect()
+    }
+
+    /// The same number of numbers of each rank, in their order.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn gather_numbers(&self, own: &[f64]) -> Result<Vec<Vec<f64>>> {
+        if self.is_alone() || own.is_empty() {
+            return Ok(vec![own.to_vec(); self.world()]);
+        }
+        let all = self.gather_tensor(&Tensor::from_slice(own))?;
+        let mut numbers = vec![0f64; own.len() * self.world()];
+        let count = numbers.len();
+        all.copy_data(&mut numbers, count);
+        Ok(numbers.chunks(own.len()).map(<[f64]>::to_vec).collect())
+    }
+
+    /// Float32 tensors of one shape of all ranks, rank by rank; a rank may have any number of them.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn gather_rows(&self, own: &[Tensor], shape: &[i64]) -> Result<Vec<Tensor>> {
+        let counts = self.gather_numbers(&[own.len() as f64])?;
+        let counts: Vec<i64> = counts.iter().map(|count| count[0] as i64).collect();
+        let most = counts.iter().copied().max().unwrap_or(0);
+        let size = [&[most], shape].concat();
+        let padded = Tensor::zeros(&size, (Kind::Float, Device::Cpu));
+        for (place, row) in (0..).zip(own) {
+            padded.get(place).copy_(row);
+        }
+        if most == 0 {
+            return Ok(Vec::new());
+        }
+        let all = self
+            .gather_tensor(&padded.view(-1))?
+            .view([&[counts.len() as i64], size.as_slice()].concat().as_slice());
+        let rows = (0..).zip(&counts).flat_map(|(rank, &count)| {
+            let of_rank = all.get(rank);
+            (0..count).map(move |row| of_rank.get(row))
+        });
+        Ok(rows.collect())
+    }
+
+    /// Rank 0's number.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn number_of_first(&self, own: f64) -> Result<f64> {
+        let mut number = Tensor::from_slice(&[own]);
+        self.broadcast(&mut number)?;
+        Ok(number.double_value(&[0]))
+    }
+
+    /// What rank 0 has, everywhere.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn of_first<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<T> {
+        if self.is_alone() {
+            return Ok(own);
+        }
+        let mut text = if self.is_first() {
+            serde_json::to_vec(&own).map_err(|error| unreadable(&error))?
+        } else {
+            Vec::new()
+        };
+        let length = self.number_of_first(text.len() as f64)? as usize;
+        text.resize(length.max(1), 0);
+        let mut bytes = Tensor::from_slice(&text);
+        self.operate("broadcast", |ring| ring.broadcast(&mut bytes))?;
+        let count = text.len();
+        bytes.copy_data_u8(&mut text, count);
+        serde_json::from_slice(&text[..length]).map_err(|error| unreadable(&error))
+    }
+
+    /// Whether it is so on any rank.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn any(&self, own: bool) -> Result<bool> {
+        if self.is_alone() {
+            return Ok(own);
+        }
+        let mut sum = Tensor::from_slice(&[i64::from(own)]);
+        self.sum(&mut sum)?;
+        Ok(sum.int64_value(&[0]) > 0)
+    }
+
+    /// `own`, if all ranks have done their part; else what went wrong on the first that has not.
+    ///
+    /// # Errors
+    /// This rank's own, or [`Error::OnRank`].
+    pub fn agree<T>(&self, own: Result<T>) -> Result<T> {
+        if self.is_alone() || matches!(own, Err(Error::Group { .. })) {
+            return own;
+        }
+        let failures = self.gather(own.as_ref().err().map(Failure::of))?;
+        let done = own?;
+        match failures.into_iter().enumerate().find_map(|(rank, failure)| Some((rank, failure?))) {
+            Some((rank, failure)) => Err(failure.on(rank)),
+            None => Ok(done),
+        }
+    }
+
+    /// Has rank 0 do what only one may do, such as writing a file. No rank is behind when it begins, and none goes on before
+    /// it is done. Returns the result where it was done.
+    ///
+    /// # Errors
+    /// Those of `work`, on every rank.
+    pub fn on_first<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        if self.is_alone() {
+            return work().map(Some);
+        }
+        self.operate("barrier", Ring::barrier)?;
+        let own = self.is_first().then(work).transpose();
+        match self.of_first(own.as_ref().err().map(Failure::of))? {
+            Some(failure) if !self.is_first() => Err(failure.on(0)),
+            _ => own,
+        }
+    }
+
+    /// This rank's share of rows that are worked on in batches of `together`: whole batches in turn, or, where there are
+    /// fewer batches than ranks, equal parts. A batch is the same whatever the number of ranks, as long as there are enough.
+    pub fn share<T: Clone>(&self, rows: &[T], together: usize) -> Vec<T> {
+        let batch = together.min(rows.len().div_ceil(self.world())).max(1);
+        rows.chunks(batch).skip(self.rank()).step_by(self.world()).flatten().cloned().collect()
+    }
+
+    /// Rows of all ranks, each with its place, where the ranks did their share and no error came in between.
+    ///
+    /// # Errors
+    /// What went wrong on any rank.
+    pub fn collect<T: Serialize + DeserializeOwned>(
+        &self,
+        own: Vec<(usize, T)>,
+        done: Result<()>,
+    ) -> Result<Vec<(usize, T)>> {
+        self.agree(done)?;
+        Ok(self.gather(own)?.into_iter().flatten().collect())
+    }
+
+    /// Numbers of each of `rows`, of which each rank works on its share, as [`Group::share`] cuts it.
+    ///
+    /// # Errors
+    /// What went wrong on any rank.
+    pub fn numbers_of<R: Clone>(
+        &self,
+        rows: &[R],
+        together: usize,
+        work: impl FnOnce(&[R]) -> Result<Vec<Vec<f32>>>,
+    ) -> Result<Vec<Vec<f32>>> {
+        if self.is_alone() {
+            return work(rows);
+        }
+        let places: Vec<usize> = self.share(&(0..rows.len()).collect::<Vec<_>>(), together);
+        let own: Vec<R> = places.iter().map(|&place| rows[place].clone()).collect();
+        let numbers = self.agree(work(&own))?;
+        let own: Vec<(usize, Numbers)> = places.into_iter().zip(numbers.into_iter().map(Numbers)).collect();
+        let mut all: Vec<(usize, Numbers)> = self.gather(own)?.into_iter().flatten().collect();
+        all.sort_by_key(|(place, _)| *place);
+        Ok(all.into_iter().map(|(_, Numbers(numbers))| numbers).collect())
+    }
+
+    /// How much of `total` all have done, as far as one rank can tell from its own part.
+    pub fn done_by_all(&self, own: usize, total: usize) -> usize {
+        (own * self.world()).min(total)
+    }
+
+    /// Waits until all ranks have come to the end.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn finish(&self) -> Result<()> {
+        self.operate("barrier", Ring::barrier)
+    }
+}
+
+pub(super) fn unreadable(error: &serde_json::Error) -> Error {
+    Error::Group {
+        message: format!("another rank sent what cannot be read: {error}"),
+        hint: "all ranks must run the same version of train".to_owned(),
+    }
+}
+
+/// Float32 numbers as their bits, for `#[serde(with)]`: as decimals they would come back in other last digits.
+pub(crate) mod exact {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(numbers: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
+        numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
+        let bits = Vec::<u32>::deserialize(deserializer)?;
+        Ok(bits.into_iter().map(f32::from_bits).collect())
+    }
+}
+
+/// A row's numbers on their way to other ranks.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Numbers(#[serde(with = "exact")] pub(crate) Vec<f32>);
