@@ -471,4 +471,35 @@ mod tests {
         StepCheckpoint::forget(&folder.path().join("sft"), &Group::alone());
         assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
     }
+
+    /// Their sums would be nonsense, and tensors of other sizes would end the process in a library.
+    #[test]
+    fn ranks_that_start_from_something_else_are_refused() {
+        let found = crate::collective::tests::on_ranks(2, |group| {
+            let refused = |identity: &str, size: i64| {
+                let folder = tempfile::tempdir().expect("folder");
+                let tensor = Tensor::zeros([size], (Kind::Float, Device::Cpu));
+                let weights = Weights::new([("a".to_owned(), tensor)].into());
+                weights.train_only(|_| true);
+                let saved = StepCheckpoint::new(&folder.path().join("sft"), identity.into(), Duration::MAX);
+                let mut log = MetricLog::new(1, "sft");
+                let sets = [("student", &weights)];
+                let restored = saved.shared_by(&group).restore(&sets, &mut AdamW::new(0.0), &mut log);
+                restored.map_err(|error| (error.to_string(), error.exit_code()))
+            };
+            let own = group.rank() as i64;
+            (refused("same", 3), refused(&own.to_string(), 3), refused("same", 3 + own))
+        });
+        for (same, identity, shapes) in found {
+            assert_eq!(same, Ok(0));
+            for refused in [identity, shapes] {
+                let (said, code) = refused.expect_err("they differ");
+                assert!(
+                    said.contains("rank 1 trains from other weights, data or settings than rank 0"),
+                    "{said}"
+                );
+                assert_eq!(code, 2);
+            }
+        }
+    }
 }

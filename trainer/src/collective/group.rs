@@ -1,6 +1,5 @@
-//! The group of ranks that a process belongs to.
+//! The group itself: sums, gathers, broadcasts, and who does what.
 
-use super::exact::Numbers;
 use super::gloo::{self, Ring, Store};
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -14,18 +13,18 @@ use tch::{Device, Kind, Tensor};
 /// Every operation is called by all ranks, in the same order. Where one of them ends, the others fail with
 /// [`Error::Group`] as soon as they wait for it.
 #[derive(Debug, Clone)]
-pub struct Group(pub(super) Rc<Inner>);
+pub struct Group(Rc<Inner>);
 
 #[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) rank: usize,
-    pub(super) world: usize,
+struct Inner {
+    rank: usize,
+    world: usize,
     /// Ranks on this machine.
-    pub(super) local_world: usize,
+    local_world: usize,
     /// Seconds after which a rank that says nothing is given up.
-    pub(super) timeout_secs: u64,
-    pub(super) connection: RefCell<Option<(Ring, Store)>>,
-    pub(super) is_broken: Cell<bool>,
+    timeout_secs: u64,
+    connection: RefCell<Option<(Ring, Store)>>,
+    is_broken: Cell<bool>,
 }
 
 impl Drop for Inner {
@@ -71,6 +70,23 @@ impl Group {
             local_world: 1,
             timeout_secs: 0,
             connection: RefCell::new(None),
+            is_broken: Cell::new(false),
+        }))
+    }
+
+    /// One of several processes, which are connected.
+    pub(super) fn of(
+        (rank, world): (usize, usize),
+        local_world: usize,
+        timeout_secs: u64,
+        connection: (Ring, Store),
+    ) -> Self {
+        Self(Rc::new(Inner {
+            rank,
+            world,
+            local_world,
+            timeout_secs,
+            connection: RefCell::new(Some(connection)),
             is_broken: Cell::new(false),
         }))
     }
@@ -389,3 +405,21 @@ pub(super) fn unreadable(error: &serde_json::Error) -> Error {
         hint: "all ranks must run the same version of train".to_owned(),
     }
 }
+
+/// Float32 numbers as their bits, for `#[serde(with)]`: as decimals they would come back in other last digits.
+pub(crate) mod exact {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(numbers: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
+        numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
+        let bits = Vec::<u32>::deserialize(deserializer)?;
+        Ok(bits.into_iter().map(f32::from_bits).collect())
+    }
+}
+
+/// A row's numbers on their way to other ranks.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Numbers(#[serde(with = "exact")] pub(crate) Vec<f32>);

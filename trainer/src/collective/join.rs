@@ -2,12 +2,10 @@
 
 use super::env::Launch;
 use super::gloo::{Ring, Store};
-use super::group::{Group, Inner, unreadable};
+use super::group::{Group, unreadable};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
-use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -67,14 +65,8 @@ pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
         ))
     });
     let (ring, store, local_world) = joined?;
-    Ok(Group(Rc::new(Inner {
-        rank: launch.rank,
-        world: launch.world,
-        local_world,
-        timeout_secs: terms.timeout.as_secs(),
-        connection: RefCell::new(Some((ring, store))),
-        is_broken: Cell::new(false),
-    })))
+    let place = (launch.rank, launch.world);
+    Ok(Group::of(place, local_world, terms.timeout.as_secs(), (ring, store)))
 }
 
 fn failed(message: String, hint: &str) -> Error {

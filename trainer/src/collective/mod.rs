@@ -6,14 +6,13 @@
 //! [`Group`] of one, whose operations do nothing.
 
 mod env;
-pub(crate) mod exact;
 mod gloo;
 mod group;
 mod join;
 
 pub use env::Launch;
-pub(crate) use exact::Numbers;
 pub use group::Group;
+pub(crate) use group::{Numbers, exact};
 pub use join::{Terms, join};
 
 #[cfg(test)]
