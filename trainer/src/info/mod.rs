@@ -180,7 +180,7 @@ fn needs(student: &Student, options: &Options, settings: &Settings, device: Devi
         adapter: asked.as_ref().map(|lora| matrices(lora, config) as f64),
     };
     let source = f64::from(options.source_tokens.unwrap_or(settings.student.max_source_tokens));
-    let target = |most: u32| f64::from(options.target_tokens.unwrap_or(most));
+    let target = |most: u32| f64::from(options.target_tokens.map_or(most, |asked| asked.min(most)));
     let budget = settings.student.max_tokens_per_batch;
     let batch =
         |rows: u32, most: u32| Batch { rows: f64::from(rows), source, target: target(most) }.within(budget);
