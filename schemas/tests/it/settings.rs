@@ -251,7 +251,7 @@ fn every_key_has_a_flag_of_its_own() {
     for key in Settings::keys() {
         let qualified = key.qualified_flag();
         assert!(qualified == key.flag() || flags.insert(qualified.clone()), "two settings are --{qualified}");
-        for former in key.former_flag() {
+        if let Some(former) = key.former_flag() {
             assert!(flags.insert(former.to_owned()), "two settings are --{former}");
         }
     }
