@@ -11,7 +11,7 @@ mod resolve;
 pub use choice::{
     Algorithm, AnswerKeepBy, BaselineKind, ContentForm, CorrectionFilter, Device, Dtype, GaeUnit, GrpoScale,
     ImageDetail, KeepBy, LogprobKind, PairSource, Preset, PromptFormat, Provider, RateSchedule,
-    RationaleSource, ResponseFormat, RewardUnit, RoundStages, SystemRole, TokenLimitField, ValueInit,
+    RationaleSource, ResponseFormat, RewardUnit, RlKeep, RoundStages, SystemRole, TokenLimitField, ValueInit,
     ValueTrunk, WhitenOver,
 };
 pub use flags::SettingFlags;
@@ -171,6 +171,7 @@ settings! {
     rl: RlSettings {
         algorithm: Algorithm = Algorithm::Ppo, "ppo (clipped policy gradient against a baseline), grpo (relative to the other samples of the problem) or dpo (better over worse rationales).";
         reward: RewardUnit = RewardUnit::Sentence, "sentence (each score at its sentence's end) or rationale (their mean, at the end).";
+        answer_weight: f64 = 0.0, "Weight in the reward of what each sentence adds to the answer model's probability of the correct option; 0 leaves it out. The answer model is that of the policy the round starts from (train eval).";
         baseline: BaselineKind = BaselineKind::LeaveOneOut, "What the advantages of ppo are taken against: leave_one_out (returns of the problem's other samples from the same sentence on), model (a value model trained first) or sampled (values of an untrained head, stored while sampling).";
         passes: u32 = 4, "Passes over the rollouts; 0 leaves the policy unchanged.";
         minibatch: u32 = 8, "Rollouts in a minibatch.";
@@ -197,6 +198,7 @@ settings! {
         neutral_score: f64 = 0.5, "Teacher score with zero reward.";
         penalize_empty: bool = true, "Whether a rationale without a sentence counts as a sentence with score 0; otherwise it is left out.";
         shuffle: bool = true, "Whether the rollouts are shuffled before each pass.";
+        keep: RlKeep = RlKeep::Last, "Policy that the stage ends with: last, or best (the starting policy if the greedy rationales of val became less like the gold solutions, by ROUGE-L).";
         min_coverage: f64 = 0.95, "Minimum fraction of rollouts with sentences that must be scored.";
         value_model: ValueTrunk = ValueTrunk::Separate, "separate (a second student) or shared (the policy with a value head).";
         value_init: ValueInit = ValueInit::Zero, "Start of the value head: zero (its last layer) or random.";

@@ -3,6 +3,7 @@
 use super::{AnswerKeepBy, BaselineKind, KeepBy, Key, Kind, Preset, Settings, preset};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -187,6 +188,7 @@ impl Resolved {
             ("rollout.temperature", s.rollout.temperature, positive, f64::MAX),
             ("rl.learning_rate", s.rl.learning_rate, 0.0, 1.0),
             ("rl.weight_decay", s.rl.weight_decay, 0.0, 1.0),
+            ("rl.answer_weight", s.rl.answer_weight, 0.0, f64::MAX),
             ("rl.clip", s.rl.clip, positive, 1.0),
             ("rl.kl_coefficient", s.rl.kl_coefficient, 0.0, f64::MAX),
             ("rl.gamma", s.rl.gamma, 0.0, 1.0),
@@ -252,9 +254,9 @@ fn add_preset(merged: &mut Table, origins: &mut BTreeMap<String, Origin>) -> Res
         let Value::Table(keys) = value else { continue };
         for (key, value) in keys {
             let key = find(&section, &key).map_err(|message| settings_error(&name, message))?;
-            if !origins.contains_key(&key.path()) {
+            if let Entry::Vacant(origin) = origins.entry(key.path()) {
                 insert(merged, key, value, &name)?;
-                origins.insert(key.path(), Origin::Preset(preset));
+                origin.insert(Origin::Preset(preset));
             }
         }
     }

@@ -220,7 +220,7 @@ impl Objective for Dpo<'_> {
             batch::parts(&batch::shared_lengths(&rows), budget, batch::part_tokens(device, self.plan.kind));
         let mut logprobs = vec![Vec::new(); sequences.len()];
         for part in &parts {
-            let chosen: Vec<Sequence<'_>> = part.iter().map(|&row| sequences[row].clone()).collect();
+            let chosen: Vec<Sequence<'_>> = part.iter().map(|&row| sequences[row]).collect();
             for (&row, found) in part.iter().zip(self.logprobs(&chosen)) {
                 logprobs[row] = found;
             }

@@ -20,6 +20,7 @@ pub mod value_model;
 pub mod values;
 
 pub use rows::ScoredRollout;
+pub(crate) use rows::split_rows;
 
 use crate::batch::Row;
 use crate::error::Result;
@@ -53,8 +54,8 @@ pub trait Objective {
     /// padding included. Statistics are of the policy before the step.
     fn backward(&self, rows: &[&Self::Row], budget: Option<u64>, share: f64) -> Statistics;
 
-    /// KL of the policy from the round's starting policy on the tokens of `rows`, in nats per token; `None` where rows
-    /// are not samples of that policy.
+    /// KL of the policy from the round's starting policy on the tokens of `rows`, to second order, in nats per token;
+    /// `None` where rows are not samples of that policy.
     ///
     /// # Errors
     /// If not even one row fits into memory.
