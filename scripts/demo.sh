@@ -30,14 +30,13 @@ max_source_tokens = 192
 use_caption = false
 decode_batch = 64
 [rollout]
-samples = 3
+samples = 4
 max_new_tokens = 48
 seed = ${ARES_SEED:-42}
 [rl]
-passes = 1
 minibatch = 32
 accumulation = 2
-learning_rate = 5e-5
+learning_rate = 1e-4
 [sft]
 epochs = 12
 batch = 16

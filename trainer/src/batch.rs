@@ -301,7 +301,11 @@ pub fn parts(lengths: &[Lengths], portion: impl Into<Portion>, part_tokens: u64)
 
 #[cfg(test)]
 mod tests {
-    use super::{Lengths, Portion, parts};
+    use super::{Lengths, Padded, Portion, parts};
+    use crate::sft::Example;
+    use crate::student::{Mode, Student, StudentConfig, Weights};
+    use crate::vision::ImageFeatures;
+    use tch::{Device, Kind, Tensor};
 
     const CPU: u64 = 32;
     const GPU: u64 = u64::MAX / 1024;
@@ -372,5 +376,47 @@ mod tests {
             parts(&lengths, Portion::new(Some(60), 1, 2).whole(), CPU),
             parts(&lengths, Some(60), CPU)
         );
+    }
+
+    /// Two rows of one problem and one of another: states and gradients are those of each row by itself.
+    #[test]
+    fn a_shared_source_gives_the_same_states_and_gradients() {
+        let config = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let start = Weights::random(&config, 3);
+        let features = ImageFeatures::none(8);
+        let row = |problem: &str, source: &[i64], target: &[i64]| Example {
+            problem_id: problem.into(),
+            source: source.to_vec(),
+            target: target.to_vec(),
+        };
+        let rows = [
+            row("a", &[5, 6, 7, 1], &[8, 9, 1]),
+            row("b", &[9, 3, 1], &[4, 1]),
+            row("a", &[5, 6, 7, 1], &[7, 1]),
+        ];
+        let run = |together: &[&[usize]]| {
+            let weights = start.copy_to(Device::Cpu);
+            weights.train_only(|_| true);
+            let student = Student::new(&weights, &config);
+            let mut states = Vec::new();
+            for chosen in together {
+                let chosen: Vec<&Example> = chosen.iter().map(|&row| &rows[row]).collect();
+                let padded = Padded::new(&chosen, &features, &config, Device::Cpu);
+                assert_eq!(padded.source.ids.size()[0], chosen.len().min(2) as i64);
+                let of_part = padded.states(&student, Mode::EVAL);
+                of_part.square().sum(Kind::Float).backward();
+                states.push(of_part.detach());
+            }
+            let gradients = weights.gradients().into_iter().map(|(name, gradient)| (name, gradient.copy()));
+            (Tensor::cat(&states, 0), gradients.collect::<Vec<_>>())
+        };
+        let (expected, gradients) = run(&[&[0], &[1], &[2]]);
+        let (found, shared) = run(&[&[0, 1, 2]]);
+        assert!((found - &expected).abs().max().double_value(&[]) < 1e-5);
+        assert_eq!(shared.len(), gradients.len());
+        for ((name, found), (_, expected)) in shared.iter().zip(&gradients) {
+            let off = (found - expected).abs().max().double_value(&[]);
+            assert!(off < 1e-4 * (1.0 + expected.abs().max().double_value(&[])), "{name}: off by {off:e}");
+        }
     }
 }

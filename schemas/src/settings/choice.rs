@@ -20,7 +20,7 @@ setting_types! {
     String => Text, bool => Bool, u32 => Integer, u64 => Integer, f64 => Float,
     Provider => Text, Device => Text, Dtype => Text, Algorithm => Text, PromptFormat => Text, RationaleSource => Text,
     ValueTrunk => Text, BaselineKind => Text, GaeUnit => Text, WhitenOver => Text, GrpoScale => Text,
-    RateSchedule => Text, ValueInit => Text, LogprobKind => Text, PairSource => Text, RoundStages => Text, Preset => Text, CorrectionFilter => Text, RewardUnit => Text, KeepBy => Text,
+    RateSchedule => Text, ValueInit => Text, LogprobKind => Text, PairSource => Text, RoundStages => Text, Preset => Text, CorrectionFilter => Text, RewardUnit => Text, RlKeep => Text, KeepBy => Text,
     AnswerKeepBy => Text, ResponseFormat => Text, TokenLimitField => Text, SystemRole => Text, ContentForm => Text,
     ImageDetail => Text, Combine => Text, Disagreement => Text,
 }
@@ -246,7 +246,14 @@ choices! {
         /// The whole rationale gets the mean of its sentences' scores, at the last token.
         Rationale = "rationale",
     }
-    /// Texts that SFT learns from.
+    /// Which policy RL ends with.
+    RlKeep {
+        /// That after the last pass.
+        Last = "last",
+        /// That of before or after, whichever is better on the val split.
+        Best = "best",
+    }
+        /// Texts that SFT learns from.
     CorrectionFilter {
         /// All.
         All = "all",

@@ -21,6 +21,7 @@ temperature = 1.0
 [rl]
 algorithm = "ppo"
 reward = "sentence"
+answer_weight = 0.0
 baseline = "sampled"
 passes = 10
 minibatch = 8
@@ -62,6 +63,7 @@ temperature = 1.0
 [rl]
 algorithm = "ppo"
 reward = "sentence"
+answer_weight = 0.0
 baseline = "sampled"
 passes = 5
 minibatch = 2

@@ -231,6 +231,7 @@ impl Resolved {
             ("rollout.temperature", s.rollout.temperature, positive, f64::MAX),
             ("rl.learning_rate", s.rl.learning_rate, 0.0, 1.0),
             ("rl.weight_decay", s.rl.weight_decay, 0.0, 1.0),
+            ("rl.answer_weight", s.rl.answer_weight, 0.0, f64::MAX),
             ("rl.clip", s.rl.clip, positive, 1.0),
             ("rl.kl_coefficient", s.rl.kl_coefficient, 0.0, f64::MAX),
             ("rl.gamma", s.rl.gamma, 0.0, 1.0),

@@ -4,8 +4,8 @@ use super::choice::SettingType;
 use super::choice::{
     Algorithm, AnswerKeepBy, BaselineKind, Combine, ContentForm, CorrectionFilter, Device, Disagreement,
     Dtype, GaeUnit, GrpoScale, ImageDetail, KeepBy, LogprobKind, PairSource, Preset, PromptFormat, Provider,
-    RateSchedule, RationaleSource, ResponseFormat, RewardUnit, RoundStages, SystemRole, TokenLimitField,
-    ValueInit, ValueTrunk, WhitenOver,
+    RateSchedule, RationaleSource, ResponseFormat, RewardUnit, RlKeep, RoundStages, SystemRole,
+    TokenLimitField, ValueInit, ValueTrunk, WhitenOver,
 };
 use super::kind::Kind;
 
@@ -178,6 +178,7 @@ settings! {
     rl: RlSettings {
         algorithm: Algorithm = Algorithm::Ppo, "ppo (clipped policy gradient against a baseline), grpo (relative to the other samples of the problem) or dpo (better over worse rationales).";
         reward: RewardUnit = RewardUnit::Sentence, "sentence (each score at its sentence's end) or rationale (their mean, at the end).";
+        answer_weight: f64 = 0.0, "Weight in the reward of what each sentence adds to the answer model's probability of the correct option; 0 leaves it out. The answer model is that of the policy the round starts from (train eval).";
         baseline: BaselineKind = BaselineKind::LeaveOneOut, "What the advantages of ppo are taken against: leave_one_out (returns of the problem's other samples from the same sentence on), model (a value model trained first) or sampled (values of an untrained head, stored while sampling).";
         passes: u32 = 4, "Passes over the rollouts; 0 leaves the policy unchanged.";
         minibatch: u32 = 8, "Rollouts in a minibatch.";
@@ -204,6 +205,7 @@ settings! {
         neutral_score: f64 = 0.5, "Teacher score with zero reward.";
         penalize_empty: bool = true, "Whether a rationale without a sentence counts as a sentence with score 0; otherwise it is left out.";
         shuffle: bool = true, "Whether the rollouts are shuffled before each pass.";
+        keep: RlKeep = RlKeep::Last, "Policy that the stage ends with: last, or best (the starting policy if the greedy rationales of val became less like the gold solutions, by ROUGE-L).";
         min_coverage: f64 = 0.95, "Minimum fraction of rollouts with sentences that must be scored, by each Teacher as often as is set.";
         max_spread: Option<f64> = None, "Maximum spread of a sentence's scores, highest minus lowest, that is not a disagreement; unset trusts every sentence.";
         disagreement: Disagreement = Disagreement::LeaveOut, "What a sentence with a larger spread than max_spread counts: leave_out (no reward) or down_weight (its reward times max_spread / spread).";

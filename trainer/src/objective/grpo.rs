@@ -76,6 +76,20 @@ mod tests {
         assert_eq!(advantages(&rows, GrpoScale::None, 0.0)[0], [0.5, 0.5, 0.0]);
     }
 
+    /// The mean is over a problem's sentences, whichever sample says them, not over its samples or all problems: that of a is
+    /// (1 + 1 + 1 + 0) / 4, not (1 + 0) / 2 or (1 + 1 + 1 + 0 + 0.25 + 0.75) / 6.
+    #[test]
+    fn the_mean_is_that_of_the_problems_sentences() {
+        let rows = [
+            experience("a", 3, &[(0, 1.0), (1, 1.0), (2, 1.0)]),
+            experience("a", 1, &[(0, 0.0)]),
+            experience("b", 1, &[(0, 0.25)]),
+            experience("b", 1, &[(0, 0.75)]),
+        ];
+        let expected = [vec![0.75, 0.5, 0.25], vec![-0.75], vec![-0.25], vec![0.25]];
+        assert_eq!(advantages(&rows, GrpoScale::None, 0.0), expected);
+    }
+
     #[test]
     fn a_single_sample_is_compared_with_all_problems() {
         let rows = [experience("a", 2, &[(1, 1.0)]), experience("b", 2, &[(1, 0.0)])];

@@ -20,6 +20,7 @@ pub mod value_model;
 pub mod values;
 
 pub use rows::ScoredRollout;
+pub(crate) use rows::split_rows;
 
 use crate::batch::{Portion, Row};
 use crate::error::Result;
@@ -53,8 +54,8 @@ pub trait Objective {
     /// policy before the step. What portions of all ranks add up to does not depend on their number.
     fn backward(&self, rows: &[&Self::Row], portion: Portion, share: f64) -> Statistics;
 
-    /// KL of the policy from the round's starting policy on the tokens of `rows`, in nats per token; `None` where rows
-    /// are not samples of that policy.
+    /// KL of the policy from the round's starting policy on the tokens of `rows`, to second order, in nats per token;
+    /// `None` where rows are not samples of that policy.
     ///
     /// # Errors
     /// If not even one row fits into memory.

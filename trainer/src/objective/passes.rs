@@ -80,7 +80,7 @@ pub fn train<O: Objective>(
         let of = |numbers: &[(&str, f64)], name: &str| {
             numbers.iter().find(|(found, _)| *found == name).map(|(_, value)| *value)
         };
-        let kl = of(&numbers, "kl_to_sampler");
+        let kl = of(&numbers, "drift");
         if let (Some(bound), Some(kl), Some(before)) = (max_kl, kl, &before)
             && kl > bound
         {
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::batch::Portion;
     use crate::objective::ppo::Learner;
-    use crate::objective::ppo::tests::rollouts;
+    use crate::objective::ppo::tests::{rollouts, whole_loss};
     use crate::objective::rows::ScoredRollout;
     use crate::optimizer::AdamW;
     use crate::rollout::distribution::Distribution;
@@ -269,7 +269,7 @@ mod tests {
         for minibatches in steps {
             for rows in minibatches {
                 let chosen: Vec<&ScoredRollout> = rows.iter().map(|&row| &rollouts[row]).collect();
-                let loss = learner.loss(&chosen, &features, &settings, Mode::EVAL).total;
+                let loss = whole_loss(&learner, &chosen, &features, &settings).total;
                 (loss / minibatches.len() as f64).backward();
             }
             optimizer.step(&[("policy", &expected)], settings.learning_rate, 1.0);

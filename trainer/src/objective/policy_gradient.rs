@@ -51,11 +51,11 @@ pub struct Prepared {
     numbers: Vec<(&'static str, f64)>,
 }
 
+/// Advantages of a rollout's tokens, with the returns and the values they were made of.
+type Taken = (Vec<f32>, Vec<f32>, Vec<f32>);
+
 /// Rollouts whose stored log-probabilities are compared with those of the policy.
 const LOOKED_AT: usize = 16;
-
-/// Advantages, returns and values of a rollout's tokens.
-type OfTokens = (Vec<f32>, Vec<f32>, Vec<f32>);
 
 impl Objective for PolicyGradient<'_> {
     type Row = ScoredRollout;
@@ -162,7 +162,7 @@ impl PolicyGradient<'_> {
     }
 
     /// Advantages, returns and values of each rollout; the latter two are empty for grpo.
-    fn advantages(&mut self) -> Result<Vec<OfTokens>> {
+    fn advantages(&mut self) -> Result<Vec<Taken>> {
         let rl = self.plan.settings;
         if rl.algorithm == Algorithm::Grpo {
             let relative = grpo::advantages(self.experience, rl.grpo_scale, self.kl_coefficient);

@@ -29,37 +29,6 @@ pub struct Learner<'a> {
 }
 
 impl Learner<'_> {
-    /// Loss of one minibatch; its `total` carries the gradient.
-    pub fn loss(
-        &self,
-        rollouts: &[&ScoredRollout],
-        features: &ImageFeatures,
-        settings: &RlSettings,
-        mode: Mode,
-    ) -> super::loss::PpoLoss {
-        let device = self.policy.encoder.device();
-        let part = Part::new(rollouts.to_vec(), features, &self.policy.config, device);
-        let states = part.states(self.policy, mode);
-        let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| rollout.advantages.as_slice()).collect();
-        let advantages = part.real(&self.advantages(&rows, settings));
-        let values = self.value.map(|(model, _)| {
-            let states = part.states(&model.student, mode);
-            (model.values(&states, mode), part.column(|rollout| &rollout.returns))
-        });
-        let inputs = PpoInputs {
-            logprobs: token_logprobs_under(self.policy, &states, part.tokens(), mode, self.distribution),
-            old_logprobs: part.column(|rollout| &rollout.old_logprobs),
-            advantages,
-            values,
-        };
-        let mut loss = ppo_loss(&inputs, Coefficients::of(settings));
-        if let (Some(clip), Some((values, returns))) = (settings.value_clip, &inputs.values) {
-            loss.value = value_loss(values, returns, Some((clip, &part.column(|rollout| &rollout.values))));
-            loss.total = &loss.of_policy + &loss.value * settings.value_coefficient;
-        }
-        loss
-    }
-
     /// Advantages [rows, longest] of a minibatch, whitened where the settings ask for it by minibatch. Those of grpo are
     /// relative to their problem's samples already: taking the minibatch's mean off would push rollouts that earned nothing.
     fn advantages(&self, rows: &[&[f32]], settings: &RlSettings) -> Tensor {
@@ -79,7 +48,7 @@ impl Learner<'_> {
     }
 
     /// Adds the gradients of `scale` times the loss of one minibatch, worked on in parts of at most the portion's tokens and
-    /// a few head positions at a time: the same gradients as those of [`Learner::loss`], in less memory. Whitening and
+    /// a few head positions at a time: the same gradients as those of the whole at once, in less memory. Whitening and
     /// the mean are over the whole minibatch, whatever the portion.
     pub fn backward(
         &self,
@@ -197,7 +166,7 @@ pub fn logprobs_of<R: Row>(
     Ok(all)
 }
 
-/// Mean of (ρ − 1) − log ρ over the tokens of `rows`, an estimate of KL(sampling policy ‖ policy) in nats per token.
+/// Mean of ½ (log ρ)² over the tokens of `rows`: KL(sampling policy ‖ policy) to second order, in nats per token.
 ///
 /// # Errors
 /// If not even one rollout fits into memory.
@@ -213,7 +182,7 @@ pub fn drift(
     let (mut sum, mut tokens) = (0f64, 0usize);
     for (now, old) in now.iter().flatten().zip(old) {
         let log_ratio = f64::from(*now) - f64::from(*old);
-        sum += log_ratio.exp() - 1.0 - log_ratio;
+        sum += 0.5 * log_ratio * log_ratio;
         tokens += 1;
     }
     Ok(sum / tokens.max(1) as f64)
@@ -222,10 +191,47 @@ pub fn drift(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::objective::loss::PpoLoss;
     use crate::student::value_head::ValueHead;
     use crate::student::{Student, StudentConfig};
     use schemas::Settings;
     use tch::Device;
+
+    /// Loss of one minibatch by the formula on whole tensors; its `total` carries the gradient.
+    pub(in crate::objective) fn whole_loss(
+        learner: &Learner<'_>,
+        rollouts: &[&ScoredRollout],
+        features: &ImageFeatures,
+        settings: &RlSettings,
+    ) -> PpoLoss {
+        let (mode, device) = (Mode::EVAL, Device::Cpu);
+        let part = Part::new(rollouts.to_vec(), features, &learner.policy.config, device);
+        let states = part.states(learner.policy, mode);
+        let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| rollout.advantages.as_slice()).collect();
+        let values = learner.value.map(|(model, _)| {
+            let states = part.states(&model.student, mode);
+            (model.values(&states, mode), part.column(|rollout| &rollout.returns))
+        });
+        let inputs = PpoInputs {
+            logprobs: token_logprobs_under(
+                learner.policy,
+                &states,
+                part.tokens(),
+                mode,
+                learner.distribution,
+            ),
+            old_logprobs: part.column(|rollout| &rollout.old_logprobs),
+            advantages: part.real(&learner.advantages(&rows, settings)),
+            values,
+        };
+        let mut loss = ppo_loss(&inputs, Coefficients::of(settings));
+        if let (Some(clip), Some((values, returns))) = (settings.value_clip, &inputs.values) {
+            let old = part.column(|rollout| &rollout.values);
+            loss.value = value_loss(values, returns, Some((clip, &old)));
+            loss.total = &loss.of_policy + &loss.value * settings.value_coefficient;
+        }
+        loss
+    }
 
     pub(in crate::objective) fn rollouts() -> Vec<ScoredRollout> {
         let numbers = |count: usize, salt: usize| -> Vec<f32> {
@@ -329,7 +335,7 @@ pub(super) mod tests {
         let cases = [(false, None), (true, None), (false, Some(0.2)), (true, Some(0.2))];
         let cases = cases.into_iter().map(|(shared, clip)| (shared, clip, Distribution::FULL));
         for (shared, value_clip, distribution) in cases.chain([(false, None, tempered)]) {
-            let settings = RlSettings { value_clip, ..Settings::default().rl };
+            let settings = RlSettings { value_clip, value_coefficient: 0.3, ..Settings::default().rl };
             assert!(settings.kl_penalty > 0.0);
             let run = |whole: bool, budget: Option<u64>| {
                 let weights = start.copy_to(Device::Cpu);
@@ -354,7 +360,7 @@ pub(super) mod tests {
                 };
                 assert_eq!(learner.shares_trunk(), shared);
                 let loss = if whole {
-                    let loss = learner.loss(&rollouts, &features, &settings, Mode::EVAL).total;
+                    let loss = whole_loss(&learner, &rollouts, &features, &settings).total;
                     (&loss * 0.5).backward();
                     loss.double_value(&[])
                 } else {

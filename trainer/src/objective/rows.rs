@@ -64,7 +64,7 @@ impl Row for Sequence<'_> {
 }
 
 /// A vector of the real tokens of some rows, row by row, as a list for each row.
-pub(super) fn split_rows(numbers: &Tensor, lengths: impl Iterator<Item = usize>) -> Vec<Vec<f32>> {
+pub(crate) fn split_rows(numbers: &Tensor, lengths: impl Iterator<Item = usize>) -> Vec<Vec<f32>> {
     let numbers = numbers.to_device(Device::Cpu).contiguous();
     let mut flat = vec![0f32; numbers.numel()];
     numbers.copy_data(&mut flat, numbers.numel());

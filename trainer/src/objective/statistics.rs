@@ -9,7 +9,8 @@ use tch::{Device, Kind, Tensor};
 /// Sums over the real tokens of the minibatches of one step; scalars on the device.
 #[derive(Debug)]
 pub struct Statistics {
-    /// Tokens, policy loss, clipped, KL, ρ, ρ², value loss, R, R², R − V, (R − V)², −ρ log π, −log π_old.
+    /// Tokens, policy loss, clipped, KL, ρ, ρ², value loss, R, R², R − V, (R − V)², −ρ log π, −log π_old,
+    /// (log ρ)² / 2.
     sums: Tensor,
     largest_ratio: Tensor,
     has_values: bool,
@@ -18,7 +19,7 @@ pub struct Statistics {
     rows: f64,
 }
 
-const SUMS: i64 = 13;
+const SUMS: i64 = 14;
 
 impl Statistics {
     /// No tokens yet.
@@ -66,7 +67,8 @@ impl Statistics {
     /// Adds a piece of the policy's loss.
     pub fn add_policy(&mut self, inputs: &PpoInputs, loss: &PpoLoss) {
         let tokens = inputs.logprobs.size()[0] as f64;
-        let ratio = (inputs.logprobs.detach() - &inputs.old_logprobs).exp();
+        let log_ratio = inputs.logprobs.detach() - &inputs.old_logprobs;
+        let ratio = log_ratio.exp();
         let device = self.sums.device();
         let means =
             [&loss.policy, &loss.clip_fraction, &loss.kl, &loss.ratio].map(|mean| mean.detach() * tokens);
@@ -76,7 +78,8 @@ impl Statistics {
         let _ = self.sums.narrow(0, 0, 6).g_add_(&Tensor::stack(&added, 0));
         let surprise = -(inputs.logprobs.detach() * &ratio).sum(Kind::Float);
         let of_sampler = -inputs.old_logprobs.sum(Kind::Float);
-        let _ = self.sums.narrow(0, 11, 2).g_add_(&Tensor::stack(&[surprise, of_sampler], 0));
+        let drift = log_ratio.square().sum(Kind::Float) * 0.5;
+        let _ = self.sums.narrow(0, 11, 3).g_add_(&Tensor::stack(&[surprise, of_sampler, drift], 0));
         self.largest_ratio = self.largest_ratio.maximum(&ratio.max());
     }
 
@@ -116,6 +119,9 @@ impl Statistics {
             ("policy_loss", mean(1)),
             ("clip_fraction", mean(2)),
             ("kl_to_sampler", mean(3)),
+            // The KL to second order. A token of probability 0.0001 that has become a hundred times likelier adds 100 to the
+            // sum of the number above, and 10 to that of this one, so that it does not decide where training ends.
+            ("drift", mean(13)),
             ("ratio", mean(4)),
             ("ratio_max", sums[SUMS as usize]),
             // (Σρ)² / (n·Σρ²): 1 if all tokens have equal weight.
@@ -219,6 +225,7 @@ mod tests {
         close("kl_to_sampler", (e - 2.0) / 3.0);
         close("loss", -(1.0 + 1.0 + 1.2) / 3.0 + 0.3 * (e - 2.0) / 3.0 + 0.5 / 3.0);
         close("clip_fraction", 1.0 / 3.0);
+        close("drift", 0.5 / 3.0);
         close("ratio", (2.0 + e) / 3.0);
         close("entropy", (1.0 + 1.0 + e) / (2.0 + e));
         close("sampler_entropy", (1.0 + 1.0 + 2.0) / 3.0);
@@ -226,5 +233,27 @@ mod tests {
         close("effective_sample_share", (2.0 + e).powi(2) / (3.0 * (2.0 + e * e)));
         // Errors 0, 0, 1 have variance 2/9, returns 0, 1, 2 have 2/3.
         close("explained_variance", 1.0 - (2.0 / 9.0) / (2.0 / 3.0));
+    }
+
+    /// One of a thousand tokens has become two hundred times likelier: the estimate of the KL is that token alone.
+    #[test]
+    fn one_token_does_not_decide_the_drift() {
+        let coefficients = Coefficients { clip: 0.2, value: 1.0, kl: 0.1 };
+        let mut logprobs = vec![-1.0f32; 1000];
+        logprobs[7] = 200f32.ln() - 9.0;
+        let mut old = vec![-1.0f32; 1000];
+        old[7] = -9.0;
+        let inputs = PpoInputs {
+            logprobs: Tensor::from_slice(&logprobs),
+            old_logprobs: Tensor::from_slice(&old),
+            advantages: Tensor::from_slice(&vec![1f32; 1000]),
+            values: None,
+        };
+        let mut statistics = Statistics::new(Device::Cpu);
+        statistics.add_policy(&inputs, &ppo_loss(&inputs, coefficients));
+        let numbers: std::collections::BTreeMap<_, _> =
+            statistics.numbers(coefficients).into_iter().collect();
+        assert!(numbers["kl_to_sampler"] > 0.19, "{numbers:?}");
+        assert!((0.013..0.015).contains(&numbers["drift"]), "{numbers:?}");
     }
 }

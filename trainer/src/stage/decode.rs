@@ -280,7 +280,7 @@ fn starting_numbers(context: &Context, round: u32, stage: &str, split: &str) -> 
         (0, _) => return Ok(HashMap::new()),
         (round, "sft") => (round, "rl"),
         (1, _) => (0, "base"),
-        (round, _) => (round - 1, "sft"),
+        (round, _) => (round - 1, if context.ended_with_rl(round - 1) { "rl" } else { "sft" }),
     };
     let end = format!("/{of}/{split}");
     let rows = context.dataset.project::<Metric, MetricOf>(round, &["name", "value"])?;

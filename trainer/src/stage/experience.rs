@@ -1,5 +1,6 @@
 //! A round's scored rollouts as experience: checked, with sources and rewards; and the KL coefficient of a round.
 
+use super::answer_reward::AnswerRewards;
 use super::context::{Context, Policy};
 use crate::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
@@ -38,7 +39,8 @@ pub(super) fn mean_kl(scored: &[(Rollout, Vec<f32>)]) -> f64 {
     scored.iter().map(|(rollout, _)| of_one(rollout)).sum::<f64>() / scored.len().max(1) as f64
 }
 
-/// Checks the numbers of all scored rollouts and takes their token rewards. A rollout without sentences counts as one
+/// Checks the numbers of all scored rollouts and takes their token rewards, to which `answers` add what the right answer is
+/// worth. A rollout without sentences counts as one
 /// sentence with score 0, up to its last token.
 ///
 /// # Errors
@@ -49,6 +51,7 @@ pub(super) fn experience(
     policy: &Policy,
     scored: &[(Rollout, Vec<f32>)],
     kl_coefficient: f64,
+    answers: Option<&AnswerRewards>,
 ) -> Result<Vec<Experience>> {
     let rl = &context.settings.rl;
     let mut all = Vec::with_capacity(scored.len());
@@ -59,7 +62,13 @@ pub(super) fn experience(
         };
         check(rollout, rl, policy.student.config.vocab_size).map_err(wrong)?;
         let tokens: Vec<u32> = rollout.sentences.iter().map(|sentence| sentence.token_end).collect();
-        let mut ends = scored_ends(&tokens, scores, rl.reward == RewardUnit::Rationale);
+        let whole = rl.reward == RewardUnit::Rationale;
+        let mut ends = scored_ends(&tokens, scores, whole);
+        if let Some(answers) = answers {
+            let added = answers.of(rollout, rl.answer_weight);
+            let added = if whole { vec![added.iter().sum()] } else { added };
+            ends.iter_mut().zip(added).for_each(|((_, score), answer)| *score += answer);
+        }
         if ends.is_empty() {
             ends.push((rollout.token_ids.len().saturating_sub(1) as u32, 0.0));
         }

@@ -5,6 +5,8 @@
 //! written atomically, so after a kill the stage is repeated, or continued from its step checkpoint.
 
 mod answer;
+mod answer_reward;
+mod comparison;
 mod context;
 mod decode;
 mod experience;

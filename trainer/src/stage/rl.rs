@@ -1,5 +1,7 @@
 //! Stage rl: learn from the scores of the round's rollouts, then decode the new policy greedily where corrections follow.
 
+use super::answer_reward::{self, AnswerRewards};
+use super::comparison::{Comparison, likely_cause};
 use super::context::{Context, ENDS_ROUND, Policy};
 use super::experience::{experience, kl_coefficient, mean_kl};
 use super::learned_values::{self, LearnedValues};
@@ -22,8 +24,8 @@ use crate::seed;
 use crate::student::checkpoint;
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
-use schemas::settings::{Algorithm, BaselineKind, RoundStages};
-use schemas::{Metric, Score};
+use schemas::settings::{Algorithm, BaselineKind, RlKeep, RoundStages};
+use schemas::{Metric, Rollout, Score};
 
 /// Trains where scores allow, then decodes the train split.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
@@ -78,7 +80,14 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let corpus = Corpus::open(&context.dataset, &settings.student, &policy.student.config)?;
     let kl = mean_kl(&scored.rollouts);
     let kl_coefficient = kl_coefficient(context, round, kl)?;
-    let experience = experience(context, &corpus, policy, &scored.rollouts, kl_coefficient)?;
+    let answers = if rl.answer_weight > 0.0 {
+        let rollouts: Vec<&Rollout> = scored.rollouts.iter().map(|(rollout, _)| rollout).collect();
+        Some(answer_reward::along(context, round, &corpus, &rollouts)?)
+    } else {
+        None
+    };
+    let experience =
+        experience(context, &corpus, policy, &scored.rollouts, kl_coefficient, answers.as_ref())?;
     let mean = mean_score(scored);
     let at_start = [
         ("mean_sentence_score", mean),
@@ -98,8 +107,15 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         context,
         round,
         plan,
-        measured: at_start.into_iter().chain(scored.form).chain(ends_round).collect(),
+        measured: at_start
+            .into_iter()
+            .chain(scored.form)
+            .chain(answers.iter().flat_map(AnswerRewards::numbers))
+            .chain(ends_round)
+            .collect(),
         start: start(context, policy, &corpus, &experience, kl_coefficient),
+        policy,
+        comparison: Comparison::new(context, &corpus)?,
     };
 
     if rl.algorithm != Algorithm::Ppo || rl.baseline != BaselineKind::Model {
@@ -107,7 +123,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     }
     policy.weights.train();
     let together = settings.student.decode_batch as usize;
-    let end = if rl.algorithm == Algorithm::Dpo {
+    let learned = if rl.algorithm == Algorithm::Dpo {
         let pairs = pairs(context, round, policy, &corpus, &experience)?;
         run.learn(Dpo {
             policy: &policy.student,
@@ -122,7 +138,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         let learns_values = rl.algorithm == Algorithm::Ppo && rl.value_loss;
         let models = (&policy.student, &policy.weights);
         let value = learns_values.then(|| value_model::initial(models, rl, settings.rollout.seed, round));
-        let learned =
+        let learned_values =
             LearnedValues { context, round, policy, corpus: &corpus, plan: &plan, identity: &run.start };
         run.learn(PolicyGradient {
             experience: &experience,
@@ -136,7 +152,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
             plan,
             kl_coefficient,
             together,
-            learned_values: &|experience| learned.of(experience),
+            learned_values: &|experience| learned_values.of(experience),
             group: context.group.clone(),
             prepared: Prepared::default(),
         })?
@@ -144,12 +160,15 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
 
     // The checkpoint comes last: where it is, the stage is done.
     let folder = context.checkpoint(round, "rl");
-    context.group.on_first(|| policy.write(&folder, &format!("round {round}, rl")))?;
+    let before = if learned.keeps_start { Some(context.read_policy(&policy.folder)?) } else { None };
+    let kept = before.as_ref().unwrap_or(policy);
+    context.group.on_first(|| kept.write(&folder, &format!("round {round}, rl")))?;
     Ok(format!(
-        "round {round}: rl: {} on {} rollouts, mean sentence score {mean:.3}{}{}",
+        "round {round}: rl: {} on {} rollouts, mean sentence score {mean:.3}{}{}{}",
         rl.algorithm,
         grouped(experience.len()),
-        ended(end),
+        ended(learned.end),
+        learned.remark,
         left_out(scored)
     ))
 }
@@ -163,12 +182,27 @@ struct Run<'a> {
     measured: Vec<(&'static str, f64)>,
     /// Identity of what training starts from.
     start: String,
+    /// The policy that learns.
+    policy: &'a Policy,
+    /// What it is compared on before and after.
+    comparison: Option<Comparison<'a>>,
+}
+
+/// What came of the passes.
+struct Learned {
+    end: End,
+    /// Whether the policy that the round started from is the better one and is to be kept.
+    keeps_start: bool,
+    /// What the comparison says, for the stage's line.
+    remark: String,
 }
 
 impl Run<'_> {
     /// Prepares the objective, runs its passes, and writes the metrics.
-    fn learn<O: Objective>(&self, mut objective: O) -> Result<End> {
+    fn learn<O: Objective>(&self, mut objective: O) -> Result<Learned> {
         let (context, round) = (self.context, self.round);
+        let measure = || self.comparison.as_ref().map(|comparison| comparison.of(self.policy)).transpose();
+        let before = measure()?;
         objective.prepare()?;
         let mut log = MetricLog::new(round, "rl").on_board(&context.settings.student.tensorboard)?;
         log.push(0, 0.0, self.measured.iter().copied().chain(objective.measured()));
@@ -176,9 +210,30 @@ impl Run<'_> {
         let mut saved = StepCheckpoint::new(&folder, self.start.clone(), context.save_interval())
             .shared_by(&context.group);
         let end = passes::train(&objective, &self.plan, &mut saved, &mut log)?;
+        let after = if end == End::NothingToLearn { before } else { measure()? };
+        let (keeps_start, remark) = self.compare(before, after, &mut log);
         decode::forget_metrics(context, round, "rl")?;
         context.write_part::<Metric>(round, "rl", log.into_rows())?;
-        Ok(end)
+        Ok(Learned { end, keeps_start, remark })
+    }
+
+    /// Whether the policy of before is kept, and the remark for the stage's line; says if the policy became worse.
+    fn compare(&self, before: Option<f64>, after: Option<f64>, log: &mut MetricLog) -> (bool, String) {
+        let (Some(before), Some(after)) = (before, after) else { return (false, String::new()) };
+        let is_worse = after < before;
+        let keeps_start = is_worse && self.plan.settings.keep == RlKeep::Best;
+        if is_worse {
+            schemas::warn!(
+                "round {}: rl: ROUGE-L on val fell from {before:.3} to {after:.3}: {}{}",
+                self.round,
+                likely_cause(log.rows()),
+                if keeps_start { "" } else { "; rl.keep = best keeps the policy of before" }
+            );
+        }
+        let kept = if keeps_start { 1.0 } else { 0.0 };
+        log.push(0, 0.0, [("rouge_l/before", before), ("rouge_l/after", after), ("kept_start", kept)]);
+        let remark = if keeps_start { " (the policy of before is kept)" } else { "" };
+        (keeps_start, format!(", ROUGE-L on val {before:.3} → {after:.3}{remark}"))
     }
 }
 

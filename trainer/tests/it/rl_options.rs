@@ -28,14 +28,14 @@ fn training_ends_at_the_kl_bound() {
     let start = Place::new(40).scored();
     let slow = ["--rl-learning-rate", "1e-3", "--schedule", "constant"];
     let free = learned_with(&start, &[&slow[..], &["--max-kl", "0"]].concat());
-    let free = free.numbers("rl", "kl_to_sampler");
+    let free = free.numbers("rl", "drift");
     let bound = free[free.len() / 2] / 2.0;
     let place = start.copy();
     let bound_told = bound.to_string();
     let rl = [&["--round", "1", "--stage", "rl"][..], &SMALL, &slow, &["--max-kl", &bound_told]].concat();
     let output = place.train(&rl).output().expect("train");
     let line = String::from_utf8_lossy(&output.stdout);
-    let found = place.numbers("rl", "kl_to_sampler");
+    let found = place.numbers("rl", "drift");
     let first = free.iter().position(|kl| *kl > bound).expect("above the bound");
     assert_eq!(found, free[..first], "alike, and then no step");
     let told = format!("ended at rl.max_kl after {} of {} steps", first - 1, free.len());
@@ -188,6 +188,73 @@ fn rollouts_do_not_depend_on_what_is_decoded_together() {
             assert_eq!((&found.rollout_id, &found.token_ids), (&expected.rollout_id, &expected.token_ids));
             let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
             assert!(close(&found.logprobs, &expected.logprobs) && close(&found.values, &expected.values));
+        }
+    }
+}
+
+/// A rate that ruins the policy: it is told, and with `rl.keep = best` the round goes on with the policy of before.
+#[test]
+fn a_policy_that_became_worse_is_told_and_may_be_left() {
+    let start = Place::new(40);
+    let base = start.checkpoint("base");
+    let better = start.checkpoint("better");
+    let (from, out) = (base.display().to_string(), better.display().to_string());
+    let learn = ["--epochs", "30", "--sft-learning-rate", "1e-2"];
+    let pretrain = [&["pretrain", "--from", &from, "--out", &out][..], &learn].concat();
+    assert!(start.train(&pretrain).output().expect("train").status.success());
+    std::fs::remove_dir_all(&base).expect("removed");
+    std::fs::rename(&better, &base).expect("renamed");
+    let start = start.scored();
+    let ruined = |keep: &str| {
+        let place = start.copy();
+        let rate = ["--rl-learning-rate", "1", "--max-kl", "0", "--kl-penalty", "0", "--rl-keep", keep];
+        let rl = [&["--round", "1", "--stage", "rl"][..], &SMALL, &rate].concat();
+        let output = place.train(&rl).output().expect("train");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("ROUGE-L on val fell from"), "{said}");
+        assert!(said.contains("it moved far from the policy that sampled"), "{said}");
+        let (before, after) =
+            (place.numbers("rl", "rouge_l/before")[0], place.numbers("rl", "rouge_l/after")[0]);
+        assert!(before > after, "{before} {after}");
+        let weights =
+            |name: &str| read_student(&place.checkpoint(name)).expect("student").weights.fingerprint();
+        let kept = weights("round-1/rl") == weights("base");
+        assert_eq!(place.numbers("rl", "kept_start"), [f64::from(u8::from(kept))]);
+        (String::from_utf8_lossy(&output.stdout).into_owned(), kept)
+    };
+    let (line, kept) = ruined("last");
+    assert!(!kept && line.contains("ROUGE-L on val 0."), "{line}");
+    let (line, kept) = ruined("best");
+    assert!(kept && line.contains("(the policy of before is kept)"), "{line}");
+}
+
+/// The reward of a rationale grows by what it adds to the probability of the correct option, whatever its sentences.
+#[test]
+fn the_right_answer_is_part_of_the_reward() {
+    let place = Place::new(40).scored();
+    let weighted = ["--answer-weight", "2", "--penalize-empty", "false"];
+    let rl = [&["--round", "1", "--stage", "rl"][..], &weighted].concat();
+    let lines = crate::small::error_lines(&place.train(&rl).output().expect("train")).join("\n");
+    assert!(lines.contains("rl.answer_weight: expected the answer model, found none"), "{lines}");
+    assert!(lines.contains("next: train eval --checkpoint base"), "{lines}");
+
+    let eval = ["eval", "--checkpoint", "base", "--answer-epochs", "1"];
+    assert!(place.train(&eval).output().expect("train").status.success());
+    let reward = |place: &Place| place.numbers("rl", "mean_reward")[0];
+    let plain = reward(&learned(&place, &["--penalize-empty", "false"]));
+    for algorithm in ["ppo", "grpo"] {
+        for unit in ["sentence", "rationale"] {
+            let flags = [&weighted[..], &["--reward", unit, "--algorithm", algorithm]].concat();
+            let with = learned(&place, &flags);
+            let of = |name: &str| with.numbers("rl", &format!("answer_probability/{name}"))[0];
+            assert!(of("without") > 0.05 && of("with") < 0.95, "{} {}", of("without"), of("with"));
+            assert!((of("with") - of("without")).abs() > 1e-6, "rationales tell the model something");
+            if unit == "sentence" {
+                let found = reward(&with) - plain;
+                let expected = 2.0 * (of("with") - of("without"));
+                assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+            }
         }
     }
 }
