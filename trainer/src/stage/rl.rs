@@ -160,7 +160,8 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
 
     // The checkpoint comes last: where it is, the stage is done.
     let folder = context.checkpoint(round, "rl");
-    let before = if learned.keeps_start { Some(context.read_policy(&policy.folder)?) } else { None };
+    // As it was read for training: an adapter stays one.
+    let before = if learned.keeps_start { Some(context.read_policy_to_train(&policy.folder)?) } else { None };
     let kept = before.as_ref().unwrap_or(policy);
     context.group.on_first(|| kept.write(&folder, &format!("round {round}, rl")))?;
     Ok(format!(
