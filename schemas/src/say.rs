@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static INCOMPLETE: AtomicBool = AtomicBool::new(false);
 
 /// Who this process is among several, where another one speaks for all.
-static SPOKEN_FOR: OnceLock<String> = OnceLock::new();
+static MUTED: OnceLock<String> = OnceLock::new();
 
 /// Like `println!`, but does not panic if standard output is closed.
 #[macro_export]
@@ -25,18 +25,18 @@ macro_rules! warn {
 
 /// From now on, to the end of the process, another process says what there is to say: of this one, `name`, only
 /// [`error`]s are shown.
-pub fn leave_to_another(name: String) {
-    let _ = SPOKEN_FOR.set(name); // it has one name
+pub fn mute(name: String) {
+    let _ = MUTED.set(name); // it has one name
 }
 
 /// Whether another process speaks.
-pub fn is_spoken_for() -> bool {
-    SPOKEN_FOR.get().is_some()
+pub fn is_muted() -> bool {
+    MUTED.get().is_some()
 }
 
 /// A line on standard output; see [`say!`](crate::say!).
 pub fn out(words: Arguments<'_>) {
-    if is_spoken_for() {
+    if is_muted() {
         return;
     }
     let written = writeln!(std::io::stdout(), "{words}");
@@ -50,14 +50,14 @@ pub fn out(words: Arguments<'_>) {
 
 /// A line on standard error; see [`warn!`](crate::warn!).
 pub fn err(words: Arguments<'_>) {
-    if !is_spoken_for() {
+    if !is_muted() {
         let _ = writeln!(std::io::stderr(), "{words}"); // there is nowhere to report it
     }
 }
 
 /// The line of an error that ends the process, on standard error, also where another process speaks.
 pub fn error(words: Arguments<'_>) {
-    let name = SPOKEN_FOR.get().map_or_else(String::new, |name| format!("{name}: "));
+    let name = MUTED.get().map_or_else(String::new, |name| format!("{name}: "));
     let _ = writeln!(std::io::stderr(), "{name}{words}"); // there is nowhere to report it
 }
 

@@ -60,7 +60,7 @@ pub fn run(cli: Cli) -> Result<()> {
     }
     let launch = Launch::of_environment()?;
     if let Some(Launch { rank, world, .. }) = launch.as_ref().filter(|launch| launch.rank > 0) {
-        schemas::say::leave_to_another(format!("rank {rank} of {world}"));
+        schemas::say::mute(format!("rank {rank} of {world}"));
     }
     libtorch::keep_memory();
     libtorch::keep_few_products();

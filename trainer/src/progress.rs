@@ -41,7 +41,7 @@ impl Progress {
     pub fn new(label: &str, total: u64) -> Self {
         let plain = !std::io::stderr().is_terminal();
         // Of several ranks one shows how far all are.
-        let is_hidden = plain || schemas::say::is_spoken_for();
+        let is_hidden = plain || schemas::say::is_muted();
         let target = if is_hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         if let Ok(style) =

@@ -11,7 +11,7 @@ use schemas::{Answer, Dataset, interrupt};
 
 /// What became of the jobs so far.
 #[derive(Default)]
-struct Told {
+struct Results {
     /// Whether anything was there to be done.
     said: bool,
     rejects: bool,
@@ -31,11 +31,11 @@ pub(super) fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
         );
     }
     let panel = Panel::of(context);
-    let mut told = Told::default();
+    let mut results = Results::default();
     for (place, job) in jobs.iter().enumerate() {
         if job.kind == Kind::Scores && job.audit.is_none() {
-            scores(&panel, job.round, &mut told)?;
-            if !told.said && place + 1 == jobs.len() {
+            scores(&panel, job.round, &mut results)?;
+            if !results.said && place + 1 == jobs.len() {
                 schemas::say!("{}", context.waits_for(job)?);
             }
             continue;
@@ -46,7 +46,7 @@ pub(super) fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
         let outcome = context.collect(job)?;
         if let Outcome::NothingThere = outcome {
             // A round that still has no rationales needs only what came before.
-            if place > 0 && told.said {
+            if place > 0 && results.said {
                 let is_over = is_over(&context.dataset, job.round)?;
                 if job.kind == Kind::Corrections && !is_over && context.has_decoded(job.round)? {
                     schemas::say!("{}", context.waits_for(job)?);
@@ -57,17 +57,17 @@ pub(super) fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
             }
             continue;
         }
-        told.hear(context, job, None, outcome).map_or(Ok(()), Err)?;
+        results.record(context, job, None, outcome).map_or(Ok(()), Err)?;
     }
-    if told.said && jobs.first().is_some_and(|job| job.kind != Kind::Judgements) {
-        say_next(context, jobs[0].round, &told)?;
+    if results.said && jobs.first().is_some_and(|job| job.kind != Kind::Judgements) {
+        say_next(context, jobs[0].round, &results)?;
     }
     Ok(())
 }
 
 /// Collects the opinions of all Teachers on a round's rollouts. Where the service of one fails, the others are asked
 /// nevertheless.
-fn scores(panel: &Panel<'_>, round: u32, told: &mut Told) -> Result<()> {
+fn scores(panel: &Panel<'_>, round: u32, results: &mut Results) -> Result<()> {
     panel.check(round)?;
     panel.publish_others(round)?;
     let scorings = panel.scorings(round)?;
@@ -86,7 +86,7 @@ fn scores(panel: &Panel<'_>, round: u32, told: &mut Told) -> Result<()> {
         let opinion = panel.are_several().then(|| scoring.opinion());
         let stopped = match context.collect(job)? {
             Outcome::NothingThere => return Ok(()),
-            outcome => told.hear(context, job, opinion.as_ref(), outcome),
+            outcome => results.record(context, job, opinion.as_ref(), outcome),
         };
         match stopped {
             None => {}
@@ -123,7 +123,7 @@ fn submit(scorings: &[Scoring<'_>]) -> Result<()> {
         if interrupt::noted() {
             return Err(Error::Interrupted); // what comes next would be paid for
         }
-        // What fails here fails again, and is told, where the results are collected.
+        // What fails here fails again, and is results, where the results are collected.
         if let Some(Error::Interrupted) = context.submit(job)? {
             return Err(Error::Interrupted);
         }
@@ -142,9 +142,9 @@ fn say_missing(scorings: &[Scoring<'_>]) -> Result<()> {
     Ok(())
 }
 
-impl Told {
+impl Results {
     /// Reports the result of a job; returns why it ended early.
-    fn hear(
+    fn record(
         &mut self,
         context: &Context,
         job: &Job,
@@ -206,15 +206,15 @@ impl Told {
 }
 
 /// Names the command that comes next.
-fn say_next(context: &Context, round: u32, told: &Told) -> Result<()> {
+fn say_next(context: &Context, round: u32, results: &Results) -> Result<()> {
     let flag = context.common_flags();
     let teacher = &context.teacher_flags;
     let batch = if context.batch { " --batch" } else { "" };
     // Opinions of one Teacher make up for those that another has not.
-    let is_uncovered = told.uncovered > 0 && told.covered == 0;
-    if told.is_left {
+    let is_uncovered = results.uncovered > 0 && results.covered == 0;
+    if results.is_left {
         schemas::say!("round {round}: next: collect-feedback --round {round} --batch{teacher}{flag}");
-    } else if (told.rejects && !told.answers) || is_uncovered {
+    } else if (results.rejects && !results.answers) || is_uncovered {
         schemas::say!(
             "round {round}: next: look at the rejects table, then collect-feedback --round {round} --retry-rejects{batch}{teacher}{flag}"
         );

@@ -156,8 +156,8 @@ settings! {
         lora_targets: String = "all-linear".to_owned(), "Layers with that adapter: all-linear, or names separated by commas, such as q,v (attention queries and values) or decoder.block.0.layer.0.SelfAttention.q (one layer).";
         tensorboard: String = String::new(), "Folder for TensorBoard event files, one run per round and stage; empty writes none.";
         save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
-        join_timeout_secs: u64 = 300, "Of several ranks: seconds to wait for those that are not there yet.";
-        rank_timeout_secs: u64 = 1800, "Of several ranks: seconds after which one that says nothing is given up; more than the longest save or evaluation takes.";
+        join_timeout_secs: u64 = 300, "With several ranks: seconds to wait for all of them to join.";
+        rank_timeout_secs: u64 = 1800, "With several ranks: seconds without an answer after which a rank counts as lost; must exceed the longest save or evaluation.";
     }
     /// A round as a whole.
     round: RoundSettings {
