@@ -1,11 +1,12 @@
 //! `train init`: a new student, random by seed, or a Hugging Face T5 with fusion layers added.
 
+use crate::checkpoint::hf::{self, Loaded};
+use crate::data::tokenizer::Tokenizer;
+use crate::data::vision::ImageFeatures;
+use crate::data::vision::features::wrong_width;
 use crate::error::{Error, Result};
-use crate::student::checkpoint::{self, Loaded};
-use crate::student::{StudentConfig, Weights};
-use crate::tokenizer::Tokenizer;
-use crate::vision::ImageFeatures;
-use crate::vision::features::wrong_width;
+use crate::model::{ModelConfig, add_random, family, random_weights};
+use crate::nn::weights::Weights;
 use schemas::Dataset;
 use std::path::{Path, PathBuf};
 
@@ -25,15 +26,15 @@ pub fn random(
     let tokens = Tokenizer::vocabulary_size(tokenizer)?;
     // T5 rounds its embedding up to a multiple of 128: 32,100 pieces, 32,128 rows.
     let rows = (tokens + 127) / 128 * 128;
-    let mut config = StudentConfig::named(shape, rows, width.or_usual()).ok_or_else(|| Error::BadInput {
+    let mut config = family::named(shape, rows, width.or_usual()).ok_or_else(|| Error::BadInput {
         message: format!("--shape: expected tiny, small, base or large, found `{shape}`"),
         hint: None,
     })?;
-    set_dropout(&mut config, dropout)?;
-    Tokenizer::read(tokenizer, &config)?;
-    let weights = Weights::random(&config, (seed >> 1) as i64);
-    checkpoint::write_student(out, &config, &weights, tokenizer)?;
-    Ok(made(out, &config, &weights))
+    set_dropout(&mut *config, dropout)?;
+    Tokenizer::read(tokenizer, &*config)?;
+    let weights = random_weights(&*config, (seed >> 1) as i64);
+    hf::write_student(out, &*config, &weights, tokenizer)?;
+    Ok(made(out, &*config, &weights))
 }
 
 /// Takes a Hugging Face T5 folder; fusion layers that it lacks are made from the seed.
@@ -49,28 +50,28 @@ pub fn from_folder(
     out: &Path,
 ) -> Result<String> {
     refuse_taken(out)?;
-    let Loaded { mut config, mut weights } = checkpoint::read_t5(from)?;
-    if weights.find("encoder.image_dense.weight").is_some() {
-        width.check(config.image_feature_width, from)?;
+    let Loaded { mut config, mut weights } = hf::read_text_model(from)?;
+    if config.picture_shapes().iter().all(|(name, _)| weights.find(name).is_some()) {
+        width.check(config.image_width(), from)?;
+        config.see_pictures(config.image_width());
     } else {
-        config.image_feature_width = width.or_usual();
-        weights.add_random(&config, config.fusion_shapes(), (seed >> 1) as i64);
+        config.see_pictures(width.or_usual());
+        add_random(&mut weights, &*config, config.picture_shapes(), (seed >> 1) as i64);
     }
-    set_dropout(&mut config, dropout)?;
-    config.architectures = vec!["T5ForMultimodalGeneration".into()];
+    set_dropout(&mut *config, dropout)?;
     let tokenizer = tokenizer.unwrap_or(from);
-    Tokenizer::read(tokenizer, &config)?;
-    checkpoint::write_student(out, &config, &weights, tokenizer)?;
-    Ok(made(out, &config, &weights))
+    Tokenizer::read(tokenizer, &*config)?;
+    hf::write_student(out, &*config, &weights, tokenizer)?;
+    Ok(made(out, &*config, &weights))
 }
 
-fn set_dropout(config: &mut StudentConfig, dropout: Option<f64>) -> Result<()> {
+fn set_dropout(config: &mut dyn ModelConfig, dropout: Option<f64>) -> Result<()> {
     let Some(dropout) = dropout else { return Ok(()) };
     if !(0.0..1.0).contains(&dropout) {
         let message = format!("--dropout: expected at least 0 and below 1, found {dropout}");
         return Err(Error::BadInput { message, hint: None });
     }
-    config.dropout_rate = dropout;
+    config.set_dropout(dropout);
     Ok(())
 }
 
@@ -82,12 +83,12 @@ fn refuse_taken(out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn made(out: &Path, config: &StudentConfig, weights: &Weights) -> String {
+fn made(out: &Path, config: &dyn ModelConfig, weights: &Weights) -> String {
     format!(
         "{}: a student of {:.1} million parameters, for image features {} wide",
         out.display(),
         weights.count() as f64 / 1e6,
-        config.image_feature_width
+        config.image_width()
     )
 }
 

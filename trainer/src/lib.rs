@@ -3,38 +3,25 @@
 //! Parquet and never asks a Teacher itself. Start reading at `stage`.
 
 pub mod backend;
-pub mod batch;
 pub mod bench;
-pub mod board;
+pub mod checkpoint;
 pub mod cli;
 pub mod collective;
-pub mod corpus;
+pub mod data;
 pub mod error;
-pub mod gpu;
 pub mod info;
 pub mod init;
-pub mod libtorch;
-pub mod memory;
 pub mod merge;
-pub mod metrics;
+pub mod model;
+pub mod nn;
 pub mod objective;
-pub mod optimizer;
-pub mod option_order;
 pub mod pretrain;
-pub mod progress;
-pub mod prompt;
-pub mod resume;
 pub mod rollout;
 pub mod seed;
-pub mod sentences;
-pub mod sft;
 pub mod stage;
-pub mod student;
-pub mod text_metrics;
-pub mod tokenizer;
-pub mod training;
-pub mod vision;
+pub mod train;
 
+use backend::libtorch;
 use cli::{Cli, Command};
 use collective::{Group, Launch, Terms};
 use error::{Error, Result};
@@ -43,6 +30,7 @@ use schemas::Dataset;
 use schemas::settings::Resolved;
 use stage::{Context, Outcome};
 use std::time::Duration;
+use train::progress;
 
 /// Runs the command line.
 ///
@@ -170,18 +158,18 @@ fn work(
         }
         Some(Command::Features { from_npy: Some(array), name_map: Some(name_map), replace, .. }) => {
             let name = &context.settings.student.vision;
-            let import = || vision::npy::import(&context.dataset, &array, &name_map, name, replace);
+            let import = || data::vision::npy::import(&context.dataset, &array, &name_map, name, replace);
             if let Some(line) = context.group.on_first(import)? {
                 schemas::say!("{line}");
             }
         }
         Some(Command::Features { vit, replace, .. }) => {
             let vit = match vit {
-                Some(folder) => vision::vit::Vit::read(&folder)?,
-                None => vision::vit::Vit::seeded((context.settings.rollout.seed >> 1) as i64),
+                Some(folder) => data::vision::vit::Vit::read(&folder)?,
+                None => data::vision::vit::Vit::seeded((context.settings.rollout.seed >> 1) as i64),
             };
             let name = &context.settings.student.vision;
-            let line = vision::extract::extract(
+            let line = data::vision::extract::extract(
                 &context.dataset,
                 &vit.to_device(context.device),
                 name,

@@ -1,8 +1,9 @@
 //! `train merge`: a student of a trunk and an adapter as a whole checkpoint.
 
+use crate::checkpoint::folder;
+use crate::checkpoint::folder::with_tokenizer;
+use crate::checkpoint::hf::refuse_taken;
 use crate::error::{Error, Result};
-use crate::student::checkpoint::refuse_taken;
-use crate::student::folder::{self, with_tokenizer};
 use std::path::Path;
 
 /// Adds the adapter in `from` to its trunk's weights, and writes the student to `out`.
@@ -21,7 +22,7 @@ pub fn merge(from: &Path, out: &Path) -> Result<String> {
     stored.merge();
     let made_by = folder::made_by(from)?.map_or_else(|| "merge".to_owned(), |made_by| made_by + ", merged");
     let companions = with_tokenizer(from, Some(&trunk));
-    folder::write(out, (&stored.config, &stored.weights), None, companions, &made_by)?;
-    let layers = lora.layers(&stored.config).len();
+    folder::write(out, (&*stored.config, &stored.weights), None, companions, &made_by)?;
+    let layers = lora.layers(&*stored.config).len();
     Ok(format!("{}: adapter of {layers} layers merged into {}", out.display(), trunk.folder.display()))
 }

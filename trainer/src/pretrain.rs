@@ -1,15 +1,15 @@
 //! `train pretrain`: supervised training on the dataset's gold solutions (MM-CoT's first stage) makes a base student.
 
-use crate::corpus::{Corpus, rationale_source};
+use crate::checkpoint::hf;
+use crate::data::corpus::{Corpus, rationale_source};
+use crate::data::option_order::reordered;
+use crate::data::prompt;
 use crate::error::{Error, Result};
-use crate::metrics::MetricLog;
-use crate::option_order::reordered;
-use crate::prompt;
-use crate::resume::StepCheckpoint;
+use crate::objective::sft::{Example, Plan, fit, identity};
 use crate::seed;
-use crate::sft::{Example, Plan, fit, identity};
 use crate::stage::Context;
-use crate::student::checkpoint;
+use crate::train::metrics::MetricLog;
+use crate::train::resume::StepCheckpoint;
 use std::path::Path;
 
 /// Trains the student of `from` on the first `share` of the train problems with a solution (in an order by seed) for
@@ -33,10 +33,10 @@ pub fn pretrain(
         let message = format!("--share: expected a number above 0, at most 1, found {share}");
         return Err(Error::BadInput { message, hint: None });
     }
-    checkpoint::refuse_taken(out)?;
+    hf::refuse_taken(out)?;
     let settings = &context.settings;
     let policy = context.read_policy_to_train(from)?;
-    let corpus = Corpus::open(&context.dataset, &settings.student, &policy.student.config)?;
+    let corpus = Corpus::open(&context.dataset, &settings.student, &*policy.student.config)?;
     let problems: Vec<_> =
         corpus.split("train").into_iter().filter(|problem| !problem.solution.trim().is_empty()).collect();
     let order = seed::order(problems.len(), true, settings.rollout.seed, "pretrain share", 0);

@@ -7,11 +7,14 @@ mod steps;
 mod system;
 
 use crate::backend;
+use crate::backend::libtorch;
+use crate::backend::libtorch::product_kind;
+use crate::data::vision::ImageFeatures;
+use crate::data::vision::features;
 use crate::error::{Error, Result};
-use crate::libtorch::{self, product_kind};
-use crate::student::{StudentConfig, Weights};
-use crate::vision::ImageFeatures;
-use crate::vision::features;
+use crate::model::mm_t5::StudentConfig;
+use crate::model::random_weights;
+use crate::nn::weights::Weights;
 use clap::{Args, ValueEnum};
 use schemas::Settings;
 use schemas::settings::Dtype;
@@ -259,7 +262,7 @@ impl<'a> Bench<'a> {
     }
 
     fn weights(&self) -> Weights {
-        tch::no_grad(|| Weights::random(&self.config, 1)).into_device(self.device)
+        tch::no_grad(|| random_weights(&self.config, 1)).into_device(self.device)
     }
 
     fn tokens(&self, count: usize, salt: usize) -> Vec<i64> {

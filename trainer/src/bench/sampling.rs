@@ -2,14 +2,16 @@
 
 use super::system::{Clock, Scratch, add};
 use super::{Bench, Measurement, Work};
-use crate::batch;
+use crate::checkpoint::hf::{read_safetensors, write_safetensors};
+use crate::data::batch;
 use crate::error::Result;
-use crate::rollout::forced::{needs_own_pass, token_numbers};
+use crate::model::{Source, Student};
+use crate::nn::mode::Mode;
+use crate::nn::value_head::{self, ValueHead};
+use crate::nn::weights::Weights;
+use crate::rollout::score::{needs_own_pass, token_numbers};
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::stage::PROBLEMS_A_PART;
-use crate::student::checkpoint::{read_safetensors, write_safetensors};
-use crate::student::value_head::ValueHead;
-use crate::student::{Mode, Source, Student, Weights};
 use schemas::settings::{Algorithm, Dtype};
 use tch::Kind;
 
@@ -44,8 +46,7 @@ impl Bench<'_> {
         };
         let dtype = self.sampling_dtype();
         let own_pass = needs_own_pass(kind(dtype), self.kind());
-        let mut head_weights = Weights::default();
-        head_weights.add_random(&self.config, self.config.value_head_shapes(), 2);
+        let head_weights = value_head::random(self.config.d_model, 2);
         let head_weights = head_weights.into_device(self.device);
         let uses_values = self.settings.rl.algorithm == Algorithm::Ppo;
         let head = ValueHead::new(&head_weights);

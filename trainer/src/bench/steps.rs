@@ -3,14 +3,16 @@
 use super::system::Clock;
 use super::{Bench, Measurement, Work};
 use crate::error::{Error, Result};
+use crate::model::Student;
+use crate::model::lora::LoraConfig;
+use crate::nn::mode::Mode;
+use crate::nn::weights::Weights;
 use crate::objective::loss::Coefficients;
 use crate::objective::ppo::Learner;
+use crate::objective::sft::{Example, backward};
 use crate::objective::{ScoredRollout, value_model};
-use crate::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::rollout::distribution::Distribution;
-use crate::sft::{Example, backward};
-use crate::student::lora::LoraConfig;
-use crate::student::{Mode, Student, Weights};
+use crate::train::optimizer::{AdamW, clip_factor, gradient_norm};
 use schemas::settings::Algorithm;
 
 impl Bench<'_> {

@@ -1,8 +1,10 @@
 //! What a stage takes in memory: weights, gradients, moments, and what a pass keeps for its way back, counted tensor by
-//! tensor as `student/` and `objective/` make them. Numbers are bytes.
+//! tensor as `model/` and `objective/` make them. Numbers are bytes.
 
 use crate::backend::{forced_tokens, head_positions};
-use crate::student::StudentConfig;
+use crate::model::ModelConfig;
+use crate::model::footprint::{Decoding, Pass};
+use crate::nn::value_head;
 use tch::{Device, Kind};
 
 const FLOAT: f64 = 4.0;
@@ -16,9 +18,6 @@ const LOGITS: f64 = 8.0;
 
 /// Parts of the positions that leave such gaps of their own.
 const PARTS_WITH_GAPS: f64 = 2.0;
-
-/// Positions in a page of the decoder's cache.
-const PAGE: f64 = 32.0;
 
 /// What the C library's heap needs for the tensors of a pass, as a multiple of them: it leaves gaps between them. More where
 /// two networks take turns. Measured.
@@ -77,7 +76,7 @@ impl Batch {
 #[derive(Debug, Clone)]
 pub struct Model<'a> {
     /// Its shape.
-    pub config: &'a StudentConfig,
+    pub config: &'a dyn ModelConfig,
     /// Where it runs.
     pub device: Device,
     /// Number format of matrix products.
@@ -97,14 +96,19 @@ impl Model<'_> {
     /// Numbers of the matrices that products read, the embedding left out unless it is the head.
     fn matrices(&self) -> f64 {
         let named = self.config.shapes().into_iter().filter(|(name, shape)| {
-            let is_embedding = name == "shared.weight" && !self.config.tie_word_embeddings;
-            shape.len() == 2 && !is_embedding && !name.contains("relative_attention_bias")
+            let layer = name.strip_suffix(".weight").unwrap_or(name);
+            shape.len() == 2 && self.config.is_product(layer)
         });
-        count(named.collect())
+        let embedding = if self.config.has_own_head() { 0 } else { self.vocabulary_by_width() };
+        count(named.collect()) + embedding as f64
+    }
+
+    fn vocabulary_by_width(&self) -> i64 {
+        self.config.vocabulary() * self.config.width()
     }
 
     fn value_head(&self) -> f64 {
-        count(self.config.value_head_shapes())
+        count(value_head::shapes(self.config.width()))
     }
 
     /// Bytes of a number in products.
@@ -150,11 +154,7 @@ impl Model<'_> {
             weights += self.value_head();
         }
         if own_network {
-            let head = if self.config.tie_word_embeddings {
-                0
-            } else {
-                self.config.vocab_size * self.config.d_model
-            };
+            let head = if self.config.has_own_head() { self.vocabulary_by_width() } else { 0 };
             trained += self.adapter.unwrap_or(self.parameters() - head as f64);
             weights += self.adapter.unwrap_or_else(|| self.parameters());
         }
@@ -176,7 +176,7 @@ impl Model<'_> {
         let passes = if own_network {
             self.pass(batch, false, ONE_NETWORK)
         } else {
-            FLOAT * self.running() * batch.rows * (batch.source + batch.target)
+            FLOAT * self.config.running() * batch.rows * (batch.source + batch.target)
         };
         Memory {
             weights: FLOAT * (self.parameters() + adapter + trained) + self.copies(),
@@ -189,14 +189,9 @@ impl Model<'_> {
 
     /// Decoding `rows` rows of `problems` problems together, with weights in `kind`.
     pub fn decoding(&self, problems: f64, rows: f64, source: f64, target: f64, kind: Kind) -> Memory {
-        let config = self.config;
-        let inner = (config.num_heads * config.d_kv) as f64;
         let number = if kind == Kind::Float { FLOAT } else { 2.0 };
-        let layers = config.decoder_layers() as f64;
-        // The decoder's own keys and values are float32, in pages.
-        let own = FLOAT * rows * (target / PAGE).ceil() * PAGE;
-        let cache = 2.0 * layers * inner * (own + number * problems * source);
-        let logits = 2.0 * FLOAT * rows * config.vocab_size as f64;
+        let cache = self.config.cache(&Decoding { problems, rows, source, target, number });
+        let logits = 2.0 * FLOAT * rows * self.config.vocabulary() as f64;
         let copies = if kind == Kind::Float { 0.0 } else { 2.0 * self.matrices() };
         Memory {
             weights: FLOAT * self.parameters() + copies,
@@ -211,7 +206,8 @@ impl Model<'_> {
     pub fn scoring(&self, tokens: f64) -> Memory {
         let tokens = forced_tokens(self.device).map_or(tokens, |most| most as f64);
         let positions = (head_positions(self.device) as f64).min(tokens);
-        let passes = FLOAT * (3.0 * positions * self.config.vocab_size as f64 + tokens * self.running());
+        let passes =
+            FLOAT * (3.0 * positions * self.config.vocabulary() as f64 + tokens * self.config.running());
         Memory {
             weights: FLOAT * self.parameters() + self.copies(),
             passes,
@@ -220,46 +216,24 @@ impl Model<'_> {
         }
     }
 
-    /// Numbers for a token while a layer runs without gradients.
-    fn running(&self) -> f64 {
-        (4 * self.config.d_model + 4 * self.config.d_ff) as f64
-    }
-
     /// What a pass with gradients keeps, with `gaps` in the heap. `dropout` says whether dropout is on.
     fn pass(&self, batch: Batch, dropout: bool, gaps: f64) -> f64 {
-        let config = self.config;
         let Batch { rows, source, target } = batch;
-        let (d, ff) = (config.d_model as f64, config.d_ff as f64);
-        let (heads, inner) = (config.num_heads as f64, (config.num_heads * config.d_kv) as f64);
-        let drop = if dropout && config.dropout_rate > 0.0 { 1.0 } else { 0.0 };
-        let all = if self.adapter.is_none() { 1.0 } else { 0.0 };
-        let number = self.product();
-        let (sources, targets) = (rows * source, rows * target);
-        // Residual, its normalization where the norm's weight is trained, what enters the products, dropout's mask.
-        let sublayer = |tokens: f64| tokens * d * (FLOAT * (1.0 + all + drop) + number);
-        // The softmax; with dropout its mask and what is left; a copy for the products.
-        let scores = |queries: f64, keys: f64| {
-            let copy = if number == FLOAT { 0.0 } else { number };
-            rows * heads * queries * keys * (FLOAT * (1.0 + 2.0 * drop) + copy)
+        let pass = Pass {
+            rows,
+            source,
+            target,
+            patches: self.patches,
+            number: self.product(),
+            dropout,
+            adapter: self.adapter.is_some(),
         };
-        let own = |tokens: f64, length: f64| {
-            sublayer(tokens) + tokens * inner * 4.0 * number + scores(length, length)
-        };
-        let cross = sublayer(targets) + (targets + sources) * inner * 2.0 * number + scores(target, source);
-        let inside = if config.is_gated() { 4.0 + drop } else { 1.0 + 2.0 * drop };
-        let feed = |tokens: f64| sublayer(tokens) + tokens * ff * inside * number;
-        let encoder = config.num_layers as f64 * (own(sources, source) + feed(sources));
-        let decoder = config.decoder_layers() as f64 * (own(targets, target) + cross + feed(targets));
-        let fusion =
-            FLOAT * (10.0 * sources * d + 3.0 * rows * self.patches * d + 2.0 * sources * self.patches);
-        let biases = FLOAT * heads * (rows * source * source + target * target);
-        // Of the layer that runs.
-        let running = 3.0 * FLOAT * rows * heads * source.max(target) * source.max(target);
+        let layers = self.config.kept_by_pass(&pass);
+        let running = self.config.scores_of_layer(&pass);
         let logits = |parts: f64, tensors: f64| {
-            let positions = targets.min(head_positions(self.device) as f64 * parts);
-            FLOAT * positions * config.vocab_size as f64 * tensors
+            let positions = (rows * target).min(head_positions(self.device) as f64 * parts);
+            FLOAT * positions * self.config.vocabulary() as f64 * tensors
         };
-        let layers = encoder + decoder + fusion + biases;
         match self.device {
             Device::Cpu => layers * gaps + running.max(logits(PARTS_WITH_GAPS, LOGITS)),
             _ => layers + running.max(logits(1.0, LOGITS / 2.0)),

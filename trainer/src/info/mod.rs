@@ -2,19 +2,21 @@
 
 pub mod memory;
 
-use crate::backend;
+use crate::backend::libtorch::product_kind;
+use crate::backend::{self, libtorch};
+use crate::checkpoint::folder::{is_adapter, made_by, trunk_of};
+use crate::checkpoint::hf::{self, Loaded};
+use crate::checkpoint::peft;
+use crate::checkpoint::weight_files::{WEIGHTS_FILE, map_file};
+use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::libtorch::{self, product_kind};
-use crate::rollout::forced::needs_own_pass;
-use crate::student::checkpoint::{self, Loaded};
-use crate::student::folder::{is_adapter, made_by, trunk_of};
-use crate::student::lora::LoraConfig;
-use crate::student::weight_files::{WEIGHTS_FILE, map_file};
-use crate::student::{StudentConfig, adapter};
-use crate::tokenizer::Tokenizer;
+use crate::model::ModelConfig;
+use crate::model::family::read_config;
+use crate::model::lora::LoraConfig;
+use crate::rollout::score::needs_own_pass;
 use clap::Args;
 use memory::{Batch, Memory, Model};
-use safetensors::tensor::SafeTensors;
+use safetensors::tensor::{SafeTensors, TensorInfo};
 use schemas::number::grouped;
 use schemas::settings::{Algorithm, BaselineKind, Dtype, Settings, ValueTrunk};
 use std::collections::BTreeSet;
@@ -40,7 +42,7 @@ pub struct Options {
 
 /// What a student's files say.
 struct Student {
-    config: StudentConfig,
+    config: Box<dyn ModelConfig>,
     /// Number formats in its files.
     dtypes: String,
     adapter: Option<(LoraConfig, PathBuf)>,
@@ -65,7 +67,7 @@ pub fn info(options: &Options, settings: &Settings) -> Result<String> {
 impl Student {
     fn read(folder: &Path) -> Result<Self> {
         if is_adapter(folder) {
-            let lora = adapter::read_config(folder)?;
+            let lora = peft::read_config(folder)?;
             let trunk = trunk_of(folder, &lora)?;
             return Ok(Self { adapter: Some((lora, trunk.clone())), ..Self::read(&trunk)? });
         }
@@ -78,45 +80,30 @@ impl Student {
         let file = folder.join(WEIGHTS_FILE);
         if !file.is_file() {
             // Shards or pickles, whose shapes are known when they are read.
-            let Loaded { config, .. } = checkpoint::read_t5(folder)?;
+            let Loaded { config, .. } = hf::read_text_model(folder)?;
             return Ok(Self { config, dtypes: "float32".to_owned(), adapter: None });
         }
-        let mut config = StudentConfig::read(&folder.join("config.json"))?;
+        let mut config = read_config(&folder.join("config.json"))?;
         let map = map_file(&file)?;
         let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| Error::Checkpoint {
             path: file.clone(),
             message: format!("not a safetensors file: {e}"),
         })?;
         let tensors = header.tensors();
-        if let Some([_, width]) = tensors.get("encoder.image_dense.weight").map(|info| info.shape.as_slice())
-        {
-            config.image_feature_width = *width as i64;
-        }
-        config.tie_word_embeddings &= !tensors.contains_key("lm_head.weight");
+        let shape = |info: &&TensorInfo| info.shape.iter().map(|&size| size as i64).collect();
+        config.follow_shapes(&tensors.iter().map(|(name, info)| (name.clone(), shape(info))).collect());
         let dtypes: BTreeSet<String> = tensors.values().map(|info| format!("{:?}", info.dtype)).collect();
         let dtypes = dtypes.into_iter().collect::<Vec<_>>().join(", ");
         Ok(Self { config, dtypes, adapter: None })
     }
 
     fn told(&self, folder: &Path) -> Result<String> {
-        let config = &self.config;
+        let config = &*self.config;
         let mut text = format!("{}\n", folder.display());
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<12} {value}");
         };
-        line(
-            "model",
-            format!(
-                "multimodal T5, {}: {} encoder and {} decoder blocks, width {}, {} heads of {}, feed-forward {}",
-                config.feed_forward_proj,
-                config.num_layers,
-                config.decoder_layers(),
-                config.d_model,
-                config.num_heads,
-                config.d_kv,
-                config.d_ff
-            ),
-        );
+        line("model", config.describe());
         let count: i64 = config.shapes().iter().map(|(_, shape)| shape.iter().product::<i64>()).sum();
         line("parameters", format!("{} ({} in the file)", grouped(count as usize), self.dtypes));
         match &self.adapter {
@@ -144,11 +131,11 @@ impl Student {
             |_| "no tokenizer.json".to_owned(),
             |count| format!("{} tokens", grouped(count as usize)),
         );
-        let head = if config.tie_word_embeddings { "the embedding is the head" } else { "a head of its own" };
-        line("vocabulary", format!("{tokens}, {} rows, {head}", grouped(config.vocab_size as usize)));
+        let head = if config.has_own_head() { "a head of its own" } else { "the embedding is the head" };
+        line("vocabulary", format!("{tokens}, {} rows, {head}", grouped(config.vocabulary() as usize)));
         line(
             "vision",
-            format!("image features of width {} for each patch; none are zeros", config.image_feature_width),
+            format!("image features of width {} for each patch; none are zeros", config.image_width()),
         );
         line("made by", made_by(folder)?.unwrap_or_else(|| "not recorded".to_owned()));
         Ok(text)
@@ -156,13 +143,13 @@ impl Student {
 }
 
 /// Numbers of an adapter.
-fn matrices(lora: &LoraConfig, config: &StudentConfig) -> i64 {
+fn matrices(lora: &LoraConfig, config: &dyn ModelConfig) -> i64 {
     lora.layers(config).iter().map(|(_, inputs, outputs)| lora.r * (inputs + outputs)).sum()
 }
 
 /// A table of what each stage takes.
 fn needs(student: &Student, options: &Options, settings: &Settings, device: Device) -> Result<String> {
-    let config = &student.config;
+    let config = &*student.config;
     let asked = LoraConfig::of(&settings.student, config).map_err(|message| Error::BadInput {
         message: format!("student.lora_targets: {message}"),
         hint: None,

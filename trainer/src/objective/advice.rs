@@ -83,7 +83,7 @@ impl Adviser {
 #[cfg(test)]
 mod tests {
     use super::Adviser;
-    use crate::metrics::MetricLog;
+    use crate::train::metrics::MetricLog;
 
     #[test]
     fn each_line_is_said_once() {

@@ -9,13 +9,16 @@ use super::experience::{Experience, groups};
 use super::plan::Plan;
 use super::rows::{Sequence, split_rows};
 use super::statistics::Statistics;
-use crate::batch::{self, Padded, Portion, Row};
+use crate::backend::memory::in_batches;
 use crate::collective::Group;
+use crate::data::batch;
+use crate::data::batch::{Padded, Portion, Row};
+use crate::data::vision::ImageFeatures;
 use crate::error::{Error, Result};
-use crate::memory::in_batches;
+use crate::model::Student;
+use crate::nn::mode::Mode;
+use crate::nn::weights::Weights;
 use crate::rollout::logprobs::{backward_by_positions, token_logprobs};
-use crate::student::{Mode, Student, Weights};
-use crate::vision::ImageFeatures;
 use schemas::settings::PairSource;
 use std::collections::HashSet;
 use tch::{Kind, Tensor, no_grad};
@@ -161,7 +164,7 @@ impl Dpo<'_> {
     /// log π of each token of some rationales.
     fn logprobs(&self, rows: &[Sequence<'_>]) -> Vec<Vec<f32>> {
         let rows: Vec<&Sequence<'_>> = rows.iter().collect();
-        let padded = Padded::new(&rows, self.features, &self.policy.config, self.policy.encoder.device());
+        let padded = Padded::new(&rows, self.features, self.policy);
         let logprobs = no_grad(|| {
             let states = padded.states(self.policy, self.mode());
             token_logprobs(self.policy, &states, padded.tokens(), self.mode())
@@ -222,7 +225,7 @@ impl Objective for Dpo<'_> {
     /// The loss of a pair needs both rationales before the gradient of either is known, so they run through the policy twice:
     /// once for the margins, and once for the gradients of what each token is then worth.
     fn backward(&self, pairs: &[&Pair], portion: Portion, share: f64) -> Statistics {
-        let device = self.policy.encoder.device();
+        let device = self.policy.device();
         let all = pairs.len() as f64;
         // Both rationales of a pair are one rank's.
         let own = portion.rows(&batch::shared_lengths(pairs));
@@ -255,7 +258,7 @@ impl Objective for Dpo<'_> {
         }
         for part in &parts {
             let chosen: Vec<&Sequence<'_>> = part.iter().map(|&row| rows[row]).collect();
-            let padded = Padded::new(&chosen, self.features, &self.policy.config, device);
+            let padded = Padded::new(&chosen, self.features, self.policy);
             let mut weights: Vec<f32> = Vec::new();
             for &row in part {
                 let pair = pairs[row / 2];
@@ -269,7 +272,7 @@ impl Objective for Dpo<'_> {
             };
             let _ = backward_by_positions(self.policy, &states, padded.tokens(), self.mode(), loss, None);
         }
-        self.policy.settle_gradients();
+        self.policy.flush_all_gradients();
         statistics
     }
 
@@ -297,7 +300,8 @@ fn log_ratio(side: &Side, logprobs: &[f32]) -> f64 {
 mod tests {
     use super::super::experience::tests::experience;
     use super::*;
-    use crate::student::StudentConfig;
+    use crate::model::mm_t5::StudentConfig;
+    use crate::model::random_weights;
     use schemas::Settings;
     use schemas::settings::RlSettings;
     use tch::Device;
@@ -338,7 +342,7 @@ mod tests {
         let features = ImageFeatures::none(8);
         let settings = RlSettings { dpo_beta: 0.7, ..Settings::default().rl };
         let plan = Plan { settings: &settings, seed: 1, kind: Kind::Float, max_tokens_per_batch: None };
-        let start = Weights::random(&config, 1);
+        let start = random_weights(&config, 1);
         let tokens =
             |count: i64, salt: i64| -> Vec<i64> { (0..count).map(|i| (i * 5 + salt) % 60 + 2).collect() };
         let texts =
@@ -369,7 +373,7 @@ mod tests {
                         let delta = |side: &Side| {
                             let row =
                                 Sequence { problem_id: "0", source: &pair.source, tokens: &side.tokens };
-                            let padded = Padded::new(&[&row], features, &config, Device::Cpu);
+                            let padded = Padded::new(&[&row], features, &policy);
                             let states = padded.states(&policy, Mode::EVAL);
                             let now = token_logprobs(&policy, &states, padded.tokens(), Mode::EVAL);
                             let mask = Tensor::from_slice(&side.mask);

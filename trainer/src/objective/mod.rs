@@ -15,6 +15,7 @@ pub mod policy_gradient;
 pub mod ppo;
 pub mod reward;
 mod rows;
+pub mod sft;
 pub mod statistics;
 pub mod value_model;
 pub mod values;
@@ -22,9 +23,9 @@ pub mod values;
 pub use rows::ScoredRollout;
 pub(crate) use rows::split_rows;
 
-use crate::batch::{Portion, Row};
+use crate::data::batch::{Portion, Row};
 use crate::error::Result;
-use crate::student::Weights;
+use crate::nn::weights::Weights;
 use statistics::Statistics;
 
 /// An objective of the policy: what it learns from, and the gradients of its loss.

@@ -6,11 +6,11 @@ use super::loss::Coefficients;
 use super::plan::Plan;
 use super::statistics::Statistics;
 use crate::error::Result;
-use crate::metrics::MetricLog;
-use crate::optimizer::zero_gradients;
-use crate::resume::StepCheckpoint;
-use crate::student::Weights;
-use crate::training::Training;
+use crate::nn::weights::Weights;
+use crate::train::metrics::MetricLog;
+use crate::train::optimizer::zero_gradients;
+use crate::train::resume::StepCheckpoint;
+use crate::train::steps::Training;
 use tch::{Tensor, no_grad};
 
 /// KL to the sampling policy, in nats per token, above which advice is given where `rl.max_kl` names no bound.
@@ -117,7 +117,7 @@ pub fn train<O: Objective>(
 }
 
 /// Takes the last step back.
-fn undo<R: crate::batch::Row>(
+fn undo<R: crate::data::batch::Row>(
     training: &mut Training<'_, R>,
     before: &Snapshot,
     sets: &[(&'static str, &Weights)],
@@ -172,14 +172,17 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Portion;
+    use crate::data::batch::Portion;
+    use crate::data::vision::ImageFeatures;
+    use crate::model::Student;
+    use crate::model::mm_t5::StudentConfig;
+    use crate::model::random_weights;
+    use crate::nn::mode::Mode;
     use crate::objective::ppo::Learner;
     use crate::objective::ppo::tests::{rollouts, whole_loss};
     use crate::objective::rows::ScoredRollout;
-    use crate::optimizer::AdamW;
     use crate::rollout::distribution::Distribution;
-    use crate::student::{Mode, Student, StudentConfig};
-    use crate::vision::ImageFeatures;
+    use crate::train::optimizer::AdamW;
     use schemas::Settings;
     use schemas::settings::{Algorithm, RateSchedule, RlSettings};
     use std::time::Duration;
@@ -226,7 +229,7 @@ mod tests {
     #[test]
     fn the_last_batch_is_as_small_as_what_is_left() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");
-        let start = Weights::random(&config, 1);
+        let start = random_weights(&config, 1);
         let features = ImageFeatures::none(8);
         let rollouts = rollouts();
         let settings = RlSettings {
@@ -289,7 +292,7 @@ mod tests {
     #[test]
     fn the_policy_does_not_end_beyond_the_bound() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");
-        let start = Weights::random(&config, 1);
+        let start = random_weights(&config, 1);
         let features = ImageFeatures::none(8);
         let run = |max_kl: f64, passes: u32| {
             let settings = RlSettings {

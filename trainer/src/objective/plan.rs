@@ -1,6 +1,6 @@
 //! How passes over a round's rows are run.
 
-use crate::training::Schedule;
+use crate::train::steps::Schedule;
 use schemas::settings::{Algorithm, BaselineKind, RateSchedule, RlSettings};
 use tch::Kind;
 

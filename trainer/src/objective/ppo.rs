@@ -5,13 +5,16 @@ use super::loss::{Coefficients, PpoInputs, ppo_loss, value_loss};
 use super::rows::{Part, ScoredRollout, split_rows};
 use super::statistics::Statistics;
 use super::value_model::ValueModel;
-use crate::batch::{self, Padded, Portion, Row};
+use crate::backend::memory::in_batches;
+use crate::data::batch;
+use crate::data::batch::{Padded, Portion, Row};
+use crate::data::vision::ImageFeatures;
 use crate::error::Result;
-use crate::memory::in_batches;
+use crate::model::Student;
+use crate::nn::mode::Mode;
+use crate::nn::weights::Weights;
 use crate::rollout::distribution::Distribution;
 use crate::rollout::logprobs::{backward_under, token_logprobs_under};
-use crate::student::{Mode, Student, Weights};
-use crate::vision::ImageFeatures;
 use schemas::settings::{Algorithm, RlSettings, WhitenOver};
 use tch::{Kind, Tensor, no_grad};
 
@@ -32,7 +35,7 @@ impl Learner<'_> {
     /// Advantages [rows, longest] of a minibatch, whitened where the settings ask for it by minibatch. Those of grpo are
     /// relative to their problem's samples already: taking the minibatch's mean off would push rollouts that earned nothing.
     fn advantages(&self, rows: &[&[f32]], settings: &RlSettings) -> Tensor {
-        let device = self.policy.encoder.device();
+        let device = self.policy.device();
         let advantages = batch::pad_numbers(rows, device);
         let by_minibatch = settings.whiten && settings.whiten_over == WhitenOver::Minibatch;
         if !by_minibatch || settings.algorithm != Algorithm::Ppo {
@@ -59,7 +62,7 @@ impl Learner<'_> {
         portion: impl Into<Portion>,
         scale: f64,
     ) -> Statistics {
-        let device = self.policy.encoder.device();
+        let device = self.policy.device();
         let lengths = batch::shared_lengths(rollouts);
         let all: usize = lengths.iter().map(|row| row.target).sum();
         // The loss is a mean over the minibatch's tokens, so each piece counts by its share of them.
@@ -72,7 +75,7 @@ impl Learner<'_> {
         let part_of = |rows: &[usize]| {
             let chosen = rows.iter().map(|&row| rollouts[row]).collect();
             let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-            let part = Part::new(chosen, features, &self.policy.config, device);
+            let part = Part::new(chosen, features, self.policy);
             let advantages = advantages.index_select(0, &Tensor::from_slice(&rows).to_device(device));
             let advantages = part.real(&advantages);
             (part, advantages)
@@ -99,9 +102,9 @@ impl Learner<'_> {
                 let (part, _) = part_of(rows);
                 let states = part.states(&model.student, mode);
                 value_share(&mut statistics, model, &part, &states).backward();
-                model.collect_gradients();
+                model.flush_gradients();
             }
-            model.settle_gradients();
+            model.flush_all_gradients();
             if own_copies {
                 model.student.release_copies();
             }
@@ -126,12 +129,12 @@ impl Learner<'_> {
             let under = (mode, self.distribution);
             let _ = backward_under(self.policy, &states, part.tokens(), under, policy_loss, value);
             if let Some(model) = sharing {
-                model.collect_gradients();
+                model.flush_gradients();
             }
         }
-        self.policy.settle_gradients();
+        self.policy.flush_all_gradients();
         if let Some(model) = sharing {
-            model.settle_gradients();
+            model.flush_all_gradients();
         }
         if own_copies {
             self.policy.release_copies();
@@ -152,10 +155,9 @@ pub fn logprobs_of<R: Row>(
     kind: Kind,
 ) -> Result<Vec<Vec<f32>>> {
     let mode = Mode { train: false, kind };
-    let device = learner.policy.encoder.device();
     let mut all = Vec::with_capacity(rows.len());
     in_batches("log-probabilities", rows, together, |rows| {
-        let padded = Padded::new(rows, features, &learner.policy.config, device);
+        let padded = Padded::new(rows, features, learner.policy);
         let logprobs = no_grad(|| {
             let states = padded.states(learner.policy, mode);
             token_logprobs_under(learner.policy, &states, padded.tokens(), mode, learner.distribution)
@@ -191,9 +193,12 @@ pub fn drift(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::model::Student;
+    use crate::model::mm_t5::StudentConfig;
+    use crate::model::random_weights;
+    use crate::nn::value_head;
+    use crate::nn::value_head::ValueHead;
     use crate::objective::loss::PpoLoss;
-    use crate::student::value_head::ValueHead;
-    use crate::student::{Student, StudentConfig};
     use schemas::Settings;
     use tch::Device;
 
@@ -204,8 +209,8 @@ pub(super) mod tests {
         features: &ImageFeatures,
         settings: &RlSettings,
     ) -> PpoLoss {
-        let (mode, device) = (Mode::EVAL, Device::Cpu);
-        let part = Part::new(rollouts.to_vec(), features, &learner.policy.config, device);
+        let mode = Mode::EVAL;
+        let part = Part::new(rollouts.to_vec(), features, learner.policy);
         let states = part.states(learner.policy, mode);
         let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| rollout.advantages.as_slice()).collect();
         let values = learner.value.map(|(model, _)| {
@@ -254,7 +259,7 @@ pub(super) mod tests {
     #[test]
     fn means_are_over_real_tokens() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");
-        let weights = Weights::random(&config, 1);
+        let weights = random_weights(&config, 1);
         let policy = Student::new(&weights, &config);
         let learner = Learner {
             policy: &policy,
@@ -290,7 +295,7 @@ pub(super) mod tests {
     #[test]
     fn grpo_is_not_whitened() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");
-        let weights = Weights::random(&config, 1);
+        let weights = random_weights(&config, 1);
         let policy = Student::new(&weights, &config);
         let learner = Learner {
             policy: &policy,
@@ -328,9 +333,9 @@ pub(super) mod tests {
         let features = ImageFeatures::none(8);
         // Made once: libtorch's generator is common to all threads, so other tests would disturb a second
         // initialization.
-        let start = Weights::random(&config, 1);
-        let mut own_start = Weights::random(&config, 2);
-        own_start.add_random(&config, config.value_head_shapes(), 3);
+        let start = random_weights(&config, 1);
+        let mut own_start = random_weights(&config, 2);
+        own_start.extend(value_head::random(config.d_model, 3));
         let tempered = Distribution { temperature: 0.7, top_k: 20, top_p: 0.9 };
         let cases = [(false, None), (true, None), (false, Some(0.2)), (true, Some(0.2))];
         let cases = cases.into_iter().map(|(shared, clip)| (shared, clip, Distribution::FULL));

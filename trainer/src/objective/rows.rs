@@ -1,8 +1,9 @@
 //! Scored rollouts, and the tensors of those that run through a model together.
 
-use crate::batch::{Padded, Row};
-use crate::student::{Mode, Student, StudentConfig};
-use crate::vision::ImageFeatures;
+use crate::data::batch::{Padded, Row};
+use crate::data::vision::ImageFeatures;
+use crate::model::Student;
+use crate::nn::mode::Mode;
 use tch::{Device, Tensor};
 
 /// A scored rollout, ready to learn from.
@@ -85,13 +86,9 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    pub(super) fn new(
-        rollouts: Vec<&'a ScoredRollout>,
-        features: &ImageFeatures,
-        config: &StudentConfig,
-        device: Device,
-    ) -> Self {
-        Self { padded: Padded::new(&rollouts, features, config, device), rollouts, device }
+    pub(super) fn new(rollouts: Vec<&'a ScoredRollout>, features: &ImageFeatures, student: &Student) -> Self {
+        let padded = Padded::new(&rollouts, features, student);
+        Self { padded, rollouts, device: student.device() }
     }
 
     /// Number of real tokens.

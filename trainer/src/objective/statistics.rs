@@ -3,7 +3,7 @@
 use super::loss::{Coefficients, PpoInputs, PpoLoss};
 use crate::collective::Group;
 use crate::error::Result;
-use crate::training::Share;
+use crate::train::steps::Share;
 use tch::{Device, Kind, Tensor};
 
 /// Sums over the real tokens of the minibatches of one step; scalars on the device.

@@ -1,8 +1,12 @@
 //! The value model: a student with a value head.
 
+use crate::model::ModelConfig;
+use crate::model::Student;
+use crate::nn::mode::Mode;
+use crate::nn::value_head;
+use crate::nn::value_head::ValueHead;
+use crate::nn::weights::Weights;
 use crate::seed;
-use crate::student::value_head::ValueHead;
-use crate::student::{Mode, Student, StudentConfig, Weights};
 use schemas::settings::{RlSettings, ValueInit, ValueTrunk};
 use tch::{Tensor, no_grad};
 
@@ -23,24 +27,23 @@ impl ValueModel {
     }
 
     /// Flushes accumulated gradients of low-precision weights, if they are large.
-    pub fn collect_gradients(&self) {
-        self.student.collect_gradients();
-        self.head.collect_gradients();
+    pub fn flush_gradients(&self) {
+        self.student.flush_gradients();
+        self.head.flush_gradients();
     }
 
     /// Takes up all of it.
-    pub fn settle_gradients(&self) {
-        self.student.settle_gradients();
-        self.head.settle_gradients();
+    pub fn flush_all_gradients(&self) {
+        self.student.flush_all_gradients();
+        self.head.flush_all_gradients();
     }
 }
 
 /// The value head that a round starts with, made from the run's seed: random, or with an outer layer of zeros, so that
 /// nothing it says is mistaken for something it has learned.
-pub fn initial_head(config: &StudentConfig, init: ValueInit, run_seed: u64, round: u32) -> Weights {
+pub fn initial_head(config: &dyn ModelConfig, init: ValueInit, run_seed: u64, round: u32) -> Weights {
     let seed = (seed::derive(run_seed, "value head", &round.to_string()) >> 1) as i64;
-    let mut weights = Weights::default();
-    weights.add_random(config, config.value_head_shapes(), seed);
+    let weights = value_head::random(config.width(), seed);
     if init == ValueInit::Zero {
         for name in ["v_head.2.weight", "v_head.2.bias"] {
             no_grad(|| drop(weights.get(name).detach().zero_()));
@@ -58,8 +61,8 @@ pub fn initial(
     run_seed: u64,
     round: u32,
 ) -> (ValueModel, Weights) {
-    let config = &student.config;
-    let device = student.encoder.device();
+    let config = &*student.config;
+    let device = student.device();
     let on_trunk = policy_weights.scaling().is_some();
     let mut weights = match rl.value_model {
         ValueTrunk::Separate if on_trunk => policy_weights.copy_lora(device),
@@ -87,8 +90,10 @@ const LM_HEAD_LORA: [&str; 2] = ["lora.lm_head.A", "lora.lm_head.B"];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::student::Source;
-    use crate::student::lora::LoraConfig;
+    use crate::model::Source;
+    use crate::model::lora::LoraConfig;
+    use crate::model::mm_t5::StudentConfig;
+    use crate::model::random_weights;
     use tch::{Device, Kind};
 
     fn states(student: &Student, kind: Kind) -> Tensor {
@@ -104,7 +109,7 @@ mod tests {
     #[test]
     fn a_value_model_is_another_adapter_on_the_policys_trunk() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");
-        let mut policy_weights = Weights::random(&config, 1);
+        let mut policy_weights = random_weights(&config, 1);
         let lora = LoraConfig::new(&config, 2, 4.0, 0.0);
         lora.add_to(&mut policy_weights, &config, 3, Device::Cpu);
         for (name, matrix) in policy_weights.iter().filter(|(name, _)| name.ends_with(".B")) {
@@ -137,13 +142,13 @@ mod tests {
         for kind in [Kind::Float, Kind::BFloat16] {
             let mode = Mode { train: false, kind };
             model.values(&states(&model.student, kind), mode).square().sum(Kind::Float).backward();
-            model.collect_gradients();
-            model.settle_gradients();
+            model.flush_gradients();
+            model.flush_all_gradients();
             assert!(policy_weights.gradients().is_empty(), "the policy and the trunk have none");
             let found = weights.gradients();
             let name = "lora.decoder.block.1.layer.2.DenseReluDense.wo.B";
             gradients.push(found[name].to_kind(Kind::Float).copy());
-            crate::optimizer::zero_gradients(&[("value", &weights)]);
+            crate::train::optimizer::zero_gradients(&[("value", &weights)]);
         }
         let off = (&gradients[0] - &gradients[1]).norm() / gradients[0].norm();
         assert!(gradients[0].norm().double_value(&[]) > 0.0);

@@ -12,15 +12,18 @@ use super::plan::Plan;
 use super::rows::{Part, ScoredRollout, split_rows};
 use super::statistics::Statistics;
 use super::value_model::ValueModel;
-use crate::batch::{self, Portion};
+use crate::backend::memory::in_batches;
+use crate::data::batch;
+use crate::data::batch::Portion;
+use crate::data::vision::ImageFeatures;
 use crate::error::Result;
-use crate::memory::in_batches;
-use crate::metrics::MetricLog;
-use crate::resume::StepCheckpoint;
+use crate::model::Student;
+use crate::nn::mode::Mode;
+use crate::nn::weights::Weights;
 use crate::seed;
-use crate::student::{Mode, Student, Weights};
-use crate::training::Training;
-use crate::vision::ImageFeatures;
+use crate::train::metrics::MetricLog;
+use crate::train::resume::StepCheckpoint;
+use crate::train::steps::Training;
 use schemas::settings::{GaeUnit, RlSettings};
 use tch::{Kind, Tensor, no_grad};
 
@@ -125,7 +128,7 @@ fn gradients(
     mode: Mode,
     portion: Portion,
 ) -> Statistics {
-    let device = fitted.policy.encoder.device();
+    let device = fitted.policy.device();
     let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
     let mut statistics = Statistics::new(device);
     for rollouts in chosen.chunks(plan.settings.minibatch as usize) {
@@ -139,10 +142,10 @@ fn gradients(
             let loss = value_loss(&values, &returns, None);
             statistics.add_values(&values, &returns, &loss);
             (loss * (returns.size()[0] as f64 / tokens as f64)).backward();
-            fitted.model.collect_gradients();
+            fitted.model.flush_gradients();
         }
     }
-    fitted.model.settle_gradients();
+    fitted.model.flush_all_gradients();
     statistics
 }
 
@@ -170,7 +173,7 @@ pub fn values_of(
 /// Values of the real tokens of some rollouts, a vector in row order.
 fn values(fitted: Fitted<'_>, rollouts: &[&ScoredRollout], mode: Mode) -> Tensor {
     let Fitted { policy, model, features, .. } = fitted;
-    let part = Part::new(rollouts.to_vec(), features, &policy.config, policy.encoder.device());
+    let part = Part::new(rollouts.to_vec(), features, policy);
     let states = if model.student.reads_same_weights(policy) {
         no_grad(|| part.states(policy, mode))
     } else {

@@ -2,7 +2,8 @@
 
 use super::distribution::Distribution;
 use crate::backend::head_positions;
-use crate::student::{Mode, Student};
+use crate::model::Student;
+use crate::nn::mode::Mode;
 use tch::{Kind, Tensor};
 
 /// log π(token) for `hidden` [.., d] and `tokens` of the same shape but the last: one number a token. The state at
@@ -70,7 +71,7 @@ pub fn backward_under(
         let logprobs = token_logprobs_under(student, &hidden, &tokens, mode, distribution);
         let share = loss(&logprobs, start, length);
         share.backward();
-        student.collect_gradients();
+        student.flush_gradients();
         sum += share.detach();
     }
     // Σ hidden · ∂L/∂hidden has the gradient of L with respect to everything below `hidden`.
@@ -80,7 +81,7 @@ pub fn backward_under(
     }
     if below.requires_grad() {
         below.backward();
-        student.collect_gradients();
+        student.flush_gradients();
     }
     sum
 }

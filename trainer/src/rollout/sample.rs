@@ -1,13 +1,16 @@
 //! Token by token decoding with cached keys and values; the encoder runs once a problem for all its samples.
 
-use super::cpu_decoder::{Cache, CpuDecoder, Step};
 use super::pick::{self, Sampling};
+use crate::backend::cpu::kernel::Level;
+use crate::backend::libtorch::multiplies_bfloat16;
 use crate::error::Result;
-use crate::libtorch::multiplies_bfloat16;
-use crate::student::attention::KeyValue;
-use crate::student::lora::decoding_weights;
-use crate::student::value_head::ValueHead;
-use crate::student::{Mode, Source, Student, Weights};
+use crate::model::config::SpecialTokens;
+use crate::model::lora::decoding_weights;
+use crate::model::network::{CpuDecoder, Step};
+use crate::model::{Source, Student};
+use crate::nn::mode::Mode;
+use crate::nn::value_head::ValueHead;
+use crate::nn::weights::Weights;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -33,13 +36,11 @@ pub struct Generated {
 #[derive(Debug)]
 pub struct Generator<'a> {
     student: &'a Student,
-    /// Where the encoder's products are to run on weights in the sampling format, or with LoRA added.
+    /// Where products are to run on weights in the sampling format, or with LoRA added, and there is no CPU decoder.
     copy: Option<Student>,
-    cpu_decoder: Option<CpuDecoder>,
+    cpu_decoder: Option<Box<dyn CpuDecoder>>,
     /// Where values are asked for and there is no CPU decoder.
     value_head: Option<ValueHead>,
-    /// Format of weights and cached keys in decoding.
-    kind: Kind,
     mode: Mode,
 }
 
@@ -49,17 +50,20 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// If the system refuses threads.
     pub fn new(student: &'a Student, weights: &Weights, kind: Kind) -> Result<Self> {
-        let copied = decoding_weights(weights, kind);
-        let cpu_decoder = if student.encoder.device() == Device::Cpu {
-            let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
-            Some(CpuDecoder::new(copied.as_ref().unwrap_or(weights), &student.config, kind, threads)?)
-        } else {
-            None
-        };
-        let runs_so = kind != Kind::BFloat16 || multiplies_bfloat16(student.encoder.device());
-        let copy = copied.filter(|_| runs_so).map(|weights| Student::new(&weights, &student.config));
+        let (config, device) = (&*student.config, student.device());
+        let copied = decoding_weights(config, weights, kind);
+        let runs_so = kind != Kind::BFloat16 || multiplies_bfloat16(device);
         let mode = Mode { train: false, kind: if runs_so { kind } else { Kind::Float } };
-        Ok(Self { student, copy, cpu_decoder, value_head: None, kind, mode })
+        let decoder = copied.as_ref().unwrap_or(weights);
+        let encoder = if runs_so { decoder } else { weights };
+        let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
+        let cpu_decoder = match device {
+            Device::Cpu => config.cpu_decoder(encoder, decoder, kind, mode, threads)?,
+            _ => None,
+        };
+        let needs_copy = cpu_decoder.is_none() && runs_so;
+        let copy = copied.filter(|_| needs_copy).map(|weights| Student::new(&weights, config));
+        Ok(Self { student, copy, cpu_decoder, value_head: None, mode })
     }
 
     /// Also gives the values that the head in `weights` finds in the states that tokens are chosen from.
@@ -84,12 +88,8 @@ impl<'a> Generator<'a> {
         let student = self.copy.as_ref().unwrap_or(self.student);
         no_grad(|| match &self.cpu_decoder {
             Some(cpu_decoder) => {
-                let keys = encoder_keys(student, source, self.kind, self.mode);
-                let lengths: Vec<i64> = integers(&source.mask.sum_dim_intlist(1, false, Kind::Int64));
-                let lengths = lengths.into_iter().map(|length| length as usize).collect();
-                let samples = samples(source, seeds);
-                let cache = Cache::new(keys, lengths, samples, self.kind);
-                by_steps(cpu_decoder, cache, student, sampling, seeds, max_new_tokens)
+                let special = student.config.special_tokens();
+                by_steps(&**cpu_decoder, source, special, sampling, seeds, max_new_tokens)
             }
             None => {
                 let value_head = self.value_head.as_ref();
@@ -112,33 +112,6 @@ pub fn generate(
     no_grad(|| decode(student, None, source, sampling, seeds, max_new_tokens, mode))
 }
 
-/// Source tokens the encoder processes at once, padding included: enough for fast products, and few enough that its
-/// intermediate states take less memory than the cache that decoding needs next.
-const SOURCE_TOKENS_AT_ONCE: i64 = 512;
-
-/// Keys and values of all problems by block of the decoder, [problems, heads, source, d_kv], kept in the format `kind`.
-fn encoder_keys(student: &Student, source: &Source, kind: Kind, mode: Mode) -> Vec<KeyValue> {
-    let config = &student.config;
-    let (problems, length) = (source.ids.size()[0], source.ids.size()[1]);
-    let shape = [problems, config.num_heads, length, config.d_kv];
-    let empty = || Tensor::empty(shape, (kind, source.ids.device()));
-    let all: Vec<KeyValue> =
-        (0..config.decoder_layers()).map(|_| KeyValue { keys: empty(), values: empty() }).collect();
-    let at_once = (SOURCE_TOKENS_AT_ONCE / length).max(1);
-    for start in (0..problems).step_by(at_once as usize) {
-        let count = at_once.min(problems - start);
-        let part = source.narrow(start, count);
-        let encoded = student.encode(&part, mode);
-        // What follows a problem's own tokens is never read.
-        let place = |all: &Tensor| all.narrow(0, start, count).narrow(2, 0, part.ids.size()[1]);
-        for (all, part) in all.iter().zip(student.decoder.encoder_keys(&encoded, mode)) {
-            place(&all.keys).copy_(&part.keys);
-            place(&all.values).copy_(&part.values);
-        }
-    }
-    all
-}
-
 fn samples(source: &Source, seeds: &[u64]) -> usize {
     (seeds.len() / (source.ids.size()[0] as usize).max(1)).max(1)
 }
@@ -152,21 +125,21 @@ fn unfinished(seeds: &[u64]) -> Vec<Generated> {
 /// Decoding on the CPU decoder. Rows form a grid of problems × samples, so samples share their problem's data; a
 /// position whose row has finished is `None` and is processed until the grid can shrink.
 fn by_steps(
-    cpu_decoder: &CpuDecoder,
-    mut cache: Cache,
-    student: &Student,
+    cpu_decoder: &dyn CpuDecoder,
+    source: &Source,
+    special: SpecialTokens,
     sampling: Sampling,
     seeds: &[u64],
     max_new_tokens: u32,
 ) -> Vec<Generated> {
-    let config = &student.config;
+    let mut cache = cpu_decoder.start(source, samples(source, seeds));
     let mut streams: Vec<ChaCha8Rng> = seeds.iter().map(|&seed| ChaCha8Rng::seed_from_u64(seed)).collect();
     let mut done = unfinished(seeds);
     let mut width = cache.samples();
     let mut grid: Vec<Option<usize>> = (0..seeds.len()).map(Some).collect();
-    let mut inputs = vec![config.decoder_start_token_id; grid.len()];
+    let mut inputs = vec![special.start; grid.len()];
     for _ in 0..max_new_tokens {
-        let Step { logits, values } = cpu_decoder.step(&inputs, &mut cache);
+        let Step { logits, values } = cache.step(&inputs);
         let running: Vec<(usize, usize, f64)> = grid
             .iter()
             .enumerate()
@@ -175,14 +148,14 @@ fn by_steps(
                 (place, row, if sampling.is_random() { streams[row].random::<f64>() } else { 0.0 })
             })
             .collect();
-        let vocabulary = cpu_decoder.vocabulary();
-        let chosen: Vec<(i64, Option<f32>)> = cpu_decoder.on_threads(|| {
+        let (vocabulary, level) = (cpu_decoder.vocabulary(), Level::detect());
+        let chosen: Vec<(i64, Option<f32>)> = cpu_decoder.pool().install(|| {
             let choose = |&(place, _, uniform): &(usize, usize, f64)| {
                 let logits = &logits[place * vocabulary..(place + 1) * vocabulary];
                 match sampling {
                     Sampling::Greedy => (pick::greedy(logits) as i64, None),
                     Sampling::Random { top_k, top_p, temperature } => {
-                        let normalizer = cpu_decoder.log_sum_exp(logits);
+                        let normalizer = level.log_sum_exp(logits);
                         let (token, logprob) =
                             pick::random(logits, normalizer, top_k, top_p, temperature, uniform);
                         (token, Some(logprob))
@@ -197,7 +170,7 @@ fn by_steps(
             generated.logprobs.extend(logprob);
             generated.values.extend(values.get(place));
             inputs[place] = token;
-            if token == config.eos_token_id {
+            if token == special.eos {
                 generated.truncated = false;
                 grid[place] = None;
             }
@@ -238,20 +211,18 @@ fn decode(
     max_new_tokens: u32,
     mode: Mode,
 ) -> Vec<Generated> {
-    let config = &student.config;
+    let special = student.config.special_tokens();
     let device = source.ids.device();
-    let encoded = student.encode(source, mode);
-    let samples = samples(source, seeds) as i64;
-    let mut cache = student.decoder.start(&encoded, &source.mask, samples, mode);
+    let mut cache = student.start(source, samples(source, seeds) as i64, mode);
     let mut streams: Vec<ChaCha8Rng> = seeds.iter().map(|&seed| ChaCha8Rng::seed_from_u64(seed)).collect();
     let mut done = unfinished(seeds);
     // Rows of the running batch, as indices into `done`.
     let mut running: Vec<usize> = (0..seeds.len()).collect();
-    let mut inputs: Vec<i64> = vec![config.decoder_start_token_id; running.len()];
+    let mut inputs: Vec<i64> = vec![special.start; running.len()];
 
     for _ in 0..max_new_tokens {
         let ids = Tensor::from_slice(&inputs).to_device(device);
-        let hidden = student.decoder.step(&ids, &mut cache, mode);
+        let hidden = cache.step(&ids);
         let logits = student.logits(&hidden, mode);
         let values = value_head.map(|head| numbers(&head.forward(&hidden, mode))).unwrap_or_default();
         let (tokens, logprobs) = choose(&logits, sampling, &running, &mut streams);
@@ -266,7 +237,7 @@ fn decode(
                 generated.logprobs.push(*logprob);
             }
             generated.values.extend(values.get(place));
-            generated.truncated = tokens[place] != config.eos_token_id;
+            generated.truncated = tokens[place] != special.eos;
         }
         let alive: Vec<usize> = (0..running.len()).filter(|&place| done[running[place]].truncated).collect();
         if alive.is_empty() {
@@ -329,16 +300,18 @@ fn integers(tensor: &Tensor) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::forced::token_numbers;
-    use crate::student::StudentConfig;
-    use crate::student::lora::LoraConfig;
+    use crate::model::lora::LoraConfig;
+    use crate::model::mm_t5::StudentConfig;
+    use crate::model::random_weights;
+    use crate::nn::value_head;
+    use crate::rollout::score::token_numbers;
 
     fn source(config: &StudentConfig) -> Source {
         let ids: Vec<Vec<i64>> =
             [11, 4, 7].iter().map(|&count| (0..count).map(|i| (i * 13 + count) % 60 + 2).collect()).collect();
         let rows: Vec<(&[i64], &str)> = ids.iter().map(|ids| (ids.as_slice(), "")).collect();
-        let features = crate::vision::ImageFeatures::none(config.image_feature_width);
-        crate::batch::source(&rows, &features, config.pad_token_id, Device::Cpu)
+        let features = crate::data::vision::ImageFeatures::none(config.image_feature_width);
+        crate::data::batch::source(&rows, &features, config.pad_token_id, Device::Cpu)
     }
 
     fn configs() -> Vec<StudentConfig> {
@@ -357,7 +330,7 @@ mod tests {
     #[test]
     fn the_cpu_decoder_agrees_with_libtorch() {
         for config in configs() {
-            let weights = Weights::random(&config, 5);
+            let weights = random_weights(&config, 5);
             let student = Student::new(&weights, &config);
             let source = source(&config);
             let generator = Generator::new(&student, &weights, Kind::Float).expect("generator");
@@ -377,10 +350,10 @@ mod tests {
     #[test]
     fn values_are_those_of_a_value_model_of_the_same_weights() {
         for config in configs() {
-            let weights = Weights::random(&config, 5);
+            let weights = random_weights(&config, 5);
             let student = Student::new(&weights, &config);
             let mut head = Weights::default();
-            head.add_random(&config, config.value_head_shapes(), 6);
+            head.extend(value_head::random(config.d_model, 6));
             let source = source(&config);
             let seeds: Vec<u64> = (0..6).collect();
             let cpu_decoder = Generator::new(&student, &weights, Kind::Float).expect("generator");
@@ -389,7 +362,6 @@ mod tests {
                 copy: None,
                 cpu_decoder: None,
                 value_head: None,
-                kind: Kind::Float,
                 mode: Mode::EVAL,
             };
             for generator in [cpu_decoder.with_value_head(&head), without_cpu_decoder.with_value_head(&head)]
@@ -410,7 +382,7 @@ mod tests {
     #[test]
     fn a_row_does_not_depend_on_its_batch() {
         let config = configs().remove(0);
-        let weights = Weights::random(&config, 6);
+        let weights = random_weights(&config, 6);
         let student = Student::new(&weights, &config);
         let source = source(&config);
         let generator = Generator::new(&student, &weights, Kind::Float).expect("generator");
@@ -426,7 +398,7 @@ mod tests {
     #[test]
     fn bfloat16_weights_and_lora_are_made_ready_once() {
         let config = configs().remove(0);
-        let mut weights = Weights::random(&config, 7);
+        let mut weights = random_weights(&config, 7);
         let lora = LoraConfig::new(&config, 4, 8.0, 0.0);
         lora.add_to(&mut weights, &config, 8, Device::Cpu);
         for (name, tensor) in weights.iter().filter(|(name, _)| name.ends_with(".B")) {
@@ -449,7 +421,7 @@ mod tests {
         };
         let half = half.generate(&source, RANDOM, &[1, 2, 3], 12);
         // As on a device with bfloat16 products, whatever this one supports.
-        let cast = decoding_weights(&weights, Kind::BFloat16).expect("cast");
+        let cast = decoding_weights(&config, &weights, Kind::BFloat16).expect("cast");
         let cast = Student::new(&cast, &config);
         let products = Mode { train: false, kind: Kind::BFloat16 };
         let multiplied = generate(&cast, &source, RANDOM, &[1, 2, 3], 12, products);

@@ -4,21 +4,21 @@ use super::context::{Context, Policy, short};
 use super::decode::{self, SPLITS};
 use super::outcome::{Outcome, warn_of_truncation};
 use super::report::accuracy;
-use crate::batch;
-use crate::corpus::Corpus;
+use crate::backend::memory::in_batches;
+use crate::checkpoint::hf;
+use crate::checkpoint::peft::{Base, base_of, read_adapter, training_hash_of, write_adapter};
+use crate::data::batch;
+use crate::data::corpus::Corpus;
+use crate::data::prompt;
+use crate::data::sentences;
 use crate::error::{Error, Result};
-use crate::memory::in_batches;
-use crate::metrics::MetricLog;
-use crate::progress::{Progress, check_interrupt};
-use crate::prompt;
-use crate::resume::StepCheckpoint;
+use crate::model::Student;
+use crate::model::lora::{LoraConfig, is_lora};
+use crate::objective::sft::{Choice, Example, Plan, fit, identity, mean_loss};
 use crate::rollout::{Generated, Generator, Sampling};
-use crate::sentences;
-use crate::sft::{Choice, Example, Plan, fit, identity, mean_loss};
-use crate::student::Student;
-use crate::student::adapter::{Base, base_of, read_adapter, training_hash_of, write_adapter};
-use crate::student::checkpoint;
-use crate::student::lora::{LoraConfig, is_lora};
+use crate::train::metrics::MetricLog;
+use crate::train::progress::{Progress, check_interrupt};
+use crate::train::resume::StepCheckpoint;
 use schemas::provenance::sha256_hex;
 use schemas::settings::{AnswerKeepBy, RationaleSource};
 use schemas::{Answer, Metric, Problem, Rationale};
@@ -74,7 +74,7 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
     if context.has_answers(round, stage) {
         return Ok(Outcome::Already);
     }
-    let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
+    let corpus = Corpus::open(&context.dataset, &context.settings.student, &*policy.student.config)?;
     for split in SPLITS {
         decode::run(context, round, stage, split, &policy, &corpus)?;
     }
@@ -87,7 +87,7 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
     let lora = adapted(context, (&corpus, &rationales), &mut policy, &adapter_folder)?;
     let model = AnswerModel {
         context,
-        student: Student::new(&policy.weights, &policy.student.config),
+        student: Student::new(&policy.weights, &*policy.student.config),
         policy: &policy,
         corpus: &corpus,
         rationales: &rationales,
@@ -168,7 +168,7 @@ fn adapted(
     policy: &mut Policy,
     folder: &Path,
 ) -> Result<Option<LoraConfig>> {
-    let config = &policy.student.config;
+    let config = &*policy.student.config;
     if folder.join("adapter_config.json").is_file() {
         if let Some(base) = base_of(folder)?.filter(|base| *base != policy.fingerprint) {
             return Err(Error::input(
@@ -195,7 +195,7 @@ fn adapted(
         read_adapter(folder, config, &mut policy.weights, context.device)?;
         return Ok(None);
     }
-    checkpoint::refuse_taken(folder)?;
+    hf::refuse_taken(folder)?;
     let settings = &context.settings.answer;
     let lora = LoraConfig::new(config, settings.lora_rank, settings.lora_alpha, settings.lora_dropout);
     let seed = crate::seed::derive(context.settings.rollout.seed, "lora", "");
@@ -362,7 +362,7 @@ impl AnswerModel<'_> {
         let part = format!("{}-training", folder.file_name().unwrap_or_default().to_string_lossy());
         context.write_part::<Metric>(round, &part, log.into_rows())?;
         let Policy { weights, fingerprint, folder: companions, .. } = self.policy;
-        let config = &self.policy.student.config;
+        let config = &*self.policy.student.config;
         let base = Base { config, folder: companions, fingerprint };
         let hash = training_hash(context, corpus, self.rationales);
         context.group.on_first(|| write_adapter(folder, lora, weights, &base, &hash)).map(|_| ())
@@ -375,7 +375,7 @@ impl AnswerModel<'_> {
         problems: &[&'p Problem],
         title: &str,
     ) -> Result<Vec<Said<'p>>> {
-        let (context, config) = (self.context, &self.policy.student.config);
+        let (context, config) = (self.context, &*self.policy.student.config);
         let mut sources = Vec::with_capacity(problems.len());
         for problem in problems {
             sources.push(self.source(problem, self.rationale(problem))?);
@@ -390,7 +390,8 @@ impl AnswerModel<'_> {
             check_interrupt()?;
             let rows: Vec<(&[i64], &str)> =
                 indices.iter().map(|&i| (sources[i].as_slice(), problems[i].problem_id.as_str())).collect();
-            let source = batch::source(&rows, &self.corpus.features, config.pad_token_id, context.device);
+            let source =
+                batch::source(&rows, &self.corpus.features, config.special_tokens().pad, context.device);
             let seeds = vec![0; indices.len()];
             let limit = context.settings.answer.max_new_tokens;
             let generated = generator.generate(&source, Sampling::Greedy, &seeds, limit);

@@ -5,17 +5,18 @@
 //! rewarded for what an earlier one has made certain (potential-based shaping, Ng et al., 1999).
 
 use super::context::{Context, Policy, short};
-use crate::batch::Padded;
-use crate::corpus::Corpus;
+use crate::backend::memory::in_batches;
+use crate::checkpoint::peft::{base_of, read_adapter};
+use crate::data::batch::Padded;
+use crate::data::corpus::Corpus;
+use crate::data::prompt;
 use crate::error::{Error, Result};
-use crate::memory::in_batches;
+use crate::model::Student;
+use crate::nn::mode::Mode;
+use crate::objective::sft::Example;
 use crate::objective::split_rows;
-use crate::progress::check_interrupt;
-use crate::prompt;
 use crate::rollout::logprobs::token_logprobs;
-use crate::sft::Example;
-use crate::student::adapter::{base_of, read_adapter};
-use crate::student::{Mode, Student};
+use crate::train::progress::check_interrupt;
 use schemas::{Rollout, sentences};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -81,8 +82,8 @@ fn answer_model(context: &Context, round: u32) -> Result<Policy> {
         );
         return Err(Error::input(message, format!("remove the adapter; {next}")));
     }
-    read_adapter(&folder, &policy.student.config, &mut policy.weights, context.device)?;
-    policy.student = Student::new(&policy.weights, &policy.student.config);
+    read_adapter(&folder, &*policy.student.config, &mut policy.weights, context.device)?;
+    policy.student = Student::new(&policy.weights, &*policy.student.config);
     Ok(policy)
 }
 
@@ -147,7 +148,7 @@ fn probabilities(
     in_batches("answers in the reward", &rows, student.decode_batch as usize, |rows| {
         check_interrupt()?;
         let examples: Vec<&Example> = rows.iter().map(|(.., example)| example).collect();
-        let padded = Padded::new(&examples, &corpus.features, &model.student.config, context.device);
+        let padded = Padded::new(&examples, &corpus.features, &model.student);
         let logprobs = no_grad(|| {
             let states = padded.states(&model.student, mode);
             token_logprobs(&model.student, &states, padded.tokens(), mode)

@@ -3,11 +3,11 @@
 
 use super::context::{Context, Policy};
 use super::decode;
-use crate::corpus::Corpus;
+use super::text_metrics;
+use crate::data::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::rollout::Generator;
 use crate::seed;
-use crate::text_metrics;
 use schemas::settings::RlKeep;
 use schemas::{Metric, Problem};
 
@@ -82,7 +82,7 @@ pub(super) fn likely_cause(rows: &[Metric]) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::MetricLog;
+    use crate::train::metrics::MetricLog;
 
     #[test]
     fn the_likely_cause_is_named() {

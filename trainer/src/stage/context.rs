@@ -1,14 +1,17 @@
 //! What every stage works with: dataset, settings, folders of checkpoints, device.
 
 use crate::backend;
+use crate::backend::libtorch;
+use crate::checkpoint::folder;
+use crate::checkpoint::folder::{Stored, Trunk, is_student};
 use crate::collective::Group;
+use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::libtorch;
+use crate::model::ModelConfig;
+use crate::model::Student;
+use crate::model::lora::LoraConfig;
+use crate::nn::weights::Weights;
 use crate::seed;
-use crate::student::folder::{self, Stored, Trunk, is_student};
-use crate::student::lora::LoraConfig;
-use crate::student::{Student, StudentConfig, Weights};
-use crate::tokenizer::Tokenizer;
 use schemas::settings::{Dtype, Resolved};
 use schemas::{Answer, Dataset, Metric, Provenance, Settings, Table, rounds};
 use std::path::{Path, PathBuf};
@@ -57,7 +60,7 @@ impl Policy {
     /// # Errors
     /// If the write fails; then the folder does not appear.
     pub fn write(&self, folder: &Path, made_by: &str) -> Result<()> {
-        let student = (&self.student.config, &self.weights);
+        let student = (&*self.student.config, &self.weights);
         folder::write(folder, student, self.adapter.as_ref(), &self.folder, made_by)
     }
 
@@ -257,10 +260,10 @@ impl Context {
     /// If it is not there, or broken, or its adapter is of other settings.
     pub fn read_policy_to_train(&self, folder: &Path) -> Result<Policy> {
         let mut stored = folder::read(folder)?;
-        let asked = self.asked_adapter(&stored.config)?;
+        let asked = self.asked_adapter(&*stored.config)?;
         match (&asked, &stored.adapter) {
             (None, _) => stored.merge(),
-            (Some(asked), Some((found, _))) if !asked.fits(found, &stored.config) => {
+            (Some(asked), Some((found, _))) if !asked.fits(found, &*stored.config) => {
                 return Err(Error::input(
                     format!(
                         "{}: student.lora_rank, lora_alpha and lora_targets: expected those of its adapter (rank {}, alpha \
@@ -286,8 +289,8 @@ impl Context {
         if let Some(lora) = asked.filter(|_| policy.adapter.is_none()) {
             let seed = seed::derive(self.settings.rollout.seed, "student lora", "");
             let config = policy.student.config.clone();
-            lora.add_to(&mut policy.weights, &config, (seed >> 1) as i64, self.device);
-            policy.student = Student::new(&policy.weights, &config);
+            lora.add_to(&mut policy.weights, &*config, (seed >> 1) as i64, self.device);
+            policy.student = Student::new(&policy.weights, &*config);
             let trunk = Trunk { folder: folder.to_path_buf(), fingerprint: policy.fingerprint.clone() };
             policy.adapter = Some((lora, trunk));
         }
@@ -296,7 +299,7 @@ impl Context {
     }
 
     /// The adapter that the settings ask for on a student of this shape.
-    fn asked_adapter(&self, config: &StudentConfig) -> Result<Option<LoraConfig>> {
+    fn asked_adapter(&self, config: &dyn ModelConfig) -> Result<Option<LoraConfig>> {
         LoraConfig::of(&self.settings.student, config).map_err(|message| Error::BadInput {
             message: format!("student.lora_targets: {message}"),
             hint: None,
@@ -307,9 +310,9 @@ impl Context {
         let Stored { config, weights, fingerprint, adapter } = stored;
         self.choose_threads(&weights);
         let trunk = adapter.as_ref().map(|(_, trunk)| trunk);
-        let tokenizer = Tokenizer::read(folder::with_tokenizer(folder, trunk), &config)?;
+        let tokenizer = Tokenizer::read(folder::with_tokenizer(folder, trunk), &*config)?;
         let weights = weights.into_device(self.device);
-        let student = Student::new(&weights, &config);
+        let student = Student::new(&weights, &*config);
         Ok(Policy { student, weights, tokenizer, fingerprint, folder: folder.to_path_buf(), adapter })
     }
 

@@ -3,15 +3,15 @@
 use super::context::{Context, Policy, short};
 use super::outcome::warn_of_truncation;
 use super::parts;
-use crate::batch;
-use crate::corpus::{Corpus, rationale_source};
+use super::text_metrics::{bleu, rouge_l};
+use crate::backend::memory::in_batches;
+use crate::data::batch;
+use crate::data::corpus::{Corpus, rationale_source};
+use crate::data::sentences;
 use crate::error::{Error, Result};
-use crate::memory::in_batches;
-use crate::metrics::MetricLog;
-use crate::progress::{Progress, check_interrupt};
 use crate::rollout::{Generated, Generator, Sampling};
-use crate::sentences;
-use crate::text_metrics::{bleu, rouge_l};
+use crate::train::metrics::MetricLog;
+use crate::train::progress::{Progress, check_interrupt};
 use schemas::{Answer, Metric, Problem, Rationale};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -301,7 +301,7 @@ fn part(
     tick: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Rationale>> {
     let settings = &context.settings;
-    let config = &policy.student.config;
+    let config = &*policy.student.config;
     let mut sources = Vec::with_capacity(problems.len());
     for problem in problems {
         sources.push(rationale_source(&policy.tokenizer, problem, &settings.student)?);
@@ -315,7 +315,8 @@ fn part(
         tick(group.done_by_all(own.len(), problems.len()))?;
         let batch_rows: Vec<(&[i64], &str)> =
             indices.iter().map(|&i| (sources[i].as_slice(), problems[i].problem_id.as_str())).collect();
-        let source = batch::source(&batch_rows, &corpus.features, config.pad_token_id, context.device);
+        let source =
+            batch::source(&batch_rows, &corpus.features, config.special_tokens().pad, context.device);
         let seeds = vec![0; indices.len()];
         let limit = settings.rollout.max_new_tokens;
         let generated = generator.generate(&source, Sampling::Greedy, &seeds, limit);

@@ -2,7 +2,7 @@
 
 use super::answer_reward::AnswerRewards;
 use super::context::{Context, Policy};
-use crate::corpus::{Corpus, rationale_source};
+use crate::data::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::objective::experience::Experience;
 use crate::objective::reward::{scored_ends, token_rewards};
@@ -60,7 +60,7 @@ pub(super) fn experience(
             message: format!("rollouts, round {}: {}: {what}", rollout.round, rollout.rollout_id),
             hint: None,
         };
-        check(rollout, rl, policy.student.config.vocab_size).map_err(wrong)?;
+        check(rollout, rl, policy.student.config.vocabulary()).map_err(wrong)?;
         let tokens: Vec<u32> = rollout.sentences.iter().map(|sentence| sentence.token_end).collect();
         let whole = rl.reward == RewardUnit::Rationale;
         let mut ends = scored_ends(&tokens, scores, whole);

@@ -2,17 +2,17 @@
 //! learns.
 
 use super::context::{Context, Policy};
-use crate::corpus::Corpus;
+use crate::checkpoint::hf::{read_safetensors, write_safetensors};
+use crate::data::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::metrics::MetricLog;
 use crate::objective::ScoredRollout;
 use crate::objective::baseline::explained;
 use crate::objective::experience::Experience;
 use crate::objective::plan::Plan;
 use crate::objective::value_model;
 use crate::objective::values::{Fitted, fit_values, folds, rows_to_fit, values_of};
-use crate::resume::StepCheckpoint;
-use crate::student::checkpoint::{read_safetensors, write_safetensors};
+use crate::train::metrics::MetricLog;
+use crate::train::resume::StepCheckpoint;
 use safetensors::tensor::SafeTensors;
 use schemas::Metric;
 use std::path::PathBuf;

@@ -20,6 +20,7 @@ mod rl;
 mod rollout;
 mod scored;
 mod sft;
+pub mod text_metrics;
 
 pub use answer::evaluate;
 pub use context::Context;

@@ -1,12 +1,12 @@
 //! Pairs of a better and a worse rationale for dpo, from the dataset's feedback on train problems.
 
 use super::context::{Context, Policy};
-use crate::corpus::{Corpus, rationale_source};
+use crate::data::corpus::{Corpus, rationale_source};
+use crate::data::prompt;
+use crate::data::sentences;
 use crate::error::Result;
 use crate::objective::dpo::{Pair, pairs_of_scores};
 use crate::objective::experience::Experience;
-use crate::prompt;
-use crate::sentences;
 use schemas::settings::PairSource;
 use schemas::{Correction, Judgement};
 

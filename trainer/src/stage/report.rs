@@ -47,7 +47,7 @@ pub(super) fn accuracy<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::tests::problem;
+    use crate::data::prompt::tests::problem;
 
     #[test]
     fn each_grade_is_in_its_class() {

@@ -8,9 +8,9 @@ use super::learned_values::{self, LearnedValues};
 use super::pairs::pairs;
 use super::scored::{Scored, ready};
 use super::{Outcome, decode};
-use crate::corpus::Corpus;
+use crate::checkpoint::hf;
+use crate::data::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::metrics::MetricLog;
 use crate::objective::dpo::Dpo;
 use crate::objective::experience::{Experience, mean_reward};
 use crate::objective::passes::{self, End};
@@ -18,10 +18,10 @@ use crate::objective::plan::Plan;
 use crate::objective::policy_gradient::{PolicyGradient, Prepared};
 use crate::objective::ppo::Learner;
 use crate::objective::{Objective, value_model};
-use crate::resume::StepCheckpoint;
 use crate::rollout::distribution::Distribution;
 use crate::seed;
-use crate::student::checkpoint;
+use crate::train::metrics::MetricLog;
+use crate::train::resume::StepCheckpoint;
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
 use schemas::settings::{Algorithm, BaselineKind, RlKeep, RoundStages};
@@ -32,7 +32,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let folder = context.checkpoint(round, "rl");
     let mut line = None;
     if !context.has(&folder) {
-        checkpoint::refuse_taken(&folder)?;
+        hf::refuse_taken(&folder)?;
         decode::refuse_leftovers(context, round, "rl")?;
         let policy = context.read_policy_to_train(&context.starting_folder(round)?)?;
         let rollouts = match ready(context, round, &policy)? {
@@ -63,7 +63,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let train: Vec<_> = problems.iter().filter(|problem| problem.split == "train").collect();
     if !decode::is_done(context, round, "rl", "train", &train)? {
         let policy = context.read_policy(&folder)?;
-        let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
+        let corpus = Corpus::open(&context.dataset, &context.settings.student, &*policy.student.config)?;
         let written = decode::run(context, round, "rl", "train", &policy, &corpus)?;
         let decoded = format!("{written} rationales decoded");
         let text =
@@ -77,7 +77,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
 fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Result<String> {
     let settings = &context.settings;
     let rl = &settings.rl;
-    let corpus = Corpus::open(&context.dataset, &settings.student, &policy.student.config)?;
+    let corpus = Corpus::open(&context.dataset, &settings.student, &*policy.student.config)?;
     let kl = mean_kl(&scored.rollouts);
     let kl_coefficient = kl_coefficient(context, round, kl)?;
     let answers = if rl.answer_weight > 0.0 {

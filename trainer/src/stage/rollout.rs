@@ -4,20 +4,21 @@
 use super::context::{Context, Policy};
 use super::outcome::{Outcome, warn_of_truncation};
 use super::parts;
-use crate::batch;
+use crate::backend::memory::in_batches;
 use crate::collective::Numbers;
-use crate::corpus::{Corpus, rationale_source};
+use crate::data::batch;
+use crate::data::corpus::{Corpus, rationale_source};
+use crate::data::sentences;
+use crate::data::vision::ImageFeatures;
 use crate::error::{Error, Result};
-use crate::memory::in_batches;
+use crate::model::Source;
+use crate::nn::mode::Mode;
+use crate::nn::value_head::ValueHead;
 use crate::objective::value_model::initial_head;
-use crate::progress::{Progress, check_interrupt};
-use crate::rollout::forced::{TokenNumbers, needs_own_pass, token_numbers};
+use crate::rollout::score::{TokenNumbers, needs_own_pass, token_numbers};
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
-use crate::sentences;
-use crate::student::value_head::ValueHead;
-use crate::student::{Mode, Source};
-use crate::vision::ImageFeatures;
+use crate::train::progress::{Progress, check_interrupt};
 use schemas::settings::{Algorithm, BaselineKind};
 use schemas::{Problem, Rollout};
 use tch::Device;
@@ -58,7 +59,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         models.reference()?;
     }
     let policy = models.policy()?;
-    let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
+    let corpus = Corpus::open(&context.dataset, &context.settings.student, &*policy.student.config)?;
     let mut progress = Progress::new(&format!("round {round}: rollout"), total as u64);
     let (mut rows, mut truncated) = (0, 0);
     let mut problems_done = 0;
@@ -141,7 +142,8 @@ fn part(
     for problem in problems {
         sources.push(rationale_source(&policy.tokenizer, problem, &settings.student)?);
     }
-    let batches = Batches::new(context, problems, &sources, features, policy.student.config.pad_token_id);
+    let batches =
+        Batches::new(context, problems, &sources, features, policy.student.config.special_tokens().pad);
     let tick = &mut |done| tick(context.group.done_by_all(done, problems.len()));
     let mut rows = sample(context, round, policy, &batches, tick)?;
     if models.has_reference() {
@@ -227,7 +229,7 @@ fn sample(
     let rl = &settings.rl;
     let reads_values = rl.algorithm == Algorithm::Ppo && rl.baseline == BaselineKind::Sampled;
     let value_weights = reads_values.then(|| {
-        let config = &policy.student.config;
+        let config = &*policy.student.config;
         initial_head(config, rl.value_init, settings.rollout.seed, round).into_device(context.device)
     });
     let (sampling_kind, training_kind) = (context.sampling_kind(), context.kind());

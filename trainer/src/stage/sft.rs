@@ -3,16 +3,16 @@
 use super::context::Context;
 use super::decode::{self, SPLITS};
 use super::outcome::Outcome;
-use crate::corpus::{Corpus, rationale_source};
+use super::text_metrics;
+use crate::checkpoint::hf;
+use crate::data::corpus::{Corpus, rationale_source};
+use crate::data::prompt;
 use crate::error::{Error, Result};
-use crate::metrics::MetricLog;
-use crate::prompt;
-use crate::resume::StepCheckpoint;
+use crate::objective::sft::{Choice, Example, Plan, fit, identity, mean_loss};
 use crate::rollout::Generator;
 use crate::seed;
-use crate::sft::{Choice, Example, Plan, fit, identity, mean_loss};
-use crate::student::checkpoint;
-use crate::text_metrics;
+use crate::train::metrics::MetricLog;
+use crate::train::resume::StepCheckpoint;
 use schemas::number::grouped;
 use schemas::opinions::{OnRollout, Opinions};
 use schemas::sentences;
@@ -26,7 +26,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let folder = context.checkpoint(round, "sft");
     let mut lines = Vec::new();
     if !context.has(&folder) {
-        checkpoint::refuse_taken(&folder)?;
+        hf::refuse_taken(&folder)?;
         decode::refuse_leftovers(context, round, "sft")?;
         refuse_incomplete(context, round)?;
         let (texts, line) = if context.settings.sft.filter == CorrectionFilter::Scored {
@@ -50,7 +50,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         let of_split: Vec<_> = problems.iter().filter(|problem| problem.split == split).collect();
         if !decode::is_done(context, round, "sft", split, &of_split)? {
             let policy = context.read_policy(&folder)?;
-            let corpus = Corpus::open(&context.dataset, &context.settings.student, &policy.student.config)?;
+            let corpus = Corpus::open(&context.dataset, &context.settings.student, &*policy.student.config)?;
             written += decode::run(context, round, "sft", split, &policy, &corpus)?;
         }
     }
@@ -274,7 +274,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     let settings = &context.settings;
     let policy = context.read_policy_to_train(&context.checkpoint(round, "rl"))?;
     decode::refuse_others(context, round, "rl", &policy)?;
-    let config = &policy.student.config;
+    let config = &*policy.student.config;
     let corpus = Corpus::open(&context.dataset, &settings.student, config)?;
     let example = |problem_id: &str, rationale: &str| -> Result<Example> {
         let problem = corpus.get(problem_id, "corrections")?;
@@ -289,7 +289,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     for text in texts {
         let mut example = example(&text.problem_id, &text.rationale)?;
         if settings.sft.padded_loss {
-            example.target.resize(settings.sft.max_target_tokens as usize, config.pad_token_id);
+            example.target.resize(settings.sft.max_target_tokens as usize, config.special_tokens().pad);
         }
         examples.push(example);
     }

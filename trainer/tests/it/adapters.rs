@@ -3,13 +3,16 @@
 use crate::checkpoints::{
     assert_close, assert_contains, assert_same_tensors, copy_folder, expected, fused_logits, values,
 };
+use crate::t5::{Loaded, read_student};
 use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
-use trainer::student::adapter::{Base, base_of, read_adapter, write_adapter};
-use trainer::student::checkpoint::{Loaded, read_safetensors, read_student, write_safetensors};
-use trainer::student::{Student, StudentConfig, Weights};
+use trainer::checkpoint::hf::{read_safetensors, write_safetensors};
+use trainer::checkpoint::peft::{Base, base_of, read_adapter, write_adapter};
+use trainer::model::Student;
+use trainer::model::mm_t5::StudentConfig;
+use trainer::nn::weights::Weights;
 
 fn base() -> (StudentConfig, Weights) {
     let Loaded { config, weights } = read_student(&values("student_gated_untied")).expect("student");

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use trainer::student::checkpoint::read_safetensors;
+use trainer::checkpoint::hf::read_safetensors;
 
 fn refused(mut command: Command) -> String {
     error_lines(&command.output().expect("train")).join("\n")

@@ -1,6 +1,7 @@
 //! Bad input through the real `train`: exit status 2, and what, where, what was expected and what was found.
 
 use crate::small::{Place, error_lines, provenance, tokenizer_folder};
+use crate::t5::read_student;
 use arrow::array::{ArrayRef, Float32Array, RecordBatch};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -9,9 +10,9 @@ use schemas::{Correction, Problem, Rationale, Reject, Rollout, Score, Sentence, 
 use std::fs::{self, File};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
-use trainer::student::Weights;
-use trainer::student::checkpoint::{read_safetensors, read_student, write_safetensors};
-use trainer::vision::features;
+use trainer::checkpoint::hf::{read_safetensors, write_safetensors};
+use trainer::data::vision::features;
+use trainer::nn::weights::Weights;
 
 /// A place of a few problems; sampling is left out, rollouts are written by hand.
 fn place() -> Place {

@@ -1,16 +1,19 @@
 //! Checkpoints that transformers and PEFT wrote: the same logits; there and back; what is refused and how.
 #![allow(clippy::expect_used)]
 
+use crate::t5::{Loaded, read_student, read_t5};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use tempfile::TempDir;
-use trainer::student::checkpoint::{
-    Loaded, WEIGHTS_FILE, read_safetensors, read_student, read_t5, write_safetensors, write_student,
-};
-use trainer::student::{Mode, Source, Student, StudentConfig, Weights};
-use trainer::tokenizer::Tokenizer;
+use trainer::checkpoint::hf::{WEIGHTS_FILE, read_safetensors, write_safetensors, write_student};
+use trainer::data::tokenizer::Tokenizer;
+use trainer::model::mm_t5::{MmT5, StudentConfig};
+use trainer::model::{Model, add_random};
+use trainer::model::{Source, Student};
+use trainer::nn::mode::Mode;
+use trainer::nn::weights::Weights;
 
 const PLAIN: [&str; 3] = ["t5_relu_tied", "t5_gated_untied", TIED_UNSCALED];
 pub(crate) const TIED_UNSCALED: &str = "t5_gated_tied_shards";
@@ -59,8 +62,8 @@ fn plain_t5s_give_the_logits_of_transformers() {
         let Loaded { config, mut weights } = read_t5(&values(name)).expect("t5");
         assert!(weights.find("encoder.image_dense.weight").is_none());
         // Fusion layers have to be there, but the text alone goes to the decoder.
-        weights.add_random(&config, config.fusion_shapes(), 1);
-        let student = Student::new(&weights, &config);
+        add_random(&mut weights, &config, config.fusion_shapes(), 1);
+        let student = MmT5::new(&weights, &config);
         let given = expected(name);
         let mask = &given["attention_mask"];
         let text = student.encoder.text(&given["input_ids"], mask, Mode::EVAL);
@@ -104,12 +107,11 @@ fn steps_with_a_cache_give_the_same_logits() {
         let take = |name: &str| given[name].shallow_clone();
         let source =
             Source { ids: take("input_ids"), mask: take("attention_mask"), image: take("image_features") };
-        let encoded = student.encode(&source, Mode::EVAL);
-        let mut cache = student.decoder.start(&encoded, &source.mask, 1, Mode::EVAL);
+        let mut cache = student.start(&source, 1, Mode::EVAL);
         let steps: Vec<Tensor> = (0..given["decoder_input_ids"].size()[1])
             .map(|position| {
                 let ids = given["decoder_input_ids"].select(1, position);
-                student.logits(&student.decoder.step(&ids, &mut cache, Mode::EVAL), Mode::EVAL)
+                student.logits(&cache.step(&ids), Mode::EVAL)
             })
             .collect();
         assert_close(name, &Tensor::stack(&steps, 1), &given["logits"], 1e-5);

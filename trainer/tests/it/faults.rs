@@ -6,7 +6,7 @@ use schemas::{Problem, Rationale, Rollout, table};
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use trainer::vision::features;
+use trainer::data::vision::features;
 
 fn said(mut command: Command) -> String {
     let output = command.output().expect("train");

@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
-use trainer::corpus::Corpus;
+use trainer::data::corpus::Corpus;
+use trainer::data::vision::vit::Vit;
+use trainer::data::vision::{ImageFeatures, extract, features, npy};
 use trainer::init::FeatureWidth;
-use trainer::student::StudentConfig;
-use trainer::vision::{ImageFeatures, extract, features, npy, vit::Vit};
+use trainer::model::mm_t5::StudentConfig;
 
 /// A dataset of problems p0 … p4; p0 has a picture.
 fn dataset(folder: &Path) -> Dataset {
@@ -180,8 +181,7 @@ fn features_of_unlike_shapes_are_refused() {
     assert_eq!(error, format!("{}: expected 1 more of shape [2, 4], found one of [3, 4]", path.display()));
     assert_eq!(fs::read_dir(kept.path()).expect("folder").count(), 0, "nothing is left");
     let tensor = Tensor::zeros([2, 4], (Kind::Float, Device::Cpu));
-    trainer::student::checkpoint::write_safetensors(&path, [("a".to_owned(), &tensor)], &[])
-        .expect("written");
+    trainer::checkpoint::hf::write_safetensors(&path, [("a".to_owned(), &tensor)], &[]).expect("written");
     let error = ImageFeatures::open(&path, 4).expect_err("float32").to_string();
     assert_eq!(
         error,

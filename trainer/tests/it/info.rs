@@ -5,8 +5,8 @@ use crate::small::{Place, error_lines};
 use std::process::Command;
 use tch::{Device, Kind};
 use trainer::info::memory::{Batch, Memory, Model};
-use trainer::student::StudentConfig;
-use trainer::student::lora::LoraConfig;
+use trainer::model::lora::LoraConfig;
+use trainer::model::mm_t5::StudentConfig;
 
 fn said(place: &Place, arguments: &[&str]) -> String {
     let output = place.train(arguments).output().expect("train");

@@ -4,8 +4,12 @@ use schemas::Settings;
 use schemas::settings::{Algorithm, BaselineKind, RateSchedule, RlSettings};
 use std::time::Duration;
 use tch::{Device, Kind};
-use trainer::batch;
-use trainer::metrics::MetricLog;
+use trainer::data::batch;
+use trainer::data::vision::ImageFeatures;
+use trainer::model::Student;
+use trainer::model::mm_t5::StudentConfig;
+use trainer::model::random_weights;
+use trainer::nn::weights::Weights;
 use trainer::objective::dpo::{Dpo, pairs_of_scores};
 use trainer::objective::experience::Experience;
 use trainer::objective::passes;
@@ -14,12 +18,11 @@ use trainer::objective::policy_gradient::{PolicyGradient, Prepared};
 use trainer::objective::ppo::Learner;
 use trainer::objective::reward::token_rewards;
 use trainer::objective::{Objective, ScoredRollout};
-use trainer::resume::StepCheckpoint;
 use trainer::rollout::distribution::Distribution;
 use trainer::rollout::{Generator, Sampling};
 use trainer::seed;
-use trainer::student::{Student, StudentConfig, Weights};
-use trainer::vision::ImageFeatures;
+use trainer::train::metrics::MetricLog;
+use trainer::train::resume::StepCheckpoint;
 
 /// Samples of each problem in an iteration.
 const SAMPLES: usize = 32;
@@ -67,7 +70,7 @@ fn student() -> (StudentConfig, Weights) {
         num_heads: 2,
         ..StudentConfig::named("tiny", 8, 4).expect("shape")
     };
-    let weights = Weights::random(&config, 6);
+    let weights = random_weights(&config, 6);
     weights.train_only(|_| true);
     (config, weights)
 }

@@ -2,15 +2,16 @@
 
 use crate::checkpoints::assert_contains;
 use crate::small::{Place, error_lines};
+use crate::t5::read_student;
 use schemas::provenance::sha256_hex;
 use schemas::{Answer, Rationale, Rollout};
 use std::fs;
 use std::path::Path;
 use tch::Device;
-use trainer::student::adapter::read_adapter;
-use trainer::student::checkpoint::{read_safetensors, read_student};
-use trainer::student::folder;
-use trainer::student::lora::{is_lora, merge};
+use trainer::checkpoint::folder;
+use trainer::checkpoint::hf::read_safetensors;
+use trainer::checkpoint::peft::read_adapter;
+use trainer::model::lora::{is_lora, merge};
 
 const RANK: [&str; 2] = ["--student-lora-rank", "4"];
 
@@ -203,7 +204,7 @@ fn an_adapter_needs_its_trunk() {
     let changed = other.weights.get("lm_head.weight") + 1.0;
     other.weights.insert("lm_head.weight", changed);
     let of = moved.join("other");
-    trainer::student::checkpoint::write_student(&moved.join("base"), &other.config, &other.weights, &of)
+    trainer::checkpoint::hf::write_student(&moved.join("base"), &other.config, &other.weights, &of)
         .expect("written");
     let wrong = folder::read(&moved.join("round-1/sft")).expect_err("another").to_string();
     assert_contains(&wrong, &["expected its trunk", "with fingerprint"]);

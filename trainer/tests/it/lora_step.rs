@@ -2,16 +2,19 @@
 //! (`tests/reference/make_lora_values.py`).
 
 use crate::checkpoints::{assert_close, expected, values};
+use crate::t5::{Loaded, read_student};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
-use trainer::optimizer::{AdamW, clip_factor, gradient_norm};
-use trainer::sft::{Example, backward};
-use trainer::student::adapter::read_adapter;
-use trainer::student::checkpoint::{Loaded, read_student};
-use trainer::student::lora::{decoding_weights, is_lora, merge};
-use trainer::student::{Mode, Source, Student, StudentConfig, Weights};
-use trainer::vision::{ImageFeatures, features};
+use trainer::checkpoint::peft::read_adapter;
+use trainer::data::vision::{ImageFeatures, features};
+use trainer::model::lora::{decoding_weights, is_lora, merge};
+use trainer::model::mm_t5::StudentConfig;
+use trainer::model::{Source, Student};
+use trainer::nn::mode::Mode;
+use trainer::nn::weights::Weights;
+use trainer::objective::sft::{Example, backward};
+use trainer::train::optimizer::{AdamW, clip_factor, gradient_norm};
 
 /// Learning rate, weight decay and clip of the script.
 const STEP: (f64, f64, f64) = (1e-2, 0.01, 1.0);
@@ -108,7 +111,7 @@ fn a_merged_adapter_is_that_of_peft() {
     for (name, matrix) in weights.iter().filter(|(name, _)| is_lora(name)) {
         matrix.shallow_clone().copy_(&given[&format!("after.{}", peft_name(name))]);
     }
-    let apart = decoding_weights(&weights, Kind::Float).expect("merged");
+    let apart = decoding_weights(&config, &weights, Kind::Float).expect("merged");
     merge(&mut weights);
     let names: Vec<&str> = weights.iter().map(|(name, _)| name).collect();
     assert_eq!(names, config.shapes().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());

@@ -26,5 +26,6 @@ mod rl_values;
 mod rollouts;
 mod rounds;
 mod small;
+mod t5;
 mod vit;
 mod weight_files;

@@ -1,10 +1,12 @@
 //! Options of RL and fine-tuning through the real `train`: what they leave in the metrics and on disk.
 
 use crate::small::{Place, error_lines, provenance, tokenizer_folder};
+use crate::t5::{Loaded, read_student};
 use schemas::{Correction, Metric, Rationale, Rollout};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use trainer::student::checkpoint::{self, Loaded, read_safetensors};
+use trainer::checkpoint::hf;
+use trainer::checkpoint::hf::read_safetensors;
 
 /// A sampled and scored round.
 fn scored() -> Place {
@@ -104,7 +106,7 @@ fn bfloat16_learns_the_same_on_any_processor() {
         assert!((loss - exact).abs() < 0.02 * exact.abs().max(1.0), "{losses:?} {exact:?}");
     }
     // A processor that cannot multiply such numbers says so, and computes in float32.
-    let multiplies = trainer::libtorch::multiplies_bfloat16(tch::Device::Cpu);
+    let multiplies = trainer::backend::libtorch::multiplies_bfloat16(tch::Device::Cpu);
     assert_eq!(said.contains("matrix products run in float32"), !multiplies, "{said}");
     assert_eq!(weights == exact_weights, !multiplies);
 }
@@ -156,15 +158,15 @@ fn a_loss_that_is_no_number_stops_and_names_the_batch() {
     place.write_corrections(|_| {});
     // An embedding whose products are beyond float32.
     let folder = place.checkpoint("round-1/rl");
-    let Loaded { config, mut weights } = checkpoint::read_student(&folder).expect("student");
+    let Loaded { config, mut weights } = read_student(&folder).expect("student");
     let far = weights.get("shared.weight") * 4e37;
     weights.insert("shared.weight", far);
     if let Some(head) = weights.find("lm_head.weight").map(|head| head * 4e37) {
         weights.insert("lm_head.weight", head);
     }
     std::fs::remove_dir_all(&folder).expect("removed");
-    checkpoint::write_student(&folder, &config, &weights, &tokenizer_folder()).expect("written");
-    let policy = checkpoint::read_student(&folder).expect("student").weights.fingerprint();
+    hf::write_student(&folder, &config, &weights, &tokenizer_folder()).expect("written");
+    let policy = read_student(&folder).expect("student").weights.fingerprint();
     let said: Vec<Rationale> = place.dataset().read(1).expect("rationales");
     let said = said.into_iter().map(|row| Rationale { policy: policy.clone(), ..row });
     place.dataset().write_part(1, "rl-train-00000", said, &provenance()).expect("written");
@@ -350,13 +352,11 @@ fn rationales_and_adapters_of_another_policy_are_refused() {
     assert!(eval(&place).status.success());
     assert!(String::from_utf8_lossy(&eval(&place).stdout).contains("already exist"));
     // Another base student takes the place of the first.
-    let Loaded { config, mut weights } =
-        checkpoint::read_student(&place.checkpoint("base")).expect("student");
+    let Loaded { config, mut weights } = read_student(&place.checkpoint("base")).expect("student");
     let moved = weights.get("shared.weight") * 1.5;
     weights.insert("shared.weight", moved);
     std::fs::remove_dir_all(place.checkpoint("base")).expect("removed");
-    checkpoint::write_student(&place.checkpoint("base"), &config, &weights, &tokenizer_folder())
-        .expect("written");
+    hf::write_student(&place.checkpoint("base"), &config, &weights, &tokenizer_folder()).expect("written");
     let error = error_lines(&eval(&place));
     assert!(error[0].contains("checkpoints/base, which is policy "), "{error:?}");
     assert!(error[1].contains("remove the round's rationales part-base-"), "{error:?}");

@@ -2,7 +2,8 @@
 
 use crate::checkpoints::{assert_same_tensors, values};
 use crate::reference;
-use trainer::student::checkpoint::{read_pickle, read_safetensors, read_student};
+use crate::t5::read_student;
+use trainer::checkpoint::hf::{read_pickle, read_safetensors};
 
 #[test]
 fn dicts_of_tensors_and_parameters_are_read() {

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use trainer::student::checkpoint::read_safetensors;
+use trainer::checkpoint::hf::read_safetensors;
 
 /// A port that was free just now.
 pub(crate) fn free_port() -> String {

@@ -1,15 +1,20 @@
 //! Agreement with values computed by the public ARES code. They lie outside the repository: `ARES_REFERENCE`, or
 //! `../shared/reference` next to the workspace when the tests are built; without them these tests are ignored.
 
+use crate::t5::{read_student, read_t5};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
-use trainer::optimizer::{AdamW, clip_factor, gradient_norm};
+use trainer::checkpoint::hf::read_safetensors;
+use trainer::model::mm_t5::MmT5;
+use trainer::model::mm_t5::StudentConfig;
+use trainer::model::mm_t5::attention::relative_bucket;
+use trainer::model::{Source, Student};
+use trainer::nn::mode::Mode;
+use trainer::nn::weights::Weights;
 use trainer::rollout::logprobs::token_logprobs;
 use trainer::rollout::{Sampling, generate};
-use trainer::student::attention::relative_bucket;
-use trainer::student::checkpoint::{read_safetensors, read_student, read_t5};
-use trainer::student::{Mode, Source, Student, StudentConfig, Weights};
+use trainer::train::optimizer::{AdamW, clip_factor, gradient_norm};
 
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
@@ -120,9 +125,10 @@ fn forward_agrees_in_every_part() {
     assert_eq!(weights.iter().count(), 60);
     let batch = batch(&folder);
     let expected = tensors(&folder, "forward.safetensors");
-    let text = student.encoder.text(&batch.source.ids, &batch.source.mask, Mode::EVAL);
+    let t5 = MmT5::new(&weights, &read_student(&folder.join("model")).expect("student").config);
+    let text = t5.encoder.text(&batch.source.ids, &batch.source.mask, Mode::EVAL);
     assert_close("text", &text, &expected["text_hidden"], 1e-5);
-    let parts = student.encoder.fusion.parts(&text, &batch.source.image, Mode::EVAL);
+    let parts = t5.encoder.fusion.parts(&text, &batch.source.image, Mode::EVAL);
     assert_close("image embedding", &parts.image_embedding, &expected["image_embedding"], 1e-5);
     assert_close("image attention", &parts.image_attention, &expected["image_att"], 1e-5);
     assert_close("gate", &parts.gate, &expected["gate"], 1e-5);

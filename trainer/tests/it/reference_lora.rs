@@ -1,16 +1,19 @@
 //! The PEFT adapter of the reference, and how far each mistake would move the logits.
 
 use crate::reference::{Tensors, assert_close, batch, folder, shifted, student, tensors};
+use crate::t5::{Loaded, read_student};
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
+use trainer::checkpoint::peft::read_adapter;
+use trainer::model::mm_t5::StudentConfig;
+use trainer::model::{Source, Student};
+use trainer::nn::mode::Mode;
+use trainer::nn::weights::Weights;
 use trainer::rollout::logprobs::token_logprobs;
 use trainer::rollout::{Sampling, generate};
-use trainer::student::adapter::read_adapter;
-use trainer::student::checkpoint::{Loaded, read_student};
-use trainer::student::{Mode, Source, Student, StudentConfig, Weights};
 
 /// The adapter under the file name that PEFT gives it.
 fn adapted(folder: &Path) -> (StudentConfig, Weights) {

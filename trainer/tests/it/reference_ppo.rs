@@ -8,14 +8,17 @@ use schemas::settings::{Resolved, RlSettings};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Kind, Tensor, no_grad};
+use trainer::model::Student;
+use trainer::model::mm_t5::StudentConfig;
+use trainer::nn::mode::Mode;
+use trainer::nn::value_head::ValueHead;
+use trainer::nn::weights::Weights;
 use trainer::objective::advantage::{gae, whiten};
 use trainer::objective::loss::{Coefficients, PpoInputs, PpoLoss, ppo_loss};
 use trainer::objective::reward::token_rewards;
 use trainer::objective::value_model::ValueModel;
-use trainer::optimizer::{AdamW, clip_factor, decays, gradient_norm};
 use trainer::rollout::logprobs::token_logprobs;
-use trainer::student::value_head::ValueHead;
-use trainer::student::{Mode, Student, StudentConfig, Weights};
+use trainer::train::optimizer::{AdamW, clip_factor, decays, gradient_norm};
 
 /// The settings of the paper.
 fn paper() -> RlSettings {

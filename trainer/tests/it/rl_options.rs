@@ -1,8 +1,8 @@
 //! Settings of `[rl]` that bound what a step may do, and rollouts without scores, through the real `train`.
 
 use crate::small::Place;
+use crate::t5::read_student;
 use schemas::{Rollout, Score};
-use trainer::student::checkpoint::read_student;
 
 /// One minibatch a step.
 const SMALL: [&str; 4] = ["--minibatch", "8", "--accumulation", "1"];

@@ -2,23 +2,27 @@
 //! for two shapes (gated GELU with a head of its own, ReLU with a tied head) and two widths of picture features.
 
 use crate::checkpoints::{assert_close, values};
+use crate::t5::{Loaded, read_student};
 use schemas::settings::{RlSettings, WhitenOver};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
+use trainer::checkpoint::hf::read_safetensors;
+use trainer::data::vision::{ImageFeatures, features};
+use trainer::model::Student;
+use trainer::model::mm_t5::StudentConfig;
+use trainer::nn::mode::Mode;
+use trainer::nn::value_head::ValueHead;
+use trainer::nn::weights::Weights;
 use trainer::objective::ScoredRollout;
 use trainer::objective::advantage::{gae, whiten};
 use trainer::objective::loss::Coefficients;
 use trainer::objective::ppo::Learner;
 use trainer::objective::reward::token_rewards;
+use trainer::objective::sft::{Example, batch_loss};
 use trainer::objective::value_model::ValueModel;
 use trainer::rollout::distribution::Distribution;
-use trainer::sft::{Example, batch_loss};
-use trainer::student::checkpoint::{Loaded, read_safetensors, read_student};
-use trainer::student::value_head::ValueHead;
-use trainer::student::{Mode, Student, StudentConfig, Weights};
-use trainer::vision::{ImageFeatures, features};
 
 const FOLDERS: [&str; 2] = ["rl_gated_untied", "rl_relu_tied"];
 

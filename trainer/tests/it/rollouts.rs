@@ -1,17 +1,24 @@
 //! The numbers that stage rollout keeps of each token, through the real `train`, against the models that they are of.
 
 use crate::small::{Place, tokenizer_folder};
+use crate::t5::read_student;
 use schemas::Rollout;
 use schemas::settings::Resolved;
 use std::collections::BTreeMap;
 use tch::Device;
-use trainer::batch;
-use trainer::corpus::{Corpus, rationale_source};
-use trainer::rollout::forced::token_numbers;
+use trainer::checkpoint::hf;
+use trainer::data::batch;
+use trainer::data::corpus::{Corpus, rationale_source};
+use trainer::data::tokenizer::Tokenizer;
+use trainer::model::Student;
+use trainer::model::mm_t5::StudentConfig;
+use trainer::model::random_weights;
+use trainer::nn::mode::Mode;
+use trainer::nn::value_head;
+use trainer::nn::value_head::ValueHead;
+use trainer::nn::weights::Weights;
+use trainer::rollout::score::token_numbers;
 use trainer::seed;
-use trainer::student::value_head::ValueHead;
-use trainer::student::{Mode, Student, StudentConfig, Weights, checkpoint};
-use trainer::tokenizer::Tokenizer;
 
 /// More train problems than one part holds, so that the models take turns.
 const PROBLEMS: usize = 300;
@@ -25,12 +32,12 @@ fn close(found: &[f32], expected: &[f32], tolerance: f32) -> bool {
 fn a_later_round_keeps_the_numbers_of_policy_reference_and_value_model() {
     let start = Place::new(PROBLEMS);
     let folder = start.checkpoint("base");
-    let base = checkpoint::read_student(&folder).expect("base");
+    let base = read_student(&folder).expect("base");
     let config: StudentConfig = base.config;
     // The policy of round 2: another student than the base.
-    let weights = Weights::random(&config, 8);
+    let weights = random_weights(&config, 8);
     let after = start.checkpoint("round-1/sft");
-    checkpoint::write_student(&after, &config, &weights, &tokenizer_folder()).expect("written");
+    hf::write_student(&after, &config, &weights, &tokenizer_folder()).expect("written");
 
     let file = start.path().join("ares.toml");
     let settings = Resolved::load(Some(&file), &BTreeMap::new()).expect("settings").settings;
@@ -39,7 +46,7 @@ fn a_later_round_keeps_the_numbers_of_policy_reference_and_value_model() {
     let (policy, reference) = (Student::new(&weights, &config), Student::new(&base.weights, &config));
     let mut head = Weights::default();
     let head_seed = (seed::derive(settings.rollout.seed, "value head", "2") >> 1) as i64;
-    head.add_random(&config, config.value_head_shapes(), head_seed);
+    head.extend(value_head::random(config.d_model, head_seed));
     let head = ValueHead::new(&head);
 
     let sampled = ["--baseline", "sampled", "--value-init", "random"];

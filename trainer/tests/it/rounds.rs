@@ -1,8 +1,8 @@
 //! What rounds are made of, and what dpo pairs come from, through the real `train`.
 
 use crate::small::Place;
+use crate::t5::read_student;
 use schemas::{Metric, Rationale, Rollout};
-use trainer::student::checkpoint::read_student;
 
 fn succeeds(place: &Place, arguments: &[&str]) -> String {
     let output = place.train(arguments).output().expect("train");

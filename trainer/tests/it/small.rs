@@ -7,8 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
-use trainer::student::{StudentConfig, Weights, checkpoint};
-use trainer::tokenizer::Tokenizer;
+use trainer::checkpoint::hf;
+use trainer::data::tokenizer::Tokenizer;
+use trainer::model::mm_t5::StudentConfig;
+use trainer::model::random_weights;
 
 /// A 2×2 picture in PNG.
 pub(crate) const PICTURE: &[u8] = &[
@@ -90,8 +92,8 @@ impl Place {
             num_heads: 2,
             ..StudentConfig::named("tiny", tokens, 16).expect("shape")
         };
-        let weights = Weights::random(&config, 7);
-        checkpoint::write_student(&place.checkpoint("base"), &config, &weights, &tokenizer).expect("written");
+        let weights = random_weights(&config, 7);
+        hf::write_student(&place.checkpoint("base"), &config, &weights, &tokenizer).expect("written");
         place.write_settings();
         place
     }

@@ -3,8 +3,8 @@
 
 use crate::checkpoints::{assert_close, copy_folder, values};
 use std::fs;
-use trainer::student::checkpoint::{read_safetensors, write_safetensors};
-use trainer::vision::vit::Vit;
+use trainer::checkpoint::hf::{read_safetensors, write_safetensors};
+use trainer::data::vision::vit::Vit;
 
 #[test]
 fn hidden_states_agree_with_transformers() {

@@ -1,8 +1,9 @@
 //! Weight files that are damaged, truncated, or do not belong together.
 
 use crate::checkpoints::{TIED_UNSCALED, assert_contains, copy_folder, refused};
+use crate::t5::read_t5;
 use std::fs;
-use trainer::student::checkpoint::{WEIGHTS_FILE, read_safetensors, read_t5, write_safetensors};
+use trainer::checkpoint::hf::{WEIGHTS_FILE, read_safetensors, write_safetensors};
 
 #[test]
 fn broken_weight_files_are_refused() {

@@ -1,0 +1,272 @@
+//! Which device to run on, and how libtorch gets memory. `libtorch_cuda` is loaded at run time, where a GPU is there: one
+//! binary serves both.
+
+use crate::error::{Error, Result};
+use schemas::settings::{Device as DeviceSetting, Dtype};
+use std::path::{Path, PathBuf};
+use tch::{Cuda, Device, Kind};
+
+/// The device that the settings ask for; `auto` takes a GPU if there is one, and warns if there are signs of one that
+/// cannot be used.
+///
+/// # Errors
+/// If `cuda` was asked for and there is no usable GPU.
+pub fn device(setting: DeviceSetting) -> Result<Device> {
+    if setting == DeviceSetting::Cpu {
+        return Ok(Device::Cpu);
+    }
+    let signs = Signs::find();
+    if setting == DeviceSetting::Cuda || signs.driver {
+        load_cuda();
+        if Cuda::is_available() {
+            return Ok(Device::Cuda(0));
+        }
+    }
+    let reason = signs.reason();
+    if setting == DeviceSetting::Cuda {
+        let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
+        let message = format!("student.device is cuda, but libtorch finds no GPU{reason}");
+        return Err(Error::input(message, "next: --device cpu, or make setup on the machine with the GPU"));
+    }
+    if let Some(reason) = reason {
+        schemas::warn!(
+            "warning: no GPU is used: {reason}. Running on the CPU; --device cpu says so without this warning"
+        );
+    }
+    Ok(Device::Cpu)
+}
+
+/// What shows that a GPU is there, or that one was meant to be used.
+#[derive(Debug, Clone, Default)]
+struct Signs {
+    /// NVIDIA's driver, natively or under WSL.
+    driver: bool,
+    /// A libtorch with CUDA.
+    library: bool,
+    /// `CUDA_VISIBLE_DEVICES` where it names a device.
+    named: Option<String>,
+}
+
+impl Signs {
+    fn find() -> Self {
+        let named = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        Self {
+            driver: ["/dev/nvidiactl", "/dev/dxg"].iter().any(|device| Path::new(device).exists()),
+            library: cuda_library().is_some_and(|library| library.is_file()),
+            named: named.filter(|named| !matches!(named.trim(), "" | "-1" | "none" | "NoDevFiles")),
+        }
+    }
+
+    /// Why the GPU that these signs point to is not used; `None` if there are none.
+    fn reason(&self) -> Option<String> {
+        match self {
+            Self { driver: true, library: false, .. } => Some(
+                "NVIDIA's driver is there, but this libtorch is for the CPU only (make setup installs the one with CUDA)"
+                    .to_owned(),
+            ),
+            Self { driver: true, .. } => Some(
+                "libtorch cannot use the one that the driver shows: the driver may be too old for its CUDA, or hide the GPU"
+                    .to_owned(),
+            ),
+            Self { named: Some(named), .. } => {
+                Some(format!("CUDA_VISIBLE_DEVICES is {named}, but there is no NVIDIA driver{CONTAINER}"))
+            }
+            Self { library: true, .. } => {
+                Some(format!("this libtorch has CUDA, but there is no NVIDIA driver{CONTAINER}"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Where a driver is most often missing.
+const CONTAINER: &str = " (a container needs --gpus all)";
+
+/// Device and arithmetic in words, for messages and for the identity of a run that may be resumed.
+pub fn described(device: Device) -> String {
+    match device {
+        Device::Cuda(_) => {
+            let name =
+                crate::backend::gpu::first().map_or_else(|| "an NVIDIA GPU".to_owned(), |gpu| gpu.name);
+            let tf32 = match tf32() {
+                Some(true) => "with TF32",
+                Some(false) => "without TF32",
+                None => "with libtorch's own choice of TF32",
+            };
+            format!("{name}, float32 products {tf32}")
+        }
+        Device::Cpu => format!("cpu, {} threads", tch::get_num_threads()),
+        other => format!("{other:?}"),
+    }
+}
+
+/// libtorch's global settings, by the functions that it exports for C++.
+mod context {
+    #![allow(unsafe_code)]
+
+    use std::ffi::c_void;
+
+    type Global = unsafe extern "C" fn() -> *mut c_void;
+    type Get = unsafe extern "C" fn(*const c_void) -> bool;
+    type Set = unsafe extern "C" fn(*mut c_void, bool);
+
+    /// A function of this process; `None` if libtorch does not have it under this name.
+    #[cfg(unix)]
+    unsafe fn find<T: Copy>(name: &[u8]) -> Option<T> {
+        // SAFETY: the caller names a function of type T.
+        unsafe { libloading::os::unix::Library::this().get::<T>(name).ok().map(|symbol| *symbol) }
+    }
+
+    #[cfg(not(unix))]
+    unsafe fn find<T: Copy>(_: &[u8]) -> Option<T> {
+        None
+    }
+
+    /// Whether products in float32 may use TF32; `None` if libtorch does not say.
+    pub(super) fn tf32() -> Option<bool> {
+        // SAFETY: `Context& at::globalContext()` and `bool at::Context::allowTF32CuBLAS() const`.
+        unsafe {
+            let global: Global = find(b"_ZN2at13globalContextEv\0")?;
+            let get: Get = find(b"_ZNK2at7Context15allowTF32CuBLASEv\0")?;
+            Some(get(global()))
+        }
+    }
+
+    /// Sets it, for products and convolutions.
+    pub(super) fn set_tf32(allowed: bool) -> Option<()> {
+        // SAFETY: as above; both are `void at::Context::setAllow…(bool)`.
+        unsafe {
+            let global: Global = find(b"_ZN2at13globalContextEv\0")?;
+            let products: Set = find(b"_ZN2at7Context18setAllowTF32CuBLASEb\0")?;
+            let convolutions: Set = find(b"_ZN2at7Context17setAllowTF32CuDNNEb\0")?;
+            products(global(), allowed);
+            convolutions(global(), allowed);
+        }
+        Some(())
+    }
+}
+
+/// Whether products in float32 may round their inputs to TF32 on a GPU; `None` if libtorch does not say.
+pub fn tf32() -> Option<bool> {
+    context::tf32()
+}
+
+/// Allows that, or forbids it. Returns whether libtorch does so now.
+pub fn set_tf32(allowed: bool) -> bool {
+    context::set_tf32(allowed).is_some() && context::tf32() == Some(allowed)
+}
+
+/// Number format in which matrix products run where `dtype` is asked for: on a processor that cannot multiply bfloat16
+/// numbers libtorch does so one by one, a hundred times slower than in float32, so that those products run in float32.
+pub fn product_kind(dtype: Dtype, device: Device) -> Kind {
+    match dtype {
+        Dtype::Bfloat16 if multiplies_bfloat16(device) => Kind::BFloat16,
+        Dtype::Bfloat16 | Dtype::Float32 | Dtype::Auto => Kind::Float,
+    }
+}
+
+/// Whether `device` has instructions for products of bfloat16 numbers.
+pub fn multiplies_bfloat16(device: Device) -> bool {
+    match device {
+        #[cfg(target_arch = "x86_64")]
+        Device::Cpu => is_x86_feature_detected!("avx512bf16"),
+        #[cfg(target_arch = "aarch64")]
+        Device::Cpu => std::arch::is_aarch64_feature_detected!("bf16"),
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        Device::Cpu => false,
+        _ => true,
+    }
+}
+
+/// Has the C library keep freed memory for the next step. By itself it gives each large tensor back to the system, which
+/// then has to clear every page of the next one: a seventh of a training step's time.
+pub fn keep_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[allow(unsafe_code)]
+    // SAFETY: only changes two numbers of the allocator, before other threads run.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
+    }
+}
+
+/// Limits the cache of oneDNN, which generates code for each shape of a bfloat16 product. By default it keeps a
+/// thousand shapes, most of which never recur: half a gigabyte scattered between the tensors.
+pub fn keep_few_products() {
+    const CAPACITY: &str = "ONEDNN_PRIMITIVE_CACHE_CAPACITY";
+    if std::env::var_os(CAPACITY).is_none() {
+        #[allow(unsafe_code)]
+        // SAFETY: called before other threads run.
+        unsafe {
+            std::env::set_var(CAPACITY, "64");
+        }
+    }
+}
+
+/// Has libtorch's own log say nothing, where nobody asked for it: what goes wrong between ranks is told as an error, without
+/// a trace of C++ functions before it.
+pub fn keep_traces_short() {
+    const LEVEL: &str = "TORCH_CPP_LOG_LEVEL";
+    if std::env::var_os(LEVEL).is_none() {
+        #[allow(unsafe_code)]
+        // SAFETY: called before other threads run.
+        unsafe {
+            std::env::set_var(LEVEL, "FATAL");
+        }
+    }
+}
+
+/// Loads `libtorch_cuda.so` from the folder of `libtorch_cpu.so`; if it is missing, CUDA is unavailable.
+#[allow(unsafe_code)]
+fn load_cuda() {
+    let Some(path) = cuda_library() else { return };
+    if path.is_file() {
+        // SAFETY: the library comes from the same libtorch as libtorch_cpu, which expects it to be loaded this way.
+        match unsafe { libloading::Library::new(&path) } {
+            Ok(library) => std::mem::forget(library), // it registers itself and must stay for good
+            Err(error) => schemas::warn!("cannot load {}: {error}", path.display()),
+        }
+    }
+}
+
+/// Where `libtorch_cuda.so` would be.
+fn cuda_library() -> Option<PathBuf> {
+    folder_of_libtorch().map(|folder| folder.join("libtorch_cuda.so"))
+}
+
+fn folder_of_libtorch() -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
+    Some(Path::new(line.get(line.find('/')?..)?).parent()?.to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unused_gpu_has_a_reason() {
+        let signs = |driver, library, named: Option<&str>| Signs {
+            driver,
+            library,
+            named: named.map(ToOwned::to_owned),
+        };
+        assert_eq!(signs(false, false, None).reason(), None, "a machine without a GPU needs no warning");
+        for (signs, part) in [
+            (signs(true, false, None), "for the CPU only"),
+            (signs(true, true, None), "too old"),
+            (signs(false, true, None), "no NVIDIA driver"),
+            (signs(false, false, Some("0")), "CUDA_VISIBLE_DEVICES is 0"),
+        ] {
+            assert!(signs.reason().is_some_and(|reason| reason.contains(part)), "{signs:?}");
+        }
+    }
+
+    #[test]
+    fn tf32_is_what_was_set() {
+        for allowed in [true, false] {
+            assert!(set_tf32(allowed), "libtorch exports the setting");
+            assert_eq!(tf32(), Some(allowed));
+        }
+    }
+}

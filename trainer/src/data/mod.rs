@@ -1,0 +1,9 @@
+//! What the student reads and writes: prompts, tokens, sentences, pictures, and batches of them.
+
+pub mod batch;
+pub mod corpus;
+pub mod option_order;
+pub mod prompt;
+pub mod sentences;
+pub mod tokenizer;
+pub mod vision;

@@ -1,0 +1,153 @@
+//! What a kind of model says of itself: its shape, its tokens, its weights, and how it is made of them.
+
+use super::footprint::{Decoding, Pass};
+use super::network::{CpuDecoder, Model};
+use crate::error::Result;
+use crate::nn::mode::Mode;
+use crate::nn::weights::Weights;
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::rc::Rc;
+use tch::{Kind, Tensor};
+
+/// Tokens with a meaning for training and sampling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Fills rows up to the longest.
+    pub pad: i64,
+    /// Ends a text.
+    pub eos: i64,
+    /// Begins a decoder's input.
+    pub start: i64,
+}
+
+/// Names and shapes of weights.
+pub type Shapes = Vec<(String, Vec<i64>)>;
+
+/// Shape and constants of an encoder-decoder model that sees pictures: all that is known before there are weights.
+pub trait ModelConfig: Debug {
+    /// A copy of its own.
+    fn to_shared(&self) -> Rc<dyn ModelConfig>;
+
+    /// Itself, for code that knows its kind.
+    fn as_any(&self) -> &dyn Any;
+
+    /// Tokens with a meaning.
+    fn special_tokens(&self) -> SpecialTokens;
+
+    /// Number of logits: tokens, and spare rows of the embedding.
+    fn vocabulary(&self) -> i64;
+
+    /// Width d of the decoder's states.
+    fn width(&self) -> i64;
+
+    /// Width of the image features of one patch.
+    fn image_width(&self) -> i64;
+
+    /// Names and shapes of all weights, sorted.
+    fn shapes(&self) -> Shapes;
+
+    /// A random weight that training starts with, drawn from libtorch's generator.
+    fn initial(&self, name: &str, shape: &[i64]) -> Tensor;
+
+    /// Last parts of the names of all layers that LoRA can be added to.
+    fn linear_layers(&self) -> Vec<&'static str>;
+
+    /// Whether a layer reads its weight as a matrix product, so that it may run in another number format and take LoRA.
+    fn is_product(&self, layer: &str) -> bool;
+
+    /// Whether a layer's weight is read without calling the layer, so that LoRA there has no effect.
+    fn is_uncalled(&self, _layer: &str) -> bool {
+        false
+    }
+
+    /// The weight that a checkpoint's tensor of this name is a copy of; its own name where it is none.
+    fn copied_by<'a>(&self, name: &'a str) -> &'a str {
+        name
+    }
+
+    /// The model of these weights, which must have [`ModelConfig::shapes`]. It shares their memory.
+    fn build(&self, weights: &Weights) -> Box<dyn Model>;
+
+    /// A decoder on kernels of its own for the CPU, if the model has one: `encoder` runs the source in `mode`, `decoder` has its
+    /// matrices read in `kind`, and LoRA added to its layers.
+    ///
+    /// # Errors
+    /// If the system refuses threads.
+    fn cpu_decoder(
+        &self,
+        _encoder: &Weights,
+        _decoder: &Weights,
+        _kind: Kind,
+        _mode: Mode,
+        _threads: usize,
+    ) -> Result<Option<Box<dyn CpuDecoder>>> {
+        Ok(None)
+    }
+
+    /// Follows a checkpoint's tensors where they and the file's configuration may differ, and drops what it carries in
+    /// excess. Says what is wrong with them.
+    fn follow(&mut self, _tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// As [`ModelConfig::follow`], where only the shapes are known.
+    fn follow_shapes(&mut self, _shapes: &BTreeMap<String, Vec<i64>>) {}
+
+    /// Weights that a text-only checkpoint of this kind lacks.
+    fn picture_shapes(&self) -> Shapes {
+        Vec::new()
+    }
+
+    /// Makes the shape of a text-only checkpoint that of a student, for image features of this width.
+    fn see_pictures(&mut self, image_width: i64);
+
+    /// Dropout in training.
+    fn dropout(&self) -> f64;
+
+    /// Sets the dropout in training.
+    fn set_dropout(&mut self, dropout: f64);
+
+    /// The text of its `config.json`.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    fn to_json(&self) -> serde_json::Result<String>;
+
+    /// What it is, in a line.
+    fn describe(&self) -> String;
+
+    /// Whether the output head has weights of its own; else it is the embedding.
+    fn has_own_head(&self) -> bool;
+
+    /// Bytes that a pass with gradients keeps by layer.
+    fn kept_by_pass(&self, pass: &Pass) -> f64;
+
+    /// Bytes of the scores of one layer's attention while it runs.
+    fn scores_of_layer(&self, pass: &Pass) -> f64;
+
+    /// Bytes of the cache of decoding.
+    fn cache(&self, decoding: &Decoding) -> f64;
+
+    /// Numbers for a token while a layer runs without gradients.
+    fn running(&self) -> f64;
+}
+
+/// Random weights for training to start with.
+pub fn random_weights(config: &dyn ModelConfig, seed: i64) -> Weights {
+    let mut weights = Weights::default();
+    add_random(&mut weights, config, config.shapes(), seed);
+    weights
+}
+
+/// Adds random weights for the names that are not there yet.
+pub fn add_random(weights: &mut Weights, config: &dyn ModelConfig, shapes: Shapes, seed: i64) {
+    tch::manual_seed(seed);
+    for (name, shape) in shapes {
+        let tensor = config.initial(&name, &shape);
+        if weights.find(&name).is_none() {
+            weights.insert(name, tensor);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Training, whatever is learned: the loop over steps, the optimizer, step checkpoints, metrics, progress.
+
+pub mod board;
+pub mod metrics;
+pub mod optimizer;
+pub mod progress;
+pub mod resume;
+pub mod steps;
