@@ -179,17 +179,6 @@ pub fn row_numbers(tensor: &Tensor, row: i64, length: usize) -> Vec<f32> {
     numbers
 }
 
-/// Cost of another part, in tokens: on a CPU, reading weights and accumulating gradients once more plus the calls
-/// themselves, which amounts to more tokens if products run in bfloat16; on a GPU, which processes all rows at once,
-/// more than any padding.
-pub fn part_tokens(device: Device, kind: Kind) -> u64 {
-    match (device, kind) {
-        (Device::Cpu, Kind::Float) => 32,
-        (Device::Cpu, _) => 64,
-        _ => u64::MAX / 1024,
-    }
-}
-
 /// What a process takes of a minibatch: some of the rows where several ranks share it, and at most so many tokens, padding
 /// included, at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What a stage takes in memory: weights, gradients, moments, and what a pass keeps for its way back, counted tensor by
 //! tensor as `model/` and `objective/` make them. Numbers are bytes.
 
-use crate::backend::{forced_tokens, head_positions};
+use crate::backend;
 use crate::model::ModelConfig;
 use crate::model::footprint::{Decoding, Pass};
 use crate::nn::value_head;
@@ -204,8 +204,8 @@ impl Model<'_> {
     /// Teacher-forced passes over rows of `tokens` tokens together, sources included: log-probabilities of the reference, or
     /// in the number format of training.
     pub fn scoring(&self, tokens: f64) -> Memory {
-        let tokens = forced_tokens(self.device).map_or(tokens, |most| most as f64);
-        let positions = (head_positions(self.device) as f64).min(tokens);
+        let tokens = backend::of(self.device).scoring_tokens().map_or(tokens, |most| most as f64);
+        let positions = (backend::of(self.device).head_positions() as f64).min(tokens);
         let passes =
             FLOAT * (3.0 * positions * self.config.vocabulary() as f64 + tokens * self.config.running());
         Memory {
@@ -231,12 +231,13 @@ impl Model<'_> {
         let layers = self.config.kept_by_pass(&pass);
         let running = self.config.scores_of_layer(&pass);
         let logits = |parts: f64, tensors: f64| {
-            let positions = (rows * target).min(head_positions(self.device) as f64 * parts);
+            let positions = (rows * target).min(backend::of(self.device).head_positions() as f64 * parts);
             FLOAT * positions * self.config.vocabulary() as f64 * tensors
         };
-        match self.device {
-            Device::Cpu => layers * gaps + running.max(logits(PARTS_WITH_GAPS, LOGITS)),
-            _ => layers + running.max(logits(1.0, LOGITS / 2.0)),
+        if backend::of(self.device).has_heap_gaps() {
+            layers * gaps + running.max(logits(PARTS_WITH_GAPS, LOGITS))
+        } else {
+            layers + running.max(logits(1.0, LOGITS / 2.0))
         }
     }
 }

@@ -198,7 +198,7 @@ fn needs(student: &Student, options: &Options, settings: &Settings, device: Devi
     };
     let mut text = format!(
         "memory in GB with these settings, on {}, {}: {trained}; {source} source tokens a row\n",
-        if device == Device::Cpu { "the CPU" } else { "the GPU" },
+        backend::of(device).name(),
         settings.student.dtype
     );
     let _ = writeln!(

@@ -5,12 +5,10 @@
 //! The gradient of such a weight, Σ ∂L/∂y ᵀ·x over all rows, is one product for many passes: reading and writing a
 //! gradient as large as the weights for each short pass would take longer than the sums themselves.
 
+use crate::backend;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor, no_grad};
-
-/// Numbers added at a time: their float32 copies stay in a core's cache.
-const SLICE: i64 = 1 << 17;
 
 /// Rows of one weight's products accumulated over passes: they take about as much memory as the copies of a student of
 /// base shape, and one pass may add more.
@@ -96,7 +94,7 @@ impl LowPrecisionWeight {
             None => share,
             Some(sum) => {
                 let sum = sum.to_kind(Kind::Float);
-                add(&sum, &share);
+                backend::of(sum.device()).accumulate(&sum, &share);
                 sum
             }
         });
@@ -113,7 +111,7 @@ impl LowPrecisionWeight {
                 // The gradient of nothing: zeros in the weight's shape, which tch cannot set otherwise.
                 weight.view(-1).narrow(0, 0, 0).sum(Kind::Float).backward();
             }
-            add(&weight.grad(), &part);
+            backend::of(weight.device()).accumulate(&weight.grad(), &part);
         }
     }
 }
@@ -216,23 +214,6 @@ impl LowPrecisionCache {
     pub fn forget(&self, name: &str) {
         self.copies.borrow_mut().retain(|names, _| names.iter().all(|other| other != name));
     }
-}
-
-/// Adds `numbers` to a float32 `sum` of the same shape.
-fn add(sum: &Tensor, numbers: &Tensor) {
-    no_grad(|| {
-        if sum.device() != tch::Device::Cpu || !sum.is_contiguous() {
-            let _ = sum.shallow_clone().g_add_(&numbers.to_kind(sum.kind()));
-            return;
-        }
-        let (sum, numbers) = (sum.view(-1), numbers.contiguous().view(-1));
-        let total = sum.size()[0];
-        for start in (0..total).step_by(SLICE as usize) {
-            let length = SLICE.min(total - start);
-            let part = numbers.narrow(0, start, length).to_kind(sum.kind());
-            let _ = sum.narrow(0, start, length).g_add_(&part);
-        }
-    });
 }
 
 #[cfg(test)]

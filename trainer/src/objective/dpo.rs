@@ -9,6 +9,7 @@ use super::experience::{Experience, groups};
 use super::plan::Plan;
 use super::rows::{Sequence, split_rows};
 use super::statistics::Statistics;
+use crate::backend;
 use crate::backend::memory::in_batches;
 use crate::collective::Group;
 use crate::data::batch;
@@ -232,7 +233,7 @@ impl Objective for Dpo<'_> {
         let pairs: Vec<&Pair> = own.into_iter().map(|row| pairs[row]).collect();
         let sequences: Vec<Sequence<'_>> = pairs.iter().flat_map(|pair| sequences(pair)).collect();
         let rows: Vec<&Sequence<'_>> = sequences.iter().collect();
-        let part_tokens = batch::part_tokens(device, self.plan.kind);
+        let part_tokens = backend::of(device).part_tokens(self.plan.kind);
         let parts = batch::parts(&batch::shared_lengths(&rows), portion.whole(), part_tokens);
         let mut logprobs = vec![Vec::new(); sequences.len()];
         for part in &parts {

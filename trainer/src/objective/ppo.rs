@@ -5,6 +5,7 @@ use super::loss::{Coefficients, PpoInputs, ppo_loss, value_loss};
 use super::rows::{Part, ScoredRollout, split_rows};
 use super::statistics::Statistics;
 use super::value_model::ValueModel;
+use crate::backend;
 use crate::backend::memory::in_batches;
 use crate::data::batch;
 use crate::data::batch::{Padded, Portion, Row};
@@ -71,7 +72,7 @@ impl Learner<'_> {
         let advantages = self.advantages(&rows, settings);
         let coefficients = Coefficients::of(settings);
         let mut statistics = Statistics::new(device);
-        let parts = batch::parts(&lengths, portion, batch::part_tokens(device, mode.kind));
+        let parts = batch::parts(&lengths, portion, backend::of(device).part_tokens(mode.kind));
         let part_of = |rows: &[usize]| {
             let chosen = rows.iter().map(|&row| rollouts[row]).collect();
             let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();

@@ -1,5 +1,6 @@
 //! Supervised fine-tuning: teacher-forced cross-entropy on real target tokens, AdamW, linear decay to 0.
 
+use crate::backend;
 use crate::backend::memory::in_batches;
 use crate::collective::Group;
 use crate::data::batch;
@@ -172,7 +173,7 @@ pub fn backward(
     let lengths = batch::lengths(examples);
     let all: usize = lengths.iter().map(|row| row.target).sum();
     let mut loss = Tensor::zeros([], (Kind::Float, device));
-    for part in batch::parts(&lengths, portion, batch::part_tokens(device, mode.kind)) {
+    for part in batch::parts(&lengths, portion, backend::of(device).part_tokens(mode.kind)) {
         let part: Vec<&Example> = part.iter().map(|&row| examples[row]).collect();
         let padded = Padded::new(&part, features, student);
         let states = padded.states(student, mode);

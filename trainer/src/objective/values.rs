@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::rows::{Part, ScoredRollout, split_rows};
 use super::statistics::Statistics;
 use super::value_model::ValueModel;
+use crate::backend;
 use crate::backend::memory::in_batches;
 use crate::data::batch;
 use crate::data::batch::Portion;
@@ -132,9 +133,11 @@ fn gradients(
     let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
     let mut statistics = Statistics::new(device);
     for rollouts in chosen.chunks(plan.settings.minibatch as usize) {
-        for part in
-            batch::parts(&batch::shared_lengths(rollouts), portion, batch::part_tokens(device, plan.kind))
-        {
+        for part in batch::parts(
+            &batch::shared_lengths(rollouts),
+            portion,
+            backend::of(device).part_tokens(plan.kind),
+        ) {
             let part: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
             let values = values(fitted, &part, mode);
             let returns: Vec<f32> = part.iter().flat_map(|rollout| rollout.returns.iter().copied()).collect();

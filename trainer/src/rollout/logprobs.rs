@@ -1,7 +1,7 @@
 //! Log-probabilities of given sequences, in one teacher-forced pass.
 
 use super::distribution::Distribution;
-use crate::backend::head_positions;
+use crate::backend;
 use crate::model::Student;
 use crate::nn::mode::Mode;
 use tch::{Kind, Tensor};
@@ -22,7 +22,7 @@ pub fn token_logprobs_under(
 ) -> Tensor {
     let of = |hidden: &Tensor, tokens: &Tensor| distribution.logprobs(&student.logits(hidden, mode), tokens);
     let (rows, positions) = (hidden.size()[0], tokens.numel() as i64);
-    let at_once = (head_positions(hidden.device()) * rows / positions.max(1)).max(1);
+    let at_once = (backend::of(hidden.device()).head_positions() * rows / positions.max(1)).max(1);
     if hidden.requires_grad() || rows <= at_once {
         return of(hidden, tokens);
     }
@@ -63,7 +63,7 @@ pub fn backward_under(
     let leaf = hidden.detach().set_requires_grad(true);
     let total = tokens.size()[0];
     let mut sum = Tensor::zeros([], (Kind::Float, hidden.device()));
-    let at_once = head_positions(hidden.device());
+    let at_once = backend::of(hidden.device()).head_positions();
     for start in (0..total).step_by(at_once as usize) {
         let length = at_once.min(total - start);
         let tokens = tokens.narrow(0, start, length);

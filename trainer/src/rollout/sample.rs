@@ -1,8 +1,8 @@
 //! Token by token decoding with cached keys and values; the encoder runs once a problem for all its samples.
 
 use super::pick::{self, Sampling};
-use crate::backend::cpu::kernel::Level;
 use crate::backend::libtorch::multiplies_bfloat16;
+use crate::backend::{self, cpu::kernel::Level};
 use crate::error::Result;
 use crate::model::config::SpecialTokens;
 use crate::model::lora::decoding_weights;
@@ -57,9 +57,9 @@ impl<'a> Generator<'a> {
         let decoder = copied.as_ref().unwrap_or(weights);
         let encoder = if runs_so { decoder } else { weights };
         let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
-        let cpu_decoder = match device {
-            Device::Cpu => config.cpu_decoder(encoder, decoder, kind, mode, threads)?,
-            _ => None,
+        let cpu_decoder = match backend::of(device).has_decoder_kernels() {
+            true => config.cpu_decoder(encoder, decoder, kind, mode, threads)?,
+            false => None,
         };
         let needs_copy = cpu_decoder.is_none() && runs_so;
         let copy = copied.filter(|_| needs_copy).map(|weights| Student::new(&weights, config));

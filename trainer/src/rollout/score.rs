@@ -1,7 +1,7 @@
 //! Numbers of each token of given sequences, in one teacher-forced pass of a model.
 
 use super::logprobs::token_logprobs;
-use crate::backend::forced_tokens;
+use crate::backend;
 use crate::data::batch;
 use crate::model::{Source, Student};
 use crate::nn::mode::Mode;
@@ -37,7 +37,7 @@ pub fn token_numbers(
     let samples = (tokens.len() / problems.max(1)).max(1);
     let longest = tokens.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
     let of_problem = source.ids.size()[1] as usize + samples * longest;
-    let at_once = forced_tokens(device).map_or(problems, |tokens| tokens / of_problem).max(1);
+    let at_once = backend::of(device).scoring_tokens().map_or(problems, |tokens| tokens / of_problem).max(1);
     let mut all = TokenNumbers { logprobs: Vec::new(), values: value_head.map(|_| Vec::new()) };
     for (index, tokens) in tokens.chunks(at_once * samples).enumerate() {
         let source = source.narrow((index * at_once) as i64, (tokens.len() / samples) as i64);

@@ -90,7 +90,7 @@ impl Context {
         }
         let checkpoints = PathBuf::from(settings.student.checkpoints.replace("<name>", &dataset.name()));
         let device = libtorch::device(settings.student.device)?;
-        if device != Device::Cpu && !group.is_alone() {
+        if !group.is_alone() && !backend::of(device).sums_over_ranks() {
             return Err(Error::input(
                 format!(
                     "expected one process on a GPU, found {} ranks: gradients are summed on CPUs only",

@@ -4,6 +4,7 @@
 use super::context::{Context, Policy};
 use super::outcome::{Outcome, warn_of_truncation};
 use super::parts;
+use crate::backend;
 use crate::backend::memory::in_batches;
 use crate::collective::Numbers;
 use crate::data::batch;
@@ -103,12 +104,17 @@ impl<'a> Models<'a> {
         self.context.start_of(self.round) != self.context.base()
     }
 
+    fn keeps_students(&self) -> bool {
+        backend::of(self.context.device).keeps_students()
+    }
+
     /// The policy that samples.
     fn policy(&mut self) -> Result<&Policy> {
+        let keeps_students = self.keeps_students();
         let policy = match self.policy.take() {
             Some(policy) => policy,
             None => {
-                self.reference = self.reference.take().filter(|_| self.context.device != Device::Cpu);
+                self.reference = self.reference.take().filter(|_| keeps_students);
                 self.context.starting_policy(self.round)?
             }
         };
@@ -117,10 +123,11 @@ impl<'a> Models<'a> {
 
     /// The policy that rollouts are charged for drifting from.
     fn reference(&mut self) -> Result<&Policy> {
+        let keeps_students = self.keeps_students();
         let reference = match self.reference.take() {
             Some(reference) => reference,
             None => {
-                self.policy = self.policy.take().filter(|_| self.context.device != Device::Cpu);
+                self.policy = self.policy.take().filter(|_| keeps_students);
                 self.context.read_policy(&self.context.base())?
             }
         };
