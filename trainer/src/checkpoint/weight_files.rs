@@ -209,7 +209,7 @@ pub(crate) fn metadata_of(path: &Path, key: &str) -> Result<Option<String>> {
 ///
 /// # Errors
 /// If it is missing or not as expected: the message names the key.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     refuse_lfs_pointer(path)?;
     let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
     let mut reader = serde_json::Deserializer::from_str(&text);

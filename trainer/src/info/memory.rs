@@ -99,7 +99,7 @@ impl Model<'_> {
             let layer = name.strip_suffix(".weight").unwrap_or(name);
             shape.len() == 2 && self.config.is_product(layer)
         });
-        let embedding = if self.config.has_own_head() { 0 } else { self.vocabulary_by_width() };
+        let embedding = if self.config.head_layer().is_some() { 0 } else { self.vocabulary_by_width() };
         count(named.collect()) + embedding as f64
     }
 
@@ -154,7 +154,7 @@ impl Model<'_> {
             weights += self.value_head();
         }
         if own_network {
-            let head = if self.config.has_own_head() { self.vocabulary_by_width() } else { 0 };
+            let head = if self.config.head_layer().is_some() { self.vocabulary_by_width() } else { 0 };
             trained += self.adapter.unwrap_or(self.parameters() - head as f64);
             weights += self.adapter.unwrap_or_else(|| self.parameters());
         }

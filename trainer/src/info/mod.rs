@@ -131,7 +131,8 @@ impl Student {
             |_| "no tokenizer.json".to_owned(),
             |count| format!("{} tokens", grouped(count as usize)),
         );
-        let head = if config.has_own_head() { "a head of its own" } else { "the embedding is the head" };
+        let head =
+            if config.head_layer().is_some() { "a head of its own" } else { "the embedding is the head" };
         line("vocabulary", format!("{tokens}, {} rows, {head}", grouped(config.vocabulary() as usize)));
         line(
             "vision",

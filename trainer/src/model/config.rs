@@ -118,8 +118,8 @@ pub trait ModelConfig: Debug {
     /// What it is, in a line.
     fn describe(&self) -> String;
 
-    /// Whether the output head has weights of its own; else it is the embedding.
-    fn has_own_head(&self) -> bool;
+    /// The layer that makes logits, where it has weights of its own; `None` where it is the embedding.
+    fn head_layer(&self) -> Option<&'static str>;
 
     /// Bytes that a pass with gradients keeps by layer.
     fn kept_by_pass(&self, pass: &Pass) -> f64;

@@ -2,6 +2,7 @@
 
 use crate::model::ModelConfig;
 use crate::model::Student;
+use crate::nn::lora_pair::matrix;
 use crate::nn::mode::Mode;
 use crate::nn::value_head;
 use crate::nn::value_head::ValueHead;
@@ -69,13 +70,16 @@ pub fn initial(
         ValueTrunk::Separate => policy_weights.copy_to(device),
         ValueTrunk::Shared => Weights::default(),
     };
-    for layer in LM_HEAD_LORA {
-        weights.remove(layer);
+    // Its own head for logits is not used.
+    let head = config.head_layer();
+    for side in head.iter().flat_map(|head| ["A", "B"].map(|side| matrix(head, side))) {
+        weights.remove(&side);
     }
     for (name, tensor) in initial_head(config, rl.value_init, run_seed, round).into_device(device).iter() {
         weights.insert(name, tensor.shallow_clone());
     }
-    weights.train_only(|name| name != "lm_head.weight");
+    let of_head = |name: &str| head.is_some_and(|head| name.strip_suffix(".weight") == Some(head));
+    weights.train_only(|name| !of_head(name));
     let student = match rl.value_model {
         ValueTrunk::Separate if on_trunk => Student::new(&policy_weights.with_lora_of(&weights), config),
         ValueTrunk::Separate => Student::new(&weights, config),
@@ -83,9 +87,6 @@ pub fn initial(
     };
     (ValueModel { student, head: ValueHead::new(&weights) }, weights)
 }
-
-/// Of the head that a value model does not use.
-const LM_HEAD_LORA: [&str; 2] = ["lora.lm_head.A", "lora.lm_head.B"];
 
 #[cfg(test)]
 mod tests {

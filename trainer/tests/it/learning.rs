@@ -28,13 +28,13 @@ use trainer::train::resume::StepCheckpoint;
 const SAMPLES: usize = 32;
 
 /// A task: problems by their sources, and the tokens that are right, one a sentence.
-struct Task {
+pub(crate) struct Task {
     /// Right tokens of each problem.
-    right: &'static [&'static [i64]],
+    pub(crate) right: &'static [&'static [i64]],
 }
 
 /// One problem and one token: the better of two arms, and four tokens that are worth nothing.
-const BANDIT: Task = Task { right: &[&[4]] };
+pub(crate) const BANDIT: Task = Task { right: &[&[4]] };
 
 /// Two problems of three sentences, each a token. The third counts only after the right second.
 const SENTENCES: Task = Task { right: &[&[4, 6, 3], &[7, 2, 5]] };
@@ -75,17 +75,17 @@ fn student() -> (StudentConfig, Weights) {
     (config, weights)
 }
 
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     task: &'a Task,
     settings: RlSettings,
     distribution: Distribution,
-    features: ImageFeatures,
-    config: StudentConfig,
-    weights: Weights,
+    pub(crate) features: ImageFeatures,
+    pub(crate) config: StudentConfig,
+    pub(crate) weights: Weights,
 }
 
 impl<'a> Run<'a> {
-    fn new(task: &'a Task, settings: RlSettings, distribution: Distribution) -> Self {
+    pub(crate) fn new(task: &'a Task, settings: RlSettings, distribution: Distribution) -> Self {
         let (config, weights) = student();
         Self { task, settings, distribution, features: ImageFeatures::none(4), config, weights }
     }
@@ -114,7 +114,7 @@ impl<'a> Run<'a> {
         Sampling::Random { top_k, top_p, temperature }
     }
 
-    fn sampled(&self, iteration: usize) -> Vec<Experience> {
+    pub(crate) fn sampled(&self, iteration: usize) -> Vec<Experience> {
         let said = self.said(self.sampling(), SAMPLES, iteration);
         let mut all = Vec::new();
         for (problem, texts) in said.into_iter().enumerate() {
@@ -139,7 +139,7 @@ impl<'a> Run<'a> {
     }
 
     /// Mean score of the sentences that a problem can have.
-    fn mean_score(&self, iteration: usize) -> f64 {
+    pub(crate) fn mean_score(&self, iteration: usize) -> f64 {
         let experience = self.sampled(iteration);
         let sum: f64 = experience.iter().flat_map(|row| &row.ends).map(|(_, score)| f64::from(*score)).sum();
         sum / (experience.len() * self.task.right[0].len()) as f64
@@ -197,7 +197,7 @@ impl<'a> Run<'a> {
         });
     }
 
-    fn passes<O: Objective>(&self, mut objective: O) {
+    pub(crate) fn passes<O: Objective>(&self, mut objective: O) {
         let folder = tempfile::tempdir().expect("folder");
         let mut saved = StepCheckpoint::new(&folder.path().join("rl"), "toy".into(), Duration::MAX);
         let mut log = MetricLog::new(1, "rl");
@@ -207,7 +207,7 @@ impl<'a> Run<'a> {
     }
 }
 
-fn settings(algorithm: Algorithm) -> RlSettings {
+pub(crate) fn settings(algorithm: Algorithm) -> RlSettings {
     RlSettings {
         algorithm,
         passes: 4,

@@ -27,5 +27,7 @@ mod rollouts;
 mod rounds;
 mod small;
 mod t5;
+mod toy;
+mod toy_objective;
 mod vit;
 mod weight_files;

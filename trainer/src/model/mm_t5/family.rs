@@ -65,9 +65,7 @@ impl ModelConfig for StudentConfig {
     fn linear_layers(&self) -> Vec<&'static str> {
         let mut names = vec!["q", "k", "v", "o", "wo", "image_dense", "gate_dense"];
         names.extend(if self.is_gated() { &["wi_0", "wi_1"][..] } else { &["wi"][..] });
-        if !self.tie_word_embeddings {
-            names.push("lm_head");
-        }
+        names.extend(self.head_layer());
         names
     }
 
@@ -145,8 +143,8 @@ impl ModelConfig for StudentConfig {
         )
     }
 
-    fn has_own_head(&self) -> bool {
-        !self.tie_word_embeddings
+    fn head_layer(&self) -> Option<&'static str> {
+        (!self.tie_word_embeddings).then_some("lm_head")
     }
 
     fn kept_by_pass(&self, pass: &Pass) -> f64 {

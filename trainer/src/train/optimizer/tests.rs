@@ -103,7 +103,12 @@ mod crowded {
     #[test]
     fn a_step_without_room_is_finished_in_slices() {
         let mut command = Command::new(std::env::current_exe().expect("tests"));
-        command.args(["--exact", "optimizer::tests::crowded::in_a_process", "--ignored", "--nocapture"]);
+        command.args([
+            "--exact",
+            "train::optimizer::tests::crowded::in_a_process",
+            "--ignored",
+            "--nocapture",
+        ]);
         let output = command.output().expect("tests");
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(
