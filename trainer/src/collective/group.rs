@@ -160,6 +160,22 @@ impl Group {
         self.on_main_memory("broadcast", tensor, Ring::broadcast)
     }
 
+    /// Sends numbers to one rank, which calls [`Group::receive`] meanwhile.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn send(&self, tensor: &Tensor, to: usize) -> Result<()> {
+        self.on_main_memory("send", &mut tensor.shallow_clone(), |ring, tensor| ring.send(tensor, to))
+    }
+
+    /// Replaces numbers by those that a rank sends.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn receive(&self, tensor: &mut Tensor, from: usize) -> Result<()> {
+        self.on_main_memory("receive", tensor, |ring, tensor| ring.receive(tensor, from))
+    }
+
     /// An operation in place on a tensor that may have gaps, or be on another device.
     fn on_main_memory(
         &self,
@@ -200,12 +216,15 @@ impl Group {
         Ok(bytes.chunks(longest).zip(lengths).map(|(bytes, length)| bytes[..length].to_vec()).collect())
     }
 
-    /// A vector [ranks · n] of the [n] of all ranks.
-    fn gather_tensor(&self, own: &Tensor) -> Result<Tensor> {
+    /// A vector [ranks · n] of the [n] of all ranks, in main memory.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn gather_tensor(&self, own: &Tensor) -> Result<Tensor> {
         if self.is_alone() {
             return Ok(own.shallow_clone());
         }
-        let mut own = own.shallow_clone();
+        let mut own = own.to_device(Device::Cpu).contiguous();
         let mut all = Tensor::empty([own.numel() as i64 * self.world() as i64], (own.kind(), Device::Cpu));
         self.operate("gather", |ring| ring.gather(&mut all, &mut own))?;
         Ok(all)

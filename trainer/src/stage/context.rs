@@ -4,6 +4,7 @@ use crate::backend;
 use crate::collective::Group;
 use crate::error::{Error, Result};
 use crate::libtorch;
+use crate::resume::StepCheckpoint;
 use crate::seed;
 use crate::student::folder::{self, Stored, Trunk, is_student};
 use crate::student::lora::LoraConfig;
@@ -158,6 +159,13 @@ impl Context {
     /// Time between step checkpoints.
     pub fn save_interval(&self) -> Duration {
         Duration::from_secs(self.settings.student.save_every_secs)
+    }
+
+    /// The step checkpoint, shared by all ranks, of a stage that writes `folder` from what `identity` identifies.
+    pub fn step_checkpoint(&self, folder: &Path, identity: String) -> StepCheckpoint {
+        StepCheckpoint::new(folder, identity, self.save_interval())
+            .shared_by(&self.group)
+            .sharding_optimizer(self.settings.student.shard_optimizer)
     }
 
     /// Folder of a round's checkpoint: `round-1/rl`.
