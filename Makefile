@@ -40,6 +40,7 @@ test: setup ## the whole test suite; the last line counts the tests
 		"$(PYTHON) -m unittest discover -s tests/sdk 2>&1" \
 		"$(PYTHON) -m unittest discover -s tests/gateway 2>&1" \
 		"$(PYTHON) -m unittest discover -s tests/export 2>&1" \
+		"$(PYTHON) -m unittest discover -s tests/launcher 2>&1" \
 		"$(PYTHON) -m unittest discover -s tests/wheel 2>&1" \
 		"$(CARGO) test --release --workspace --no-fail-fast"
 

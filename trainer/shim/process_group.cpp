@@ -145,6 +145,20 @@ int32_t ares_group_gather(AresGroup* group, at::Tensor* into, at::Tensor* from) 
   return attempt([&] { group->inner->_allgather_base(*into, *from)->wait(); });
 }
 
+int32_t ares_group_send(AresGroup* group, at::Tensor* tensor, int32_t to) {
+  return attempt([&] {
+    std::vector<at::Tensor> list{*tensor};
+    group->inner->send(list, to, 0)->wait();
+  });
+}
+
+int32_t ares_group_receive(AresGroup* group, at::Tensor* tensor, int32_t from) {
+  return attempt([&] {
+    std::vector<at::Tensor> list{*tensor};
+    group->inner->recv(list, from, 0)->wait();
+  });
+}
+
 int32_t ares_group_barrier(AresGroup* group) {
   return attempt([&] { group->inner->barrier()->wait(); });
 }

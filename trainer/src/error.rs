@@ -77,10 +77,13 @@ impl Error {
             Self::BadInput { hint, .. } | Self::OnRank { hint, .. } => hint.as_deref(),
             Self::Group { hint, .. } => Some(hint),
             Self::Data(schemas::Error::NotADataset { .. }) => Some("next: collect-feedback import --help"),
-            Self::Data(error) => error.hint(),
             Self::NotFinite { .. } => Some(
                 "no weights were changed by it; lower the learning rate, or exclude these problems, and run again",
             ),
+            Self::Io { source, .. } | Self::Data(schemas::Error::Io { source, .. }) if is_full(source) => {
+                Some("make room on that disk; the same command continues from what is there")
+            }
+            Self::Data(error) => error.hint(),
             _ => None,
         }
     }
@@ -95,5 +98,29 @@ impl Error {
             Self::Interrupted => 130,
             _ => 2,
         }
+    }
+}
+
+/// Whether a write failed for want of room. Parquet's writer keeps the cause as text alone.
+fn is_full(source: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(source.kind(), StorageFull | QuotaExceeded)
+        || source.to_string().contains("No space left on device")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_has_a_hint() {
+        let hint = |source| Error::io("write", "a")(source).hint().map(ToOwned::to_owned);
+        let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
+        let wrapped = std::io::Error::other(format!("Parquet error: {full}"));
+        let expected =
+            Some("make room on that disk; the same command continues from what is there".to_owned());
+        assert_eq!(hint(full), expected);
+        assert_eq!(hint(wrapped), expected);
+        assert_eq!(hint(std::io::Error::from_raw_os_error(libc::EACCES)), None);
     }
 }

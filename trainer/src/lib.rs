@@ -93,13 +93,25 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         None => Group::alone(),
     };
-    let _lock = group.on_first(|| Ok(dataset.lock("train")?))?;
-    let context = Context::new(dataset, &resolved, group.clone())?;
-    let done = work(&context, cli.command, cli.round, cli.stage);
-    if done.is_ok() {
-        group.finish()?;
+    let done = together(&group, dataset, &resolved, cli.command, (cli.round, cli.stage));
+    if let Err(error) = &done {
+        group.leave(error);
     }
     done
+}
+
+/// What all ranks do, from the lock to the end.
+fn together(
+    group: &Group,
+    dataset: Dataset,
+    resolved: &Resolved,
+    command: Option<Command>,
+    (round, stage): (Option<u32>, Option<stage::Stage>),
+) -> Result<()> {
+    let _lock = group.on_first(|| Ok(dataset.lock("train")?))?;
+    let context = Context::new(dataset, resolved, group.clone())?;
+    work(&context, command, round, stage)?;
+    group.finish()
 }
 
 /// What all ranks of a run have in common. Where checkpoints lie, and how many threads there are, is a machine's own.

@@ -70,7 +70,7 @@ pub fn pretrain(
     };
     let chosen = format!("{}{}", corpus.features.identity(), policy.adapter_identity());
     let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
-    let mut saved = StepCheckpoint::new(out, identity, context.save_interval()).shared_by(&context.group);
+    let mut saved = context.step_checkpoint(out, identity);
     let mut log = MetricLog::new(0, "pretrain").on_board(&settings.student.tensorboard)?;
     fit((&policy.student, &policy.weights), &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
     let last = log.rows().iter().rev().find(|row| row.name == "loss").map_or(f64::NAN, |row| row.value);

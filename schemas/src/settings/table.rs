@@ -157,6 +157,7 @@ settings! {
         tensorboard: String = String::new(), "Folder for TensorBoard event files, one run per round and stage; empty writes none.";
         save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
         join_timeout_secs: u64 = 300, "With several ranks: seconds to wait for all of them to join.";
+        shard_optimizer: bool = false, "With several ranks: whether each keeps the optimizer's state of its part of the weights alone, with the same results.";
         rank_timeout_secs: u64 = 1800, "With several ranks: seconds without an answer after which a rank counts as lost; must exceed the longest save or evaluation.";
     }
     /// A round as a whole.

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
-pub(crate) use super::weight_files::map_file;
+pub(crate) use super::weight_files::TensorFile;
 pub use super::weight_files::{ADAPTER_FILE, WEIGHTS_FILE, read_pickle, read_safetensors};
 
 /// Key of a weight file's metadata for what made it: `round 1, rl`.
@@ -76,14 +76,30 @@ pub fn write_safetensors<'a>(
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
     metadata: &[(&str, String)],
 ) -> Result<()> {
+    let tensors: BTreeMap<String, &Tensor> = tensors.into_iter().collect();
+    let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect();
+    let missing = || std::io::Error::other("no such tensor");
+    write_tensors(path, &shapes, metadata, |name| {
+        tensors.get(name).map(|tensor| tensor.shallow_clone()).ok_or_else(missing)
+    })
+}
+
+/// As [`write_safetensors`], of tensors of these shapes, which `tensor` supplies by name, in the order of names.
+///
+/// # Errors
+/// If the write fails, or a tensor cannot be supplied.
+pub(crate) fn write_tensors(
+    path: &Path,
+    shapes: &BTreeMap<String, Vec<i64>>,
+    metadata: &[(&str, String)],
+    mut tensor: impl FnMut(&str) -> std::io::Result<Tensor>,
+) -> Result<()> {
     let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
-    let mut tensors: Vec<(String, &Tensor)> = tensors.into_iter().collect();
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let mut end = 0;
-    let entries = tensors.iter().map(|(name, tensor)| {
+    let entries = shapes.iter().map(|(name, shape)| {
         let start = end;
-        end += tensor.numel() * size_of::<f32>();
-        let shape = tensor.size().iter().map(|&size| size as usize).collect();
+        let shape: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
+        end += shape.iter().product::<usize>() * size_of::<f32>();
         (name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
     });
     let metadata: BTreeMap<&str, &str> = metadata.iter().map(|(key, value)| (*key, value.as_str())).collect();
@@ -101,7 +117,7 @@ pub fn write_safetensors<'a>(
     file::write_with(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
-        tensors.iter().try_for_each(|(_, tensor)| each_bytes(tensor, |bytes| file.write_all(bytes)))
+        shapes.keys().try_for_each(|name| each_bytes(&tensor(name)?, |bytes| file.write_all(bytes)))
     })?;
     Ok(())
 }

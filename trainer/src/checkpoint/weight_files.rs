@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, TensorInfo};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use schemas::file::refuse_lfs_pointer;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -95,25 +95,83 @@ const BYTES_AT_ONCE: usize = 1 << 22;
 /// # Errors
 /// If the file is missing, is not a safetensors file, or holds numbers of another kind.
 pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
-    refuse_lfs_pointer(path)?;
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let (size, header) = SafeTensors::read_metadata(&map(&file, path)?)
-        .map_err(|e| wrong(format!("not a safetensors file: {e}")))?;
-    let start = (size_of::<u64>() + size) as u64; // the header's length precedes it
-    let mut in_order: Vec<(String, &TensorInfo)> = header.tensors().into_iter().collect();
-    in_order.sort_by_key(|(_, info)| info.data_offsets);
+    let mut file = TensorFile::open(path)?;
+    let mut in_order: Vec<(String, (usize, usize))> =
+        file.header.tensors().into_iter().map(|(name, info)| (name, info.data_offsets)).collect();
+    in_order.sort_by_key(|(_, place)| *place);
     let mut tensors = BTreeMap::new();
-    for (name, info) in in_order {
-        let tensor = read_tensor(&mut file, start, info).map_err(|failed| match failed {
-            Failed::Kind(found) => {
-                wrong(format!("tensor `{name}`: expected F32, F16, BF16, F64 or I64, found {found:?}"))
-            }
-            Failed::Io(error) => Error::io("read", path)(error),
-        })?;
-        tensors.insert(name, tensor);
+    for (name, _) in in_order {
+        if let Some(tensor) = file.read(&name)? {
+            tensors.insert(name, tensor);
+        }
     }
     Ok(tensors)
+}
+
+/// An open safetensors file, whose tensors are read one by one.
+#[derive(Debug)]
+pub(crate) struct TensorFile {
+    path: PathBuf,
+    file: File,
+    header: Metadata,
+    /// Where the numbers begin.
+    start: u64,
+}
+
+impl TensorFile {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// If it is missing, or is not a safetensors file.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        refuse_lfs_pointer(path)?;
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let (size, header) = SafeTensors::read_metadata(&map(&file, path)?).map_err(|e| {
+            let message = format!("not a safetensors file: {e}");
+            Error::Checkpoint { path: path.to_path_buf(), message }
+        })?;
+        let start = (size_of::<u64>() + size) as u64; // the header's length precedes it
+        Ok(Self { path: path.to_path_buf(), file, header, start })
+    }
+
+    /// A line of its metadata.
+    pub(crate) fn metadata(&self, key: &str) -> Option<&String> {
+        self.header.metadata().as_ref().and_then(|metadata| metadata.get(key))
+    }
+
+    /// How many numbers each tensor of floats has, by name.
+    pub(crate) fn lengths(&self) -> BTreeMap<String, usize> {
+        let all = self.header.tensors().into_iter();
+        let floats = all.filter(|(_, info)| kind(info.dtype).is_some_and(|(kind, _)| kind != Kind::Int64));
+        floats.map(|(name, info)| (name, info.shape.iter().product())).collect()
+    }
+
+    /// A tensor; floats become float32, integers stay. `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// If it cannot be read, or holds numbers of another kind.
+    pub(crate) fn read(&mut self, name: &str) -> Result<Option<Tensor>> {
+        let Some(info) = self.header.info(name) else { return Ok(None) };
+        read_tensor(&mut self.file, self.start, info).map(Some).map_err(|failed| match failed {
+            Failed::Kind(found) => Error::Checkpoint {
+                path: self.path.clone(),
+                message: format!("tensor `{name}`: expected F32, F16, BF16, F64 or I64, found {found:?}"),
+            },
+            Failed::Io(error) => Error::io("read", &self.path)(error),
+        })
+    }
+}
+
+/// libtorch's kind of numbers, and the bytes of each.
+fn kind(dtype: Dtype) -> Option<(Kind, usize)> {
+    match dtype {
+        Dtype::F32 => Some((Kind::Float, 4)),
+        Dtype::F16 => Some((Kind::Half, 2)),
+        Dtype::BF16 => Some((Kind::BFloat16, 2)),
+        Dtype::F64 => Some((Kind::Double, 8)),
+        Dtype::I64 => Some((Kind::Int64, 8)),
+        _ => None,
+    }
 }
 
 enum Failed {
@@ -124,14 +182,7 @@ enum Failed {
 /// Reads one tensor; floats become float32, integers stay.
 fn read_tensor(file: &mut File, start: u64, info: &TensorInfo) -> Result<Tensor, Failed> {
     let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
-    let (kind, bytes) = match info.dtype {
-        Dtype::F32 => (Kind::Float, 4),
-        Dtype::F16 => (Kind::Half, 2),
-        Dtype::BF16 => (Kind::BFloat16, 2),
-        Dtype::F64 => (Kind::Double, 8),
-        Dtype::I64 => (Kind::Int64, 8),
-        other => return Err(Failed::Kind(other)),
-    };
+    let (kind, bytes) = kind(info.dtype).ok_or(Failed::Kind(info.dtype))?;
     let (first, end) = info.data_offsets;
     file.seek(SeekFrom::Start(start + first as u64)).map_err(Failed::Io)?;
     let whole = Tensor::empty(&shape, (if kind == Kind::Int64 { kind } else { Kind::Float }, Device::Cpu));

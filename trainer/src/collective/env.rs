@@ -17,6 +17,8 @@ pub struct Launch {
     pub port: u16,
     /// Whether this process serves the store.
     pub serves: bool,
+    /// Whether the launcher does.
+    pub has_agent: bool,
     /// What tells this start from others on the same port: the launcher's name for the run, and how often it was restarted.
     pub run: String,
 }
@@ -82,6 +84,7 @@ impl Launch {
             host,
             port,
             serves: rank == 0 && !is_served,
+            has_agent: is_served,
             run: run.join("/"),
         }))
     }

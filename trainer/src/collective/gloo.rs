@@ -54,6 +54,8 @@ unsafe extern "C" {
     fn ares_group_sum(group: *mut RawGroup, tensors: *const *mut RawTensor, count: usize) -> i32;
     fn ares_group_broadcast(group: *mut RawGroup, tensor: *mut RawTensor) -> i32;
     fn ares_group_gather(group: *mut RawGroup, into: *mut RawTensor, from: *mut RawTensor) -> i32;
+    fn ares_group_send(group: *mut RawGroup, tensor: *mut RawTensor, to: i32) -> i32;
+    fn ares_group_receive(group: *mut RawGroup, tensor: *mut RawTensor, from: i32) -> i32;
     fn ares_group_barrier(group: *mut RawGroup) -> i32;
     fn ares_group_close(group: *mut RawGroup);
 }
@@ -162,8 +164,6 @@ impl Ring {
         timeout: Duration,
     ) -> Result<Self> {
         let address = text(address)?;
-        let number =
-            |number: usize| i32::try_from(number).map_err(|_| format!("{number} ranks are too many"));
         let (rank, world) = (number(rank)?, number(world)?);
         let mut group = ptr::null_mut();
         // SAFETY: the store is open; the string outlives the call.
@@ -203,6 +203,18 @@ impl Ring {
         outcome(unsafe { ares_group_gather(self.0.as_ptr(), raw(into)?, raw(from)?) })
     }
 
+    /// Sends a tensor to one rank, which receives it.
+    pub(super) fn send(&self, tensor: &mut Tensor, to: usize) -> Result<()> {
+        // SAFETY: as above.
+        outcome(unsafe { ares_group_send(self.0.as_ptr(), raw(tensor)?, number(to)?) })
+    }
+
+    /// Replaces a tensor by the one that a rank sends, of the same size.
+    pub(super) fn receive(&self, tensor: &mut Tensor, from: usize) -> Result<()> {
+        // SAFETY: as above.
+        outcome(unsafe { ares_group_receive(self.0.as_ptr(), raw(tensor)?, number(from)?) })
+    }
+
     /// Waits for all ranks.
     pub(super) fn barrier(&self) -> Result<()> {
         // SAFETY: the group is open.
@@ -215,6 +227,11 @@ impl Drop for Ring {
         // SAFETY: it is closed once.
         unsafe { ares_group_close(self.0.as_ptr()) }
     }
+}
+
+/// A rank, or how many there are.
+fn number(rank: usize) -> Result<i32> {
+    i32::try_from(rank).map_err(|_| format!("{rank} ranks are too many"))
 }
 
 /// Gloo would send the memory of a tensor with gaps as if it had none.

@@ -1,10 +1,11 @@
 //! The group itself: sums, gathers, broadcasts, and who does what.
 
+use super::farewell::farewell;
 use super::gloo::{self, Ring, Store};
 use crate::error::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::cell::{Cell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
@@ -23,17 +24,12 @@ struct Inner {
     local_world: usize,
     /// Seconds after which a rank that says nothing is given up.
     timeout_secs: u64,
+    /// Whether the store is gone when rank 0 is.
+    is_served_by_first: bool,
+    /// None in a process by itself, and after a failure.
     connection: RefCell<Option<(Ring, Store)>>,
-    is_broken: Cell<bool>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if self.is_broken.get() {
-            // Its threads may still wait for a rank that never answers; the process is about to end.
-            std::mem::forget(self.connection.take());
-        }
-    }
+    /// The operation that failed, and who is to blame.
+    broken: OnceCell<String>,
 }
 
 /// What went wrong on a rank, for the others.
@@ -69,8 +65,9 @@ impl Group {
             world: 1,
             local_world: 1,
             timeout_secs: 0,
+            is_served_by_first: false,
             connection: RefCell::new(None),
-            is_broken: Cell::new(false),
+            broken: OnceCell::new(),
         }))
     }
 
@@ -79,6 +76,7 @@ impl Group {
         (rank, world): (usize, usize),
         local_world: usize,
         timeout_secs: u64,
+        is_served_by_first: bool,
         connection: (Ring, Store),
     ) -> Self {
         Self(Rc::new(Inner {
@@ -86,8 +84,9 @@ impl Group {
             world,
             local_world,
             timeout_secs,
+            is_served_by_first,
             connection: RefCell::new(Some(connection)),
-            is_broken: Cell::new(false),
+            broken: OnceCell::new(),
         }))
     }
 
@@ -118,29 +117,57 @@ impl Group {
 
     /// An operation on the connection; `what` names it in errors.
     fn operate(&self, what: &str, work: impl FnOnce(&Ring) -> gloo::Result<()>) -> Result<()> {
-        let connection = self.0.connection.borrow();
-        let Some((ring, _)) = connection.as_ref() else { return Ok(()) };
-        work(ring).map_err(|message| {
-            self.0.is_broken.set(true);
-            self.broken(what, &message)
+        if self.is_alone() {
+            return Ok(());
+        }
+        let failed = match self.0.connection.borrow().as_ref() {
+            Some((ring, _)) => match work(ring) {
+                Ok(()) => return Ok(()),
+                Err(said) => said,
+            },
+            None => String::new(),
+        };
+        let message = self.0.broken.get_or_init(|| self.broken(what, &failed)).clone();
+        Err(Error::Group {
+            message,
+            hint: "what that rank said last is the reason; the same command continues from the last step checkpoint"
+                .to_owned(),
         })
     }
 
-    /// Why an operation failed, in words.
-    fn broken(&self, what: &str, said: &str) -> Error {
+    /// Why an operation failed, in words. The connection is given up.
+    fn broken(&self, what: &str, said: &str) -> String {
         let timeout_secs = self.0.timeout_secs;
         let lower = said.to_lowercase();
-        let reason = if lower.contains("timed out") || lower.contains("timeout") {
-            format!("another rank has not answered for {timeout_secs} s (student.rank_timeout_secs)")
+        let how = if lower.contains("timed out") || lower.contains("timeout") {
+            Some(format!("has not answered for {timeout_secs} s (student.rank_timeout_secs)"))
         } else if ["closed", "reset", "broken pipe", "refused"].iter().any(|sign| lower.contains(sign)) {
-            "another rank has ended".to_owned()
+            Some("has ended".to_owned())
         } else {
-            "the ranks cannot go on together".to_owned()
+            None
         };
-        Error::Group {
-            message: format!("{reason} ({what}: {said})"),
-            hint: "what that rank said last is the reason; the same command continues from the last step checkpoint"
-                .to_owned(),
+        let found = self.0.connection.take().and_then(|(ring, store)| {
+            // Its threads may still wait for a rank that never answers; the process is about to end.
+            std::mem::forget(ring);
+            farewell(store, (self.rank(), self.world()), None, self.0.is_served_by_first)
+        });
+        let reason = match how {
+            Some(how) => {
+                found.and_then(|found| found.told(&how)).unwrap_or_else(|| format!("another rank {how}"))
+            }
+            None => "the ranks cannot go on together".to_owned(),
+        };
+        format!("{reason} ({what}: {said})")
+    }
+
+    /// Tells the other ranks why this one ends, unless that is because one of them did.
+    pub fn leave(&self, error: &Error) {
+        if matches!(error, Error::Group { .. }) {
+            return;
+        }
+        if let Some((ring, store)) = self.0.connection.take() {
+            drop(ring); // the others notice
+            farewell(store, (self.rank(), self.world()), Some(error.to_string()), false);
         }
     }
 
@@ -158,6 +185,22 @@ impl Group {
     /// As [`Group::sum`].
     pub fn broadcast(&self, tensor: &mut Tensor) -> Result<()> {
         self.on_main_memory("broadcast", tensor, Ring::broadcast)
+    }
+
+    /// Sends numbers to one rank, which calls [`Group::receive`] meanwhile.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn send(&self, tensor: &Tensor, to: usize) -> Result<()> {
+        self.on_main_memory("send", &mut tensor.shallow_clone(), |ring, tensor| ring.send(tensor, to))
+    }
+
+    /// Replaces numbers by those that a rank sends.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn receive(&self, tensor: &mut Tensor, from: usize) -> Result<()> {
+        self.on_main_memory("receive", tensor, |ring, tensor| ring.receive(tensor, from))
     }
 
     /// An operation in place on a tensor that may have gaps, or be on another device.
@@ -200,12 +243,15 @@ impl Group {
         Ok(bytes.chunks(longest).zip(lengths).map(|(bytes, length)| bytes[..length].to_vec()).collect())
     }
 
-    /// A vector [ranks · n] of the [n] of all ranks.
-    fn gather_tensor(&self, own: &Tensor) -> Result<Tensor> {
+    /// All ranks' vectors of one length as one vector in main memory.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn gather_tensor(&self, own: &Tensor) -> Result<Tensor> {
         if self.is_alone() {
             return Ok(own.shallow_clone());
         }
-        let mut own = own.shallow_clone();
+        let mut own = own.to_device(Device::Cpu).contiguous();
         let mut all = Tensor::empty([own.numel() as i64 * self.world() as i64], (own.kind(), Device::Cpu));
         self.operate("gather", |ring| ring.gather(&mut all, &mut own))?;
         Ok(all)

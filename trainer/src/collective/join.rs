@@ -66,7 +66,7 @@ pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
     });
     let (ring, store, local_world) = joined?;
     let place = (launch.rank, launch.world);
-    Ok(Group::of(place, local_world, terms.timeout.as_secs(), (ring, store)))
+    Ok(Group::of(place, local_world, terms.timeout.as_secs(), !launch.has_agent, (ring, store)))
 }
 
 fn failed(message: String, hint: &str) -> Error {

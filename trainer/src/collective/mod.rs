@@ -6,6 +6,7 @@
 //! [`Group`] of one, whose operations do nothing.
 
 mod env;
+mod farewell;
 mod gloo;
 mod group;
 mod join;

@@ -19,6 +19,7 @@ fn launch(rank: usize, world: usize, port: u16) -> Launch {
         host: "127.0.0.1".into(),
         port,
         serves: rank == 0,
+        has_agent: false,
         run: String::new(),
     }
 }
@@ -114,6 +115,53 @@ fn only_rank_0_does_what_one_may_do_and_all_know_how_it_ended() {
     let hint = Some("make room".to_owned());
     assert_eq!(found[0], (true, "the disk is full".into(), hint.clone(), 2, 130));
     assert_eq!(found[1], (false, "rank 0: the disk is full".into(), hint, 2, 130));
+}
+
+#[test]
+fn a_rank_that_ended_is_named_by_all_others() {
+    for reason in [None, Some("the battery is empty")] {
+        let found = on_ranks(3, |group| {
+            group.sum(&mut Tensor::from_slice(&[1f32])).expect("all are there");
+            if group.rank() == 1 {
+                if let Some(reason) = reason {
+                    group.leave(&Error::input(reason, "charge it"));
+                }
+                return None;
+            }
+            let failed = group.sum(&mut Tensor::from_slice(&[1f32])).expect_err("one has ended");
+            // So do all further operations, and at once.
+            let again = group.any(false).expect_err("one has ended").to_string();
+            assert_eq!((failed.exit_code(), &failed.to_string()), (1, &again));
+            Some(again)
+        });
+        let expected = match reason {
+            Some(reason) => format!("rank 1 has ended: {reason} (sum: "),
+            None => "rank 1 has ended (sum: ".to_owned(),
+        };
+        assert_eq!(found[1], None);
+        for said in [&found[0], &found[2]].into_iter().flatten() {
+            assert!(said.starts_with(&expected), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_is_silent_is_named() {
+    let (port, end) = (free_port(), std::sync::Barrier::new(2));
+    let found = std::thread::scope(|scope| {
+        let end = &end;
+        let ranks = [0, 1].map(|rank| {
+            scope.spawn(move || {
+                let terms = Terms { timeout: Duration::from_secs(1), ..terms("same", 60) };
+                let group = join(&launch(rank, 2, port), &terms).expect("joined");
+                let failed = (rank == 0).then(|| group.finish().expect_err("nobody answers"));
+                end.wait();
+                failed.map_or_else(String::new, |failed| failed.to_string())
+            })
+        });
+        ranks.map(|rank| rank.join().expect("a rank"))
+    });
+    assert!(found[0].starts_with("rank 1 has not answered for 1 s (student.rank_timeout_secs)"), "{found:?}");
 }
 
 #[test]

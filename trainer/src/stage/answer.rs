@@ -354,8 +354,7 @@ impl AnswerModel<'_> {
             settings.max_new_tokens
         );
         let identity = identity(&self.policy.fingerprint, &plan, &examples, &chosen);
-        let mut saved =
-            StepCheckpoint::new(folder, identity, context.save_interval()).shared_by(&context.group);
+        let mut saved = context.step_checkpoint(folder, identity);
         let model = (&self.student, &self.policy.weights);
         fit(model, &examples, &corpus.features, &plan, choice.as_ref(), &mut saved, &mut log)?;
         // The adapter comes last: where it is, its training is done.

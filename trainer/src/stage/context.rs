@@ -12,6 +12,7 @@ use crate::model::Student;
 use crate::model::lora::LoraConfig;
 use crate::nn::weights::Weights;
 use crate::seed;
+use crate::train::resume::StepCheckpoint;
 use schemas::settings::{Dtype, Resolved};
 use schemas::{Answer, Dataset, Metric, Provenance, Settings, Table, rounds};
 use std::path::{Path, PathBuf};
@@ -161,6 +162,13 @@ impl Context {
     /// Time between step checkpoints.
     pub fn save_interval(&self) -> Duration {
         Duration::from_secs(self.settings.student.save_every_secs)
+    }
+
+    /// The step checkpoint, shared by all ranks, of a stage that writes `folder` from what `identity` identifies.
+    pub fn step_checkpoint(&self, folder: &Path, identity: String) -> StepCheckpoint {
+        StepCheckpoint::new(folder, identity, self.save_interval())
+            .shared_by(&self.group)
+            .sharding_optimizer(self.settings.student.shard_optimizer)
     }
 
     /// Folder of a round's checkpoint: `round-1/rl`.

@@ -81,8 +81,7 @@ impl LearnedValues<'_> {
         };
         let name = format!("{VALUES}-{fold}");
         let folder = context.checkpoint(round, &name);
-        let mut saved = StepCheckpoint::new(&folder, self.identity.to_owned(), context.save_interval())
-            .shared_by(&context.group);
+        let mut saved = context.step_checkpoint(&folder, self.identity.to_owned());
         let mut log = MetricLog::new(round, "rl").on_board(&context.settings.student.tensorboard)?;
         fit_values(fitted, &rows, self.plan, &mut saved, &mut log)?;
         let together = context.settings.student.decode_batch as usize;

@@ -208,8 +208,7 @@ impl Run<'_> {
         let mut log = MetricLog::new(round, "rl").on_board(&context.settings.student.tensorboard)?;
         log.push(0, 0.0, self.measured.iter().copied().chain(objective.measured()));
         let folder = context.checkpoint(round, "rl");
-        let mut saved = StepCheckpoint::new(&folder, self.start.clone(), context.save_interval())
-            .shared_by(&context.group);
+        let mut saved = context.step_checkpoint(&folder, self.start.clone());
         let end = passes::train(&objective, &self.plan, &mut saved, &mut log)?;
         let after = if end == End::NothingToLearn { before } else { measure()? };
         let (keeps_start, remark) = self.compare(before, after, &mut log);

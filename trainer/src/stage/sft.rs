@@ -318,7 +318,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     }
     chosen += &policy.adapter_identity();
     let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
-    let mut saved = StepCheckpoint::new(&folder, identity, context.save_interval()).shared_by(&context.group);
+    let mut saved = context.step_checkpoint(&folder, identity);
     let mut log = MetricLog::new(round, "sft").on_board(&settings.student.tensorboard)?;
     if settings.sft.keep != KeepBy::Last && val.is_empty() {
         let message =

@@ -2,14 +2,13 @@
 //! from which an interrupted stage continues.
 
 use super::metrics::{MetricLog, SavedRow};
-use super::optimizer::AdamW;
+use super::optimizer::{AdamW, Moments, Shards, check_state};
 use crate::backend::libtorch;
-use crate::checkpoint::hf::{map_file, read_safetensors, write_safetensors};
+use crate::checkpoint::hf::{TensorFile, write_safetensors, write_tensors};
 use crate::collective::Group;
 use crate::data::batch::Row;
 use crate::error::{Error, Result};
 use crate::nn::weights::Weights;
-use safetensors::tensor::SafeTensors;
 use schemas::TimestampMs;
 use schemas::provenance::sha256_hex;
 use serde::{Deserialize, Serialize};
@@ -76,6 +75,8 @@ pub struct StepCheckpoint {
     interval: Duration,
     /// The ranks that train together, of which the first keeps the file.
     group: Group,
+    /// Whether each of them keeps a part of the optimizer's state.
+    shards_optimizer: bool,
     last: Instant,
     /// How long the last save took.
     cost: Duration,
@@ -94,6 +95,7 @@ impl StepCheckpoint {
             identity,
             interval,
             group: Group::alone(),
+            shards_optimizer: false,
             last: Instant::now(),
             cost: Duration::ZERO,
         }
@@ -106,13 +108,30 @@ impl StepCheckpoint {
         self
     }
 
+    /// Whether the ranks share out the optimizer's state.
+    #[must_use]
+    pub fn sharding_optimizer(mut self, shards: bool) -> Self {
+        self.shards_optimizer = shards;
+        self
+    }
+
+    /// An optimizer without history for these weights, of which several ranks may each keep a part.
+    pub fn optimizer(&self, weights: &[(&str, &Weights)], weight_decay: f64) -> AdamW {
+        let optimizer = AdamW::new(weight_decay);
+        if self.shards_optimizer && !self.group.is_alone() {
+            optimizer.sharded(Shards::new(weights, &self.group))
+        } else {
+            optimizer
+        }
+    }
+
     /// The ranks that run the stage.
     pub fn group(&self) -> &Group {
         &self.group
     }
 
     /// Brings weights, optimizer and metrics to the last saved step; returns the number of steps done, 0 for a fresh
-    /// start. All ranks then have what rank 0 has.
+    /// start. All ranks then have what rank 0 has; of moments that are shared out, each its part.
     ///
     /// # Errors
     /// If the file is there but broken, or other ranks run another stage.
@@ -122,33 +141,47 @@ impl StepCheckpoint {
         optimizer: &mut AdamW,
         log: &mut MetricLog,
     ) -> Result<u64> {
-        if self.group.is_alone() {
-            return self.read(weights, optimizer, log);
+        let mut stored = if self.group.is_alone() {
+            self.read(weights, log)?
+        } else {
+            self.compare(weights)?;
+            self.group.on_first(|| self.read(weights, log))?.flatten()
+        };
+        let (steps, mut moments) = match &stored {
+            Some((steps, file)) => (*steps, file.lengths()),
+            None => (0, BTreeMap::new()),
+        };
+        moments.retain(|key, _| key.starts_with("adam."));
+        let (steps, moments) = self.group.of_first((steps, moments))?;
+        if !self.group.is_alone() {
+            let metrics = self.group.of_first(SavedMetrics::new(log))?;
+            if !self.group.is_first() {
+                metrics.restore(log);
+            }
+            for (_, weight) in trained(weights) {
+                self.group.broadcast(&mut weight.shallow_clone())?;
+            }
+            weights.iter().for_each(|(_, weights)| weights.copies().refresh());
         }
-        self.compare(weights)?;
-        self.group.on_first(|| self.read(weights, optimizer, log))?;
-        let moments = optimizer.state().into_iter().map(|(name, moment)| (name, moment.numel()));
-        let own = (optimizer.steps(), moments.collect::<Vec<_>>(), SavedMetrics::new(log));
-        let (steps, moments, metrics) = self.group.of_first(own)?;
-        for (_, weight) in trained(weights) {
-            self.group.broadcast(&mut weight.shallow_clone())?;
-        }
-        weights.iter().for_each(|(_, weights)| weights.copies().refresh());
         let mut tensors = BTreeMap::new();
-        for (name, length) in moments {
-            let mine = optimizer.state().into_iter().find(|(own, _)| *own == name);
-            let mut moment = mine.map_or_else(
-                || Tensor::zeros([length as i64], (Kind::Float, Device::Cpu)),
-                |(_, moment)| moment.shallow_clone(),
-            );
-            self.group.broadcast(&mut moment)?;
-            tensors.insert(name, moment);
+        for (key, length) in moments {
+            let whole = match &mut stored {
+                Some((_, file)) => file.read(&key)?,
+                None => None,
+            };
+            let own = match optimizer.deal(&key, whole.as_ref()) {
+                Some(dealt) => dealt?,
+                None => {
+                    let zeros = || Tensor::zeros([length as i64], (Kind::Float, Device::Cpu));
+                    let mut own = whole.unwrap_or_else(zeros);
+                    self.group.broadcast(&mut own)?;
+                    own
+                }
+            };
+            tensors.insert(key, own);
         }
-        if !self.group.is_first() {
-            let wrong = |message: String| Error::Checkpoint { path: self.path.clone(), message };
-            optimizer.restore(&mut tensors, steps, weights, device_of(weights)).map_err(wrong)?;
-            metrics.restore(log);
-        }
+        let wrong = |message: String| Error::Checkpoint { path: self.path.clone(), message };
+        optimizer.restore(&mut tensors, steps, weights, device_of(weights)).map_err(wrong)?;
         Ok(steps)
     }
 
@@ -169,33 +202,32 @@ impl StepCheckpoint {
         ))
     }
 
-    /// [`StepCheckpoint::restore`] on the rank that keeps the file.
-    fn read(&self, weights: &[(&str, &Weights)], optimizer: &mut AdamW, log: &mut MetricLog) -> Result<u64> {
+    /// Brings weights and metrics to the last saved step, on the rank that keeps the file; returns the steps done, and the
+    /// file, whose moments fit the weights. `None` for a fresh start.
+    fn read(&self, weights: &[(&str, &Weights)], log: &mut MetricLog) -> Result<Option<(u64, TensorFile)>> {
         if !self.path.is_file() {
-            return Ok(0);
+            return Ok(None);
         }
         let wrong = |message: String| Error::Checkpoint { path: self.path.clone(), message };
-        let map = map_file(&self.path)?;
-        let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| wrong(e.to_string()))?;
-        let place = header.metadata().as_ref().and_then(|metadata| metadata.get("place"));
+        let mut file = TensorFile::open(&self.path)?;
+        let place = file.metadata("place");
         let place = place.ok_or_else(|| wrong("expected a step checkpoint, found no `place`".into()))?;
         let place: Place = serde_json::from_str(place).map_err(|e| wrong(e.to_string()))?;
         if place.identity != self.identity {
             schemas::warn!("{} belongs to other settings or data: starting over", self.path.display());
-            return Ok(0);
+            return Ok(None);
         }
-        let device = device_of(weights);
-        let machine = libtorch::described(device);
+        let machine = libtorch::described(device_of(weights));
         if let Some(other) = place.machine.filter(|other| *other != machine && self.group.is_alone()) {
             schemas::warn!(
                 "{} was written on {other}, and this is {machine}: starting over, as results differ in their last digits; \
                  to continue it instead, stop now and use student.device and student.threads as before",
                 self.path.display()
             );
-            return Ok(0);
+            return Ok(None);
         }
-        let mut tensors = read_safetensors(&self.path)?;
-        put(&mut tensors, weights, &self.path)?;
+        check_state(&file.lengths(), weights).map_err(wrong)?;
+        put(|name| file.read(name), weights, &self.path)?;
         let metrics = self.metrics_path(place.steps);
         let bytes = std::fs::read(&metrics).map_err(Error::io("read", &metrics))?;
         let saved: SavedMetrics = serde_json::from_slice(&bytes)
@@ -204,10 +236,8 @@ impl StepCheckpoint {
             let message = "expected a name for each row, found none for some".into();
             return Err(Error::Checkpoint { path: metrics, message });
         }
-        optimizer.restore(&mut tensors, place.steps, weights, device).map_err(wrong)?;
-        let steps = place.steps;
-        schemas::warn!("continuing after step {steps}");
-        Ok(steps)
+        schemas::warn!("continuing after step {}", place.steps);
+        Ok(Some((place.steps, file)))
     }
 
     /// Saves if the interval has passed (and, unless it is zero, 20 times the duration of the last save), or if `now`;
@@ -224,10 +254,19 @@ impl StepCheckpoint {
         now: bool,
     ) -> Result<bool> {
         let least = if self.interval.is_zero() { Duration::ZERO } else { self.cost * TRAINING_PER_SAVE };
-        let is_time = now || self.last.elapsed() >= self.interval.max(least);
+        let mut is_time = now || self.last.elapsed() >= self.interval.max(least);
+        if optimizer.shards().is_some() {
+            // When it is time for the first, all send their moments.
+            is_time = self.group.number_of_first(f64::from(u8::from(is_time)))? > 0.0;
+            if is_time && !self.group.is_first() {
+                Moments::of(optimizer).finish()?;
+            }
+        }
         let saved = is_time && self.group.is_first() && {
             let started = Instant::now();
-            let saved = self.write(weights, optimizer, log);
+            let mut moments = Moments::of(optimizer);
+            let saved = self.write(weights, optimizer.steps(), &mut moments, log);
+            moments.finish()?;
             (self.last, self.cost) = (Instant::now(), started.elapsed());
             if let Err(error) = &saved {
                 schemas::warn!("warning: cannot write a step checkpoint, keeping the older one: {error}");
@@ -238,22 +277,34 @@ impl StepCheckpoint {
         if now { self.group.of_first(saved) } else { Ok(saved) }
     }
 
-    fn write(&self, weights: &[(&str, &Weights)], optimizer: &AdamW, log: &MetricLog) -> Result<()> {
+    fn write(
+        &self,
+        weights: &[(&str, &Weights)],
+        steps: u64,
+        moments: &mut Moments<'_>,
+        log: &MetricLog,
+    ) -> Result<()> {
         let wrong =
             |e: serde_json::Error| Error::Checkpoint { path: self.path.clone(), message: e.to_string() };
         let place = Place {
             identity: self.identity.clone(),
-            steps: optimizer.steps(),
+            steps,
             machine: self.group.is_alone().then(|| libtorch::described(device_of(weights))),
         };
         let place = serde_json::to_string(&place).map_err(wrong)?;
         // The metrics are on disk before the position that refers to them.
-        let metrics = self.metrics_path(optimizer.steps());
+        let metrics = self.metrics_path(steps);
         let rows = serde_json::to_vec(&SavedMetrics::new(log)).map_err(wrong)?;
         let is_new = !metrics.exists();
         schemas::file::write_bytes(&metrics, &rows)?;
-        let tensors = trained(weights).chain(optimizer.state());
-        let written = write_safetensors(&self.path, tensors, &[("place", place)]);
+        let tensors: BTreeMap<String, &Tensor> = trained(weights).collect();
+        let lengths = moments.lengths().into_iter().map(|(key, length)| (key, vec![length]));
+        let shapes = tensors.iter().map(|(name, weight)| (name.clone(), weight.size())).chain(lengths);
+        let tensor = |name: &str| match tensors.get(name) {
+            Some(weight) => Ok(weight.shallow_clone()),
+            None => moments.take().ok_or_else(|| std::io::Error::other("a rank has ended")),
+        };
+        let written = write_tensors(&self.path, &shapes.collect(), &[("place", place)], tensor);
         if written.is_ok() {
             forget(&self.path, "metrics", Some(&metrics));
         } else if is_new {
@@ -283,7 +334,11 @@ impl StepCheckpoint {
     /// If the file is missing or broken.
     pub fn restore_best(&self, pass: u64, weights: &[(&str, &Weights)]) -> Result<()> {
         let path = best_path(&self.path, pass);
-        self.group.on_first(|| put(&mut read_safetensors(&path)?, weights, &path))?;
+        let read = || {
+            let mut file = TensorFile::open(&path)?;
+            put(|name| file.read(name), weights, &path)
+        };
+        self.group.on_first(read)?;
         for (_, weight) in trained(weights) {
             self.group.broadcast(&mut weight.shallow_clone())?;
         }
@@ -350,11 +405,15 @@ fn trained<'a>(weights: &[(&'a str, &'a Weights)]) -> impl Iterator<Item = (Stri
     })
 }
 
-/// Takes the weights that are trained out of `tensors`.
-fn put(tensors: &mut BTreeMap<String, Tensor>, weights: &[(&str, &Weights)], path: &Path) -> Result<()> {
+/// Brings the weights that are trained to what `read` finds by name.
+fn put(
+    mut read: impl FnMut(&str) -> Result<Option<Tensor>>,
+    weights: &[(&str, &Weights)],
+    path: &Path,
+) -> Result<()> {
     for (set, weights) in weights {
         for (name, weight) in weights.iter().filter(|(_, weight)| weight.requires_grad()) {
-            let saved = tensors.remove(&format!("{set}.{name}"));
+            let saved = read(&format!("{set}.{name}"))?;
             let found = saved.as_ref().map_or("none".into(), |saved| format!("{:?}", saved.size()));
             let saved = saved.filter(|saved| saved.size() == weight.size());
             let saved = saved.ok_or_else(|| Error::Checkpoint {
@@ -470,6 +529,90 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 2);
         StepCheckpoint::forget(&folder.path().join("sft"), &Group::alone());
         assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
+    }
+
+    /// Weights of 17 · 9 + 40 + 1 numbers, of which the last has no gradient, and an optimizer for them.
+    fn shared_out(group: &Group, saved: &StepCheckpoint) -> (Weights, AdamW) {
+        // Ranks are threads here, and share libtorch's random numbers.
+        let numbers = |shape: &[i64]| {
+            Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)).sin().view(shape)
+        };
+        let named = [("a", numbers(&[17, 9])), ("b", numbers(&[40])), ("c", numbers(&[1]))];
+        let weights = Weights::new(named.map(|(name, tensor)| (name.to_owned(), tensor)).into());
+        weights.train_only(|_| true);
+        let optimizer = saved.optimizer(&[("student", &weights)], 0.1);
+        assert_eq!(optimizer.shards().is_some(), saved.shards_optimizer && !group.is_alone());
+        (weights, optimizer)
+    }
+
+    /// Two ranks that share out an optimizer's state write what two that do not write; one, two or three go on from it.
+    #[test]
+    fn a_step_checkpoint_does_not_know_how_moments_were_shared_out() {
+        let folder = tempfile::tempdir().expect("folder");
+        let saved = |group: &Group, name: &str, shards: bool| {
+            let saved = StepCheckpoint::new(&folder.path().join(name), "id".into(), Duration::ZERO);
+            saved.shared_by(group).sharding_optimizer(shards)
+        };
+        let steps = |weights: &Weights, optimizer: &mut AdamW, steps: std::ops::Range<i64>| {
+            for step in steps {
+                for name in ["a", "b"] {
+                    (weights.get(name) * (step as f64 * 0.3)).square().sum(Kind::Float).backward();
+                }
+                optimizer.step(&[("student", weights)], 0.01, 0.7);
+                optimizer.spread(&[("student", weights)]).expect("spread");
+            }
+        };
+        for (name, shards) in [("whole", false), ("shards", true)] {
+            crate::collective::tests::on_ranks(2, |group| {
+                let mut saved = saved(&group, name, shards);
+                let (weights, mut optimizer) = shared_out(&group, &saved);
+                steps(&weights, &mut optimizer, 1..4);
+                let log = MetricLog::new(1, "sft");
+                let written = saved.save(&[("student", &weights)], &optimizer, &log, true);
+                assert!(written.expect("all are there"));
+            });
+        }
+        let bytes = |name: &str| std::fs::read(path_beside(&folder.path().join(name))).expect("saved");
+        assert!(bytes("whole") == bytes("shards"));
+        let go_on = |group: Group, shards: bool| {
+            let saved = saved(&group, "shards", shards);
+            let (weights, mut optimizer) = shared_out(&group, &saved);
+            let sets = [("student", &weights)];
+            let done = saved.restore(&sets, &mut optimizer, &mut MetricLog::new(1, "sft"));
+            assert_eq!(done.expect("restored"), 3);
+            steps(&weights, &mut optimizer, 4..6);
+            (weights.fingerprint(), optimizer.state().iter().map(|(_, moment)| moment.numel()).sum::<usize>())
+        };
+        let (expected, all) = go_on(Group::alone(), true);
+        assert_eq!(all, 2 * (17 * 9 + 40), "the moments of what has a gradient");
+        for (world, shards) in [(2, true), (3, true), (2, false)] {
+            let found = crate::collective::tests::on_ranks(world, |group| go_on(group, shards));
+            assert!(found.iter().all(|(weights, _)| *weights == expected), "{world} ranks, {shards}");
+            let kept: usize = found.iter().map(|(_, numbers)| numbers).sum();
+            assert_eq!(kept, if shards { all } else { world * all });
+        }
+    }
+
+    /// Where rank 0 cannot write, the others' moments are taken all the same, and training goes on.
+    #[test]
+    fn moments_of_a_file_that_cannot_be_written_do_not_hold_up_the_ranks() {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::write(folder.path().join("file"), "").expect("written");
+        crate::collective::tests::on_ranks(2, |group| {
+            let target = folder.path().join("file/sft");
+            let mut saved = StepCheckpoint::new(&target, "id".into(), Duration::ZERO)
+                .shared_by(&group)
+                .sharding_optimizer(true);
+            let (weights, mut optimizer) = shared_out(&group, &saved);
+            weights.get("a").sum(Kind::Float).backward();
+            let sets = [("student", &weights)];
+            optimizer.step(&sets, 0.01, 1.0);
+            for now in [false, true] {
+                let log = MetricLog::new(1, "sft");
+                assert!(!saved.save(&sets, &optimizer, &log, now).expect("no rank has ended"));
+            }
+            group.finish().expect("all are there");
+        });
     }
 
     /// Their sums would be nonsense, and tensors of other sizes would end the process in a library.

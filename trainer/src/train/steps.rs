@@ -93,7 +93,7 @@ impl<'a, R: Row> Training<'a, R> {
             let message = format!("{}: expected texts to learn from, found none", schedule.stage);
             return Err(Error::BadInput { message, hint: None });
         }
-        let mut optimizer = AdamW::new(schedule.weight_decay);
+        let mut optimizer = saved.optimizer(sets, schedule.weight_decay);
         saved.restore(sets, &mut optimizer, log)?;
         let total = steps_per_pass(&schedule, rows.len()) * u64::from(schedule.passes);
         let group = saved.group().clone();
@@ -216,6 +216,7 @@ impl<'a, R: Row> Training<'a, R> {
             }
             schemas::warn!("{stage}: out of memory in the optimizer's step; continuing it in smaller slices");
         }
+        self.optimizer.spread(self.sets)?;
         let targets: usize = chosen.iter().map(|row| row.target().len()).sum();
         let sources: usize = chosen.iter().map(|row| row.source().len()).sum();
         Ok([

@@ -25,13 +25,13 @@ const OF_THE_CLOCK: [&str; 4] = ["second", "tokens_per", "memory", "time"];
 
 /// What a run leaves: weights by folder, rows by table; and hidden files, of which there must be none.
 #[derive(Debug, PartialEq)]
-struct Left {
+pub(crate) struct Left {
     weights: BTreeMap<PathBuf, String>,
     tables: BTreeMap<&'static str, Vec<String>>,
     hidden: Vec<PathBuf>,
 }
 
-fn left(place: &Place) -> Left {
+pub(crate) fn left(place: &Place) -> Left {
     let mut weights = BTreeMap::new();
     let mut hidden = Vec::new();
     for path in files(place.path()) {

@@ -17,6 +17,7 @@ mod memory;
 mod opinions;
 mod options;
 mod pickles;
+mod rank_kills;
 mod ranks;
 mod reference;
 mod reference_lora;

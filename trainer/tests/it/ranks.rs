@@ -46,7 +46,7 @@ fn succeeds(place: &Place, world: usize, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&outputs[0].stdout).into_owned()
 }
 
-fn stage(place: &Place, world: usize, stage: &str, flags: &[&str]) {
+pub(crate) fn stage(place: &Place, world: usize, stage: &str, flags: &[&str]) {
     let arguments = [&["--round", "1", "--stage", stage], flags].concat();
     if world == 1 {
         let output = place.train(&arguments).output().expect("train");
@@ -86,7 +86,7 @@ fn without_dropout(place: Place) -> Place {
 }
 
 /// Settings of the rounds below: values learned in passes of their own, a pass chosen by its loss.
-const FLAGS: [&str; 16] = [
+pub(crate) const FLAGS: [&str; 16] = [
     "--lora-dropout",
     "0",
     // AdamW makes whole steps of gradients that are all but 0, whose sign is a matter of rounding.
@@ -154,6 +154,29 @@ fn a_round_of_several_ranks_equals_that_of_one_process() {
     }
 }
 
+/// The optimizer's state in parts changes no bit of the weights, whose copies in bfloat16 follow on all ranks.
+#[test]
+fn ranks_that_share_out_the_optimizers_state_learn_the_same() {
+    let start = Place::new(60);
+    let round = |flags: &[&str]| {
+        let place = start.copy();
+        let flags = [&FLAGS[..], &["--dtype", "bfloat16", "--value-loss", "true"], flags].concat();
+        stage(&place, 2, "rollout", &flags);
+        let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
+        place.write_scores(&rollouts, |_| {});
+        stage(&place, 2, "rl", &flags);
+        place.write_corrections(|_| {});
+        stage(&place, 2, "sft", &flags);
+        stage(&place, 2, "answer", &flags);
+        assert!(place.hidden_files().is_empty(), "{:?}", place.hidden_files());
+        ["rl/model", "sft/model", "answer/adapter_model"]
+            .map(|file| fs::read(place.checkpoint(&format!("round-1/{file}.safetensors"))).expect("weights"))
+    };
+    let (whole, shards) = (round(&[]), round(&["--shard-optimizer", "true"]));
+    assert!(whole[0] != whole[1], "it has learned");
+    assert!(whole == shards);
+}
+
 /// Waits for a file, or for the end of the process that is to write it.
 fn wait_for(path: &Path, rank: &mut Child) {
     while !path.exists() {
@@ -162,7 +185,7 @@ fn wait_for(path: &Path, rank: &mut Child) {
     }
 }
 
-fn signal(rank: &Child, name: &str) {
+pub(crate) fn signal(rank: &Child, name: &str) {
     let status = Command::new("kill").args([name, &rank.id().to_string()]).status();
     assert!(status.expect("kill").success());
 }
@@ -179,11 +202,20 @@ fn ranks_that_were_killed_or_interrupted_go_on_in_any_number() {
     succeeds(&calm, 2, &long);
     let weights = |place: &Place| place.checkpoint("round-1/rl/model.safetensors");
     let expected = fs::read(weights(&calm)).expect("weights");
-    for (victim, how, then) in
-        [(1, "-KILL", 2), (0, "-KILL", 2), (1, "-INT", 2), (1, "-KILL", 3), (0, "-INT", 1)]
-    {
+    // Each keeps the optimizer's state of its part before the kill, after it, or both; the calm run did not.
+    let (whole, shards) = (&[][..], &["--shard-optimizer", "true"][..]);
+    for (victim, how, then, (flags, then_flags)) in [
+        (1, "-KILL", 2, (whole, whole)),
+        (0, "-KILL", 2, (shards, shards)),
+        (1, "-INT", 2, (shards, whole)),
+        (0, "-INT", 2, (whole, shards)),
+        (1, "-KILL", 3, (shards, shards)),
+        (0, "-INT", 1, (shards, shards)),
+    ] {
         let place = start_of.copy();
         let port = free_port();
+        let then_long = [&long, then_flags].concat();
+        let long = [&long, flags].concat();
         let mut ranks: Vec<Child> = (0..2).map(|rank| start(&place, &long, (rank, 2), &port)).collect();
         wait_for(&place.checkpoint("round-1/.rl-step.safetensors"), &mut ranks[0]);
         signal(&ranks[victim], how);
@@ -197,14 +229,14 @@ fn ranks_that_were_killed_or_interrupted_go_on_in_any_number() {
                 assert_eq!(output.status.code(), Some(130), "{said}");
             } else if rank != victim {
                 assert_eq!(output.status.code(), Some(1), "{said}");
-                assert!(said.contains("another rank has ended"), "{said}");
+                assert!(said.contains(&format!("rank {victim} has ended")), "{said}");
                 assert!(said.contains("continues from the last step checkpoint"), "{said}");
             }
         }
         let said = if then == 1 {
-            errors(&place.train(&long).output().expect("train"))
+            errors(&place.train(&then_long).output().expect("train"))
         } else {
-            errors(&run(&place, then, &long)[0])
+            errors(&run(&place, then, &then_long)[0])
         };
         assert!(said.contains("continuing after step"), "{said}");
         if then == 2 {
@@ -229,7 +261,7 @@ fn a_rank_that_stands_still_is_given_up() {
     let output = ranks.pop().expect("a rank").wait_with_output().expect("output");
     signal(&stopped, "-KILL");
     assert_eq!(output.status.code(), Some(1), "{}", errors(&output));
-    let expected = "another rank has not answered for 2 s (student.rank_timeout_secs)";
+    let expected = "rank 1 has not answered for 2 s (student.rank_timeout_secs)";
     assert!(errors(&output).contains(expected), "{}", errors(&output));
     let _ = stopped.wait_with_output();
 }

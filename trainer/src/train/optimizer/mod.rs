@@ -1,12 +1,18 @@
 //! AdamW (Loshchilov & Hutter, 2019) over named weights, with a state that can be saved.
 
+mod shards;
+mod state;
 mod sum;
 
+pub use shards::Shards;
+pub(crate) use state::{Moments, check_state};
 pub use sum::GradientSum;
 
 use crate::backend::cpu::adamw as kernel;
+use crate::error::Result;
 use crate::nn::weights::Weights;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};
 
 const BETA1: f64 = 0.9;
@@ -32,6 +38,8 @@ pub struct AdamW {
     by_operations: bool,
     /// Where a step ran out of memory: its weight, counted from 0, and the numbers of it that are done.
     unfinished: Option<(usize, i64)>,
+    /// The part of the weights that this rank steps; all of them where it is `None`.
+    shards: Option<Shards>,
 }
 
 /// Whether weight decay applies: not to norms, nor to anything with "bias" in its name, as in the public code.
@@ -49,6 +57,7 @@ impl AdamW {
             slice: None,
             by_operations: false,
             unfinished: None,
+            shards: None,
         }
     }
 
@@ -58,6 +67,33 @@ impl AdamW {
     pub fn by_operations(mut self) -> Self {
         self.by_operations = true;
         self
+    }
+
+    /// Keeps moments of this rank's part of the weights alone. After each [`AdamW::step`], which changes that part,
+    /// [`AdamW::spread`] gets the others.
+    #[must_use]
+    pub fn sharded(mut self, shards: Shards) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Which part of the weights is this rank's; `None` where all are.
+    pub fn shards(&self) -> Option<&Shards> {
+        self.shards.as_ref()
+    }
+
+    /// The numbers of a weight, laid out flat, that this rank steps.
+    fn own(&self, name: &str, length: i64) -> Range<i64> {
+        self.shards.as_ref().map_or(0..length, |shards| shards.own(name))
+    }
+
+    /// Gets the other ranks' parts of the weights, and makes the weights' copies follow; nothing without
+    /// [`AdamW::sharded`].
+    ///
+    /// # Errors
+    /// If a rank has ended.
+    pub fn spread(&self, weights: &[(&str, &Weights)]) -> Result<()> {
+        self.shards.as_ref().map_or(Ok(()), |shards| shards.spread(weights))
     }
 
     /// Steps done so far.
@@ -88,10 +124,17 @@ impl AdamW {
         };
         let mut plain = Vec::new();
         no_grad(|| {
-            for (index, Learned { name, weight, gradient, mut copies }) in
+            for (index, Learned { name, mut weight, mut gradient, mut copies }) in
                 learned(weights).into_iter().enumerate()
             {
                 let decay = if decays(&name) { self.weight_decay } else { 0.0 };
+                let own = self.own(&name, weight.numel() as i64);
+                let part = |tensor: &Tensor| tensor.view(-1).narrow(0, own.start, own.end - own.start);
+                if self.shards.is_some() {
+                    // The copies follow when all parts are there, and the gradients of the others' are forgotten below.
+                    (weight, gradient) = (part(&weight), part(&gradient.contiguous()));
+                    copies.clear();
+                }
                 let (m, v) = self.moments.entry(name).or_insert_with(|| {
                     (Tensor::zeros_like(&weight.view(-1)), Tensor::zeros_like(&weight.view(-1)))
                 });
@@ -136,6 +179,9 @@ impl AdamW {
             kernel::step(&mut plain, step);
         });
         self.unfinished = None;
+        if self.shards.is_some() {
+            zero_gradients(weights);
+        }
         weights.iter().for_each(|(_, weights)| weights.copies().discard_gradients());
     }
 
@@ -147,53 +193,6 @@ impl AdamW {
         }
         self.slice = Some(next);
         true
-    }
-
-    /// State as named tensors, for a step checkpoint.
-    pub fn state(&self) -> Vec<(String, &Tensor)> {
-        let named = self.moments.iter();
-        named
-            .flat_map(|(name, (m, v))| [(format!("adam.m.{name}"), m), (format!("adam.v.{name}"), v)])
-            .collect()
-    }
-
-    /// Takes over a saved state of these weights.
-    ///
-    /// # Errors
-    /// If a moment is missing or of another size: the message names it.
-    pub fn restore(
-        &mut self,
-        tensors: &mut BTreeMap<String, Tensor>,
-        steps: u64,
-        weights: &[(&str, &Weights)],
-        device: Device,
-    ) -> Result<(), String> {
-        let sizes: BTreeMap<String, usize> = weights
-            .iter()
-            .flat_map(|(set, weights)| {
-                weights.iter().map(move |(name, weight)| (format!("{set}.{name}"), weight.numel()))
-            })
-            .collect();
-        let names: Vec<String> =
-            tensors.keys().filter_map(|key| key.strip_prefix("adam.m.").map(ToOwned::to_owned)).collect();
-        for name in names {
-            let expected =
-                *sizes.get(&name).ok_or_else(|| format!("adam.m.{name}: no such weight is trained"))?;
-            let mut moment = |key: String| {
-                let found = tensors.remove(&key).filter(|found| found.kind() == Kind::Float);
-                match found {
-                    Some(found) if found.numel() == expected => Ok(found.view(-1).to_device(device)),
-                    found => Err(format!(
-                        "{key}: expected {expected} float32 numbers, found {}",
-                        found.map_or(0, |found| found.numel())
-                    )),
-                }
-            };
-            let moments = (moment(format!("adam.m.{name}"))?, moment(format!("adam.v.{name}"))?);
-            self.moments.insert(name, moments);
-        }
-        self.steps = steps;
-        Ok(())
     }
 }
 

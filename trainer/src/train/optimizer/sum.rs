@@ -14,18 +14,20 @@ pub struct GradientSum {
     lengths: Vec<i64>,
 }
 
-/// The weights that are trained, in the order of sets and names.
-fn trained<'a>(sets: &'a [(&str, &Weights)]) -> impl Iterator<Item = (&'a Weights, &'a str, &'a Tensor)> {
-    sets.iter().flat_map(|&(_, weights)| {
+/// The weights that are trained, with their set, its name and their own, in the order of sets and names.
+pub(super) fn trained<'a>(
+    sets: &'a [(&str, &Weights)],
+) -> impl Iterator<Item = (&'a str, &'a Weights, &'a str, &'a Tensor)> {
+    sets.iter().flat_map(|&(set, weights)| {
         let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
-        trained.map(move |(name, weight)| (weights, name, weight))
+        trained.map(move |(name, weight)| (set, weights, name, weight))
     })
 }
 
 impl GradientSum {
     /// Of these weights. Memory is taken by the first sum of several ranks.
     pub fn new(sets: &[(&str, &Weights)]) -> Self {
-        let lengths = trained(sets).map(|(_, _, weight)| weight.numel() as i64).collect();
+        let lengths = trained(sets).map(|(.., weight)| weight.numel() as i64).collect();
         Self { flat: None, lengths }
     }
 
@@ -69,7 +71,7 @@ impl GradientSum {
         let mut found = vec![0f32; self.lengths.len()];
         has.copy_data(&mut found, self.lengths.len());
         let mut start = 0;
-        for (((_, _, weight), &length), found) in trained(sets).zip(&self.lengths).zip(found) {
+        for (((.., weight), &length), found) in trained(sets).zip(&self.lengths).zip(found) {
             if found > 0.0 {
                 if !weight.grad().defined() {
                     // tch cannot set a gradient: that of nothing is zeros in the weight's shape.

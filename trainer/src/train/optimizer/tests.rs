@@ -1,6 +1,8 @@
 //! Steps against PyTorch's, whose numbers `tests/reference/make_optimizer_values.py` stored; and a step without room.
 
 use super::*;
+use crate::collective::Group;
+use crate::collective::tests::on_ranks;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -68,6 +70,51 @@ fn compare(mut optimizer: AdamW) {
         }
     }
     assert_eq!(optimizer.steps(), values.steps.len() as u64);
+}
+
+/// Ranks that share out the state step as one process does that has the same gradients, to the last bit; each keeps about
+/// its share of the moments, and all have all weights, and their copies.
+#[test]
+fn steps_of_shared_out_weights_are_those_of_one_process() {
+    for (world, by_operations) in [(2, false), (3, false), (2, true)] {
+        let steps = |group: &Group, shards: bool| {
+            // Ranks are threads here, and share libtorch's random numbers.
+            let numbers = |shape: &[i64]| {
+                Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)).sin().view(shape)
+            };
+            let named = [("a", numbers(&[300, 200])), ("bias", numbers(&[77])), ("z", numbers(&[5]))];
+            let weights = Weights::new(named.map(|(name, tensor)| (name.to_owned(), tensor)).into());
+            weights.train_only(|_| true);
+            let sets = [("student", &weights)];
+            let mut optimizer = AdamW::new(0.1);
+            if by_operations {
+                optimizer = optimizer.by_operations();
+            }
+            if shards {
+                optimizer = optimizer.sharded(Shards::new(&sets, group));
+            }
+            let input = numbers(&[4, 200]).to_kind(Kind::BFloat16);
+            let product = || weights.copies().product(&["a".to_owned()], &[weights.get("a")], &input);
+            for _ in 0..3 {
+                product().to_kind(Kind::Float).square().sum(Kind::Float).backward();
+                give(&weights.get("bias"), &numbers(&[77]));
+                optimizer.step(&sets, 0.01, 0.5);
+                optimizer.spread(&sets).expect("all are there");
+                let left = weights.get("bias").grad().count_nonzero(0).int64_value(&[]);
+                assert_eq!((left, weights.copies().gradients().len()), (0, 0), "gradients are forgotten");
+            }
+            let copy = no_grad(product).to_kind(Kind::Float).sum(Kind::Double).double_value(&[]);
+            let bytes: usize = optimizer.state().iter().map(|(_, moment)| moment.numel() * 4).sum();
+            (weights.fingerprint(), copy.to_bits(), bytes)
+        };
+        let (weights, copy, bytes) = steps(&Group::alone(), false);
+        assert_eq!(bytes, 2 * 4 * (300 * 200 + 77));
+        for found in on_ranks(world, |group| steps(&group, true)) {
+            assert_eq!((found.0, found.1), (weights.clone(), copy), "{world} ranks");
+            let share = found.2 as f64 / bytes as f64;
+            assert!(share < 1.02 / world as f64, "{world} ranks keep {share} of the state each");
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,230 @@
+//! An optimizer's state shared out over ranks: each keeps the moments of its part of the weights, makes the steps of that
+//! part, and gets the others' weights afterwards.
+
+use super::sum::trained;
+use crate::collective::Group;
+use crate::error::Result;
+use crate::nn::weights::Weights;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use tch::{Device, Kind, Tensor, no_grad};
+
+/// Numbers that all ranks together exchange at a time: 16 MiB in float32.
+const TOGETHER: i64 = 1 << 22;
+
+/// Parts begin at multiples of this many numbers, a line of a processor's cache.
+const LINE: i64 = 16;
+
+/// Which numbers of the trained weights belong to which rank. In the order of sets and names, each has the same count, so a
+/// weight may belong to several ranks.
+#[derive(Debug, Clone)]
+pub struct Shards {
+    group: Group,
+    /// Numbers of a rank; the last ones may have fewer.
+    share: i64,
+    /// Place of each weight's first number, and its length, by `<set>.<weight>`.
+    places: BTreeMap<String, (i64, i64)>,
+}
+
+impl Shards {
+    /// Of the weights that are trained.
+    pub fn new(sets: &[(&str, &Weights)], group: &Group) -> Self {
+        let mut places = BTreeMap::new();
+        let mut end = 0;
+        for (name, weight) in named(sets) {
+            let length = weight.numel() as i64;
+            places.insert(name, (end, length));
+            end += length;
+        }
+        let world = group.world() as i64;
+        let share = (end + world - 1) / world;
+        Self { group: group.clone(), share: (share + LINE - 1) / LINE * LINE, places }
+    }
+
+    /// The numbers of a weight, laid out flat, that belong to a rank.
+    fn part(&self, name: &str, rank: usize) -> Range<i64> {
+        let (start, length) = self.places.get(name).copied().unwrap_or_default();
+        let first = self.share * rank as i64;
+        let within = |place: i64| (place - start).clamp(0, length);
+        within(first)..within(first + self.share)
+    }
+
+    /// The numbers of a weight, laid out flat, that belong to this rank.
+    pub(super) fn own(&self, name: &str) -> Range<i64> {
+        self.part(name, self.group.rank())
+    }
+
+    /// Numbers of a weight.
+    pub(super) fn length(&self, name: &str) -> i64 {
+        self.places.get(name).map_or(0, |(_, length)| *length)
+    }
+
+    /// Brings every rank's part of the weights to all others.
+    ///
+    /// # Errors
+    /// If a rank has ended.
+    pub(super) fn spread(&self, sets: &[(&str, &Weights)]) -> Result<()> {
+        let world = self.group.world() as i64;
+        let length = (TOGETHER / world).min(self.share).max(1);
+        let own = Tensor::zeros([length], (Kind::Float, Device::Cpu));
+        let weights: Vec<(i64, Tensor)> = self.flat(sets);
+        for offset in (0..self.share).step_by(length as usize) {
+            let place = |rank: i64| {
+                let first = rank * self.share;
+                first + offset..first + (offset + length).min(self.share)
+            };
+            no_grad(|| {
+                each_overlap(&weights, place(self.group.rank() as i64), &own, |weight, mut place| {
+                    place.copy_(weight);
+                });
+            });
+            let all = self.group.gather_tensor(&own)?;
+            no_grad(|| {
+                for rank in (0..world).filter(|rank| *rank != self.group.rank() as i64) {
+                    let part = all.narrow(0, rank * length, length);
+                    each_overlap(&weights, place(rank), &part, |weight, place| {
+                        weight.shallow_clone().copy_(&place);
+                    });
+                }
+            });
+        }
+        sets.iter().for_each(|(_, weights)| weights.copies().refresh());
+        Ok(())
+    }
+
+    /// Each weight laid out flat, with the place of its first number.
+    fn flat(&self, sets: &[(&str, &Weights)]) -> Vec<(i64, Tensor)> {
+        let start = |name: &str| self.places.get(name).map_or(0, |(start, _)| *start);
+        named(sets).map(|(name, weight)| (start(&name), weight.detach().view(-1))).collect()
+    }
+
+    /// On rank 0 a whole tensor as long as the weight of this name, whose `own` part each rank has; nothing on the others.
+    ///
+    /// # Errors
+    /// If a rank has ended.
+    pub fn whole(&self, name: &str, own: &Tensor) -> Result<Option<Tensor>> {
+        if !self.group.is_first() {
+            if own.numel() > 0 {
+                self.group.send(own, 0)?;
+            }
+            return Ok(None);
+        }
+        let whole = Tensor::zeros([self.length(name)], (Kind::Float, Device::Cpu));
+        for rank in 0..self.group.world() {
+            let part = self.part(name, rank);
+            let mut place = whole.narrow(0, part.start, part.end - part.start);
+            if rank == 0 {
+                no_grad(|| place.copy_(own));
+            } else if place.numel() > 0 {
+                self.group.receive(&mut place, rank)?;
+            }
+        }
+        Ok(Some(whole))
+    }
+
+    /// The own part of a tensor as long as the weight of this name, which rank 0 has.
+    ///
+    /// # Errors
+    /// If a rank has ended.
+    pub fn deal(&self, name: &str, whole: Option<&Tensor>) -> Result<Tensor> {
+        let part = self.own(name);
+        let length = part.end - part.start;
+        let Some(whole) = whole else {
+            let mut own = Tensor::zeros([length], (Kind::Float, Device::Cpu));
+            if length > 0 {
+                self.group.receive(&mut own, 0)?;
+            }
+            return Ok(own);
+        };
+        for rank in 1..self.group.world() {
+            let part = self.part(name, rank);
+            if !part.is_empty() {
+                self.group.send(&whole.narrow(0, part.start, part.end - part.start), rank)?;
+            }
+        }
+        // A copy, so that the others' parts are freed.
+        Ok(no_grad(|| whole.narrow(0, part.start, length).copy()))
+    }
+}
+
+/// The weights that are trained, by `<set>.<weight>`, in the order of sets and names.
+fn named<'a>(sets: &'a [(&str, &Weights)]) -> impl Iterator<Item = (String, &'a Tensor)> {
+    trained(sets).map(|(set, _, name, weight)| (format!("{set}.{name}"), weight))
+}
+
+/// Calls `work` with each piece of `weights` that lies in `range`, and its place in `buffer`, which begins with the range.
+fn each_overlap(
+    weights: &[(i64, Tensor)],
+    range: Range<i64>,
+    buffer: &Tensor,
+    mut work: impl FnMut(&Tensor, Tensor),
+) {
+    for (start, weight) in weights {
+        let end = start + weight.numel() as i64;
+        let (first, last) = (range.start.max(*start), range.end.min(end));
+        if first < last {
+            let length = last - first;
+            work(&weight.narrow(0, first - start, length), buffer.narrow(0, first - range.start, length));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::tests::on_ranks;
+
+    fn weights() -> Weights {
+        let sizes: [(&str, &[i64]); 4] = [("a", &[70, 30]), ("b", &[1]), ("c", &[13, 9]), ("d", &[64])];
+        let numbers = |shape: &[i64]| {
+            Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)).view(shape)
+        };
+        let named = sizes.map(|(name, shape)| (name.to_owned(), numbers(shape)));
+        let weights = Weights::new(named.into());
+        weights.train_only(|name| name != "d");
+        weights
+    }
+
+    #[test]
+    fn every_number_is_in_one_part_and_parts_are_of_one_size() {
+        for world in [1, 2, 3, 5] {
+            let found = on_ranks_or_alone(world, |group| {
+                let (student, value) = (weights(), weights());
+                let shards = Shards::new(&[("student", &student), ("value", &value)], &group);
+                let mut owned = 0;
+                for name in ["student.a", "student.b", "student.c", "value.a", "value.b", "value.c"] {
+                    let parts: Vec<_> = (0..world).map(|rank| shards.part(name, rank)).collect();
+                    assert_eq!((parts[0].start, parts[world - 1].end), (0, shards.length(name)));
+                    assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start), "{name}: {parts:?}");
+                    owned += shards.own(name).end - shards.own(name).start;
+                }
+                assert!(shards.own("student.d").is_empty(), "it is not trained");
+                owned
+            });
+            let total = 2 * (70 * 30 + 1 + 13 * 9);
+            assert_eq!(found.iter().sum::<i64>(), total);
+            let even = total / world as i64;
+            assert!(found.iter().all(|owned| (owned - even).abs() <= LINE * world as i64), "{found:?}");
+        }
+    }
+
+    fn on_ranks_or_alone<T: Send>(world: usize, work: impl Fn(Group) -> T + Sync) -> Vec<T> {
+        if world == 1 { vec![work(Group::alone())] } else { on_ranks(world, work) }
+    }
+
+    #[test]
+    fn whole_tensors_are_gathered_and_dealt() {
+        on_ranks(3, |group| {
+            let weights = weights();
+            let shards = Shards::new(&[("student", &weights)], &group);
+            let whole = weights.get("a").detach().view(-1);
+            let own = shards.own("student.a");
+            let own = whole.narrow(0, own.start, own.end - own.start);
+            let found = shards.whole("student.a", &own).expect("gathered");
+            assert_eq!(found.is_some(), group.is_first());
+            assert!(found.is_none_or(|found| found.equal(&whole)));
+            let dealt = shards.deal("student.a", group.is_first().then_some(&whole)).expect("dealt");
+            assert!(dealt.equal(&own));
+        });
+    }
+}
