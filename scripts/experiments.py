@@ -183,10 +183,10 @@ def stages(place, round_number, said):
     found = {}
     for line in text.splitlines():
         cells = re.split(r"\s{2,}", line.strip())
-        if len(cells) == 10 and (cells[0] == "base student" or cells[0].startswith("round ")):
+        if len(cells) == 11 and (cells[0] == "base student" or cells[0].startswith("round ")):
             number = lambda cell: None if cell == "–" else float(cell.removesuffix(" %"))
             names = ("score", "none_wrong", "repeated", "truncated", "accuracy")
-            places = (4, 5, 6, 7, 9)
+            places = (5, 6, 7, 8, 10)
             found[cells[0]] = {name: number(cells[at]) for name, at in zip(names, places)}
     for round_of, stage, img in re.findall(r"round (\d+): answers after (\w+):.*?IMG ([\d.]+)", said):
         name = "base student" if stage == "base" else f"round {round_of}, after {stage.upper()}"
