@@ -20,9 +20,14 @@ struct MetricOf {
 pub(super) fn kl_coefficient(context: &Context, round: u32, kl: f64) -> Result<f64> {
     let rl = &context.settings.rl;
     let Some(target) = rl.kl_target.filter(|_| round > 1) else { return Ok(rl.kl_coefficient) };
-    let before = context.dataset.project::<Metric, MetricOf>(round - 1, &["name", "value"])?;
-    let before = before.into_iter().find(|row| row.name == "kl_coefficient");
-    Ok(steered(before.map_or(rl.kl_coefficient, |row| row.value), kl, target))
+    let before = measured_in(context, round - 1, "kl_coefficient")?;
+    Ok(steered(before.unwrap_or(rl.kl_coefficient), kl, target))
+}
+
+/// A number that a round measured, by its name.
+pub(super) fn measured_in(context: &Context, round: u32, name: &str) -> Result<Option<f64>> {
+    let rows = context.dataset.project::<Metric, MetricOf>(round, &["name", "value"])?;
+    Ok(rows.into_iter().find(|row| row.name == name).map(|row| row.value))
 }
 
 /// β · (1 + clip(KL / target − 1, ±0.5)): the proportional controller of Ziegler et al. (2019), a step a round.
