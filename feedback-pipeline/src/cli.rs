@@ -320,6 +320,12 @@ fn jobs(context: &Context, round: u32, stage: Option<Kind>) -> Vec<Job> {
             );
             vec![Job::new(Kind::Scores, round)]
         }
+        None if !context.settings.needs_scores() => {
+            schemas::warn!(
+                "note: rl.answer_reward is alone, so train does not use scores and none are bought (--stage scores buys them)"
+            );
+            vec![Job::new(Kind::Corrections, round)]
+        }
         None => vec![Job::new(Kind::Scores, round), Job::new(Kind::Corrections, round)],
         Some(Kind::Judgements) => vec![Job::judge(round, "base")],
         Some(kind) => vec![Job::new(kind, round)],

@@ -1,6 +1,6 @@
 //! Merging defaults, file and flags, with the origin of every value.
 
-use super::choice::{AnswerKeepBy, BaselineKind, KeepBy, Preset, Provider};
+use super::choice::{AnswerKeepBy, AnswerReward, BaselineKind, KeepBy, Preset, Provider};
 use super::kind::Kind;
 use super::table::{FurtherTeacher, Key, Settings};
 use super::{further, preset};
@@ -218,6 +218,19 @@ impl Resolved {
         }
         if s.rl.baseline == BaselineKind::Model && s.rl.value_passes == 0 {
             return Err(self.value_error("rl.value_passes", "at least 1 with rl.baseline = model", "0"));
+        }
+        let weight = s.rl.answer_weight;
+        match s.rl.answer_reward {
+            AnswerReward::Sum => {}
+            AnswerReward::Alone if weight == 0.0 => {
+                let expected = "a number above 0 with rl.answer_reward = alone";
+                return Err(self.value_error("rl.answer_weight", expected, "0"));
+            }
+            AnswerReward::Product if weight == 0.0 || weight > 1.0 => {
+                let expected = "a number above 0, at most 1, with rl.answer_reward = product";
+                return Err(self.value_error("rl.answer_weight", expected, &weight.to_string()));
+            }
+            AnswerReward::Alone | AnswerReward::Product => {}
         }
         if s.student.threads > MOST_THREADS {
             let found = s.student.threads.to_string();

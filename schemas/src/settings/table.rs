@@ -2,10 +2,10 @@
 
 use super::choice::SettingType;
 use super::choice::{
-    Algorithm, AnswerKeepBy, BaselineKind, Combine, ContentForm, CorrectionFilter, Device, Disagreement,
-    Dtype, GaeUnit, GrpoScale, ImageDetail, KeepBy, LogprobKind, PairSource, Preset, PromptFormat, Provider,
-    RateSchedule, RationaleSource, ResponseFormat, RewardUnit, RlKeep, RoundStages, SystemRole,
-    TokenLimitField, ValueInit, ValueTrunk, WhitenOver,
+    Algorithm, AnswerKeepBy, AnswerReward, BaselineKind, Combine, ContentForm, CorrectionFilter, Device,
+    Disagreement, Dtype, GaeUnit, GrpoScale, ImageDetail, KeepBy, LogprobKind, PairSource, Preset,
+    PromptFormat, Provider, RateSchedule, RationaleSource, ResponseFormat, RewardUnit, RlKeep, RoundStages,
+    SystemRole, TokenLimitField, ValueInit, ValueTrunk, WhitenOver,
 };
 use super::kind::Kind;
 
@@ -179,6 +179,7 @@ settings! {
         algorithm: Algorithm = Algorithm::Ppo, "ppo (clipped policy gradient against a baseline), grpo (relative to the other samples of the problem) or dpo (better over worse rationales).";
         reward: RewardUnit = RewardUnit::Sentence, "sentence (each score at its sentence's end) or rationale (their mean, at the end).";
         answer_weight: f64 = 0.0, "Weight in the reward of what each sentence adds to the answer model's probability of the correct option; 0 leaves it out. The answer model is that of the policy the round starts from (train eval).";
+        answer_reward: AnswerReward = AnswerReward::Sum, "How that probability counts: sum (as said, added to the scores), product (each score times 1 - answer_weight + answer_weight * the probability after the whole rationale) or alone (as said, without scores: no Teacher is needed).";
         baseline: BaselineKind = BaselineKind::LeaveOneOut, "What the advantages of ppo are taken against: leave_one_out (returns of the problem's other samples from the same sentence on), model (a value model trained first) or sampled (values of an untrained head, stored while sampling).";
         passes: u32 = 4, "Passes over the rollouts; 0 leaves the policy unchanged.";
         minibatch: u32 = 8, "Rollouts in a minibatch.";
@@ -249,5 +250,19 @@ settings! {
         max_grad_norm: Option<f64> = Some(1.0), "Maximum norm of the gradient; 0 does not clip.";
         prompt_format: PromptFormat = PromptFormat::QcmgA, "QCMG-A (the source contains the rationale) or QCM-A (it does not).";
         rationales: RationaleSource = RationaleSource::Generated, "Rationales to train on: generated (the policy's own) or gold.";
+    }
+}
+
+impl RlSettings {
+    /// Whether RL learns from a Teacher's scores.
+    pub fn needs_scores(&self) -> bool {
+        self.answer_reward != AnswerReward::Alone
+    }
+}
+
+impl Settings {
+    /// Whether any stage of a round learns from a Teacher's scores.
+    pub fn needs_scores(&self) -> bool {
+        self.rl.needs_scores() || self.sft.filter == CorrectionFilter::Scored
     }
 }

@@ -163,6 +163,8 @@ pub(super) fn likely_cause(rows: &[Metric], change: &Change) -> String {
         values.fold(f64::NEG_INFINITY, f64::max)
     };
     let [sentences, now] = change.sentences;
+    // The right answer alone does not reward a rationale for its length.
+    let is_scored = last("mean_sentence_score").is_some();
     if most("kl_to_sampler") > 0.1 || most("clip_fraction") > 0.3 {
         "it moved far from the policy that sampled; lower rl.learning_rate or rl.passes, or set rl.max_kl"
             .into()
@@ -172,12 +174,12 @@ pub(super) fn likely_cause(rows: &[Metric], change: &Change) -> String {
             .into()
     } else if last("entropy").zip(last("sampler_entropy")).is_some_and(|(now, then)| now < 0.5 * then) {
         "its samples became similar; lower rl.learning_rate or rl.passes".into()
-    } else if now > 1.3 * sentences {
+    } else if is_scored && now > 1.3 * sentences {
         format!(
             "its rationales grew from {sentences:.1} to {now:.1} sentences: each sentence above rl.neutral_score adds to \
              the reward; raise rl.neutral_score, or set rl.reward = rationale"
         )
-    } else if now < 0.7 * sentences {
+    } else if is_scored && now < 0.7 * sentences {
         format!(
             "its rationales shrank from {sentences:.1} to {now:.1} sentences: each sentence below rl.neutral_score costs \
              reward; lower rl.neutral_score, or set rl.reward = rationale"
@@ -191,9 +193,14 @@ pub(super) fn likely_cause(rows: &[Metric], change: &Change) -> String {
     } else if change.may_be_chance() {
         "the difference may be chance".into()
     } else {
-        "scores and gold solutions may ask for different things; sample more of each problem (rollout.samples), or look \
-         at the scores (collect-feedback report)"
-            .into()
+        let (reward, next) = match is_scored {
+            true => ("scores", ", or look at the scores (collect-feedback report)"),
+            false => ("the right answer", ""),
+        };
+        format!(
+            "{reward} and gold solutions may ask for different things; sample more of each problem \
+             (rollout.samples){next}"
+        )
     }
 }
 
@@ -211,6 +218,7 @@ mod tests {
         let worse = change([0.5, 0.4], [4.0, 4.0], Some(0.02));
         let cause_of = |numbers: &[(&str, f64)], change: &Change| {
             let mut log = MetricLog::new(1, "rl");
+            log.push(0, 0.0, [("mean_sentence_score", 0.5)]);
             for (step, (name, value)) in (1..).zip(numbers) {
                 log.push(step, 0.0, [(*name, *value)]);
             }
@@ -230,6 +238,8 @@ mod tests {
         assert!(cause_of(&[], &longer).starts_with("its rationales grew from 4.0 to 6.0 sentences"));
         let shorter = change([0.5, 0.4], [4.0, 2.0], Some(0.02));
         assert!(cause_of(&[], &shorter).starts_with("its rationales shrank from 4.0 to 2.0 sentences"));
+        let unscored = likely_cause(&[], &longer);
+        assert!(unscored.starts_with("the right answer and gold solutions"), "{unscored}");
         let slightly = change([0.5, 0.49], [4.0, 4.0], Some(0.02));
         assert_eq!(cause_of(&[], &slightly), "the difference may be chance");
     }

@@ -44,9 +44,8 @@ pub(super) fn mean_kl(scored: &[(Rollout, Vec<f32>)]) -> f64 {
     scored.iter().map(|(rollout, _)| of_one(rollout)).sum::<f64>() / scored.len().max(1) as f64
 }
 
-/// Checks the numbers of all scored rollouts and takes their token rewards, to which `answers` add what the right answer is
-/// worth. A rollout without sentences counts as one
-/// sentence with score 0, up to its last token.
+/// Checks the numbers of all scored rollouts and takes their token rewards, with what the right answer is worth, by `answers`.
+/// A rollout without sentences counts as one sentence with score 0, up to its last token.
 ///
 /// # Errors
 /// If a column has another length than the tokens, or holds a number that cannot be.
@@ -70,15 +69,13 @@ pub(super) fn experience(
         let whole = rl.reward == RewardUnit::Rationale;
         let mut ends = scored_ends(&tokens, scores, whole);
         if let Some(answers) = answers {
-            let added = answers.of(rollout, rl.answer_weight);
-            let added = if whole { vec![added.iter().sum()] } else { added };
-            ends.iter_mut().zip(added).for_each(|((_, score), answer)| *score += answer);
+            answers.add_to(&mut ends, rollout, rl);
         }
         if ends.is_empty() {
             ends.push((rollout.token_ids.len().saturating_sub(1) as u32, 0.0));
         }
         let (logprobs, reference) = (&rollout.logprobs, &rollout.ref_logprobs);
-        let rewards = token_rewards(logprobs, reference, &ends, kl_coefficient, rl.neutral_score);
+        let rewards = token_rewards(logprobs, reference, &ends, kl_coefficient, neutral(rl));
         let problem = corpus.get(&rollout.problem_id, "rollouts")?;
         all.push(Experience {
             problem_id: rollout.problem_id.clone(),
@@ -92,6 +89,11 @@ pub(super) fn experience(
         });
     }
     Ok(all)
+}
+
+/// The score with zero reward: without a Teacher's scores, that of a sentence that adds nothing.
+pub(super) fn neutral(rl: &RlSettings) -> f64 {
+    if rl.needs_scores() { rl.neutral_score } else { 0.0 }
 }
 
 /// What is wrong with a rollout's numbers.

@@ -3,7 +3,7 @@
 use super::answer_reward::{self, AnswerRewards};
 use super::comparison::{Change, Comparison, Measured, likely_cause};
 use super::context::{Context, ENDS_ROUND, Policy};
-use super::experience::{experience, kl_coefficient, mean_kl, measured_in};
+use super::experience::{experience, kl_coefficient, mean_kl, measured_in, neutral};
 use super::learned_values::{self, LearnedValues};
 use super::pairs::pairs;
 use super::scored::{Scored, ready};
@@ -24,8 +24,11 @@ use crate::seed;
 use crate::student::checkpoint;
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
-use schemas::settings::{Algorithm, BaselineKind, RlKeep, RoundStages};
+use schemas::settings::{Algorithm, BaselineKind, RlKeep, RlSettings, RoundStages};
 use schemas::{Metric, Rollout, Score};
+
+/// Name of the metric of the sampled rationales' mean sentence score.
+const MEAN_SCORE: &str = "mean_sentence_score";
 
 /// Trains where scores allow, then decodes the train split.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
@@ -41,7 +44,8 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         };
         line = Some(train(context, round, &policy, &rollouts)?);
     }
-    if line.is_none() && context.dataset.parts::<Score>(round)?.is_empty() {
+    let is_unscored = context.settings.rl.needs_scores() && context.dataset.parts::<Score>(round)?.is_empty();
+    if line.is_none() && is_unscored {
         return Err(Error::input(
             format!(
                 "round {round}: {} exists, but the dataset has no scores of this round: does it belong to another dataset?",
@@ -88,12 +92,10 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     };
     let experience =
         experience(context, &corpus, policy, &scored.rollouts, kl_coefficient, answers.as_ref())?;
-    let mean = mean_score(scored);
     let reward = mean_reward(&experience);
     let at_start = [
-        ("mean_sentence_score", mean),
         ("mean_reward", reward),
-        ("differing/problems", differing(&experience, rl.neutral_score)),
+        ("differing/problems", differing(&experience, neutral(rl))),
         ("rollouts", experience.len() as f64),
         ("kl_to_reference", kl),
         ("kl_coefficient", kl_coefficient),
@@ -109,8 +111,10 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         context,
         round,
         plan,
-        measured: at_start
+        measured: mean_score(scored, rl)
+            .map(|mean| (MEAN_SCORE, mean))
             .into_iter()
+            .chain(at_start)
             .chain(scored.form)
             .chain(answers.iter().flat_map(AnswerRewards::numbers))
             .chain(ends_round)
@@ -166,13 +170,9 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let before = if learned.keeps_start { Some(context.read_policy_to_train(&policy.folder)?) } else { None };
     let kept = before.as_ref().unwrap_or(policy);
     context.group.on_first(|| kept.write(&folder, &format!("round {round}, rl")))?;
-    let earlier = match round {
-        1 => None,
-        _ => measured_in(context, round - 1, "mean_sentence_score")?,
-    };
-    let earlier = earlier.map_or_else(String::new, |mean| format!(" ({mean:.3} in round {})", round - 1));
+    let earned = earned(context, round, mean_score(scored, rl), answers.as_ref(), reward)?;
     Ok(format!(
-        "round {round}: rl: {} on {} rollouts, mean sentence score {mean:.3}{earlier}, mean reward {reward:.3}{}{}{}",
+        "round {round}: rl: {} on {} rollouts, {earned}{}{}{}",
         rl.algorithm,
         grouped(experience.len()),
         ended(learned.end),
@@ -248,10 +248,32 @@ impl Run<'_> {
     }
 }
 
-/// Mean of all sentence scores of the sampled rationales.
-fn mean_score(scored: &Scored) -> f64 {
+/// Mean of all sentence scores of the sampled rationales; `None` if the right answer is the only reward.
+fn mean_score(scored: &Scored, rl: &RlSettings) -> Option<f64> {
     let scores = || scored.rollouts.iter().flat_map(|(_, scores)| scores).map(|&score| f64::from(score));
-    scores().sum::<f64>() / scores().count().max(1) as f64
+    rl.needs_scores().then(|| scores().sum::<f64>() / scores().count().max(1) as f64)
+}
+
+/// What the samples earned, for the stage's line: their mean score, and that of the round before; how likely they make the
+/// right answer; their mean reward.
+fn earned(
+    context: &Context,
+    round: u32,
+    mean: Option<f64>,
+    answers: Option<&AnswerRewards>,
+    reward: f64,
+) -> Result<String> {
+    let mut parts = Vec::new();
+    if let Some(mean) = mean {
+        let earlier = if round > 1 { measured_in(context, round - 1, MEAN_SCORE)? } else { None };
+        let earlier = earlier.map_or_else(String::new, |mean| format!(" ({mean:.3} in round {})", round - 1));
+        parts.push(format!("mean sentence score {mean:.3}{earlier}"));
+    }
+    if let Some([(_, without), (_, with)]) = answers.map(AnswerRewards::numbers) {
+        parts.push(format!("right answer's probability {without:.3} without a rationale, {with:.3} with it"));
+    }
+    parts.push(format!("mean reward {reward:.3}"));
+    Ok(parts.join(", "))
 }
 
 /// What a training that ended early says.

@@ -3,6 +3,7 @@
 
 mod adapters;
 mod again;
+mod answer_alone;
 mod answers;
 mod bad_input;
 mod checkpoints;
