@@ -8,6 +8,7 @@ use super::choice::{
     SystemRole, TokenLimitField, ValueInit, ValueTrunk, WhitenOver,
 };
 use super::kind::Kind;
+use crate::share::Share;
 
 /// One setting: its place in the file, its type and its meaning.
 #[derive(Debug, Clone, Copy)]
@@ -167,6 +168,7 @@ settings! {
     /// Sampling rationales.
     rollout: RolloutSettings {
         samples: u32 = 4, "Rationales sampled for each train problem.";
+        problems_share: f64 = 1.0, "Share of the train problems that a round samples, about; chosen by rollout.seed, and mostly others in each round. Raising it only adds to them. With an equal sft.corrections_share, they are the same problems.";
         top_k: u32 = 50, "Sample from this many most likely tokens; 0 means all.";
         top_p: f64 = 1.0, "Sample from the most likely tokens with this total probability.";
         temperature: f64 = 1.0, "Sampling temperature of the student.";
@@ -231,6 +233,7 @@ settings! {
         min_score: f64 = 0.9, "Minimum mean sentence score of a sampled rationale to learn from, with filter = scored.";
         keep: KeepBy = KeepBy::Last, "Epoch to keep: last, val_loss (lowest loss on the val split's gold solutions) or val_rouge_l (closest to them).";
         patience: Option<u32> = None, "Epochs without improvement (see keep) after which training stops; unset runs all epochs.";
+        corrections_share: f64 = 1.0, "Share of the train problems whose rationales are corrected, about; chosen by rollout.seed, and mostly others in each round. Raising it only adds to them.";
         padded_loss: bool = false, "Whether padding up to max_target_tokens counts as a target, as in the public code.";
         max_grad_norm: Option<f64> = Some(1.0), "Maximum norm of the gradient; 0 does not clip.";
     }
@@ -261,6 +264,16 @@ impl RlSettings {
 }
 
 impl Settings {
+    /// The train problems that a round samples.
+    pub fn sampled(&self, round: u32) -> Share {
+        Share::of_round(self.rollout.problems_share, self.rollout.seed, round)
+    }
+
+    /// The train problems whose rationales a round has corrected.
+    pub fn corrected(&self, round: u32) -> Share {
+        Share::of_round(self.sft.corrections_share, self.rollout.seed, round)
+    }
+
     /// Whether any stage of a round learns from a Teacher's scores.
     pub fn needs_scores(&self) -> bool {
         self.rl.needs_scores() || self.sft.filter == CorrectionFilter::Scored

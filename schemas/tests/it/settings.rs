@@ -308,7 +308,10 @@ fn flags_are_read_from_the_command_line() {
     let pairs = |values: &BTreeMap<String, String>| {
         values.iter().map(|(key, text)| format!("{key}={text}")).collect::<Vec<_>>()
     };
-    assert_eq!(pairs(feedback.values()), ["budget.max_usd=-1", "teacher.provider=anthropic"]);
+    assert_eq!(
+        pairs(feedback.values()),
+        ["budget.max_usd=-1", "rollout.seed=7", "teacher.provider=anthropic"]
+    );
     assert_eq!(pairs(trainer.values()), ["rl.learning_rate=1e-3", "rollout.samples=2", "rollout.seed=7"]);
 
     // Flags of the answer model from before the student had an adapter too.

@@ -26,6 +26,7 @@ mod rl_options;
 mod rl_values;
 mod rollouts;
 mod rounds;
+mod shares;
 mod small;
 mod vit;
 mod weight_files;

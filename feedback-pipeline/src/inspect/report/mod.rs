@@ -68,7 +68,7 @@ pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>, settings: &Setting
         );
         return Err(Error::bad_input(format!("{}, round {round}", dataset.root().display()), message));
     }
-    let state = status::report(dataset)?;
+    let state = status::report(dataset, settings)?;
     let figures = figures::Figures::of(dataset, &gathered, settings)?;
     let (deck, pictures) = cards::deck(dataset, &gathered)?;
     let html = page::render(dataset, &gathered, &state, &figures, &deck, &pictures)?;
