@@ -212,6 +212,9 @@ fn what_rl_changed_is_in_the_report() {
     dataset.write_part(0, "base", rows, &provenance()).unwrap();
     let rows = said(1, "rl", [right, right, right, wrong, right]);
     dataset.write_part(1, "rl", rows[..4].to_vec(), &provenance()).unwrap();
+    let of = |round, stage| ["d", "e"].map(|id| answer(id, round, stage, "test", stage == "rl" || id == "d"));
+    dataset.write_part(0, "base", of(0, "base"), &provenance()).unwrap();
+    dataset.write_part(1, "rl", of(1, "rl"), &provenance()).unwrap();
     let sampled = |round: u32, policy: &str, of: [f32; 2]| {
         let mut rollouts: Vec<_> = ["a", "b"].iter().map(|id| rollout(id, round, 0, "Dover.")).collect();
         rollouts.iter_mut().for_each(|rollout| rollout.policy = policy.to_owned());
@@ -232,6 +235,7 @@ fn what_rl_changed_is_in_the_report() {
     assert_eq!(row(&html, "round 1, train"), train);
     assert_eq!(row(&html, "round 1, val"), ["0.500", "1.000", "+0.500", "–", "1", "too few problems"]);
     assert_eq!(row(&html, "round 1, test")[..3], ["1.000", "0.500", "-0.500"], "of problem d alone");
+    assert_eq!(row(&html, "round 1, test answers")[..3], ["0.500", "1.000", "+0.500"]);
     let samples = ["0.250", "0.500", "+0.250", "+0.200 to +0.300", "2", "better"];
     assert_eq!(row(&html, "round 1, samples"), samples);
     let worse = ["0.500", "0.400", "-0.100", "-0.200 to +0.000", "2", "may be chance"];

@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Splits in the order of training.
 pub const SPLITS: [&str; 3] = ["train", "val", "test"];
 
+/// Splits that are answered.
+const ANSWERED: [&str; 2] = ["val", "test"];
+
 /// Length, repetition and truncation of some rationales.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Form {
@@ -41,6 +44,8 @@ pub struct Stage {
     pub form: Form,
     /// Correct answers among those with a known answer: val and test.
     pub answers: [(u64, u64); 2],
+    /// The same by problem, correct answers as a score of 1.
+    answered: [Scores; 2],
 }
 
 impl Stage {
@@ -51,6 +56,7 @@ impl Stage {
             embedded: Default::default(),
             form: Form::default(),
             answers: [(0, 0); 2],
+            answered: Default::default(),
         }
     }
 }
@@ -211,9 +217,12 @@ fn stages(
                 by_policy.insert(rationale.policy.clone(), stages.len());
                 add_rationale(&mut stage, rationale, problems);
             }
-            for (place, split) in ["val", "test"].into_iter().enumerate() {
+            for (place, split) in ANSWERED.into_iter().enumerate() {
                 let key = (name.to_owned(), split.to_owned());
                 stage.answers[place] = answers.get(&key).copied().unwrap_or_default();
+            }
+            if is_answered {
+                add_answers(dataset, round, name, &mut stage)?;
             }
             if let Some(start) = start.filter(|_| name == "rl") {
                 trained.push((round, start, stages.len()));
@@ -223,16 +232,41 @@ fn stages(
     }
     let effects = trained.into_iter().flat_map(|(round, before, after)| {
         let (before, after) = (&stages[before], &stages[after]);
-        let samples = ("samples", &before.teacher, &after.teacher);
-        let greedy = before.embedded.iter().zip(&after.embedded);
-        let greedy = SPLITS.into_iter().zip(greedy).map(|(split, (before, after))| (split, before, after));
-        std::iter::once(samples)
-            .chain(greedy)
-            .filter_map(|(of, before, after)| Effect::of(format!("round {round}, {of}"), before, after))
-            .collect::<Vec<_>>()
+        let samples = Effect::of(format!("round {round}, samples"), &before.teacher, &after.teacher);
+        let greedy = SPLITS.into_iter().zip(before.embedded.iter().zip(&after.embedded));
+        let greedy = greedy.filter_map(|(split, (before, after))| {
+            Effect::of(format!("round {round}, {split}"), before, after)
+        });
+        let answered = ANSWERED.into_iter().zip(before.answered.iter().zip(&after.answered));
+        let answered = answered.filter_map(|(split, (before, after))| {
+            Effect::of(format!("round {round}, {split} answers"), before, after)
+        });
+        samples.into_iter().chain(greedy).chain(answered).collect::<Vec<_>>()
     });
     let effects = effects.collect();
     Ok((stages, effects))
+}
+
+/// Adds a stage's answers by problem; those to hidden ones are left out.
+fn add_answers(dataset: &Dataset, round: u32, name: &str, stage: &mut Stage) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct AnswerOf {
+        problem_id: String,
+        split: String,
+        stage: String,
+        correct: Option<bool>,
+    }
+    let names = ["problem_id", "split", "stage", "correct"];
+    for row in dataset.project::<Answer, AnswerOf>(round, &names)? {
+        let place = ANSWERED.iter().position(|split| *split == row.split);
+        let (Some(place), Some(correct)) = (place.filter(|_| row.stage == name), row.correct) else {
+            continue;
+        };
+        let mut tally = Tally::default();
+        tally.add(&[if correct { 1.0 } else { 0.0 }]);
+        stage.answered[place].add(&row.problem_id, &tally);
+    }
+    Ok(())
 }
 
 /// Whether a round ended with RL; the trainer leaves a metric of this name then.
