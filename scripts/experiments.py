@@ -67,12 +67,16 @@ VARIANTS = {
     "sft-two": Variant("two rounds of corrections and SFT, no RL", Round(rl=False), Round(rl=False)),
     "sft-rl": Variant("SFT on corrections, then RL", Round(rl=False), Round(sft=False)),
     "rl-3-sft": Variant("three rounds of RL, then corrections", *(Round(sft=False) for _ in range(2)), Round()),
+    "tenth": Variant("RL, then corrections for a tenth of the problems", Round(), sft__corrections_share=0.1),
     "blind": Variant("no pictures", own="base", student__vision="none", rollout__samples=1),
     # Objectives and rewards.
     "grpo": rl_alone("grpo", rl__algorithm="grpo"),
     "grpo-group": rl_alone("grpo, scaled by group", rl__algorithm="grpo", rl__grpo_scale="group"),
     "grpo-none": rl_alone("grpo, not scaled", rl__algorithm="grpo", rl__grpo_scale="none"),
     "dpo": rl_alone("dpo", rl__algorithm="dpo"),
+    "answer-sum": rl_alone("scores plus the right answer", rl__answer_weight=1.0),
+    "answer-product": rl_alone("scores times the right answer", rl__answer_weight=1.0, rl__answer_reward="product"),
+    "answer-alone": rl_alone("the right answer alone", rl__answer_weight=1.0, rl__answer_reward="alone"),
     "rationale": rl_alone("one score a rationale", rl__reward="rationale"),
     # Each default alone, set back to what the paper does; and all of them.
     "model": rl_alone("a value model, trained first, in two folds", rl__baseline="model"),
@@ -117,9 +121,10 @@ PAIRS = [
     ("SFT, then RL, against SFT alone", ("sft-rl", after(2, "RL")), ("sft-two", after(1, "SFT"))),
     ("SFT, then RL, against RL, then SFT", ("sft-rl", after(2, "RL")), ("two", after(1, "SFT"))),
     ("three rounds of RL and SFT, against SFT alone", ("rl-3-sft", after(3, "SFT")), ("sft-two", after(1, "SFT"))),
+    ("RL and corrections for a tenth, against corrections for all", ("tenth", after(1, "SFT")), ("two", after(1, "SFT"))),
     ("base without pictures, against base", ("blind", BASE), ("rl", BASE)),
     *((f"RL alone, {variant.label}, against the usual RL", (name, after(1, "RL")), ("rl", after(1, "RL")))
-      for name, variant in VARIANTS.items() if name != "rl" and len(variant.rounds) == 1),
+      for name, variant in VARIANTS.items() if name != "rl" and len(variant.rounds) == 1 and not variant.rounds[0].sft),
 ]
 
 
@@ -183,10 +188,10 @@ def stages(place, round_number, said):
     found = {}
     for line in text.splitlines():
         cells = re.split(r"\s{2,}", line.strip())
-        if len(cells) == 10 and (cells[0] == "base student" or cells[0].startswith("round ")):
+        if len(cells) == 11 and (cells[0] == "base student" or cells[0].startswith("round ")):
             number = lambda cell: None if cell == "–" else float(cell.removesuffix(" %"))
             names = ("score", "none_wrong", "repeated", "truncated", "accuracy")
-            places = (4, 5, 6, 7, 9)
+            places = (5, 6, 7, 8, 10)
             found[cells[0]] = {name: number(cells[at]) for name, at in zip(names, places)}
     for round_of, stage, img in re.findall(r"round (\d+): answers after (\w+):.*?IMG ([\d.]+)", said):
         name = "base student" if stage == "base" else f"round {round_of}, after {stage.upper()}"

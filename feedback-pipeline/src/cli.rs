@@ -193,7 +193,11 @@ pub fn run(cli: Cli) -> Result<()> {
     }
     let dataset = Dataset::choose(cli.place.data)?;
     if let Some(Command::Status { json }) = cli.command {
-        return if json { status::run_json(&dataset) } else { status::run(&dataset) };
+        return if json {
+            status::run_json(&dataset, &resolved.settings)
+        } else {
+            status::run(&dataset, &resolved.settings)
+        };
     }
     let mut context = Context::new(dataset, resolved);
     context.batch = cli.batch;
@@ -202,7 +206,7 @@ pub fn run(cli: Cli) -> Result<()> {
     context.mix_teachers = cli.mix_teachers;
     context.ask_discarded = cli.ask_discarded;
     context.teacher_flags = teacher_flags(cli.flags.values());
-    context.shared_flags = given_flags(cli.flags.values(), &["teacher.repeats", "teacher.combine"]);
+    context.shared_flags = given_flags(cli.flags.values(), &SHARED);
     context.config_flag =
         config.map_or_else(String::new, |path| format!(" --config {}", schemas::dataset::quoted(&path)));
     let given = |key: &str| cli.flags.values().contains_key(key);
@@ -278,6 +282,9 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
+/// Settings that `train` has to be given too.
+const SHARED: [&str; 4] = ["teacher.repeats", "teacher.combine", "sft.corrections_share", "rollout.seed"];
+
 /// The flags that select the Teacher, as they were given.
 fn teacher_flags(given: &BTreeMap<String, String>) -> String {
     given_flags(given, &["teacher.provider", "teacher.model", "teacher.base_url", "teacher.repeats"])
@@ -319,6 +326,12 @@ fn jobs(context: &Context, round: u32, stage: Option<Kind>) -> Vec<Job> {
                 "note: sft.filter is scored, so train does not use corrections and none are bought (--stage corrections buys them)"
             );
             vec![Job::new(Kind::Scores, round)]
+        }
+        None if !context.settings.needs_scores() => {
+            schemas::warn!(
+                "note: rl.answer_reward is alone, so train does not use scores and none are bought (--stage scores buys them)"
+            );
+            vec![Job::new(Kind::Corrections, round)]
         }
         None => vec![Job::new(Kind::Scores, round), Job::new(Kind::Corrections, round)],
         Some(Kind::Judgements) => vec![Job::judge(round, "base")],

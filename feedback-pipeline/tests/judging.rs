@@ -83,7 +83,7 @@ fn both_orders_are_asked_once_and_counted_once() {
     assert_eq!((rates.all.wins, rates.both_orders), (20, (20, 20)));
     let again = context(&dataset).collect(&Job::judge(1, "base")).unwrap();
     assert!(matches!(again, Outcome::NothingToDo { answered: 20, rejected: 0 }), "{again:?}");
-    let state = status::report(&dataset).unwrap();
+    let state = status::report(&dataset, &schemas::Settings::default()).unwrap();
     let book = state.accounts.iter().find(|account| account.kind == "judgements").unwrap();
     assert_eq!((book.items, book.done, book.waiting, book.faults.len()), (20, 20, 0, 0), "{book}");
     assert!(state.to_string().contains("round 1, judgements against base: 20 pairs = 20 judged"), "{state}");
@@ -124,7 +124,7 @@ fn an_audit_asks_anew_and_leaves_the_scores_alone() {
     );
     let (larger, _) = audit::run(&context, 1, Choice { sample: 3, seed: 5 }).unwrap();
     assert_eq!((larger.sent, larger.answered, ledger()), (1, 3, 3));
-    let state = status::report(&dataset).unwrap();
+    let state = status::report(&dataset, &schemas::Settings::default()).unwrap();
     assert!(state.balanced, "{state}");
     assert!(larger.to_json().unwrap().contains("\"rank_correlation\""));
 }

@@ -90,11 +90,11 @@ fn numbers_are_those_worked_by_hand() {
     let html = made(&whole(&folder), 1);
     // Sentences 0.5 1.0 0.5 0.0 0.0 0.3: mean 2.3 / 6; one of three rollouts has none below 0.5.
     let base = row(&html, "base student");
-    assert_eq!(base, ["0.383", "33.3 %", "–", "0.500", "0.0 %", "0.0 %", "0.0 %", "–", "0.0 %"]);
+    assert_eq!(base, ["0.383", "33.3 %", "–", "–", "0.500", "0.0 %", "0.0 %", "0.0 %", "–", "0.0 %"]);
     // One sentence of five is repeated.
-    assert_eq!(row(&html, "round 1, after RL")[5], "20.0 %");
+    assert_eq!(row(&html, "round 1, after RL")[6], "20.0 %");
     let sft = row(&html, "round 1, after SFT");
-    assert_eq!((sft[3].as_str(), sft[4].as_str(), sft[8].as_str()), ("1.000", "100.0 %", "100.0 %"));
+    assert_eq!((sft[4].as_str(), sft[5].as_str(), sft[9].as_str()), ("1.000", "100.0 %", "100.0 %"));
     // Maps: 0.5 1.0 0.5 0.0 0.0, magnets: 0.3.
     assert_eq!(row(&html, "maps skill"), ["0.400", "50.0 %", "2"]);
     assert_eq!(row(&html, "magnets skill"), ["0.300", "0.0 %", "1"]);
@@ -191,4 +191,64 @@ fn samples_can_be_labelled_by_their_ids() {
         cards[0]["samples"].as_array().unwrap().iter().map(|sample| &sample["id"]).collect();
     // The usual id follows from problem, round and number.
     assert_eq!(ids, [&Value::Null, &Value::from("import-0123-1-r1-s1")]);
+}
+
+/// The policy that a round started from against the one after RL, on the problems that both decoded or were sampled on.
+#[test]
+fn what_rl_changed_is_in_the_report() {
+    let folder = TempDir::new().unwrap();
+    let splits = ["train", "train", "val", "test", "test"];
+    let ids = ["a", "b", "c", "d", "e"];
+    let problems = ids.iter().zip(splits).map(|(id, split)| problem(id, split, "maps", SOLUTION));
+    let dataset = dataset(&folder, problems.collect());
+    let (right, wrong) = (SOLUTION, "Look at the map. Hull is farthest south.");
+    let said = |round: u32, stage: &str, texts: [&str; 5]| {
+        let of = |((id, split), text): ((&&str, &str), &str)| rationale(id, round, stage, split, text);
+        ids.iter().zip(splits).zip(texts).map(of).collect::<Vec<_>>()
+    };
+    // Sentences score 1.0 each, or 1.0 and 0.0.
+    let rows = said(0, "base", [wrong, right, wrong, right, right]);
+    let base = rows[0].policy.clone();
+    dataset.write_part(0, "base", rows, &provenance()).unwrap();
+    let rows = said(1, "rl", [right, right, right, wrong, right]);
+    dataset.write_part(1, "rl", rows[..4].to_vec(), &provenance()).unwrap();
+    let of = |round, stage| ["d", "e"].map(|id| answer(id, round, stage, "test", stage == "rl" || id == "d"));
+    dataset.write_part(0, "base", of(0, "base"), &provenance()).unwrap();
+    dataset.write_part(1, "rl", of(1, "rl"), &provenance()).unwrap();
+    let sampled = |round: u32, policy: &str, of: [f32; 2]| {
+        let mut rollouts: Vec<_> = ["a", "b"].iter().map(|id| rollout(id, round, 0, "Dover.")).collect();
+        rollouts.iter_mut().for_each(|rollout| rollout.policy = policy.to_owned());
+        let rows: Vec<_> = rollouts.iter().zip(of).flat_map(|(row, score)| scores(row, &[score])).collect();
+        dataset.write_part(round, "0", rollouts, &provenance()).unwrap();
+        dataset.write_part(round, "00000", rows, &provenance()).unwrap();
+    };
+    sampled(1, &base, [0.2, 0.3]);
+    sampled(2, &rows[0].policy, [0.4, 0.6]);
+    // Round 2 ended with RL, and decoded nothing.
+    let ends = schemas::Metric { round: 2, name: "ends_round".to_owned(), ..metric(0, 1.0) };
+    dataset.write_part(2, "rl", [ends], &provenance()).unwrap();
+    sampled(3, "rl2", [0.4, 0.4]);
+    let written = report::run(&dataset, 3, None, &Settings::default()).unwrap();
+    let html = std::fs::read_to_string(&written.path).unwrap();
+    // Two problems drawn with replacement: both times one, or each once.
+    let train = ["0.750", "1.000", "+0.250", "+0.000 to +0.500", "2", "may be chance"];
+    assert_eq!(row(&html, "round 1, train"), train);
+    assert_eq!(row(&html, "round 1, val"), ["0.500", "1.000", "+0.500", "–", "1", "too few problems"]);
+    assert_eq!(row(&html, "round 1, test")[..3], ["1.000", "0.500", "-0.500"], "of problem d alone");
+    assert_eq!(row(&html, "round 1, test answers")[..3], ["0.500", "1.000", "+0.500"]);
+    let samples = ["0.250", "0.500", "+0.250", "+0.200 to +0.300", "2", "better"];
+    assert_eq!(row(&html, "round 1, samples"), samples);
+    let worse = ["0.500", "0.400", "-0.100", "-0.200 to +0.000", "2", "may be chance"];
+    assert_eq!(row(&html, "round 2, samples"), worse);
+    assert_eq!(row(&html, "round 2, after RL")[0], "0.400");
+    assert!(!html.contains("round 2, train") && !html.contains("round 3, samples"));
+    // The same in the terminal, in lines that fit.
+    for line in written.summary.lines() {
+        assert!(line.chars().count() <= 122, "{line}");
+    }
+    let line = written.summary.lines().find(|line| line.starts_with("round 1, samples")).unwrap();
+    assert_eq!(
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).skip(1).collect::<Vec<_>>(),
+        samples
+    );
 }

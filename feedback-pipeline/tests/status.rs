@@ -1,11 +1,15 @@
 //! Status: every item is counted once, sums match the tables, and faults are named.
 
-use feedback_pipeline::inspect::status::report;
+use feedback_pipeline::inspect::status;
 use schemas::{
     Correction, Dataset, Problem, Provenance, Rationale, Reject, Request, Rollout, Score, Sentence,
     TimestampMs, table,
 };
 use tempfile::TempDir;
+
+fn report(dataset: &Dataset) -> feedback_pipeline::error::Result<status::Report> {
+    status::report(dataset, &schemas::Settings::default())
+}
 
 fn provenance() -> Provenance {
     Provenance::new("collect-feedback", "")

@@ -36,6 +36,7 @@ pub mod say;
 pub mod score;
 pub mod sentences;
 pub mod settings;
+pub mod share;
 pub mod table;
 pub mod teacher;
 

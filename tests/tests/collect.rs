@@ -42,5 +42,7 @@ mod services;
 mod shapes;
 #[path = "collect/shared.rs"]
 mod shared;
+#[path = "collect/shares.rs"]
+mod shares;
 #[path = "collect/teachers.rs"]
 mod teachers;

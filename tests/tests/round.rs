@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // in tests a panic is the report
 
+use schemas::share::Share;
 use schemas::{Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Rollout, Score, table};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -229,4 +230,47 @@ fn a_round_with_two_teachers_and_two_repeats_that_is_killed_amid_the_scores() {
     let said = place.run(train, &["--round", "1"]);
     assert!(said.contains("round 1: complete"), "{said}");
     assert!(place.run(collect, &["status"]).contains("The books balance."));
+}
+
+/// A round is about some problems, and has fewer of them corrected; both commands choose the same ones.
+#[test]
+fn rounds_about_a_share_of_the_problems() {
+    let place = Place::new();
+    let (train, collect) = ("train", "collect-feedback");
+    let path = place.folder.path().join("ares.toml");
+    let settings = std::fs::read_to_string(&path).unwrap();
+    let settings = settings.replace("[rollout]\n", "[rollout]\nproblems_share = 0.45\n");
+    std::fs::write(&path, settings.replace("[sft]\n", "[sft]\ncorrections_share = 0.2\n")).unwrap();
+    place.prepare();
+    let dataset = place.dataset();
+    let problems = dataset.problems().unwrap();
+    let of_share = |share: Share| -> HashSet<String> {
+        let train = problems.iter().filter(|problem| problem.split == "train");
+        train.map(|problem| problem.problem_id.clone()).filter(|problem| share.contains(problem)).collect()
+    };
+    for round in [1, 2] {
+        let number = round.to_string();
+        // Samples, scores; RL, rationales; corrections; fine-tuning, answers.
+        for program in [train, collect, train, collect, train] {
+            place.run(program, &["--round", &number]);
+        }
+        let sampled: HashSet<String> =
+            dataset.read::<Rollout>(round).unwrap().into_iter().map(|row| row.problem_id).collect();
+        assert_eq!(sampled, of_share(Share::of_round(0.45, 42, round)));
+        let mut asked: HashSet<String> = of_share(Share::of_round(0.2, 42, round));
+        assert!(asked.is_subset(&sampled), "a smaller share is part of a larger one");
+        let empty = dataset.read::<Rationale>(round).unwrap().into_iter();
+        for row in empty.filter(|row| row.stage == "rl" && row.deduplicated.trim().is_empty()) {
+            asked.remove(&row.problem_id);
+        }
+        let corrected: HashSet<String> =
+            dataset.read::<Correction>(round).unwrap().into_iter().map(|row| row.problem_id).collect();
+        assert_eq!(corrected, asked);
+        assert!(place.run(train, &["--round", &number]).contains("complete"));
+    }
+    let status = place.run(collect, &["status"]);
+    assert!(
+        status.contains("outside the round's share") && status.contains("The books balance."),
+        "{status}"
+    );
 }

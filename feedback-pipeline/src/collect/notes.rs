@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::error::Result;
-use crate::items::{Job, Kind, Problems};
+use crate::items::{self, Job, Kind, Problems};
 use crate::send::Session;
 use crate::store::Cache;
 use crate::tables::completed::Completed;
@@ -61,6 +61,15 @@ impl Context {
         Ok(rows.find(is_decoded).transpose()?.is_some())
     }
 
+    /// Whether there are rationales to correct, but none of the round's share.
+    fn has_none_in_share(&self, job: &Job) -> Result<bool> {
+        if self.settings.corrected(job.round).is_whole() {
+            return Ok(false);
+        }
+        let problems = Problems::load(&self.dataset, self.settings.teacher.provider)?;
+        Ok(items::all_items(&self.dataset, job, &problems)?.next().transpose()?.is_some())
+    }
+
     /// Message about what is missing before a job can start.
     pub fn waits_for(&self, job: &Job) -> Result<String> {
         let round = job.round;
@@ -70,6 +79,12 @@ impl Context {
                 format!("round {round}: no rollouts yet; {next}")
             }
             Kind::Scores => format!("round {round}: no rollout has a sentence; nothing to score"),
+            Kind::Corrections if self.has_none_in_share(job)? => {
+                format!(
+                    "round {round}: sft.corrections_share = {} chooses no train problem with a rationale; raise it",
+                    self.settings.sft.corrections_share
+                )
+            }
             Kind::Corrections if self.has_decoded(round)? => {
                 Rationale::nothing_to_correct(round) + &self.dataset.flag()
             }

@@ -33,7 +33,16 @@ impl Context {
         Ok(completed)
     }
 
-    /// Number of items, and of those that are pending.
+    /// Whether an item is to be answered: of rationales, those in the round's share of corrections, and those that have been
+    /// corrected before, whatever the share was then.
+    fn wants(&self, job: &Job, completed: &Completed, item: &Item) -> bool {
+        job.kind != Kind::Corrections
+            || completed.contains(item.id())
+            || completed.stale.contains(item.id())
+            || self.settings.corrected(job.round).contains(&item.problem.problem_id)
+    }
+
+    /// Number of items that are to be answered, and of those that are pending.
     ///
     /// # Errors
     /// If a table cannot be read, or an item appears twice: it would be paid for twice.
@@ -46,6 +55,9 @@ impl Context {
                 let location = format!("{}, round {}", self.dataset.root().display(), job.round);
                 let message = format!("duplicate id among the {}: `{}`", job.items(), item.subject_id);
                 return Err(Error::bad_input(location, message));
+            }
+            if !self.wants(job, completed, &item) {
+                continue;
             }
             counts.0 += 1;
             counts.1 += usize::from(!completed.contains(item.id()));
@@ -61,7 +73,8 @@ impl Context {
         completed: &'a Completed,
     ) -> Result<impl Iterator<Item = Result<Item>> + Send + 'a> {
         let items = items::all_items(&self.dataset, job, problems)?;
-        Ok(items.filter(|item| item.as_ref().map_or(true, |item| !completed.contains(item.id()))))
+        let is_pending = |item: &Item| !completed.contains(item.id()) && self.wants(job, completed, item);
+        Ok(items.filter(move |item| item.as_ref().map_or(true, is_pending)))
     }
 
     /// The same, but if samples are asked about together, those of each problem follow each other.

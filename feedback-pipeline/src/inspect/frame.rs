@@ -12,15 +12,20 @@ pub(super) fn frame<T: Table>(dataset: &Dataset, round: u32, names: &[&'static s
     table::<T>(&dataset.columns::<T>(round, names)?, names).map(IntoLazy::lazy).map_err(failed::<T>)
 }
 
-/// Adds a column that is true if a text is only white space. This is done outside polars, because its string
-/// functions would make the binary a good deal larger.
-pub(super) fn with_blank(frame: LazyFrame, text: &str, name: &str) -> Result<LazyFrame> {
+/// Adds a column that says whether `holds` is true of a text. This is done outside polars, because its string functions would
+/// make the binary a good deal larger.
+pub(super) fn with_test(
+    frame: LazyFrame,
+    text: &str,
+    name: &str,
+    holds: impl Fn(&str) -> bool,
+) -> Result<LazyFrame> {
     let add = || {
         let mut frame = frame.collect()?;
         let texts = frame.column(text)?.str()?;
-        let blank = texts.iter().map(|text| Some(text.unwrap_or_default().trim().is_empty()));
-        let blank = BooleanChunked::from_iter_options(PlSmallStr::from_str(name), blank).into_column();
-        frame.with_column(blank)?;
+        let held = texts.iter().map(|text| Some(holds(text.unwrap_or_default())));
+        let held = BooleanChunked::from_iter_options(PlSmallStr::from_str(name), held).into_column();
+        frame.with_column(held)?;
         Ok(frame.lazy())
     };
     add().map_err(unexpected)

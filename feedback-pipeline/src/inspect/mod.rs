@@ -1,6 +1,7 @@
 //! Read-only commands about a round; only `audit` sends requests.
 
 pub mod audit;
+mod bootstrap;
 pub mod estimate;
 mod frame;
 mod opinions;

@@ -20,7 +20,7 @@ setting_types! {
     String => Text, bool => Bool, u32 => Integer, u64 => Integer, f64 => Float,
     Provider => Text, Device => Text, Dtype => Text, Algorithm => Text, PromptFormat => Text, RationaleSource => Text,
     ValueTrunk => Text, BaselineKind => Text, GaeUnit => Text, WhitenOver => Text, GrpoScale => Text,
-    RateSchedule => Text, ValueInit => Text, LogprobKind => Text, PairSource => Text, RoundStages => Text, Preset => Text, CorrectionFilter => Text, RewardUnit => Text, RlKeep => Text, KeepBy => Text,
+    RateSchedule => Text, ValueInit => Text, LogprobKind => Text, PairSource => Text, RoundStages => Text, Preset => Text, CorrectionFilter => Text, RewardUnit => Text, AnswerReward => Text, RlKeep => Text, KeepBy => Text,
     AnswerKeepBy => Text, ResponseFormat => Text, TokenLimitField => Text, SystemRole => Text, ContentForm => Text,
     ImageDetail => Text, Combine => Text, Disagreement => Text,
 }
@@ -245,6 +245,15 @@ choices! {
         Sentence = "sentence",
         /// The whole rationale gets the mean of its sentences' scores, at the last token.
         Rationale = "rationale",
+    }
+    /// What the right answer does in the reward.
+    AnswerReward {
+        /// What each sentence adds to its probability is added to the sentence's score.
+        Sum = "sum",
+        /// Scores count as far as the whole rationale makes it likely.
+        Product = "product",
+        /// It is the only reward: no scores are needed.
+        Alone = "alone",
     }
     /// Which policy RL ends with.
     RlKeep {

@@ -13,8 +13,12 @@ pub struct SettingFlags<const SECTIONS: u8> {
 /// Sections whose flags the feedback command shows.
 const FEEDBACK: [&str; 3] = ["teacher", "limits", "budget"];
 
-/// Keys that both commands take: what one asked for, the other combines.
-const BOTH: [(&str, &str); 2] = [("teacher", "repeats"), ("teacher", "combine")];
+/// Keys that both commands take: what one asked for, the other combines; and both choose the same problems.
+const BOTH: [(&str, &str); 4] =
+    [("teacher", "repeats"), ("teacher", "combine"), ("sft", "corrections_share"), ("rollout", "seed")];
+
+/// A flag that `collect-feedback audit` has for itself.
+const OF_AUDIT: &str = "seed";
 
 impl<const SECTIONS: u8> SettingFlags<SECTIONS> {
     /// `section.key` → text as typed.
@@ -38,7 +42,8 @@ impl<const SECTIONS: u8> SettingFlags<SECTIONS> {
 impl<const SECTIONS: u8> Args for SettingFlags<SECTIONS> {
     fn augment_args(mut command: Command) -> Command {
         for key in Self::keys() {
-            let flag = key.flag();
+            let is_taken = SECTIONS == Self::FEEDBACK && key.flag() == OF_AUDIT;
+            let flag = if is_taken { key.qualified_flag() } else { key.flag() };
             let mut arg = Arg::new(key.path())
                 .long(flag.clone())
                 .help(key.meaning)

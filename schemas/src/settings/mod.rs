@@ -12,10 +12,10 @@ mod resolve;
 mod table;
 
 pub use choice::{
-    Algorithm, AnswerKeepBy, BaselineKind, Combine, ContentForm, CorrectionFilter, Device, Disagreement,
-    Dtype, GaeUnit, GrpoScale, ImageDetail, KeepBy, LogprobKind, PairSource, Preset, PromptFormat, Provider,
-    RateSchedule, RationaleSource, ResponseFormat, RewardUnit, RlKeep, RoundStages, SystemRole,
-    TokenLimitField, ValueInit, ValueTrunk, WhitenOver,
+    Algorithm, AnswerKeepBy, AnswerReward, BaselineKind, Combine, ContentForm, CorrectionFilter, Device,
+    Disagreement, Dtype, GaeUnit, GrpoScale, ImageDetail, KeepBy, LogprobKind, PairSource, Preset,
+    PromptFormat, Provider, RateSchedule, RationaleSource, ResponseFormat, RewardUnit, RlKeep, RoundStages,
+    SystemRole, TokenLimitField, ValueInit, ValueTrunk, WhitenOver,
 };
 pub use flags::SettingFlags;
 pub use kind::Kind;

@@ -1,6 +1,6 @@
 //! Merging defaults, file and flags, with the origin of every value.
 
-use super::choice::{AnswerKeepBy, BaselineKind, KeepBy, Preset, Provider};
+use super::choice::{AnswerKeepBy, AnswerReward, BaselineKind, KeepBy, Preset, Provider};
 use super::kind::Kind;
 use super::table::{FurtherTeacher, Key, Settings};
 use super::{further, preset};
@@ -123,6 +123,22 @@ impl Resolved {
         self.origins.get(path).unwrap_or(&Origin::Default)
     }
 
+    /// Flags of some settings (`section.key`) that were given as flags, with their values and a space before each: for commands that
+    /// are suggested to the user.
+    pub fn given_flags(&self, paths: &[&str]) -> String {
+        let table = Table::try_from(&self.settings).unwrap_or_default();
+        let given = Settings::keys().iter().filter(|key| {
+            let path = key.path();
+            paths.contains(&path.as_str()) && matches!(self.origin(&path), Origin::Flag(_))
+        });
+        let flag = |key: &Key| {
+            let value = table.get(key.section)?.get(key.name)?;
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            Some(format!(" --{} {}", key.qualified_flag(), crate::dataset::quoted(Path::new(&value))))
+        };
+        given.filter_map(flag).collect()
+    }
+
     /// All settings as `ares.toml` text, each line with its origin. Stable, so that it can be hashed and compared.
     pub fn show(&self) -> String {
         let table = Table::try_from(&self.settings).unwrap_or_default();
@@ -219,6 +235,19 @@ impl Resolved {
         if s.rl.baseline == BaselineKind::Model && s.rl.value_passes == 0 {
             return Err(self.value_error("rl.value_passes", "at least 1 with rl.baseline = model", "0"));
         }
+        let weight = s.rl.answer_weight;
+        match s.rl.answer_reward {
+            AnswerReward::Sum => {}
+            AnswerReward::Alone if weight == 0.0 => {
+                let expected = "a number above 0 with rl.answer_reward = alone";
+                return Err(self.value_error("rl.answer_weight", expected, "0"));
+            }
+            AnswerReward::Product if weight == 0.0 || weight > 1.0 => {
+                let expected = "a number above 0, at most 1, with rl.answer_reward = product";
+                return Err(self.value_error("rl.answer_weight", expected, &weight.to_string()));
+            }
+            AnswerReward::Alone | AnswerReward::Product => {}
+        }
         if s.student.threads > MOST_THREADS {
             let found = s.student.threads.to_string();
             return Err(self.value_error("student.threads", &format!("at most {MOST_THREADS}"), &found));
@@ -249,6 +278,8 @@ impl Resolved {
             ("rl.dpo_margin", s.rl.dpo_margin, 0.0, 1.0),
             ("rl.dpo_beta", s.rl.dpo_beta, positive, f64::MAX),
             ("sft.min_score", s.sft.min_score, 0.0, 1.0),
+            ("sft.corrections_share", s.sft.corrections_share, positive, 1.0),
+            ("rollout.problems_share", s.rollout.problems_share, positive, 1.0),
             ("sft.warmup", s.sft.warmup, 0.0, 1.0),
             ("sft.learning_rate", s.sft.learning_rate, 0.0, 1.0),
             ("sft.weight_decay", s.sft.weight_decay, 0.0, 1.0),

@@ -2,12 +2,13 @@
 
 use super::choice::SettingType;
 use super::choice::{
-    Algorithm, AnswerKeepBy, BaselineKind, Combine, ContentForm, CorrectionFilter, Device, Disagreement,
-    Dtype, GaeUnit, GrpoScale, ImageDetail, KeepBy, LogprobKind, PairSource, Preset, PromptFormat, Provider,
-    RateSchedule, RationaleSource, ResponseFormat, RewardUnit, RlKeep, RoundStages, SystemRole,
-    TokenLimitField, ValueInit, ValueTrunk, WhitenOver,
+    Algorithm, AnswerKeepBy, AnswerReward, BaselineKind, Combine, ContentForm, CorrectionFilter, Device,
+    Disagreement, Dtype, GaeUnit, GrpoScale, ImageDetail, KeepBy, LogprobKind, PairSource, Preset,
+    PromptFormat, Provider, RateSchedule, RationaleSource, ResponseFormat, RewardUnit, RlKeep, RoundStages,
+    SystemRole, TokenLimitField, ValueInit, ValueTrunk, WhitenOver,
 };
 use super::kind::Kind;
+use crate::share::Share;
 
 /// One setting: its place in the file, its type and its meaning.
 #[derive(Debug, Clone, Copy)]
@@ -168,6 +169,7 @@ settings! {
     /// Sampling rationales.
     rollout: RolloutSettings {
         samples: u32 = 4, "Rationales sampled for each train problem.";
+        problems_share: f64 = 1.0, "Share of the train problems that a round samples, about; chosen by rollout.seed, and mostly others in each round. Raising it only adds to them. With an equal sft.corrections_share, they are the same problems.";
         top_k: u32 = 50, "Sample from this many most likely tokens; 0 means all.";
         top_p: f64 = 1.0, "Sample from the most likely tokens with this total probability.";
         temperature: f64 = 1.0, "Sampling temperature of the student.";
@@ -180,6 +182,7 @@ settings! {
         algorithm: Algorithm = Algorithm::Ppo, "ppo (clipped policy gradient against a baseline), grpo (relative to the other samples of the problem) or dpo (better over worse rationales).";
         reward: RewardUnit = RewardUnit::Sentence, "sentence (each score at its sentence's end) or rationale (their mean, at the end).";
         answer_weight: f64 = 0.0, "Weight in the reward of what each sentence adds to the answer model's probability of the correct option; 0 leaves it out. The answer model is that of the policy the round starts from (train eval).";
+        answer_reward: AnswerReward = AnswerReward::Sum, "How that probability counts: sum (as said, added to the scores), product (each score times 1 - answer_weight + answer_weight * the probability after the whole rationale) or alone (as said, without scores: no Teacher is needed).";
         baseline: BaselineKind = BaselineKind::LeaveOneOut, "What the advantages of ppo are taken against: leave_one_out (returns of the problem's other samples from the same sentence on), model (a value model trained first) or sampled (values of an untrained head, stored while sampling).";
         passes: u32 = 4, "Passes over the rollouts; 0 leaves the policy unchanged.";
         minibatch: u32 = 8, "Rollouts in a minibatch.";
@@ -231,6 +234,7 @@ settings! {
         min_score: f64 = 0.9, "Minimum mean sentence score of a sampled rationale to learn from, with filter = scored.";
         keep: KeepBy = KeepBy::Last, "Epoch to keep: last, val_loss (lowest loss on the val split's gold solutions) or val_rouge_l (closest to them).";
         patience: Option<u32> = None, "Epochs without improvement (see keep) after which training stops; unset runs all epochs.";
+        corrections_share: f64 = 1.0, "Share of the train problems whose rationales are corrected, about; chosen by rollout.seed, and mostly others in each round. Raising it only adds to them.";
         padded_loss: bool = false, "Whether padding up to max_target_tokens counts as a target, as in the public code.";
         max_grad_norm: Option<f64> = Some(1.0), "Maximum norm of the gradient; 0 does not clip.";
     }
@@ -250,5 +254,29 @@ settings! {
         max_grad_norm: Option<f64> = Some(1.0), "Maximum norm of the gradient; 0 does not clip.";
         prompt_format: PromptFormat = PromptFormat::QcmgA, "QCMG-A (the source contains the rationale) or QCM-A (it does not).";
         rationales: RationaleSource = RationaleSource::Generated, "Rationales to train on: generated (the policy's own) or gold.";
+    }
+}
+
+impl RlSettings {
+    /// Whether RL learns from a Teacher's scores.
+    pub fn needs_scores(&self) -> bool {
+        self.answer_reward != AnswerReward::Alone
+    }
+}
+
+impl Settings {
+    /// The train problems that a round samples.
+    pub fn sampled(&self, round: u32) -> Share {
+        Share::of_round(self.rollout.problems_share, self.rollout.seed, round)
+    }
+
+    /// The train problems whose rationales a round has corrected.
+    pub fn corrected(&self, round: u32) -> Share {
+        Share::of_round(self.sft.corrections_share, self.rollout.seed, round)
+    }
+
+    /// Whether any stage of a round learns from a Teacher's scores.
+    pub fn needs_scores(&self) -> bool {
+        self.rl.needs_scores() || self.sft.filter == CorrectionFilter::Scored
     }
 }

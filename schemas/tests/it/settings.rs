@@ -196,6 +196,18 @@ fn the_preset_of_the_paper_is_the_paper() {
 }
 
 #[test]
+fn a_reward_by_the_answer_needs_its_weight() {
+    assert_eq!(
+        in_file("[rl]\nanswer_reward = \"alone\"\n"),
+        "defaults: rl.answer_weight: expected a number above 0 with rl.answer_reward = alone, found 0"
+    );
+    assert_eq!(
+        in_file("[rl]\nanswer_reward = \"product\"\nanswer_weight = 1.5\n"),
+        "ares.toml: rl.answer_weight: expected a number above 0, at most 1, with rl.answer_reward = product, found 1.5"
+    );
+}
+
+#[test]
 fn values_need_passes() {
     assert_eq!(
         in_file("[rl]\nbaseline = \"model\"\nvalue_passes = 0\n"),
@@ -296,7 +308,10 @@ fn flags_are_read_from_the_command_line() {
     let pairs = |values: &BTreeMap<String, String>| {
         values.iter().map(|(key, text)| format!("{key}={text}")).collect::<Vec<_>>()
     };
-    assert_eq!(pairs(feedback.values()), ["budget.max_usd=-1", "teacher.provider=anthropic"]);
+    assert_eq!(
+        pairs(feedback.values()),
+        ["budget.max_usd=-1", "rollout.seed=7", "teacher.provider=anthropic"]
+    );
     assert_eq!(pairs(trainer.values()), ["rl.learning_rate=1e-3", "rollout.samples=2", "rollout.seed=7"]);
 
     // Flags of the answer model from before the student had an adapter too.

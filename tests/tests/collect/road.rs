@@ -70,6 +70,25 @@ fn nothing_to_do_changes_no_file() {
     assert_eq!(ran.stdout, waits);
 }
 
+/// Scores that nothing learns from are not bought, unless they are asked for.
+#[test]
+fn rl_by_the_answer_alone_buys_no_scores() {
+    let place = Place::new(6, 2);
+    let settings = |sft: &str| {
+        let text = format!("[rl]\nanswer_reward = \"alone\"\nanswer_weight = 1.0\n{sft}");
+        std::fs::write(place.path().join("ares.toml"), text).unwrap();
+    };
+    settings("");
+    let ran = place.reference(&["--round", "1"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("train does not use scores and none are bought"), "{}", ran.stderr);
+    let tables = place.tables();
+    assert_eq!((tables.scores.len(), tables.corrections.len()), (0, 6));
+    settings("[sft]\nfilter = \"scored\"\n");
+    let ran = place.reference(&["--round", "1"]);
+    assert!(ran.stdout.contains("12 rollouts scored"), "fine-tuning learns from them: {}", ran.stdout);
+}
+
 #[test]
 fn one_more_problem_sends_only_its_own_requests() {
     let place = Place::new(20, 4);

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// Sums of scores nearer to each other differ only by rounding.
+const LEAST_DIFFERENCE: f64 = 1e-4;
+
 /// A scored rollout with its rewards, which do not depend on what advantages are taken against.
 #[derive(Debug, Clone)]
 pub struct Experience {
@@ -74,6 +77,20 @@ pub fn mean_reward(experience: &[Experience]) -> f64 {
     sum / experience.len().max(1) as f64
 }
 
+/// Share of the problems whose samples differ in what their sentences earn, Σ (score − `neutral`): the others teach nothing
+/// without a value model.
+pub fn differing(experience: &[Experience], neutral: f64) -> f64 {
+    let groups = groups(experience);
+    let earned = |place: usize| -> f64 {
+        experience[place].ends.iter().map(|(_, score)| f64::from(*score) - neutral).sum()
+    };
+    let differ = |members: &&Vec<usize>| {
+        let first = members.first().map_or(0.0, |&place| earned(place));
+        members.iter().any(|&place| (earned(place) - first).abs() > LEAST_DIFFERENCE)
+    };
+    groups.values().filter(differ).count() as f64 / groups.len().max(1) as f64
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -94,6 +111,22 @@ pub(super) mod tests {
             ends: ends.to_vec(),
             rewards,
         }
+    }
+
+    #[test]
+    fn problems_differ_whose_samples_do() {
+        let rows = [
+            experience("a", 2, &[(1, 1.0)]),
+            experience("a", 2, &[(0, 0.5), (1, 1.0)]),
+            experience("b", 2, &[(1, 1.0)]),
+            experience("b", 2, &[(1, 0.0)]),
+            experience("b", 2, &[(1, 0.0)]),
+            experience("c", 2, &[(1, 1.0)]),
+        ];
+        // Of a, one sample has a neutral sentence more, which earns nothing.
+        assert_eq!(differing(&rows, 0.5), 1.0 / 3.0);
+        assert_eq!(differing(&rows, 0.0), 2.0 / 3.0);
+        assert_eq!(differing(&[], 0.5), 0.0);
     }
 
     #[test]

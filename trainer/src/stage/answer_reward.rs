@@ -2,7 +2,8 @@
 //!
 //! A rationale's sentences s_1 … s_n earn w · (P_i − P_{i−1}), where P_i is the probability of the correct option after the
 //! problem and s_1 … s_i, among the problem's options. In sum a rationale earns w · (P_n − P_0), so no sentence is
-//! rewarded for what an earlier one has made certain (potential-based shaping, Ng et al., 1999).
+//! rewarded for what an earlier one has made certain (potential-based shaping, Ng et al., 1999). With
+//! `rl.answer_reward = product`, a sentence's score is multiplied by 1 − w + w · P_n instead; with `alone` there are no scores.
 
 use super::context::{Context, Policy, short};
 use crate::backend::memory::in_batches;
@@ -17,6 +18,7 @@ use crate::objective::sft::Example;
 use crate::objective::split_rows;
 use crate::rollout::logprobs::token_logprobs;
 use crate::train::progress::check_interrupt;
+use schemas::settings::{Algorithm, AnswerReward, RewardUnit, RlSettings};
 use schemas::{Rollout, sentences};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -29,11 +31,21 @@ pub(super) struct AnswerRewards {
 }
 
 impl AnswerRewards {
-    /// w · (P_i − P_{i−1}) of each of a rollout's sentences; zeros where the answer is hidden.
-    pub(super) fn of(&self, rollout: &Rollout, weight: f64) -> Vec<f32> {
-        match self.along.get(&rollout.rollout_id) {
-            Some(along) => along.windows(2).map(|pair| (weight * (pair[1] - pair[0])) as f32).collect(),
-            None => vec![0.0; rollout.sentences.len()],
+    /// Adds the right answer to the scores of a rollout at the tokens that end them; nothing where the answer is hidden.
+    pub(super) fn add_to(&self, ends: &mut [(u32, f32)], rollout: &Rollout, rl: &RlSettings) {
+        let Some(along) = self.along.get(&rollout.rollout_id) else { return };
+        let weight = rl.answer_weight;
+        if rl.answer_reward == AnswerReward::Product {
+            let factor = 1.0 - weight + weight * along.last().copied().unwrap_or_default();
+            ends.iter_mut().for_each(|(_, score)| *score = (f64::from(*score) * factor) as f32);
+            return;
+        }
+        // Pairs of dpo are made by mean scores, to which the whole rationale's gain is to be added once.
+        let times = if rl.algorithm == Algorithm::Dpo { ends.len() as f64 } else { 1.0 };
+        let gains = along.windows(2).map(|pair| weight * times * (pair[1] - pair[0]));
+        match (rl.reward, ends) {
+            (RewardUnit::Rationale, [(_, score)]) => *score += gains.sum::<f64>() as f32,
+            (_, ends) => ends.iter_mut().zip(gains).for_each(|((_, score), gain)| *score += gain as f32),
         }
     }
 
@@ -176,6 +188,51 @@ fn share(logs: &BTreeMap<usize, f64>, right: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use schemas::Settings;
+
+    #[test]
+    fn the_answer_is_added_to_scores_or_multiplied_with_them() {
+        let rollout = Rollout { rollout_id: "a".into(), ..rollout() };
+        let rewards = AnswerRewards { along: HashMap::from([("a".to_owned(), vec![0.25, 0.5, 0.375])]) };
+        let after = |scores: &[f32], change: &dyn Fn(&mut RlSettings)| {
+            let mut rl = RlSettings { answer_weight: 0.5, ..Settings::default().rl };
+            change(&mut rl);
+            let mut ends: Vec<(u32, f32)> = (0..).zip(scores.iter().copied()).collect();
+            rewards.add_to(&mut ends, &rollout, &rl);
+            ends.into_iter().map(|(_, score)| score).collect::<Vec<_>>()
+        };
+        assert_eq!(after(&[1.0, 0.5], &|_| {}), [1.125, 0.4375]);
+        assert_eq!(after(&[0.75], &|rl| rl.reward = RewardUnit::Rationale), [0.8125]);
+        // Of two sentences, each counts half in the mean.
+        assert_eq!(after(&[1.0, 0.5], &|rl| rl.algorithm = Algorithm::Dpo), [1.25, 0.375]);
+        // 1 − 0.5 + 0.5 · 0.375.
+        assert_eq!(after(&[1.0, 0.5], &|rl| rl.answer_reward = AnswerReward::Product), [0.6875, 0.34375]);
+        let mut ends = [(3, 0.5)];
+        rewards.add_to(
+            &mut ends,
+            &Rollout { rollout_id: "hidden".into(), ..rollout },
+            &Settings::default().rl,
+        );
+        assert_eq!(ends, [(3, 0.5)]);
+    }
+
+    fn rollout() -> Rollout {
+        Rollout {
+            rollout_id: String::new(),
+            problem_id: "p".into(),
+            round: 1,
+            sample: 0,
+            rationale: String::new(),
+            token_ids: Vec::new(),
+            logprobs: Vec::new(),
+            ref_logprobs: Vec::new(),
+            values: Vec::new(),
+            sentences: Vec::new(),
+            truncated: false,
+            policy: String::new(),
+            seed: 0,
+        }
+    }
 
     #[test]
     fn options_share_one_probability() {

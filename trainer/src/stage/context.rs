@@ -35,6 +35,8 @@ pub struct Context {
     pub device: Device,
     /// The ranks that run the command together.
     pub group: Group,
+    /// Flags that `collect-feedback` has to be given too, to choose the same problems, with a space before each.
+    pub share_flags: String,
     checkpoints: PathBuf,
 }
 
@@ -125,6 +127,7 @@ impl Context {
             dataset,
             settings,
             group,
+            share_flags: resolved.given_flags(&["sft.corrections_share", "rollout.seed"]),
             checkpoints,
         })
     }

@@ -20,9 +20,14 @@ struct MetricOf {
 pub(super) fn kl_coefficient(context: &Context, round: u32, kl: f64) -> Result<f64> {
     let rl = &context.settings.rl;
     let Some(target) = rl.kl_target.filter(|_| round > 1) else { return Ok(rl.kl_coefficient) };
-    let before = context.dataset.project::<Metric, MetricOf>(round - 1, &["name", "value"])?;
-    let before = before.into_iter().find(|row| row.name == "kl_coefficient");
-    Ok(steered(before.map_or(rl.kl_coefficient, |row| row.value), kl, target))
+    let before = measured_in(context, round - 1, "kl_coefficient")?;
+    Ok(steered(before.unwrap_or(rl.kl_coefficient), kl, target))
+}
+
+/// A number that a round measured, by its name.
+pub(super) fn measured_in(context: &Context, round: u32, name: &str) -> Result<Option<f64>> {
+    let rows = context.dataset.project::<Metric, MetricOf>(round, &["name", "value"])?;
+    Ok(rows.into_iter().find(|row| row.name == name).map(|row| row.value))
 }
 
 /// β · (1 + clip(KL / target − 1, ±0.5)): the proportional controller of Ziegler et al. (2019), a step a round.
@@ -39,9 +44,8 @@ pub(super) fn mean_kl(scored: &[(Rollout, Vec<f32>)]) -> f64 {
     scored.iter().map(|(rollout, _)| of_one(rollout)).sum::<f64>() / scored.len().max(1) as f64
 }
 
-/// Checks the numbers of all scored rollouts and takes their token rewards, to which `answers` add what the right answer is
-/// worth. A rollout without sentences counts as one
-/// sentence with score 0, up to its last token.
+/// Checks the numbers of all scored rollouts and takes their token rewards, with what the right answer is worth, by `answers`.
+/// A rollout without sentences counts as one sentence with score 0, up to its last token.
 ///
 /// # Errors
 /// If a column has another length than the tokens, or holds a number that cannot be.
@@ -65,15 +69,13 @@ pub(super) fn experience(
         let whole = rl.reward == RewardUnit::Rationale;
         let mut ends = scored_ends(&tokens, scores, whole);
         if let Some(answers) = answers {
-            let added = answers.of(rollout, rl.answer_weight);
-            let added = if whole { vec![added.iter().sum()] } else { added };
-            ends.iter_mut().zip(added).for_each(|((_, score), answer)| *score += answer);
+            answers.add_to(&mut ends, rollout, rl);
         }
         if ends.is_empty() {
             ends.push((rollout.token_ids.len().saturating_sub(1) as u32, 0.0));
         }
         let (logprobs, reference) = (&rollout.logprobs, &rollout.ref_logprobs);
-        let rewards = token_rewards(logprobs, reference, &ends, kl_coefficient, rl.neutral_score);
+        let rewards = token_rewards(logprobs, reference, &ends, kl_coefficient, neutral(rl));
         let problem = corpus.get(&rollout.problem_id, "rollouts")?;
         all.push(Experience {
             problem_id: rollout.problem_id.clone(),
@@ -87,6 +89,11 @@ pub(super) fn experience(
         });
     }
     Ok(all)
+}
+
+/// The score with zero reward: without a Teacher's scores, that of a sentence that adds nothing.
+pub(super) fn neutral(rl: &RlSettings) -> f64 {
+    if rl.needs_scores() { rl.neutral_score } else { 0.0 }
 }
 
 /// What is wrong with a rollout's numbers.

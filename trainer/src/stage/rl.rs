@@ -1,9 +1,9 @@
 //! Stage rl: learn from the scores of the round's rollouts, then decode the new policy greedily where corrections follow.
 
 use super::answer_reward::{self, AnswerRewards};
-use super::comparison::{Comparison, likely_cause};
+use super::comparison::{Change, Comparison, Measured, likely_cause};
 use super::context::{Context, ENDS_ROUND, Policy};
-use super::experience::{experience, kl_coefficient, mean_kl};
+use super::experience::{experience, kl_coefficient, mean_kl, measured_in, neutral};
 use super::learned_values::{self, LearnedValues};
 use super::pairs::pairs;
 use super::scored::{Scored, ready};
@@ -12,7 +12,7 @@ use crate::checkpoint::hf;
 use crate::data::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::objective::dpo::Dpo;
-use crate::objective::experience::{Experience, mean_reward};
+use crate::objective::experience::{Experience, differing, mean_reward};
 use crate::objective::passes::{self, End};
 use crate::objective::plan::Plan;
 use crate::objective::policy_gradient::{PolicyGradient, Prepared};
@@ -24,8 +24,11 @@ use crate::train::metrics::MetricLog;
 use crate::train::resume::StepCheckpoint;
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
-use schemas::settings::{Algorithm, BaselineKind, RlKeep, RoundStages};
+use schemas::settings::{Algorithm, BaselineKind, RlKeep, RlSettings, RoundStages};
 use schemas::{Metric, Rollout, Score};
+
+/// Name of the metric of the sampled rationales' mean sentence score.
+const MEAN_SCORE: &str = "mean_sentence_score";
 
 /// Trains where scores allow, then decodes the train split.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
@@ -41,7 +44,8 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         };
         line = Some(train(context, round, &policy, &rollouts)?);
     }
-    if line.is_none() && context.dataset.parts::<Score>(round)?.is_empty() {
+    let is_unscored = context.settings.rl.needs_scores() && context.dataset.parts::<Score>(round)?.is_empty();
+    if line.is_none() && is_unscored {
         return Err(Error::input(
             format!(
                 "round {round}: {} exists, but the dataset has no scores of this round: does it belong to another dataset?",
@@ -88,10 +92,10 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     };
     let experience =
         experience(context, &corpus, policy, &scored.rollouts, kl_coefficient, answers.as_ref())?;
-    let mean = mean_score(scored);
+    let reward = mean_reward(&experience);
     let at_start = [
-        ("mean_sentence_score", mean),
-        ("mean_reward", mean_reward(&experience)),
+        ("mean_reward", reward),
+        ("differing/problems", differing(&experience, neutral(rl))),
         ("rollouts", experience.len() as f64),
         ("kl_to_reference", kl),
         ("kl_coefficient", kl_coefficient),
@@ -107,8 +111,10 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         context,
         round,
         plan,
-        measured: at_start
+        measured: mean_score(scored, rl)
+            .map(|mean| (MEAN_SCORE, mean))
             .into_iter()
+            .chain(at_start)
             .chain(scored.form)
             .chain(answers.iter().flat_map(AnswerRewards::numbers))
             .chain(ends_round)
@@ -164,8 +170,9 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     let before = if learned.keeps_start { Some(context.read_policy_to_train(&policy.folder)?) } else { None };
     let kept = before.as_ref().unwrap_or(policy);
     context.group.on_first(|| kept.write(&folder, &format!("round {round}, rl")))?;
+    let earned = earned(context, round, mean_score(scored, rl), answers.as_ref(), reward)?;
     Ok(format!(
-        "round {round}: rl: {} on {} rollouts, mean sentence score {mean:.3}{}{}{}",
+        "round {round}: rl: {} on {} rollouts, {earned}{}{}{}",
         rl.algorithm,
         grouped(experience.len()),
         ended(learned.end),
@@ -202,7 +209,9 @@ impl Run<'_> {
     /// Prepares the objective, runs its passes, and writes the metrics.
     fn learn<O: Objective>(&self, mut objective: O) -> Result<Learned> {
         let (context, round) = (self.context, self.round);
-        let measure = || self.comparison.as_ref().map(|comparison| comparison.of(self.policy)).transpose();
+        let measure = || -> Result<Option<Measured>> {
+            self.comparison.as_ref().map(|comparison| comparison.of(self.policy)).transpose()
+        };
         let before = measure()?;
         objective.prepare()?;
         let mut log = MetricLog::new(round, "rl").on_board(&context.settings.student.tensorboard)?;
@@ -210,37 +219,60 @@ impl Run<'_> {
         let folder = context.checkpoint(round, "rl");
         let mut saved = context.step_checkpoint(&folder, self.start.clone());
         let end = passes::train(&objective, &self.plan, &mut saved, &mut log)?;
-        let after = if end == End::NothingToLearn { before } else { measure()? };
-        let (keeps_start, remark) = self.compare(before, after, &mut log);
+        let after = if end == End::NothingToLearn { before.clone() } else { measure()? };
+        let change = before.zip(after).map(|(before, after)| Change::between(&before, &after));
+        let (keeps_start, remark) = self.compare(change, &mut log);
         decode::forget_metrics(context, round, "rl")?;
         context.write_part::<Metric>(round, "rl", log.into_rows())?;
         Ok(Learned { end, keeps_start, remark })
     }
 
     /// Whether the policy of before is kept, and the remark for the stage's line; says if the policy became worse.
-    fn compare(&self, before: Option<f64>, after: Option<f64>, log: &mut MetricLog) -> (bool, String) {
-        let (Some(before), Some(after)) = (before, after) else { return (false, String::new()) };
-        let is_worse = after < before;
-        let keeps_start = is_worse && self.plan.settings.keep == RlKeep::Best;
-        if is_worse {
+    fn compare(&self, change: Option<Change>, log: &mut MetricLog) -> (bool, String) {
+        let Some(change) = change else { return (false, String::new()) };
+        let keeps_start = change.is_worse() && self.plan.settings.keep == RlKeep::Best;
+        if change.is_worse() {
+            let [before, after] = change.rouge_l;
             schemas::warn!(
                 "round {}: rl: ROUGE-L on val fell from {before:.3} to {after:.3}: {}{}",
                 self.round,
-                likely_cause(log.rows()),
+                likely_cause(log.rows(), &change),
                 if keeps_start { "" } else { "; rl.keep = best keeps the policy of before" }
             );
         }
         let kept = if keeps_start { 1.0 } else { 0.0 };
-        log.push(0, 0.0, [("rouge_l/before", before), ("rouge_l/after", after), ("kept_start", kept)]);
+        log.push(0, 0.0, change.numbers().chain([("kept_start", kept)]));
         let remark = if keeps_start { " (the policy of before is kept)" } else { "" };
-        (keeps_start, format!(", ROUGE-L on val {before:.3} → {after:.3}{remark}"))
+        (keeps_start, format!(", {change}{remark}"))
     }
 }
 
-/// Mean of all sentence scores of the sampled rationales.
-fn mean_score(scored: &Scored) -> f64 {
+/// Mean of all sentence scores of the sampled rationales; `None` if the right answer is the only reward.
+fn mean_score(scored: &Scored, rl: &RlSettings) -> Option<f64> {
     let scores = || scored.rollouts.iter().flat_map(|(_, scores)| scores).map(|&score| f64::from(score));
-    scores().sum::<f64>() / scores().count().max(1) as f64
+    rl.needs_scores().then(|| scores().sum::<f64>() / scores().count().max(1) as f64)
+}
+
+/// What the samples earned, for the stage's line: their mean score, and that of the round before; how likely they make the
+/// right answer; their mean reward.
+fn earned(
+    context: &Context,
+    round: u32,
+    mean: Option<f64>,
+    answers: Option<&AnswerRewards>,
+    reward: f64,
+) -> Result<String> {
+    let mut parts = Vec::new();
+    if let Some(mean) = mean {
+        let earlier = if round > 1 { measured_in(context, round - 1, MEAN_SCORE)? } else { None };
+        let earlier = earlier.map_or_else(String::new, |mean| format!(" ({mean:.3} in round {})", round - 1));
+        parts.push(format!("mean sentence score {mean:.3}{earlier}"));
+    }
+    if let Some([(_, without), (_, with)]) = answers.map(AnswerRewards::numbers) {
+        parts.push(format!("right answer's probability {without:.3} without a rationale, {with:.3} with it"));
+    }
+    parts.push(format!("mean reward {reward:.3}"));
+    Ok(parts.join(", "))
 }
 
 /// What a training that ended early says.

@@ -33,7 +33,7 @@ const SAMPLED: &str = "sampled";
 /// Samples what is missing of the round.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let problems = context.dataset.problems()?;
-    let train: Vec<&Problem> = problems.iter().filter(|problem| problem.split == "train").collect();
+    let mut train: Vec<&Problem> = problems.iter().filter(|problem| problem.split == "train").collect();
     if train.is_empty() {
         return Err(Error::BadInput {
             message: format!(
@@ -42,6 +42,17 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
             ),
             hint: None,
         });
+    }
+    let (share, all) = (context.settings.sampled(round), train.len());
+    train.retain(|problem| share.contains(&problem.problem_id));
+    if train.is_empty() {
+        return Err(Error::input(
+            format!(
+                "round {round}: rollout.problems_share = {}: expected train problems in the round's share, found none of {all}",
+                context.settings.rollout.problems_share
+            ),
+            "raise it",
+        ));
     }
     let due = parts::due::<Rollout>(&context.dataset, round, SAMPLED, PROBLEMS_A_PART, &train)?;
     let total: usize = due.iter().map(|(_, chunk)| chunk.len()).sum();

@@ -9,7 +9,7 @@ use schemas::opinions::{Combined, OnRollout, Opinions};
 use schemas::settings::{Algorithm, BaselineKind};
 use schemas::{Rollout, Score};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Rollouts with the scores of their sentences; one without sentences has none.
 pub(super) struct Scored {
@@ -57,6 +57,9 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
         ));
     }
     warn_of_another_seed(context, &own);
+    if !context.settings.rl.needs_scores() {
+        return Ok(Ok(unscored(context, round, own, imported)?));
+    }
     let scores = scores_by_rollout(context, round, &own, &others)?;
     let form = form(&own);
     let lacking = Lacking::read(dataset, round, &scores.opinions)?;
@@ -82,6 +85,46 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
         .collect();
     left_out.extend(far_apart);
     Ok(Ok(Scored { rollouts: scored, left_out, form }))
+}
+
+/// Rollouts to learn from by the right answer alone: those of problems whose answer is known. Their sentences have score 0, to
+/// which the answer's reward is added.
+///
+/// # Errors
+/// If there are none.
+fn unscored(context: &Context, round: u32, own: Vec<Rollout>, imported: usize) -> Result<Scored> {
+    let problems = context.dataset.problems()?;
+    let known: HashSet<&str> = problems
+        .iter()
+        .filter(|problem| problem.answer_index.is_some())
+        .map(|problem| problem.problem_id.as_str())
+        .collect();
+    let form = form(&own);
+    let (known, hidden): (Vec<Rollout>, Vec<Rollout>) =
+        own.into_iter().partition(|rollout| known.contains(rollout.problem_id.as_str()));
+    let penalized = context.settings.rl.penalize_empty;
+    let (with, empty): (Vec<Rollout>, Vec<Rollout>) =
+        known.into_iter().partition(|rollout| penalized || !rollout.sentences.is_empty());
+    if with.iter().all(|rollout| rollout.sentences.is_empty()) {
+        return Err(Error::BadInput {
+            message: format!(
+                "round {round}: rl.answer_reward = alone: expected rationales with sentences, of problems whose answer is \
+                 known, found none ({} are empty, {} of problems with a hidden answer)",
+                with.len() + empty.len(),
+                hidden.len()
+            ),
+            hint: None,
+        });
+    }
+    let left_out =
+        [(empty.len(), "empty"), (hidden.len(), "of problems with a hidden answer"), (imported, "imported")];
+    let left_out =
+        left_out.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    let scored = |rollout: Rollout| {
+        let scores = vec![0.0; rollout.sentences.len()];
+        (rollout, scores)
+    };
+    Ok(Scored { rollouts: with.into_iter().map(scored).collect(), left_out: left_out.collect(), form })
 }
 
 /// Rollouts with their scores, and how many have none, and why.

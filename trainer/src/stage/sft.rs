@@ -81,6 +81,7 @@ fn refuse_incomplete(context: &Context, round: u32) -> Result<()> {
 #[derive(Deserialize)]
 struct RationaleOf {
     rationale_id: String,
+    problem_id: String,
     stage: String,
     split: String,
     deduplicated: String,
@@ -101,17 +102,18 @@ struct Ready {
 /// The corrections to learn from; the inner error is the line that says what is missing.
 fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let dataset = &context.dataset;
-    let columns = ["rationale_id", "stage", "split", "deduplicated"];
+    let columns = ["rationale_id", "problem_id", "stage", "split", "deduplicated"];
     let mut of_train: Vec<RationaleOf> = dataset.project::<Rationale, RationaleOf>(round, &columns)?;
     of_train.retain(|row| row.stage == "rl" && row.split == "train");
     let all_are_empty = !of_train.is_empty() && of_train.iter().all(|row| row.deduplicated.trim().is_empty());
     if all_are_empty {
         return Ok(Err(Rationale::nothing_to_correct(round) + &dataset.flag()));
     }
-    let due: HashMap<String, String> = of_train
+    let share = context.settings.corrected(round);
+    let due: HashMap<String, (String, bool)> = of_train
         .into_iter()
         .filter(|row| !row.deduplicated.trim().is_empty())
-        .map(|row| (row.rationale_id, row.deduplicated))
+        .map(|row| (row.rationale_id, (row.deduplicated, share.contains(&row.problem_id))))
         .collect();
     if due.is_empty() && !context.has(&context.checkpoint(round, "rl")) {
         return Err(Error::input(
@@ -122,7 +124,7 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let mut seen = HashSet::new();
     let mut corrections = Vec::new();
     for correction in dataset.read::<Correction>(round)? {
-        let Some(said) = due.get(&correction.rationale_id) else {
+        let Some((said, _)) = due.get(&correction.rationale_id) else {
             return Err(Error::BadInput {
                 message: format!(
                     "corrections, round {round}: expected a rationale of stage rl, found `{}`",
@@ -162,14 +164,26 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
         .map(|reject| reject.subject_id)
         .filter(|id| due.contains_key(id) && !seen.contains(id))
         .collect();
-    let waiting = due.len() - corrections.len() - rejected.len();
+    let is_open = |id: &str| !seen.contains(id) && !rejected.contains(id);
+    let waiting = due.iter().filter(|(id, (_, is_asked))| *is_asked && is_open(id)).count();
     if waiting > 0 {
+        let flags = if share.is_whole() { "" } else { &context.share_flags };
         return Ok(Err(format!(
-            "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}{}{}",
+            "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}{}{flags}{}",
             grouped(waiting),
             schemas::teacher::flags_to_go_on(dataset, round, &context.settings)?,
             dataset.flag()
         )));
+    }
+    if !due.is_empty() && corrections.is_empty() && rejected.is_empty() {
+        return Err(Error::input(
+            format!(
+                "round {round}: sft.corrections_share = {}: expected train problems in the round's share, found none of {}",
+                context.settings.sft.corrections_share,
+                due.len()
+            ),
+            "raise it; or end the round with RL: round.stages = rl",
+        ));
     }
     // The order of parts depends on interruptions of the collector; the order of learning must not.
     corrections.sort_by(|a, b| a.rationale_id.cmp(&b.rationale_id));

@@ -3,6 +3,7 @@
 
 mod adapters;
 mod again;
+mod answer_alone;
 mod answers;
 mod bad_input;
 mod checkpoints;
@@ -26,6 +27,7 @@ mod rl_options;
 mod rl_values;
 mod rollouts;
 mod rounds;
+mod shares;
 mod small;
 mod t5;
 mod toy;

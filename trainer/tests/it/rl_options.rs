@@ -106,6 +106,11 @@ fn the_kl_coefficient_follows_the_kl_of_the_round() {
         let of = |name: &str| rows.iter().find(|row| row.name == name).expect("told").value;
         assert!(of("kl_to_reference") > 1e-3, "the policy has moved from the base student");
         assert!((of("kl_coefficient") - 1e-4 * factor).abs() < 1e-12, "{}", of("kl_coefficient"));
+        let before: Vec<schemas::Metric> = place.dataset().read(1).expect("metrics");
+        let before = before.iter().find(|row| row.name == "mean_sentence_score").expect("told").value;
+        let line = String::from_utf8_lossy(&output.stdout);
+        let told = format!("mean sentence score {:.3} ({before:.3} in round 1)", of("mean_sentence_score"));
+        assert!(line.contains(&told), "{told}: {line}");
     }
 }
 
@@ -196,6 +201,10 @@ fn rollouts_do_not_depend_on_what_is_decoded_together() {
 #[test]
 fn a_policy_that_became_worse_is_told_and_may_be_left() {
     let start = Place::new(40);
+    let mut problems = start.dataset().problems().expect("problems");
+    problems.iter_mut().step_by(5).for_each(|problem| problem.split = "val".into());
+    schemas::table::write(&start.dataset().problems_path(), problems, &crate::small::provenance())
+        .expect("written");
     let base = start.checkpoint("base");
     let better = start.checkpoint("better");
     let (from, out) = (base.display().to_string(), better.display().to_string());
@@ -217,6 +226,9 @@ fn a_policy_that_became_worse_is_told_and_may_be_left() {
         let (before, after) =
             (place.numbers("rl", "rouge_l/before")[0], place.numbers("rl", "rouge_l/after")[0]);
         assert!(before > after, "{before} {after}");
+        let half = place.numbers("rl", "rouge_l/half_width")[0];
+        assert!(half > 0.0 && half < before - after, "{half}");
+        assert!(place.numbers("rl", "sentences/before")[0] > 0.0);
         let kept = place.numbers("rl", "kept_start")[0] > 0.0;
         assert_eq!(kept, keep == "best");
         (String::from_utf8_lossy(&output.stdout).into_owned(), place)
@@ -225,7 +237,9 @@ fn a_policy_that_became_worse_is_told_and_may_be_left() {
         read_student(&place.checkpoint(name)).expect("student").weights.fingerprint()
     };
     let (line, place) = ruined("last", &[]);
-    assert!(line.contains("ROUGE-L on val 0."), "{line}");
+    let reward = place.numbers("rl", "mean_reward")[0];
+    assert!(line.contains(&format!(", mean reward {reward:.3}, ROUGE-L on val 0.")), "{line}");
+    assert!(line.contains(" (change -0.") && !line.contains("chance"), "{line}");
     assert_ne!(weights(&place, "round-1/rl"), weights(&place, "base"));
     let (line, place) = ruined("best", &[]);
     assert!(line.contains("(the policy of before is kept)"), "{line}");

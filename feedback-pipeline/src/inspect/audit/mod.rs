@@ -6,7 +6,6 @@
 //! anything.
 
 mod agreement;
-mod bootstrap;
 mod labels;
 pub mod people;
 mod people_text;

@@ -1,10 +1,10 @@
 //! `audit --labels`: how well each Teacher agrees with people. No request is sent.
 
 use super::agreement::{DUST, POSITIONS};
-use super::bootstrap::{deviation, draws, interval};
 use super::labels::{self, Label};
 use super::statistics::{correlation, mean, ranks};
 use crate::error::{Error, Result};
+use crate::inspect::bootstrap::{deviation, draws, interval};
 use schemas::number::grouped;
 use schemas::opinions::Opinion;
 use schemas::{Dataset, Problem, Score};

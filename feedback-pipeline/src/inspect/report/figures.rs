@@ -1,5 +1,6 @@
 //! The numbers of a report: sums over sentences and rationales.
 
+pub use super::effect::{Effect, Scores};
 use super::gather::{Gathered, ROLLOUT_COLUMNS, RolloutText, repeats};
 use super::tally::Scored;
 pub use super::tally::{Tally, share};
@@ -8,8 +9,14 @@ use crate::inspect::frame::{Collected, frame};
 use crate::inspect::win_rate::WinRates;
 use crate::teacher::reference;
 use polars::prelude::*;
-use schemas::{Answer, Correction, Dataset, Problem, Rationale, Rollout, Score, Settings, sentences};
+use schemas::{Answer, Correction, Dataset, Metric, Problem, Rationale, Rollout, Score, Settings, sentences};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Splits in the order of training.
+pub const SPLITS: [&str; 3] = ["train", "val", "test"];
+
+/// Splits that are answered.
+const ANSWERED: [&str; 2] = ["val", "test"];
 
 /// Length, repetition and truncation of some rationales.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,23 +37,26 @@ pub struct Stage {
     /// For instance `round 1, after RL`.
     pub label: String,
     /// The Teacher's scores of samples of this policy on train problems.
-    pub teacher: Tally,
-    /// The embedded Teacher's scores of its greedy rationales, train and test.
-    pub embedded: [Tally; 2],
+    pub teacher: Scores,
+    /// The embedded Teacher's scores of its greedy rationales, by split as in [`SPLITS`].
+    pub embedded: [Scores; 3],
     /// Form of its greedy rationales, or of its samples if it decoded none.
     pub form: Form,
     /// Correct answers among those with a known answer: val and test.
     pub answers: [(u64, u64); 2],
+    /// The same by problem, correct answers as a score of 1.
+    answered: [Scores; 2],
 }
 
 impl Stage {
     fn new(label: String) -> Self {
         Self {
             label,
-            teacher: Tally::default(),
-            embedded: [Tally::default(); 2],
+            teacher: Scores::default(),
+            embedded: Default::default(),
             form: Form::default(),
             answers: [(0, 0); 2],
+            answered: Default::default(),
         }
     }
 }
@@ -73,6 +83,8 @@ pub struct Round {
 pub struct Figures {
     /// One row per policy, in the order of training.
     pub stages: Vec<Stage>,
+    /// What RL changed in each round, by what was measured.
+    pub effects: Vec<Effect>,
     /// Sentences of the round by score in tenths, 0 to 10.
     pub distribution: [u64; 11],
     /// Mean score by position of the sentence and number of sentences; the last is position 10 and later.
@@ -92,8 +104,10 @@ impl Figures {
             gathered.problems.iter().map(|problem| (problem.problem_id.as_str(), problem)).collect();
         let scored = Scored::of(dataset, gathered.round, settings)?;
         let kinds = kinds(&gathered.problems)?;
+        let (stages, effects) = stages(dataset, gathered.round, &problems, settings)?;
         let mut figures = Self {
-            stages: stages(dataset, gathered.round, &problems, settings)?,
+            stages,
+            effects,
             distribution: scored.distribution()?,
             positions: scored.positions()?,
             subjects: scored.by_problems(&kinds, "subject")?.into_iter().collect(),
@@ -158,19 +172,33 @@ fn answers(dataset: &Dataset, round: u32) -> Result<BTreeMap<(String, String), (
     Ok(stages.into_iter().zip(splits).zip(numbers).collect())
 }
 
-/// One row for each stage of each round, and for the samples of policies that decoded nothing.
+/// One row for each stage of each round, and for the samples of policies that decoded nothing; and what RL changed.
 fn stages(
     dataset: &Dataset,
     last: u32,
     problems: &HashMap<&str, &Problem>,
     settings: &Settings,
-) -> Result<Vec<Stage>> {
+) -> Result<(Vec<Stage>, Vec<Effect>)> {
     let mut stages: Vec<Stage> = Vec::new();
+    // Round, and the rows of the policies before and after its RL.
+    let mut trained: Vec<(u32, usize, usize)> = Vec::new();
     // Samples of a round come from the final policy of the previous round.
     let mut by_policy: HashMap<String, usize> = HashMap::new();
+    let mut start = None;
     for round in 0..=last {
-        if round > 0 {
-            add_samples(dataset, round, &mut stages, &by_policy, settings)?;
+        let known = stages.len();
+        let before = start;
+        start = match round {
+            0 => None,
+            _ => add_samples(dataset, round, &mut stages, &by_policy, settings)?,
+        };
+        // A round that ended with RL may have decoded nothing: its policy is then known by its samples.
+        if let (Some(before), Some(after)) = (before, start)
+            && after >= known
+            && ended_with_rl(dataset, round - 1)?
+        {
+            stages[after].label = format!("round {}, after RL", round - 1);
+            trained.push((round - 1, before, after));
         }
         let rationales = dataset.read::<Rationale>(round)?;
         let answers = answers(dataset, round)?;
@@ -189,24 +217,74 @@ fn stages(
                 by_policy.insert(rationale.policy.clone(), stages.len());
                 add_rationale(&mut stage, rationale, problems);
             }
-            for (place, split) in ["val", "test"].into_iter().enumerate() {
+            for (place, split) in ANSWERED.into_iter().enumerate() {
                 let key = (name.to_owned(), split.to_owned());
                 stage.answers[place] = answers.get(&key).copied().unwrap_or_default();
+            }
+            if is_answered {
+                add_answers(dataset, round, name, &mut stage)?;
+            }
+            if let Some(start) = start.filter(|_| name == "rl") {
+                trained.push((round, start, stages.len()));
             }
             stages.push(stage);
         }
     }
-    Ok(stages)
+    let effects = trained.into_iter().flat_map(|(round, before, after)| {
+        let (before, after) = (&stages[before], &stages[after]);
+        let samples = Effect::of(format!("round {round}, samples"), &before.teacher, &after.teacher);
+        let greedy = SPLITS.into_iter().zip(before.embedded.iter().zip(&after.embedded));
+        let greedy = greedy.filter_map(|(split, (before, after))| {
+            Effect::of(format!("round {round}, {split}"), before, after)
+        });
+        let answered = ANSWERED.into_iter().zip(before.answered.iter().zip(&after.answered));
+        let answered = answered.filter_map(|(split, (before, after))| {
+            Effect::of(format!("round {round}, {split} answers"), before, after)
+        });
+        samples.into_iter().chain(greedy).chain(answered).collect::<Vec<_>>()
+    });
+    let effects = effects.collect();
+    Ok((stages, effects))
 }
 
+/// Adds a stage's answers by problem; those to hidden ones are left out.
+fn add_answers(dataset: &Dataset, round: u32, name: &str, stage: &mut Stage) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct AnswerOf {
+        problem_id: String,
+        split: String,
+        stage: String,
+        correct: Option<bool>,
+    }
+    let names = ["problem_id", "split", "stage", "correct"];
+    for row in dataset.project::<Answer, AnswerOf>(round, &names)? {
+        let place = ANSWERED.iter().position(|split| *split == row.split);
+        let (Some(place), Some(correct)) = (place.filter(|_| row.stage == name), row.correct) else {
+            continue;
+        };
+        let mut tally = Tally::default();
+        tally.add(&[if correct { 1.0 } else { 0.0 }]);
+        stage.answered[place].add(&row.problem_id, &tally);
+    }
+    Ok(())
+}
+
+/// Whether a round ended with RL; the trainer leaves a metric of this name then.
+fn ended_with_rl(dataset: &Dataset, round: u32) -> Result<bool> {
+    let ends = frame::<Metric>(dataset, round, &["name"])?.filter(col("name").eq(lit("ends_round")));
+    Ok(Collected::of::<Metric>(ends)?.len() > 0)
+}
+
+/// Adds a round's samples to the policies that sampled them; returns the row of the policy that RL starts from.
 fn add_samples(
     dataset: &Dataset,
     round: u32,
     stages: &mut Vec<Stage>,
     by_policy: &HashMap<String, usize>,
     settings: &Settings,
-) -> Result<()> {
+) -> Result<Option<usize>> {
     let mut own: BTreeMap<String, Stage> = BTreeMap::new();
+    let mut start = None;
     let new = |policy: &str| {
         Stage::new(match policy.strip_prefix("import:") {
             Some(name) => format!("round {round}, import {}", short(name)),
@@ -214,6 +292,9 @@ fn add_samples(
         })
     };
     for rollout in dataset.project::<Rollout, RolloutText>(round, &ROLLOUT_COLUMNS)? {
+        if !rollout.policy.starts_with("import:") {
+            start = Some(rollout.policy.clone());
+        }
         if by_policy.contains_key(&rollout.policy) {
             continue;
         }
@@ -225,14 +306,16 @@ fn add_samples(
         form.repeated += repeated;
         form.truncated += u64::from(rollout.truncated);
     }
-    for (policy, tally) in Scored::of(dataset, round, settings)?.by_policy()? {
+    for ([policy, problem], tally) in Scored::of(dataset, round, settings)?.by_policy()? {
         let known = by_policy.get(&policy).and_then(|place| stages.get_mut(*place));
         if let Some(stage) = known.or_else(|| own.get_mut(&policy)) {
-            stage.teacher.merge(&tally);
+            stage.teacher.add(&problem, &tally);
         }
     }
+    let own_place = |policy: &String| Some(stages.len() + own.keys().position(|of| of == policy)?);
+    let start = start.and_then(|policy| by_policy.get(&policy).copied().or_else(|| own_place(&policy)));
     stages.extend(own.into_values());
-    Ok(())
+    Ok(start)
 }
 
 fn add_rationale(stage: &mut Stage, rationale: &Rationale, problems: &HashMap<&str, &Problem>) {
@@ -240,11 +323,7 @@ fn add_rationale(stage: &mut Stage, rationale: &Rationale, problems: &HashMap<&s
     stage.form.sentences += rationale.sentences.len() as u64;
     stage.form.repeated += u64::from(rationale.repeated_sentences);
     stage.form.truncated += u64::from(rationale.truncated);
-    let place = match rationale.split.as_str() {
-        "train" => 0,
-        "test" => 1,
-        _ => return,
-    };
+    let Some(place) = SPLITS.iter().position(|split| *split == rationale.split) else { return };
     // Without a solution, the embedded Teacher can only check the answer.
     let Some(problem) = problems.get(rationale.problem_id.as_str()).filter(|p| !p.solution.trim().is_empty())
     else {
@@ -252,7 +331,9 @@ fn add_rationale(stage: &mut Stage, rationale: &Rationale, problems: &HashMap<&s
     };
     let said = sentences::sentences(&rationale.rationale);
     if !said.is_empty() {
-        stage.embedded[place].add(&reference::score(problem, &said));
+        let mut tally = Tally::default();
+        tally.add(&reference::score(problem, &said));
+        stage.embedded[place].add(&rationale.problem_id, &tally);
     }
 }
 

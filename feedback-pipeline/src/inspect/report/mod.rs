@@ -1,11 +1,12 @@
 //! `collect-feedback report`: one HTML file about a round, readable offline and without programming.
 //!
-//! `gather` reads the tables, `tally` and `figures` compute the numbers, `charts` draws them, `cards`
+//! `gather` reads the tables, `tally`, `figures` and `effect` compute the numbers, `charts` draws them, `cards`
 //! prepares the rationales for the browser part, `pictures` embeds their pictures, `page` fills the template.
 //! Texts of rationales reach the page only as JSON, and the script inserts them as text, never as HTML.
 
 mod cards;
 mod charts;
+mod effect;
 pub mod figures;
 mod gather;
 mod page;
@@ -67,7 +68,7 @@ pub fn run(dataset: &Dataset, round: u32, out: Option<&Path>, settings: &Setting
         );
         return Err(Error::bad_input(format!("{}, round {round}", dataset.root().display()), message));
     }
-    let state = status::report(dataset)?;
+    let state = status::report(dataset, settings)?;
     let figures = figures::Figures::of(dataset, &gathered, settings)?;
     let (deck, pictures) = cards::deck(dataset, &gathered)?;
     let html = page::render(dataset, &gathered, &state, &figures, &deck, &pictures)?;

@@ -2,7 +2,7 @@
 
 use super::cards::{Deck, MOST_PROBLEMS};
 use super::charts::{self, Chart};
-use super::figures::{Figures, Stage, Tally, share};
+use super::figures::{Effect, Figures, Stage, Tally, share};
 use super::gather::Gathered;
 use super::pictures::{MOST_PICTURE_BYTES, Pictures};
 use crate::error::{Error, Result};
@@ -38,6 +38,7 @@ struct Page<'a> {
     mixed: Vec<String>,
     notes: Vec<String>,
     stages: Vec<Vec<String>>,
+    effects: Vec<Vec<String>>,
     scored: bool,
     charts: Vec<Chart>,
     groups: Vec<(&'static str, Vec<Group>)>,
@@ -103,6 +104,7 @@ pub(super) fn render(
         mixed: mixed(gathered),
         notes: notes(deck, pictures),
         stages: figures.stages.iter().map(stage_row).collect(),
+        effects: figures.effects.iter().map(effect_row).collect(),
         scored: !figures.is_unscored(),
         charts: drawn,
         groups: vec![("Subject", groups(&figures.subjects)), ("Skill", groups(&figures.skills))],
@@ -213,32 +215,48 @@ fn notes(deck: &Deck, pictures: &Pictures) -> Vec<String> {
 }
 
 fn stage_row(stage: &Stage) -> Vec<String> {
-    let [train, test] = &stage.embedded;
+    let [train, val, test] = stage.embedded.each_ref().map(|scores| scores.all);
+    let samples = stage.teacher.all;
     let form = &stage.form;
     let answers = stage.answers.map(|(right, all)| percent(share(right, all)));
-    let [val, last] = answers;
+    let [val_answers, test_answers] = answers;
     vec![
         stage.label.clone(),
-        number(stage.teacher.mean(), 3),
-        percent(stage.teacher.share_without_wrong()),
+        number(samples.mean(), 3),
+        percent(samples.share_without_wrong()),
         number(train.mean(), 3),
+        number(val.mean(), 3),
         number(test.mean(), 3),
         percent(test.share_without_wrong()),
         percent(share(form.repeated, form.sentences)),
         percent(share(form.truncated, form.rationales)),
-        val,
-        last,
+        val_answers,
+        test_answers,
     ]
 }
 
-/// The numbers of the stages as a plain table, and the cost of all feedback. A wrong sentence is one scored
+fn effect_row(effect: &Effect) -> Vec<String> {
+    let interval = effect.interval.map(|[low, high]| format!("{low:+.3} to {high:+.3}"));
+    vec![
+        effect.label.clone(),
+        number(Some(effect.before), 3),
+        number(Some(effect.after), 3),
+        format!("{:+.3}", effect.after - effect.before),
+        interval.unwrap_or_else(|| NONE.to_owned()),
+        status::grouped(effect.problems as u64),
+        effect.verdict().to_owned(),
+    ]
+}
+
+/// The numbers of the stages and what RL changed as plain tables, and the cost of all feedback. A wrong sentence is one scored
 /// below 0.5.
 pub(super) fn summary(figures: &Figures, spending: &[Spending]) -> String {
     let headings = [
         "policy",
-        "samples: score",
+        "samples",
         "none wrong",
         "greedy: train",
+        "val",
         "test",
         "none wrong",
         "repeated",
@@ -246,21 +264,34 @@ pub(super) fn summary(figures: &Figures, spending: &[Spending]) -> String {
         "answers: val",
         "test",
     ];
-    let side = |place: usize| if place == 0 { Align::Left } else { Align::Right };
-    let mut grid = Grid::new(headings.into_iter().enumerate().map(|(place, name)| (name, side(place))));
-    for stage in &figures.stages {
-        grid.row(stage_row(stage));
-    }
+    let grid = table(&headings, figures.stages.iter().map(stage_row));
+    let effects = if figures.effects.is_empty() {
+        String::new()
+    } else {
+        let headings = ["what RL changed", "before", "after", "change", "95 % interval", "problems", ""];
+        format!("\n{}\n", table(&headings, figures.effects.iter().map(effect_row)))
+    };
     let sum = |count: fn(&Spending) -> u64| status::grouped(spending.iter().map(count).sum::<u64>());
     // The sum starts from 0.0: an empty sum of floats is -0.0.
     let dollars = spending.iter().fold(0.0, |sum, row| sum + row.cost_usd);
     format!(
-        "{grid}samples are scored by the Teacher, greedy rationales by the embedded one\n\
+        "{grid}samples are scored by the Teacher, greedy rationales by the embedded one\n{effects}\
          {} requests, {} input and {} output tokens, ${dollars:.2}\n",
         sum(|row| row.attempts),
         sum(|row| row.input_tokens + row.cached_input_tokens),
         sum(|row| row.output_tokens),
     )
+}
+
+/// A table whose first column is text, the others numbers.
+fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Grid {
+    let side = |place: usize| match place {
+        0 => Align::Left,
+        _ => Align::Right,
+    };
+    let mut grid = Grid::new(headings.iter().enumerate().map(|(place, name)| (*name, side(place))));
+    rows.for_each(|row| grid.row(row));
+    grid
 }
 
 fn round_row(round: &super::figures::Round) -> Vec<String> {

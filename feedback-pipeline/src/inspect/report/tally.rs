@@ -43,13 +43,18 @@ impl Tally {
 
     /// Mean over all sentences.
     pub fn mean(&self) -> Option<f64> {
-        (self.sentences > 0).then(|| self.sum / self.sentences as f64)
+        mean(self.sum, self.sentences)
     }
 
     /// Share of rationales without a wrong sentence.
     pub fn share_without_wrong(&self) -> Option<f64> {
         share(self.without_wrong, self.rationales)
     }
+}
+
+/// A mean; `None` of nothing.
+pub(super) fn mean(sum: f64, count: u64) -> Option<f64> {
+    (count > 0).then(|| sum / count as f64)
 }
 
 /// A fraction; `None` if the whole is 0.
@@ -89,12 +94,12 @@ impl Scored {
     /// The total.
     pub(super) fn all(&self) -> Result<Tally> {
         let all = self.rollouts.clone().with_column(lit("all").alias("all"));
-        Ok(tallies(all, "all")?.first().map_or_else(Tally::default, |(_, tally)| *tally))
+        Ok(tallies(all, ["all"])?.first().map_or_else(Tally::default, |(_, tally)| *tally))
     }
 
-    /// By policy, in the order of the table.
-    pub(super) fn by_policy(&self) -> Result<Vec<(String, Tally)>> {
-        tallies(self.rollouts.clone(), "policy")
+    /// By policy and problem, in the order of the table.
+    pub(super) fn by_policy(&self) -> Result<Vec<([String; 2], Tally)>> {
+        tallies(self.rollouts.clone(), ["policy", "problem_id"])
     }
 
     /// By a column of `problems`, a frame that also has `problem_id`.
@@ -102,7 +107,7 @@ impl Scored {
         let named = problems.clone().select([col("problem_id"), col(name)]);
         let joined = left_join(self.rollouts.clone(), "problem_id", named, "problem_id")
             .with_column(col(name).fill_null(lit("not given")));
-        tallies(joined, name)
+        Ok(tallies(joined, [name])?.into_iter().map(|([name], tally)| (name, tally)).collect())
     }
 
     fn sentences(&self) -> LazyFrame {
@@ -156,15 +161,17 @@ impl Scored {
     }
 }
 
-fn tallies(rollouts: LazyFrame, by: &str) -> Result<Vec<(String, Tally)>> {
-    let summed = rollouts.group_by_stable([col(by)]).agg([
+/// The sums of each combination of some columns.
+fn tallies<const N: usize>(rollouts: LazyFrame, by: [&str; N]) -> Result<Vec<([String; N], Tally)>> {
+    let summed = rollouts.group_by_stable(by.map(col)).agg([
         len().alias("rationales"),
         col("rows").sum().alias("sentences"),
         col("sum").sum(),
         col("least").gt_eq(lit(f64::from(WRONG_BELOW))).sum().alias("without_wrong"),
     ]);
     let summed = Collected::of::<Score>(summed)?;
-    let (names, sums) = (summed.texts(by)?, summed.numbers("sum")?);
+    let names = by.iter().map(|name| summed.texts(name)).collect::<Result<Vec<_>>>()?;
+    let sums = summed.numbers("sum")?;
     let (rationales, sentences) = (summed.counts("rationales")?, summed.counts("sentences")?);
     let without_wrong = summed.counts("without_wrong")?;
     let tally = |row: usize| Tally {
@@ -173,5 +180,6 @@ fn tallies(rollouts: LazyFrame, by: &str) -> Result<Vec<(String, Tally)>> {
         sum: sums[row].unwrap_or_default(),
         without_wrong: without_wrong[row],
     };
-    Ok(names.into_iter().enumerate().map(|(row, name)| (name, tally(row))).collect())
+    let named = |row: usize| std::array::from_fn(|place| names[place][row].clone());
+    Ok((0..summed.len()).map(|row| (named(row), tally(row))).collect())
 }

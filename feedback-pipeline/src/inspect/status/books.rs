@@ -3,11 +3,12 @@
 
 use super::query::{self, Spending, counted};
 use crate::error::Result;
-use crate::inspect::frame::{Collected, frame, left_join, with_blank};
+use crate::inspect::frame::{Collected, frame, left_join, with_test};
 use crate::items::Kind;
 use polars::prelude::*;
 use schemas::number::{self, grouped};
 use schemas::opinions::Opinion;
+use schemas::share::Share;
 use schemas::{Correction, Dataset, IdSet, Judgement, Rationale, Reject, Rollout, Score};
 use serde::Serialize;
 use std::fmt;
@@ -27,6 +28,9 @@ pub struct Account {
     pub rejected: u64,
     /// Items that wait for feedback.
     pub waiting: u64,
+    /// Items that no feedback is asked for, by `sft.corrections_share`.
+    #[serde(skip_serializing_if = "is_none")]
+    pub outside: u64,
     /// Items without a sentence; they need no feedback.
     pub empty: u64,
     /// The baseline of the pairs; judgements only.
@@ -40,6 +44,11 @@ pub struct Account {
     pub faults: Vec<String>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_none(count: &u64) -> bool {
+    *count == 0
+}
+
 impl Account {
     /// The account of the outcomes of items, of which `with_feedback` have rows in the feedback's table.
     fn of(round: u32, kind: Kind, outcomes: query::Outcomes, with_feedback: u64) -> Self {
@@ -50,6 +59,7 @@ impl Account {
             done: outcomes.done,
             rejected: outcomes.rejected,
             waiting: outcomes.waiting,
+            outside: outcomes.outside,
             empty: outcomes.empty,
             against: None,
             opinion: None,
@@ -87,6 +97,7 @@ pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Re
         col("rollout_id").alias("id"),
         col("sentences").eq(lit(0)).alias("empty"),
         col("sentences").alias("expected"),
+        lit(false).alias("outside"),
     ]);
     let account = |scores: LazyFrame, opinion: Option<Opinion>| -> Result<Account> {
         let scores = counted(scores, "rollout_id");
@@ -159,11 +170,18 @@ fn opinions(scores: &LazyFrame) -> Result<Vec<Opinion>> {
         .collect())
 }
 
-/// The account of the rationales that the rl stage of a round wrote; `None` if there are none.
-pub(super) fn corrections(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Option<Account>> {
+/// The account of the rationales that the rl stage of a round wrote, of which those in a share are corrected; `None` if there are
+/// none.
+pub(super) fn corrections(
+    dataset: &Dataset,
+    round: u32,
+    spending: &[Spending],
+    share: &Share,
+) -> Result<Option<Account>> {
     let corrections = counted(frame::<Correction>(dataset, round, &["rationale_id"])?, "rationale_id");
     let with_feedback = rows(corrections.clone())?;
     let rationales = rationales(dataset, round, "rl")?;
+    let rationales = with_test(rationales, "problem_id", "outside", |problem| !share.contains(problem))?;
     // In splits other than train, only corrected rationales count.
     let items = left_join(rationales, "id", corrections, "rationale_id")
         .filter(col("split").eq(lit("train")).or(col("rows").is_not_null()))
@@ -206,7 +224,7 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
         let with_feedback = rows(orders.clone())?;
         let pairs = left_join(candidates.clone(), "problem_id", others, "problem_id")
             .filter(col("other_empty").is_not_null())
-            .with_column(col("empty").or(col("other_empty")).alias("empty"));
+            .with_columns([col("empty").or(col("other_empty")).alias("empty"), lit(false).alias("outside")]);
         let items = left_join(pairs, "problem_id", orders, "problem_id");
         let outcomes = query::outcomes(dataset, round, kind, None, items)?;
         let mut account = Account::of(round, Kind::Judgements, outcomes, with_feedback);
@@ -228,7 +246,8 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
 /// Rationales of a stage: `id`, `problem_id`, `split` and whether they are `empty`.
 fn rationales(dataset: &Dataset, round: u32, stage: &str) -> Result<LazyFrame> {
     let names = ["rationale_id", "problem_id", "split", "stage", "deduplicated"];
-    Ok(with_blank(frame::<Rationale>(dataset, round, &names)?, "deduplicated", "empty")?
+    let is_blank = |text: &str| text.trim().is_empty();
+    Ok(with_test(frame::<Rationale>(dataset, round, &names)?, "deduplicated", "empty", is_blank)?
         .filter(col("stage").eq(lit(stage)))
         .select([col("rationale_id").alias("id"), col("problem_id"), col("split"), col("empty")]))
 }
@@ -268,6 +287,9 @@ impl fmt::Display for Account {
             grouped(self.waiting),
             grouped(self.empty),
         )?;
+        if self.outside > 0 {
+            write!(f, " + {} outside the round's share", grouped(self.outside))?;
+        }
         if let Some(sentences) = self.sentences {
             write!(f, "; {} scored", number::counted(sentences, "sentence"))?;
         }

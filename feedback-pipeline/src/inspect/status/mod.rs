@@ -18,7 +18,7 @@ use layout::{Align, Grid};
 pub(crate) use schemas::number::grouped;
 use schemas::{
     Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout, Score,
-    Table,
+    Settings, Table,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -65,8 +65,8 @@ const TABLES: [&str; 9] = [
 ///
 /// # Errors
 /// If a table cannot be read.
-pub fn run(dataset: &Dataset) -> Result<()> {
-    schemas::say!("{}", report(dataset)?.to_string().trim_end());
+pub fn run(dataset: &Dataset, settings: &Settings) -> Result<()> {
+    schemas::say!("{}", report(dataset, settings)?.to_string().trim_end());
     Ok(())
 }
 
@@ -74,18 +74,18 @@ pub fn run(dataset: &Dataset) -> Result<()> {
 ///
 /// # Errors
 /// If a table cannot be read.
-pub fn run_json(dataset: &Dataset) -> Result<()> {
-    let json =
-        serde_json::to_string_pretty(&report(dataset)?).map_err(|error| Error::Failed(error.to_string()))?;
+pub fn run_json(dataset: &Dataset, settings: &Settings) -> Result<()> {
+    let json = serde_json::to_string_pretty(&report(dataset, settings)?)
+        .map_err(|error| Error::Failed(error.to_string()))?;
     schemas::say!("{json}");
     Ok(())
 }
 
-/// The state of a dataset.
+/// The state of a dataset. The settings say whose rationales are corrected.
 ///
 /// # Errors
 /// If a table cannot be read.
-pub fn report(dataset: &Dataset) -> Result<Report> {
+pub fn report(dataset: &Dataset, settings: &Settings) -> Result<Report> {
     let mut problems = BTreeMap::new();
     for problem in dataset.problems()? {
         *problems.entry(problem.split).or_default() += 1;
@@ -95,7 +95,7 @@ pub fn report(dataset: &Dataset) -> Result<Report> {
     for &round in rows.keys() {
         let spent = query::spending(dataset, round)?;
         accounts.extend(books::scores(dataset, round, &spent)?);
-        accounts.extend(books::corrections(dataset, round, &spent)?);
+        accounts.extend(books::corrections(dataset, round, &spent, &settings.corrected(round))?);
         accounts.extend(books::judgements(dataset, round, &spent)?);
         spending.extend(spent);
         groups.extend(groups::of(dataset, round)?);

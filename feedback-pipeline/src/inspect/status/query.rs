@@ -103,6 +103,7 @@ pub(super) struct Outcomes {
     pub(super) done: u64,
     pub(super) rejected: u64,
     pub(super) waiting: u64,
+    pub(super) outside: u64,
     pub(super) empty: u64,
     /// Rows of feedback of those that are done.
     pub(super) rows: u64,
@@ -111,7 +112,7 @@ pub(super) struct Outcomes {
 }
 
 /// The outcomes of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected`
-/// (rows). An item is empty, done, rejected or waiting, whichever applies first. With an opinion, its rejects
+/// (rows), and `outside` (what is asked about). An item is empty, done, rejected, outside or waiting, whichever applies first. With an opinion, its rejects
 /// count alone.
 pub(super) fn outcomes(
     dataset: &Dataset,
@@ -136,7 +137,8 @@ pub(super) fn outcomes(
         len().alias("items"),
         is_done().sum().alias("done"),
         is_open().and(col("rejects").is_not_null()).sum().alias("rejected"),
-        is_open().and(col("rejects").is_null()).sum().alias("waiting"),
+        is_open().and(col("rejects").is_null()).and(col("outside").not()).sum().alias("waiting"),
+        is_open().and(col("rejects").is_null()).and(col("outside")).sum().alias("outside"),
         col("empty").sum(),
         when(is_done()).then(col("rows")).otherwise(lit(0)).sum().alias("rows"),
     ]))?;
@@ -151,6 +153,7 @@ pub(super) fn outcomes(
         done: sum("done")?,
         rejected: sum("rejected")?,
         waiting: sum("waiting")?,
+        outside: sum("outside")?,
         empty: sum("empty")?,
         rows: sum("rows")?,
         faults: faults(&Collected::of::<Reject>(odd)?)?,
