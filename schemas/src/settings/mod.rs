@@ -9,6 +9,7 @@ mod further;
 mod kind;
 mod preset;
 mod resolve;
+mod rl;
 mod table;
 
 pub use choice::{

@@ -13,7 +13,6 @@ use crate::objective::sft::{Example, backward};
 use crate::objective::{ScoredRollout, value_model};
 use crate::rollout::distribution::Distribution;
 use crate::train::optimizer::{AdamW, clip_factor, gradient_norm};
-use schemas::settings::Algorithm;
 
 impl Bench<'_> {
     /// Random weights, all of them trained or, with `student.lora_rank`, an adapter's.
@@ -71,7 +70,7 @@ impl Bench<'_> {
         let rl = &self.settings.rl;
         let weights = self.trained_weights()?;
         let student = Student::new(&weights, &self.config);
-        let learns_values = rl.algorithm == Algorithm::Ppo && rl.value_loss;
+        let learns_values = rl.learns_values_along();
         let seed = self.settings.rollout.seed;
         let value = learns_values.then(|| value_model::initial((&student, &weights), rl, seed, 1));
         let learner = Learner {

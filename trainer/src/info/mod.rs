@@ -18,7 +18,7 @@ use clap::Args;
 use memory::{Batch, Memory, Model};
 use safetensors::tensor::{SafeTensors, TensorInfo};
 use schemas::number::grouped;
-use schemas::settings::{Algorithm, BaselineKind, Dtype, Settings, ValueTrunk};
+use schemas::settings::{Dtype, Settings, ValueTrunk};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -228,10 +228,10 @@ fn needs(student: &Student, options: &Options, settings: &Settings, device: Devi
 fn reinforcement(model: &Model<'_>, settings: &Settings, batch: Batch) -> Memory {
     let rl = &settings.rl;
     let own_network = rl.value_model == ValueTrunk::Separate;
-    let learns_values = rl.algorithm == Algorithm::Ppo && rl.value_loss;
+    let learns_values = rl.learns_values_along();
     let undone = rl.max_kl.is_some_and(|bound| bound > 0.0);
     let passes = model.reinforcement(batch, learns_values.then_some(own_network), undone);
-    if rl.algorithm == Algorithm::Ppo && rl.baseline == BaselineKind::Model {
+    if rl.learns_values_first() {
         return passes.max(model.value_passes(batch, own_network));
     }
     passes

@@ -6,7 +6,7 @@ use crate::data::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::objective::experience::Experience;
 use crate::objective::reward::{scored_ends, token_rewards};
-use schemas::settings::{Algorithm, BaselineKind, RewardUnit, RlSettings};
+use schemas::settings::{RewardUnit, RlSettings};
 use schemas::{Metric, Rollout};
 use serde::Deserialize;
 
@@ -99,7 +99,7 @@ pub(super) fn neutral(rl: &RlSettings) -> f64 {
 /// What is wrong with a rollout's numbers.
 fn check(rollout: &Rollout, rl: &RlSettings, vocabulary: i64) -> Result<(), String> {
     let tokens = rollout.token_ids.len();
-    let reads_values = rl.algorithm == Algorithm::Ppo && rl.baseline == BaselineKind::Sampled;
+    let reads_values = rl.takes_sampled_values();
     let has_values = reads_values || !rollout.values.is_empty();
     let values = if has_values { rollout.values.len() } else { tokens };
     for (column, found) in [("logprobs", rollout.logprobs.len()), ("values", values)] {

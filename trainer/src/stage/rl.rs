@@ -24,7 +24,7 @@ use crate::train::metrics::MetricLog;
 use crate::train::resume::StepCheckpoint;
 use schemas::number::grouped;
 use schemas::provenance::sha256_hex;
-use schemas::settings::{Algorithm, BaselineKind, RlKeep, RlSettings, RoundStages};
+use schemas::settings::{Algorithm, RlKeep, RlSettings, RoundStages};
 use schemas::{Metric, Rollout, Score};
 
 /// Name of the metric of the sampled rationales' mean sentence score.
@@ -124,7 +124,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         comparison: Comparison::new(context, &corpus)?,
     };
 
-    if rl.algorithm != Algorithm::Ppo || rl.baseline != BaselineKind::Model {
+    if !rl.learns_values_first() {
         learned_values::forget_metrics(context, round, 0)?;
     }
     policy.weights.train();
@@ -141,7 +141,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
             pairs,
         })?
     } else {
-        let learns_values = rl.algorithm == Algorithm::Ppo && rl.value_loss;
+        let learns_values = rl.learns_values_along();
         let models = (&policy.student, &policy.weights);
         let value = learns_values.then(|| value_model::initial(models, rl, settings.rollout.seed, round));
         let learned_values =

@@ -20,7 +20,6 @@ use crate::rollout::score::{TokenNumbers, needs_own_pass, token_numbers};
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
 use crate::train::progress::{Progress, check_interrupt};
-use schemas::settings::{Algorithm, BaselineKind};
 use schemas::{Problem, Rollout};
 use tch::Device;
 
@@ -245,7 +244,7 @@ fn sample(
     let samples = settings.rollout.samples as usize;
     // The value model starts as a copy of the policy, so the policy's own states give its values.
     let rl = &settings.rl;
-    let reads_values = rl.algorithm == Algorithm::Ppo && rl.baseline == BaselineKind::Sampled;
+    let reads_values = rl.takes_sampled_values();
     let value_weights = reads_values.then(|| {
         let config = &*policy.student.config;
         initial_head(config, rl.value_init, settings.rollout.seed, round).into_device(context.device)

@@ -6,7 +6,6 @@ use super::rollout::sample_seed;
 use crate::error::{Error, Result};
 use schemas::number::grouped;
 use schemas::opinions::{Combined, OnRollout, Opinions};
-use schemas::settings::{Algorithm, BaselineKind};
 use schemas::{Rollout, Score};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
@@ -229,7 +228,7 @@ fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
         |row: &&Rollout| row.seed != sample_seed(seed, row.round, &row.problem_id, row.sample as usize);
     let others = rollouts.iter().filter(is_of_another).count();
     let rl = &context.settings.rl;
-    if rl.algorithm == Algorithm::Ppo && rl.baseline == BaselineKind::Sampled && others > 0 {
+    if rl.takes_sampled_values() && others > 0 {
         schemas::warn!(
             "warning: {others} of {} rollouts were not sampled with rollout.seed = {seed}: their values are those of \
              another value head than the one that is trained now",

@@ -1,0 +1,21 @@
+//! What the settings of RL mean together.
+
+use super::choice::{Algorithm, BaselineKind};
+use super::table::RlSettings;
+
+impl RlSettings {
+    /// Whether the baseline is a value model that learns before the passes.
+    pub fn learns_values_first(&self) -> bool {
+        self.algorithm == Algorithm::Ppo && self.baseline == BaselineKind::Model
+    }
+
+    /// Whether the baseline is the value model's values from while rollouts were sampled.
+    pub fn takes_sampled_values(&self) -> bool {
+        self.algorithm == Algorithm::Ppo && self.baseline == BaselineKind::Sampled
+    }
+
+    /// Whether a value model learns along with the policy.
+    pub fn learns_values_along(&self) -> bool {
+        self.algorithm == Algorithm::Ppo && self.value_loss
+    }
+}
