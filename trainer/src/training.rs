@@ -6,7 +6,7 @@ use crate::collective::Group;
 use crate::error::{Error, Result};
 use crate::memory::unless_out_of_memory;
 use crate::metrics::MetricLog;
-use crate::optimizer::{AdamW, GradientSum, clip_factor, gradient_norm, zero_gradients};
+use crate::optimizer::{AdamW, clip_factor, gradient_norm, sum_gradients, zero_gradients};
 use crate::progress::{Progress, interrupted};
 use crate::resume::StepCheckpoint;
 use crate::seed;
@@ -64,8 +64,6 @@ pub struct Training<'a, R> {
     sets: &'a [(&'a str, &'a Weights)],
     optimizer: AdamW,
     group: Group,
-    /// The ranks' gradients on their way to a common sum.
-    sum: GradientSum,
     saved: &'a mut StepCheckpoint,
     log: &'a mut MetricLog,
     progress: Progress,
@@ -101,7 +99,6 @@ impl<'a, R: Row> Training<'a, R> {
             rows,
             sets,
             optimizer,
-            sum: GradientSum::new(sets),
             group,
             saved,
             log,
@@ -198,7 +195,7 @@ impl<'a, R: Row> Training<'a, R> {
         learning_rate: f64,
     ) -> Result<[(&'static str, f64); 4]> {
         let stage = self.schedule.stage;
-        self.sum.add_up(self.sets, &self.group)?;
+        sum_gradients(self.sets, &self.group)?;
         let norm = unless_out_of_memory(|| gradient_norm(self.sets)).ok_or_else(|| no_room(stage))?;
         // All ranks clip alike, also where their processors round differently.
         let norm = self.group.number_of_first(norm)?;

@@ -7,7 +7,7 @@ mod sum;
 
 pub use shards::Shards;
 pub(crate) use state::{Moments, check_state};
-pub use sum::GradientSum;
+pub use sum::sum_gradients;
 
 use crate::error::Result;
 use crate::student::Weights;
