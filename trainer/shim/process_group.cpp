@@ -29,6 +29,10 @@ struct AresGroup {
   c10::intrusive_ptr<Gloo> inner;
 };
 
+struct AresWork {
+  c10::intrusive_ptr<c10d::Work> inner;
+};
+
 namespace {
 
 thread_local std::string failure;
@@ -121,23 +125,30 @@ int32_t ares_group_open(
   });
 }
 
-int32_t ares_group_sum(AresGroup* group, at::Tensor* const* tensors, size_t count) {
+// Begins a sum, in place. The tensor is left alone until the operation is over.
+int32_t ares_group_sum(AresGroup* group, at::Tensor* tensor, AresWork** out) {
   return attempt([&] {
-    std::vector<at::Tensor> list;
-    list.reserve(count);
-    for (size_t index = 0; index < count; ++index) {
-      list.push_back(*tensors[index]);
-    }
-    auto work = count == 1 ? group->inner->allreduce(list) : group->inner->allreduce_coalesced(list);
-    work->wait();
+    std::vector<at::Tensor> list{*tensor};
+    *out = new AresWork{group->inner->allreduce(list)};
   });
 }
 
-int32_t ares_group_broadcast(AresGroup* group, at::Tensor* tensor) {
+// Begins to bring the tensor of one rank to all others.
+int32_t ares_group_broadcast(AresGroup* group, at::Tensor* tensor, int32_t from, AresWork** out) {
   return attempt([&] {
     std::vector<at::Tensor> list{*tensor};
-    group->inner->broadcast(list)->wait(); // of rank 0
+    c10d::BroadcastOptions options;
+    options.rootRank = from;
+    *out = new AresWork{group->inner->broadcast(list, options)};
   });
+}
+
+int32_t ares_work_wait(AresWork* work) {
+  return attempt([&] { work->inner->wait(); });
+}
+
+void ares_work_close(AresWork* work) {
+  attempt([&] { delete work; });
 }
 
 // `into` is [ranks · n] for `from` [n].

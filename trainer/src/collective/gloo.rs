@@ -20,6 +20,11 @@ struct RawGroup {
     _private: [u8; 0],
 }
 
+#[repr(C)]
+struct RawWork {
+    _private: [u8; 0],
+}
+
 /// `at::Tensor`, which tch calls by another name.
 type RawTensor = std::ffi::c_void;
 
@@ -51,8 +56,15 @@ unsafe extern "C" {
         world: i32,
         timeout_ms: i64,
     ) -> i32;
-    fn ares_group_sum(group: *mut RawGroup, tensors: *const *mut RawTensor, count: usize) -> i32;
-    fn ares_group_broadcast(group: *mut RawGroup, tensor: *mut RawTensor) -> i32;
+    fn ares_group_sum(group: *mut RawGroup, tensor: *mut RawTensor, out: *mut *mut RawWork) -> i32;
+    fn ares_group_broadcast(
+        group: *mut RawGroup,
+        tensor: *mut RawTensor,
+        from: i32,
+        out: *mut *mut RawWork,
+    ) -> i32;
+    fn ares_work_wait(work: *mut RawWork) -> i32;
+    fn ares_work_close(work: *mut RawWork);
     fn ares_group_gather(group: *mut RawGroup, into: *mut RawTensor, from: *mut RawTensor) -> i32;
     fn ares_group_send(group: *mut RawGroup, tensor: *mut RawTensor, to: i32) -> i32;
     fn ares_group_receive(group: *mut RawGroup, tensor: *mut RawTensor, from: i32) -> i32;
@@ -181,25 +193,26 @@ impl Ring {
         NonNull::new(group).map(Self).ok_or_else(|| "no group was opened".to_owned())
     }
 
-    /// Replaces tensors by their sums over all ranks.
-    pub(super) fn sum(&self, tensors: &mut [&mut Tensor]) -> Result<()> {
-        let mut pointers = Vec::with_capacity(tensors.len());
-        for tensor in tensors {
-            pointers.push(raw(tensor)?);
-        }
-        // SAFETY: the tensors are checked, and outlive the call, which ends when the operation has.
-        outcome(unsafe { ares_group_sum(self.0.as_ptr(), pointers.as_ptr(), pointers.len()) })
+    /// Begins to replace a tensor by its sum over all ranks. Operations begin in the same order on all ranks, and several may
+    /// be in progress.
+    pub(super) fn sum(&self, tensor: &mut Tensor) -> Result<Work> {
+        let mut work = ptr::null_mut();
+        // SAFETY: the tensor is checked; the operation holds on to its memory.
+        outcome(unsafe { ares_group_sum(self.0.as_ptr(), raw(tensor)?, &mut work) })?;
+        Work::of(work)
     }
 
-    /// Replaces a tensor by that of rank 0.
-    pub(super) fn broadcast(&self, tensor: &mut Tensor) -> Result<()> {
+    /// Begins to replace a tensor by that of one rank.
+    pub(super) fn broadcast(&self, tensor: &mut Tensor, from: usize) -> Result<Work> {
+        let mut work = ptr::null_mut();
         // SAFETY: as above.
-        outcome(unsafe { ares_group_broadcast(self.0.as_ptr(), raw(tensor)?) })
+        outcome(unsafe { ares_group_broadcast(self.0.as_ptr(), raw(tensor)?, number(from)?, &mut work) })?;
+        Work::of(work)
     }
 
     /// Fills `into` [ranks · n] with the `from` [n] of all ranks, in their order.
     pub(super) fn gather(&self, into: &mut Tensor, from: &mut Tensor) -> Result<()> {
-        // SAFETY: as above.
+        // SAFETY: the tensors are checked, and outlive the call, which ends when the operation has.
         outcome(unsafe { ares_group_gather(self.0.as_ptr(), raw(into)?, raw(from)?) })
     }
 
@@ -226,6 +239,29 @@ impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: it is closed once.
         unsafe { ares_group_close(self.0.as_ptr()) }
+    }
+}
+
+/// An operation in progress, whose tensor nobody reads or changes before it is over.
+#[derive(Debug)]
+pub(super) struct Work(NonNull<RawWork>);
+
+impl Work {
+    fn of(work: *mut RawWork) -> Result<Self> {
+        NonNull::new(work).map(Self).ok_or_else(|| "no operation was begun".to_owned())
+    }
+
+    /// Waits for the end.
+    pub(super) fn wait(self) -> Result<()> {
+        // SAFETY: it is open.
+        outcome(unsafe { ares_work_wait(self.0.as_ptr()) })
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // SAFETY: it is closed once.
+        unsafe { ares_work_close(self.0.as_ptr()) }
     }
 }
 

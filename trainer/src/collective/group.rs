@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 /// The ranks of a run, of which this process is one. Clones are the same group.
 ///
@@ -116,7 +116,7 @@ impl Group {
     }
 
     /// An operation on the connection; `what` names it in errors.
-    fn operate(&self, what: &str, work: impl FnOnce(&Ring) -> gloo::Result<()>) -> Result<()> {
+    pub(super) fn operate(&self, what: &str, work: impl FnOnce(&Ring) -> gloo::Result<()>) -> Result<()> {
         if self.is_alone() {
             return Ok(());
         }
@@ -171,60 +171,6 @@ impl Group {
         }
     }
 
-    /// Replaces numbers by their sums over all ranks, which are the same to the last bit everywhere.
-    ///
-    /// # Errors
-    /// If a rank has ended or is silent.
-    pub fn sum(&self, tensor: &mut Tensor) -> Result<()> {
-        self.on_main_memory("sum", tensor, |ring, tensor| ring.sum(&mut [tensor]))
-    }
-
-    /// Replaces numbers by those of rank 0.
-    ///
-    /// # Errors
-    /// As [`Group::sum`].
-    pub fn broadcast(&self, tensor: &mut Tensor) -> Result<()> {
-        self.on_main_memory("broadcast", tensor, Ring::broadcast)
-    }
-
-    /// Sends numbers to one rank, which calls [`Group::receive`] meanwhile.
-    ///
-    /// # Errors
-    /// As [`Group::sum`].
-    pub fn send(&self, tensor: &Tensor, to: usize) -> Result<()> {
-        self.on_main_memory("send", &mut tensor.shallow_clone(), |ring, tensor| ring.send(tensor, to))
-    }
-
-    /// Replaces numbers by those that a rank sends.
-    ///
-    /// # Errors
-    /// As [`Group::sum`].
-    pub fn receive(&self, tensor: &mut Tensor, from: usize) -> Result<()> {
-        self.on_main_memory("receive", tensor, |ring, tensor| ring.receive(tensor, from))
-    }
-
-    /// An operation in place on a tensor that may have gaps, or be on another device.
-    fn on_main_memory(
-        &self,
-        what: &str,
-        tensor: &mut Tensor,
-        work: impl FnOnce(&Ring, &mut Tensor) -> gloo::Result<()>,
-    ) -> Result<()> {
-        if self.is_alone() {
-            return Ok(());
-        }
-        tch::no_grad(|| {
-            let mut plain = tensor.detach();
-            if plain.device() == Device::Cpu && plain.is_contiguous() {
-                return self.operate(what, |ring| work(ring, &mut plain));
-            }
-            let mut staged = plain.to_device(Device::Cpu).contiguous();
-            self.operate(what, |ring| work(ring, &mut staged))?;
-            plain.copy_(&staged);
-            Ok(())
-        })
-    }
-
     /// Bytes of all ranks, in their order, which may differ in number.
     ///
     /// # Errors
@@ -241,20 +187,6 @@ impl Group {
         let count = bytes.len();
         all.copy_data_u8(&mut bytes, count);
         Ok(bytes.chunks(longest).zip(lengths).map(|(bytes, length)| bytes[..length].to_vec()).collect())
-    }
-
-    /// All ranks' vectors of one length as one vector in main memory.
-    ///
-    /// # Errors
-    /// As [`Group::sum`].
-    pub fn gather_tensor(&self, own: &Tensor) -> Result<Tensor> {
-        if self.is_alone() {
-            return Ok(own.shallow_clone());
-        }
-        let mut own = own.to_device(Device::Cpu).contiguous();
-        let mut all = Tensor::empty([own.numel() as i64 * self.world() as i64], (own.kind(), Device::Cpu));
-        self.operate("gather", |ring| ring.gather(&mut all, &mut own))?;
-        Ok(all)
     }
 
     /// What each rank has, in their order, everywhere.
@@ -285,32 +217,6 @@ impl Group {
         Ok(numbers.chunks(own.len()).map(<[f64]>::to_vec).collect())
     }
 
-    /// Float32 tensors of one shape of all ranks, rank by rank; a rank may have any number of them.
-    ///
-    /// # Errors
-    /// As [`Group::sum`].
-    pub fn gather_rows(&self, own: &[Tensor], shape: &[i64]) -> Result<Vec<Tensor>> {
-        let counts = self.gather_numbers(&[own.len() as f64])?;
-        let counts: Vec<i64> = counts.iter().map(|count| count[0] as i64).collect();
-        let most = counts.iter().copied().max().unwrap_or(0);
-        let size = [&[most], shape].concat();
-        let padded = Tensor::zeros(&size, (Kind::Float, Device::Cpu));
-        for (place, row) in (0..).zip(own) {
-            padded.get(place).copy_(row);
-        }
-        if most == 0 {
-            return Ok(Vec::new());
-        }
-        let all = self
-            .gather_tensor(&padded.view(-1))?
-            .view([&[counts.len() as i64], size.as_slice()].concat().as_slice());
-        let rows = (0..).zip(&counts).flat_map(|(rank, &count)| {
-            let of_rank = all.get(rank);
-            (0..count).map(move |row| of_rank.get(row))
-        });
-        Ok(rows.collect())
-    }
-
     /// Rank 0's number.
     ///
     /// # Errors
@@ -337,7 +243,7 @@ impl Group {
         let length = self.number_of_first(text.len() as f64)? as usize;
         text.resize(length.max(1), 0);
         let mut bytes = Tensor::from_slice(&text);
-        self.operate("broadcast", |ring| ring.broadcast(&mut bytes))?;
+        self.broadcast(&mut bytes)?;
         let count = text.len();
         bytes.copy_data_u8(&mut text, count);
         serde_json::from_slice(&text[..length]).map_err(|error| unreadable(&error))

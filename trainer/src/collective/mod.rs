@@ -6,6 +6,7 @@
 //! [`Group`] of one, whose operations do nothing.
 
 mod env;
+mod exchange;
 mod farewell;
 mod gloo;
 mod group;

@@ -2,7 +2,7 @@
 //! batches, the retry where memory runs out, what must be finite, the step itself, its metrics and its checkpoint.
 
 use super::metrics::MetricLog;
-use super::optimizer::{AdamW, GradientSum, clip_factor, gradient_norm, zero_gradients};
+use super::optimizer::{AdamW, clip_factor, gradient_norm, sum_gradients, zero_gradients};
 use super::progress::{Progress, interrupted};
 use super::resume::StepCheckpoint;
 use crate::backend::memory::unless_out_of_memory;
@@ -64,8 +64,6 @@ pub struct Training<'a, R> {
     sets: &'a [(&'a str, &'a Weights)],
     optimizer: AdamW,
     group: Group,
-    /// The ranks' gradients on their way to a common sum.
-    sum: GradientSum,
     saved: &'a mut StepCheckpoint,
     log: &'a mut MetricLog,
     progress: Progress,
@@ -101,7 +99,6 @@ impl<'a, R: Row> Training<'a, R> {
             rows,
             sets,
             optimizer,
-            sum: GradientSum::new(sets),
             group,
             saved,
             log,
@@ -198,7 +195,7 @@ impl<'a, R: Row> Training<'a, R> {
         learning_rate: f64,
     ) -> Result<[(&'static str, f64); 4]> {
         let stage = self.schedule.stage;
-        self.sum.add_up(self.sets, &self.group)?;
+        sum_gradients(self.sets, &self.group)?;
         let norm = unless_out_of_memory(|| gradient_norm(self.sets)).ok_or_else(|| no_room(stage))?;
         // All ranks clip alike, also where their processors round differently.
         let norm = self.group.number_of_first(norm)?;

@@ -6,7 +6,7 @@ mod sum;
 
 pub use shards::Shards;
 pub(crate) use state::{Moments, check_state};
-pub use sum::GradientSum;
+pub use sum::sum_gradients;
 
 use crate::backend::cpu::adamw as kernel;
 use crate::error::Result;

@@ -1,16 +1,13 @@
 //! An optimizer's state shared out over ranks: each keeps the moments of its part of the weights, makes the steps of that
 //! part, and gets the others' weights afterwards.
 
-use super::sum::trained;
+use super::sum::{LARGE, flat, put_flat, trained};
 use crate::collective::Group;
 use crate::error::Result;
 use crate::nn::weights::Weights;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};
-
-/// Numbers that all ranks together exchange at a time: 16 MiB in float32.
-const TOGETHER: i64 = 1 << 22;
 
 /// Parts begin at multiples of this many numbers, a line of a processor's cache.
 const LINE: i64 = 16;
@@ -64,38 +61,30 @@ impl Shards {
     /// # Errors
     /// If a rank has ended.
     pub(super) fn spread(&self, sets: &[(&str, &Weights)]) -> Result<()> {
-        let world = self.group.world() as i64;
-        let length = (TOGETHER / world).min(self.share).max(1);
-        let own = Tensor::zeros([length], (Kind::Float, Device::Cpu));
-        let weights: Vec<(i64, Tensor)> = self.flat(sets);
-        for offset in (0..self.share).step_by(length as usize) {
-            let place = |rank: i64| {
-                let first = rank * self.share;
-                first + offset..first + (offset + length).min(self.share)
-            };
-            no_grad(|| {
-                each_overlap(&weights, place(self.group.rank() as i64), &own, |weight, mut place| {
-                    place.copy_(weight);
-                });
-            });
-            let all = self.group.gather_tensor(&own)?;
-            no_grad(|| {
-                for rank in (0..world).filter(|rank| *rank != self.group.rank() as i64) {
-                    let part = all.narrow(0, rank * length, length);
-                    each_overlap(&weights, place(rank), &part, |weight, place| {
-                        weight.shallow_clone().copy_(&place);
-                    });
+        let mut large = Vec::new();
+        let mut small: Vec<Vec<Tensor>> = (0..self.group.world()).map(|_| Vec::new()).collect();
+        for (name, weight) in named(sets) {
+            let whole = weight.detach().view(-1);
+            for (rank, small) in small.iter_mut().enumerate() {
+                let part = self.part(&name, rank);
+                let part = whole.narrow(0, part.start, part.end - part.start);
+                match part.numel() {
+                    0 => {}
+                    LARGE.. => large.push((part, rank)),
+                    _ => small.push(part),
                 }
-            });
+            }
+        }
+        self.group.broadcast_each(large)?;
+        for (rank, small) in small.into_iter().enumerate().filter(|(_, small)| !small.is_empty()) {
+            let together = flat(&small);
+            self.group.broadcast_each([(together.shallow_clone(), rank)])?;
+            if rank != self.group.rank() {
+                put_flat(&together, &small);
+            }
         }
         sets.iter().for_each(|(_, weights)| weights.copies().refresh());
         Ok(())
-    }
-
-    /// Each weight laid out flat, with the place of its first number.
-    fn flat(&self, sets: &[(&str, &Weights)]) -> Vec<(i64, Tensor)> {
-        let start = |name: &str| self.places.get(name).map_or(0, |(start, _)| *start);
-        named(sets).map(|(name, weight)| (start(&name), weight.detach().view(-1))).collect()
     }
 
     /// On rank 0 a whole tensor as long as the weight of this name, whose `own` part each rank has; nothing on the others.
@@ -150,23 +139,6 @@ impl Shards {
 /// The weights that are trained, by `<set>.<weight>`, in the order of sets and names.
 fn named<'a>(sets: &'a [(&str, &Weights)]) -> impl Iterator<Item = (String, &'a Tensor)> {
     trained(sets).map(|(set, _, name, weight)| (format!("{set}.{name}"), weight))
-}
-
-/// Calls `work` with each piece of `weights` that lies in `range`, and its place in `buffer`, which begins with the range.
-fn each_overlap(
-    weights: &[(i64, Tensor)],
-    range: Range<i64>,
-    buffer: &Tensor,
-    mut work: impl FnMut(&Tensor, Tensor),
-) {
-    for (start, weight) in weights {
-        let end = start + weight.numel() as i64;
-        let (first, last) = (range.start.max(*start), range.end.min(end));
-        if first < last {
-            let length = last - first;
-            work(&weight.narrow(0, first - start, length), buffer.narrow(0, first - range.start, length));
-        }
-    }
 }
 
 #[cfg(test)]

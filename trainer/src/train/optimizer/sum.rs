@@ -1,18 +1,13 @@
-//! The gradients of all ranks, summed in one go.
+//! The gradients of all ranks, summed in place, many at a time.
 
 use crate::collective::Group;
 use crate::error::Result;
 use crate::nn::weights::Weights;
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// Room for all gradients in a row, in float32, from one step to the next.
-#[derive(Debug)]
-pub struct GradientSum {
-    /// Gradients in the order of sets and names, then for each weight whether it has one. None before the first sum.
-    flat: Option<Tensor>,
-    /// Numbers of each weight that is trained.
-    lengths: Vec<i64>,
-}
+/// Tensors of at least this many numbers are exchanged in place; smaller ones together in a copy, as each operation takes its
+/// own time.
+pub(super) const LARGE: usize = 1 << 16;
 
 /// The weights that are trained, with their set, its name and their own, in the order of sets and names.
 pub(super) fn trained<'a>(
@@ -24,64 +19,68 @@ pub(super) fn trained<'a>(
     })
 }
 
-impl GradientSum {
-    /// Of these weights. Memory is taken by the first sum of several ranks.
-    pub fn new(sets: &[(&str, &Weights)]) -> Self {
-        let lengths = trained(sets).map(|(.., weight)| weight.numel() as i64).collect();
-        Self { flat: None, lengths }
+/// Replaces the gradients of each rank by their sum over all of them, in float32. A weight without a gradient on any rank
+/// stays without.
+///
+/// # Errors
+/// If a rank has ended.
+pub fn sum_gradients(sets: &[(&str, &Weights)], group: &Group) -> Result<()> {
+    if group.is_alone() {
+        return Ok(());
     }
+    let gradients: Vec<_> = sets.iter().map(|(_, weights)| weights.gradients()).collect();
+    let mut all: Vec<(&Tensor, Option<&Tensor>)> = Vec::new();
+    for ((_, weights), gradients) in sets.iter().zip(&gradients) {
+        let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
+        all.extend(trained.map(|(name, weight)| (weight, gradients.get(name))));
+    }
+    let own: Vec<f32> = all.iter().map(|(_, gradient)| f32::from(u8::from(gradient.is_some()))).collect();
+    let mut counts = Tensor::from_slice(&own);
+    group.sum(&mut counts)?;
+    let mut found = vec![0f32; own.len()];
+    counts.copy_data(&mut found, own.len());
+    let found = all.into_iter().zip(found).filter(|(_, count)| *count > 0.0).map(|(weight, _)| weight);
+    let (large, small): (Vec<_>, Vec<_>) = found.partition(|(weight, _)| weight.numel() >= LARGE);
+    let small: Vec<Tensor> = small.into_iter().map(own_gradient).collect();
+    // The first are summed while the others are made.
+    group.sum_each(large.into_iter().map(own_gradient))?;
+    if !small.is_empty() {
+        let mut together = flat(&small);
+        group.sum(&mut together)?;
+        put_flat(&together, &small);
+    }
+    // From here on the sum is the only gradient.
+    drop(gradients);
+    sets.iter().for_each(|(_, weights)| weights.copies().discard_gradients());
+    Ok(())
+}
 
-    /// Replaces the gradients of each rank by their sum over all of them, in float32. A weight without a gradient on any rank
-    /// stays without.
-    ///
-    /// # Errors
-    /// If a rank has ended.
-    pub fn add_up(&mut self, sets: &[(&str, &Weights)], group: &Group) -> Result<()> {
-        if group.is_alone() {
-            return Ok(());
-        }
-        let count = self.lengths.len() as i64;
-        let numbers: i64 = self.lengths.iter().sum();
-        let flat =
-            self.flat.get_or_insert_with(|| Tensor::zeros([numbers + count], (Kind::Float, Device::Cpu)));
-        let has = flat.narrow(0, numbers, count);
-        let mut own = vec![0f32; self.lengths.len()];
-        no_grad(|| {
-            let mut start = 0;
-            let mut index = 0;
-            for &(_, weights) in sets {
-                let gradients = weights.gradients();
-                for (name, weight) in weights.iter().filter(|(_, weight)| weight.requires_grad()) {
-                    let mut place = flat.narrow(0, start, self.lengths[index]);
-                    match gradients.get(name) {
-                        Some(gradient) => place.view_as(weight).copy_(gradient),
-                        None => drop(place.zero_()),
-                    }
-                    own[index] = f32::from(u8::from(gradients.contains_key(name)));
-                    start += self.lengths[index];
-                    index += 1;
-                }
-                // From here on the sum is the only gradient.
-                drop(gradients);
-                weights.copies().discard_gradients();
-            }
-            has.shallow_clone().copy_(&Tensor::from_slice(&own));
-        });
-        group.sum(flat)?;
-        let mut found = vec![0f32; self.lengths.len()];
-        has.copy_data(&mut found, self.lengths.len());
-        let mut start = 0;
-        for (((.., weight), &length), found) in trained(sets).zip(&self.lengths).zip(found) {
-            if found > 0.0 {
-                if !weight.grad().defined() {
-                    // tch cannot set a gradient: that of nothing is zeros in the weight's shape.
-                    weight.view(-1).narrow(0, 0, 0).sum(Kind::Float).backward();
-                }
-                no_grad(|| weight.grad().copy_(&flat.narrow(0, start, length).view_as(weight)));
-            }
-            start += length;
-        }
-        Ok(())
+/// The weight's own gradient in float32, which becomes this rank's, or zeros.
+fn own_gradient((weight, gradient): (&Tensor, Option<&Tensor>)) -> Tensor {
+    if !weight.grad().defined() {
+        // tch cannot set a gradient: that of nothing is zeros in the weight's shape.
+        weight.view(-1).narrow(0, 0, 0).sum(Kind::Float).backward();
+    }
+    let mut own = weight.grad();
+    if let Some(gradient) = gradient.filter(|gradient| gradient.data_ptr() != own.data_ptr()) {
+        no_grad(|| own.copy_(gradient));
+    }
+    own
+}
+
+/// Tensors one after the other, in main memory.
+pub(super) fn flat(tensors: &[Tensor]) -> Tensor {
+    let flat: Vec<Tensor> = tensors.iter().map(|tensor| tensor.detach().reshape([-1])).collect();
+    no_grad(|| Tensor::cat(&flat, 0).to_device(Device::Cpu))
+}
+
+/// Brings the numbers of [`flat`] back to their places.
+pub(super) fn put_flat(numbers: &Tensor, tensors: &[Tensor]) {
+    let mut start = 0;
+    for tensor in tensors {
+        let length = tensor.numel() as i64;
+        no_grad(|| tensor.detach().copy_(&numbers.narrow(0, start, length).view_as(tensor)));
+        start += length;
     }
 }
 
@@ -91,36 +90,51 @@ mod tests {
     use crate::collective::tests::on_ranks;
     use std::collections::BTreeMap;
 
-    /// Three weights: one with a gradient on both ranks, one on rank 1 alone, one on none.
+    /// Five weights: one with a gradient on both ranks, one on rank 1 alone, one on none; two large ones, of which one is
+    /// multiplied in bfloat16, on both ranks or on rank 1 alone.
     #[test]
     fn gradients_are_sums_over_ranks() {
         let found = on_ranks(2, |group| {
             let rank = group.rank();
             let weight = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
-            let tensors = [("a", weight(&[2, 3])), ("b", weight(&[4])), ("c", weight(&[1]))];
+            let tensors = [
+                ("a", weight(&[2, 3])),
+                ("b", weight(&[4])),
+                ("c", weight(&[1])),
+                ("large", weight(&[300, 256])),
+                ("low", weight(&[256, 300])),
+            ];
             let tensors: BTreeMap<String, Tensor> =
                 tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
             let weights = Weights::new(tensors);
             weights.train_only(|_| true);
             let sets = [("student", &weights)];
-            let mut sum = GradientSum::new(&sets);
             let mut steps = Vec::new();
             for step in 1..3 {
                 (weights.get("a") * (step * (rank + 1)) as f64).sum(Kind::Float).backward();
+                (weights.get("large") * (rank + 2) as f64).sum(Kind::Float).backward();
+                if rank == 1 || step == 2 {
+                    let x = Tensor::ones([1, 300], (Kind::BFloat16, Device::Cpu)) * (rank + 1) as f64;
+                    let product = weights.copies().product(&["low".to_owned()], &[weights.get("low")], &x);
+                    product.to_kind(Kind::Float).sum(Kind::Float).backward();
+                }
                 if rank == 1 {
                     (weights.get("b") * 0.5).sum(Kind::Float).backward();
                 }
-                sum.add_up(&sets, &group).expect("summed");
+                sum_gradients(&sets, &group).expect("summed");
                 let gradients = weights.gradients();
                 let of = |name: &str| {
                     gradients.get(name).map(|gradient| gradient.mean(Kind::Float).double_value(&[]))
                 };
-                steps.push((of("a"), of("b"), of("c")));
+                steps.push(["a", "b", "c", "large", "low"].map(of));
                 super::super::zero_gradients(&sets);
             }
             steps
         });
-        let expected = vec![(Some(3.0), Some(0.5), None), (Some(6.0), Some(0.5), None)];
+        let expected = vec![
+            [Some(3.0), Some(0.5), None, Some(5.0), Some(2.0)],
+            [Some(6.0), Some(0.5), None, Some(5.0), Some(3.0)],
+        ];
         assert_eq!(found, [expected.clone(), expected]);
     }
 }

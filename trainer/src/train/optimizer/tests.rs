@@ -82,7 +82,7 @@ fn steps_of_shared_out_weights_are_those_of_one_process() {
             let numbers = |shape: &[i64]| {
                 Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)).sin().view(shape)
             };
-            let named = [("a", numbers(&[300, 200])), ("bias", numbers(&[77])), ("z", numbers(&[5]))];
+            let named = [("a", numbers(&[900, 400])), ("bias", numbers(&[77])), ("z", numbers(&[5]))];
             let weights = Weights::new(named.map(|(name, tensor)| (name.to_owned(), tensor)).into());
             weights.train_only(|_| true);
             let sets = [("student", &weights)];
@@ -93,7 +93,7 @@ fn steps_of_shared_out_weights_are_those_of_one_process() {
             if shards {
                 optimizer = optimizer.sharded(Shards::new(&sets, group));
             }
-            let input = numbers(&[4, 200]).to_kind(Kind::BFloat16);
+            let input = numbers(&[4, 400]).to_kind(Kind::BFloat16);
             let product = || weights.copies().product(&["a".to_owned()], &[weights.get("a")], &input);
             for _ in 0..3 {
                 product().to_kind(Kind::Float).square().sum(Kind::Float).backward();
@@ -108,7 +108,7 @@ fn steps_of_shared_out_weights_are_those_of_one_process() {
             (weights.fingerprint(), copy.to_bits(), bytes)
         };
         let (weights, copy, bytes) = steps(&Group::alone(), false);
-        assert_eq!(bytes, 2 * 4 * (300 * 200 + 77));
+        assert_eq!(bytes, 2 * 4 * (900 * 400 + 77));
         for found in on_ranks(world, |group| steps(&group, true)) {
             assert_eq!((found.0, found.1), (weights.clone(), copy), "{world} ranks");
             let share = found.2 as f64 / bytes as f64;
