@@ -203,7 +203,7 @@ pub fn keep_few_products() {
     }
 }
 
-/// Has libtorch's own log say nothing, where nobody asked for it: what goes wrong between ranks is told as an error, without
+/// Has libtorch's own log say nothing, where nobody asked for it: what goes wrong between ranks is reported as an error, without
 /// a trace of C++ functions before it.
 pub fn keep_traces_short() {
     const LEVEL: &str = "TORCH_CPP_LOG_LEVEL";

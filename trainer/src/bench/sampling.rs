@@ -9,7 +9,7 @@ use crate::model::{Source, Student};
 use crate::nn::mode::Mode;
 use crate::nn::value_head::{self, ValueHead};
 use crate::nn::weights::Weights;
-use crate::rollout::score::{needs_own_pass, token_numbers};
+use crate::rollout::score::{needs_own_pass, teacher_forced};
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::stage::PROBLEMS_A_PART;
 use schemas::settings::{Algorithm, Dtype};
@@ -70,7 +70,7 @@ impl Bench<'_> {
                 }
                 let generated = self.generate(&generator, &source, samples, iteration);
                 if own_pass {
-                    token_numbers(&student, head, &source, &tokens(&generated), mode);
+                    teacher_forced(&student, head, &source, &tokens(&generated), mode);
                 }
                 generated
             };
@@ -80,7 +80,7 @@ impl Bench<'_> {
             let weights = read(&files[1])?;
             add(&mut time, reading.share(share));
             let start = Clock::start();
-            token_numbers(&Student::new(&weights, &self.config), None, &source, &tokens(&generated), mode);
+            teacher_forced(&Student::new(&weights, &self.config), None, &source, &tokens(&generated), mode);
             add(&mut time, start.elapsed());
             times.extend((iteration > 0).then_some(time));
         }

@@ -191,10 +191,10 @@ pub fn write(
     let base_model_name_or_path = Some(trunk.folder.display().to_string());
     let lora = LoraConfig { base_model_name_or_path, ..lora.clone() };
     let base = Base { config, folder: companions, fingerprint: &trunk.fingerprint };
-    let mut told = vec![(MADE_BY, made_by.to_owned())];
-    told.extend(relative(folder, &trunk.folder).map(|path| (TRUNK, path.display().to_string())));
-    told.extend(Tokenizer::vocabulary(companions).map(|vocabulary| (VOCABULARY, vocabulary)));
-    write_with(folder, &lora, weights, &base, &told)
+    let mut metadata = vec![(MADE_BY, made_by.to_owned())];
+    metadata.extend(relative(folder, &trunk.folder).map(|path| (TRUNK, path.display().to_string())));
+    metadata.extend(Tokenizer::vocabulary(companions).map(|vocabulary| (VOCABULARY, vocabulary)));
+    write_with(folder, &lora, weights, &base, &metadata)
 }
 
 #[cfg(test)]

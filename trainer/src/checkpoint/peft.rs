@@ -78,7 +78,7 @@ pub(super) fn write_with(
     lora: &LoraConfig,
     weights: &Weights,
     base: &Base<'_>,
-    told: &[(&str, String)],
+    more: &[(&str, String)],
 ) -> Result<()> {
     write_folder(folder, |temporary| {
         schemas::file::write_bytes(&temporary.join(ADAPTER_CONFIG), to_json(lora)?.as_bytes())?;
@@ -86,7 +86,7 @@ pub(super) fn write_with(
         let matrices = weights.iter().filter(|(name, _)| is_lora(name));
         let tensors = matrices.filter_map(|(name, tensor)| Some((peft_name(name)?, tensor)));
         let mut metadata = vec![("format", "pt".to_owned()), (BASE, base.fingerprint.to_owned())];
-        metadata.extend_from_slice(told);
+        metadata.extend_from_slice(more);
         write_safetensors(&temporary.join(ADAPTER_FILE), tensors, &metadata)?;
         copy_companions(base.folder, temporary)
     })
@@ -164,8 +164,8 @@ pub fn read_adapter(
     Ok(lora)
 }
 
-fn check_config(told: &Value) -> Result<(), String> {
-    let text = |key: &str| told.get(key).and_then(Value::as_str);
+fn check_config(config: &Value) -> Result<(), String> {
+    let text = |key: &str| config.get(key).and_then(Value::as_str);
     if let Some(kind) = text("peft_type").filter(|kind| *kind != "LORA") {
         return Err(format!("peft_type: expected `LORA`, found `{kind}`"));
     }
@@ -173,7 +173,7 @@ fn check_config(told: &Value) -> Result<(), String> {
         return Err(format!("bias: expected `none`, found `{bias}`"));
     }
     for key in UNKNOWN {
-        let found = &told[key];
+        let found = &config[key];
         let unset = match found {
             Value::Null | Value::Bool(false) => true,
             Value::Array(list) => list.is_empty(),
@@ -186,7 +186,7 @@ fn check_config(told: &Value) -> Result<(), String> {
             ));
         }
     }
-    let init = &told["init_lora_weights"];
+    let init = &config["init_lora_weights"];
     let keeps_base = match init {
         Value::Null | Value::Bool(_) => true,
         Value::String(name) => KEEPS_BASE.contains(&name.as_str()),
@@ -199,7 +199,7 @@ fn check_config(told: &Value) -> Result<(), String> {
             KEEPS_BASE.join(", ")
         ));
     }
-    match &told["target_modules"] {
+    match &config["target_modules"] {
         Value::Array(_) => Ok(()),
         found => Err(format!("target_modules: expected a list of layer names, found {found}")),
     }

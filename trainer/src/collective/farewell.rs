@@ -80,7 +80,7 @@ fn key(rank: usize) -> String {
 impl Farewell {
     /// Who has failed and how, in words; `how` is what is known from the failure itself, such as "has ended". `None` where no
     /// rank can be named.
-    pub(super) fn told(&self, how: &str) -> Option<String> {
+    pub(super) fn reason(&self, how: &str) -> Option<String> {
         if let Some((rank, reason)) = self.reasons.first() {
             return Some(format!("rank {rank} has ended: {reason}"));
         }
@@ -101,13 +101,13 @@ mod tests {
 
     #[test]
     fn the_rank_that_failed_is_named() {
-        let told = |reasons: &[(usize, &str)], missing: &[usize]| {
+        let reason = |reasons: &[(usize, &str)], missing: &[usize]| {
             let reasons = reasons.iter().map(|(rank, reason)| (*rank, (*reason).to_owned())).collect();
-            Farewell { reasons, missing: missing.to_vec() }.told("has ended")
+            Farewell { reasons, missing: missing.to_vec() }.reason("has ended")
         };
-        assert_eq!(told(&[], &[1]).as_deref(), Some("rank 1 has ended"));
-        assert_eq!(told(&[], &[1, 3]).as_deref(), Some("one of the ranks 1, 3 has ended"));
-        assert_eq!(told(&[(2, "no memory")], &[1]).as_deref(), Some("rank 2 has ended: no memory"));
-        assert_eq!(told(&[], &[]), None);
+        assert_eq!(reason(&[], &[1]).as_deref(), Some("rank 1 has ended"));
+        assert_eq!(reason(&[], &[1, 3]).as_deref(), Some("one of the ranks 1, 3 has ended"));
+        assert_eq!(reason(&[(2, "no memory")], &[1]).as_deref(), Some("rank 2 has ended: no memory"));
+        assert_eq!(reason(&[], &[]), None);
     }
 }

@@ -153,7 +153,7 @@ impl Group {
         });
         let reason = match how {
             Some(how) => {
-                found.and_then(|found| found.told(&how)).unwrap_or_else(|| format!("another rank {how}"))
+                found.and_then(|found| found.reason(&how)).unwrap_or_else(|| format!("another rank {how}"))
             }
             None => "the ranks cannot go on together".to_owned(),
         };

@@ -82,7 +82,7 @@ fn what_ranks_have_reaches_the_others() {
         let rank = group.rank();
         let texts = group.gather("x".repeat(rank * 5)).expect("gathered");
         let numbers = group.gather_numbers(&[rank as f64, 0.5]).expect("gathered");
-        let first = group.of_first(vec![rank, 7]).expect("told");
+        let first = group.of_first(vec![rank, 7]).expect("a number");
         let mut tensor = Tensor::from_slice(&[rank as i64; 4]);
         group.broadcast(&mut tensor).expect("broadcast");
         let odd = Numbers(vec![0.1 + 0.2, f32::NAN, -0.0, 1e-40]);
@@ -223,7 +223,7 @@ fn a_rank_that_does_not_come_is_named() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told() {
+fn a_port_that_is_taken_is_reported() {
     let other = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = other.local_addr().expect("address").port();
     let first = join(&launch(0, 2, port), &terms("same", 1)).expect_err("taken").to_string();
@@ -234,7 +234,7 @@ fn a_port_that_is_taken_is_told() {
 }
 
 #[test]
-fn two_processes_with_one_rank_are_told() {
+fn two_processes_with_one_rank_are_refused() {
     let port = free_port();
     let refused = std::thread::scope(|scope| {
         let first = scope.spawn(move || join(&launch(0, 2, port), &terms("same", 2)).map(|_| ()));

@@ -58,7 +58,7 @@ pub fn info(options: &Options, settings: &Settings) -> Result<String> {
     backend::resolve(&mut settings.student, &mut settings.rollout.sampling_dtype, device);
     let folder = &options.folder;
     let student = Student::read(folder)?;
-    let mut text = student.told(folder)?;
+    let mut text = student.describe(folder)?;
     text.push('\n');
     text += &needs(&student, options, &settings, device)?;
     Ok(text.trim_end().to_owned())
@@ -97,7 +97,7 @@ impl Student {
         Ok(Self { config, dtypes, adapter: None })
     }
 
-    fn told(&self, folder: &Path) -> Result<String> {
+    fn describe(&self, folder: &Path) -> Result<String> {
         let config = &*self.config;
         let mut text = format!("{}\n", folder.display());
         let mut line = |name: &str, value: String| {

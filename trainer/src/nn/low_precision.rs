@@ -101,7 +101,7 @@ impl LowPrecisionWeight {
     }
 
     /// Adds the gradient to those that the weights have from elsewhere, where they have any.
-    fn hand_over(&mut self) {
+    fn add_to_gradients(&mut self) {
         if !self.weights.iter().any(|weight| weight.grad().defined()) {
             return;
         }
@@ -152,7 +152,7 @@ impl LowPrecisionCache {
         for copy in self.copies.borrow_mut().values_mut() {
             copy.multiply(0);
             copy.uses.clear();
-            copy.hand_over();
+            copy.add_to_gradients();
         }
     }
 

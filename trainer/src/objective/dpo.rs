@@ -367,7 +367,7 @@ mod tests {
             }
             let rows: Vec<&Pair> = dpo.pairs.iter().collect();
             let loss = match budget {
-                Some(budget) => dpo.backward(&rows, budget.into(), 0.5).mean("loss").expect("told"),
+                Some(budget) => dpo.backward(&rows, budget.into(), 0.5).mean("loss").expect("a number"),
                 None => {
                     let mut losses = Vec::new();
                     for pair in &dpo.pairs {

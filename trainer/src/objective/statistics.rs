@@ -105,7 +105,7 @@ impl Statistics {
         self.add_sums(&other.by_row, other.rows);
     }
 
-    /// Named numbers, the loss first: means over all tokens, or over all rows if these told numbers of their own. The only
+    /// Named numbers, the loss first: means over all tokens, or over all rows if rows have numbers of their own. The only
     /// place that waits for the device.
     pub fn numbers(&self, coefficients: Coefficients) -> Vec<(&'static str, f64)> {
         if self.rows > 0.0 {

@@ -304,7 +304,7 @@ mod tests {
     use crate::model::mm_t5::StudentConfig;
     use crate::model::random_weights;
     use crate::nn::value_head;
-    use crate::rollout::score::token_numbers;
+    use crate::rollout::score::teacher_forced;
 
     fn source(config: &StudentConfig) -> Source {
         let ids: Vec<Vec<i64>> =
@@ -369,7 +369,7 @@ mod tests {
                 let generated = generator.generate(&source, RANDOM, &seeds, 40);
                 let tokens: Vec<&[i64]> = generated.iter().map(|row| row.tokens.as_slice()).collect();
                 let head = ValueHead::new(&head);
-                let expected = token_numbers(&student, Some(&head), &source, &tokens, Mode::EVAL).values;
+                let expected = teacher_forced(&student, Some(&head), &source, &tokens, Mode::EVAL).values;
                 let expected = expected.expect("a head was given");
                 for (row, (generated, expected)) in generated.iter().zip(&expected).enumerate() {
                     assert!(generated.values.iter().any(|value| value.abs() > 0.01), "row {row}");
@@ -417,7 +417,7 @@ mod tests {
         // Of its own tokens, whichever they are, float32 gives nearly the same numbers.
         let exact = |rows: &[Generated]| {
             let tokens: Vec<&[i64]> = rows.iter().map(|row| row.tokens.as_slice()).collect();
-            token_numbers(&student, None, &source, &tokens, Mode::EVAL).logprobs
+            teacher_forced(&student, None, &source, &tokens, Mode::EVAL).logprobs
         };
         let half = half.generate(&source, RANDOM, &[1, 2, 3], 12);
         // As on a device with bfloat16 products, whatever this one supports.

@@ -16,7 +16,7 @@ pub fn needs_own_pass(sampling: Kind, training: Kind) -> bool {
 
 /// A number for each token of each sequence.
 #[derive(Debug, Clone)]
-pub struct TokenNumbers {
+pub struct TeacherForced {
     /// log π(token) under the full softmax at temperature 1.
     pub logprobs: Vec<Vec<f32>>,
     /// V of the state before each token; `None` without a head.
@@ -25,20 +25,20 @@ pub struct TokenNumbers {
 
 /// Runs `student` over sequences of tokens: the same number of them for each problem of `source`, whose encoder states they
 /// share, one problem after the other.
-pub fn token_numbers(
+pub fn teacher_forced(
     student: &Student,
     value_head: Option<&ValueHead>,
     source: &Source,
     tokens: &[&[i64]],
     mode: Mode,
-) -> TokenNumbers {
+) -> TeacherForced {
     let (special, device) = (student.config.special_tokens(), source.ids.device());
     let problems = source.ids.size()[0] as usize;
     let samples = (tokens.len() / problems.max(1)).max(1);
     let longest = tokens.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
     let of_problem = source.ids.size()[1] as usize + samples * longest;
     let at_once = backend::of(device).scoring_tokens().map_or(problems, |tokens| tokens / of_problem).max(1);
-    let mut all = TokenNumbers { logprobs: Vec::new(), values: value_head.map(|_| Vec::new()) };
+    let mut all = TeacherForced { logprobs: Vec::new(), values: value_head.map(|_| Vec::new()) };
     for (index, tokens) in tokens.chunks(at_once * samples).enumerate() {
         let source = source.narrow((index * at_once) as i64, (tokens.len() / samples) as i64);
         let inputs = batch::decoder_inputs(tokens, special.start, special.pad, device);
@@ -87,11 +87,11 @@ mod tests {
             .map(|&length| (0..length).map(|i| (i * 17 + length) % 60 + 2).collect())
             .collect();
         let rows: Vec<&[i64]> = rows.iter().map(Vec::as_slice).collect();
-        let together = token_numbers(&student, Some(&head), &source(&[12, 5]), &rows, Mode::EVAL);
+        let together = teacher_forced(&student, Some(&head), &source(&[12, 5]), &rows, Mode::EVAL);
         let values = together.values.expect("asked");
         for (row, tokens) in rows.iter().enumerate() {
             let source = source(&[[12, 5][row / 3]]);
-            let alone = token_numbers(&student, Some(&head), &source, &[tokens], Mode::EVAL);
+            let alone = teacher_forced(&student, Some(&head), &source, &[tokens], Mode::EVAL);
             let alone_values = alone.values.expect("asked");
             for (together, alone) in [(&together.logprobs, &alone.logprobs), (&values, &alone_values)] {
                 assert_eq!(together[row].len(), tokens.len());

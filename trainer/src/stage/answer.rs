@@ -182,7 +182,8 @@ fn adapted(
                 "remove the adapter to train it again, or restore its policy",
             ));
         }
-        if training_hash_of(folder)?.is_some_and(|told| told != training_hash(context, corpus, rationales)) {
+        if training_hash_of(folder)?.is_some_and(|found| found != training_hash(context, corpus, rationales))
+        {
             return Err(Error::input(
                 format!(
                     "{}: expected an adapter trained with these settings and rationales, found one of others",

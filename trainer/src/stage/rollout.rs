@@ -16,7 +16,7 @@ use crate::model::Source;
 use crate::nn::mode::Mode;
 use crate::nn::value_head::ValueHead;
 use crate::objective::value_model::initial_head;
-use crate::rollout::score::{TokenNumbers, needs_own_pass, token_numbers};
+use crate::rollout::score::{TeacherForced, needs_own_pass, teacher_forced};
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
 use crate::train::progress::{Progress, check_interrupt};
@@ -177,7 +177,7 @@ fn part(
                 .collect();
             let tokens: Vec<&[i64]> = tokens.iter().map(Vec::as_slice).collect();
             let mode = Mode { train: false, kind: context.kind() };
-            let numbers = token_numbers(&reference.student, None, &batches.source(indices), &tokens, mode);
+            let numbers = teacher_forced(&reference.student, None, &batches.source(indices), &tokens, mode);
             own.extend(rollouts.into_iter().zip(numbers.logprobs.into_iter().map(Numbers)));
             Ok(())
         });
@@ -277,7 +277,7 @@ fn sample(
             let mode = Mode { train: false, kind: training_kind };
             rescore(&mut generated, indices.len(), |first, count, tokens| {
                 let source = source.narrow(first as i64, count as i64);
-                token_numbers(&policy.student, head.as_ref(), &source, tokens, mode)
+                teacher_forced(&policy.student, head.as_ref(), &source, tokens, mode)
             })?;
         }
         count += indices.len();
@@ -300,7 +300,7 @@ fn sample(
 fn rescore(
     generated: &mut [Generated],
     problems: usize,
-    score: impl Fn(usize, usize, &[&[i64]]) -> TokenNumbers,
+    score: impl Fn(usize, usize, &[&[i64]]) -> TeacherForced,
 ) -> Result<()> {
     let samples = generated.len() / problems.max(1);
     let all: Vec<usize> = (0..problems).collect();
@@ -308,7 +308,7 @@ fn rescore(
         let Some(&first) = part.first() else { return Ok(()) };
         let rows = first * samples..(first + part.len()) * samples;
         let tokens: Vec<&[i64]> = generated[rows.clone()].iter().map(|row| row.tokens.as_slice()).collect();
-        let TokenNumbers { logprobs, values } = score(first, part.len(), &tokens);
+        let TeacherForced { logprobs, values } = score(first, part.len(), &tokens);
         let values = values.unwrap_or_else(|| vec![Vec::new(); rows.len()]);
         for (row, (logprobs, values)) in generated[rows].iter_mut().zip(logprobs.into_iter().zip(values)) {
             (row.logprobs, row.values) = (logprobs, values);
@@ -400,7 +400,7 @@ mod tests {
             }
             let numbers =
                 tokens.iter().map(|tokens| tokens.iter().map(|&id| -(id as f32)).collect()).collect();
-            TokenNumbers { logprobs: numbers, values: None }
+            TeacherForced { logprobs: numbers, values: None }
         })
         .expect("scored");
         assert_eq!(calls.get(), 4, "5, then 2, 2 and 1 problems");

@@ -102,10 +102,10 @@ fn an_adapter_of_another_base_is_refused() {
 fn refused(change: impl FnOnce(&mut serde_json::Value)) -> String {
     let (_kept, folder) = copy_folder("adapter_rslora");
     let file = folder.join("adapter_config.json");
-    let mut told: serde_json::Value =
+    let mut json: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&file).expect("config")).expect("json");
-    change(&mut told);
-    fs::write(&file, told.to_string()).expect("written");
+    change(&mut json);
+    fs::write(&file, json.to_string()).expect("written");
     let (config, mut weights) = base();
     let message = read_adapter(&folder, &config, &mut weights, Device::Cpu).expect_err("other").to_string();
     let name = Path::new(&file).display().to_string();
@@ -147,7 +147,7 @@ fn adapters_of_another_kind_are_refused() {
         ("lora_dropout", "1.0", "lora_dropout: expected at least 0 and below 1, found 1"),
     ] {
         let value = serde_json::from_str(value).expect("json");
-        assert_eq!(refused(|told| told[key] = value), expected);
+        assert_eq!(refused(|json| json[key] = value), expected);
     }
 }
 
@@ -155,7 +155,7 @@ fn adapters_of_another_kind_are_refused() {
 #[test]
 fn adapters_that_changed_their_base_are_refused() {
     for name in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "a_way_of_tomorrow"] {
-        let message = refused(|told| told["init_lora_weights"] = name.into());
+        let message = refused(|json| json["init_lora_weights"] = name.into());
         assert!(
             message.starts_with("init_lora_weights: expected true, false or one of gaussian"),
             "{message}"
@@ -175,9 +175,9 @@ fn adapters_that_changed_their_base_are_refused() {
         let (_kept, folder) = copy_folder("adapter_rslora");
         let file = folder.join("adapter_config.json");
         let text = fs::read_to_string(&file).expect("config");
-        let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
-        told["init_lora_weights"] = plain.clone();
-        fs::write(&file, told.to_string()).expect("written");
+        let mut json: serde_json::Value = serde_json::from_str(&text).expect("json");
+        json["init_lora_weights"] = plain.clone();
+        fs::write(&file, json.to_string()).expect("written");
         let (config, mut weights) = base();
         assert!(read_adapter(&folder, &config, &mut weights, Device::Cpu).is_ok(), "{plain}");
     }

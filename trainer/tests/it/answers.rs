@@ -35,7 +35,7 @@ fn the_best_pass_of_the_answer_model_is_kept() {
         let place = start.copy();
         let patience = patience.to_string();
         let flags = ["--answer-keep", keep, "--answer-patience", &patience, "--answer-warmup", "0.1"];
-        let told = answer(&place, &[&fast[..], &flags[..]].concat());
+        let said = answer(&place, &[&fast[..], &flags[..]].concat());
         let numbers = place.numbers("answer", keep);
         let better = |a: f64, b: f64| if keep == "val_loss" { a < b } else { a > b };
         let best = numbers.iter().copied().reduce(|best, n| if better(n, best) { n } else { best });
@@ -46,7 +46,7 @@ fn the_best_pass_of_the_answer_model_is_kept() {
         assert!(adapter(&place) != adapter(&last), "{keep}");
         if keep == "val_accuracy" {
             let accuracy = place.numbers("answer", "accuracy/sft/val/average");
-            assert_eq!(accuracy, [best], "the answers are those of the best pass: {told}");
+            assert_eq!(accuracy, [best], "the answers are those of the best pass: {said}");
         }
         assert_eq!(place.hidden_files(), Vec::<std::path::PathBuf>::new());
     }
@@ -90,7 +90,7 @@ fn rationales_stand_in_the_source_only_where_asked() {
 #[test]
 fn accuracy_is_told_by_class() {
     let place = fine_tuned();
-    let told = answer(&place, &["--answer-epochs", "1"]);
+    let said = answer(&place, &["--answer-epochs", "1"]);
     let answers: Vec<Answer> = place.dataset().read(1).expect("answers");
     let problems = place.dataset().problems().expect("problems");
     let mut classes: BTreeMap<String, (f64, f64)> = BTreeMap::new();
@@ -122,5 +122,5 @@ fn accuracy_is_told_by_class() {
     let expected: BTreeMap<String, f64> =
         classes.into_iter().map(|(class, (right, count))| (class, right / count)).collect();
     assert_eq!(found, expected);
-    assert!(told.contains("test by class: "), "{told}");
+    assert!(said.contains("test by class: "), "{said}");
 }

@@ -55,11 +55,11 @@ fn a_tokenizer_of_the_same_size_with_other_tokens() {
     let place = place();
     let file = place.checkpoint("base").join("tokenizer.json");
     let text = fs::read_to_string(&file).expect("tokenizer");
-    let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
-    fs::write(&file, told.to_string()).expect("the same words in a file that was written anew");
+    let mut json: serde_json::Value = serde_json::from_str(&text).expect("json");
+    fs::write(&file, json.to_string()).expect("the same words in a file that was written anew");
     place.stage("rollout");
-    told["model"]["vocab"].as_array_mut().expect("pieces").swap(40, 41);
-    fs::write(&file, told.to_string()).expect("written");
+    json["model"]["vocab"].as_array_mut().expect("pieces").swap(40, 41);
+    fs::write(&file, json.to_string()).expect("written");
     let expected = "expected the tokenizer that the weights were written with, found another vocabulary";
     assert_eq!(place.refused("rl"), [format!("error: {}: {expected}", file.display())]);
 }
@@ -69,9 +69,9 @@ fn the_tokenizer_of_another_student() {
     let place = place();
     let file = place.checkpoint("base").join("tokenizer.json");
     let text = fs::read_to_string(&file).expect("tokenizer");
-    let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
-    told["model"]["vocab"].as_array_mut().expect("pieces").push(serde_json::json!(["other", -9.0]));
-    fs::write(&file, told.to_string()).expect("written");
+    let mut json: serde_json::Value = serde_json::from_str(&text).expect("json");
+    json["model"]["vocab"].as_array_mut().expect("pieces").push(serde_json::json!(["other", -9.0]));
+    fs::write(&file, json.to_string()).expect("written");
     let expected = format!(
         "error: {}: expected 1 to 567 tokens, for the checkpoint's 567 rows, found 568",
         file.display()

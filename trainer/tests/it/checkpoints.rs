@@ -307,11 +307,11 @@ fn a_config_of_another_shape_is_refused() {
         let message = refused(|folder| {
             let file = folder.join("config.json");
             let text = fs::read_to_string(&file).expect("config");
-            let mut told: serde_json::Map<String, serde_json::Value> =
+            let mut json: serde_json::Map<String, serde_json::Value> =
                 serde_json::from_str(&text).expect("json");
             let given = serde_json::from_str::<serde_json::Map<_, _>>(&format!("{{{given}}}")).expect("json");
-            told.extend(given);
-            fs::write(&file, serde_json::Value::Object(told).to_string()).expect("written");
+            json.extend(given);
+            fs::write(&file, serde_json::Value::Object(json).to_string()).expect("written");
         });
         assert!(message.ends_with(&format!("config.json: {expected}")), "{message}");
     }
@@ -380,14 +380,14 @@ fn what_a_tokenizer_file_tells_of_padding_and_truncation_is_left_out() {
     let original = crate::small::tokenizer_folder();
     let kept = TempDir::new().expect("folder");
     let text = fs::read_to_string(original.join("tokenizer.json")).expect("tokenizer");
-    let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
-    told["padding"] = serde_json::json!({
+    let mut json: serde_json::Value = serde_json::from_str(&text).expect("json");
+    json["padding"] = serde_json::json!({
         "strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0,
         "pad_token": "<pad>"
     });
-    told["truncation"] =
+    json["truncation"] =
         serde_json::json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
-    fs::write(kept.path().join("tokenizer.json"), told.to_string()).expect("written");
+    fs::write(kept.path().join("tokenizer.json"), json.to_string()).expect("written");
     let tokens = Tokenizer::vocabulary_size(&original).expect("tokenizer");
     let config = StudentConfig::named("tiny", tokens, 16).expect("shape");
     let encode = |folder: &Path, text: &str| {
@@ -417,16 +417,16 @@ fn what_a_template_puts_before_a_text_is_there() {
     let file = folder.join("tokenizer.json");
     let with = |single: serde_json::Value| {
         let text = fs::read_to_string(&file).expect("tokenizer");
-        let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
+        let mut json: serde_json::Value = serde_json::from_str(&text).expect("json");
         let special =
             |token: &str, id: u32| serde_json::json!({ "id": token, "ids": [id], "tokens": [token] });
-        told["post_processor"] = serde_json::json!({
+        json["post_processor"] = serde_json::json!({
             "type": "TemplateProcessing",
             "single": single,
             "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 0 } }],
             "special_tokens": { "<s>": special("<s>", 3), "</s>": special("</s>", 1) },
         });
-        fs::write(&file, told.to_string()).expect("written");
+        fs::write(&file, json.to_string()).expect("written");
         Tokenizer::read(&folder, &config)
     };
     let token = |token: &str| serde_json::json!({ "SpecialToken": { "id": token, "type_id": 0 } });

@@ -247,9 +247,9 @@ fn features_go_on_where_they_were_killed() {
     fs::remove_file(&path).expect("removed");
 
     let mut process = features_of(&dataset).spawn().expect("train");
-    let (unfinished, told) =
+    let (unfinished, progress) =
         (path.with_file_name(".writing-vit.safetensors"), path.with_file_name(".writing-vit.json"));
-    while !fs::read_to_string(&told).is_ok_and(|text| !text.contains("\"written\":0")) {
+    while !fs::read_to_string(&progress).is_ok_and(|text| !text.contains("\"written\":0")) {
         assert!(process.try_wait().expect("train").is_none(), "it ended before it could be killed");
     }
     process.kill().and_then(|()| process.wait()).expect("killed");

@@ -77,14 +77,14 @@ fn measured(flags: &[&str]) -> f64 {
         .args(["--dtype", "float32", "--device", "cpu", "--batch", "8", "--source", "96", "--target", "64"]);
     let output = command.args(flags).output().expect("train");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
-    told["peak_rss_mb"].as_f64().expect("a number") * 1e6
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
+    json["peak_rss_mb"].as_f64().expect("a number") * 1e6
 }
 
 /// Within 15 % on the machine whose figures docs/benchmarks.md has; other C libraries leave other gaps.
 #[test]
 #[cfg(target_os = "linux")]
-fn foretold_memory_is_what_is_measured() {
+fn predicted_memory_is_what_is_measured() {
     let config = small();
     let batch = Batch { rows: 4.0, source: 96.0, target: 64.0 };
     let lora = LoraConfig::new(&config, 16, 32.0, 0.0);
@@ -105,10 +105,10 @@ fn foretold_memory_is_what_is_measured() {
         (ppo.to_vec(), whole.reinforcement(batch, Some(true), false)),
         ([&ppo[..], &rank[..]].concat(), adapted.reinforcement(batch, Some(true), false)),
     ];
-    for (flags, foretold) in cases {
+    for (flags, predicted) in cases {
         let measured = measured(&flags);
-        let share = foretold.total() / measured;
-        println!("{flags:?}: {:.0} MB foretold, {:.0} MB measured", foretold.total() / 1e6, measured / 1e6);
+        let share = predicted.total() / measured;
+        println!("{flags:?}: {:.0} MB predicted, {:.0} MB measured", predicted.total() / 1e6, measured / 1e6);
         assert!((0.8..1.2).contains(&share), "{flags:?}: {share:.2} of {measured:.0}");
     }
 }

@@ -58,11 +58,11 @@ fn a_round_of_adapters_leaves_its_trunk_alone() {
     for name in ["round-1/rl", "round-1/sft"] {
         let folder = place.checkpoint(name);
         assert!(!folder.join("model.safetensors").exists(), "{name}: an adapter alone");
-        let told: serde_json::Value =
+        let json: serde_json::Value =
             serde_json::from_str(&fs::read_to_string(folder.join("adapter_config.json")).expect("config"))
                 .expect("json");
-        assert_eq!((&told["r"], &told["lora_alpha"]), (&4.into(), &32.0.into()), "{told}");
-        assert_eq!(told["base_model_name_or_path"], place.checkpoint("base").display().to_string());
+        assert_eq!((&json["r"], &json["lora_alpha"]), (&4.into(), &32.0.into()), "{json}");
+        assert_eq!(json["base_model_name_or_path"], place.checkpoint("base").display().to_string());
         let mut weights = base.weights.copy_to(Device::Cpu);
         read_adapter(&folder, &base.config, &mut weights, Device::Cpu).expect("PEFT's layout");
         let matrices = weights.iter().filter(|(name, _)| is_lora(name) && name.ends_with(".B"));

@@ -29,9 +29,9 @@ fn values(place: &Place, name: &str) -> Vec<f64> {
 /// Ratios start from the log-probabilities of sampling: a policy that is shown something else than then has others, which
 /// are computed anew.
 #[test]
-fn other_sources_than_those_of_sampling_are_told() {
+fn other_sources_than_those_of_sampling_are_reported() {
     let start = scored();
-    let told = |flags: &[&str]| {
+    let warns = |flags: &[&str]| {
         let place = start.copy();
         let train = place.train(&["--round", "1", "--stage", "rl"]).args(flags).output().expect("train");
         let said = String::from_utf8_lossy(&train.stderr).into_owned();
@@ -40,8 +40,8 @@ fn other_sources_than_those_of_sampling_are_told() {
         assert!(kl < 1e-6, "ratios start at 1, whatever the policy is shown: {kl}");
         said.contains("log-probabilities of what it sampled are off by")
     };
-    assert!(!told(&[]));
-    assert!(told(&["--max-source-tokens", "12"]));
+    assert!(!warns(&[]));
+    assert!(warns(&["--max-source-tokens", "12"]));
 }
 
 #[test]

@@ -38,8 +38,8 @@ fn training_ends_at_the_kl_bound() {
     let found = place.numbers("rl", "drift");
     let first = free.iter().position(|kl| *kl > bound).expect("above the bound");
     assert_eq!(found, free[..first], "alike, and then no step");
-    let told = format!("ended at rl.max_kl after {} of {} steps", first - 1, free.len());
-    assert!(line.contains(&told), "{told}: {line}");
+    let expected = format!("ended at rl.max_kl after {} of {} steps", first - 1, free.len());
+    assert!(line.contains(&expected), "{expected}: {line}");
     assert_eq!(place.numbers("rl", "stopped_at_kl"), [free[first]]);
 }
 
@@ -103,14 +103,15 @@ fn the_kl_coefficient_follows_the_kl_of_the_round() {
         let output = train.expect("train");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let rows: Vec<schemas::Metric> = place.dataset().read(2).expect("metrics");
-        let of = |name: &str| rows.iter().find(|row| row.name == name).expect("told").value;
+        let of = |name: &str| rows.iter().find(|row| row.name == name).expect("a number").value;
         assert!(of("kl_to_reference") > 1e-3, "the policy has moved from the base student");
         assert!((of("kl_coefficient") - 1e-4 * factor).abs() < 1e-12, "{}", of("kl_coefficient"));
         let before: Vec<schemas::Metric> = place.dataset().read(1).expect("metrics");
-        let before = before.iter().find(|row| row.name == "mean_sentence_score").expect("told").value;
+        let before = before.iter().find(|row| row.name == "mean_sentence_score").expect("a number").value;
         let line = String::from_utf8_lossy(&output.stdout);
-        let told = format!("mean sentence score {:.3} ({before:.3} in round 1)", of("mean_sentence_score"));
-        assert!(line.contains(&told), "{told}: {line}");
+        let expected =
+            format!("mean sentence score {:.3} ({before:.3} in round 1)", of("mean_sentence_score"));
+        assert!(line.contains(&expected), "{expected}: {line}");
     }
 }
 
@@ -197,7 +198,7 @@ fn rollouts_do_not_depend_on_what_is_decoded_together() {
     }
 }
 
-/// A rate that ruins the policy: it is told, and with `rl.keep = best` the round goes on with the policy of before.
+/// A rate that ruins the policy: it is reported, and with `rl.keep = best` the round goes on with the policy of before.
 #[test]
 fn a_policy_that_became_worse_is_told_and_may_be_left() {
     let start = Place::new(40);

@@ -17,7 +17,7 @@ use trainer::nn::mode::Mode;
 use trainer::nn::value_head;
 use trainer::nn::value_head::ValueHead;
 use trainer::nn::weights::Weights;
-use trainer::rollout::score::token_numbers;
+use trainer::rollout::score::teacher_forced;
 use trainer::seed;
 
 /// More train problems than one part holds, so that the models take turns.
@@ -64,7 +64,7 @@ fn a_later_round_keeps_the_numbers_of_policy_reference_and_value_model() {
             let source = [(source.as_slice(), row.problem_id.as_str())];
             let source = batch::source(&source, &corpus.features, config.pad_token_id, Device::Cpu);
             let tokens: Vec<i64> = row.token_ids.iter().map(|&id| i64::from(id)).collect();
-            let of = |student, head| token_numbers(student, head, &source, &[&tokens], Mode::EVAL);
+            let of = |student, head| teacher_forced(student, head, &source, &[&tokens], Mode::EVAL);
             let (own, other) = (of(&policy, Some(&head)), of(&reference, None));
             assert!(close(&row.logprobs, &own.logprobs[0], 1e-4), "{}: {flags:?}", row.rollout_id);
             assert!(close(&row.ref_logprobs, &other.logprobs[0], 1e-4), "{}: {flags:?}", row.rollout_id);

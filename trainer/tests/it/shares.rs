@@ -68,8 +68,8 @@ fn a_share_of_the_rationales_is_corrected() {
     };
     with(&wanted[1..]);
     let said = succeeds(&place, &share);
-    let told = "round 1: 1 rationales wait for corrections; next: collect-feedback --round 1";
-    assert!(said.contains(told), "{said}");
+    let expected = "round 1: 1 rationales wait for corrections; next: collect-feedback --round 1";
+    assert!(said.contains(expected), "{said}");
     assert!(
         said.contains(" --sft-corrections-share 0.4 --rollout-seed 7")
             || said.contains(" --rollout-seed 7 --sft-corrections-share 0.4"),

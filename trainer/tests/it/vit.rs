@@ -23,9 +23,9 @@ fn pictures_are_read_as_pillow_reads_them() {
         let (_kept, folder) = copy_folder("vit");
         let path = folder.join("preprocessor_config.json");
         let text = fs::read_to_string(&path).expect("settings");
-        let mut told: serde_json::Value = serde_json::from_str(&text).expect("json");
-        told["resample"] = resample.into();
-        fs::write(&path, told.to_string()).expect("written");
+        let mut json: serde_json::Value = serde_json::from_str(&text).expect("json");
+        json["resample"] = resample.into();
+        fs::write(&path, json.to_string()).expect("written");
         let vit = Vit::read(&folder).expect("vit");
         let expected = read_safetensors(&folder.join("expected.safetensors")).expect("values");
         for picture in ["picture", "tall", "tiny"] {
@@ -77,10 +77,10 @@ fn broken_folders_are_refused_with_everything_that_is_wrong() {
 fn refused_with(file: &str, key: &str, value: serde_json::Value) -> String {
     let (_kept, folder) = copy_folder("vit");
     let path = folder.join(file);
-    let mut told: serde_json::Value =
+    let mut json: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&path).expect("file")).expect("json");
-    told[key] = value;
-    fs::write(&path, told.to_string()).expect("written");
+    json[key] = value;
+    fs::write(&path, json.to_string()).expect("written");
     let message = Vit::read(&folder).expect_err("refused").to_string();
     let begin = format!("{}: ", path.display());
     message.strip_prefix(&begin).unwrap_or_else(|| panic!("{message}")).to_owned()

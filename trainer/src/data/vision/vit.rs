@@ -312,17 +312,17 @@ fn read_preprocessor(path: &Path, config: &mut VitConfig) -> Result<()> {
     }
     let wrong = |message: String| Error::Checkpoint { path: path.to_path_buf(), message };
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let told: Preprocessor = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-    for (name, found) in [("do_resize", told.do_resize), ("do_rescale", told.do_rescale)] {
+    let file: Preprocessor = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    for (name, found) in [("do_resize", file.do_resize), ("do_rescale", file.do_rescale)] {
         if found == Some(false) {
             return Err(wrong(format!("{name}: expected true, found false")));
         }
     }
-    if let Some(found) = told.rescale_factor.filter(|found| (found * 255.0 - 1.0).abs() > 1e-6) {
+    if let Some(found) = file.rescale_factor.filter(|found| (found * 255.0 - 1.0).abs() > 1e-6) {
         return Err(wrong(format!("rescale_factor: expected 1/255, found {found}")));
     }
     let expected = config.image_size;
-    let sides = match &told.size {
+    let sides = match &file.size {
         Some(size @ serde_json::Value::Object(_)) => vec![&size["height"], &size["width"]],
         Some(size) => vec![size],
         None => Vec::new(),
@@ -330,16 +330,16 @@ fn read_preprocessor(path: &Path, config: &mut VitConfig) -> Result<()> {
     if let Some(found) = sides.iter().find(|side| side.as_i64() != Some(expected)) {
         return Err(wrong(format!("size: expected {expected}, the model's image_size, found {found}")));
     }
-    config.bicubic = match told.resample {
+    config.bicubic = match file.resample {
         None | Some(2) => false,
         Some(3) => true,
         Some(found) => {
             return Err(wrong(format!("resample: expected 2 (bilinear) or 3 (bicubic), found {found}")));
         }
     };
-    let is_normal = told.do_normalize != Some(false);
-    config.image_mean = if is_normal { told.image_mean.unwrap_or_else(half) } else { [0.0; 3] };
-    config.image_std = if is_normal { told.image_std.unwrap_or_else(half) } else { [1.0; 3] };
+    let is_normal = file.do_normalize != Some(false);
+    config.image_mean = if is_normal { file.image_mean.unwrap_or_else(half) } else { [0.0; 3] };
+    config.image_std = if is_normal { file.image_std.unwrap_or_else(half) } else { [1.0; 3] };
     if config.image_std.iter().any(|&deviation| deviation <= 0.0) {
         return Err(wrong(format!("image_std: expected numbers above 0, found {:?}", config.image_std)));
     }
