@@ -8,6 +8,7 @@ use crate::nn::weights::Weights;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::path::Path;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
@@ -132,6 +133,17 @@ pub trait ModelConfig: Debug {
 
     /// Numbers for a token while a layer runs without gradients.
     fn running(&self) -> f64;
+}
+
+/// A kind of model.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    /// `model_type` of its `config.json`.
+    pub model_type: &'static str,
+    /// Reads and checks `config.json`.
+    pub read: fn(&Path) -> Result<Box<dyn ModelConfig>>,
+    /// A shape by name, for a vocabulary and image features of these sizes: vocabulary, then width.
+    pub named: fn(&str, i64, i64) -> Option<Box<dyn ModelConfig>>,
 }
 
 /// Random weights for training to start with.

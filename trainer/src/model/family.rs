@@ -1,23 +1,13 @@
 //! The kinds of models, by the `model_type` of their `config.json`.
 
-use super::config::ModelConfig;
+use super::config::{Family, ModelConfig};
 use super::mm_t5::MM_T5;
 use crate::checkpoint::weight_files::read_json;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::path::Path;
-use std::sync::{PoisonError, RwLock};
 
-/// A kind of model.
-#[derive(Debug, Clone, Copy)]
-pub struct Family {
-    /// `model_type` of its `config.json`.
-    pub model_type: &'static str,
-    /// Reads and checks `config.json`.
-    pub read: fn(&Path) -> Result<Box<dyn ModelConfig>>,
-    /// A shape by name, for a vocabulary and image features of these sizes: vocabulary, then width.
-    pub named: fn(&str, i64, i64) -> Option<Box<dyn ModelConfig>>,
-}
+use std::sync::{PoisonError, RwLock};
 
 /// Kinds that another crate has added.
 static ADDED: RwLock<Vec<Family>> = RwLock::new(Vec::new());

@@ -1,6 +1,6 @@
 //! An optimizer's state as named tensors of a step checkpoint, which does not know how it was shared out.
 
-use super::AdamW;
+use super::adamw::AdamW;
 use crate::error::{Error, Result};
 use crate::nn::weights::Weights;
 use std::collections::BTreeMap;

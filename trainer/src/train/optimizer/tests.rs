@@ -3,7 +3,10 @@
 use super::*;
 use crate::collective::Group;
 use crate::collective::tests::on_ranks;
+use crate::nn::weights::Weights;
 use serde::Deserialize;
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor, no_grad};
 
 #[derive(Deserialize)]
 struct Values {
