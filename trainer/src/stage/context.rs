@@ -352,3 +352,31 @@ impl Context {
         self.dataset.part_path::<Answer>(round, stage).is_file()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::tests::on_ranks;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_optimizers_state_is_shared_out_where_the_setting_says_so() {
+        let folder = tempfile::tempdir().expect("folder");
+        let is_shared_out = |value: &str, group: Group| {
+            let checkpoints = folder.path().join("checkpoints").display().to_string();
+            let flags = [
+                ("student.shard_optimizer".to_owned(), value.to_owned()),
+                ("student.device".to_owned(), "cpu".to_owned()),
+                ("student.checkpoints".to_owned(), checkpoints),
+            ];
+            let resolved = Resolved::from_parts(None, &BTreeMap::from(flags)).expect("settings");
+            let context = Context::new(Dataset::at(folder.path()), &resolved, group).expect("context");
+            let saved = context.step_checkpoint(&folder.path().join("sft"), "id".to_owned());
+            let weights = Weights::new(BTreeMap::new());
+            saved.optimizer(&[("student", &weights)], 0.0).shards().is_some()
+        };
+        assert_eq!(on_ranks(2, |group| is_shared_out("true", group)), [true, true]);
+        assert_eq!(on_ranks(2, |group| is_shared_out("false", group)), [false, false]);
+        assert!(!is_shared_out("true", Group::alone()), "there is nobody to share with");
+    }
+}

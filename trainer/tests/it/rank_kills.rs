@@ -7,7 +7,7 @@ use crate::small::Place;
 use schemas::Rollout;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A moment of a stage: when this file is there.
 type Moment = (&'static str, fn(&Place) -> PathBuf);
@@ -69,15 +69,14 @@ fn kill(place: &Place, arguments: &[&str], file: &Path, victim: usize) -> bool {
         std::thread::sleep(Duration::from_millis(1));
     }
     signal(&ranks[victim], "-KILL");
-    let began = Instant::now();
     let outputs: Vec<Output> =
         ranks.into_iter().map(|rank| rank.wait_with_output().expect("output")).collect();
     let said = errors(&outputs[1 - victim]);
     if outputs[victim].status.code().is_some() {
         return false;
     }
-    assert!(began.elapsed() < Duration::from_secs(30), "the other notices: {said}");
     assert_eq!(outputs[1 - victim].status.code(), Some(1), "{said}");
+    // By its connection, which was closed: not after student.rank_timeout_secs.
     assert!(said.contains(&format!("error: rank {victim} has ended (")), "{said}");
     assert!(said.contains("the same command continues from the last step checkpoint"), "{said}");
     true
