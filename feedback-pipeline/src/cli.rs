@@ -287,7 +287,17 @@ const SHARED: [&str; 4] = ["teacher.repeats", "teacher.combine", "sft.correction
 
 /// The flags that select the Teacher, as they were given.
 fn teacher_flags(given: &BTreeMap<String, String>) -> String {
-    given_flags(given, &["teacher.provider", "teacher.model", "teacher.base_url", "teacher.repeats"])
+    given_flags(
+        given,
+        &[
+            "teacher.provider",
+            "teacher.model",
+            "teacher.base_url",
+            "teacher.repeats",
+            "sft.corrections_share",
+            "rollout.seed",
+        ],
+    )
 }
 
 /// Some of the flags that were given, with a space before each.
@@ -295,7 +305,9 @@ fn given_flags(given: &BTreeMap<String, String>, names: &[&str]) -> String {
     let keys = names.iter().filter_map(|name| Settings::keys().iter().find(|key| key.path() == **name));
     let flags = keys.filter_map(|key| {
         let value = given.get(&key.path())?;
-        Some(format!(" --{} {}", key.flag(), schemas::dataset::quoted(Path::new(value))))
+        // Another command has `--seed` for itself.
+        let flag = if key.path() == "rollout.seed" { key.qualified_flag() } else { key.flag() };
+        Some(format!(" --{flag} {}", schemas::dataset::quoted(Path::new(value))))
     });
     flags.collect()
 }

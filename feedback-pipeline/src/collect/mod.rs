@@ -12,7 +12,7 @@ pub use plan::Plan;
 pub use session::Context;
 
 use crate::error::{Error, Result};
-use crate::items::{Job, Problems};
+use crate::items::{Item, Job, Problems};
 use crate::request::prompt::SystemPrompt;
 use crate::send::{batch, runtime};
 use crate::store::Cache;
@@ -71,16 +71,19 @@ impl Context {
         }
         self.finish_discards(job)?;
         let mut completed = find()?;
-        let (all, mut pending) = self.count(job, &problems, &completed)?;
-        if all == 0 {
+        let (mut all, mut pending) = self.count(job, &problems, &completed)?;
+        if all == 0 && !self.has_outside(job) {
             return Ok(Outcome::NothingThere);
         }
         if pending > 0 {
             self.check_teachers(job, &problems, &completed, &prompt.version)?;
         }
-        if pending > 0 && self.publish_remaining(job, &problems, &completed)? {
+        if (pending > 0 || self.has_outside(job)) && self.publish_remaining(job, &problems, &completed)? {
             completed = find()?;
-            pending = self.count(job, &problems, &completed)?.1;
+            (all, pending) = self.count(job, &problems, &completed)?;
+        }
+        if all == 0 && !self.has_open_batches()? {
+            return Ok(Outcome::NothingThere);
         }
         for (teacher, rows) in completed.others() {
             let (items, model) = (job.items(), &self.model);
@@ -173,7 +176,9 @@ impl Context {
             return Ok(false);
         }
         let cache = Cache::open(&path)?;
-        self.publisher(job, problems, &cache).has_unpublished(completed, &self.model)
+        let is_outside = |item: &Item| !self.wants(job, completed, item);
+        let outside: Option<&dyn Fn(&Item) -> bool> = self.has_outside(job).then_some(&is_outside);
+        self.publisher(job, problems, &cache).has_unpublished(completed, &self.model, outside)
     }
 
     /// Enters requests paid for by a killed run into the ledger.

@@ -73,7 +73,7 @@ impl Context {
     /// Message about what is missing before a job can start.
     pub fn waits_for(&self, job: &Job) -> Result<String> {
         let round = job.round;
-        let next = format!("next: train --round {round}{}", self.dataset.flag());
+        let next = format!("next: train --round {round}{}{}", self.shared_flags, self.dataset.flag());
         Ok(match job.kind {
             Kind::Scores if self.dataset.parts::<Rollout>(round)?.is_empty() => {
                 format!("round {round}: no rollouts yet; {next}")

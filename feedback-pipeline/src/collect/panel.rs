@@ -156,7 +156,7 @@ impl<'a> Panel<'a> {
             let asker = Asker { model: "", prompt_version: "", retry_rejects: false, seated: &seated };
             let completed = Completed::find(dataset, job, asker)?;
             let publisher = self.main.publisher(job, &problems, &cache);
-            if !publisher.has_unpublished(&completed, "")? {
+            if !publisher.has_unpublished(&completed, "", None)? {
                 publisher.unbooked()?;
             }
         }

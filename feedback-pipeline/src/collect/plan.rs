@@ -35,11 +35,16 @@ impl Context {
 
     /// Whether an item is to be answered: of rationales, those in the round's share of corrections, and those that have been
     /// corrected before, whatever the share was then.
-    fn wants(&self, job: &Job, completed: &Completed, item: &Item) -> bool {
+    pub(super) fn wants(&self, job: &Job, completed: &Completed, item: &Item) -> bool {
         job.kind != Kind::Corrections
             || completed.contains(item.id())
-            || completed.stale.contains(item.id())
+            || (completed.stale.contains(item.id()) && !completed.stale_rejects.contains(item.id()))
             || self.settings.corrected(job.round).contains(&item.problem.problem_id)
+    }
+
+    /// Whether some items of a job may lie outside the round's share.
+    pub(super) fn has_outside(&self, job: &Job) -> bool {
+        job.kind == Kind::Corrections && !self.settings.corrected(job.round).is_whole()
     }
 
     /// Number of items that are to be answered, and of those that are pending.

@@ -18,6 +18,8 @@ pub struct Completed {
     ids: IdSet,
     /// Items answered under another version of the prompt; they are pending again.
     pub stale: IdSet,
+    /// Those of them that were rejected.
+    pub stale_rejects: IdSet,
     /// Items whose row is about an older text; they are pending again.
     outdated: IdSet,
     /// Items whose row contains their texts, and those texts.
@@ -210,6 +212,7 @@ impl Completed {
                 }
             }
             if stale {
+                self.stale_rejects.insert(id);
                 self.stale.insert(id);
             } else {
                 self.rejected += usize::from(!self.ids.contains(id));

@@ -85,13 +85,18 @@ impl Publisher<'_> {
         Ok(fresh)
     }
 
-    /// Writes answers that a killed run bought from another model than `model`: answers bought by a killed run are kept. Returns
-    /// whether there was anything.
+    /// Writes answers that a killed run bought from another model than `model`, or about items that are `outside` what is asked
+    /// about today: answers bought by a killed run are kept. Returns whether there was anything.
     ///
     /// # Errors
     /// If a table or the cache cannot be read, or the write fails.
-    pub fn has_unpublished(&self, completed: &Completed, model: &str) -> Result<bool> {
-        if !self.cache.knows_other_models(&self.job.scope(), self.job.round, model)? {
+    pub fn has_unpublished(
+        &self,
+        completed: &Completed,
+        model: &str,
+        outside: Option<&dyn Fn(&Item) -> bool>,
+    ) -> Result<bool> {
+        if outside.is_none() && !self.cache.knows_other_models(&self.job.scope(), self.job.round, model)? {
             return Ok(false);
         }
         let _snapshot = self.cache.snapshot()?;
@@ -105,7 +110,8 @@ impl Publisher<'_> {
                 return Ok(None);
             }
             let latest = outcome::latest(self.cache, self.job, item, None)?;
-            let of_another = latest.filter(|latest| latest.ask.model != model);
+            let is_outside = outside.is_some_and(|is_outside| is_outside(item));
+            let of_another = latest.filter(|latest| is_outside || latest.ask.model != model);
             found |= of_another.is_some();
             Ok(of_another)
         })?;

@@ -71,6 +71,19 @@ fn all_are_scored_and_a_share_is_corrected() {
     assert_eq!(corrected(&place.tables()), larger);
     assert_eq!(service.stats().bought_again(), 0);
 
+    // What a killed run has paid for is kept, although it lies outside the share by now.
+    set(&place, Some(0.4));
+    let folder = place.path().join("corrections").join("round-1");
+    let mut parts: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    parts.sort();
+    assert_eq!(parts.len(), 2, "{parts:?}");
+    std::fs::remove_file(&parts[1]).unwrap();
+    let ran = place.collect(&service, &[]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert_eq!(corrected(&place.tables()), larger);
+    assert_eq!(service.stats().bought_again(), 0);
+    assert!(place.reference(&["status"]).stdout.contains("The books balance."));
+
     // A smaller one takes nothing away, not even when the tables are made anew.
     set(&place, Some(0.1));
     let kept = place.tables();

@@ -168,8 +168,10 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let waiting = due.iter().filter(|(id, (_, is_asked))| *is_asked && is_open(id)).count();
     if waiting > 0 {
         let flags = if share.is_whole() { "" } else { &context.share_flags };
+        // Without scores in the reward, none are to be bought.
+        let only = if context.settings.needs_scores() { "" } else { " --stage corrections" };
         return Ok(Err(format!(
-            "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}{}{flags}{}",
+            "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}{only}{}{flags}{}",
             grouped(waiting),
             schemas::teacher::flags_to_go_on(dataset, round, &context.settings)?,
             dataset.flag()
@@ -178,7 +180,7 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     if !due.is_empty() && corrections.is_empty() && rejected.is_empty() {
         return Err(Error::input(
             format!(
-                "round {round}: sft.corrections_share = {}: expected train problems in the round's share, found none of {}",
+                "round {round}: sft.corrections_share = {}: expected train problems with a rationale in the round's share, found none of {}",
                 context.settings.sft.corrections_share,
                 due.len()
             ),
