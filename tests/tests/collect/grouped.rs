@@ -143,7 +143,8 @@ fn what_can_be_used_of_a_bad_reply_is_kept_and_the_rest_is_asked_about_alone() {
     let place = Place::grouped(60, 4);
     let service =
         place.service(Options { faults: Faults { seed: 5, share: 0.3, kinds, after: 3 }, ..fast() });
-    let ran = place.collect(&service, &[&SCORES[..], &["--model", "gpt-4o"]].concat());
+    // Faults begin after three replies: with all requests in flight by then, none would meet one.
+    let ran = place.collect(&service, &[&SCORES[..], &["--model", "gpt-4o", "--concurrency", "4"]].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let (tables, stats) = (place.tables(), service.stats());
     assert!(stats.faults.len() == 5 && stats.requests > 70, "{stats:?}");
