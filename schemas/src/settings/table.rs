@@ -182,7 +182,7 @@ settings! {
         algorithm: Algorithm = Algorithm::Ppo, "ppo (clipped policy gradient against a baseline), grpo (relative to the other samples of the problem) or dpo (better over worse rationales).";
         reward: RewardUnit = RewardUnit::Sentence, "sentence (each score at its sentence's end) or rationale (their mean, at the end).";
         answer_weight: f64 = 0.0, "Weight in the reward of what each sentence adds to the answer model's probability of the correct option; 0 leaves it out. The answer model is that of the policy the round starts from (train eval).";
-        answer_reward: AnswerReward = AnswerReward::Sum, "How that probability counts: sum (as said, added to the scores), product (each score times 1 - answer_weight + answer_weight * the probability after the whole rationale) or alone (as said, without scores: no Teacher is needed).";
+        answer_reward: AnswerReward = AnswerReward::Sum, "How that probability counts: sum (its increase, added to the scores), product (each score times 1 - answer_weight + answer_weight * the probability after the whole rationale) or alone (its increase without scores: no Teacher is needed).";
         baseline: BaselineKind = BaselineKind::LeaveOneOut, "What the advantages of ppo are taken against: leave_one_out (returns of the problem's other samples from the same sentence on), model (a value model trained first) or sampled (values of an untrained head, stored while sampling).";
         passes: u32 = 4, "Passes over the rollouts; 0 leaves the policy unchanged.";
         minibatch: u32 = 8, "Rollouts in a minibatch.";

@@ -23,7 +23,7 @@ impl ValueHead {
         self.inner.copies().flush_gradients(); // shared by all layers of the same weights
     }
 
-    /// Takes up all of it.
+    /// Flushes all of them.
     pub fn flush_all_gradients(&self) {
         self.inner.copies().flush_all_gradients();
     }

@@ -33,7 +33,7 @@ impl ValueModel {
         self.head.flush_gradients();
     }
 
-    /// Takes up all of it.
+    /// Flushes all of them.
     pub fn flush_all_gradients(&self) {
         self.student.flush_all_gradients();
         self.head.flush_all_gradients();
