@@ -193,25 +193,23 @@ pub fn keep_memory() {
 /// Limits the cache of oneDNN, which generates code for each shape of a bfloat16 product. By default it keeps a
 /// thousand shapes, most of which never recur: half a gigabyte scattered between the tensors.
 pub fn keep_few_products() {
-    const CAPACITY: &str = "ONEDNN_PRIMITIVE_CACHE_CAPACITY";
-    if std::env::var_os(CAPACITY).is_none() {
-        #[allow(unsafe_code)]
-        // SAFETY: called before other threads run.
-        unsafe {
-            std::env::set_var(CAPACITY, "64");
-        }
-    }
+    set_unless_set("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64");
 }
 
 /// Has libtorch's own log say nothing, where nobody asked for it: what goes wrong between ranks is reported as an error, without
-/// a trace of C++ functions before it.
+/// a trace of C++ functions before it. Nor is each operation between ranks recorded with a trace, which nobody reads.
 pub fn keep_traces_short() {
-    const LEVEL: &str = "TORCH_CPP_LOG_LEVEL";
-    if std::env::var_os(LEVEL).is_none() {
+    set_unless_set("TORCH_CPP_LOG_LEVEL", "FATAL");
+    set_unless_set("TORCH_FR_BUFFER_SIZE", "0");
+}
+
+/// Sets a variable of the environment that libtorch reads later. Only to be called before other threads run.
+fn set_unless_set(name: &str, value: &str) {
+    if std::env::var_os(name).is_none() {
         #[allow(unsafe_code)]
-        // SAFETY: called before other threads run.
+        // SAFETY: no other thread runs that could read the environment.
         unsafe {
-            std::env::set_var(LEVEL, "FATAL");
+            std::env::set_var(name, value);
         }
     }
 }
