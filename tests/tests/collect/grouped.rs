@@ -142,19 +142,19 @@ fn what_can_be_used_of_a_bad_reply_is_kept_and_the_rest_is_asked_about_alone() {
         vec![Fault::WrongCount, Fault::Truncated, Fault::Refusal, Fault::WrongJson, Fault::BadRequest];
     let place = Place::grouped(60, 4);
     let service =
-        place.service(Options { faults: Faults { seed: 5, share: 0.3, kinds, after: 3 }, ..fast() });
-    // Faults begin after three replies: with all requests in flight by then, none would meet one.
-    let ran = place.collect(&service, &[&SCORES[..], &["--model", "gpt-4o", "--concurrency", "4"]].concat());
+        place.service(Options { faults: Faults { seed: 5, share: 0.3, kinds, after: 0 }, ..fast() });
+    let ran = place.collect(&service, &[&SCORES[..], &["--model", "gpt-4o"]].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let (tables, stats) = (place.tables(), service.stats());
     assert!(stats.faults.len() == 5 && stats.requests > 70, "{stats:?}");
     let found = scores(&tables);
     assert!(found.iter().all(|row| expected.contains(&format!("{row:?}"))));
-    // One in five of these faults, at a rate of 0.3, is transient; rejected items were requested individually
-    // and failed there too.
+    // Rejected items were requested individually and failed there too. Their number depends on the order of
+    // replies: three useless ones in a row end grouping, and the rest is requested individually.
     let rejected: HashSet<&str> = tables.rejects.iter().map(|row| row.subject_id.as_str()).collect();
     assert_eq!(found.len(), 720 - 3 * rejected.len());
-    assert!(rejected.len() < 40, "{}", rejected.len());
+    let individual = tables.requests.iter().filter(|row| row.items.is_none()).count();
+    assert!(2 * rejected.len() < individual, "{} {individual}", rejected.len());
     for reject in &tables.rejects {
         let own = tables.requests.iter().find(|row| row.request_key == reject.request_key);
         assert!(own.is_some_and(|row| row.items.is_none()), "{reject:?}");
