@@ -391,7 +391,15 @@ def bench(check):
             if memory.most:
                 check.row(f"GPU memory of all of these, {shape}, {name}", f"{memory.most:,} MB at most")
         if check.left() > 60 and check.device != "cpu":
+            sums(check, shape)
             peer(check, shape)
+
+
+def sums(check, shape):
+    """NCCL with one rank: whether it opens and sums, and how fast it goes over a policy's gradients."""
+    said, _ = check.call([check.bin / "train", "bench", "--json", "--device", check.device, "--shapes", shape, "--work", "sums"], 60)
+    row = json.loads(said)
+    check.row(f"NCCL with one rank, {shape}", f"{row['parameters']:,} gradients in {row['seconds'] * 1000:.1f} ms")
 
 
 def peer(check, shape):

@@ -53,6 +53,9 @@ pub fn run(cli: Cli) -> Result<()> {
     libtorch::keep_memory();
     libtorch::keep_few_products();
     libtorch::keep_traces_short();
+    if let Some(launch) = &launch {
+        libtorch::see_one_gpu(launch.local_rank);
+    }
     progress::catch_interrupts();
     let works_alone = matches!(&cli.command, Some(Command::Init { .. } | Command::Bench(_)));
     if works_alone && launch.as_ref().is_some_and(|launch| launch.rank > 0) {

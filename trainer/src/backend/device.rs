@@ -1,7 +1,9 @@
 //! A GPU, or any device that runs libtorch's own operations.
 
-use super::gpu;
 use super::interface::Backend;
+use super::{gpu, libtorch};
+use crate::collective::Libraries;
+use crate::error::{Error, Result};
 use schemas::settings::Dtype;
 use tch::{Kind, Tensor, no_grad};
 
@@ -53,8 +55,16 @@ impl Backend for Gpu {
         false
     }
 
-    fn sums_over_ranks(&self) -> bool {
-        false
+    fn collective_libraries(&self) -> Result<Option<Libraries>> {
+        let find = |name: &str| {
+            libtorch::loaded(name).ok_or_else(|| {
+                Error::input(
+                    format!("several ranks on GPUs need {name}, which this libtorch has not loaded"),
+                    "next: make setup on this machine, or one process on a GPU, or --device cpu",
+                )
+            })
+        };
+        Ok(Some(Libraries { nccl: find("libnccl.so")?, runtime: find("libcudart.so")? }))
     }
 
     fn has_heap_gaps(&self) -> bool {

@@ -1,5 +1,7 @@
 //! What a kind of device does its own way.
 
+use crate::collective::Libraries;
+use crate::error::Result;
 use schemas::settings::Dtype;
 use std::fmt::Debug;
 use tch::{Kind, Tensor};
@@ -31,8 +33,11 @@ pub trait Backend: Debug + Sync {
     /// Whether models decode on kernels of their own there, if they have any.
     fn has_decoder_kernels(&self) -> bool;
 
-    /// Whether gradients of several processes can be summed there.
-    fn sums_over_ranks(&self) -> bool;
+    /// The libraries that sum over several processes there; `None` where tensors are in main memory.
+    ///
+    /// # Errors
+    /// If one of them is missing.
+    fn collective_libraries(&self) -> Result<Option<Libraries>>;
 
     /// Whether tensors lie in the C library's heap, which keeps gaps between them.
     fn has_heap_gaps(&self) -> bool;

@@ -233,9 +233,49 @@ fn cuda_library() -> Option<PathBuf> {
 }
 
 fn folder_of_libtorch() -> Option<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
-    Some(Path::new(line.get(line.find('/')?..)?).parent()?.to_path_buf())
+    Some(loaded("libtorch_cpu.so")?.parent()?.to_path_buf())
+}
+
+/// Where a library lies that this process has loaded; its name may have a version after `name`.
+pub fn loaded(name: &str) -> Option<PathBuf> {
+    find_mapped(&std::fs::read_to_string("/proc/self/maps").ok()?, name)
+}
+
+/// As [`loaded`], of the lines of `/proc/self/maps`.
+fn find_mapped(maps: &str, name: &str) -> Option<PathBuf> {
+    let mut paths = maps.lines().filter_map(|line| line.get(line.find('/')?..)).map(Path::new);
+    let is_it = |path: &&Path| {
+        let version =
+            path.file_name().and_then(|file| file.to_str()).and_then(|file| file.strip_prefix(name));
+        version.is_some_and(|version| version.is_empty() || version.starts_with('.'))
+    };
+    paths.find(is_it).map(Path::to_path_buf)
+}
+
+/// Has libtorch see one GPU of several: that of the rank with this number on its machine. What `CUDA_VISIBLE_DEVICES` names is
+/// numbered from 0; a single one is left, as launchers give each rank its own. Only to be called before other threads run.
+pub fn see_one_gpu(local_rank: usize) {
+    if !Signs::find().driver {
+        return;
+    }
+    if let Some(own) = own_gpu(std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref(), local_rank) {
+        #[allow(unsafe_code)]
+        // SAFETY: no other thread runs that could read the environment.
+        unsafe {
+            std::env::set_var("CUDA_VISIBLE_DEVICES", own);
+        }
+    }
+}
+
+/// The GPU of a rank; `None` where the variable stays as it is.
+fn own_gpu(visible: Option<&str>, local_rank: usize) -> Option<String> {
+    let Some(visible) = visible else { return Some(local_rank.to_string()) };
+    let visible: Vec<&str> = visible.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();
+    match visible.as_slice() {
+        [] | [_] => None,
+        // None is left for it, as CUDA takes a number that it does not know.
+        several => Some(several.get(local_rank).map_or("-1", |own| own).to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -258,6 +298,27 @@ mod tests {
         ] {
             assert!(signs.reason().is_some_and(|reason| reason.contains(part)), "{signs:?}");
         }
+    }
+
+    #[test]
+    fn a_rank_has_the_gpu_of_its_number() {
+        let own = |visible, local_rank| own_gpu(visible, local_rank);
+        assert_eq!(own(None, 3).as_deref(), Some("3"));
+        assert_eq!(own(Some("4,5, GPU-6"), 2).as_deref(), Some("GPU-6"));
+        assert_eq!(own(Some("4,5"), 2).as_deref(), Some("-1"), "more ranks than GPUs");
+        assert_eq!(own(Some("7"), 1), None, "the launcher has chosen");
+        assert_eq!(own(Some(""), 1), None, "no GPU was meant to be seen");
+    }
+
+    #[test]
+    fn a_loaded_library_is_found_by_its_name() {
+        let maps = "7f0-7f1 r-xp 0000 00:1f 12   /opt/a b/libnccl.so.2\n7f1-7f2 r--p 0000 00:1f 13   /x/libnccl.source\n\
+                    7f3-7f4 rw-p 0000 00:00 0    [heap]\n7f5-7f6 r-xp 0000 00:1f 14   /opt/libcudart.so.13";
+        assert_eq!(find_mapped(maps, "libnccl.so"), Some("/opt/a b/libnccl.so.2".into()));
+        assert_eq!(find_mapped(maps, "libcudart.so"), Some("/opt/libcudart.so.13".into()));
+        assert_eq!(find_mapped(maps, "libcuda.so"), None);
+        assert_eq!(find_mapped(maps, "libtorch_cpu.so"), None);
+        assert!(loaded("libtorch_cpu.so").is_some_and(|path| path.is_file()), "this test runs on it");
     }
 
     #[test]

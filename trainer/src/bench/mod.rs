@@ -4,6 +4,7 @@
 mod launches;
 mod sampling;
 mod steps;
+mod sums;
 mod system;
 
 use crate::backend;
@@ -37,6 +38,8 @@ pub enum Work {
     Sft,
     /// One minibatch of reinforcement learning with its optimizer step.
     Ppo,
+    /// The sum of the gradients of a policy over ranks, by NCCL with one rank; on a GPU only.
+    Sums,
 }
 
 /// Flags of `train bench`.
@@ -141,6 +144,7 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
                 Work::Collection => bench.collection()?,
                 Work::Sft => bench.fine_tuning()?,
                 Work::Ppo => bench.reinforcement()?,
+                Work::Sums => bench.sums()?,
             };
             measured.shape.clone_from(shape);
             measured.peak_rss_mb = peak_mb();

@@ -1,7 +1,9 @@
 //! Operations of a group on tensors.
 
-use super::gloo::{self, Ring, Work};
+use super::gloo::Work;
 use super::group::Group;
+use super::operation::{self, Operation};
+use super::wait::together;
 use crate::error::Result;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -19,8 +21,7 @@ impl Group {
     /// # Errors
     /// As [`Group::sum`].
     pub fn sum_each(&self, tensors: impl IntoIterator<Item = Tensor>) -> Result<()> {
-        let tensors = tensors.into_iter().map(|tensor| (tensor, ()));
-        self.each("sum", tensors, |ring, tensor, ()| ring.sum(tensor))
+        self.each("sum", tensors.into_iter().map(|tensor| (tensor, Operation::Sum)))
     }
 
     /// Replaces numbers by those of rank 0.
@@ -36,7 +37,7 @@ impl Group {
     /// # Errors
     /// As [`Group::sum`].
     pub fn broadcast_each(&self, tensors: impl IntoIterator<Item = (Tensor, usize)>) -> Result<()> {
-        self.each("broadcast", tensors, Ring::broadcast)
+        self.each("broadcast", tensors.into_iter().map(|(tensor, from)| (tensor, Operation::Broadcast(from))))
     }
 
     /// Sends numbers to one rank, which calls [`Group::receive`] meanwhile.
@@ -57,24 +58,27 @@ impl Group {
     }
 
     /// Operations in place, all begun before the first is waited for; but those on tensors that have gaps, or are on another
-    /// device, one after the other.
-    fn each<T>(
-        &self,
-        what: &str,
-        tensors: impl IntoIterator<Item = (Tensor, T)>,
-        begin: impl Fn(&Ring, &mut Tensor, T) -> gloo::Result<Work>,
-    ) -> Result<()> {
+    /// device without collectives of its own, one after the other.
+    fn each(&self, what: &str, tensors: impl IntoIterator<Item = (Tensor, Operation)>) -> Result<()> {
         self.operate(what, |ring| {
-            let mut begun = Vec::new();
-            for (tensor, how) in tensors {
+            let gpus = self.gpus();
+            let (mut begun, mut is_on_gpus) = (Vec::new(), false);
+            for (tensor, operation) in tensors {
                 let mut tensor = tensor.detach();
-                if is_plain(&tensor) {
-                    begun.push(begin(ring, &mut tensor, how)?);
+                if let Some(gpus) = gpus.as_ref().filter(|gpus| gpus.takes(&tensor)) {
+                    gpus.begin(operation, &tensor)?;
+                    is_on_gpus = true;
+                } else if is_plain(&tensor) {
+                    begun.push(ring.begin(operation, &mut tensor)?);
                 } else {
-                    in_main_memory(&mut tensor, |tensor| begin(ring, tensor, how)?.wait())?;
+                    in_main_memory(&mut tensor, |tensor| ring.begin(operation, tensor)?.wait())?;
                 }
             }
-            begun.into_iter().try_for_each(Work::wait)
+            begun.into_iter().try_for_each(Work::wait)?;
+            match gpus.as_ref().filter(|_| is_on_gpus) {
+                Some(gpus) => together(ring, self.timeout(), || gpus.is_over()),
+                None => Ok(()),
+            }
         })
     }
 
@@ -126,8 +130,8 @@ fn is_plain(tensor: &Tensor) -> bool {
 /// An operation in place on a tensor, or on a plain copy of it that is copied back.
 fn in_main_memory(
     tensor: &mut Tensor,
-    work: impl FnOnce(&mut Tensor) -> gloo::Result<()>,
-) -> gloo::Result<()> {
+    work: impl FnOnce(&mut Tensor) -> operation::Result<()>,
+) -> operation::Result<()> {
     no_grad(|| {
         let mut plain = tensor.detach();
         if is_plain(&plain) {

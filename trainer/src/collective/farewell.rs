@@ -1,6 +1,7 @@
 //! Which rank has ended, and why: a rank that cannot go on leaves a word in the common store, and looks for those of the others.
 
-use super::gloo::{Result, Store};
+use super::gloo::Store;
+use super::operation::Result;
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};

@@ -2,13 +2,11 @@
 
 #![allow(unsafe_code)] // calls of C functions, whose pointers are checked or made here
 
+use super::operation::{Operation, Result, number};
 use std::ffi::{CStr, CString, c_char};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 use tch::{Device, Tensor};
-
-/// What c10d or Gloo says about a failure.
-pub(super) type Result<T> = std::result::Result<T, String>;
 
 #[repr(C)]
 struct RawStore {
@@ -193,20 +191,19 @@ impl Ring {
         NonNull::new(group).map(Self).ok_or_else(|| "no group was opened".to_owned())
     }
 
-    /// Begins to replace a tensor by its sum over all ranks. Operations begin in the same order on all ranks, and several may
-    /// be in progress.
-    pub(super) fn sum(&self, tensor: &mut Tensor) -> Result<Work> {
+    /// Begins an operation. Operations begin in the same order on all ranks, and several may be in progress.
+    pub(super) fn begin(&self, operation: Operation, tensor: &mut Tensor) -> Result<Work> {
         let mut work = ptr::null_mut();
+        let tensor = raw(tensor)?;
         // SAFETY: the tensor is checked; the operation holds on to its memory.
-        outcome(unsafe { ares_group_sum(self.0.as_ptr(), raw(tensor)?, &mut work) })?;
-        Work::of(work)
-    }
-
-    /// Begins to replace a tensor by that of one rank.
-    pub(super) fn broadcast(&self, tensor: &mut Tensor, from: usize) -> Result<Work> {
-        let mut work = ptr::null_mut();
-        // SAFETY: as above.
-        outcome(unsafe { ares_group_broadcast(self.0.as_ptr(), raw(tensor)?, number(from)?, &mut work) })?;
+        outcome(unsafe {
+            match operation {
+                Operation::Sum => ares_group_sum(self.0.as_ptr(), tensor, &mut work),
+                Operation::Broadcast(from) => {
+                    ares_group_broadcast(self.0.as_ptr(), tensor, number(from)?, &mut work)
+                }
+            }
+        })?;
         Work::of(work)
     }
 
@@ -263,11 +260,6 @@ impl Drop for Work {
         // SAFETY: it is closed once.
         unsafe { ares_work_close(self.0.as_ptr()) }
     }
-}
-
-/// A rank, or how many there are.
-fn number(rank: usize) -> Result<i32> {
-    i32::try_from(rank).map_err(|_| format!("{rank} ranks are too many"))
 }
 
 /// Gloo would send the memory of a tensor with gaps as if it had none.

@@ -1,13 +1,17 @@
 //! The group itself: sums, gathers, broadcasts, and who does what.
 
 use super::farewell::farewell;
-use super::gloo::{self, Ring, Store};
+use super::gloo::{Ring, Store};
+use super::nccl::{Id, Libraries, Nccl, Opening};
+use super::operation;
+use super::wait::together;
 use crate::error::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{OnceCell, Ref, RefCell};
 use std::rc::Rc;
-use tch::Tensor;
+use std::time::Duration;
+use tch::{Device, Tensor};
 
 /// The ranks of a run, of which this process is one. Clones are the same group.
 ///
@@ -28,6 +32,8 @@ struct Inner {
     is_served_by_first: bool,
     /// None in a process by itself, and after a failure.
     connection: RefCell<Option<(Ring, Store)>>,
+    /// Sums on GPUs, where the ranks have some.
+    gpus: RefCell<Option<Nccl>>,
     /// The operation that failed, and who is to blame.
     broken: OnceCell<String>,
 }
@@ -67,6 +73,7 @@ impl Group {
             timeout_secs: 0,
             is_served_by_first: false,
             connection: RefCell::new(None),
+            gpus: RefCell::new(None),
             broken: OnceCell::new(),
         }))
     }
@@ -86,6 +93,7 @@ impl Group {
             timeout_secs,
             is_served_by_first,
             connection: RefCell::new(Some(connection)),
+            gpus: RefCell::new(None),
             broken: OnceCell::new(),
         }))
     }
@@ -116,7 +124,11 @@ impl Group {
     }
 
     /// An operation on the connection; `what` names it in errors.
-    pub(super) fn operate(&self, what: &str, work: impl FnOnce(&Ring) -> gloo::Result<()>) -> Result<()> {
+    pub(super) fn operate(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Ring) -> operation::Result<()>,
+    ) -> Result<()> {
         if self.is_alone() {
             return Ok(());
         }
@@ -135,8 +147,58 @@ impl Group {
         })
     }
 
+    /// Has sums and broadcasts of tensors on `device` run there: each rank has a GPU of its own, which is its first. Does
+    /// nothing in a process by itself.
+    ///
+    /// # Errors
+    /// If a library is missing, or NCCL cannot connect the GPUs.
+    pub fn connect_gpus(&self, libraries: &Libraries, device: Device) -> Result<()> {
+        if self.is_alone() {
+            return Ok(());
+        }
+        let failed = |said: String| {
+            Error::input(
+                format!("rank {} cannot sum on its GPU: {said}", self.rank()),
+                "each rank needs a GPU of its own (LOCAL_RANK says which), and NCCL's library; NCCL_DEBUG=INFO has it say more",
+            )
+        };
+        let id = self.agree(self.is_first().then(|| Id::new(libraries)).transpose().map_err(failed))?;
+        let Some(id) = self.of_first(id)? else { return Ok(()) };
+        let opening = Opening::begin(libraries, &id, (self.rank(), self.world()), device);
+        let opening = self.agree(opening.map_err(failed))?;
+        // Before it fails, each rank hears what went wrong on the others.
+        let (mut opened, mut own) = (None, Ok(()));
+        self.operate("opening NCCL", |ring| {
+            together(ring, self.timeout(), || {
+                if opened.is_none() && own.is_ok() {
+                    match opening.opened() {
+                        Ok(found) => opened = found,
+                        Err(said) => own = Err(said),
+                    }
+                }
+                Ok(opened.is_some() || own.is_err())
+            })
+        })?;
+        self.agree(own.map_err(failed))?;
+        *self.0.gpus.borrow_mut() = opened;
+        Ok(())
+    }
+
+    /// What operates on GPUs.
+    pub(super) fn gpus(&self) -> Ref<'_, Option<Nccl>> {
+        self.0.gpus.borrow()
+    }
+
+    /// How long an operation may take.
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.0.timeout_secs)
+    }
+
     /// Why an operation failed, in words. The connection is given up.
     fn broken(&self, what: &str, said: &str) -> String {
+        if let Some(gpus) = self.0.gpus.take() {
+            gpus.abort();
+        }
         let timeout_secs = self.0.timeout_secs;
         let lower = said.to_lowercase();
         let how = if lower.contains("timed out") || lower.contains("timeout") {

@@ -11,11 +11,18 @@ mod farewell;
 mod gloo;
 mod group;
 mod join;
+mod nccl;
+mod operation;
+mod wait;
 
 pub use env::Launch;
 pub use group::Group;
 pub(crate) use group::{Numbers, exact};
 pub use join::{Terms, join};
+pub use nccl::Libraries;
+pub(crate) use nccl::Nccl;
 
+#[cfg(test)]
+mod gpu_tests;
 #[cfg(test)]
 pub(crate) mod tests;

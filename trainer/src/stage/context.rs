@@ -92,16 +92,8 @@ impl Context {
             settings.student.tensorboard.clear(); // rank 0 writes events
         }
         let checkpoints = PathBuf::from(settings.student.checkpoints.replace("<name>", &dataset.name()));
-        let device = libtorch::device(settings.student.device)?;
-        if !group.is_alone() && !backend::of(device).sums_over_ranks() {
-            return Err(Error::input(
-                format!(
-                    "expected one process on a GPU, found {} ranks: gradients are summed on CPUs only",
-                    group.world()
-                ),
-                "next: --device cpu, or start train by itself, without RANK and WORLD_SIZE",
-            ));
-        }
+        let device = group.agree(libtorch::device(settings.student.device))?;
+        connect_devices(&group, device)?;
         let count = group.on_first(|| Ok(rounds::rename(&checkpoints)?))?;
         if count.is_some_and(|count| count > 0) {
             schemas::warn!(
@@ -350,6 +342,27 @@ impl Context {
     /// Whether the answers of a round after `stage` are there.
     pub fn has_answers(&self, round: u32, stage: &str) -> bool {
         self.dataset.part_path::<Answer>(round, stage).is_file()
+    }
+}
+
+/// Has ranks operate on their devices together, which must be of one kind.
+fn connect_devices(group: &Group, device: Device) -> Result<()> {
+    if group.is_alone() {
+        return Ok(());
+    }
+    let backend = backend::of(device);
+    let names = group.gather(backend.name().to_owned())?;
+    if let Some((rank, (first, other))) =
+        names.iter().map(|name| (&names[0], name)).enumerate().find(|(_, (first, other))| first != other)
+    {
+        return Err(Error::input(
+            format!("ranks differ: rank 0 runs on {first}, rank {rank} on {other}"),
+            "next: --device cpu, or --device cuda to see why a rank has no GPU",
+        ));
+    }
+    match group.agree(backend.collective_libraries())? {
+        Some(libraries) => group.connect_gpus(&libraries, device),
+        None => Ok(()),
     }
 }
 

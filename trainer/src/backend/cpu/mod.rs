@@ -12,6 +12,8 @@ pub mod matrix;
 pub mod numbers;
 
 use super::interface::Backend;
+use crate::collective::Libraries;
+use crate::error::Result;
 use schemas::settings::Dtype;
 use tch::{Kind, Tensor, no_grad};
 
@@ -60,8 +62,8 @@ impl Backend for Cpu {
         true
     }
 
-    fn sums_over_ranks(&self) -> bool {
-        true
+    fn collective_libraries(&self) -> Result<Option<Libraries>> {
+        Ok(None)
     }
 
     fn has_heap_gaps(&self) -> bool {
