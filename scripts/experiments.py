@@ -64,7 +64,9 @@ VARIANTS = {
     "rl": rl_alone("RL alone"),
     "rl-6": Variant("six rounds of RL", *(Round(sft=False) for _ in range(6))),
     "two": Variant("two rounds", Round(), Round()),
-    "sft-two": Variant("two rounds of corrections and SFT, no RL", Round(rl=False), Round(rl=False)),
+    "sft-4": Variant("four rounds of corrections and SFT, no RL", *(Round(rl=False) for _ in range(4))),
+    "sft-2-rl-2": Variant("two rounds of SFT, then two of RL", *(Round(rl=False) for _ in range(2)),
+                          *(Round(sft=False) for _ in range(2))),
     "sft-rl": Variant("SFT on corrections, then RL", Round(rl=False), Round(sft=False)),
     "rl-3-sft": Variant("three rounds of RL, then corrections", *(Round(sft=False) for _ in range(2)), Round()),
     "tenth": Variant("RL, then corrections for a tenth of the problems", Round(), sft__corrections_share=0.1),
@@ -101,7 +103,7 @@ VARIANTS = {
     "lr-2e-5": rl_alone("learning rate 2e-5", rl__learning_rate=2e-5),
     "lr-3e-4": rl_alone("learning rate 3e-4", rl__learning_rate=3e-4),
 }
-SMALL = ["rl", "sft-two", "two", "paper"]
+SMALL = ["rl", "sft-4", "two", "paper"]
 
 BASE = "base student"
 
@@ -115,12 +117,19 @@ PAIRS = [
     ("one round of RL, against base", ("rl", after(1, "RL")), ("rl", BASE)),
     ("six rounds of RL, against base", ("rl-6", after(6, "RL")), ("rl", BASE)),
     ("six rounds of RL, against 60 passes over one", ("rl-6", after(6, "RL")), ("passes-60", after(1, "RL"))),
-    ("SFT on corrections, against base", ("sft-two", after(1, "SFT")), ("rl", BASE)),
-    ("one round (RL, then SFT), against SFT alone", ("two", after(1, "SFT")), ("sft-two", after(1, "SFT"))),
-    ("two rounds, against two rounds of SFT alone", ("two", after(2, "SFT")), ("sft-two", after(2, "SFT"))),
-    ("SFT, then RL, against SFT alone", ("sft-rl", after(2, "RL")), ("sft-two", after(1, "SFT"))),
+    ("SFT on corrections, against base", ("sft-4", after(1, "SFT")), ("rl", BASE)),
+    ("one round (RL, then SFT), against SFT alone", ("two", after(1, "SFT")), ("sft-4", after(1, "SFT"))),
+    ("SFT, then RL, against SFT alone", ("sft-rl", after(2, "RL")), ("sft-4", after(1, "SFT"))),
     ("SFT, then RL, against RL, then SFT", ("sft-rl", after(2, "RL")), ("two", after(1, "SFT"))),
-    ("three rounds of RL and SFT, against SFT alone", ("rl-3-sft", after(3, "SFT")), ("sft-two", after(1, "SFT"))),
+    # A round of scores costs more than one of corrections; these have no more rounds of both than SFT alone has.
+    ("one round (RL, then SFT), against two rounds of SFT alone", ("two", after(1, "SFT")), ("sft-4", after(2, "SFT"))),
+    ("two rounds, against four rounds of SFT alone", ("two", after(2, "SFT")), ("sft-4", after(4, "SFT"))),
+    ("two rounds of SFT and two of RL, against two rounds of SFT alone", ("sft-2-rl-2", after(4, "RL")),
+     ("sft-4", after(2, "SFT"))),
+    ("two rounds of SFT and two of RL, against four rounds of SFT alone", ("sft-2-rl-2", after(4, "RL")),
+     ("sft-4", after(4, "SFT"))),
+    ("three rounds of RL and SFT, against four rounds of SFT alone", ("rl-3-sft", after(3, "SFT")),
+     ("sft-4", after(4, "SFT"))),
     ("RL and corrections for a tenth, against corrections for all", ("tenth", after(1, "SFT")), ("two", after(1, "SFT"))),
     ("base without pictures, against base", ("blind", BASE), ("rl", BASE)),
     *((f"RL alone, {variant.label}, against the usual RL", (name, after(1, "RL")), ("rl", after(1, "RL")))

@@ -227,6 +227,9 @@ impl Group {
         if matches!(error, Error::Group { .. }) {
             return;
         }
+        if let Some(gpus) = self.0.gpus.take() {
+            gpus.abort(); // to close it would take the others
+        }
         if let Some((ring, store)) = self.0.connection.take() {
             drop(ring); // the others notice
             farewell(store, (self.rank(), self.world()), Some(error.to_string()), false);
