@@ -3,6 +3,7 @@
 //! Flags override the file, and the file overrides the defaults. An unknown key is an error that names the
 //! nearest known one. API keys are not settings: they are read from the environment only.
 
+mod check;
 mod choice;
 mod flags;
 mod further;

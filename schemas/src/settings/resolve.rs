@@ -1,6 +1,7 @@
 //! Merging defaults, file and flags, with the origin of every value.
 
-use super::choice::{AnswerKeepBy, AnswerReward, BaselineKind, KeepBy, Preset, Provider};
+use super::check::{Wrong, check};
+use super::choice::Preset;
 use super::kind::Kind;
 use super::table::{FurtherTeacher, Key, Settings};
 use super::{further, preset};
@@ -31,18 +32,6 @@ pub struct Resolved {
     pub settings: Settings,
     origins: BTreeMap<String, Origin>,
 }
-
-/// Ranks that PEFT's files may have.
-const MOST_RANK: u32 = 1 << 16;
-
-/// More scorings of a rationale by one Teacher are a slip of the keyboard.
-const MOST_REPEATS: u32 = 64;
-
-/// What `api_key_env` holds. A key that was put there by mistake is not repeated.
-const VARIABLE: &str = "the name of an environment variable (letters, digits and _), not the key itself";
-
-/// Upper limit of the threads, to catch typing errors.
-const MOST_THREADS: u32 = 1_024;
 
 impl Resolved {
     /// Reads `file` if given, else `ares.toml` in the working directory if it exists, and overrides it with
@@ -114,7 +103,7 @@ impl Resolved {
             take_main_place(&mut settings, flags)?;
         }
         let resolved = Self { settings, origins };
-        resolved.check()?;
+        check(&resolved.settings).map_err(|wrong| resolved.value_error(&wrong))?;
         Ok(resolved)
     }
 
@@ -169,198 +158,13 @@ impl Resolved {
         text
     }
 
-    fn check(&self) -> Result<()> {
-        let s = &self.settings;
-        let at_least_one = [
-            ("teacher.max_output_tokens", u64::from(s.teacher.max_output_tokens.unwrap_or(1))),
-            ("teacher.max_image_edge", u64::from(s.teacher.max_image_edge)),
-            ("teacher.timeout_secs", s.teacher.timeout_secs),
-            ("teacher.repeats", u64::from(s.teacher.repeats)),
-            ("limits.concurrency", u64::from(s.limits.concurrency)),
-            ("limits.requests_per_minute", s.limits.requests_per_minute.unwrap_or(1)),
-            ("limits.input_tokens_per_minute", s.limits.input_tokens_per_minute.unwrap_or(1)),
-            ("limits.output_tokens_per_minute", s.limits.output_tokens_per_minute.unwrap_or(1)),
-            ("student.max_source_tokens", u64::from(s.student.max_source_tokens)),
-            ("student.max_tokens_per_batch", s.student.max_tokens_per_batch.unwrap_or(1)),
-            ("rollout.samples", u64::from(s.rollout.samples)),
-            ("rollout.max_new_tokens", u64::from(s.rollout.max_new_tokens)),
-            ("rl.minibatch", u64::from(s.rl.minibatch)),
-            ("rl.accumulation", u64::from(s.rl.accumulation)),
-            ("rl.value_folds", u64::from(s.rl.value_folds)),
-            ("sft.epochs", u64::from(s.sft.epochs)),
-            ("sft.patience", u64::from(s.sft.patience.unwrap_or(1))),
-            ("sft.batch", u64::from(s.sft.batch)),
-            ("sft.max_target_tokens", u64::from(s.sft.max_target_tokens)),
-            ("answer.patience", u64::from(s.answer.patience.unwrap_or(1))),
-            ("answer.epochs", u64::from(s.answer.epochs)),
-            ("answer.batch", u64::from(s.answer.batch)),
-            ("answer.lora_rank", u64::from(s.answer.lora_rank)),
-            ("answer.max_new_tokens", u64::from(s.answer.max_new_tokens)),
-        ];
-        for (path, value) in at_least_one {
-            if value == 0 {
-                return Err(self.value_error(path, "at least 1", "0"));
-            }
+    /// The error of a value, which names where it was set.
+    fn value_error(&self, wrong: &Wrong) -> Error {
+        let Wrong { path, teacher, expected, found } = wrong;
+        if let Some(number) = teacher {
+            let message = format!("{path} of [[teachers]] {number}: expected {expected}, found {found}");
+            return settings_error("ares.toml", message);
         }
-        if s.student.lora_rank > MOST_RANK {
-            let found = s.student.lora_rank.to_string();
-            return Err(self.value_error("student.lora_rank", &format!("at most {MOST_RANK}"), &found));
-        }
-        if s.student.lora_targets.split(',').any(|name| name.trim().is_empty()) {
-            let found = format!("`{}`", s.student.lora_targets);
-            let expected = "all-linear, or layer names separated by commas";
-            return Err(self.value_error("student.lora_targets", expected, &found));
-        }
-        if s.sft.patience.is_some() && s.sft.keep == KeepBy::Last {
-            return Err(self.value_error(
-                "sft.patience",
-                "sft.keep = val_loss or val_rouge_l with it",
-                "last",
-            ));
-        }
-        if s.answer.patience.is_some() && s.answer.keep == AnswerKeepBy::Last {
-            return Err(self.value_error(
-                "answer.patience",
-                "answer.keep = val_loss or val_accuracy with it",
-                "last",
-            ));
-        }
-        if s.rl.kl_target.is_some() && s.rl.kl_coefficient == 0.0 {
-            return Err(self.value_error(
-                "rl.kl_target",
-                "rl.kl_coefficient above 0 with it, to adjust",
-                "0",
-            ));
-        }
-        if s.rl.baseline == BaselineKind::Model && s.rl.value_passes == 0 {
-            return Err(self.value_error("rl.value_passes", "at least 1 with rl.baseline = model", "0"));
-        }
-        let weight = s.rl.answer_weight;
-        match s.rl.answer_reward {
-            AnswerReward::Sum => {}
-            AnswerReward::Alone if weight == 0.0 => {
-                let expected = "a number above 0 with rl.answer_reward = alone";
-                return Err(self.value_error("rl.answer_weight", expected, "0"));
-            }
-            AnswerReward::Product if weight == 0.0 || weight > 1.0 => {
-                let expected = "a number above 0, at most 1, with rl.answer_reward = product";
-                return Err(self.value_error("rl.answer_weight", expected, &weight.to_string()));
-            }
-            AnswerReward::Alone | AnswerReward::Product => {}
-        }
-        if s.student.threads > MOST_THREADS {
-            let found = s.student.threads.to_string();
-            return Err(self.value_error("student.threads", &format!("at most {MOST_THREADS}"), &found));
-        }
-        let positive = f64::MIN_POSITIVE;
-        let ranges = [
-            ("teacher.temperature", s.teacher.temperature.unwrap_or(0.0), 0.0, 2.0),
-            ("budget.max_usd", s.budget.max_usd.unwrap_or(0.0), 0.0, f64::MAX),
-            ("rollout.top_p", s.rollout.top_p, positive, 1.0),
-            ("rollout.temperature", s.rollout.temperature, positive, f64::MAX),
-            ("rl.learning_rate", s.rl.learning_rate, 0.0, 1.0),
-            ("rl.weight_decay", s.rl.weight_decay, 0.0, 1.0),
-            ("rl.answer_weight", s.rl.answer_weight, 0.0, f64::MAX),
-            ("rl.clip", s.rl.clip, positive, 1.0),
-            ("rl.kl_coefficient", s.rl.kl_coefficient, 0.0, f64::MAX),
-            ("rl.gamma", s.rl.gamma, 0.0, 1.0),
-            ("rl.lambda", s.rl.lambda, 0.0, 1.0),
-            ("rl.value_coefficient", s.rl.value_coefficient, 0.0, f64::MAX),
-            ("rl.neutral_score", s.rl.neutral_score, 0.0, 1.0),
-            ("rl.min_coverage", s.rl.min_coverage, 0.0, 1.0),
-            ("rl.max_spread", s.rl.max_spread.unwrap_or(0.0), 0.0, 1.0),
-            ("rl.max_grad_norm", s.rl.max_grad_norm.unwrap_or(1.0), 0.0, f64::MAX),
-            ("rl.value_learning_rate", s.rl.value_learning_rate, 0.0, 1.0),
-            ("rl.value_clip", s.rl.value_clip.unwrap_or(1.0), positive, f64::MAX),
-            ("rl.kl_target", s.rl.kl_target.unwrap_or(1.0), positive, f64::MAX),
-            ("rl.max_kl", s.rl.max_kl.unwrap_or(0.0), 0.0, f64::MAX),
-            ("rl.kl_penalty", s.rl.kl_penalty, 0.0, f64::MAX),
-            ("rl.dpo_margin", s.rl.dpo_margin, 0.0, 1.0),
-            ("rl.dpo_beta", s.rl.dpo_beta, positive, f64::MAX),
-            ("sft.min_score", s.sft.min_score, 0.0, 1.0),
-            ("sft.corrections_share", s.sft.corrections_share, positive, 1.0),
-            ("rollout.problems_share", s.rollout.problems_share, positive, 1.0),
-            ("sft.warmup", s.sft.warmup, 0.0, 1.0),
-            ("sft.learning_rate", s.sft.learning_rate, 0.0, 1.0),
-            ("sft.weight_decay", s.sft.weight_decay, 0.0, 1.0),
-            ("sft.max_grad_norm", s.sft.max_grad_norm.unwrap_or(1.0), 0.0, f64::MAX),
-            ("answer.learning_rate", s.answer.learning_rate, 0.0, 1.0),
-            ("answer.weight_decay", s.answer.weight_decay, 0.0, 1.0),
-            ("answer.warmup", s.answer.warmup, 0.0, 1.0),
-            ("answer.max_grad_norm", s.answer.max_grad_norm.unwrap_or(1.0), 0.0, f64::MAX),
-            ("student.lora_alpha", s.student.lora_alpha, positive, f64::MAX),
-            ("answer.lora_alpha", s.answer.lora_alpha, positive, f64::MAX),
-            ("answer.lora_dropout", s.answer.lora_dropout, 0.0, 0.99),
-        ];
-        for (path, value, low, high) in ranges {
-            if !(low..=high).contains(&value) {
-                let expected = match (low == positive, high == f64::MAX) {
-                    (true, true) => "a number above 0".to_owned(),
-                    (false, true) => format!("a number of at least {low}"),
-                    (true, false) => format!("a number above 0, at most {high}"),
-                    (false, false) => format!("a number from {low} to {high}"),
-                };
-                return Err(self.value_error(path, &expected, &value.to_string()));
-            }
-        }
-        self.check_teachers()
-    }
-
-    /// Each Teacher is known by its model, in the tables and in the store, and has a key of its own.
-    fn check_teachers(&self) -> Result<()> {
-        let s = &self.settings;
-        if s.teacher.repeats > MOST_REPEATS {
-            let expected = format!("at most {MOST_REPEATS}");
-            return Err(self.value_error("teacher.repeats", &expected, &s.teacher.repeats.to_string()));
-        }
-        if !is_variable(&s.teacher.api_key_env) {
-            return Err(self.value_error("teacher.api_key_env", VARIABLE, "something else"));
-        }
-        let mut models = vec![s.teacher.model_name()];
-        for (place, further) in s.teachers.iter().enumerate() {
-            let wrong = |name: &str, expected: &str, found: &str| {
-                let number = place + 1;
-                let message = format!("{name} of [[teachers]] {number}: expected {expected}, found {found}");
-                Err(settings_error("ares.toml", message))
-            };
-            let FurtherTeacher { teacher, limits } = further;
-            let model = teacher.model_name();
-            if models.contains(&model) {
-                let expected = "a model that no other Teacher has (for several scorings by one: repeats)";
-                return wrong("model", expected, &model);
-            }
-            models.push(model);
-            let at_least_one = [
-                ("repeats", u64::from(teacher.repeats)),
-                ("max_output_tokens", u64::from(teacher.max_output_tokens.unwrap_or(1))),
-                ("max_image_edge", u64::from(teacher.max_image_edge)),
-                ("timeout_secs", teacher.timeout_secs),
-                ("concurrency", u64::from(limits.concurrency)),
-                ("requests_per_minute", limits.requests_per_minute.unwrap_or(1)),
-                ("input_tokens_per_minute", limits.input_tokens_per_minute.unwrap_or(1)),
-                ("output_tokens_per_minute", limits.output_tokens_per_minute.unwrap_or(1)),
-            ];
-            if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
-                return wrong(name, "at least 1", "0");
-            }
-            if teacher.repeats > MOST_REPEATS {
-                return wrong("repeats", &format!("at most {MOST_REPEATS}"), &teacher.repeats.to_string());
-            }
-            if let Some(temperature) = teacher.temperature.filter(|value| !(0.0..=2.0).contains(value)) {
-                return wrong("temperature", "a number from 0 to 2", &temperature.to_string());
-            }
-            if !is_variable(&teacher.api_key_env) {
-                return wrong("api_key_env", VARIABLE, "something else");
-            }
-            let is_reference = teacher.provider == Provider::Reference;
-            if is_reference && !teacher.model.is_empty() {
-                return wrong("model", "none with the embedded Teacher", &teacher.model);
-            }
-        }
-        Ok(())
-    }
-
-    fn value_error(&self, path: &str, expected: &str, found: &str) -> Error {
         let origin = match self.origin(path) {
             Origin::Default => "defaults".to_owned(),
             Origin::Preset(preset) => format!("preset {preset}"),
@@ -417,12 +221,6 @@ fn take_main_place(settings: &mut Settings, flags: &BTreeMap<String, String>) ->
     (settings.teacher, settings.limits) = (teacher, limits);
     settings.teacher.combine = combine;
     Ok(())
-}
-
-/// Whether a text is the name of an environment variable, or empty.
-fn is_variable(name: &str) -> bool {
-    let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    name.chars().all(is_part) && !name.starts_with(|c: char| c.is_ascii_digit()) && name.len() <= 64
 }
 
 /// The entries of `[[teachers]]`, each as tables of the sections that its keys belong to.
