@@ -63,7 +63,7 @@ VARIANTS = {
     # Does RL help, and what does it add to corrections?
     "rl": rl_alone("RL alone"),
     "rl-6": Variant("six rounds of RL", *(Round(sft=False) for _ in range(6))),
-    "two": Variant("two rounds", Round(), Round()),
+    "four": Variant("four rounds", *(Round() for _ in range(4))),
     "sft-4": Variant("four rounds of corrections and SFT, no RL", *(Round(rl=False) for _ in range(4))),
     "sft-2-rl-2": Variant("two rounds of SFT, then two of RL", *(Round(rl=False) for _ in range(2)),
                           *(Round(sft=False) for _ in range(2))),
@@ -103,7 +103,7 @@ VARIANTS = {
     "lr-2e-5": rl_alone("learning rate 2e-5", rl__learning_rate=2e-5),
     "lr-3e-4": rl_alone("learning rate 3e-4", rl__learning_rate=3e-4),
 }
-SMALL = ["rl", "sft-4", "two", "paper"]
+SMALL = ["rl", "sft-4", "four", "paper"]
 
 BASE = "base student"
 
@@ -118,19 +118,23 @@ PAIRS = [
     ("six rounds of RL, against base", ("rl-6", after(6, "RL")), ("rl", BASE)),
     ("six rounds of RL, against 60 passes over one", ("rl-6", after(6, "RL")), ("passes-60", after(1, "RL"))),
     ("SFT on corrections, against base", ("sft-4", after(1, "SFT")), ("rl", BASE)),
-    ("one round (RL, then SFT), against SFT alone", ("two", after(1, "SFT")), ("sft-4", after(1, "SFT"))),
+    ("RL of round 1, against base", ("four", after(1, "RL")), ("four", BASE)),
+    ("RL of round 2, against SFT of round 1", ("four", after(2, "RL")), ("four", after(1, "SFT"))),
+    ("RL of round 3, against SFT of round 2", ("four", after(3, "RL")), ("four", after(2, "SFT"))),
+    ("RL of round 4, against SFT of round 3", ("four", after(4, "RL")), ("four", after(3, "SFT"))),
+    *((f"{count} (RL and SFT), against {against} of SFT alone", ("four", after(number, "SFT")), ("sft-4", after(other, "SFT")))
+      for count, number, against, other in [
+          ("one round", 1, "one", 1), ("one round", 1, "two", 2), ("two rounds", 2, "two", 2), ("two rounds", 2, "four", 4),
+          ("three rounds", 3, "three", 3), ("four rounds", 4, "four", 4)]),
     ("SFT, then RL, against SFT alone", ("sft-rl", after(2, "RL")), ("sft-4", after(1, "SFT"))),
-    ("SFT, then RL, against RL, then SFT", ("sft-rl", after(2, "RL")), ("two", after(1, "SFT"))),
-    # A round of scores costs more than one of corrections; these have no more rounds of both than SFT alone has.
-    ("one round (RL, then SFT), against two rounds of SFT alone", ("two", after(1, "SFT")), ("sft-4", after(2, "SFT"))),
-    ("two rounds, against four rounds of SFT alone", ("two", after(2, "SFT")), ("sft-4", after(4, "SFT"))),
+    ("SFT, then RL, against RL, then SFT", ("sft-rl", after(2, "RL")), ("four", after(1, "SFT"))),
     ("two rounds of SFT and two of RL, against two rounds of SFT alone", ("sft-2-rl-2", after(4, "RL")),
      ("sft-4", after(2, "SFT"))),
     ("two rounds of SFT and two of RL, against four rounds of SFT alone", ("sft-2-rl-2", after(4, "RL")),
      ("sft-4", after(4, "SFT"))),
     ("three rounds of RL and SFT, against four rounds of SFT alone", ("rl-3-sft", after(3, "SFT")),
      ("sft-4", after(4, "SFT"))),
-    ("RL and corrections for a tenth, against corrections for all", ("tenth", after(1, "SFT")), ("two", after(1, "SFT"))),
+    ("RL and corrections for a tenth, against corrections for all", ("tenth", after(1, "SFT")), ("four", after(1, "SFT"))),
     ("base without pictures, against base", ("blind", BASE), ("rl", BASE)),
     *((f"RL alone, {variant.label}, against the usual RL", (name, after(1, "RL")), ("rl", after(1, "RL")))
       for name, variant in VARIANTS.items() if name != "rl" and len(variant.rounds) == 1 and not variant.rounds[0].sft),
@@ -248,7 +252,7 @@ def one_seed(work, seed, wanted):
             if parts.sft:
                 place.run(COLLECT, "--round", number, "--stage", "corrections")
                 said += place.run(TRAIN, "--round", number)
-            if number in (1, len(variant.rounds)):
+            if parts.sft or number in (1, len(variant.rounds)):
                 said += place.run(TRAIN, "eval", "--round", number, "--checkpoint", "rl")
         if not variant.rounds:
             place.run(TRAIN, "--round", 1, "--stage", "rollout")  # a report is on a round
@@ -333,7 +337,8 @@ def differences(work, seeds):
     ]
     for label, (name, policy), (other, against) in PAIRS:
         pairs = [(result(seed, name).get(policy), result(seed, other).get(against)) for seed in seeds]
-        pairs = [(ours, theirs) for ours, theirs in pairs if ours and theirs]
+        # A policy whose rationales for test were not written has no score.
+        pairs = [(ours, theirs) for ours, theirs in pairs if ours and theirs and None not in (ours["score"], theirs["score"])]
         if not pairs:
             continue
         cells = [label]
