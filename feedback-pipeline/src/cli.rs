@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use collecting::collect;
 use estimating::show_estimate;
 use schemas::number::counted;
-use schemas::settings::{CorrectionFilter, Resolved, SettingFlags, Settings};
+use schemas::settings::{Resolved, SettingFlags, Settings};
 use schemas::{Dataset, completions};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -333,7 +333,7 @@ fn show_changed(context: &Context, round: u32, kind: Kind, how: &str, changed: &
 
 fn jobs(context: &Context, round: u32, stage: Option<Kind>) -> Vec<Job> {
     match stage {
-        None if context.settings.sft.filter == CorrectionFilter::Scored => {
+        None if !context.settings.needs_corrections() => {
             schemas::warn!(
                 "note: sft.filter is scored, so train does not use corrections and none are bought (--stage corrections buys them)"
             );

@@ -1,14 +1,15 @@
 //! Status: every item is counted once, sums match the tables, and faults are named.
 
 use feedback_pipeline::inspect::status;
+use schemas::settings::{AnswerReward, CorrectionFilter};
 use schemas::{
-    Correction, Dataset, Problem, Provenance, Rationale, Reject, Request, Rollout, Score, Sentence,
+    Correction, Dataset, Problem, Provenance, Rationale, Reject, Request, Rollout, Score, Sentence, Settings,
     TimestampMs, table,
 };
 use tempfile::TempDir;
 
 fn report(dataset: &Dataset) -> feedback_pipeline::error::Result<status::Report> {
-    status::report(dataset, &schemas::Settings::default())
+    status::report(dataset, &Settings::default())
 }
 
 fn provenance() -> Provenance {
@@ -193,6 +194,41 @@ fn every_item_is_accounted_for() {
     assert_eq!((spent.input_tokens, spent.cached_input_tokens, spent.output_tokens), (2000, 30, 300));
     assert_eq!((spent.cost_usd, spent.unpriced), (0.75, 0));
     assert_eq!((report.spending[0].cost_usd, report.spending[0].unpriced), (0.0, 1));
+}
+
+/// As `collect-feedback` without `--stage`, which asks for neither.
+#[test]
+fn nothing_waits_for_feedback_that_is_not_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let dataset = filled(&folder);
+    let accounts = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let report = status::report(&dataset, &settings).unwrap();
+        assert!(report.balanced);
+        report.accounts.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let alone = accounts(&|settings| settings.rl.answer_reward = AnswerReward::Alone);
+    assert_eq!(
+        alone,
+        [
+            "round 1, scores: 5 rollouts = 2 scored + 1 rejected + 0 waiting + 1 empty + 1 not asked for \
+             (rl.answer_reward = alone); 5 sentences scored",
+            "round 1, corrections: 3 rationales = 1 corrected + 0 rejected + 1 waiting + 1 empty",
+        ]
+    );
+    let scored = accounts(&|settings| {
+        settings.rl.answer_reward = AnswerReward::Alone;
+        settings.sft.filter = CorrectionFilter::Scored;
+    });
+    assert_eq!(
+        scored,
+        [
+            "round 1, scores: 5 rollouts = 2 scored + 1 rejected + 1 waiting + 1 empty; 5 sentences scored",
+            "round 1, corrections: 3 rationales = 1 corrected + 0 rejected + 0 waiting + 1 empty + 1 not asked for \
+             (sft.filter = scored)",
+        ]
+    );
 }
 
 #[test]

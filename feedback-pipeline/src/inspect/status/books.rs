@@ -28,9 +28,12 @@ pub struct Account {
     pub rejected: u64,
     /// Items that wait for feedback.
     pub waiting: u64,
-    /// Items that no feedback is asked for, by `sft.corrections_share`.
+    /// Items that no feedback is asked for: outside `sft.corrections_share`, or all of a kind that is `unasked`.
     #[serde(skip_serializing_if = "is_none")]
     pub outside: u64,
+    /// Whether the settings ask for no feedback of this kind: `train` would not use it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unasked: bool,
     /// Items without a sentence; they need no feedback.
     pub empty: u64,
     /// The baseline of the pairs; judgements only.
@@ -60,6 +63,7 @@ impl Account {
             rejected: outcomes.rejected,
             waiting: outcomes.waiting,
             outside: outcomes.outside,
+            unasked: false,
             empty: outcomes.empty,
             against: None,
             opinion: None,
@@ -89,7 +93,13 @@ fn asked(spending: &[Spending], kind: &str) -> u64 {
 }
 
 /// The accounts of the rollouts of a round, one for each opinion where rollouts have several; none if there are no rollouts.
-pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Vec<Account>> {
+/// Without `are_asked`, none waits.
+pub(super) fn scores(
+    dataset: &Dataset,
+    round: u32,
+    spending: &[Spending],
+    are_asked: bool,
+) -> Result<Vec<Account>> {
     let scores = frame::<Score>(dataset, round, &["rollout_id", "teacher", "repeat"])?
         .with_column(col("repeat").fill_null(lit(0_u64)));
     // A list column is read as its length.
@@ -97,7 +107,7 @@ pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Re
         col("rollout_id").alias("id"),
         col("sentences").eq(lit(0)).alias("empty"),
         col("sentences").alias("expected"),
-        lit(false).alias("outside"),
+        lit(!are_asked).alias("outside"),
     ]);
     let account = |scores: LazyFrame, opinion: Option<Opinion>| -> Result<Account> {
         let scores = counted(scores, "rollout_id");
@@ -107,6 +117,7 @@ pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Re
         let sentences = outcomes.rows;
         let mut account = Account::of(round, Kind::Scores, outcomes, with_feedback);
         account.sentences = Some(sentences);
+        account.unasked = !are_asked;
         account.opinion = opinion.map(|opinion| opinion.to_string());
         Ok(account)
     };
@@ -170,24 +181,26 @@ fn opinions(scores: &LazyFrame) -> Result<Vec<Opinion>> {
         .collect())
 }
 
-/// The account of the rationales that the rl stage of a round wrote, of which those in a share are corrected; `None` if there are
-/// none.
+/// The account of the rationales that the rl stage of a round wrote, of which those in a share are corrected, or none if that is
+/// `None`; `None` if there are none.
 pub(super) fn corrections(
     dataset: &Dataset,
     round: u32,
     spending: &[Spending],
-    share: &Share,
+    share: Option<&Share>,
 ) -> Result<Option<Account>> {
     let corrections = counted(frame::<Correction>(dataset, round, &["rationale_id"])?, "rationale_id");
     let with_feedback = rows(corrections.clone())?;
     let rationales = rationales(dataset, round, "rl")?;
-    let rationales = with_test(rationales, "problem_id", "outside", |problem| !share.contains(problem))?;
+    let is_outside = |problem: &str| share.is_none_or(|share| !share.contains(problem));
+    let rationales = with_test(rationales, "problem_id", "outside", is_outside)?;
     // In splits other than train, only corrected rationales count.
     let items = left_join(rationales, "id", corrections, "rationale_id")
         .filter(col("split").eq(lit("train")).or(col("rows").is_not_null()))
         .with_column(lit(1_u64).alias("expected"));
     let outcomes = query::outcomes(dataset, round, Kind::Corrections.as_str(), None, items)?;
     let mut account = Account::of(round, Kind::Corrections, outcomes, with_feedback);
+    account.unasked = share.is_none();
     account.compare(spending, account.done + account.rejected);
     Ok((account.items > 0 || !account.faults.is_empty()).then_some(account))
 }
@@ -288,7 +301,12 @@ impl fmt::Display for Account {
             grouped(self.empty),
         )?;
         if self.outside > 0 {
-            write!(f, " + {} outside the round's share", grouped(self.outside))?;
+            let why = match (self.unasked, self.kind) {
+                (false, _) => "outside the round's share",
+                (true, "scores") => "not asked for (rl.answer_reward = alone)",
+                (true, _) => "not asked for (sft.filter = scored)",
+            };
+            write!(f, " + {} {why}", grouped(self.outside))?;
         }
         if let Some(sentences) = self.sentences {
             write!(f, "; {} scored", number::counted(sentences, "sentence"))?;

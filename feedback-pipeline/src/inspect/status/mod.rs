@@ -81,7 +81,7 @@ pub fn run_json(dataset: &Dataset, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// The state of a dataset. The settings say whose rationales are corrected.
+/// The state of a dataset. The settings say which feedback is asked for.
 ///
 /// # Errors
 /// If a table cannot be read.
@@ -94,8 +94,9 @@ pub fn report(dataset: &Dataset, settings: &Settings) -> Result<Report> {
     let (mut accounts, mut spending, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     for &round in rows.keys() {
         let spent = query::spending(dataset, round)?;
-        accounts.extend(books::scores(dataset, round, &spent)?);
-        accounts.extend(books::corrections(dataset, round, &spent, &settings.corrected(round))?);
+        accounts.extend(books::scores(dataset, round, &spent, settings.needs_scores())?);
+        let share = settings.needs_corrections().then(|| settings.corrected(round));
+        accounts.extend(books::corrections(dataset, round, &spent, share.as_ref())?);
         accounts.extend(books::judgements(dataset, round, &spent)?);
         spending.extend(spent);
         groups.extend(groups::of(dataset, round)?);

@@ -112,7 +112,7 @@ pub(super) struct Outcomes {
 }
 
 /// The outcomes of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected`
-/// (rows), and `outside` (what is asked about). An item is empty, done, rejected, outside or waiting, whichever applies first. With an opinion, its rejects
+/// (rows), and `outside` (of what is asked about). An item is empty, done, rejected, outside or waiting, whichever applies first. With an opinion, its rejects
 /// count alone.
 pub(super) fn outcomes(
     dataset: &Dataset,
