@@ -9,7 +9,7 @@ use polars::prelude::*;
 use schemas::number::{self, grouped};
 use schemas::opinions::Opinion;
 use schemas::share::Share;
-use schemas::{Correction, Dataset, IdSet, Judgement, Rationale, Reject, Rollout, Score};
+use schemas::{Correction, Dataset, IdSet, Judgement, Rationale, Reject, Rollout, Score, Table};
 use serde::Serialize;
 use std::fmt;
 
@@ -98,6 +98,7 @@ pub(super) fn scores(
     dataset: &Dataset,
     round: u32,
     spending: &[Spending],
+    problems: &IdSet,
     are_asked: bool,
 ) -> Result<Vec<Account>> {
     let scores = frame::<Score>(dataset, round, &["rollout_id", "teacher", "repeat"])?
@@ -136,27 +137,33 @@ pub(super) fn scores(
     let ended = accounts.iter().map(|account| account.done + account.rejected).sum();
     if let Some(first) = accounts.first_mut() {
         first.compare(spending, ended);
-        first.faults.extend(without_problem(dataset, round)?);
+        first.faults.extend(without_problem::<Rollout>(dataset, round, problems)?);
+        first.faults.extend(unusable_score(dataset, round)?);
     }
     Ok(accounts)
 }
 
-/// Rollouts of problems that do not exist.
-fn without_problem(dataset: &Dataset, round: u32) -> Result<Option<String>> {
+/// Rows of problems that do not exist.
+fn without_problem<T: Table>(dataset: &Dataset, round: u32, problems: &IdSet) -> Result<Option<String>> {
     #[derive(serde::Deserialize)]
     struct Of {
         problem_id: String,
     }
-    let mut problems = IdSet::default();
-    for problem in dataset.problem_rows()? {
-        problems.insert(&problem?.problem_id);
+    let mut rows = 0_u64;
+    for row in dataset.stream_columns::<T, Of>(round, &["problem_id"])? {
+        rows += u64::from(!problems.contains(&row?.problem_id));
     }
-    let mut rollouts = 0_u64;
-    for row in dataset.stream_columns::<Rollout, Of>(round, &["problem_id"])? {
-        rollouts += u64::from(!problems.contains(&row?.problem_id));
+    let is_any = rows > 0;
+    Ok(is_any.then(|| format!("{} of problems that problems.parquet lacks: {}", T::NAME, grouped(rows))))
+}
+
+/// The first score that is no number from 0 to 1: whatever uses the scores refuses it.
+fn unusable_score(dataset: &Dataset, round: u32) -> Result<Option<String>> {
+    match dataset.columns::<Score>(round, &["score"]) {
+        Ok(_) => Ok(None),
+        Err(error @ schemas::Error::Value { .. }) => Ok(Some(error.to_string())),
+        Err(error) => Err(error.into()),
     }
-    Ok((rollouts > 0)
-        .then(|| format!("rollouts of problems that problems.parquet lacks: {}", grouped(rollouts))))
 }
 
 /// Whose scores a round has, where a rollout has those of several.
@@ -187,6 +194,7 @@ pub(super) fn corrections(
     dataset: &Dataset,
     round: u32,
     spending: &[Spending],
+    problems: &IdSet,
     share: Option<&Share>,
 ) -> Result<Option<Account>> {
     let corrections = counted(frame::<Correction>(dataset, round, &["rationale_id"])?, "rationale_id");
@@ -202,6 +210,7 @@ pub(super) fn corrections(
     let mut account = Account::of(round, Kind::Corrections, outcomes, with_feedback);
     account.unasked = share.is_none();
     account.compare(spending, account.done + account.rejected);
+    account.faults.extend(without_problem::<Rationale>(dataset, round, problems)?);
     Ok((account.items > 0 || !account.faults.is_empty()).then_some(account))
 }
 

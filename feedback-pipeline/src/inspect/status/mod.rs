@@ -17,7 +17,7 @@ use crate::store::Cache;
 use layout::{Align, Grid};
 pub(crate) use schemas::number::grouped;
 use schemas::{
-    Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout, Score,
+    Answer, Correction, Dataset, IdSet, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout, Score,
     Settings, Table,
 };
 use serde::Serialize;
@@ -86,17 +86,19 @@ pub fn run_json(dataset: &Dataset, settings: &Settings) -> Result<()> {
 /// # Errors
 /// If a table cannot be read.
 pub fn report(dataset: &Dataset, settings: &Settings) -> Result<Report> {
-    let mut problems = BTreeMap::new();
-    for problem in dataset.problems()? {
+    let (mut problems, mut ids) = (BTreeMap::new(), IdSet::default());
+    for problem in dataset.problem_rows()? {
+        let problem = problem?;
+        ids.insert(&problem.problem_id);
         *problems.entry(problem.split).or_default() += 1;
     }
     let rows = rows(dataset)?;
     let (mut accounts, mut spending, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     for &round in rows.keys() {
         let spent = query::spending(dataset, round)?;
-        accounts.extend(books::scores(dataset, round, &spent, settings.needs_scores())?);
+        accounts.extend(books::scores(dataset, round, &spent, &ids, settings.needs_scores())?);
         let share = settings.needs_corrections().then(|| settings.corrected(round));
-        accounts.extend(books::corrections(dataset, round, &spent, share.as_ref())?);
+        accounts.extend(books::corrections(dataset, round, &spent, &ids, share.as_ref())?);
         accounts.extend(books::judgements(dataset, round, &spent)?);
         spending.extend(spent);
         groups.extend(groups::of(dataset, round)?);
