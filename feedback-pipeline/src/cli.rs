@@ -112,7 +112,7 @@ enum Command {
     /// agreement with human labels.
     Audit {
         /// Human sentence scores to compare with instead; nothing is sent. JSONL: rollout_id, sentence_index
-        /// (from 0), score (0 to 1), and optionally sentence and by (who labelled).
+        /// (from 0), score (0 to 1), and optionally by (who labelled), sentence, round and problem_id.
         #[arg(long, value_name = "FILE", conflicts_with_all = ["sample", "seed"])]
         labels: Option<PathBuf>,
         /// Number of rollouts.
