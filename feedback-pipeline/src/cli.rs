@@ -13,7 +13,7 @@ use crate::items::{Job, Kind, Order};
 use crate::store::Whose;
 use crate::tables::rebuild;
 use clap::{Args, Parser, Subcommand};
-use collecting::collect;
+use collecting::{collect, say_open_batches};
 use estimating::show_estimate;
 use schemas::number::counted;
 use schemas::settings::{Resolved, SettingFlags, Settings};
@@ -276,7 +276,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 true => schemas::say!("{}", audit.to_json()?),
                 false => schemas::say!("{}", audit.to_string().trim_end()),
             }
-            stopped.map_or(Ok(()), Err)
+            stopped.map_or_else(|| say_open_batches(&context), Err)
         }
         _ => collect(&context, &jobs(&context, round, cli.stage)),
     }

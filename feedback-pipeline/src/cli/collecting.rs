@@ -1,7 +1,7 @@
 //! Collecting what a round lacks: the jobs in turn, their results, and the command that comes next.
 
 use crate::collect::panel::{self, Panel, Scoring};
-use crate::collect::{Context, Outcome};
+use crate::collect::{Context, Outcome, open_batches};
 use crate::error::{Error, Result};
 use crate::items::{Job, Kind};
 use schemas::number::plural;
@@ -22,8 +22,21 @@ struct Results {
     covered: usize,
 }
 
-/// Runs the jobs in turn, reports their results and names the next command.
+/// Runs the jobs in turn, reports their results, names the next command, and says which batches are still open.
 pub(super) fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
+    in_turn(context, jobs)?;
+    say_open_batches(context)
+}
+
+/// Says which batches wait at a service to be fetched.
+pub(super) fn say_open_batches(context: &Context) -> Result<()> {
+    for open in open_batches(&context.dataset, &context.common_flags())? {
+        schemas::warn!("note: {open}");
+    }
+    Ok(())
+}
+
+fn in_turn(context: &Context, jobs: &[Job]) -> Result<()> {
     let is_embedded = |context: &Context| context.settings.teacher.provider == Provider::Reference;
     if is_embedded(context) {
         schemas::warn!(

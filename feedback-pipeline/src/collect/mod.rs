@@ -2,12 +2,14 @@
 
 mod discard;
 mod notes;
+mod open_batches;
 pub mod panel;
 mod plan;
 mod session;
 mod teachers;
 
 pub use discard::Changed;
+pub use open_batches::{OpenBatches, open_batches};
 pub use plan::Plan;
 pub use session::Context;
 
@@ -114,7 +116,7 @@ impl Context {
         }
         let rejected = completed.rejected;
         let stopped = session.stopped();
-        if pending == 0 && stopped.is_none() {
+        if pending == 0 && stopped.is_none() && counts.answered + counts.rejected == 0 {
             return Ok(Outcome::NothingToDo { answered: all - rejected.min(all), rejected });
         }
         Ok(Outcome::Finished {

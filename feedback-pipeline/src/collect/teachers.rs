@@ -208,7 +208,7 @@ impl Context {
 }
 
 /// The command that does a job.
-fn command(job: &Job) -> String {
+pub(super) fn command(job: &Job) -> String {
     let order = match job.order {
         Order::Shuffled(0) => String::new(),
         Order::Shuffled(seed) => format!(" --order-seed {seed}"),

@@ -12,6 +12,7 @@ pub use books::Account;
 pub use groups::Groups;
 pub use query::Spending;
 
+use crate::collect::{OpenBatches, open_batches};
 use crate::error::{Error, Result};
 use crate::store::Cache;
 use layout::{Align, Grid};
@@ -46,6 +47,8 @@ pub struct Report {
     pub unbooked_usd: f64,
     /// Additional dollars that attempts without a complete reply may have cost.
     pub maybe_lost_usd: f64,
+    /// Batches whose results have not been fetched.
+    pub open_batches: Vec<OpenBatches>,
 }
 
 /// Tables of a round, in the order of a round.
@@ -104,7 +107,7 @@ pub fn report(dataset: &Dataset, settings: &Settings) -> Result<Report> {
         groups.extend(groups::of(dataset, round)?);
     }
     let balanced = accounts.iter().all(|account| account.faults.is_empty());
-    let (mut unbooked_usd, mut maybe_lost_usd) = (0.0, 0.0);
+    let (mut unbooked_usd, mut maybe_lost_usd, mut open) = (0.0, 0.0, Vec::new());
     let cache = dataset.feedback_path();
     if cache.is_file() {
         let booked = spending.iter().map(|line| line.cost_usd).sum::<f64>();
@@ -116,6 +119,10 @@ pub fn report(dataset: &Dataset, settings: &Settings) -> Result<Report> {
         // Less than a millionth of a dollar is a rounding error.
         unbooked_usd = if paid - booked > 1e-6 { paid - booked } else { 0.0 };
         maybe_lost_usd = lost;
+        open = open_batches(dataset, &dataset.flag()).unwrap_or_else(|error| {
+            schemas::warn!("note: cannot tell whether batches are open: {error}");
+            Vec::new()
+        });
     }
     Ok(Report {
         dataset: dataset.root().display().to_string(),
@@ -127,6 +134,7 @@ pub fn report(dataset: &Dataset, settings: &Settings) -> Result<Report> {
         balanced,
         unbooked_usd,
         maybe_lost_usd,
+        open_batches: open,
     })
 }
 
@@ -211,6 +219,9 @@ impl fmt::Display for Report {
                 "Replies that arrived damaged, late or without usage may have cost another ${:.4}.",
                 self.maybe_lost_usd
             )?;
+        }
+        for open in &self.open_batches {
+            writeln!(f, "{open}")?;
         }
         Ok(())
     }
