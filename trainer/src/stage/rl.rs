@@ -236,7 +236,7 @@ impl Run<'_> {
             schemas::warn!(
                 "round {}: rl: ROUGE-L on val fell from {before:.3} to {after:.3}: {}{}",
                 self.round,
-                likely_cause(log.rows(), &change),
+                likely_cause(self.plan.settings, log.rows(), &change),
                 if keeps_start { "" } else { "; rl.keep = best keeps the policy of before" }
             );
         }
