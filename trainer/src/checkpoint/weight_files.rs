@@ -261,9 +261,21 @@ pub(crate) fn metadata_of(path: &Path, key: &str) -> Result<Option<String>> {
 /// # Errors
 /// If it is missing or not as expected: the message names the key.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    parse_json(path, &read_text(path)?)
+}
+
+/// Reads a file of text.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
     refuse_lfs_pointer(path)?;
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let mut reader = serde_json::Deserializer::from_str(&text);
+    fs::read_to_string(path).map_err(Error::io("read", path))
+}
+
+/// Reads JSON, the contents of the file at `path`.
+///
+/// # Errors
+/// If it is no JSON, or of other fields; the message says which.
+pub fn parse_json<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    let mut reader = serde_json::Deserializer::from_str(text);
     let read = serde_path_to_error::deserialize(&mut reader);
     read.map_err(|error| {
         let (key, inner) = (error.path().to_string(), error.inner());
