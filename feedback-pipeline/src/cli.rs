@@ -216,7 +216,8 @@ pub fn run(cli: Cli) -> Result<()> {
     };
     if matches!(cli.command, Some(Command::Rebuild)) {
         let rows = rebuild::all(&context.dataset, &context.provenance)?;
-        schemas::say!("rebuilt from {}: {rows} rows in requests", context.dataset.feedback_path().display());
+        let (from, rows) = (context.dataset.feedback_path(), counted(rows, "row"));
+        schemas::say!("rebuilt from {}: {rows} in requests", from.display());
         return Ok(());
     }
     let Some(round) = cli.place.round else {
@@ -316,7 +317,8 @@ fn show_changed(context: &Context, round: u32, kind: Kind, how: &str, changed: &
     let kind = kind.as_str();
     for (model, rows) in &changed.unknown {
         schemas::warn!(
-            "note: {rows} rows of {kind} by {model} are not in {}; they stay in the table",
+            "note: not in the store, but kept in the table: {} of {kind} by {model} ({})",
+            counted(rows, "row"),
             context.dataset.feedback_path().display()
         );
     }

@@ -92,10 +92,10 @@ fn labels_of_other_sentences_are_refused() {
         "@/people.jsonl, line 1: sentence 0 of p1-r1-s0 is another one: expected `Dover is south.`, found `Hull is south.`"
     );
     // Of a file with the labels of several people, each line.
-    let label = |more: &str| {
-        format!("{{\"rollout_id\": \"p1-r1-s0\", \"sentence_index\": 0, \"score\": 1{more}}}\n")
-    };
-    let right = label(", \"by\": \"a\", \"problem_id\": \"p1\", \"round\": 1, \"sentence\": \"Dover is south.\"");
+    let label =
+        |more: &str| format!("{{\"rollout_id\": \"p1-r1-s0\", \"sentence_index\": 0, \"score\": 1{more}}}\n");
+    let right =
+        label(", \"by\": \"a\", \"problem_id\": \"p1\", \"round\": 1, \"sentence\": \"Dover is south.\"");
     for (wrong, expected) in [
         (", \"round\": 2", "`round`: expected 1, that of p1-r1-s0, found 2"),
         (", \"problem_id\": \"p2\"", "`problem_id`: expected `p1`, that of p1-r1-s0, found `p2`"),

@@ -79,7 +79,8 @@ fn files_of_every_version_open_and_keep_their_rows() {
         let path = file(folder.path(), version);
         let sums = Cache::sums(&path).unwrap();
         let open = Cache::in_progress(&path).unwrap();
-        let open: Vec<_> = open.iter().map(|o| (o.scope.as_str(), &o.model[..], o.batches, o.requests)).collect();
+        let open: Vec<_> =
+            open.iter().map(|o| (o.scope.as_str(), &o.model[..], o.batches, o.requests)).collect();
         let expected = [("corrections", "gpt-a", 1, 1)];
         assert_eq!(open, expected[usize::from(version < 2)..]);
         let cache = Cache::open(&path).unwrap();

@@ -88,8 +88,8 @@ impl Context {
             return Ok(Outcome::NothingThere);
         }
         for (teacher, rows) in completed.others() {
-            let (items, model) = (job.items(), &self.model);
-            schemas::warn!("note: {rows} {items} have answers of {teacher}, not of {model}; they are kept");
+            let (items, model) = (job.counted(rows), &self.model);
+            schemas::warn!("note: answers of {teacher}, not of {model}, to {items} are kept");
         }
         if pending == 0 && !self.has_open_batches()? {
             self.book_remaining(job, &problems)?;

@@ -63,8 +63,7 @@ fn teacher_flags(job: &Job, open: &InProgress) -> String {
     let quoted = |text: &str| schemas::dataset::quoted(Path::new(text));
     let usual = TeacherSettings { provider: open.provider, ..TeacherSettings::default() };
     let is_usual = Address::of(&usual).is_ok_and(|address| address.root_shown() == open.address);
-    let address =
-        if is_usual { String::new() } else { format!(" --base-url {}", quoted(&open.address)) };
+    let address = if is_usual { String::new() } else { format!(" --base-url {}", quoted(&open.address)) };
     format!(" --teacher {} --model {}{address}", open.provider.as_str(), quoted(&open.model))
 }
 

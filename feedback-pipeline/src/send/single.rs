@@ -95,8 +95,12 @@ impl Session {
         }
         self.join(tasks).await?;
         if in_batches > 0 {
-            let items = self.job.items();
-            schemas::warn!("note: {in_batches} {items} are in a batch at the service and were skipped");
+            let are = if in_batches == 1 {
+                "is in a batch at the service and was"
+            } else {
+                "are in a batch at the service and were"
+            };
+            schemas::warn!("note: {} {are} skipped", self.job.counted(in_batches));
         }
         Ok(())
     }

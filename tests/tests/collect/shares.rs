@@ -124,7 +124,8 @@ fn a_batch_that_was_sent_for_a_larger_share_is_fetched() {
         let line = said.lines().find(|line| line.contains("is open at the service")).map(ToOwned::to_owned);
         line.unwrap_or_else(|| panic!("{said}"))
     };
-    let told = "1 batch with 20 requests to openai/gpt-6-luna for corrections of round 1 is open at the service";
+    let told =
+        "1 batch with 20 requests to openai/gpt-6-luna for corrections of round 1 is open at the service";
     for share in [0.4, 1e-9] {
         set(&place, Some(share));
         let ran = place.collect(&service, &["--stage", "corrections"]);

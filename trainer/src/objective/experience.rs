@@ -111,7 +111,8 @@ pub(super) mod tests {
             ref_logprobs: vec![-1.0; tokens],
             values: Vec::new(),
             ends: ends.to_vec(),
-            mean_score: ends.iter().map(|(_, score)| f64::from(*score)).sum::<f64>() / ends.len().max(1) as f64,
+            mean_score: ends.iter().map(|(_, score)| f64::from(*score)).sum::<f64>()
+                / ends.len().max(1) as f64,
             rewards,
         }
     }

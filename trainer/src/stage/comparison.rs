@@ -184,7 +184,8 @@ pub(super) fn likely_cause(rl: &RlSettings, rows: &[Metric], change: &Change) ->
             "its rationales shrank from {sentences:.1} to {now:.1} sentences: each sentence below rl.neutral_score costs \
              reward; lower rl.neutral_score, or set rl.reward = rationale"
         )
-    } else if let Some(share) = last("differing/problems").filter(|share| rl.compares_samples() && *share < 0.2)
+    } else if let Some(share) =
+        last("differing/problems").filter(|share| rl.compares_samples() && *share < 0.2)
     {
         format!(
             "the samples of only {:.1} % of the problems differ in their reward, so few decide; sample more of each \

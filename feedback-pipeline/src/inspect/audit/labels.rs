@@ -128,8 +128,7 @@ mod tests {
         assert_eq!((found.of.len(), found.count, found.choices), (2, 3, 1));
         let first = &found.of[&("r".to_owned(), 0)];
         assert!((first.score - 0.6).abs() < 1e-9);
-        let said: Vec<_> =
-            first.claims.iter().map(|claim| (claim.line, claim.sentence.as_deref())).collect();
+        let said: Vec<_> = first.claims.iter().map(|claim| (claim.line, claim.sentence.as_deref())).collect();
         assert_eq!((first.people, said), (2, vec![(3, Some("S.")), (4, None)]));
     }
 

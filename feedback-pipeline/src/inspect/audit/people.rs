@@ -185,9 +185,7 @@ fn check(label: &Label, scored: &Scored, key: &(String, u32), round: u32, file: 
             let expected = &scored.problem_id;
             return wrong(format!("`problem_id`: expected `{expected}`, that of {rollout}, found `{found}`"));
         }
-        if let Some(found) =
-            claim.sentence.as_ref().filter(|found| found.trim() != scored.sentence.trim())
-        {
+        if let Some(found) = claim.sentence.as_ref().filter(|found| found.trim() != scored.sentence.trim()) {
             let expected = &scored.sentence;
             return wrong(format!(
                 "sentence {index} of {rollout} is another one: expected `{expected}`, found `{found}`"

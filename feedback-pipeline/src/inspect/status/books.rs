@@ -81,8 +81,8 @@ impl Account {
     fn compare(&mut self, spending: &[Spending], ended: u64) {
         let asked = asked(spending, self.kind);
         if asked < ended {
-            let (asked, ended) = (grouped(asked), grouped(ended));
-            self.faults.push(format!("the requests table has {asked} items, not {ended}"));
+            let (asked, ended) = (number::counted(asked, "item"), grouped(ended));
+            self.faults.push(format!("the requests table has {asked}, not {ended}"));
         }
     }
 }
@@ -259,8 +259,8 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
     if let Some(first) = accounts.first_mut()
         && asked < ended
     {
-        let (asked, ended) = (grouped(asked), grouped(ended));
-        first.faults.push(format!("the requests table has {asked} judgements, not {ended}"));
+        let (asked, ended) = (number::counted(asked, "judgement"), grouped(ended));
+        first.faults.push(format!("the requests table has {asked}, not {ended}"));
     }
     Ok(accounts)
 }
@@ -291,19 +291,19 @@ fn rows(query: LazyFrame) -> Result<u64> {
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (items, done) = match self.kind {
-            "scores" => ("rollouts", "scored"),
-            "corrections" => ("rationales", "corrected"),
-            _ => ("pairs", "judged"),
+        let (item, done) = match self.kind {
+            "scores" => ("rollout", "scored"),
+            "corrections" => ("rationale", "corrected"),
+            _ => ("pair", "judged"),
         };
         let against = self.against.as_ref().map_or_else(String::new, |against| format!(" against {against}"));
         let by = self.opinion.as_ref().map_or_else(String::new, |opinion| format!(" by {opinion}"));
         write!(
             f,
-            "round {}, {}{against}{by}: {} {items} = {} {done} + {} rejected + {} waiting + {} empty",
+            "round {}, {}{against}{by}: {} = {} {done} + {} rejected + {} waiting + {} empty",
             self.round,
             self.kind,
-            grouped(self.items),
+            number::counted(self.items, item),
             grouped(self.done),
             grouped(self.rejected),
             grouped(self.waiting),

@@ -18,8 +18,8 @@ use crate::store::Cache;
 use layout::{Align, Grid};
 pub(crate) use schemas::number::grouped;
 use schemas::{
-    Answer, Correction, Dataset, IdSet, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout, Score,
-    Settings, Table,
+    Answer, Correction, Dataset, IdSet, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout,
+    Score, Settings, Table,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;

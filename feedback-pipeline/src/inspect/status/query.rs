@@ -166,7 +166,11 @@ fn faults(odd: &Collected) -> Result<Vec<String>> {
     let (mut faults, mut seen) = (Vec::new(), HashSet::new());
     for (row, id) in ids.iter().enumerate() {
         if off[row] == 1 {
-            faults.push(format!("`{id}` has {} rows of {}", rows[row], expected[row]));
+            faults.push(format!(
+                "`{id}` has {} of {}",
+                schemas::number::counted(rows[row], "row"),
+                expected[row]
+            ));
         }
         if !seen.insert(id) {
             faults.push(format!("`{id}` appears twice"));
