@@ -1,7 +1,7 @@
 //! Collecting what a round lacks: the jobs in turn, their results, and the command that comes next.
 
 use crate::collect::panel::{self, Panel, Scoring};
-use crate::collect::{Context, Outcome, open_batches};
+use crate::collect::{Context, Outcome};
 use crate::error::{Error, Result};
 use crate::items::{Job, Kind};
 use schemas::number::counted;
@@ -30,7 +30,7 @@ pub(super) fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
 
 /// Says which batches wait at a service to be fetched.
 pub(super) fn say_open_batches(context: &Context) -> Result<()> {
-    for open in open_batches(&context.dataset, &context.common_flags())? {
+    for open in context.open_batches()? {
         schemas::warn!("note: {open}");
     }
     Ok(())

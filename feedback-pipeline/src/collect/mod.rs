@@ -9,7 +9,7 @@ mod session;
 mod teachers;
 
 pub use discard::Changed;
-pub use open_batches::{OpenBatches, open_batches};
+pub use open_batches::OpenBatches;
 pub use plan::Plan;
 pub use session::Context;
 

@@ -1,11 +1,11 @@
 //! Batches at a service whose results have not been fetched: they are paid for, whatever the settings ask for by now.
 
+use super::Context;
 use super::teachers::command;
 use crate::error::Result;
 use crate::items::Job;
-use crate::store::{Cache, InProgress};
+use crate::store::InProgress;
 use crate::teacher::Address;
-use schemas::Dataset;
 use schemas::number::counted;
 use schemas::settings::TeacherSettings;
 use serde::Serialize;
@@ -31,18 +31,12 @@ pub struct OpenBatches {
     pub command: String,
 }
 
-/// The open batches of a dataset; `flags` are those that every command of it takes.
-///
-/// # Errors
-/// If the store cannot be read.
-pub fn open_batches(dataset: &Dataset, flags: &str) -> Result<Vec<OpenBatches>> {
-    let path = dataset.feedback_path();
-    if !path.is_file() {
-        return Ok(Vec::new());
-    }
-    let open = Cache::in_progress(&path)?.into_iter().filter_map(|open| {
+impl OpenBatches {
+    /// What the store has of them; `flags` are those that every command of the dataset takes. `None` for a scope that this
+    /// version does not know.
+    pub fn of(open: InProgress, flags: &str) -> Option<Self> {
         let job = Job::of_scope(&open.scope, open.round)?;
-        Some(OpenBatches {
+        Some(Self {
             round: open.round,
             kind: job.kind.as_str(),
             provider: open.provider.as_str(),
@@ -51,8 +45,19 @@ pub fn open_batches(dataset: &Dataset, flags: &str) -> Result<Vec<OpenBatches>> 
             batches: open.batches,
             requests: open.requests,
         })
-    });
-    Ok(open.collect())
+    }
+}
+
+impl Context {
+    /// The open batches of the dataset.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn open_batches(&self) -> Result<Vec<OpenBatches>> {
+        let flags = self.common_flags();
+        let open = self.look_into_store()?.map(|cache| cache.in_progress()).transpose()?;
+        Ok(open.into_iter().flatten().filter_map(|open| OpenBatches::of(open, &flags)).collect())
+    }
 }
 
 /// The flags that name a batch's Teacher; one of several with an opinion has its place in the settings.

@@ -8,7 +8,7 @@ use super::write::{Batch, Change, Entry};
 use crate::error::Result;
 use crate::items::Kind;
 use crate::teacher::Key;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use schemas::settings::Provider;
 use std::collections::HashSet;
 use std::path::Path;
@@ -32,37 +32,47 @@ pub struct InProgress {
     pub requests: u64,
 }
 
+impl InProgress {
+    fn all(connection: &Connection) -> rusqlite::Result<Vec<Self>> {
+        let exists = "SELECT count(*) FROM sqlite_master WHERE name = 'batches'";
+        if connection.query_row(exists, [], |row| row.get::<_, u32>(0))? == 0 {
+            return Ok(Vec::new()); // a file of the first version
+        }
+        let mut statement = connection.prepare(
+            "SELECT batches.provider, batches.model, address, scope, round, count(DISTINCT plan), count(*)
+             FROM batches JOIN batch_requests USING (plan) JOIN asks USING (request_key) WHERE closed IS NULL
+             GROUP BY 1, 2, 3, 4, 5 ORDER BY round, scope, 1, 2, 3",
+        )?;
+        let rows = statement.query_map([], |row| {
+            Ok(Self {
+                provider: provider(row, 0)?,
+                model: row.get(1)?,
+                address: row.get(2)?,
+                scope: row.get(3)?,
+                round: row.get(4)?,
+                batches: row.get(5)?,
+                requests: row.get(6)?,
+            })
+        })?;
+        rows.collect()
+    }
+}
+
 impl Cache {
-    /// Open batches by Teacher, scope and round, in a file opened read-only: another process may be writing to it.
+    /// Open batches by Teacher, scope and round.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn in_progress(&self) -> Result<Vec<InProgress>> {
+        self.read(InProgress::all)
+    }
+
+    /// The same of a file opened read-only: another process may be writing to it, and it may be of an older version.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn in_progress(path: &Path) -> Result<Vec<InProgress>> {
-        let reader = Self::read_connection(path)?;
-        let read = || {
-            let exists = "SELECT count(*) FROM sqlite_master WHERE name = 'batches'";
-            if reader.query_row(exists, [], |row| row.get::<_, u32>(0))? == 0 {
-                return Ok(Vec::new()); // a file of the first version
-            }
-            let mut statement = reader.prepare(
-                "SELECT batches.provider, batches.model, address, scope, round, count(DISTINCT plan), count(*)
-                 FROM batches JOIN batch_requests USING (plan) JOIN asks USING (request_key) WHERE closed IS NULL
-                 GROUP BY 1, 2, 3, 4, 5 ORDER BY round, scope, 1, 2, 3",
-            )?;
-            let rows = statement.query_map([], |row| {
-                Ok(InProgress {
-                    provider: provider(row, 0)?,
-                    model: row.get(1)?,
-                    address: row.get(2)?,
-                    scope: row.get(3)?,
-                    round: row.get(4)?,
-                    batches: row.get(5)?,
-                    requests: row.get(6)?,
-                })
-            })?;
-            rows.collect()
-        };
-        read().map_err(error(path))
+    pub fn in_progress_at(path: &Path) -> Result<Vec<InProgress>> {
+        InProgress::all(&Self::read_connection(path)?).map_err(error(path))
     }
 
     /// Records a batch before it is sent.

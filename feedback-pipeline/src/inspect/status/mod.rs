@@ -12,7 +12,7 @@ pub use books::Account;
 pub use groups::Groups;
 pub use query::Spending;
 
-use crate::collect::{OpenBatches, open_batches};
+use crate::collect::OpenBatches;
 use crate::error::{Error, Result};
 use crate::store::Cache;
 use layout::{Align, Grid};
@@ -119,10 +119,12 @@ pub fn report(dataset: &Dataset, settings: &Settings) -> Result<Report> {
         // Less than a millionth of a dollar is a rounding error.
         unbooked_usd = if paid - booked > 1e-6 { paid - booked } else { 0.0 };
         maybe_lost_usd = lost;
-        open = open_batches(dataset, &dataset.flag()).unwrap_or_else(|error| {
+        let found = Cache::in_progress_at(&cache).unwrap_or_else(|error| {
             schemas::warn!("note: cannot tell whether batches are open: {error}");
             Vec::new()
         });
+        let flags = dataset.flag();
+        open.extend(found.into_iter().filter_map(|open| OpenBatches::of(open, &flags)));
     }
     Ok(Report {
         dataset: dataset.root().display().to_string(),

@@ -28,7 +28,7 @@ impl Run<'_> {
             self.lose(batch, unanswered)?;
             self.close(batch, "abandoned")?;
             self.session.progress.say(&format!(
-                "batch {name} is given up; without an answer, and sent again: {unanswered} of {}",
+                "batch {name} is given up: {unanswered} of its {} have no answer and are sent again",
                 counted(batch.requests, "request")
             ));
         }
