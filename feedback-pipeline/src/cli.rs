@@ -13,10 +13,10 @@ use crate::items::{Job, Kind, Order};
 use crate::store::Whose;
 use crate::tables::rebuild;
 use clap::{Args, Parser, Subcommand};
-use collecting::collect;
+use collecting::{collect, say_open_batches};
 use estimating::show_estimate;
 use schemas::number::counted;
-use schemas::settings::{CorrectionFilter, Resolved, SettingFlags, Settings};
+use schemas::settings::{Resolved, SettingFlags, Settings};
 use schemas::{Dataset, completions};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -112,7 +112,7 @@ enum Command {
     /// agreement with human labels.
     Audit {
         /// Human sentence scores to compare with instead; nothing is sent. JSONL: rollout_id, sentence_index
-        /// (from 0), score (0 to 1), and optionally sentence and by (who labelled).
+        /// (from 0), score (0 to 1), and optionally by (who labelled), sentence, round and problem_id.
         #[arg(long, value_name = "FILE", conflicts_with_all = ["sample", "seed"])]
         labels: Option<PathBuf>,
         /// Number of rollouts.
@@ -216,7 +216,8 @@ pub fn run(cli: Cli) -> Result<()> {
     };
     if matches!(cli.command, Some(Command::Rebuild)) {
         let rows = rebuild::all(&context.dataset, &context.provenance)?;
-        schemas::say!("rebuilt from {}: {rows} rows in requests", context.dataset.feedback_path().display());
+        let (from, rows) = (context.dataset.feedback_path(), counted(rows, "row"));
+        schemas::say!("rebuilt from {}: {rows} in requests", from.display());
         return Ok(());
     }
     let Some(round) = cli.place.round else {
@@ -276,7 +277,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 true => schemas::say!("{}", audit.to_json()?),
                 false => schemas::say!("{}", audit.to_string().trim_end()),
             }
-            stopped.map_or(Ok(()), Err)
+            stopped.map_or_else(|| say_open_batches(&context), Err)
         }
         _ => collect(&context, &jobs(&context, round, cli.stage)),
     }
@@ -316,7 +317,8 @@ fn show_changed(context: &Context, round: u32, kind: Kind, how: &str, changed: &
     let kind = kind.as_str();
     for (model, rows) in &changed.unknown {
         schemas::warn!(
-            "note: {rows} rows of {kind} by {model} are not in {}; they stay in the table",
+            "note: not in the store, but kept in the table: {} of {kind} by {model} ({})",
+            counted(rows, "row"),
             context.dataset.feedback_path().display()
         );
     }
@@ -333,7 +335,7 @@ fn show_changed(context: &Context, round: u32, kind: Kind, how: &str, changed: &
 
 fn jobs(context: &Context, round: u32, stage: Option<Kind>) -> Vec<Job> {
     match stage {
-        None if context.settings.sft.filter == CorrectionFilter::Scored => {
+        None if !context.settings.needs_corrections() => {
             schemas::warn!(
                 "note: sft.filter is scored, so train does not use corrections and none are bought (--stage corrections buys them)"
             );

@@ -91,6 +91,24 @@ fn labels_of_other_sentences_are_refused() {
         ),
         "@/people.jsonl, line 1: sentence 0 of p1-r1-s0 is another one: expected `Dover is south.`, found `Hull is south.`"
     );
+    // Of a file with the labels of several people, each line.
+    let label =
+        |more: &str| format!("{{\"rollout_id\": \"p1-r1-s0\", \"sentence_index\": 0, \"score\": 1{more}}}\n");
+    let right =
+        label(", \"by\": \"a\", \"problem_id\": \"p1\", \"round\": 1, \"sentence\": \"Dover is south.\"");
+    for (wrong, expected) in [
+        (", \"round\": 2", "`round`: expected 1, that of p1-r1-s0, found 2"),
+        (", \"problem_id\": \"p2\"", "`problem_id`: expected `p1`, that of p1-r1-s0, found `p2`"),
+        (
+            ", \"sentence\": \"Dover.\"",
+            "sentence 0 of p1-r1-s0 is another one: expected `Dover is south.`, found `Dover.`",
+        ),
+    ] {
+        let text = right.clone() + &label(&format!(", \"by\": \"b\"{wrong}"));
+        assert_eq!(refused(&text), format!("@/people.jsonl, line 2: {expected}"));
+    }
+    fs::write(&file, &right).unwrap();
+    assert_eq!(people::run(&dataset, 1, &file, 0.5).unwrap().sentences, 1);
     assert_eq!(
         refused("{\"rollout_id\": \"p1-r2-s0\", \"sentence_index\": 0, \"score\": 1}"),
         "@/people.jsonl: expected labels of sentences with scores in round 1 of @/ports, found none among 1"

@@ -1,14 +1,19 @@
 //! Status: every item is counted once, sums match the tables, and faults are named.
 
+use arrow::array::{Float32Array, RecordBatch};
 use feedback_pipeline::inspect::status;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use schemas::settings::{AnswerReward, CorrectionFilter};
 use schemas::{
-    Correction, Dataset, Problem, Provenance, Rationale, Reject, Request, Rollout, Score, Sentence,
+    Correction, Dataset, Problem, Provenance, Rationale, Reject, Request, Rollout, Score, Sentence, Settings,
     TimestampMs, table,
 };
+use std::sync::Arc;
 use tempfile::TempDir;
 
 fn report(dataset: &Dataset) -> feedback_pipeline::error::Result<status::Report> {
-    status::report(dataset, &schemas::Settings::default())
+    status::report(dataset, &Settings::default())
 }
 
 fn provenance() -> Provenance {
@@ -195,6 +200,41 @@ fn every_item_is_accounted_for() {
     assert_eq!((report.spending[0].cost_usd, report.spending[0].unpriced), (0.0, 1));
 }
 
+/// As `collect-feedback` without `--stage`, which asks for neither.
+#[test]
+fn nothing_waits_for_feedback_that_is_not_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let dataset = filled(&folder);
+    let accounts = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let report = status::report(&dataset, &settings).unwrap();
+        assert!(report.balanced);
+        report.accounts.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let alone = accounts(&|settings| settings.rl.answer_reward = AnswerReward::Alone);
+    assert_eq!(
+        alone,
+        [
+            "round 1, scores: 5 rollouts = 2 scored + 1 rejected + 0 waiting + 1 empty + 1 not asked for \
+             (rl.answer_reward = alone); 5 sentences scored",
+            "round 1, corrections: 3 rationales = 1 corrected + 0 rejected + 1 waiting + 1 empty",
+        ]
+    );
+    let scored = accounts(&|settings| {
+        settings.rl.answer_reward = AnswerReward::Alone;
+        settings.sft.filter = CorrectionFilter::Scored;
+    });
+    assert_eq!(
+        scored,
+        [
+            "round 1, scores: 5 rollouts = 2 scored + 1 rejected + 1 waiting + 1 empty; 5 sentences scored",
+            "round 1, corrections: 3 rationales = 1 corrected + 0 rejected + 0 waiting + 1 empty + 1 not asked for \
+             (sft.filter = scored)",
+        ]
+    );
+}
+
 #[test]
 fn the_tables_as_printed() {
     let folder = TempDir::new().unwrap();
@@ -251,6 +291,45 @@ fn books_with_rollouts_of_no_problem_do_not_balance() {
     let expected = ["rollouts of problems that problems.parquet lacks: 1"];
     assert_eq!(report.accounts[0].faults, expected);
     assert!(!report.balanced);
+}
+
+#[test]
+fn books_with_rationales_of_no_problem_do_not_balance() {
+    let folder = TempDir::new().unwrap();
+    let dataset = filled(&folder);
+    let lost = Rationale { problem_id: "gone".to_owned(), ..rationale("gone-r1-rl", "rl", "Text.") };
+    dataset.write_part(1, "more", [lost], &provenance()).unwrap();
+    let report = report(&dataset).unwrap();
+    let expected = ["rationales of problems that problems.parquet lacks: 1"];
+    assert_eq!(report.accounts[1].faults, expected);
+    assert!(!report.balanced);
+}
+
+/// Whoever learns from such a score refuses it; another program may have written it.
+#[test]
+fn books_with_scores_that_are_none_do_not_balance() {
+    for (score, found) in [(f32::NAN, "NaN"), (1.5, "1.5")] {
+        let folder = TempDir::new().unwrap();
+        let dataset = filled(&folder);
+        let path = dataset.part_path::<Score>(1, "00001");
+        let file = std::fs::File::open(&path).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+        let batch = reader.map(Result::unwrap).next().unwrap();
+        let place = batch.schema().index_of("score").unwrap();
+        let mut columns = batch.columns().to_vec();
+        columns[place] = Arc::new(Float32Array::from(vec![0.5, score, 0.5]));
+        let batch = RecordBatch::try_new(batch.schema(), columns).unwrap();
+        let mut writer =
+            ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+
+        let report = report(&dataset).unwrap();
+        let place = format!("{}: column `score`, row 1", path.display());
+        let expected = format!("{place}: expected a number from 0 to 1, found {found}");
+        assert_eq!(report.accounts[0].faults, [expected]);
+        assert!(!report.balanced && report.to_string().contains("The books do not balance, see above.\n"));
+    }
 }
 
 #[test]

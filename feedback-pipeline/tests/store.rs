@@ -78,8 +78,14 @@ fn files_of_every_version_open_and_keep_their_rows() {
     for version in 1..=VERSIONS.len() {
         let path = file(folder.path(), version);
         let sums = Cache::sums(&path).unwrap();
+        let open = Cache::in_progress_at(&path).unwrap();
+        let open: Vec<_> =
+            open.iter().map(|o| (o.scope.as_str(), &o.model[..], o.batches, o.requests)).collect();
+        let expected = [("corrections", "gpt-a", 1, 1)];
+        assert_eq!(open, expected[usize::from(version < 2)..]);
         let cache = Cache::open(&path).unwrap();
         check(&cache, version);
+        assert_eq!(cache.in_progress().unwrap().len(), open.len());
         assert_eq!(sums, (cache.spent_usd().unwrap(), cache.lost_usd().unwrap()));
         // It accepts everything that a new file accepts.
         let job = Job::new(Kind::Scores, 1);

@@ -10,6 +10,7 @@ use crate::seed;
 use crate::stage::Context;
 use crate::train::metrics::MetricLog;
 use crate::train::resume::StepCheckpoint;
+use schemas::number::counted;
 use std::path::Path;
 
 /// Trains the student of `from` on the first `share` of the train problems with a solution (in an order by seed) for
@@ -79,7 +80,9 @@ pub fn pretrain(
     context.group.on_first(|| policy.write(out, "pretrain"))?;
     StepCheckpoint::forget(out, &context.group);
     Ok(format!(
-        "{}: trained on {count} gold solutions for {epochs} epochs, last loss {last:.3}",
-        out.display()
+        "{}: trained on {} for {}, last loss {last:.3}",
+        out.display(),
+        counted(count, "gold solution"),
+        counted(epochs, "epoch")
     ))
 }

@@ -4,7 +4,7 @@ use crate::collect::panel::{self, Panel, Scoring};
 use crate::collect::{Context, Outcome};
 use crate::error::{Error, Result};
 use crate::items::{Job, Kind};
-use schemas::number::plural;
+use schemas::number::counted;
 use schemas::opinions::Opinion;
 use schemas::settings::Provider;
 use schemas::{Answer, Dataset, interrupt};
@@ -22,8 +22,21 @@ struct Results {
     covered: usize,
 }
 
-/// Runs the jobs in turn, reports their results and names the next command.
+/// Runs the jobs in turn, reports their results, names the next command, and says which batches are still open.
 pub(super) fn collect(context: &Context, jobs: &[Job]) -> Result<()> {
+    in_turn(context, jobs)?;
+    say_open_batches(context)
+}
+
+/// Says which batches wait at a service to be fetched.
+pub(super) fn say_open_batches(context: &Context) -> Result<()> {
+    for open in context.open_batches()? {
+        schemas::warn!("note: {open}");
+    }
+    Ok(())
+}
+
+fn in_turn(context: &Context, jobs: &[Job]) -> Result<()> {
     let is_embedded = |context: &Context| context.settings.teacher.provider == Provider::Reference;
     if is_embedded(context) {
         schemas::warn!(
@@ -136,7 +149,8 @@ fn say_missing(scorings: &[Scoring<'_>]) -> Result<()> {
     for scoring in scorings {
         let (pending, round) = (scoring.pending()?, scoring.job.round);
         if pending > 0 {
-            schemas::say!("round {round}: {pending} rollouts wait for {}", scoring.opinion());
+            let wait = if pending == 1 { "waits" } else { "wait" };
+            schemas::say!("round {round}: {} {wait} for {}", scoring.job.counted(pending), scoring.opinion());
         }
     }
     Ok(())
@@ -152,16 +166,18 @@ impl Results {
         outcome: Outcome,
     ) -> Option<Error> {
         self.said = true;
-        let (round, items, kind) = (job.round, job.items(), job.kind.as_str());
+        let (round, kind) = (job.round, job.kind.as_str());
         let by = opinion.map_or_else(String::new, |opinion| format!(" by {opinion}"));
         let (answered, rejected) = match outcome {
             Outcome::NothingThere => return None,
             Outcome::NothingToDo { answered, rejected } => {
                 let remark = match rejected {
                     0 => String::new(),
+                    1 => ", 1 was rejected (--retry-rejects asks about it again)".to_owned(),
                     _ => format!(", {rejected} were rejected (--retry-rejects asks about them again)"),
                 };
-                schemas::say!("round {round}: {answered} {items} have {kind}{by}{remark}; nothing to do");
+                let (items, have) = (job.counted(answered), if answered == 1 { "has" } else { "have" });
+                schemas::say!("round {round}: {items} {have} {kind}{by}{remark}; nothing to do");
                 (self.rejects, self.answers) = (self.rejects || rejected > 0, self.answers || answered > 0);
                 (answered, rejected)
             }
@@ -175,17 +191,16 @@ impl Results {
                     (None, _) => "cost unknown".to_owned(),
                     (Some(dollars), 0) => format!("${dollars:.4}"),
                     (Some(dollars), without_usage) => {
-                        format!(
-                            "${dollars:.4} plus the unknown cost of {without_usage} replies without usage"
-                        )
+                        let replies = counted(without_usage, "reply");
+                        format!("${dollars:.4} plus the unknown cost of {replies} without usage")
                     }
                 };
                 schemas::say!(
-                    "round {round}: {} {items} {verb}{by}, {} rejected, {} shared a reply; {sent} {}, {cost}{}",
-                    counts.answered,
+                    "round {round}: {} {verb}{by}, {} rejected, {} shared a reply; {}, {cost}{}",
+                    job.counted(counts.answered),
                     counts.rejected,
                     counts.shared,
-                    plural(sent, "request"),
+                    counted(sent, "request"),
                     if left > 0 { format!("; {left} still pending") } else { String::new() },
                 );
                 if stopped.is_some() {

@@ -2,12 +2,14 @@
 
 mod discard;
 mod notes;
+mod open_batches;
 pub mod panel;
 mod plan;
 mod session;
 mod teachers;
 
 pub use discard::Changed;
+pub use open_batches::OpenBatches;
 pub use plan::Plan;
 pub use session::Context;
 
@@ -86,8 +88,8 @@ impl Context {
             return Ok(Outcome::NothingThere);
         }
         for (teacher, rows) in completed.others() {
-            let (items, model) = (job.items(), &self.model);
-            schemas::warn!("note: {rows} {items} have answers of {teacher}, not of {model}; they are kept");
+            let (items, model) = (job.counted(rows), &self.model);
+            schemas::warn!("note: answers of {teacher}, not of {model}, to {items} are kept");
         }
         if pending == 0 && !self.has_open_batches()? {
             self.book_remaining(job, &problems)?;
@@ -114,7 +116,7 @@ impl Context {
         }
         let rejected = completed.rejected;
         let stopped = session.stopped();
-        if pending == 0 && stopped.is_none() {
+        if pending == 0 && stopped.is_none() && counts.answered + counts.rejected == 0 {
             return Ok(Outcome::NothingToDo { answered: all - rejected.min(all), rejected });
         }
         Ok(Outcome::Finished {

@@ -6,6 +6,7 @@ use crate::items::{self, Job, Kind, Problems};
 use crate::send::Session;
 use crate::store::Cache;
 use crate::tables::completed::Completed;
+use schemas::number::counted;
 use schemas::settings::Provider;
 use schemas::{Rationale, Rollout};
 
@@ -15,7 +16,8 @@ impl Context {
         let unknown = cache.unpriced()?;
         if self.settings.budget.max_usd.is_some() && unknown > 0 {
             schemas::warn!(
-                "warning: the cost of {unknown} earlier replies is unknown; --max-usd does not count them"
+                "warning: the cost of {} is unknown; --max-usd does not count it",
+                counted(unknown, "earlier reply")
             );
         }
         Ok(())
@@ -40,7 +42,8 @@ impl Context {
         }
         if without > 0 {
             schemas::warn!(
-                "warning: {without} of {all} items have no picture in the source; they are asked without it"
+                "warning: the source has no picture for {without} of {}; the Teacher is asked without it",
+                counted(all, "item")
             );
         }
         Ok(())

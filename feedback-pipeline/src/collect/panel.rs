@@ -203,7 +203,7 @@ impl Context {
         }
     }
 
-    fn look_into_store(&self) -> Result<Option<Cache>> {
+    pub(super) fn look_into_store(&self) -> Result<Option<Cache>> {
         let path = self.dataset.feedback_path();
         if path.is_file() { Cache::look(&path).map(Some) } else { Ok(None) }
     }

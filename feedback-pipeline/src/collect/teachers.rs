@@ -106,8 +106,8 @@ impl Context {
 
     fn other_teacher(&self, job: &Job, others: &Teachers, cache: Option<&Cache>) -> Result<Error> {
         let (round, kind, flag) = (job.round, job.kind.as_str(), self.common_flags());
-        let found: Vec<String> =
-            others.iter().map(|(teacher, items)| format!("{items} {} by {teacher}", job.items())).collect();
+        let found = others.iter().map(|(teacher, items)| format!("{} by {teacher}", job.counted(items)));
+        let found: Vec<String> = found.collect();
         let message = format!(
             "round {round}, {kind}: expected answers of one Teacher, found {}; {} would answer the rest",
             found.join(", "),
@@ -176,11 +176,11 @@ impl Context {
         }
         let (flag, whose) = (self.common_flags(), self.flags_of(&self.model, Some(cache))?);
         let message = format!(
-            "round {}, {}: answers of {} to {items} {} were discarded; asking again would pay for them twice",
+            "round {}, {}: answers of {} to {} were discarded; asking again would pay for them twice",
             job.round,
             job.kind.as_str(),
             self.model,
-            job.items()
+            job.counted(items)
         );
         let undo = discard_command("undiscard", job);
         let hint = format!(
@@ -208,7 +208,7 @@ impl Context {
 }
 
 /// The command that does a job.
-fn command(job: &Job) -> String {
+pub(super) fn command(job: &Job) -> String {
     let order = match job.order {
         Order::Shuffled(0) => String::new(),
         Order::Shuffled(seed) => format!(" --order-seed {seed}"),

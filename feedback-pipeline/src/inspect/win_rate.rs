@@ -3,6 +3,7 @@
 use super::frame::{Collected, failed, frame, left_join};
 use crate::error::Result;
 use polars::prelude::*;
+use schemas::number::counted;
 use schemas::{Dataset, Judgement, Problem};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -189,7 +190,8 @@ impl fmt::Display for WinRates {
         for (subject, results) in &self.subjects {
             writeln!(f, "  {subject}: {results}")?;
         }
-        writeln!(f, "  shown first won: {} of {} judgements", self.shown_first, self.shown_first.whole)?;
+        let judgements = counted(self.shown_first.whole, "judgement");
+        writeln!(f, "  shown first won: {} of {judgements}", self.shown_first)?;
         if let (judged @ 1.., agree) = self.both_orders {
             writeln!(f, "  judged in both orders: {judged}; the same verdict: {}", Share::of(agree, judged))?;
         }

@@ -1,6 +1,7 @@
 //! What a run works on: a kind of feedback for a round.
 
 use super::order::Order;
+use schemas::number::counted;
 use schemas::opinions::Opinion;
 
 /// The three things a Teacher is asked for.
@@ -123,7 +124,16 @@ impl Job {
         }
     }
 
-    /// Name of one item in messages.
+    /// A number of its items in messages: `1 rollout`, `12 pairs of rationales`.
+    pub fn counted(&self, number: impl std::fmt::Display) -> String {
+        match self.kind {
+            Kind::Scores => counted(number, "rollout"),
+            Kind::Corrections => counted(number, "rationale"),
+            Kind::Judgements => counted(number, "pair") + " of rationales",
+        }
+    }
+
+    /// What its items are called in messages.
     pub fn items(&self) -> &'static str {
         match self.kind {
             Kind::Scores => "rollouts",
@@ -136,6 +146,13 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_item_is_no_plural() {
+        let told = |number: usize| Kind::ALL.map(|kind| Job::new(kind, 1).counted(number));
+        assert_eq!(told(1), ["1 rollout", "1 rationale", "1 pair of rationales"]);
+        assert_eq!(told(1_200), ["1,200 rollouts", "1,200 rationales", "1,200 pairs of rationales"]);
+    }
 
     #[test]
     fn scopes_name_their_jobs() {

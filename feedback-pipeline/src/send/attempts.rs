@@ -18,6 +18,7 @@ use crate::store::{Attempt, Reply};
 use crate::teacher::catalogue::Price;
 use crate::teacher::{self, Body, FollowUp, Key, Refusal, Template, Unopened, Usage};
 use schemas::TimestampMs;
+use schemas::number::counted;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -410,7 +411,7 @@ impl Session {
         let any_good = self.stats.any_good();
         if unreadable >= UNREADABLE_BEFORE_ANY_SUCCESS && !any_good {
             let hint = Some("is this the API that --teacher names? The replies are kept");
-            let why = format!("{unreadable} replies, none of them readable: {why}");
+            let why = format!("{}, none readable: {why}", counted(unreadable, "reply"));
             self.stop.because(Error::Service { why, hint });
         }
         Ok(Some(usage))

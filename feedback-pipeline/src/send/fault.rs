@@ -17,6 +17,7 @@ use crate::request::samples::Samples;
 use crate::send::in_flight::Slot;
 use crate::send::retry::{self, Decision, Effort, Failure};
 use crate::teacher;
+use schemas::number::counted;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -160,7 +161,8 @@ impl Session {
     fn tell(&self, failure: &Failure) {
         if let Some(limit) = self.slots.news() {
             self.progress.say(&format!(
-                "replies time out: now at most {limit} requests in flight, more again once replies arrive in time"
+                "replies time out: now at most {} in flight, more again once replies arrive in time",
+                counted(limit, "request")
             ));
         }
         if let Some(lasted) = self.evidence.trouble_to_tell() {

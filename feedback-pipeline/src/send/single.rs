@@ -95,11 +95,12 @@ impl Session {
         }
         self.join(tasks).await?;
         if in_batches > 0 {
-            let (items, command) = (self.job.items(), self.job.command());
-            schemas::warn!("note: {in_batches} {items} are in a batch at the service and were skipped");
-            for (provider, model) in self.cache.models_in_batches()? {
-                schemas::warn!("note: to collect it: {command} --batch --teacher {provider} --model {model}");
-            }
+            let are = if in_batches == 1 {
+                "is in a batch at the service and was"
+            } else {
+                "are in a batch at the service and were"
+            };
+            schemas::warn!("note: {} {are} skipped", self.job.counted(in_batches));
         }
         Ok(())
     }

@@ -2,15 +2,79 @@
 //! polled, so that after a kill at any time it can be found again and is not paid for twice.
 
 use super::cache::Cache;
+use super::error::error;
+use super::row::provider;
 use super::write::{Batch, Change, Entry};
 use crate::error::Result;
 use crate::items::Kind;
 use crate::teacher::Key;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use schemas::settings::Provider;
 use std::collections::HashSet;
+use std::path::Path;
+
+/// Open batches to one Teacher, with requests of one scope and round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InProgress {
+    /// Who is asked.
+    pub provider: Provider,
+    /// Model that is asked.
+    pub model: String,
+    /// Root of the API that they were sent to.
+    pub address: String,
+    /// Scope of the items that pay.
+    pub scope: String,
+    /// Their round.
+    pub round: u32,
+    /// Number of batches.
+    pub batches: u64,
+    /// Requests of this scope and round in them.
+    pub requests: u64,
+}
+
+impl InProgress {
+    fn all(connection: &Connection) -> rusqlite::Result<Vec<Self>> {
+        let exists = "SELECT count(*) FROM sqlite_master WHERE name = 'batches'";
+        if connection.query_row(exists, [], |row| row.get::<_, u32>(0))? == 0 {
+            return Ok(Vec::new()); // a file of the first version
+        }
+        let mut statement = connection.prepare(
+            "SELECT batches.provider, batches.model, address, scope, round, count(DISTINCT plan), count(*)
+             FROM batches JOIN batch_requests USING (plan) JOIN asks USING (request_key) WHERE closed IS NULL
+             GROUP BY 1, 2, 3, 4, 5 ORDER BY round, scope, 1, 2, 3",
+        )?;
+        let rows = statement.query_map([], |row| {
+            Ok(Self {
+                provider: provider(row, 0)?,
+                model: row.get(1)?,
+                address: row.get(2)?,
+                scope: row.get(3)?,
+                round: row.get(4)?,
+                batches: row.get(5)?,
+                requests: row.get(6)?,
+            })
+        })?;
+        rows.collect()
+    }
+}
 
 impl Cache {
+    /// Open batches by Teacher, scope and round.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn in_progress(&self) -> Result<Vec<InProgress>> {
+        self.read(InProgress::all)
+    }
+
+    /// The same of a file opened read-only: another process may be writing to it, and it may be of an older version.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn in_progress_at(path: &Path) -> Result<Vec<InProgress>> {
+        InProgress::all(&Self::read_connection(path)?).map_err(error(path))
+    }
+
     /// Records a batch before it is sent.
     pub fn plan_batch(&self, batch: Batch, entries: Vec<Entry>) -> Result<()> {
         self.writer.batch(Change::Planned(batch, entries))
@@ -64,17 +128,6 @@ impl Cache {
                 "SELECT request_key FROM batch_requests JOIN batches USING (plan) WHERE closed IS NULL",
             )?;
             let rows = statement.query_map([], |row| row.get(0))?;
-            rows.collect()
-        })
-    }
-
-    /// Providers and models of open batches.
-    pub fn models_in_batches(&self) -> Result<Vec<(String, String)>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare(
-                "SELECT DISTINCT provider, model FROM batches WHERE closed IS NULL ORDER BY provider, model",
-            )?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect()
         })
     }

@@ -71,7 +71,7 @@ impl Cache {
         Ok(Self { path: path.to_path_buf(), reader: reader.into(), writer: Writer::start(connection, path)? })
     }
 
-    fn read_connection(path: &Path) -> Result<Connection> {
+    pub(super) fn read_connection(path: &Path) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let reader = Connection::open_with_flags(path, flags).map_err(error(path))?;
         reader.busy_timeout(std::time::Duration::from_secs(10)).map_err(error(path))?;

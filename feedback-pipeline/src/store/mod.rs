@@ -30,6 +30,7 @@ mod row;
 mod write;
 mod writer;
 
+pub use batches::InProgress;
 pub use cache::{Cache, Snapshot};
 pub use discarded::Whose;
 pub use row::{Ask, Member, Reply};

@@ -1,12 +1,21 @@
 //! What the settings of RL mean together.
 
-use super::choice::{Algorithm, BaselineKind};
+use super::choice::{Algorithm, BaselineKind, PairSource};
 use super::table::RlSettings;
 
 impl RlSettings {
     /// Whether the baseline is a value model that learns before the passes.
     pub fn learns_values_first(&self) -> bool {
         self.algorithm == Algorithm::Ppo && self.baseline == BaselineKind::Model
+    }
+
+    /// Whether samples are compared only with others of their problem, so that those that do not differ teach nothing.
+    pub fn compares_samples(&self) -> bool {
+        match self.algorithm {
+            Algorithm::Ppo => self.baseline == BaselineKind::LeaveOneOut,
+            Algorithm::Grpo => true,
+            Algorithm::Dpo => self.dpo_pairs == PairSource::Scores,
+        }
     }
 
     /// Whether the baseline is the value model's values from while rollouts were sampled.

@@ -277,6 +277,11 @@ impl Settings {
 
     /// Whether any stage of a round learns from a Teacher's scores.
     pub fn needs_scores(&self) -> bool {
-        self.rl.needs_scores() || self.sft.filter == CorrectionFilter::Scored
+        self.rl.needs_scores() || !self.needs_corrections()
+    }
+
+    /// Whether fine-tuning learns from a Teacher's corrections.
+    pub fn needs_corrections(&self) -> bool {
+        self.sft.filter != CorrectionFilter::Scored
     }
 }

@@ -26,7 +26,7 @@ fn problems_whose_picture_the_source_never_had_are_asked_with_a_remark() {
     let arguments = ["--stage", "scores"];
     let ran = place.collect(&service, &arguments);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    let warning = "warning: 2 of 12 items have no picture in the source; they are asked without it\n";
+    let warning = "warning: the source has no picture for 2 of 12 items; the Teacher is asked without it\n";
     assert!(ran.stderr.starts_with(warning), "{}", ran.stderr);
     let tables = place.tables();
     assert_eq!(tables.rejects.len(), 2, "a picture that vanished later is still a reject");

@@ -4,6 +4,9 @@ use crate::shared::{Place, Tables, fast, files};
 use schemas::Rationale;
 use schemas::share::Share;
 use std::collections::BTreeSet;
+use std::time::Duration;
+use workspace_tests::command::{collect_feedback, start};
+use workspace_tests::teacher_service::{BatchOptions, Options};
 
 /// Sets `sft.corrections_share`; `None` leaves it unset.
 fn set(place: &Place, share: Option<f64>) {
@@ -98,6 +101,50 @@ fn all_are_scored_and_a_share_is_corrected() {
     let ran = place.collect(&service, &["--corrections-share", "0.8"]);
     assert!(ran.stdout.contains("nothing to do"), "{}", ran.stdout);
     assert!(ran.stdout.contains("next: train --round 1 --corrections-share 0.8"), "{}", ran.stdout);
+}
+
+/// Corrections in a batch are paid for, even if none of them is asked for by now: each run says how to fetch them.
+#[test]
+fn a_batch_that_was_sent_for_a_larger_share_is_fetched() {
+    let place = Place::new(20, 1);
+    let latency = Duration::from_secs(2);
+    let service =
+        place.service(Options { batch: BatchOptions { latency, ..BatchOptions::default() }, ..fast() });
+    let url = service.url();
+    let arguments =
+        ["--round", "1", "--stage", "corrections", "--batch", "--teacher", "openai", "--base-url", &url];
+    let mut child = start(collect_feedback(place.path(), &arguments)).unwrap();
+    while service.stats().batches == 0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let open = |said: &str| {
+        let line = said.lines().find(|line| line.contains("is open at the service")).map(ToOwned::to_owned);
+        line.unwrap_or_else(|| panic!("{said}"))
+    };
+    let told =
+        "1 batch with 20 requests to openai/gpt-6-luna for corrections of round 1 is open at the service";
+    for share in [0.4, 1e-9] {
+        set(&place, Some(share));
+        let ran = place.collect(&service, &["--stage", "corrections"]);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        assert!(open(&ran.stderr).starts_with(&format!("note: {told}")), "{share}: {}", ran.stderr);
+    }
+    assert_eq!(service.stats().requests, 20, "nothing is sent again");
+    let line = open(&place.reference(&["status"]).stdout);
+    let (what, command) = line.split_once("; to fetch its results: collect-feedback ").unwrap();
+    assert_eq!(what, told);
+    let data = format!(" --data {}", place.path().display());
+    let arguments: Vec<&str> = command.strip_suffix(&data).unwrap().split(' ').collect();
+    let ran = place.reference(&arguments);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("round 1: 20 rationales corrected"), "{}", ran.stdout);
+    assert_eq!(corrected(&place.tables()).len(), 20);
+    assert_eq!((service.stats().batches, service.stats().bought_again()), (1, 0));
+    let status = place.reference(&["status"]).stdout;
+    assert!(status.contains("The books balance.") && !status.contains("open at the service"), "{status}");
 }
 
 #[test]

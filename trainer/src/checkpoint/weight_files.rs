@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, TchError, Tensor, no_grad};
 
 /// File of the weights within a checkpoint.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -157,6 +157,10 @@ impl TensorFile {
                 path: self.path.clone(),
                 message: format!("tensor `{name}`: expected F32, F16, BF16, F64 or I64, found {found:?}"),
             },
+            Failed::Shape(error) => Error::Checkpoint {
+                path: self.path.clone(),
+                message: format!("tensor `{name}` of shape {:?}: {}", info.shape, first_line(&error)),
+            },
             Failed::Io(error) => Error::io("read", &self.path)(error),
         })
     }
@@ -176,7 +180,13 @@ fn kind(dtype: Dtype) -> Option<(Kind, usize)> {
 
 enum Failed {
     Kind(Dtype),
+    Shape(TchError),
     Io(std::io::Error),
+}
+
+/// What libtorch says, without the stack that follows.
+fn first_line(error: &TchError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// Reads one tensor; floats become float32, integers stay.
@@ -185,7 +195,9 @@ fn read_tensor(file: &mut File, start: u64, info: &TensorInfo) -> Result<Tensor,
     let (kind, bytes) = kind(info.dtype).ok_or(Failed::Kind(info.dtype))?;
     let (first, end) = info.data_offsets;
     file.seek(SeekFrom::Start(start + first as u64)).map_err(Failed::Io)?;
-    let whole = Tensor::empty(&shape, (if kind == Kind::Int64 { kind } else { Kind::Float }, Device::Cpu));
+    // A tensor without numbers may have any shape in the file, also one that no tensor can have.
+    let options = (if kind == Kind::Int64 { kind } else { Kind::Float }, Device::Cpu);
+    let whole = Tensor::f_empty(&shape, options).map_err(Failed::Shape)?;
     let flat = whole.view(-1);
     let mut buffer = vec![0; BYTES_AT_ONCE.min(end - first)];
     let mut done = 0;
@@ -228,11 +240,8 @@ pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         let message = "expected a whole zip, found one that is cut off; copy or download it again".into();
         return Err(Error::Checkpoint { path: path.to_path_buf(), message });
     }
-    let named = Tensor::loadz_multi(path).map_err(|error| {
-        // libtorch's message continues with its stack.
-        let message = error.to_string();
-        convert(&format!("something else (libtorch: {})", message.lines().next().unwrap_or_default()))
-    })?;
+    let named = Tensor::loadz_multi(path)
+        .map_err(|error| convert(&format!("something else (libtorch: {})", first_line(&error))))?;
     let owned = |tensor: Tensor| {
         let tensor = tensor.detach();
         let tensor = if tensor.is_floating_point() { tensor.to_kind(Kind::Float) } else { tensor };
@@ -261,9 +270,21 @@ pub(crate) fn metadata_of(path: &Path, key: &str) -> Result<Option<String>> {
 /// # Errors
 /// If it is missing or not as expected: the message names the key.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    parse_json(path, &read_text(path)?)
+}
+
+/// Reads a file of text.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
     refuse_lfs_pointer(path)?;
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let mut reader = serde_json::Deserializer::from_str(&text);
+    fs::read_to_string(path).map_err(Error::io("read", path))
+}
+
+/// Reads JSON, the contents of the file at `path`.
+///
+/// # Errors
+/// If it is no JSON, or of other fields; the message says which.
+pub fn parse_json<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    let mut reader = serde_json::Deserializer::from_str(text);
     let read = serde_path_to_error::deserialize(&mut reader);
     read.map_err(|error| {
         let (key, inner) = (error.path().to_string(), error.inner());

@@ -232,7 +232,7 @@ impl Group {
         }
         if let Some((ring, store)) = self.0.connection.take() {
             drop(ring); // the others notice
-            farewell(store, (self.rank(), self.world()), Some(error.to_string()), false);
+            farewell(store, (self.rank(), self.world()), Some(error.to_string()), self.0.is_served_by_first);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tch::{Device, Kind, Tensor};
 
 /// A port that was free just now.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address").port()
 }
 

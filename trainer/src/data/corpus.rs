@@ -5,6 +5,7 @@ use super::tokenizer::Tokenizer;
 use super::vision::ImageFeatures;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
+use schemas::number::counted;
 use schemas::settings::StudentSettings;
 use schemas::{Dataset, Problem};
 use std::collections::HashMap;
@@ -44,7 +45,8 @@ impl Corpus {
             if missing > 0 && !HAS_WARNED.swap(true, Ordering::Relaxed) {
                 let path = path.display();
                 schemas::warn!(
-                    "warning: {missing} of {pictures} pictures have no features in {path}; the student cannot see them"
+                    "warning: {path} has no features of {missing} of {}, which the student cannot see",
+                    counted(pictures, "picture")
                 );
             }
             features
@@ -53,9 +55,10 @@ impl Corpus {
         } else {
             if !HAS_WARNED.swap(true, Ordering::Relaxed) {
                 schemas::warn!(
-                    "warning: {} does not exist: the student cannot see any of the {pictures} pictures (create \
-                 it with: train features --data {}; or use --vision none)",
+                    "warning: {} does not exist: the student cannot see any of {} (create \
+                     it with: train features --data {}; or use --vision none)",
                     path.display(),
+                    counted(pictures, "picture"),
                     dataset.root().display()
                 );
             }

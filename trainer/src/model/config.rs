@@ -140,8 +140,8 @@ pub trait ModelConfig: Debug {
 pub struct Family {
     /// `model_type` of its `config.json`.
     pub model_type: &'static str,
-    /// Reads and checks `config.json`.
-    pub read: fn(&Path) -> Result<Box<dyn ModelConfig>>,
+    /// Checks the text of a `config.json`, whose path is for errors.
+    pub read: fn(&Path, &str) -> Result<Box<dyn ModelConfig>>,
     /// A shape by name, for a vocabulary and image features of these sizes: vocabulary, then width.
     pub named: fn(&str, i64, i64) -> Option<Box<dyn ModelConfig>>,
 }

@@ -2,11 +2,10 @@
 
 use super::config::{Family, ModelConfig};
 use super::mm_t5::MM_T5;
-use crate::checkpoint::weight_files::read_json;
+use crate::checkpoint::weight_files::{parse_json, read_text};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::path::Path;
-
 use std::sync::{PoisonError, RwLock};
 
 /// Kinds that another crate has added.
@@ -35,12 +34,13 @@ pub fn read_config(path: &Path) -> Result<Box<dyn ModelConfig>> {
         #[serde(default)]
         model_type: Option<String>,
     }
-    let Kind { model_type } = read_json(path)?;
+    let text = read_text(path)?;
+    let Kind { model_type } = parse_json(path, &text)?;
     let families = all();
     // Older checkpoints have no `model_type`.
     let found = model_type.as_deref().unwrap_or(MM_T5.model_type);
     match families.iter().find(|family| family.model_type == found) {
-        Some(family) => (family.read)(path),
+        Some(family) => (family.read)(path, &text),
         None => {
             let known: Vec<String> =
                 families.iter().map(|family| format!("`{}`", family.model_type)).collect();

@@ -112,13 +112,10 @@ fn sentences<'a>((tokens, ends): Text<'a>) -> impl Iterator<Item = (usize, usize
 /// A pair for each problem whose best sample's mean sentence score exceeds that of the worst by `margin` or more. Of equal
 /// samples the first counts.
 pub fn pairs_of_scores(experience: &[Experience], margin: f64) -> Vec<Pair> {
-    let mean = |row: &Experience| {
-        row.ends.iter().map(|(_, score)| f64::from(*score)).sum::<f64>() / row.ends.len().max(1) as f64
-    };
     let mut pairs = Vec::new();
     for (problem, members) in groups(experience) {
         let mut by_score: Vec<(f64, usize)> =
-            members.iter().map(|&member| (mean(&experience[member]), member)).collect();
+            members.iter().map(|&member| (experience[member].mean_score, member)).collect();
         by_score.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let (Some(&(high, best)), Some(&(low, worst))) = (by_score.first(), by_score.last()) else {
             continue;

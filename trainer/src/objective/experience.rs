@@ -20,8 +20,10 @@ pub struct Experience {
     pub ref_logprobs: Vec<f32>,
     /// Values stored while sampling; may be empty.
     pub values: Vec<f32>,
-    /// Tokens that end what is scored, in order, with the Teacher's raw scores.
+    /// Tokens that end what is scored, in order, with the Teacher's raw scores, to which the right answer's reward is added.
     pub ends: Vec<(u32, f32)>,
+    /// Mean of the Teacher's scores, and what the rationale as a whole earns by the right answer: pairs of dpo are made by it.
+    pub mean_score: f64,
     /// r_t, one a token.
     pub rewards: Vec<f32>,
 }
@@ -109,6 +111,8 @@ pub(super) mod tests {
             ref_logprobs: vec![-1.0; tokens],
             values: Vec::new(),
             ends: ends.to_vec(),
+            mean_score: ends.iter().map(|(_, score)| f64::from(*score)).sum::<f64>()
+                / ends.len().max(1) as f64,
             rewards,
         }
     }

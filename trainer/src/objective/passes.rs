@@ -127,8 +127,9 @@ fn undo<R: crate::data::batch::Row>(
     let (steps, of) = (training.steps() - 1, training.total());
     training.push(steps + 1, [("stopped_at_kl", kl)]);
     schemas::warn!(
-        "rl, step {}: KL {kl:.4} is above rl.max_kl: this step is undone, and training ends after {steps} of {of} steps",
-        steps + 1
+        "rl, step {}: KL {kl:.4} is above rl.max_kl: this step is undone, and training ends after {steps} of {}",
+        steps + 1,
+        schemas::number::counted(of, "step")
     );
     End::AtKlBound { steps, of, kl }
 }

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::nn::mode::Mode;
 use crate::nn::weights::Weights;
 use crate::rollout::distribution::Distribution;
-use schemas::number::grouped;
+use schemas::number::{counted, grouped};
 use schemas::settings::{Algorithm, BaselineKind, GaeUnit, WhitenOver};
 use tch::Kind;
 
@@ -194,11 +194,12 @@ fn warn_of_single_samples(experience: &[Experience]) {
     let groups = groups(experience);
     let single = groups.values().filter(|members| members.len() == 1).count();
     if single > 0 {
+        let have = if single == 1 { "has" } else { "have" };
         schemas::warn!(
-            "rl: {} of {} problems have one scored sample, which is compared with the samples of all problems: this tells \
+            "rl: {} of {} {have} one scored sample, which is compared with the samples of all problems: this tells \
              problems apart more than sentences; sample more of each (rollout.samples)",
             grouped(single),
-            grouped(groups.len())
+            counted(groups.len(), "problem")
         );
     }
 }

@@ -18,7 +18,7 @@ use crate::objective::sft::Example;
 use crate::objective::split_rows;
 use crate::rollout::logprobs::token_logprobs;
 use crate::train::progress::check_interrupt;
-use schemas::settings::{Algorithm, AnswerReward, RewardUnit, RlSettings};
+use schemas::settings::{AnswerReward, RewardUnit, RlSettings};
 use schemas::{Rollout, sentences};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -40,12 +40,20 @@ impl AnswerRewards {
             ends.iter_mut().for_each(|(_, score)| *score = (f64::from(*score) * factor) as f32);
             return;
         }
-        // Pairs of dpo are made by mean scores, to which the whole rationale's gain is to be added once.
-        let times = if rl.algorithm == Algorithm::Dpo { ends.len() as f64 } else { 1.0 };
-        let gains = along.windows(2).map(|pair| weight * times * (pair[1] - pair[0]));
+        let gains = along.windows(2).map(|pair| weight * (pair[1] - pair[0]));
         match (rl.reward, ends) {
             (RewardUnit::Rationale, [(_, score)]) => *score += gains.sum::<f64>() as f32,
             (_, ends) => ends.iter_mut().zip(gains).for_each(|((_, score), gain)| *score += gain as f32),
+        }
+    }
+
+    /// What a rollout earns in sum: w · (P_n − P_0); 0 where scores are multiplied instead, or the answer is hidden.
+    pub(super) fn gain(&self, rollout: &Rollout, rl: &RlSettings) -> f64 {
+        match self.along.get(&rollout.rollout_id).map(Vec::as_slice) {
+            Some([first, .., last]) if rl.answer_reward != AnswerReward::Product => {
+                rl.answer_weight * (last - first)
+            }
+            _ => 0.0,
         }
     }
 
@@ -203,10 +211,13 @@ mod tests {
         };
         assert_eq!(after(&[1.0, 0.5], &|_| {}), [1.125, 0.4375]);
         assert_eq!(after(&[0.75], &|rl| rl.reward = RewardUnit::Rationale), [0.8125]);
-        // Of two sentences, each counts half in the mean.
-        assert_eq!(after(&[1.0, 0.5], &|rl| rl.algorithm = Algorithm::Dpo), [1.25, 0.375]);
         // 1 − 0.5 + 0.5 · 0.375.
         assert_eq!(after(&[1.0, 0.5], &|rl| rl.answer_reward = AnswerReward::Product), [0.6875, 0.34375]);
+        let gain = |how| {
+            let rl = RlSettings { answer_weight: 0.5, answer_reward: how, ..Settings::default().rl };
+            rewards.gain(&rollout, &rl)
+        };
+        assert_eq!((gain(AnswerReward::Sum), gain(AnswerReward::Product)), (0.0625, 0.0));
         let mut ends = [(3, 0.5)];
         rewards.add_to(
             &mut ends,

@@ -8,7 +8,7 @@ use crate::data::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::rollout::Generator;
 use crate::seed;
-use schemas::settings::RlKeep;
+use schemas::settings::{RlKeep, RlSettings};
 use schemas::{Metric, Problem};
 
 /// Most problems of val that are decoded; the same ones each time.
@@ -156,7 +156,7 @@ fn quantile_of_t(freedom: f64) -> f64 {
 }
 
 /// The likeliest reason why a policy became worse, from the numbers of its training and what it writes now.
-pub(super) fn likely_cause(rows: &[Metric], change: &Change) -> String {
+pub(super) fn likely_cause(rl: &RlSettings, rows: &[Metric], change: &Change) -> String {
     let last = |name: &str| rows.iter().rev().find(|row| row.name == name).map(|row| row.value);
     let most = |name: &str| {
         let values = rows.iter().filter(|row| row.name == name).map(|row| row.value);
@@ -184,7 +184,9 @@ pub(super) fn likely_cause(rows: &[Metric], change: &Change) -> String {
             "its rationales shrank from {sentences:.1} to {now:.1} sentences: each sentence below rl.neutral_score costs \
              reward; lower rl.neutral_score, or set rl.reward = rationale"
         )
-    } else if let Some(share) = last("differing/problems").filter(|share| *share < 0.2) {
+    } else if let Some(share) =
+        last("differing/problems").filter(|share| rl.compares_samples() && *share < 0.2)
+    {
         format!(
             "the samples of only {:.1} % of the problems differ in their reward, so few decide; sample more of each \
              (rollout.samples)",
@@ -208,6 +210,8 @@ pub(super) fn likely_cause(rows: &[Metric], change: &Change) -> String {
 mod tests {
     use super::*;
     use crate::train::metrics::MetricLog;
+    use schemas::Settings;
+    use schemas::settings::{Algorithm, BaselineKind};
 
     fn change(rouge_l: [f64; 2], sentences: [f64; 2], half_width: Option<f64>) -> Change {
         Change { rouge_l, sentences, half_width }
@@ -216,14 +220,16 @@ mod tests {
     #[test]
     fn the_likely_cause_is_named() {
         let worse = change([0.5, 0.4], [4.0, 4.0], Some(0.02));
-        let cause_of = |numbers: &[(&str, f64)], change: &Change| {
+        let rl = Settings::default().rl;
+        let cause_with = |rl: &RlSettings, numbers: &[(&str, f64)], change: &Change| {
             let mut log = MetricLog::new(1, "rl");
             log.push(0, 0.0, [("mean_sentence_score", 0.5)]);
             for (step, (name, value)) in (1..).zip(numbers) {
                 log.push(step, 0.0, [(*name, *value)]);
             }
-            likely_cause(log.rows(), change)
+            likely_cause(rl, log.rows(), change)
         };
+        let cause_of = |numbers: &[(&str, f64)], change: &Change| cause_with(&rl, numbers, change);
         let cause = |numbers: &[(&str, f64)]| cause_of(numbers, &worse);
         assert!(cause(&[("kl_to_sampler", 0.3), ("kl_to_sampler", 0.05)]).starts_with("it moved far"));
         assert!(cause(&[("explained_variance", -0.2)]).starts_with("values predict"));
@@ -233,12 +239,23 @@ mod tests {
         assert!(
             cause(&[("differing/problems", 0.08)]).starts_with("the samples of only 8.0 % of the problems")
         );
+        // Values teach something of equal samples, too.
+        for (algorithm, baseline, expected) in [
+            (Algorithm::Ppo, BaselineKind::Model, "scores and gold solutions"),
+            (Algorithm::Ppo, BaselineKind::Sampled, "scores and gold solutions"),
+            (Algorithm::Grpo, BaselineKind::Model, "the samples of only"),
+            (Algorithm::Dpo, BaselineKind::Sampled, "the samples of only"),
+        ] {
+            let rl = RlSettings { algorithm, baseline, ..rl.clone() };
+            let found = cause_with(&rl, &[("differing/problems", 0.08)], &worse);
+            assert!(found.starts_with(expected), "{algorithm}, {baseline:?}: {found}");
+        }
         assert!(cause(&[("differing/problems", 0.8)]).starts_with("scores and gold solutions"));
         let longer = change([0.5, 0.4], [4.0, 6.0], Some(0.02));
         assert!(cause_of(&[], &longer).starts_with("its rationales grew from 4.0 to 6.0 sentences"));
         let shorter = change([0.5, 0.4], [4.0, 2.0], Some(0.02));
         assert!(cause_of(&[], &shorter).starts_with("its rationales shrank from 4.0 to 2.0 sentences"));
-        let unscored = likely_cause(&[], &longer);
+        let unscored = likely_cause(&rl, &[], &longer);
         assert!(unscored.starts_with("the right answer and gold solutions"), "{unscored}");
         let slightly = change([0.5, 0.49], [4.0, 4.0], Some(0.02));
         assert_eq!(cause_of(&[], &slightly), "the difference may be chance");

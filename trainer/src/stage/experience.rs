@@ -68,8 +68,10 @@ pub(super) fn experience(
         let tokens: Vec<u32> = rollout.sentences.iter().map(|sentence| sentence.token_end).collect();
         let whole = rl.reward == RewardUnit::Rationale;
         let mut ends = scored_ends(&tokens, scores, whole);
+        let mut gain = 0.0;
         if let Some(answers) = answers {
             answers.add_to(&mut ends, rollout, rl);
+            gain = answers.gain(rollout, rl);
         }
         if ends.is_empty() {
             ends.push((rollout.token_ids.len().saturating_sub(1) as u32, 0.0));
@@ -84,11 +86,18 @@ pub(super) fn experience(
             logprobs: rollout.logprobs.clone(),
             ref_logprobs: rollout.ref_logprobs.clone(),
             values: rollout.values.clone(),
+            mean_score: mean_with(gain, &ends),
             ends,
             rewards: rewards.map_err(wrong)?,
         });
     }
     Ok(all)
+}
+
+/// Mean of sentence scores, of which the answer's `gain` is a part in sum: of the rationale as a whole, it counts whole.
+fn mean_with(gain: f64, ends: &[(u32, f32)]) -> f64 {
+    let sum: f64 = ends.iter().map(|(_, score)| f64::from(*score)).sum();
+    (sum - gain) / ends.len() as f64 + gain
 }
 
 /// The score with zero reward: without a Teacher's scores, that of a sentence that adds nothing.
@@ -135,7 +144,14 @@ fn check(rollout: &Rollout, rl: &RlSettings, vocabulary: i64) -> Result<(), Stri
 
 #[cfg(test)]
 mod tests {
-    use super::steered;
+    use super::{mean_with, steered};
+
+    /// Scores 0.5 and 1.0, to which the answer has added 0.25 and −0.125.
+    #[test]
+    fn the_answer_counts_once_in_a_mean_score() {
+        assert_eq!(mean_with(0.125, &[(1, 0.75), (4, 0.875)]), 0.75 + 0.125);
+        assert_eq!(mean_with(0.125, &[(4, 0.875)]), 0.875);
+    }
 
     #[test]
     fn the_kl_coefficient_is_steered_towards_its_target() {

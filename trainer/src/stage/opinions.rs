@@ -132,9 +132,9 @@ impl Ignored {
             self.0.iter().filter_map(|(one, count)| Some((opinions.get(*one)?, *count)))
         {
             schemas::warn!(
-                "note: round {round}: scores by {opinion} on {} rollouts are not combined: the settings do not ask for \
+                "note: round {round}: scores by {opinion} on {} are not combined: the settings do not ask for \
                  them (teacher.repeats, [[teachers]])",
-                grouped(rollouts)
+                schemas::number::counted(rollouts, "rollout")
             );
         }
     }
@@ -163,6 +163,7 @@ pub(super) fn weighted(
         Disagreement::LeaveOut => "on which opinions differ",
         Disagreement::DownWeight => "in part, on which opinions differ",
     };
-    let remark = (far_apart > 0).then(|| format!("{} sentences {how}", grouped(far_apart)));
+    let remark =
+        (far_apart > 0).then(|| format!("{} {how}", schemas::number::counted(far_apart, "sentence")));
     (scored, remark)
 }

@@ -22,7 +22,7 @@ use crate::rollout::distribution::Distribution;
 use crate::seed;
 use crate::train::metrics::MetricLog;
 use crate::train::resume::StepCheckpoint;
-use schemas::number::grouped;
+use schemas::number::{counted, grouped};
 use schemas::provenance::sha256_hex;
 use schemas::settings::{Algorithm, RlKeep, RlSettings, RoundStages};
 use schemas::{Metric, Rollout, Score};
@@ -69,7 +69,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         let policy = context.read_policy(&folder)?;
         let corpus = Corpus::open(&context.dataset, &context.settings.student, &*policy.student.config)?;
         let written = decode::run(context, round, "rl", "train", &policy, &corpus)?;
-        let decoded = format!("{written} rationales decoded");
+        let decoded = format!("{} decoded", counted(written, "rationale"));
         let text =
             line.map_or_else(|| format!("round {round}: rl: {decoded}"), |line| format!("{line}; {decoded}"));
         return Ok(Outcome::Done(text));
@@ -172,9 +172,9 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     context.group.on_first(|| kept.write(&folder, &format!("round {round}, rl")))?;
     let earned = earned(context, round, mean_score(scored, rl), answers.as_ref(), reward)?;
     Ok(format!(
-        "round {round}: rl: {} on {} rollouts, {earned}{}{}{}",
+        "round {round}: rl: {} on {}, {earned}{}{}{}",
         rl.algorithm,
-        grouped(experience.len()),
+        counted(experience.len(), "rollout"),
         ended(learned.end),
         learned.remark,
         left_out(scored)
@@ -236,7 +236,7 @@ impl Run<'_> {
             schemas::warn!(
                 "round {}: rl: ROUGE-L on val fell from {before:.3} to {after:.3}: {}{}",
                 self.round,
-                likely_cause(log.rows(), &change),
+                likely_cause(self.plan.settings, log.rows(), &change),
                 if keeps_start { "" } else { "; rl.keep = best keeps the policy of before" }
             );
         }
@@ -282,9 +282,9 @@ fn ended(end: End) -> String {
         End::NothingToLearn => ", which differ too little to learn from: the policy stays as it was".into(),
         End::AtKlBound { steps, of, .. } => {
             format!(
-                ", ended at rl.max_kl after {} of {} steps",
+                ", ended at rl.max_kl after {} of {}",
                 grouped(steps as usize),
-                grouped(of as usize)
+                counted(of as usize, "step")
             )
         }
     }

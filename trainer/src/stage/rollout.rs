@@ -20,6 +20,7 @@ use crate::rollout::score::{TeacherForced, needs_own_pass, teacher_forced};
 use crate::rollout::{Generated, Generator, Sampling};
 use crate::seed;
 use crate::train::progress::{Progress, check_interrupt};
+use schemas::number::counted;
 use schemas::{Problem, Rollout};
 use tch::Device;
 
@@ -92,7 +93,8 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         "rollout.max_new_tokens",
         context.settings.rollout.max_new_tokens,
     );
-    Ok(Outcome::Done(format!("round {round}: {rows} rationales sampled for {total} problems")))
+    let (rationales, problems) = (counted(rows, "rationale"), counted(total, "problem"));
+    Ok(Outcome::Done(format!("round {round}: {rationales} sampled for {problems}")))
 }
 
 /// The models of a round. On the CPU, one at a time is in memory: reading weights again is cheap compared with a part,

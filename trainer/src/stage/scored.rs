@@ -4,7 +4,7 @@ use super::context::{Context, Policy, short};
 use super::opinions::{self, Ignored, Lacking};
 use super::rollout::sample_seed;
 use crate::error::{Error, Result};
-use schemas::number::grouped;
+use schemas::number::counted;
 use schemas::opinions::{Combined, OnRollout, Opinions};
 use schemas::{Rollout, Score};
 use serde::Deserialize;
@@ -172,9 +172,10 @@ impl Joined {
         let with_sentences = self.scored.len() + self.lost + self.lacking.without_any;
         let least = context.settings.rl.min_coverage;
         if self.lacking.waiting > 0 && (self.scored.is_empty() || self.lacking.coverage() < least) {
+            let wait = if self.lacking.rollouts == 1 { "waits" } else { "wait" };
             return Ok(Some(format!(
-                "round {round}: {} rationales wait for scores{}; next: collect-feedback --round {round}{}{}",
-                grouped(self.lacking.rollouts),
+                "round {round}: {} {wait} for scores{}; next: collect-feedback --round {round}{}{}",
+                counted(self.lacking.rollouts, "rationale"),
                 self.lacking.by_whom(),
                 schemas::teacher::flags_to_go_on(&context.dataset, round, &context.settings)?,
                 context.dataset.flag()
@@ -184,9 +185,9 @@ impl Joined {
         if with_sentences > 0 && coverage < least {
             return Err(Error::input(
                 format!(
-                    "round {round}: rl.min_coverage: expected {:.1} % of {with_sentences} rollouts scored, found \
-                     {:.1} % ({} rejected)",
+                    "round {round}: rl.min_coverage: expected {:.1} % of {} scored, found {:.1} % ({} rejected)",
                     least * 100.0,
+                    counted(with_sentences, "rollout"),
                     coverage * 100.0,
                     self.lost
                 ),

@@ -13,7 +13,7 @@ use crate::rollout::Generator;
 use crate::seed;
 use crate::train::metrics::MetricLog;
 use crate::train::resume::StepCheckpoint;
-use schemas::number::grouped;
+use schemas::number::{counted, grouped};
 use schemas::opinions::{OnRollout, Opinions};
 use schemas::sentences;
 use schemas::settings::{CorrectionFilter, KeepBy};
@@ -55,7 +55,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
         }
     }
     if written > 0 {
-        lines.push(format!("{written} rationales decoded"));
+        lines.push(format!("{} decoded", counted(written, "rationale")));
     }
     Ok(match lines.as_slice() {
         [] => Outcome::Already,
@@ -168,11 +168,12 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let waiting = due.iter().filter(|(id, (_, is_asked))| *is_asked && is_open(id)).count();
     if waiting > 0 {
         let flags = if share.is_whole() { "" } else { &context.share_flags };
+        let wait = if waiting == 1 { "waits" } else { "wait" };
         // Without scores in the reward, none are to be bought.
         let only = if context.settings.needs_scores() { "" } else { " --stage corrections" };
         return Ok(Err(format!(
-            "round {round}: {} rationales wait for corrections; next: collect-feedback --round {round}{only}{}{flags}{}",
-            grouped(waiting),
+            "round {round}: {} {wait} for corrections; next: collect-feedback --round {round}{only}{}{flags}{}",
+            counted(waiting, "rationale"),
             schemas::teacher::flags_to_go_on(dataset, round, &context.settings)?,
             dataset.flag()
         )));
@@ -215,7 +216,7 @@ fn of_corrections(context: &Context, round: u32, ready: &Ready) -> Result<(Vec<T
     }
     let changed = chosen.iter().filter(|correction| correction.changed).count();
     let mut line =
-        format!("{} corrections learned, {} of them changed", grouped(chosen.len()), grouped(changed));
+        format!("{} learned, {} of them changed", counted(chosen.len(), "correction"), grouped(changed));
     if ready.rejected > 0 {
         line += &format!(" (left out: {} rejected)", grouped(ready.rejected));
     }

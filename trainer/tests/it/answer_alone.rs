@@ -67,6 +67,7 @@ fn the_reward_is_that_of_the_answer() {
         &["--answer-weight", "2"][..],
         &["--answer-weight", "2", "--neutral-score", "0.9", "--algorithm", "grpo"],
         &["--answer-weight", "2", "--reward", "rationale"],
+        &["--answer-weight", "2", "--algorithm", "dpo", "--dpo-margin", "1e-6"],
     ] {
         let (found, gain, count, _) = reward(flags);
         assert!(gain.abs() > 1e-6, "rationales tell the model something");

@@ -130,6 +130,8 @@ impl<'a> Run<'a> {
                     ref_logprobs: text.logprobs.clone(),
                     logprobs: text.logprobs,
                     values: Vec::new(),
+                    mean_score: ends.iter().map(|(_, score)| f64::from(*score)).sum::<f64>()
+                        / ends.len() as f64,
                     ends,
                     rewards: rewards.expect("valid"),
                 });

@@ -135,7 +135,7 @@ fn a_few_rollouts_may_lack_scores() {
     assert!(line.contains("1 not scored"), "{line}");
     assert_eq!(place_after.numbers("rl", "rollouts"), [(with_sentences.len() - 1) as f64]);
     let (line, place_after) = rl(&["--min-coverage", "1"]);
-    assert!(line.contains("1 rationales wait for scores"), "{line}");
+    assert!(line.contains("1 rationale waits for scores"), "{line}");
     assert!(!place_after.checkpoint("round-1/rl").exists());
     assert!(place.dataset().read::<Score>(1).expect("scores").iter().all(|row| row.rollout_id != without));
 }

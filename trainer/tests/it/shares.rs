@@ -68,7 +68,7 @@ fn a_share_of_the_rationales_is_corrected() {
     };
     with(&wanted[1..]);
     let said = succeeds(&place, &share);
-    let expected = "round 1: 1 rationales wait for corrections; next: collect-feedback --round 1";
+    let expected = "round 1: 1 rationale waits for corrections; next: collect-feedback --round 1";
     assert!(said.contains(expected), "{said}");
     assert!(
         said.contains(" --sft-corrections-share 0.4 --rollout-seed 7")

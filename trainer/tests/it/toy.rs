@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
-use trainer::checkpoint::weight_files::read_json;
+use trainer::checkpoint::weight_files::parse_json;
 use trainer::error::Result;
 use trainer::model::config::{Family, ModelConfig, Shapes, SpecialTokens};
 use trainer::model::family::register;
@@ -31,8 +31,8 @@ struct ToyConfig {
     image_width: i64,
 }
 
-fn read(path: &Path) -> Result<Box<dyn ModelConfig>> {
-    Ok(Box::new(read_json::<ToyConfig>(path)?))
+fn read(path: &Path, text: &str) -> Result<Box<dyn ModelConfig>> {
+    Ok(Box::new(parse_json::<ToyConfig>(path, text)?))
 }
 
 fn named(shape: &str, vocabulary: i64, image_width: i64) -> Option<Box<dyn ModelConfig>> {

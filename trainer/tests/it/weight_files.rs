@@ -22,6 +22,17 @@ fn broken_weight_files_are_refused() {
 }
 
 #[test]
+fn a_shape_that_no_tensor_has_is_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join(WEIGHTS_FILE);
+    let header = r#"{"w": {"dtype": "F32", "shape": [0, 9223372036854775808], "data_offsets": [0, 0]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    fs::write(&path, bytes).expect("written");
+    let message = read_safetensors(&path).expect_err("no such shape").to_string();
+    assert_contains(&message, &["model.safetensors: tensor `w` of shape [0, 9223372036854775808]: "]);
+}
+
+#[test]
 fn folders_without_safetensors_say_what_to_do() {
     let message = refused(|folder| fs::remove_file(folder.join(WEIGHTS_FILE)).expect("removed"));
     assert_contains(&message, &["expected a checkpoint with model.safetensors"]);

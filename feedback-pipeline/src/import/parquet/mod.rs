@@ -116,8 +116,8 @@ pub(super) fn read(
     let (shards, left_out) = shards::find(from)?;
     if let Some(first) = left_out.first() {
         schemas::warn!(
-            "note: {} files without a split in their names are ignored, the first is {}",
-            left_out.len(),
+            "note: ignored: {} without a split in the name, the first is {}",
+            counted(left_out.len(), "file"),
             first.display()
         );
     }

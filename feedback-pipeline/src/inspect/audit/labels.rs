@@ -11,8 +11,10 @@ struct Line {
     rollout_id: Option<String>,
     sentence_index: Option<u32>,
     score: Option<f64>,
-    /// The sentence, to check that it is the one that was scored.
+    /// What the sentence is, to check that it is the one that was scored.
     sentence: Option<String>,
+    problem_id: Option<String>,
+    round: Option<u32>,
     /// Who labelled.
     #[serde(default)]
     by: String,
@@ -27,10 +29,18 @@ pub(super) struct Label {
     pub(super) score: f64,
     /// How many people scored it.
     pub(super) people: usize,
-    /// The sentence, if the file has it.
-    pub(super) sentence: Option<String>,
-    /// Line of the last label.
+    /// What the lines of these scores say about the sentence, in their order.
+    pub(super) claims: Vec<Claim>,
+}
+
+/// What a line says about its sentence, as far as it does.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Claim {
+    /// The line, from 1.
     pub(super) line: usize,
+    pub(super) sentence: Option<String>,
+    pub(super) problem_id: Option<String>,
+    pub(super) round: Option<u32>,
 }
 
 /// Labels by rollout and sentence.
@@ -42,9 +52,6 @@ pub(super) struct Labels {
     /// Number of lines that choose between two rationales.
     pub(super) choices: usize,
 }
-
-/// One person's score, its line, and the sentence if the line has it.
-type Given = (f64, usize, Option<String>);
 
 /// Reads a file of labels. If a person labelled a sentence several times, the last counts.
 ///
@@ -59,7 +66,7 @@ pub(super) fn read(path: &Path) -> Result<Labels> {
     let text =
         String::from_utf8(bytes).map_err(|_| Error::bad_input(place.as_str(), "expected UTF-8 text"))?;
     let mut choices = 0;
-    let mut last: HashMap<(String, u32), HashMap<String, Given>> = HashMap::new();
+    let mut last: HashMap<(String, u32), HashMap<String, (f64, Claim)>> = HashMap::new();
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
     for (number, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |message: String| Error::bad_input(format!("{place}, line {}", number + 1), message);
@@ -79,17 +86,20 @@ pub(super) fn read(path: &Path) -> Result<Labels> {
         if !(0.0..=1.0).contains(&score) {
             return Err(wrong(format!("`score`: expected a number from 0 to 1, found {score}")));
         }
-        last.entry((rollout, index)).or_default().insert(line.by, (score, number + 1, line.sentence));
+        let Line { sentence, problem_id, round, .. } = line;
+        let claim = Claim { line: number + 1, sentence, problem_id, round };
+        last.entry((rollout, index)).or_default().insert(line.by, (score, claim));
     }
     if last.is_empty() {
         return Err(Error::bad_input(place, "expected labels with a score, found none"));
     }
     let count = last.values().map(HashMap::len).sum();
-    let mean = |people: HashMap<String, Given>| Label {
-        score: people.values().map(|(score, ..)| score).sum::<f64>() / people.len() as f64,
-        people: people.len(),
-        line: people.values().map(|(_, line, _)| *line).max().unwrap_or_default(),
-        sentence: people.into_values().find_map(|(_, _, sentence)| sentence),
+    let mean = |people: HashMap<String, (f64, Claim)>| {
+        let mut given: Vec<(f64, Claim)> = people.into_values().collect();
+        given.sort_by_key(|(_, claim)| claim.line);
+        let score = given.iter().map(|(score, _)| score).sum::<f64>() / given.len() as f64;
+        let people = given.len();
+        Label { score, people, claims: given.into_iter().map(|(_, claim)| claim).collect() }
     };
     let of = last.into_iter().map(|(sentence, people)| (sentence, mean(people))).collect();
     Ok(Labels { of, count, choices })
@@ -118,7 +128,8 @@ mod tests {
         assert_eq!((found.of.len(), found.count, found.choices), (2, 3, 1));
         let first = &found.of[&("r".to_owned(), 0)];
         assert!((first.score - 0.6).abs() < 1e-9);
-        assert_eq!((first.people, first.line, first.sentence.as_deref()), (2, 4, Some("S.")));
+        let said: Vec<_> = first.claims.iter().map(|claim| (claim.line, claim.sentence.as_deref())).collect();
+        assert_eq!((first.people, said), (2, vec![(3, Some("S.")), (4, None)]));
     }
 
     #[test]

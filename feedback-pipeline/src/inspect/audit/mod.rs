@@ -23,7 +23,7 @@ use crate::request::prompt::SystemPrompt;
 use crate::send::runtime;
 use crate::store::outcome;
 use crate::tables::{booking, ledger};
-use schemas::number::plural;
+use schemas::number::counted;
 use schemas::opinions::OnRollout;
 use schemas::{Request, provenance::sha256_hex};
 use serde::Serialize;
@@ -201,14 +201,13 @@ impl fmt::Display for Audit {
         let cost = self.cost_usd.map_or_else(|| "cost unknown".to_owned(), |cost| format!("${cost:.4}"));
         writeln!(
             f,
-            "round {}: {} of {} rollouts scored by {teachers} were scored again by {}, {} rejected; {} {}, {cost}",
+            "round {}: {} of {} scored by {teachers} scored again by {}, {} rejected; {}, {cost}",
             self.round,
             self.answered,
-            self.rollouts,
+            counted(self.rollouts, "rollout"),
             self.auditor,
             self.rejected,
-            self.sent,
-            plural(self.sent, "request")
+            counted(self.sent, "request")
         )?;
         write!(f, "{}", self.agreement)
     }

@@ -132,9 +132,9 @@ pub fn run(dataset: &Dataset, round: u32, file: &Path, neutral: f64) -> Result<P
     let names = ["rollout_id", "problem_id", "sentence_index", "sentence", "score", "teacher", "repeat"];
     for row in dataset.stream_columns::<Score, Scored>(round, &names)? {
         let row = row?;
-        let key = (row.rollout_id, row.sentence_index);
+        let key = (row.rollout_id.clone(), row.sentence_index);
         let Some(label) = labels.of.get(&key) else { continue };
-        check(label, &row.sentence, &key, file)?;
+        check(label, &row, &key, round, file)?;
         scored.insert(key.clone());
         // Each scoring by itself: those of one Teacher are not independent of each other.
         let opinion = Opinion { teacher: row.teacher, repeat: row.repeat.unwrap_or(0) };
@@ -172,18 +172,27 @@ fn skill(problem: Problem) -> String {
     problem.skill.or(problem.topic).or(problem.subject).unwrap_or_else(|| "(none)".to_owned())
 }
 
-/// A label that contains its sentence must match the sentence that was scored.
-fn check(label: &Label, sentence: &str, key: &(String, u32), file: &Path) -> Result<()> {
-    match &label.sentence {
-        Some(labelled) if labelled.trim() != sentence.trim() => Err(Error::bad_input(
-            format!("{}, line {}", file.display(), label.line),
-            format!(
-                "sentence {} of {} is another one: expected `{sentence}`, found `{labelled}`",
-                key.1, key.0
-            ),
-        )),
-        _ => Ok(()),
+/// What lines say about a sentence must be so of the sentence that was scored: else they are of another dataset or round.
+fn check(label: &Label, scored: &Scored, key: &(String, u32), round: u32, file: &Path) -> Result<()> {
+    let (rollout, index) = key;
+    for claim in &label.claims {
+        let wrong =
+            |message| Err(Error::bad_input(format!("{}, line {}", file.display(), claim.line), message));
+        if let Some(found) = claim.round.filter(|found| *found != round) {
+            return wrong(format!("`round`: expected {round}, that of {rollout}, found {found}"));
+        }
+        if let Some(found) = claim.problem_id.as_ref().filter(|found| **found != scored.problem_id) {
+            let expected = &scored.problem_id;
+            return wrong(format!("`problem_id`: expected `{expected}`, that of {rollout}, found `{found}`"));
+        }
+        if let Some(found) = claim.sentence.as_ref().filter(|found| found.trim() != scored.sentence.trim()) {
+            let expected = &scored.sentence;
+            return wrong(format!(
+                "sentence {index} of {rollout} is another one: expected `{expected}`, found `{found}`"
+            ));
+        }
     }
+    Ok(())
 }
 
 /// Statistics of items, in the order of [`Figures`].

@@ -120,7 +120,7 @@ impl fmt::Display for People {
             )?;
             if let (false, Some(labels)) = (is_clear, labels_needed) {
                 let labels = usize::try_from(*labels).unwrap_or(usize::MAX);
-                writeln!(f, "  about {} labels would show such a difference", grouped(labels))?;
+                writeln!(f, "  about {} would show such a difference", counted(labels, "label"))?;
             }
         }
         Ok(())

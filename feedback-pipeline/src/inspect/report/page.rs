@@ -12,6 +12,7 @@ use crate::inspect::win_rate::{Results, WinRates};
 use base64::Engine as _;
 use minijinja::{Environment, UndefinedBehavior};
 use schemas::Dataset;
+use schemas::number::counted;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -203,9 +204,9 @@ fn notes(deck: &Deck, pictures: &Pictures) -> Vec<String> {
     }
     if pictures.left_out > 0 {
         notes.push(format!(
-            "Pictures take at most {} MB of this file; those of {} problems are omitted.",
+            "Pictures take at most {} MB of this file; those of {} are omitted.",
             MOST_PICTURE_BYTES >> 20,
-            count(pictures.left_out)
+            counted(pictures.left_out, "problem")
         ));
     }
     if pictures.unreadable > 0 {
@@ -276,8 +277,8 @@ pub(super) fn summary(figures: &Figures, spending: &[Spending]) -> String {
     let dollars = spending.iter().fold(0.0, |sum, row| sum + row.cost_usd);
     format!(
         "{grid}samples are scored by the Teacher, greedy rationales by the embedded one\n{effects}\
-         {} requests, {} input and {} output tokens, ${dollars:.2}\n",
-        sum(|row| row.attempts),
+         {}, {} input and {} output tokens, ${dollars:.2}\n",
+        counted(spending.iter().map(|row| row.attempts).sum::<u64>(), "request"),
         sum(|row| row.input_tokens + row.cached_input_tokens),
         sum(|row| row.output_tokens),
     )

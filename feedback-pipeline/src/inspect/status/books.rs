@@ -9,7 +9,7 @@ use polars::prelude::*;
 use schemas::number::{self, grouped};
 use schemas::opinions::Opinion;
 use schemas::share::Share;
-use schemas::{Correction, Dataset, IdSet, Judgement, Rationale, Reject, Rollout, Score};
+use schemas::{Correction, Dataset, IdSet, Judgement, Rationale, Reject, Rollout, Score, Table};
 use serde::Serialize;
 use std::fmt;
 
@@ -28,9 +28,12 @@ pub struct Account {
     pub rejected: u64,
     /// Items that wait for feedback.
     pub waiting: u64,
-    /// Items that no feedback is asked for, by `sft.corrections_share`.
+    /// Items that no feedback is asked for: outside `sft.corrections_share`, or all of a kind that is `unasked`.
     #[serde(skip_serializing_if = "is_none")]
     pub outside: u64,
+    /// Whether the settings ask for no feedback of this kind: `train` would not use it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unasked: bool,
     /// Items without a sentence; they need no feedback.
     pub empty: u64,
     /// The baseline of the pairs; judgements only.
@@ -60,6 +63,7 @@ impl Account {
             rejected: outcomes.rejected,
             waiting: outcomes.waiting,
             outside: outcomes.outside,
+            unasked: false,
             empty: outcomes.empty,
             against: None,
             opinion: None,
@@ -77,8 +81,8 @@ impl Account {
     fn compare(&mut self, spending: &[Spending], ended: u64) {
         let asked = asked(spending, self.kind);
         if asked < ended {
-            let (asked, ended) = (grouped(asked), grouped(ended));
-            self.faults.push(format!("the requests table has {asked} items, not {ended}"));
+            let (asked, ended) = (number::counted(asked, "item"), grouped(ended));
+            self.faults.push(format!("the requests table has {asked}, not {ended}"));
         }
     }
 }
@@ -89,7 +93,14 @@ fn asked(spending: &[Spending], kind: &str) -> u64 {
 }
 
 /// The accounts of the rollouts of a round, one for each opinion where rollouts have several; none if there are no rollouts.
-pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Result<Vec<Account>> {
+/// Without `are_asked`, none waits.
+pub(super) fn scores(
+    dataset: &Dataset,
+    round: u32,
+    spending: &[Spending],
+    problems: &IdSet,
+    are_asked: bool,
+) -> Result<Vec<Account>> {
     let scores = frame::<Score>(dataset, round, &["rollout_id", "teacher", "repeat"])?
         .with_column(col("repeat").fill_null(lit(0_u64)));
     // A list column is read as its length.
@@ -97,7 +108,7 @@ pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Re
         col("rollout_id").alias("id"),
         col("sentences").eq(lit(0)).alias("empty"),
         col("sentences").alias("expected"),
-        lit(false).alias("outside"),
+        lit(!are_asked).alias("outside"),
     ]);
     let account = |scores: LazyFrame, opinion: Option<Opinion>| -> Result<Account> {
         let scores = counted(scores, "rollout_id");
@@ -107,6 +118,7 @@ pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Re
         let sentences = outcomes.rows;
         let mut account = Account::of(round, Kind::Scores, outcomes, with_feedback);
         account.sentences = Some(sentences);
+        account.unasked = !are_asked;
         account.opinion = opinion.map(|opinion| opinion.to_string());
         Ok(account)
     };
@@ -125,27 +137,33 @@ pub(super) fn scores(dataset: &Dataset, round: u32, spending: &[Spending]) -> Re
     let ended = accounts.iter().map(|account| account.done + account.rejected).sum();
     if let Some(first) = accounts.first_mut() {
         first.compare(spending, ended);
-        first.faults.extend(without_problem(dataset, round)?);
+        first.faults.extend(without_problem::<Rollout>(dataset, round, problems)?);
+        first.faults.extend(unusable_score(dataset, round)?);
     }
     Ok(accounts)
 }
 
-/// Rollouts of problems that do not exist.
-fn without_problem(dataset: &Dataset, round: u32) -> Result<Option<String>> {
+/// Rows of problems that do not exist.
+fn without_problem<T: Table>(dataset: &Dataset, round: u32, problems: &IdSet) -> Result<Option<String>> {
     #[derive(serde::Deserialize)]
     struct Of {
         problem_id: String,
     }
-    let mut problems = IdSet::default();
-    for problem in dataset.problem_rows()? {
-        problems.insert(&problem?.problem_id);
+    let mut rows = 0_u64;
+    for row in dataset.stream_columns::<T, Of>(round, &["problem_id"])? {
+        rows += u64::from(!problems.contains(&row?.problem_id));
     }
-    let mut rollouts = 0_u64;
-    for row in dataset.stream_columns::<Rollout, Of>(round, &["problem_id"])? {
-        rollouts += u64::from(!problems.contains(&row?.problem_id));
+    let is_any = rows > 0;
+    Ok(is_any.then(|| format!("{} of problems that problems.parquet lacks: {}", T::NAME, grouped(rows))))
+}
+
+/// The first score that is no number from 0 to 1: whatever uses the scores refuses it.
+fn unusable_score(dataset: &Dataset, round: u32) -> Result<Option<String>> {
+    match dataset.columns::<Score>(round, &["score"]) {
+        Ok(_) => Ok(None),
+        Err(error @ schemas::Error::Value { .. }) => Ok(Some(error.to_string())),
+        Err(error) => Err(error.into()),
     }
-    Ok((rollouts > 0)
-        .then(|| format!("rollouts of problems that problems.parquet lacks: {}", grouped(rollouts))))
 }
 
 /// Whose scores a round has, where a rollout has those of several.
@@ -170,25 +188,29 @@ fn opinions(scores: &LazyFrame) -> Result<Vec<Opinion>> {
         .collect())
 }
 
-/// The account of the rationales that the rl stage of a round wrote, of which those in a share are corrected; `None` if there are
-/// none.
+/// The account of the rationales that the rl stage of a round wrote, of which those in a share are corrected, or none if that is
+/// `None`; `None` if there are none.
 pub(super) fn corrections(
     dataset: &Dataset,
     round: u32,
     spending: &[Spending],
-    share: &Share,
+    problems: &IdSet,
+    share: Option<&Share>,
 ) -> Result<Option<Account>> {
     let corrections = counted(frame::<Correction>(dataset, round, &["rationale_id"])?, "rationale_id");
     let with_feedback = rows(corrections.clone())?;
     let rationales = rationales(dataset, round, "rl")?;
-    let rationales = with_test(rationales, "problem_id", "outside", |problem| !share.contains(problem))?;
+    let is_outside = |problem: &str| share.is_none_or(|share| !share.contains(problem));
+    let rationales = with_test(rationales, "problem_id", "outside", is_outside)?;
     // In splits other than train, only corrected rationales count.
     let items = left_join(rationales, "id", corrections, "rationale_id")
         .filter(col("split").eq(lit("train")).or(col("rows").is_not_null()))
         .with_column(lit(1_u64).alias("expected"));
     let outcomes = query::outcomes(dataset, round, Kind::Corrections.as_str(), None, items)?;
     let mut account = Account::of(round, Kind::Corrections, outcomes, with_feedback);
+    account.unasked = share.is_none();
     account.compare(spending, account.done + account.rejected);
+    account.faults.extend(without_problem::<Rationale>(dataset, round, problems)?);
     Ok((account.items > 0 || !account.faults.is_empty()).then_some(account))
 }
 
@@ -237,8 +259,8 @@ pub(super) fn judgements(dataset: &Dataset, round: u32, spending: &[Spending]) -
     if let Some(first) = accounts.first_mut()
         && asked < ended
     {
-        let (asked, ended) = (grouped(asked), grouped(ended));
-        first.faults.push(format!("the requests table has {asked} judgements, not {ended}"));
+        let (asked, ended) = (number::counted(asked, "judgement"), grouped(ended));
+        first.faults.push(format!("the requests table has {asked}, not {ended}"));
     }
     Ok(accounts)
 }
@@ -269,26 +291,31 @@ fn rows(query: LazyFrame) -> Result<u64> {
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (items, done) = match self.kind {
-            "scores" => ("rollouts", "scored"),
-            "corrections" => ("rationales", "corrected"),
-            _ => ("pairs", "judged"),
+        let (item, done) = match self.kind {
+            "scores" => ("rollout", "scored"),
+            "corrections" => ("rationale", "corrected"),
+            _ => ("pair", "judged"),
         };
         let against = self.against.as_ref().map_or_else(String::new, |against| format!(" against {against}"));
         let by = self.opinion.as_ref().map_or_else(String::new, |opinion| format!(" by {opinion}"));
         write!(
             f,
-            "round {}, {}{against}{by}: {} {items} = {} {done} + {} rejected + {} waiting + {} empty",
+            "round {}, {}{against}{by}: {} = {} {done} + {} rejected + {} waiting + {} empty",
             self.round,
             self.kind,
-            grouped(self.items),
+            number::counted(self.items, item),
             grouped(self.done),
             grouped(self.rejected),
             grouped(self.waiting),
             grouped(self.empty),
         )?;
         if self.outside > 0 {
-            write!(f, " + {} outside the round's share", grouped(self.outside))?;
+            let why = match (self.unasked, self.kind) {
+                (false, _) => "outside the round's share",
+                (true, "scores") => "not asked for (rl.answer_reward = alone)",
+                (true, _) => "not asked for (sft.filter = scored)",
+            };
+            write!(f, " + {} {why}", grouped(self.outside))?;
         }
         if let Some(sentences) = self.sentences {
             write!(f, "; {} scored", number::counted(sentences, "sentence"))?;

@@ -12,13 +12,14 @@ pub use books::Account;
 pub use groups::Groups;
 pub use query::Spending;
 
+use crate::collect::OpenBatches;
 use crate::error::{Error, Result};
 use crate::store::Cache;
 use layout::{Align, Grid};
 pub(crate) use schemas::number::grouped;
 use schemas::{
-    Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout, Score,
-    Settings, Table,
+    Answer, Correction, Dataset, IdSet, Judgement, Metric, Problem, Rationale, Reject, Request, Rollout,
+    Score, Settings, Table,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -46,6 +47,8 @@ pub struct Report {
     pub unbooked_usd: f64,
     /// Additional dollars that attempts without a complete reply may have cost.
     pub maybe_lost_usd: f64,
+    /// Batches whose results have not been fetched.
+    pub open_batches: Vec<OpenBatches>,
 }
 
 /// Tables of a round, in the order of a round.
@@ -81,27 +84,30 @@ pub fn run_json(dataset: &Dataset, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// The state of a dataset. The settings say whose rationales are corrected.
+/// The state of a dataset. The settings say which feedback is asked for.
 ///
 /// # Errors
 /// If a table cannot be read.
 pub fn report(dataset: &Dataset, settings: &Settings) -> Result<Report> {
-    let mut problems = BTreeMap::new();
-    for problem in dataset.problems()? {
+    let (mut problems, mut ids) = (BTreeMap::new(), IdSet::default());
+    for problem in dataset.problem_rows()? {
+        let problem = problem?;
+        ids.insert(&problem.problem_id);
         *problems.entry(problem.split).or_default() += 1;
     }
     let rows = rows(dataset)?;
     let (mut accounts, mut spending, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     for &round in rows.keys() {
         let spent = query::spending(dataset, round)?;
-        accounts.extend(books::scores(dataset, round, &spent)?);
-        accounts.extend(books::corrections(dataset, round, &spent, &settings.corrected(round))?);
+        accounts.extend(books::scores(dataset, round, &spent, &ids, settings.needs_scores())?);
+        let share = settings.needs_corrections().then(|| settings.corrected(round));
+        accounts.extend(books::corrections(dataset, round, &spent, &ids, share.as_ref())?);
         accounts.extend(books::judgements(dataset, round, &spent)?);
         spending.extend(spent);
         groups.extend(groups::of(dataset, round)?);
     }
     let balanced = accounts.iter().all(|account| account.faults.is_empty());
-    let (mut unbooked_usd, mut maybe_lost_usd) = (0.0, 0.0);
+    let (mut unbooked_usd, mut maybe_lost_usd, mut open) = (0.0, 0.0, Vec::new());
     let cache = dataset.feedback_path();
     if cache.is_file() {
         let booked = spending.iter().map(|line| line.cost_usd).sum::<f64>();
@@ -113,6 +119,12 @@ pub fn report(dataset: &Dataset, settings: &Settings) -> Result<Report> {
         // Less than a millionth of a dollar is a rounding error.
         unbooked_usd = if paid - booked > 1e-6 { paid - booked } else { 0.0 };
         maybe_lost_usd = lost;
+        let found = Cache::in_progress_at(&cache).unwrap_or_else(|error| {
+            schemas::warn!("note: cannot tell whether batches are open: {error}");
+            Vec::new()
+        });
+        let flags = dataset.flag();
+        open.extend(found.into_iter().filter_map(|open| OpenBatches::of(open, &flags)));
     }
     Ok(Report {
         dataset: dataset.root().display().to_string(),
@@ -124,6 +136,7 @@ pub fn report(dataset: &Dataset, settings: &Settings) -> Result<Report> {
         balanced,
         unbooked_usd,
         maybe_lost_usd,
+        open_batches: open,
     })
 }
 
@@ -208,6 +221,9 @@ impl fmt::Display for Report {
                 "Replies that arrived damaged, late or without usage may have cost another ${:.4}.",
                 self.maybe_lost_usd
             )?;
+        }
+        for open in &self.open_batches {
+            writeln!(f, "{open}")?;
         }
         Ok(())
     }

@@ -112,7 +112,7 @@ pub(super) struct Outcomes {
 }
 
 /// The outcomes of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected`
-/// (rows), and `outside` (what is asked about). An item is empty, done, rejected, outside or waiting, whichever applies first. With an opinion, its rejects
+/// (rows), and `outside` (of what is asked about). An item is empty, done, rejected, outside or waiting, whichever applies first. With an opinion, its rejects
 /// count alone.
 pub(super) fn outcomes(
     dataset: &Dataset,
@@ -166,7 +166,11 @@ fn faults(odd: &Collected) -> Result<Vec<String>> {
     let (mut faults, mut seen) = (Vec::new(), HashSet::new());
     for (row, id) in ids.iter().enumerate() {
         if off[row] == 1 {
-            faults.push(format!("`{id}` has {} rows of {}", rows[row], expected[row]));
+            faults.push(format!(
+                "`{id}` has {} of {}",
+                schemas::number::counted(rows[row], "row"),
+                expected[row]
+            ));
         }
         if !seen.insert(id) {
             faults.push(format!("`{id}` appears twice"));

@@ -94,7 +94,8 @@ impl Run<'_> {
                 }
                 Wave { given_up: given_up @ 1.., .. } => {
                     let why = format!(
-                        "{given_up} requests had no answer in {MOST_TRIES} batches: {}",
+                        "{} had no answer in {MOST_TRIES} batches: {}",
+                        counted(given_up, "request"),
                         self.trouble
                     );
                     let hint = Some("run the same command again, or without --batch");
@@ -150,8 +151,9 @@ impl Run<'_> {
             }
             line::Standing::Gone => {
                 let why = format!(
-                    "batch {id} was sent to {} with {} requests, but is not visible here",
-                    batch.address, batch.requests
+                    "batch {id} was sent to {} with {}, but is not visible here",
+                    batch.address,
+                    counted(batch.requests, "request")
                 );
                 let hint = match batch.address == self.service.address() {
                     true => {

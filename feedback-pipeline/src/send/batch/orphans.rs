@@ -4,6 +4,7 @@ use super::run::{Run, name_of};
 use super::service::Service;
 use crate::error::{Error, Result};
 use crate::store::Batch;
+use schemas::number::counted;
 
 /// What to do about a batch that cannot be looked for.
 const LOOK_FOR_IT: &str = "pass the --base-url and the key that it was sent with. If that service no longer exists, run the same command with \
@@ -27,8 +28,8 @@ impl Run<'_> {
             self.lose(batch, unanswered)?;
             self.close(batch, "abandoned")?;
             self.session.progress.say(&format!(
-                "batch {name} is given up: {unanswered} of its {} requests have no answer and are sent again",
-                batch.requests
+                "batch {name} is given up: {unanswered} of its {} have no answer and are sent again",
+                counted(batch.requests, "request")
             ));
         }
         Ok(())
@@ -58,8 +59,10 @@ impl Run<'_> {
                 Ok(()) => {}
                 Err(Error::Service { why, .. }) => {
                     let why = format!(
-                        "cannot tell whether batch {} with {} requests, which was being sent to {} when a run ended, was received: {why}",
-                        batch.plan, batch.requests, batch.address
+                        "cannot tell whether batch {} with {}, which was being sent to {} when a run ended, was received: {why}",
+                        batch.plan,
+                        counted(batch.requests, "request"),
+                        batch.address
                     );
                     failed.get_or_insert(Error::Service { why, hint: Some(LOOK_FOR_IT) });
                 }
@@ -87,9 +90,9 @@ impl Run<'_> {
         match self.service.submit(batch, None).await {
             Ok(id) => {
                 self.session.cache.batch_sent(&batch.plan, &id)?;
-                let requests = batch.requests;
+                let requests = counted(batch.requests, "request");
                 self.session.progress.say(&format!(
-                    "batch {id} created from the file that an earlier run uploaded: {requests} requests"
+                    "batch {id} created from the file that an earlier run uploaded: {requests}"
                 ));
                 Ok(())
             }

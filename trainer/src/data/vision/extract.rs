@@ -7,6 +7,7 @@ use crate::collective::Group;
 use crate::error::{Error, Result};
 use crate::train::progress::{Progress, check_interrupt, interrupted};
 use schemas::Dataset;
+use schemas::number::counted;
 use schemas::provenance::{hex, sha256_hex};
 use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
@@ -51,11 +52,16 @@ pub fn extract(
     } else {
         String::new()
     };
-    let described =
-        format!("{}: features of {} pictures, {} wide{made_by}", path.display(), there.len(), vit.width());
+    let described = format!(
+        "{}: features of {}, {} wide{made_by}",
+        path.display(),
+        counted(there.len(), "picture"),
+        vit.width()
+    );
     let missing = match missing.len() {
         0 => String::new(),
-        count => format!("; {count} pictures are missing and have none"),
+        1 => "; 1 picture is missing and has none".to_owned(),
+        count => format!("; {} are missing and have none", counted(count, "picture")),
     };
     if is_of(&path, &identity) {
         return Ok(format!("{described}, already exist: nothing to do{missing}"));

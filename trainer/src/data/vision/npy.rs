@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::train::progress::{Progress, check_interrupt};
 use memmap2::Mmap;
 use schemas::Dataset;
+use schemas::number::counted;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -123,12 +124,14 @@ pub fn import(dataset: &Dataset, array: &Path, name_map: &Path, name: &str, repl
     }
     writer.finish()?;
     let bare = problems.iter().filter(|p| p.image.is_some() && !rows.contains_key(&p.problem_id)).count();
-    let bare =
-        if bare > 0 { format!("; {bare} problems with a picture are not in it") } else { String::new() };
+    let bare = match bare {
+        0 => String::new(),
+        bare => format!("; without {} that have a picture", counted(bare, "problem")),
+    };
     Ok(format!(
-        "{}: features of {} pictures, {} patches, {} wide{bare}",
+        "{}: features of {}, {} patches, {} wide{bare}",
         path.display(),
-        rows.len(),
+        counted(rows.len(), "picture"),
         features.patches,
         features.width
     ))

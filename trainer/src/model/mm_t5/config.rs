@@ -1,6 +1,6 @@
 //! Shape of a student: the `config.json` of a Hugging Face T5 with the fusion layers' sizes.
 
-use crate::checkpoint::weight_files::read_json;
+use crate::checkpoint::weight_files::{parse_json, read_text};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -159,7 +159,12 @@ impl StudentConfig {
     /// # Errors
     /// If the file is missing, is no T5 config, or a size is out of range.
     pub fn read(path: &Path) -> Result<Self> {
-        let config: Self = read_json(path)?;
+        Self::parse(path, &read_text(path)?)
+    }
+
+    /// Checks the text of the `config.json` at `path`.
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self> {
+        let config: Self = parse_json(path, text)?;
         config.check().map_err(|message| Error::Checkpoint { path: path.to_path_buf(), message })?;
         Ok(config)
     }

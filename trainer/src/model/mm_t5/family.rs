@@ -20,8 +20,8 @@ use tch::{Kind, Tensor};
 /// T5 checkpoints, with fusion layers or without.
 pub const MM_T5: Family = Family { model_type: "t5", read, named };
 
-fn read(path: &Path) -> Result<Box<dyn ModelConfig>> {
-    Ok(Box::new(StudentConfig::read(path)?))
+fn read(path: &Path, text: &str) -> Result<Box<dyn ModelConfig>> {
+    Ok(Box::new(StudentConfig::parse(path, text)?))
 }
 
 fn named(shape: &str, vocabulary: i64, image_width: i64) -> Option<Box<dyn ModelConfig>> {
@@ -160,5 +160,22 @@ impl ModelConfig for StudentConfig {
 
     fn running(&self) -> f64 {
         (4 * self.d_model + 4 * self.d_ff) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file was read to tell whose it is, and may be another by now.
+    #[test]
+    fn a_config_is_read_from_the_text_alone() {
+        let config = StudentConfig::named("tiny", 64, 8).expect("shape");
+        let path = Path::new("not/there/config.json");
+        let read = |text: &str| (MM_T5.read)(path, text);
+        let found = read(&config.to_json().expect("json")).expect("read");
+        assert_eq!(found.as_any().downcast_ref(), Some(&config));
+        let refused = read(r#"{"d_model": "wide"}"#).expect_err("no number").to_string();
+        assert!(refused.starts_with("not/there/config.json: d_model: invalid type"), "{refused}");
     }
 }
