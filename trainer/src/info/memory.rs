@@ -109,12 +109,16 @@ impl Batch {
     /// As many of these rows as `student.max_tokens_per_batch` lets through at once.
     #[must_use]
     pub fn within(self, budget: Option<u64>) -> Self {
-        let Some(budget) = budget else { return self };
+        let Some(budget) = budget.map(|budget| budget as f64) else { return self };
         let shared = self.sources / self.rows;
         let some = |rows: f64| Self { rows, sources: (rows * shared).ceil(), ..self };
-        let tokens = |batch: &Self| batch.sources * batch.source + batch.rows * batch.target;
-        let mut batch = self;
-        while batch.rows > 1.0 && tokens(&batch) > budget as f64 {
+        let fits = |batch: &Self| batch.sources * batch.source + batch.rows * batch.target <= budget;
+        if fits(&self) {
+            return self;
+        }
+        let most = budget / (shared * self.source + self.target);
+        let mut batch = some(most.floor().clamp(1.0, self.rows));
+        while batch.rows > 1.0 && !fits(&batch) {
             batch = some(batch.rows - 1.0);
         }
         batch
@@ -328,4 +332,39 @@ impl Model<'_> {
 
 fn count(shapes: Vec<(String, Vec<i64>)>) -> f64 {
     shapes.into_iter().map(|(_, shape)| shape.iter().product::<i64>() as f64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows_and_sources(batch: Batch) -> (f64, f64) {
+        (batch.rows, batch.sources)
+    }
+
+    #[test]
+    fn samples_of_a_problem_share_its_source() {
+        let batch = |rows| Batch::new(rows, 100.0, 10.0);
+        assert_eq!(rows_and_sources(batch(8.0)), (8.0, 8.0));
+        assert_eq!(rows_and_sources(batch(8.0).of_samples(4.0)), (8.0, 2.0));
+        // Samples of four problems may meet in eight rows: 1 + 3 + 3 + 1.
+        assert_eq!(rows_and_sources(batch(8.0).of_samples(3.0)), (8.0, 4.0));
+        assert_eq!(rows_and_sources(batch(2.0).of_samples(5.0)), (2.0, 2.0));
+        assert_eq!(rows_and_sources(batch(3.0).of_samples(1.0)), (3.0, 3.0));
+    }
+
+    #[test]
+    fn a_rank_and_a_budget_take_a_part() {
+        let batch = Batch::new(10.0, 100.0, 10.0);
+        assert_eq!(rows_and_sources(batch.of_rank(4.0)), (3.0, 3.0));
+        assert_eq!(rows_and_sources(batch.of_samples(5.0).of_rank(4.0)), (3.0, 2.0));
+        assert_eq!(rows_and_sources(batch.within(Some(340))), (3.0, 3.0));
+        assert_eq!(rows_and_sources(batch.within(Some(1))), (1.0, 1.0));
+        assert_eq!(batch.within(None), batch);
+        // One source and five rows take 150 tokens, two sources and six rows 260.
+        let shared = batch.of_samples(5.0);
+        assert_eq!(rows_and_sources(shared.within(Some(259))), (5.0, 1.0));
+        assert_eq!(rows_and_sources(shared.within(Some(260))), (6.0, 2.0));
+        assert_eq!(shared.within(Some(300)), shared);
+    }
 }
