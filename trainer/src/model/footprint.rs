@@ -5,9 +5,11 @@
 pub struct Pass {
     /// Rows.
     pub rows: f64,
+    /// Sources that run through the encoder: fewer than rows where rows share them.
+    pub sources: f64,
     /// Source tokens of each.
     pub source: f64,
-    /// Target tokens of each.
+    /// Target tokens of each row.
     pub target: f64,
     /// Patches of a picture.
     pub patches: f64,
@@ -17,6 +19,8 @@ pub struct Pass {
     pub dropout: bool,
     /// Whether an adapter is trained, not the weights.
     pub adapter: bool,
+    /// Whether what enters the adapter's layers goes through a dropout of its own.
+    pub adapter_dropout: bool,
 }
 
 /// Rows that are decoded together.

@@ -18,6 +18,12 @@ pub struct Plan<'a> {
 }
 
 impl Plan<'_> {
+    /// Whether a problem's samples stay side by side when rows are shuffled: those that are compared with each other share its
+    /// encoding.
+    pub(crate) fn keeps_problems(settings: &RlSettings) -> bool {
+        settings.algorithm != Algorithm::Ppo || settings.baseline != BaselineKind::Sampled
+    }
+
     /// The schedule of `passes` passes.
     pub(super) fn schedule(&self, stage: &'static str, passes: u32) -> Schedule {
         let minibatch = self.settings.minibatch as usize;
@@ -27,9 +33,7 @@ impl Plan<'_> {
             batch: minibatch * self.settings.accumulation as usize,
             minibatch,
             shuffle: self.settings.shuffle,
-            // Samples that are compared with each other share the problem's encoding.
-            by_problem: self.settings.algorithm != Algorithm::Ppo
-                || self.settings.baseline != BaselineKind::Sampled,
+            by_problem: Self::keeps_problems(self.settings),
             seed: self.seed,
             weight_decay: self.settings.weight_decay,
             max_grad_norm: self.settings.max_grad_norm,

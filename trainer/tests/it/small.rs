@@ -79,11 +79,16 @@ pub(crate) struct Place {
 impl Place {
     /// `problems` problems and a random student.
     pub(crate) fn new(problems: usize) -> Self {
+        Self::with_student(problems, |_| {})
+    }
+
+    /// The same with another shape of student.
+    pub(crate) fn with_student(problems: usize, change: impl Fn(&mut StudentConfig)) -> Self {
         let place = Self { kept: TempDir::new().expect("folder") };
         place.write_problems(problems);
         let tokenizer = tokenizer_folder();
         let tokens = Tokenizer::vocabulary_size(&tokenizer).expect("tokenizer");
-        let config = StudentConfig {
+        let mut config = StudentConfig {
             d_model: 32,
             d_kv: 8,
             d_ff: 48,
@@ -92,6 +97,7 @@ impl Place {
             num_heads: 2,
             ..StudentConfig::named("tiny", tokens, 16).expect("shape")
         };
+        change(&mut config);
         let weights = random_weights(&config, 7);
         hf::write_student(&place.checkpoint("base"), &config, &weights, &tokenizer).expect("written");
         place.write_settings();
