@@ -29,7 +29,7 @@ fn rounds_need_no_teacher() {
     eval(&place, &["--checkpoint", "base"]);
     let (said, _) = train(&place, &round("1"));
     assert!(said.contains("round 1: complete; next: train --round 2"), "{said}");
-    assert!(said.contains("right answer's probability 0."), "{said}");
+    assert!(said.contains("probability of the correct answer 0."), "{said}");
     assert!(!said.contains("sentence score"), "{said}");
     assert!(place.checkpoint("round-1/rl/model.safetensors").is_file());
     let (said, _) = train(&place, &round("1"));

@@ -365,7 +365,7 @@ fn rollouts_that_contradict_themselves() {
         error_lines(&place.train(&flags).output().expect("train")).swap_remove(0)
     };
     let values = values(&|row| row.values.clear());
-    assert!(values.contains("found 0: they were sampled for another rl.baseline"), "{values}");
+    assert!(values.contains("found 0: they were not sampled for rl.baseline"), "{values}");
     let round = refused(&|row| row.round = 7);
     assert!(round.contains("column `round`, row 3: expected 1, found 7"), "{round}");
     write_rollouts(&place, &rollouts);

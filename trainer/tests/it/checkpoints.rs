@@ -283,7 +283,7 @@ fn a_config_of_another_shape_is_refused() {
     let message = refused(|folder| change_config(folder, "\"eos_token_id\": 1", "\"eos_token_id\": [1, 2]"));
     assert_contains(
         &message,
-        &["eos_token_id: expected one token, at which a student ends a text, found [1, 2]"],
+        &["eos_token_id: expected a single end-of-sequence token, found [1, 2]"],
     );
     let message = refused(|folder| change_config(folder, "\"d_ff\": 48", "\"d_ff\": null"));
     assert_contains(&message, &["d_ff: invalid type: null"]);
@@ -468,5 +468,5 @@ fn a_folder_with_sentencepiece_alone_is_told_how_to_convert() {
     let _ = fs::remove_file(folder.join("tokenizer.json"));
     fs::write(folder.join("spiece.model"), b"pieces").expect("written");
     let message = Tokenizer::read(&folder, &config).expect_err("no tokenizer").to_string();
-    assert!(message.contains("spiece.model is converted once with: python -c"), "{message}");
+    assert!(message.contains("convert spiece.model once with: python -c"), "{message}");
 }

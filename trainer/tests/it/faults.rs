@@ -172,7 +172,7 @@ fn features_of_another_network_are_replaced_on_request_only() {
     let kept = fs::read(&path).expect("features");
     assert!(line(&["--vit", &vit]).contains("nothing to do"));
     let lines = error_lines(&features(&[]));
-    assert!(lines[0].contains("features of vit are there already"), "{lines:?}");
+    assert!(lines[0].contains("features of vit already exist"), "{lines:?}");
     assert!(lines[1].contains("--replace"), "{lines:?}");
     assert!(fs::read(&path).expect("features") == kept, "left as they were");
     line(&["--replace"]);
@@ -181,7 +181,7 @@ fn features_of_another_network_are_replaced_on_request_only() {
     let three =
         (0..3).map(|row| (format!("p{row}"), tch::Tensor::ones([2, 4], (tch::Kind::Half, tch::Device::Cpu))));
     features::write(&path, &three.collect(), "another").expect("written");
-    assert!(error_lines(&features(&[]))[0].contains("features of another are there already"));
+    assert!(error_lines(&features(&[]))[0].contains("features of another already exist"));
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn broken_arrays_are_refused() {
     let message = refused(b"PK\x03\x04 and so on, as torch.save writes");
     assert_eq!(
         message,
-        "expected a NumPy array (.npy), found something else; a .pth is converted once with: python -c \"import torch, \
+        "expected a NumPy array (.npy), found something else; convert a .pth once with: python -c \"import torch, \
          numpy; numpy.save('features.npy', torch.load('features.pth', map_location='cpu').float().numpy())\""
     );
     assert_eq!(

@@ -38,7 +38,7 @@ fn other_sources_than_those_of_sampling_are_reported() {
         assert!(train.status.success(), "{said}");
         let kl = place.numbers("rl", "kl_to_sampler")[0];
         assert!(kl < 1e-6, "ratios start at 1, whatever the policy is shown: {kl}");
-        said.contains("log-probabilities of what it sampled are off by")
+        said.contains("log-probabilities stored with the rollouts differ from")
     };
     assert!(!warns(&[]));
     assert!(warns(&["--max-source-tokens", "12"]));

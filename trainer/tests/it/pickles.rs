@@ -65,7 +65,7 @@ fn a_cut_off_file_is_refused() {
         let message = read_pickle(&file).expect_err("cut off").to_string();
         let expected = match length {
             0..4 => "found no zip; convert it once with: python -c",
-            _ => "expected a whole zip, found one that is cut off; copy or download it again",
+            _ => "expected a complete zip, found a truncated one; copy or download it again",
         };
         assert!(message.contains(expected), "{message}");
     }
