@@ -117,8 +117,7 @@ mod tests {
         let hint = |source| Error::io("write", "a")(source).hint().map(ToOwned::to_owned);
         let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
         let wrapped = std::io::Error::other(format!("Parquet error: {full}"));
-        let expected =
-            Some("free space on that disk; the same command then continues".to_owned());
+        let expected = Some("free space on that disk; the same command then continues".to_owned());
         assert_eq!(hint(full), expected);
         assert_eq!(hint(wrapped), expected);
         assert_eq!(hint(std::io::Error::from_raw_os_error(libc::EACCES)), None);

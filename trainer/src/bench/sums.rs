@@ -13,8 +13,10 @@ impl Bench<'_> {
         let libraries = backend::of(self.device).collective_libraries()?.ok_or_else(|| {
             Error::input("--work sums: expected a GPU, found none", "next: train bench --help")
         })?;
-        let failed =
-            |said: String| Error::Group { message: said, hint: "NCCL_DEBUG=INFO makes it print more".to_owned() };
+        let failed = |said: String| Error::Group {
+            message: said,
+            hint: "NCCL_DEBUG=INFO makes it print more".to_owned(),
+        };
         let nccl = Nccl::alone(&libraries, self.device).map_err(failed)?;
         let parameters = self.weights().count();
         let numbers = Tensor::arange(parameters, (Kind::Float, self.device));

@@ -166,8 +166,7 @@ pub(super) fn likely_cause(rows: &[Metric], change: &Change) -> String {
     // The answer reward alone does not reward length.
     let is_scored = last("mean_sentence_score").is_some();
     if most("kl_to_sampler") > 0.1 || most("clip_fraction") > 0.3 {
-        "it moved far from the sampling policy; lower rl.learning_rate or rl.passes, or set rl.max_kl"
-            .into()
+        "it moved far from the sampling policy; lower rl.learning_rate or rl.passes, or set rl.max_kl".into()
     } else if last("explained_variance").is_some_and(|share| share < 0.0) {
         "values predict returns worse than their mean; set rl.baseline = leave_one_out, or train them longer \
          (rl.value_passes)"
@@ -197,9 +196,7 @@ pub(super) fn likely_cause(rows: &[Metric], change: &Change) -> String {
             true => ("scores", ", or look at the scores (collect-feedback report)"),
             false => ("the answer reward", ""),
         };
-        format!(
-            "{reward} and gold solutions may favour different texts; raise rollout.samples{next}"
-        )
+        format!("{reward} and gold solutions may favour different texts; raise rollout.samples{next}")
     }
 }
 

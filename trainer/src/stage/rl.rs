@@ -269,7 +269,9 @@ fn earned(
         parts.push(format!("mean sentence score {mean:.3}{earlier}"));
     }
     if let Some([(_, without), (_, with)]) = answers.map(AnswerRewards::numbers) {
-        parts.push(format!("probability of the correct answer {without:.3} without a rationale, {with:.3} with it"));
+        parts.push(format!(
+            "probability of the correct answer {without:.3} without a rationale, {with:.3} with it"
+        ));
     }
     parts.push(format!("mean reward {reward:.3}"));
     Ok(parts.join(", "))

@@ -127,7 +127,11 @@ fn adapters_of_another_kind_are_refused() {
             "{\"q\":8}",
             "alpha_pattern: expected it unset, since such adapters are not supported, found {\"q\":8}",
         ),
-        ("use_dora", "true", "use_dora: expected it unset, since such adapters are not supported, found true"),
+        (
+            "use_dora",
+            "true",
+            "use_dora: expected it unset, since such adapters are not supported, found true",
+        ),
         (
             "modules_to_save",
             "[\"lm_head\"]",

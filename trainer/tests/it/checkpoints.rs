@@ -281,10 +281,7 @@ fn a_config_of_another_shape_is_refused() {
     let message = refused(|folder| change_config(folder, "\"eos_token_id\": 1", "\"eos_token_id\": 128"));
     assert_contains(&message, &["eos_token_id: expected a token below 128, found 128"]);
     let message = refused(|folder| change_config(folder, "\"eos_token_id\": 1", "\"eos_token_id\": [1, 2]"));
-    assert_contains(
-        &message,
-        &["eos_token_id: expected a single end-of-sequence token, found [1, 2]"],
-    );
+    assert_contains(&message, &["eos_token_id: expected a single end-of-sequence token, found [1, 2]"]);
     let message = refused(|folder| change_config(folder, "\"d_ff\": 48", "\"d_ff\": null"));
     assert_contains(&message, &["d_ff: invalid type: null"]);
     for (given, expected) in [

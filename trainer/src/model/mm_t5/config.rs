@@ -81,9 +81,9 @@ fn first_token<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i64,
     };
     match tokens.as_slice() {
         [first, others @ ..] if others.iter().all(|other| other == first) => Ok(*first),
-        found => Err(serde::de::Error::custom(format!(
-            "expected a single end-of-sequence token, found {found:?}"
-        ))),
+        found => {
+            Err(serde::de::Error::custom(format!("expected a single end-of-sequence token, found {found:?}")))
+        }
     }
 }
 
