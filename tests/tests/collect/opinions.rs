@@ -232,7 +232,11 @@ fn one_teacher_that_fails_costs_the_others_nothing() {
     let missing = format!("{} rollouts wait for claude-haiku-5-5\n", 40 - some / 3);
     assert!(ran.stdout.contains(&missing), "{missing}: {}", ran.stdout);
     assert!(ran.stdout.contains("40 rollouts wait for claude-haiku-5-5 (scoring 2)"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("the same command again asks for what is missing"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("run the same command again to request only what is missing"),
+        "{}",
+        ran.stdout
+    );
     assert!(two.run(&["status"]).stdout.contains("The books balance."));
     // A key that is missing is told before anything is sent.
     let (before, good) = (two.openai.stats().requests, two.anthropic.stats().good);

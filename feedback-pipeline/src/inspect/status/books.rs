@@ -28,14 +28,14 @@ pub struct Account {
     pub rejected: u64,
     /// Items that wait for feedback.
     pub waiting: u64,
-    /// Items that no feedback is asked for, by `sft.corrections_share`.
+    /// Items for which no feedback is requested, by `sft.corrections_share`.
     #[serde(skip_serializing_if = "is_none")]
     pub outside: u64,
     /// Items without a sentence; they need no feedback.
     pub empty: u64,
     /// The baseline of the pairs; judgements only.
     pub against: Option<String>,
-    /// Whose opinion; scores of rollouts with several only.
+    /// The opinion; only for scores of rollouts with several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opinion: Option<String>,
     /// Sentences of the scored rollouts.
@@ -148,7 +148,7 @@ fn without_problem(dataset: &Dataset, round: u32) -> Result<Option<String>> {
         .then(|| format!("rollouts of problems that problems.parquet lacks: {}", grouped(rollouts))))
 }
 
-/// Whose scores a round has, where a rollout has those of several.
+/// The opinions of a round whose rollouts have several.
 fn opinions(scores: &LazyFrame) -> Result<Vec<Opinion>> {
     let by = ["teacher", "repeat"].map(col);
     let on_rollouts = scores
