@@ -1,4 +1,4 @@
-//! LoRA adapters that PEFT wrote: the same logits there and back; what is refused and how.
+//! LoRA adapters written by PEFT: the same logits in both directions, and refusals with their messages.
 
 use crate::checkpoints::{
     assert_close, assert_contains, assert_same_tensors, copy_folder, expected, fused_logits, values,
@@ -155,7 +155,7 @@ fn adapters_of_another_kind_are_refused() {
     }
 }
 
-/// Such an adapter is the difference to weights that its training changed first; on the original ones it is another.
+/// Such an adapter is relative to weights that its initialization changed; on the original weights it computes something else.
 #[test]
 fn adapters_that_changed_their_base_are_refused() {
     for name in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "a_way_of_tomorrow"] {

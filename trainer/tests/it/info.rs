@@ -1,4 +1,4 @@
-//! `train info`: what it says of a student, and its memory figures against measured ones.
+//! `train info`: its description of a student, and its memory figures against measured ones.
 
 use crate::checkpoints::assert_contains;
 use crate::small::{Place, error_lines};
@@ -69,7 +69,7 @@ fn small() -> StudentConfig {
     }
 }
 
-/// Most resident memory of a step that `train bench` measures, in bytes.
+/// Peak resident memory of a step measured by `train bench`, in bytes.
 fn measured(flags: &[&str]) -> f64 {
     let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
     command.args(["bench", "--json", "--shapes", "small", "--iterations", "1", "--threads", "1"]);
@@ -81,7 +81,7 @@ fn measured(flags: &[&str]) -> f64 {
     json["peak_rss_mb"].as_f64().expect("a number") * 1e6
 }
 
-/// Within 15 % on the machine whose figures docs/benchmarks.md has; other C libraries leave other gaps.
+/// Within 15 % on the machine of docs/benchmarks.md; other C libraries leave other gaps.
 #[test]
 #[cfg(target_os = "linux")]
 fn predicted_memory_is_what_is_measured() {
