@@ -156,7 +156,7 @@ impl Context {
         Ok(())
     }
 
-    /// Models that have answered items of a job as they are now.
+    /// Models that have answered items of a job in their current form.
     fn answers_by(&self, job: &Job, problems: &Problems, cache: &Cache) -> Result<Teachers> {
         let mut teachers = Teachers::new();
         let _snapshot = cache.snapshot()?;

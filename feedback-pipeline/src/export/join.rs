@@ -17,7 +17,7 @@ pub(super) struct Sample {
     pub(super) spreads: Vec<f32>,
     pub(super) truncated: bool,
     pub(super) teacher: String,
-    /// Whose scores these are.
+    /// The Teachers that scored.
     pub(super) opinions: Vec<String>,
 }
 

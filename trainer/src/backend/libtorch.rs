@@ -268,7 +268,7 @@ pub fn see_one_gpu(local_rank: usize) {
     }
 }
 
-/// The GPU of a rank; `None` where the variable stays as it is.
+/// The GPU of a rank; `None` if the variable stays unchanged.
 fn own_gpu(visible: Option<&str>, local_rank: usize) -> Option<String> {
     let Some(visible) = visible else { return Some(local_rank.to_string()) };
     let visible: Vec<&str> = visible.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();

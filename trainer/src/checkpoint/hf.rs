@@ -199,7 +199,7 @@ pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
 /// Refuses an existing folder without a checkpoint, since training will write its checkpoint there.
 ///
 /// # Errors
-/// If it is there.
+/// If it exists.
 pub fn refuse_taken(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());

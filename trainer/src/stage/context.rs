@@ -201,7 +201,7 @@ impl Context {
     /// Reads the policy that a round starts from.
     ///
     /// # Errors
-    /// If it is not there, or broken.
+    /// If it does not exist, or is broken.
     pub fn starting_policy(&self, round: u32) -> Result<Policy> {
         self.read_policy(&self.starting_folder(round)?)
     }
@@ -250,7 +250,7 @@ impl Context {
     /// Reads a policy with its tokenizer, for inference: an adapter is merged into its trunk.
     ///
     /// # Errors
-    /// If it is not there, or broken.
+    /// If it does not exist, or is broken.
     pub fn read_policy(&self, folder: &Path) -> Result<Policy> {
         let mut stored = folder::read(folder)?;
         stored.merge();

@@ -28,7 +28,7 @@ pub struct Schedule {
     pub minibatch: usize,
     /// Whether each pass has its own random order.
     pub shuffle: bool,
-    /// Whether rows of a problem stay side by side when they are shuffled.
+    /// Whether rows of a problem stay adjacent when shuffled.
     pub by_problem: bool,
     /// Seed of the order.
     pub seed: u64,
@@ -69,7 +69,7 @@ pub struct Training<'a, R> {
     progress: Progress,
     /// Pass and its order.
     order: (u64, Vec<usize>),
-    /// Maximum tokens processed at once; reduced if memory runs out.
+    /// Maximum tokens per pass through the model; reduced if memory runs out.
     budget: Option<u64>,
     /// When the step began.
     started: Instant,
