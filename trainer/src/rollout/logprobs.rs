@@ -37,8 +37,9 @@ pub fn token_logprobs_under(
 /// Gradients of a loss that is a sum over tokens, without ever holding the logits of all of them: the head runs forward and
 /// backward on a few positions at a time, and the gradient of the states is propagated down once.
 ///
-/// `hidden` `[tokens, d]` and `tokens` `[tokens]` hold only real tokens; `loss` takes log π of the tokens `start..start +
-/// length` and returns their share. `also` is a further loss of the same states. Returns the sum of the shares without `also`.
+/// `hidden` `[tokens, d]` and `tokens` `[tokens]` hold only real tokens; `loss` takes log π of the tokens
+/// `start..start + length` and returns their share. `also` is a further loss of the same states. Returns the sum of the shares
+/// without `also`.
 pub fn backward_by_positions(
     student: &Student,
     hidden: &Tensor,

@@ -2,8 +2,8 @@
 //!
 //! A rationale's sentences s_1 … s_n earn w · (P_i − P_{i−1}), where P_i is the probability of the correct option among the
 //! problem's options, given the problem and s_1 … s_i. In total a rationale earns w · (P_n − P_0), so no sentence is rewarded
-//! for what an earlier one has already established (potential-based shaping, Ng et al., 1999). With `rl.answer_reward =
-//! product`, a sentence's score is multiplied by 1 − w + w · P_n instead; with `alone` scores are not used.
+//! for what an earlier one has already established (potential-based shaping, Ng et al., 1999). With
+//! `rl.answer_reward = product`, a sentence's score is multiplied by 1 − w + w · P_n instead; with `alone` scores are not used.
 
 use super::context::{Context, Policy, short};
 use crate::backend::memory::in_batches;
