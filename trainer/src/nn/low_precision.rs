@@ -208,7 +208,7 @@ impl LowPrecisionCache {
         self.copies.borrow_mut().values_mut().for_each(|copy| copy.cast = None);
     }
 
-    /// Drops the copy of a weight whose name was removed or reassigned.
+    /// Drops copies of the weight with this name, which was removed or reassigned.
     pub fn forget(&self, name: &str) {
         self.copies.borrow_mut().retain(|names, _| names.iter().all(|other| other != name));
     }

@@ -155,7 +155,7 @@ pub(super) fn forget(context: &Context, round: u32) {
     }
 }
 
-/// Removes value metrics of a run with other inputs, except for those of the first `folds` folds.
+/// Removes value metrics beyond the first `folds` folds, left by a run with other inputs.
 ///
 /// # Errors
 /// If a file cannot be removed.
