@@ -235,7 +235,7 @@ mod tests {
         let shorter = change([0.5, 0.4], [4.0, 2.0], Some(0.02));
         assert!(cause_of(&[], &shorter).starts_with("its rationales shrank from 4.0 to 2.0 sentences"));
         let unscored = likely_cause(&[], &longer);
-        assert!(unscored.starts_with("the right answer and gold solutions"), "{unscored}");
+        assert!(unscored.starts_with("the answer reward and gold solutions"), "{unscored}");
         let slightly = change([0.5, 0.49], [4.0, 4.0], Some(0.02));
         assert_eq!(cause_of(&[], &slightly), "the difference may be chance");
     }
