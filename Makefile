@@ -26,10 +26,10 @@ wheel: build ## a Python wheel of both commands, written to target/wheels
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir "$(TARGET)/wheels" .
 	@ls -sh "$(TARGET)"/wheels/ares_rust-*.whl
 
-experiments: build ## variants of the demo over eight seeds, as in docs/experiments.md: a day; goes on where it stopped
+experiments: build ## variants of the demo over eight seeds, as in docs/experiments.md: a day; continues where it stopped
 	$(PYTHON) scripts/experiments.py
 
-experiments-small: build ## four of the variants over three seeds: about an hour; goes on where it stopped
+experiments-small: build ## four of the variants over three seeds: about an hour; continues where it stopped
 	$(PYTHON) scripts/experiments.py --small
 
 test: setup ## the whole test suite; the last line counts the tests

@@ -1,5 +1,5 @@
-//! Lets the trainer's binaries and tests find libtorch by rpath, so that nobody has to export anything, and compiles the
-//! C functions over PyTorch's process groups.
+//! Lets the trainer's binaries and tests find libtorch by rpath, so that no environment variables are needed, and compiles the
+//! C functions for PyTorch's process groups.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,10 @@ fn link_libtorch() -> Result<(), String> {
         (variable("CARGO_CFG_TARGET_OS")?, PathBuf::from(variable("CARGO_MANIFEST_DIR")?));
     let root = folder.parent().ok_or("the trainer stands outside the workspace; next: build it inside")?;
 
-    // The path keeps the link in it, so that a later `make setup` may put another libtorch behind it.
+    // The path keeps the symlink, so that a later `make setup` may point it to another libtorch.
     let libtorch = root.join(".libtorch/current");
-    // A file, not the folder: cargo would look at thousands of headers below it. While it is missing, this runs again.
+    // A file, not the folder: cargo would scan thousands of headers in it. While the file is missing, the build script runs
+    // again.
     println!("cargo::rerun-if-changed={}", libtorch.join("build-version").display());
     println!("cargo::rerun-if-changed=build.rs");
     // Cargo's configuration gives it the checkout's path: checkouts that share a target folder must not share an rpath.
@@ -43,27 +44,27 @@ fn link_libtorch() -> Result<(), String> {
         }
     }
 
-    // Besides libtorch itself: where libtorch_cuda.so is, and a `lib` folder next to a carried binary.
+    // In addition to libtorch itself: the folder of libtorch_cuda.so, and a `lib` folder next to a relocated binary.
     let origin = if target_os == "macos" { "@loader_path" } else { "$ORIGIN" };
     for place in [libtorch.join("lib"), libtorch.join("cuda"), PathBuf::from(origin).join("lib")] {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", place.display());
     }
     if target_os == "linux" {
-        // RPATH, not RUNPATH: a LD_LIBRARY_PATH that names some other libtorch must not win.
+        // RPATH, not RUNPATH: an LD_LIBRARY_PATH with another libtorch must not take precedence.
         println!("cargo::rustc-link-arg=-Wl,--disable-new-dtags");
     }
     compile_process_groups(&libtorch);
     Ok(())
 }
 
-/// `shim/process_group.cpp`, whose symbols libtorch_cpu has.
+/// Compiles `shim/process_group.cpp`, whose symbols are in libtorch_cpu.
 fn compile_process_groups(libtorch: &Path) {
     println!("cargo::rerun-if-changed=shim");
     let include = libtorch.join("include");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).define("_GLIBCXX_USE_CXX11_ABI", "1").include("shim");
     for folder in [include.join("torch/csrc/api/include"), include] {
-        // PyTorch's headers are not ours to mend.
+        // Warnings in PyTorch's headers are ignored.
         build.flag("-isystem").flag(folder);
     }
     build.file("shim/process_group.cpp").compile("ares_process_group");

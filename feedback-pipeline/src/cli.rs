@@ -283,10 +283,10 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// Settings that `train` has to be given too.
+/// Settings to pass to `train` as well.
 const SHARED: [&str; 4] = ["teacher.repeats", "teacher.combine", "sft.corrections_share", "rollout.seed"];
 
-/// The flags that select the Teacher, as they were given.
+/// The flags that select the Teacher, as given by the user.
 fn teacher_flags(given: &BTreeMap<String, String>) -> String {
     given_flags(
         given,
@@ -301,12 +301,12 @@ fn teacher_flags(given: &BTreeMap<String, String>) -> String {
     )
 }
 
-/// Some of the flags that were given, with a space before each.
+/// Those of the given flags that were set, each with a leading space.
 fn given_flags(given: &BTreeMap<String, String>, names: &[&str]) -> String {
     let keys = names.iter().filter_map(|name| Settings::keys().iter().find(|key| key.path() == **name));
     let flags = keys.filter_map(|key| {
         let value = given.get(&key.path())?;
-        // Another command has `--seed` for itself.
+        // Another command defines `--seed` itself.
         let flag = if key.path() == "rollout.seed" { key.qualified_flag() } else { key.flag() };
         Some(format!(" --{flag} {}", schemas::dataset::quoted(Path::new(value))))
     });

@@ -275,7 +275,7 @@ fn faults_are_named() {
     assert!(report.to_string().ends_with("The books do not balance, see above.\n"));
 }
 
-/// The counts agree, but nobody knows the problem.
+/// The counts agree, but the problem does not exist.
 #[test]
 fn books_with_rollouts_of_no_problem_do_not_balance() {
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! Completion scripts for shells, made from a command line's own description.
+//! Shell completion scripts, generated from a command's clap definition.
 
 use clap::CommandFactory;
 pub use clap_complete::Shell;

@@ -1,15 +1,15 @@
-//! Several scores of a sentence: which of them count, and what they come to.
+//! Several scores of a sentence: which of them count, and how they are combined.
 //!
-//! Each Teacher scores a rationale once or several times; an [`Opinion`] is one of these scorings, and all stand side by side in
-//! `scores`. Whoever reads the table combines them with [`Opinions`], so that training, exports and reports agree.
+//! Each Teacher scores a rationale once or several times; an [`Opinion`] is one of these scorings, and `scores` holds all of
+//! them. Every reader combines them with [`Opinions`], so that training, exports and reports agree.
 //!
 //! Which opinions count:
 //!
-//! - those of `[teacher]` and of each of `[[teachers]]`, up to the number of repeats that is set for each. Others stay in the
-//!   table and are not combined.
-//! - the main Teacher may have been chosen by a flag, or have answered a part of the round for another (`--mix-teachers`).
-//!   Where it has no opinion on a rollout, one by a Teacher that the settings do not name stands in for it, if the main Teacher
-//!   has none in the whole round, or if the rollout has no other.
+//! - those of `[teacher]` and of each of `[[teachers]]`, up to its number of repeats. Others stay in the table and are not
+//!   combined.
+//! - the main Teacher may have been chosen by a flag, or another Teacher may have answered a part of the round in its place
+//!   (`--mix-teachers`). If the main Teacher has no opinion on a rollout, one by a Teacher not in the settings replaces it, if
+//!   the main Teacher has none in the whole round or the rollout has no other.
 
 use crate::column::table;
 use crate::error::Result;
@@ -19,7 +19,8 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 table! {
-    /// One sentence of one rollout, with what all opinions on it come to. No table of a dataset: exports hold it.
+    /// One sentence of one rollout, with the combination of all opinions on it. Not a table of a dataset: only exports contain
+    /// it.
     CombinedScore, "combined_scores", by_round true {
         rollout_id: String, "Rollout that the sentence belongs to.";
         problem_id: String, "Problem of the rollout.";
@@ -27,7 +28,7 @@ table! {
         sentence_index: u32, "Position of the sentence in the rollout, from 0.";
         sentence: String, "The sentence.";
         score: f32, "The scores of all opinions, combined.", range 0.0 to 1.0;
-        spread: f32, "Highest score less lowest.", range 0.0 to 1.0;
+        spread: f32, "Highest score minus lowest.", range 0.0 to 1.0;
         opinions: Vec<String>, "Who scored.";
     }
 }
@@ -37,7 +38,7 @@ table! {
 pub struct Opinion {
     /// Model that scored.
     pub teacher: String,
-    /// Which of its scorings, from 0.
+    /// Index of the scoring, from 0.
     pub repeat: u32,
 }
 
@@ -57,19 +58,19 @@ impl std::fmt::Display for Opinion {
     }
 }
 
-/// What several scores of a sentence come to.
+/// The combination of several scores of a sentence.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Combined {
-    /// The score, as `teacher.combine` says.
+    /// The score, combined by `teacher.combine`.
     pub score: f32,
-    /// Highest less lowest; 0 of a single score.
+    /// Highest minus lowest; 0 for a single score.
     pub spread: f32,
 }
 
-/// Combines scores; `None` of no score.
+/// Combines scores; `None` if there are none.
 ///
 /// The trimmed mean leaves out the lowest ⌊n/4⌋ and the highest ⌊n/4⌋ of n scores, as `scipy.stats.trim_mean(scores, 0.25)`
-/// does. A single score is its own combination, to the bit.
+/// does. A single score is returned unchanged.
 pub fn combine(scores: &[f32], how: Combine) -> Option<Combined> {
     let mut sorted = scores.to_vec();
     sorted.sort_unstable_by(f32::total_cmp);
@@ -85,9 +86,9 @@ pub fn combine(scores: &[f32], how: Combine) -> Option<Combined> {
     Some(Combined { score: (sum / kept.len() as f64) as f32, spread: highest - lowest })
 }
 
-/// What a sentence's reward counts, by the spread of its scores: 1 up to `max_spread`, then nothing, or `max_spread / spread`.
+/// Weight of a sentence's reward by the spread of its scores: 1 up to `max_spread`, then 0 or `max_spread / spread`.
 pub fn weight(spread: f32, max_spread: Option<f64>, disagreement: Disagreement) -> f64 {
-    // Scores were rounded to f32: 0.7 and 0.4 are hardly more than 0.3 apart.
+    // Scores are rounded to f32, so 0.7 and 0.4 may differ by slightly more than 0.3.
     let spread = f64::from(spread);
     match (max_spread, disagreement) {
         (Some(most), _) if spread <= most + 1e-6 => 1.0,
@@ -97,7 +98,7 @@ pub fn weight(spread: f32, max_spread: Option<f64>, disagreement: Disagreement) 
     }
 }
 
-/// A Teacher that the settings name, and how often it scores each rationale.
+/// A Teacher in the settings, and how often it scores each rationale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seat {
     /// Its model.
@@ -106,13 +107,13 @@ pub struct Seat {
     pub repeats: u32,
 }
 
-/// The Teachers that the settings name, the main one first.
+/// The Teachers in the settings, the main one first.
 pub fn seats(settings: &Settings) -> Vec<Seat> {
     let all = std::iter::once(&settings.teacher).chain(settings.teachers.iter().map(|one| &one.teacher));
     all.map(|teacher| Seat { teacher: teacher.model_name(), repeats: teacher.repeats.max(1) }).collect()
 }
 
-/// Place of the main Teacher among the seats.
+/// Index of the main Teacher among the seats.
 const MAIN: usize = 0;
 
 /// The opinions in a round's scores, and which of them count.
@@ -120,7 +121,7 @@ const MAIN: usize = 0;
 pub struct Opinions {
     seats: Vec<Seat>,
     how: Combine,
-    /// All in the table, with the number of rationales that each is about.
+    /// All in the table, with the number of rationales each covers.
     found: Vec<(Opinion, u64)>,
     /// Whether the main Teacher has scored anything.
     has_main: bool,
@@ -138,25 +139,25 @@ pub struct OnRollout(BTreeMap<(Number, u32), f32>);
 pub struct CombinedRollout {
     /// Score and spread of each sentence, in order.
     pub sentences: Vec<Combined>,
-    /// Opinions that they are combined of.
+    /// Opinions that were combined.
     pub opinions: Vec<Number>,
 }
 
-/// An opinion that does not score each sentence of its rollout.
+/// An opinion that does not score every sentence of its rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incomplete {
-    /// Whose.
+    /// Its author.
     pub opinion: Opinion,
-    /// Sentences that there are.
+    /// Sentences of the rollout.
     pub sentences: usize,
-    /// Sentences that it scores.
+    /// Sentences with a score.
     pub found: usize,
     /// Whether others are in the table.
     pub is_one_of_several: bool,
 }
 
 impl OnRollout {
-    /// Adds a score; returns false where the opinion has one of this sentence already.
+    /// Adds a score; returns false if the opinion already has one for this sentence.
     pub fn insert(&mut self, opinion: Number, sentence_index: u32, score: f32) -> bool {
         self.0.insert((opinion, sentence_index), score).is_none()
     }
@@ -166,7 +167,7 @@ impl OnRollout {
         self.0.is_empty()
     }
 
-    /// Scores of an opinion, with the places of their sentences, in order.
+    /// Scores of an opinion, with the indices of their sentences, in order.
     pub fn of(&self, opinion: Number) -> impl Iterator<Item = (u32, f32)> + '_ {
         self.0.range((opinion, 0)..=(opinion, u32::MAX)).map(|((_, place), score)| (*place, *score))
     }
@@ -198,7 +199,7 @@ impl Opinions {
         Ok(Self::of(found, settings))
     }
 
-    /// Opinions with the number of rationales that each is about.
+    /// Opinions with the number of rationales each covers.
     pub fn of(found: BTreeMap<Opinion, u64>, settings: &Settings) -> Self {
         let seats = seats(settings);
         let main = seats.first().map(|seat| seat.teacher.clone()).unwrap_or_default();
@@ -220,18 +221,18 @@ impl Opinions {
         self.found.get(usize::from(number)).map(|(opinion, _)| opinion)
     }
 
-    /// The opinions that the settings ask for: the place of a seat, and the repeat.
+    /// The opinions required by the settings: seat index and repeat.
     pub fn expected(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
         let of = |(place, seat): (usize, &Seat)| (0..seat.repeats).map(move |repeat| (place, repeat));
         self.seats.iter().enumerate().flat_map(of)
     }
 
-    /// Whether the settings ask for more than one opinion on a rationale.
+    /// Whether the settings require more than one opinion on a rationale.
     pub fn are_several(&self) -> bool {
         self.expected().nth(1).is_some()
     }
 
-    /// Name of the Teacher in a seat, as far as the round shows it.
+    /// Name of the Teacher in a seat, if the round reveals it.
     pub fn teacher_of(&self, seat: usize) -> &str {
         let stands_in = || self.found.iter().find(|(opinion, _)| self.seat_of(&opinion.teacher).is_none());
         match stands_in() {
@@ -253,7 +254,7 @@ impl Opinions {
         self.seats.iter().position(|seat| seat.teacher == teacher)
     }
 
-    /// Of some opinions on a rollout those that count, each with the seat that it belongs to.
+    /// The opinions on a rollout that count, each with its seat.
     fn counted(&self, on: &BTreeSet<Number>) -> Vec<(Number, usize, u32)> {
         let (mut own, mut others) = (Vec::new(), Vec::new());
         for (number, opinion) in on.iter().filter_map(|number| Some((*number, self.get(*number)?))) {
@@ -273,7 +274,7 @@ impl Opinions {
         own
     }
 
-    /// The expected opinions that a rollout lacks: the place of a seat, and the repeat.
+    /// The required opinions that a rollout lacks: seat index and repeat.
     pub fn missing(&self, on: &OnRollout) -> Vec<(usize, u32)> {
         let counted = self.counted(&on.opinions());
         let is_there =
@@ -281,10 +282,10 @@ impl Opinions {
         self.expected().filter(|wanted| !is_there(wanted)).collect()
     }
 
-    /// The combined scores of a rollout with so many sentences; `None` if no opinion counts.
+    /// The combined scores of a rollout with this many sentences; `None` if no opinion counts.
     ///
     /// # Errors
-    /// If an opinion that counts does not score each sentence once.
+    /// If an opinion that counts does not score every sentence exactly once.
     pub fn combined(&self, on: &OnRollout, sentences: usize) -> Result<Option<CombinedRollout>, Incomplete> {
         let counted = self.counted(&on.opinions());
         let mut scores: Vec<Vec<f32>> = vec![Vec::with_capacity(counted.len()); sentences];
@@ -318,7 +319,7 @@ impl Opinions {
         }))
     }
 
-    /// Combined scores of the sentences of a rollout that have one, with their places, in order.
+    /// Combined scores of a rollout's scored sentences, with their indices, in order.
     pub fn by_sentence(&self, on: &OnRollout) -> Vec<(u32, Combined)> {
         let mut scores: BTreeMap<u32, Vec<f32>> = BTreeMap::new();
         for (number, ..) in self.counted(&on.opinions()) {
@@ -335,7 +336,7 @@ impl Opinions {
         self.found.len()
     }
 
-    /// Opinions on a rollout that do not count, because the settings do not ask for them.
+    /// Opinions on a rollout that do not count because the settings do not include them.
     pub fn ignored(&self, on: &OnRollout) -> Vec<Number> {
         let mut all = on.opinions();
         for (number, ..) in self.counted(&all) {
@@ -424,11 +425,11 @@ mod tests {
         let ignored: Vec<String> =
             ignored.into_iter().map(|number| all.get(number).unwrap().to_string()).collect();
         assert_eq!(ignored, ["a (scoring 3)", "b (scoring 2)", "c"]);
-        // Those that are there are combined, and the others are known to be missing.
+        // The available ones are combined, and the others are reported missing.
         let some = [("a", 1, 0.2), ("c", 0, 1.0)];
         assert_eq!((score(&all, &some), all.missing(&on(&all, &some))), (Some(0.2), vec![(0, 0), (1, 0)]));
         assert_eq!(score(&all, &[]), None);
-        // A rollout that was answered by nobody else.
+        // A rollout with no other opinion.
         assert_eq!(score(&all, &[("c", 0, 1.0)]), Some(1.0));
     }
 
@@ -438,7 +439,7 @@ mod tests {
         assert_eq!(score(&by_flag, &[("b", 0, 0.5), ("c", 0, 1.0)]), Some(0.75));
         assert_eq!((by_flag.teacher_of(0), by_flag.teacher_of(1)), ("c", "b"));
         assert_eq!(by_flag.missing(&on(&by_flag, &[("b", 0, 0.5)])), [(0, 0)]);
-        // Two that shared a round with one opinion on each rationale.
+        // Two Teachers that shared a round, with one opinion on each rationale.
         let mixed = opinions("[teacher]\nprovider = \"openai\"\nmodel = \"a\"\n", &[("a", 0), ("c", 0)]);
         assert_eq!(
             (score(&mixed, &[("a", 0, 0.5)]), score(&mixed, &[("c", 0, 1.0)])),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static INCOMPLETE: AtomicBool = AtomicBool::new(false);
 
-/// Who this process is among several, where another one speaks for all.
+/// Name of this process among several, if another one prints for all.
 static MUTED: OnceLock<String> = OnceLock::new();
 
 /// Like `println!`, but does not panic if standard output is closed.
@@ -23,13 +23,12 @@ macro_rules! warn {
     ($($words:tt)*) => { $crate::say::err(format_args!($($words)*)) };
 }
 
-/// From now on, to the end of the process, another process says what there is to say: of this one, `name`, only
-/// [`error`]s are shown.
+/// From now on, another process prints all messages: of this one, called `name`, only [`error`]s are shown.
 pub fn mute(name: String) {
-    let _ = MUTED.set(name); // it has one name
+    let _ = MUTED.set(name); // set only once
 }
 
-/// Whether another process speaks.
+/// Whether another process prints all messages.
 pub fn is_muted() -> bool {
     MUTED.get().is_some()
 }
@@ -55,7 +54,7 @@ pub fn err(words: Arguments<'_>) {
     }
 }
 
-/// The line of an error that ends the process, on standard error, also where another process speaks.
+/// The line of an error that ends the process, on standard error, even if another process prints all other messages.
 pub fn error(words: Arguments<'_>) {
     let name = MUTED.get().map_or_else(String::new, |name| format!("{name}: "));
     let _ = writeln!(std::io::stderr(), "{name}{words}"); // there is nowhere to report it

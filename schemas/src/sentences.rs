@@ -4,10 +4,9 @@
 //! to the third sentence. The rules, all derived from real rationales:
 //!
 //! - A leading `Solution:` is not part of the first sentence.
-//! - Separators are real newlines, the two characters `\n`, and the stray `n` that T5 leaves of them
-//!   (`entity.nSing`): an `n` right after punctuation and right before a capital, a digit or an opening mark.
-//!   A separator always ends the sentence, even after a colon (`It has these traits:nIt has scales.`), so no
-//!   sentence contains one.
+//! - Separators are real newlines, the two characters `\n`, and the stray `n` that T5 reduces them to (`entity.nSing`): an `n`
+//!   right after punctuation and right before a capital, a digit or an opening mark. A separator always ends the sentence, even
+//!   after a colon (`It has these traits:nIt has scales.`), so no sentence contains one.
 //! - `.`, `!`, `?` and `...` end a sentence if white space follows, including closing brackets and quotes
 //!   after them. Lower case may follow, since many rationales begin their sentences so; but after a closing
 //!   quote or bracket, lower case continues the sentence (`Choice "Jan." is incorrect.`).
@@ -529,7 +528,7 @@ mod tests {
         !text.contains(|c: char| c.is_alphanumeric() && c != 'n')
     }
 
-    /// The folder of real data, which is no part of the repository.
+    /// The folder of real data, which is not part of the repository.
     fn real_data() -> PathBuf {
         let usual = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data"));
         std::env::var_os("ARES_REAL_DATA").map_or_else(usual, PathBuf::from)

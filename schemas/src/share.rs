@@ -1,15 +1,15 @@
-//! A share of the problems for each round: the same in every program, run and order.
+//! A share of the problems for each round: the same in every program and run, in any order of the problems.
 //!
-//! Each problem has a place on a circle, by the hash of its id and the seed, and each round an arc of it. A larger share is a longer
-//! arc from the same start, so it only adds problems. Starts of successive rounds are a golden section of the circle apart: whatever
-//! the share, arcs of later rounds lie where those of earlier ones leave most room.
+//! A hash of the id and the seed places each problem on a circle, and each round has an arc of it. A larger share is a longer
+//! arc from the same start, so it only adds problems. Starts of successive rounds are a golden section of the circle apart: for
+//! any share, arcs of later rounds lie in the largest gaps left by earlier ones.
 
 use sha2::{Digest, Sha256};
 
 /// 2⁶⁴ divided by the golden ratio.
 const GOLDEN_SECTION: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The problems that a round is to deal with.
+/// The problems selected for a round.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Share {
     seed: u64,
@@ -27,7 +27,7 @@ impl Share {
         Self { seed, start, length }
     }
 
-    /// Whether all problems are in it.
+    /// Whether it contains all problems.
     pub fn is_whole(&self) -> bool {
         self.length.is_none()
     }

@@ -217,7 +217,7 @@ impl<T: Table, P: DeserializeOwned> Batches<T, P> {
         Ok(Self { path: path.to_path_buf(), reader, columns, row: 0, round: None, marker: PhantomData })
     }
 
-    /// The same, where rows of another round than that of their folder are refused: a part that was copied there.
+    /// The same, refusing rows of another round than that of their folder, which show that the part was copied there.
     pub fn of_round(mut self, round: u32) -> Self {
         self.round = Some(round);
         self

@@ -1,4 +1,4 @@
-//! Which Teacher is asked, and which one a round was asked, for the commands suggested to the user.
+//! The Teacher of the settings and the Teacher that answered a round, for commands suggested to the user.
 
 use crate::dataset::quoted;
 use crate::error::Result;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The crates, each with the number of files that it has at least.
+/// The crates, each with its minimum number of files.
 const CRATES: [(&str, usize); 3] = [("schemas", 25), ("feedback-pipeline", 150), ("trainer", 60)];
 
 /// A module's path in the crate: empty for `lib.rs`.
@@ -35,7 +35,7 @@ fn sources(root: &Path, folder: &Path, found: &mut BTreeMap<Module, String>) {
     }
 }
 
-/// A source without comments and unit tests, which stand at its end.
+/// A source without comments and unit tests, which are at its end.
 fn code(source: &str) -> String {
     let tests = ["mod tests", "pub(super) mod tests", "pub(crate) mod tests"];
     let begin = |tests: &&str| source.find(&format!("#[cfg(test)]\n{tests}"));

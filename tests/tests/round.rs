@@ -178,7 +178,7 @@ fn a_round_with_two_teachers_and_two_repeats_that_is_killed_amid_the_scores() {
     let said = place.run(train, &["--round", "1"]);
     assert!(said.contains("wait for scores"), "{said}");
 
-    // Killed in the second of the four scorings; train tells whose opinions are missing.
+    // Killed in the second of the four scorings; train reports whose opinions are missing.
     let mut child = with_key(&["--round", "1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while anthropic.stats().good < 6 {
         std::thread::sleep(Duration::from_millis(2));
@@ -214,7 +214,7 @@ fn a_round_with_two_teachers_and_two_repeats_that_is_killed_amid_the_scores() {
             .iter()
             .fold(0.0, |most: f64, one| scores.iter().fold(most, |most, other| most.max(one - other)))
     };
-    // Where they differ too much, a sentence counts as neutral.
+    // If scores differ too much, the sentence counts as neutral.
     let counted = by_sentence.values().map(|scores| match apart(scores) > 0.3 {
         true => 0.5,
         false => scores.iter().sum::<f64>() / 4.0,
@@ -232,7 +232,7 @@ fn a_round_with_two_teachers_and_two_repeats_that_is_killed_amid_the_scores() {
     assert!(place.run(collect, &["status"]).contains("The books balance."));
 }
 
-/// A round is about some problems, and has fewer of them corrected; both commands choose the same ones.
+/// A round samples some problems, and fewer of them are corrected; both commands select the same ones.
 #[test]
 fn rounds_about_a_share_of_the_problems() {
     let place = Place::new();

@@ -38,7 +38,7 @@ pub struct Cli {
     pub settings: SettingFlags<{ SettingFlags::<0>::TRAINER }>,
 }
 
-/// What to do besides advancing a round.
+/// Commands other than advancing a round.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Create a student: random for a tokenizer, or from a Hugging Face T5 folder.
@@ -90,10 +90,10 @@ pub enum Command {
         /// Features in NumPy's format, as MM-CoT publishes them: pictures × patches × width.
         #[arg(long, value_name = "FILE", conflicts_with = "vit", requires = "name_map")]
         from_npy: Option<PathBuf>,
-        /// The JSON object that belongs to them: problem id to row.
+        /// The JSON object for them that maps problem ids to rows.
         #[arg(long, value_name = "FILE", requires = "from_npy")]
         name_map: Option<PathBuf>,
-        /// Replace features that another network made.
+        /// Replace features computed by another network.
         #[arg(long)]
         replace: bool,
     },
@@ -108,9 +108,9 @@ pub enum Command {
         #[arg(long, value_parser = ["base", "rl", "sft"], default_value = "base")]
         checkpoint: String,
     },
-    /// Say what a student is, and what each stage takes in memory with the current settings.
+    /// Describe a student, and the memory each stage needs with the current settings.
     Info(crate::info::Options),
-    /// Write a student that was trained as a LoRA adapter as a whole checkpoint.
+    /// Merge a student's LoRA adapter into a whole checkpoint.
     Merge {
         /// Folder of the adapter: base, round-N/rl or round-N/sft of the checkpoints.
         folder: PathBuf,

@@ -1,4 +1,4 @@
-//! What can go wrong in the trainer, and what the user may do about it.
+//! Errors of the trainer, with hints for the user.
 
 use std::path::PathBuf;
 
@@ -71,17 +71,17 @@ impl Error {
         Self::BadInput { message: message.into(), hint: Some(hint.into()) }
     }
 
-    /// What to type next, where that is known.
+    /// The next command to type, if known.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::BadInput { hint, .. } | Self::OnRank { hint, .. } => hint.as_deref(),
             Self::Group { hint, .. } => Some(hint),
             Self::Data(schemas::Error::NotADataset { .. }) => Some("next: collect-feedback import --help"),
             Self::NotFinite { .. } => Some(
-                "no weights were changed by it; lower the learning rate, or exclude these problems, and run again",
+                "no weights were changed; lower the learning rate, or exclude these problems, and run again",
             ),
             Self::Io { source, .. } | Self::Data(schemas::Error::Io { source, .. }) if is_full(source) => {
-                Some("make room on that disk; the same command continues from what is there")
+                Some("free space on that disk; the same command then continues")
             }
             Self::Data(error) => error.hint(),
             _ => None,
@@ -101,7 +101,7 @@ impl Error {
     }
 }
 
-/// Whether a write failed for want of room. Parquet's writer keeps the cause as text alone.
+/// Whether a write failed because the disk is full. Parquet's writer keeps the cause only as text.
 fn is_full(source: &std::io::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(source.kind(), StorageFull | QuotaExceeded)
@@ -117,8 +117,7 @@ mod tests {
         let hint = |source| Error::io("write", "a")(source).hint().map(ToOwned::to_owned);
         let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
         let wrapped = std::io::Error::other(format!("Parquet error: {full}"));
-        let expected =
-            Some("make room on that disk; the same command continues from what is there".to_owned());
+        let expected = Some("free space on that disk; the same command then continues".to_owned());
         assert_eq!(hint(full), expected);
         assert_eq!(hint(wrapped), expected);
         assert_eq!(hint(std::io::Error::from_raw_os_error(libc::EACCES)), None);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Makes a random student of a named shape for a tokenizer.
 ///
 /// # Errors
-/// If the tokenizer is missing or not in T5's layout, the shape is unknown, or `out` is taken.
+/// If the tokenizer is missing or not in T5's layout, the shape is unknown, or `out` exists.
 pub fn random(
     tokenizer: &Path,
     shape: &str,
@@ -37,10 +37,10 @@ pub fn random(
     Ok(made(out, &*config, &weights))
 }
 
-/// Takes a Hugging Face T5 folder; fusion layers that it lacks are made from the seed.
+/// Imports a Hugging Face T5 folder; missing fusion layers are initialized from the seed.
 ///
 /// # Errors
-/// If the folder is no T5 or lacks a tokenizer, or `out` is taken.
+/// If the folder is not a T5 or lacks a tokenizer, or `out` exists.
 pub fn from_folder(
     from: &Path,
     tokenizer: Option<&Path>,
@@ -92,12 +92,12 @@ fn made(out: &Path, config: &dyn ModelConfig, weights: &Weights) -> String {
     )
 }
 
-/// Width of the image features that a new student is for, with where it comes from.
+/// Width of a new student's image features, and its origin.
 #[derive(Debug)]
 pub enum FeatureWidth {
-    /// Asked for by flag.
+    /// Given by flag.
     Asked(i64),
-    /// That of the features of a dataset that the user named.
+    /// That of the features of a dataset named by the user.
     Of(i64, PathBuf),
     /// That of the features of the only dataset, which was not requested explicitly.
     Found(i64),
@@ -106,10 +106,10 @@ pub enum FeatureWidth {
 }
 
 impl FeatureWidth {
-    /// The width by flag, else that of the features `vision` of the dataset `data`, else of the only dataset.
+    /// The width given by flag, else that of the features `vision` of the dataset `data`, else of the only dataset.
     ///
     /// # Errors
-    /// If `data` is no dataset, its features are broken, or the flag contradicts them.
+    /// If `data` is not a dataset, its features are broken, or the flag contradicts them.
     pub fn choose(flag: Option<i64>, data: Option<&Path>, vision: &str) -> Result<Self> {
         let dataset = match data {
             Some(data) => Some(Dataset::open(data)?),
@@ -135,7 +135,7 @@ impl FeatureWidth {
         })
     }
 
-    /// The width, or that of vit-large.
+    /// The width, or that of vit-large if unknown.
     fn or_usual(&self) -> i64 {
         match self {
             Self::Asked(width) | Self::Of(width, _) | Self::Found(width) => *width,
@@ -143,7 +143,7 @@ impl FeatureWidth {
         }
     }
 
-    /// Refuses a checkpoint whose own fusion layers are for another width than was asked for.
+    /// Refuses a checkpoint whose fusion layers have another width than requested.
     fn check(&self, own: i64, folder: &Path) -> Result<()> {
         match self {
             Self::Of(width, path) if *width != own => Err(wrong_width(path, own, *width)),

@@ -103,7 +103,7 @@ pub fn run(cli: Cli) -> Result<()> {
     done
 }
 
-/// What all ranks do, from the lock to the end.
+/// The work of all ranks, from taking the lock to the end.
 fn together(
     group: &Group,
     dataset: Dataset,
@@ -117,7 +117,7 @@ fn together(
     group.finish()
 }
 
-/// What all ranks of a run have in common. Where checkpoints lie, and how many threads there are, is a machine's own.
+/// The properties that all ranks of a run must share. The folder of checkpoints and the number of threads may differ by machine.
 fn terms(
     command: &Option<Command>,
     round: Option<u32>,
@@ -126,7 +126,7 @@ fn terms(
     resolved: &Resolved,
 ) -> Terms {
     let settings = &resolved.settings;
-    // A dataset may lie elsewhere on another machine; another one has other problems.
+    // A dataset may be in another folder on another machine; a different dataset has different problems.
     let problems = std::fs::metadata(dataset.problems_path()).map_or(0, |file| file.len());
     let version = format!("train {}", env!("CARGO_PKG_VERSION"));
     let mut lines = vec![version, format!("{command:?} round {round:?} stage {stage:?}")];
@@ -149,7 +149,7 @@ fn terms(
     }
 }
 
-/// The commands that all ranks carry out together.
+/// The commands that all ranks run together.
 fn work(
     context: &Context,
     command: Option<Command>,

@@ -1,4 +1,4 @@
-//! `train merge`: a student of a trunk and an adapter as a whole checkpoint.
+//! `train merge`: merges a trunk and its adapter into a whole checkpoint.
 
 use crate::checkpoint::folder;
 use crate::checkpoint::folder::with_tokenizer;
@@ -6,17 +6,17 @@ use crate::checkpoint::hf::refuse_taken;
 use crate::error::{Error, Result};
 use std::path::Path;
 
-/// Adds the adapter in `from` to its trunk's weights, and writes the student to `out`.
+/// Merges the adapter in `from` into its trunk's weights, and writes the student to `out`.
 ///
 /// # Errors
-/// If `from` is not a student with an adapter, or `out` is taken.
+/// If `from` is not a student with an adapter, or `out` exists.
 pub fn merge(from: &Path, out: &Path) -> Result<String> {
     refuse_taken(out)?;
     let mut stored = folder::read(from)?;
     let Some((lora, trunk)) = stored.adapter.clone() else {
         return Err(Error::input(
-            format!("{}: expected a student with an adapter, found one of whole weights", from.display()),
-            "use it as it is",
+            format!("{}: expected a student with an adapter, found a whole checkpoint", from.display()),
+            "use it directly",
         ));
     };
     stored.merge();

@@ -1,4 +1,4 @@
-//! `train pretrain`: supervised training on the dataset's gold solutions (MM-CoT's first stage) makes a base student.
+//! `train pretrain`: supervised training on the dataset's gold solutions (MM-CoT's first stage), which produces a base student.
 
 use crate::checkpoint::hf;
 use crate::data::corpus::{Corpus, rationale_source};
@@ -17,7 +17,7 @@ use std::path::Path;
 /// `epochs`, and writes it to `out`. With `option_orders` above 1 each problem is also seen with its options in other orders.
 ///
 /// # Errors
-/// If a folder is missing or taken, or training fails.
+/// If `from` is missing, `out` exists, or training fails.
 pub fn pretrain(
     context: &Context,
     from: &Path,
@@ -75,7 +75,7 @@ pub fn pretrain(
     let mut log = MetricLog::new(0, "pretrain").on_board(&settings.student.tensorboard)?;
     fit((&policy.student, &policy.weights), &examples, &corpus.features, &plan, None, &mut saved, &mut log)?;
     let last = log.rows().iter().rev().find(|row| row.name == "loss").map_or(f64::NAN, |row| row.value);
-    // The checkpoint comes last: where it is, nothing is left to do.
+    // The checkpoint is written last: if it exists, nothing is left to do.
     context.write_part(0, "pretrain", log.into_rows())?;
     context.group.on_first(|| policy.write(out, "pretrain"))?;
     StepCheckpoint::forget(out, &context.group);

@@ -1,11 +1,11 @@
-//! Random streams by name: the same purpose always draws the same numbers, whatever ran before.
+//! Random streams by purpose: the same purpose always draws the same numbers, whatever ran before.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 
-/// A seed made of the run's seed and the place in the work, for instance `("rollout", "1/problem-7/3")`.
+/// A seed derived from the run's seed, a purpose and a position, for instance `("rollout", "1/problem-7/3")`.
 pub fn derive(seed: u64, stage: &str, place: &str) -> u64 {
     let hash = Sha256::digest(format!("{seed}/{stage}/{place}"));
     let mut bytes = [0u8; 8];
@@ -13,18 +13,18 @@ pub fn derive(seed: u64, stage: &str, place: &str) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// The seed of a purpose in a round, for instance `rl`: no two runs, rounds or purposes share one. (Seed xor round would
-/// give round 2 of seed 1 and round 1 of seed 2 the same orders.)
+/// The seed of a purpose in a round, for instance `rl`: different for each run, round and purpose. (Seed xor round would give
+/// round 2 of seed 1 and round 1 of seed 2 the same orders.)
 pub fn of_round(seed: u64, round: u32, purpose: &str) -> u64 {
     derive(seed, purpose, &format!("round {round}"))
 }
 
-/// Seeds libtorch's own generator (dropout, initial weights) for a place in the work.
+/// Seeds libtorch's own generator (dropout, initial weights) for a purpose and position.
 pub fn seed_torch(seed: u64, stage: &str, place: &str) {
     tch::manual_seed((derive(seed, stage, place) >> 1) as i64);
 }
 
-/// The order in which `count` items are taken in one pass.
+/// The order of `count` items in one pass.
 pub fn order(count: usize, shuffle: bool, seed: u64, stage: &str, pass: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     if shuffle {

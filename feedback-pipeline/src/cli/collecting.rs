@@ -1,4 +1,4 @@
-//! Collecting what a round lacks: the jobs in turn, their results, and the command that comes next.
+//! Collecting a round's missing feedback: the jobs in turn, their results, and the next command.
 
 use crate::collect::panel::{self, Panel, Scoring};
 use crate::collect::{Context, Outcome};
@@ -9,15 +9,15 @@ use schemas::opinions::Opinion;
 use schemas::settings::Provider;
 use schemas::{Answer, Dataset, interrupt};
 
-/// What became of the jobs so far.
+/// Results of the jobs so far.
 #[derive(Default)]
 struct Results {
-    /// Whether anything was there to be done.
+    /// Whether there was anything to do.
     said: bool,
     rejects: bool,
     answers: bool,
     is_left: bool,
-    /// Scorings that rejected too many rollouts for train to learn from the others, and that did not.
+    /// Scorings with too many rejects for train to use the remaining rollouts, and those without.
     uncovered: usize,
     covered: usize,
 }
@@ -54,16 +54,16 @@ fn in_turn(context: &Context, jobs: &[Job]) -> Result<()> {
             continue;
         }
         if interrupt::noted() {
-            return Err(Error::Interrupted); // what comes next would be paid for
+            return Err(Error::Interrupted); // the next jobs would cost money
         }
         let outcome = context.collect(job)?;
         if let Outcome::NothingThere = outcome {
-            // A round that still has no rationales needs only what came before.
+            // Without rationales, the round needs only the earlier feedback so far.
             if place > 0 && results.said {
                 let is_over = is_over(&context.dataset, job.round)?;
                 if job.kind == Kind::Corrections && !is_over && context.has_decoded(job.round)? {
                     schemas::say!("{}", context.waits_for(job)?);
-                    return Ok(()); // train alone would end in the same words
+                    return Ok(()); // train would only report the same
                 }
             } else if place + 1 == jobs.len() {
                 schemas::say!("{}", context.waits_for(&jobs[0])?);
@@ -78,8 +78,7 @@ fn in_turn(context: &Context, jobs: &[Job]) -> Result<()> {
     Ok(())
 }
 
-/// Collects the opinions of all Teachers on a round's rollouts. Where the service of one fails, the others are asked
-/// nevertheless.
+/// Collects the opinions of all Teachers on a round's rollouts. If the service of one fails, the others are still asked.
 fn scores(panel: &Panel<'_>, round: u32, results: &mut Results) -> Result<()> {
     panel.check(round)?;
     panel.publish_others(round)?;
@@ -90,7 +89,7 @@ fn scores(panel: &Panel<'_>, round: u32, results: &mut Results) -> Result<()> {
     let mut failed: Vec<(&str, Error)> = Vec::new();
     for scoring in &scorings {
         if interrupt::noted() {
-            return Err(Error::Interrupted); // what comes next would be paid for
+            return Err(Error::Interrupted); // the next jobs would cost money
         }
         let Scoring { context, job } = scoring;
         if failed.iter().any(|(model, _)| *model == context.model) {
@@ -119,8 +118,8 @@ fn scores(panel: &Panel<'_>, round: u32, results: &mut Results) -> Result<()> {
     }
     say_missing(&scorings)?;
     schemas::say!(
-        "round {round}: what was paid for is kept; the same command again asks for what is missing, and nothing else. To go on \
-         without a Teacher, take it out of the settings"
+        "round {round}: everything paid for is kept; run the same command again to request only what is missing. To continue \
+         without a Teacher, remove it from the settings"
     );
     let mut failed = failed.into_iter();
     let first = failed.next();
@@ -130,13 +129,13 @@ fn scores(panel: &Panel<'_>, round: u32, results: &mut Results) -> Result<()> {
     first.map_or(Ok(()), |(_, error)| Err(error))
 }
 
-/// Sends the batches of all scorings, so that none waits for those of another.
+/// Submits the batches of all scorings first, so that none waits for another's results.
 fn submit(scorings: &[Scoring<'_>]) -> Result<()> {
     for Scoring { context, job } in scorings.iter().filter(|scoring| scoring.context.batch) {
         if interrupt::noted() {
-            return Err(Error::Interrupted); // what comes next would be paid for
+            return Err(Error::Interrupted); // the next jobs would cost money
         }
-        // What fails here fails again, and is results, where the results are collected.
+        // A failure here recurs when the results are collected, and is reported there.
         if let Some(Error::Interrupted) = context.submit(job)? {
             return Err(Error::Interrupted);
         }
@@ -144,7 +143,7 @@ fn submit(scorings: &[Scoring<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Says which opinions are missing.
+/// Reports which opinions are missing.
 fn say_missing(scorings: &[Scoring<'_>]) -> Result<()> {
     for scoring in scorings {
         let (pending, round) = (scoring.pending()?, scoring.job.round);
@@ -225,7 +224,7 @@ fn say_next(context: &Context, round: u32, results: &Results) -> Result<()> {
     let flag = context.common_flags();
     let teacher = &context.teacher_flags;
     let batch = if context.batch { " --batch" } else { "" };
-    // Opinions of one Teacher make up for those that another has not.
+    // Opinions of one Teacher compensate for missing ones of another.
     let is_uncovered = results.uncovered > 0 && results.covered == 0;
     if results.is_left {
         schemas::say!("round {round}: next: collect-feedback --round {round} --batch{teacher}{flag}");
@@ -240,7 +239,7 @@ fn say_next(context: &Context, round: u32, results: &Results) -> Result<()> {
     Ok(())
 }
 
-/// Whether train has ended a round: the answers of its fine-tuned policy come last.
+/// Whether train has ended a round: the answers of its fine-tuned policy are written last.
 fn is_over(dataset: &Dataset, round: u32) -> Result<bool> {
     #[derive(serde::Deserialize)]
     struct StageOf {

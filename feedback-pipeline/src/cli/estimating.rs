@@ -1,4 +1,4 @@
-//! What `estimate` prints.
+//! The output of `estimate`.
 
 use crate::collect::Context;
 use crate::collect::panel::{Panel, Scoring};
@@ -7,7 +7,7 @@ use crate::inspect::estimate;
 use crate::items::{Job, Kind};
 use crate::teacher::catalogue::Price;
 
-/// What several jobs would take together.
+/// Totals of several jobs.
 #[derive(Default)]
 struct Total {
     jobs: usize,
@@ -18,7 +18,7 @@ struct Total {
     is_open: bool,
 }
 
-/// Prints an estimate of each job, and of all together where a round has several opinions.
+/// Prints an estimate of each job, and the total if a round has several opinions.
 pub(super) fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {
     let panel = Panel::of(context);
     let mut total = Total::default();
@@ -35,7 +35,7 @@ pub(super) fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {
                 _ => String::new(),
             };
             if !show(context, &job, which, &mut total)? {
-                break; // nor has another Teacher anything to score
+                break; // then no Teacher has anything to score
             }
         }
     }
@@ -43,7 +43,7 @@ pub(super) fn show_estimate(context: &Context, jobs: &[Job]) -> Result<()> {
         let Total { requests, dollars, in_batches, .. } = total;
         schemas::say!("all together:");
         schemas::say!("  requests        {requests:>12}");
-        let more = if total.is_open { ", and what models without a known price cost" } else { "" };
+        let more = if total.is_open { ", plus the cost of models without a known price" } else { "" };
         schemas::say!("  dollars         {dollars:>12.4}  (with --batch {in_batches:.4}{more})");
     }
     Ok(())

@@ -1,7 +1,8 @@
-//! `discard` and `undiscard`: answers leave the tables and come back, without a request. They stay in the store all along.
+//! `discard` and `undiscard`: remove answers from the tables and restore them, without a request. The answers always stay in
+//! the store.
 //!
-//! The store is marked first, together with a note that the tables are to be rewritten. A kill between the two steps leaves
-//! that note, and whatever command comes next for that round rewrites the tables.
+//! The marks are stored first, together with a note that the tables must be rewritten. If the process is killed between the two
+//! steps, the next command for that round finds the note and rewrites the tables.
 
 use super::Context;
 use super::teachers::{Teachers, discard_command};
@@ -23,7 +24,7 @@ pub struct Changed {
     pub requests: BTreeMap<String, u64>,
     /// Models of rows that are not in the store, which stay in the tables, with the number of their rows.
     pub unknown: BTreeMap<String, u64>,
-    /// Flags of the command that undoes it.
+    /// Flags of the command that reverses it.
     pub undo: String,
 }
 
@@ -155,7 +156,7 @@ impl Context {
         Ok(())
     }
 
-    /// Models that have answered items of a job as they are now.
+    /// Models that have answered items of a job in their current form.
     fn answers_by(&self, job: &Job, problems: &Problems, cache: &Cache) -> Result<Teachers> {
         let mut teachers = Teachers::new();
         let _snapshot = cache.snapshot()?;

@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering;
 /// The outcome of a job.
 #[derive(Debug)]
 pub enum Outcome {
-    /// There is nothing to ask about yet.
+    /// There are no items yet.
     NothingThere,
     /// Everything was answered before.
     NothingToDo {
@@ -56,7 +56,7 @@ pub enum Outcome {
 }
 
 impl Context {
-    /// Does a job; see [`Outcome`].
+    /// Runs a job; see [`Outcome`].
     pub fn collect(&self, job: &Job) -> Result<Outcome> {
         let _lock = self.dataset.lock(crate::PROGRAM)?;
         let prompt = SystemPrompt::load(job.kind, &self.settings.teacher)?;
@@ -133,8 +133,8 @@ impl Context {
         })
     }
 
-    /// Sends what a job lacks in batches, without waiting for their results: [`Context::collect`] does. Returns why it ended
-    /// early.
+    /// Submits a job's pending items in batches without waiting for results, which [`Context::collect`] does. Returns why it
+    /// ended early.
     ///
     /// # Errors
     /// If a table or the store cannot be read, or the Teacher must not be asked.

@@ -1,8 +1,8 @@
-//! Who scores a round: every Teacher of the settings, each as often as it is to.
+//! The scorings of a round: every Teacher of the settings, with its number of repeats.
 //!
-//! Each scoring is a job of its own, with its own requests, outcomes and pending items; they share the tables, the budget and the
-//! ledger. The first by the round's first Teacher is the job that a round with one opinion has, so that a round can be
-//! given more opinions later, and nothing is bought twice.
+//! Each scoring is a job of its own, with its own requests, outcomes and pending items; they share the tables, the budget and
+//! the ledger. The first scoring by the round's first Teacher is the same job as in a round with one opinion, so that more
+//! opinions can be added to a round later and nothing is bought twice.
 
 use super::Context;
 use crate::error::{Error, Result};
@@ -23,25 +23,25 @@ pub struct Panel<'a> {
     teachers: Vec<Seat>,
 }
 
-/// A Teacher, with what it is asked with.
+/// A Teacher with the contexts of its runs.
 struct Seat {
-    /// For its first scoring; none of the main Teacher, who has it already.
+    /// For its first scoring; none for the main Teacher, which uses the run's own context.
     first: Option<Context>,
-    /// For the others.
+    /// For its other scorings.
     again: Option<Context>,
     repeats: u32,
 }
 
 /// A scoring of a round's rollouts.
 pub struct Scoring<'a> {
-    /// Who is asked.
+    /// The Teacher.
     pub context: &'a Context,
-    /// What for.
+    /// The job.
     pub job: Job,
 }
 
 impl Scoring<'_> {
-    /// Whose scoring it is.
+    /// The opinion it produces.
     pub fn opinion(&self) -> Opinion {
         Opinion { teacher: self.context.model.clone(), repeat: self.job.repeat() }
     }
@@ -97,8 +97,8 @@ impl<'a> Panel<'a> {
         Ok(scorings)
     }
 
-    /// For each Teacher, whether its first scoring is a job of its own. One at most has the job of a round with one
-    /// opinion: who was asked for it before, else the main Teacher.
+    /// For each Teacher, whether its first scoring is a job of its own. At most one has the job of a round with one opinion:
+    /// the Teacher that was asked for it before, else the main Teacher.
     fn own_jobs(&self, round: u32, models: &[&str]) -> Result<Vec<bool>> {
         let (mut before, mut own) = (BTreeMap::new(), BTreeSet::new());
         if let Some(cache) = self.main.look_into_store()? {
@@ -107,7 +107,7 @@ impl<'a> Panel<'a> {
                 before = cache.models_of(&Job::new(Kind::Scores, round).scope(), round)?;
             }
         }
-        // Whose answers are all discarded may be asked for them again.
+        // A Teacher whose answers are all discarded may be asked again.
         let asked = |discarded: bool| models.iter().position(|model| before.get(*model) == Some(&discarded));
         let has_it = asked(false).or_else(|| asked(true)).or_else(|| {
             let is_free = models.first().is_some_and(|main| !own.contains(*main));
@@ -116,10 +116,10 @@ impl<'a> Panel<'a> {
         Ok((0..models.len()).map(|place| Some(place) != has_it).collect())
     }
 
-    /// Refuses settings that a Teacher cannot be asked with, before anything is sent to another.
+    /// Refuses unusable settings of any Teacher before anything is sent to another.
     ///
     /// # Errors
-    /// If a Teacher whose scores are pending has no key, or a price is needed and not known.
+    /// If a Teacher with pending scores has no key, or a required price is unknown.
     pub fn check(&self, round: u32) -> Result<()> {
         if self.teachers.len() == 1 {
             return Ok(());
@@ -135,7 +135,7 @@ impl<'a> Panel<'a> {
         Ok(())
     }
 
-    /// Enters into the tables what killed runs had bought from Teachers that the settings do not name any more.
+    /// Publishes answers that killed runs bought from Teachers no longer in the settings.
     ///
     /// # Errors
     /// If a table or the store cannot be read, or the write fails.
@@ -152,7 +152,7 @@ impl<'a> Panel<'a> {
         let problems = Problems::load(dataset, self.main.settings.teacher.provider)?;
         let seated = BTreeSet::new();
         for job in &jobs {
-            // Of any prompt: nobody is asked.
+            // For any prompt version, since nothing is sent.
             let asker = Asker { model: "", prompt_version: "", retry_rejects: false, seated: &seated };
             let completed = Completed::find(dataset, job, asker)?;
             let publisher = self.main.publisher(job, &problems, &cache);
@@ -165,7 +165,7 @@ impl<'a> Panel<'a> {
 }
 
 impl Scoring<'_> {
-    /// Number of rollouts that wait for it.
+    /// Number of rollouts pending for it.
     ///
     /// # Errors
     /// If a table cannot be read.
@@ -185,7 +185,7 @@ fn own_models(cache: &Cache, round: u32) -> Result<BTreeSet<String>> {
 }
 
 impl Context {
-    /// The same run with another Teacher, or for its repeats.
+    /// The run's context for another Teacher, or for its repeats.
     fn asking(&self, teacher: TeacherSettings, limits: LimitSettings, is_repeat: bool) -> Self {
         Self {
             dataset: self.dataset.clone(),
@@ -208,7 +208,7 @@ impl Context {
         if path.is_file() { Cache::look(&path).map(Some) } else { Ok(None) }
     }
 
-    /// Teachers other than the one that is asked, whose scores of a round are opinions of their own.
+    /// Other Teachers whose scores of a round are separate opinions.
     pub(super) fn seated(&self, job: &Job) -> Result<BTreeSet<String>> {
         if job.kind != Kind::Scores || job.opinion.is_some() || job.audit.is_some() {
             return Ok(BTreeSet::new());
@@ -222,7 +222,7 @@ impl Context {
     }
 }
 
-/// Whether the other Teachers can be asked although this happened to one.
+/// Whether the other Teachers can still be asked after this error of one.
 pub fn is_of_one_teacher(error: &Error) -> bool {
     matches!(error, Error::Service { .. })
 }

@@ -33,8 +33,8 @@ impl Context {
         Ok(completed)
     }
 
-    /// Whether an item is to be answered: of rationales, those in the round's share of corrections, and those that have been
-    /// corrected before, whatever the share was then.
+    /// Whether an item needs feedback. Rationales need it if they are in the round's share of corrections, or have been
+    /// corrected before under any share.
     pub(super) fn wants(&self, job: &Job, completed: &Completed, item: &Item) -> bool {
         job.kind != Kind::Corrections
             || completed.contains(item.id())
@@ -47,7 +47,7 @@ impl Context {
         job.kind == Kind::Corrections && !self.settings.corrected(job.round).is_whole()
     }
 
-    /// Number of items that are to be answered, and of those that are pending.
+    /// Number of items that need feedback, and of those pending.
     ///
     /// # Errors
     /// If a table cannot be read, or an item appears twice: it would be paid for twice.
@@ -82,7 +82,7 @@ impl Context {
         Ok(items.filter(move |item| item.as_ref().map_or(true, is_pending)))
     }
 
-    /// The same, but if samples are asked about together, those of each problem follow each other.
+    /// The same, but if samples are grouped in requests, those of each problem are adjacent.
     pub fn pending_together<'a>(
         &'a self,
         job: &'a Job,
@@ -166,7 +166,7 @@ impl<I> Steps<'_, I> {
                 Ok(false) => self.found.push_back(Ok(Next::Send(question, replies, claim))),
                 Err(error) => self.found.push_back(Err(error)),
             },
-            // Whose reply it shares is known when those are sent.
+            // Which reply it shares is known once those are sent.
             Ok(Next::Shared(question)) if self.open.iter().any(|(open, _)| open.key == question.key) => {
                 self.open.push((question, None));
             }
@@ -174,7 +174,7 @@ impl<I> Steps<'_, I> {
         }
     }
 
-    /// Sends what is open.
+    /// Sends the open group.
     fn close(&mut self) {
         let (mut questions, mut claims, mut sharing) = (Vec::new(), Vec::new(), Vec::new());
         for (question, claim) in self.open.drain(..) {
@@ -203,7 +203,7 @@ fn anew(key: &Key) -> Key {
 }
 
 impl<'a> Plan<'a> {
-    /// The gate of a job, by the present contents of the cache; `None` if the dataset has no cache yet.
+    /// The gate of a job, given the current contents of the cache; `None` if the dataset has no cache yet.
     ///
     /// # Errors
     /// If the cache cannot be read.
@@ -239,7 +239,7 @@ impl<'a> Plan<'a> {
         Ok(Self { groups: Some(&session.groups), ..plan })
     }
 
-    /// What becomes of a pending item.
+    /// How a pending item is handled.
     ///
     /// # Errors
     /// If the cache cannot be read.
@@ -284,14 +284,14 @@ impl<'a> Plan<'a> {
         Ok(Next::Send(question, replies, claim))
     }
 
-    /// How pending items are handled, in their order. Samples of a problem that follow each other are sent
-    /// together, as far as one request takes them.
+    /// How pending items are handled, in their order. Adjacent samples of a problem are sent together, as many as fit into one
+    /// request.
     pub fn steps<I: Iterator<Item = Result<Item>>>(self, items: I) -> Steps<'a, I> {
         Steps { plan: self, items, found: VecDeque::new(), open: Vec::new() }
     }
 
-    /// Whether an item may be asked about together with others: nothing was sent for it yet, alone or with others, and it
-    /// was not rejected before.
+    /// Whether an item may be part of a group: nothing was sent for it yet, individually or in a group, and it was not rejected
+    /// before.
     fn may_be_grouped(&self, question: &Question, replies: &[Reply]) -> Result<bool> {
         if self.questions.grouped.is_none() || self.groups.is_some_and(Groups::are_off) || !replies.is_empty()
         {
@@ -312,7 +312,7 @@ impl<'a> Plan<'a> {
         Ok(true)
     }
 
-    /// The verdict of an item in a request about several with the present model and prompt, where it is one of them.
+    /// The verdict on an item from a group request with the current model and prompt, if it was part of one.
     fn in_group(&self, cache: &Cache, key: &Key, item: &Item) -> Result<Option<Verdict>> {
         if self.discarded.contains(key) {
             return Ok(None);
@@ -327,7 +327,7 @@ impl<'a> Plan<'a> {
         Ok(Some(outcome::judged(cache, ask, item)?.verdict))
     }
 
-    /// Questions about samples of a problem, in as many requests as it takes.
+    /// Questions about samples of a problem, in as many requests as needed.
     fn together(&self, questions: Vec<Question>, claims: Vec<Claim>) -> Vec<Next> {
         let mut claims = claims.into_iter();
         let mut next = Vec::new();
@@ -348,9 +348,8 @@ impl<'a> Plan<'a> {
         next
     }
 
-    /// Gives the question a key of its own after each request that is discarded, and, where rejects are asked again,
-    /// that was rejected. The key is the same for every run that asks after the same request, so that one that was
-    /// killed is continued.
+    /// Derives a new key for the question after each discarded request and, if rejects are retried, after each rejected one.
+    /// The key is the same for every run that repeats the same request, so that a killed run is continued.
     fn ask_anew(&self, question: &mut Question) -> Result<()> {
         while self.discarded.contains(&question.key) || self.is_old_reject(question)? {
             question.key = anew(&question.key);
@@ -368,7 +367,7 @@ impl<'a> Plan<'a> {
         Ok(matches!(verdict, Verdict::Reject { .. }) && !is_of_this_run)
     }
 
-    /// The request that answers an item already, bought with other settings or with a picture that has gone since.
+    /// The request that already answers an item, bought with other settings or with a picture that no longer exists.
     fn answered_by(&self, question: &Question) -> Result<Option<Key>> {
         let Some(cache) = self.cache else { return Ok(None) };
         let found = outcome::latest(cache, self.job, &question.item, Some(self.asked_with))?;
@@ -380,14 +379,14 @@ impl<'a> Plan<'a> {
         Ok(found.map(|found| found.ask.key).filter(|key| *key != question.key))
     }
 
-    /// Whether an item's request is in a batch at the service, with these settings or others: it will be charged.
-    /// Another prompt, or another text, is another request.
+    /// Whether an item's request is in a batch at the service, with these settings or others: it will be billed. Another
+    /// prompt, or another text, is another request.
     fn is_in_batch(&self, question: &Question) -> Result<bool> {
         if self.in_batches.contains(&question.key) {
             return Ok(true);
         }
         let Some(cache) = self.cache.filter(|_| !self.in_batches.is_empty()) else {
-            return Ok(false); // the usual case needs no look at the cache
+            return Ok(false); // the usual case needs no cache lookup
         };
         let item = &question.item;
         for key in cache.keys_of(&self.job.scope(), item.round, &item.subject_id)? {

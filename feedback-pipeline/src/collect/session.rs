@@ -39,7 +39,7 @@ pub struct Context {
     pub settings: Settings,
     /// Provenance recorded in every file that is written.
     pub provenance: Provenance,
-    /// Model that is asked.
+    /// The model to ask.
     pub model: String,
     /// Whether requests go out in batches.
     pub batch: bool,
@@ -49,34 +49,34 @@ pub struct Context {
     pub mix_teachers: bool,
     /// Whether requests of this Teacher that were discarded are sent again.
     pub ask_discarded: bool,
-    /// Flags that a command has to repeat to ask the same Teacher, with a space before each.
+    /// Flags that select the same Teacher in another command, each with a leading space.
     pub teacher_flags: String,
-    /// Flags that `train` has to be given too, with a space before each.
+    /// Flags to pass to `train` as well, each with a leading space.
     pub shared_flags: String,
-    /// `--config` with its file, where it was given, with a space before.
+    /// `--config` with its file, if given, with a leading space.
     pub config_flag: String,
     /// Abandoned batches: their requests are sent again.
     pub abandoned: Vec<String>,
     /// When the run began, in ms since 1970.
     pub began_ms: i64,
-    /// Whether a Teacher is asked for what it was asked before.
+    /// Whether requests are repeats: the Teacher scores the same rationales again.
     pub is_repeat: bool,
-    /// Models of all Teachers that the settings name.
+    /// Models of all Teachers in the settings.
     pub panel: Vec<String>,
-    /// The Teacher that is asked, once known.
+    /// The resolved Teacher, once known.
     pub(super) teacher: OnceLock<Asked>,
 }
 
-/// The model and the service that are asked: their catalogue entries, the address, and the request format.
+/// The model and the service: their catalogue entries, the address, and the request format.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// The model.
     pub model: Model,
     /// The service.
     pub service: Service,
-    /// Where it is.
+    /// Its address.
     pub address: Address,
-    /// How requests are written; what one job learns holds for the next.
+    /// The request format; adjustments learned in one job apply to the next.
     pub dialects: Arc<Dialects>,
 }
 
@@ -122,7 +122,7 @@ impl Context {
         Ok(price)
     }
 
-    /// Who is asked.
+    /// The resolved Teacher.
     ///
     /// # Errors
     /// If the address or a file of models is malformed.
@@ -147,10 +147,10 @@ impl Context {
         Ok(self.teacher.get_or_init(|| Asked { model, service, address, dialects }))
     }
 
-    /// What the items of a job are asked with, in the dialect that a run begins with.
+    /// The questions of a job, in the initial dialect of a run.
     ///
     /// # Errors
-    /// As [`Context::asked`], and where the dataset's list of missing pictures cannot be read.
+    /// As [`Context::asked`], and if the dataset's list of missing pictures cannot be read.
     pub fn questions(&self, job: &Job, prompt: &SystemPrompt) -> Result<Questions> {
         let Asked { service, dialects, .. } = self.asked()?;
         let teacher = &self.settings.teacher;
@@ -173,7 +173,7 @@ impl Context {
         )
     }
 
-    /// How several samples of a problem are asked about at once; an audit repeats requests about one.
+    /// Grouping of a problem's samples in requests; an audit repeats individual requests.
     fn grouped(&self, job: &Job, prompt: &SystemPrompt) -> Result<Option<Grouped>> {
         let samples = self.settings.teacher.samples_per_request as usize;
         if job.kind != Kind::Scores || job.audit.is_some() || samples == 1 {
@@ -210,7 +210,7 @@ impl Context {
         let takes_all = is_hosted || transport.is_none();
         let timeout = Duration::from_secs(teacher.timeout_secs);
         let cache = Cache::open(&self.dataset.feedback_path())?;
-        // Open batches will be charged, so they count as spent until then.
+        // Open batches will be billed, so they count as spent until then.
         let spent = cache.spent_usd()? + cache.lost_usd()? + cache.running_usd()?;
         if transport.is_some() {
             let replies = u64::from(limits.concurrency).min(pending as u64).clamp(1, 4_096);

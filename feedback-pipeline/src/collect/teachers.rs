@@ -1,4 +1,4 @@
-//! A round's answers of a kind come from one Teacher, unless the user wants otherwise.
+//! Ensures that a round's answers of a kind come from one Teacher, unless the user allows several.
 
 use super::Context;
 use crate::error::{Error, Result};
@@ -16,11 +16,11 @@ use std::collections::BTreeMap;
 pub(super) type Teachers = BTreeMap<String, u64>;
 
 impl Context {
-    /// Refuses to ask about pending items where another Teacher has answered, or will answer, items of the same job, and
-    /// where answers of this one were discarded. Nothing was sent or changed by then.
+    /// Refuses to ask about pending items if another Teacher has answered, or will answer, items of the same job, or if answers
+    /// of this one were discarded. At this point nothing has been sent or changed.
     ///
     /// # Errors
-    /// [`Error::OtherTeacher`] where it refuses; where a table or the cache cannot be read.
+    /// [`Error::OtherTeacher`] if it refuses; also if a table or the cache cannot be read.
     pub(super) fn check_teachers(
         &self,
         job: &Job,
@@ -44,8 +44,8 @@ impl Context {
         }
     }
 
-    /// Teachers other than the present one that answered items of a job, where this one would be asked about others: by its
-    /// tables, by the cache where a run ended before it wrote them, and by batches that hold such items.
+    /// Teachers other than the current one that answered items of a job for which this one would be asked about others:
+    /// according to its tables, to the cache if a run ended before writing them, and to batches with such items.
     fn other_teachers(
         &self,
         job: &Job,
@@ -133,7 +133,7 @@ impl Context {
         Ok(Error::OtherTeacher { message, hint: hint.join("\n      ") })
     }
 
-    /// Refuses where pending items have answers of the present Teacher that were discarded: they would be bought again.
+    /// Refuses if pending items have discarded answers of the current Teacher: they would be bought again.
     fn check_discarded(
         &self,
         job: &Job,
@@ -151,7 +151,7 @@ impl Context {
             let _snapshot = cache.snapshot()?;
             for item in self.pending(job, problems, completed)? {
                 let item = item?;
-                // An item that has been asked about again since is answered by the new request.
+                // An item requested again since then is answered by the new request.
                 if outcome::latest(cache, job, &item, None)?
                     .is_some_and(|found| found.ask.model == self.model)
                 {
@@ -201,7 +201,7 @@ impl Context {
         Ok(format!("{provider} --model {}", schemas::dataset::quoted(std::path::Path::new(model))))
     }
 
-    /// The flags that every command of this dataset takes.
+    /// The flags common to all commands on this dataset.
     pub fn common_flags(&self) -> String {
         format!("{}{}", self.config_flag, self.dataset.flag())
     }
@@ -217,7 +217,7 @@ pub(super) fn command(job: &Job) -> String {
     format!("{}{}", job.command(), if job.kind == Kind::Judgements { order } else { String::new() })
 }
 
-/// The command that discards the answers of a job, or brings them back.
+/// The command that discards the answers of a job, or restores them.
 pub(super) fn discard_command(verb: &str, job: &Job) -> String {
     let against = match job.kind {
         Kind::Judgements => format!(" --against {}", job.against),

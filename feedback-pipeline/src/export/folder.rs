@@ -24,7 +24,7 @@ impl Folder {
     /// Starts a folder that will appear at `target`.
     ///
     /// # Errors
-    /// If something is there already; with `replace`, if that is no export.
+    /// If something already exists there; with `replace`, if it is not an export.
     pub(super) fn create(target: &Path, replace: bool) -> Result<Self> {
         let place = target.display().to_string();
         if target.file_name().is_none() {

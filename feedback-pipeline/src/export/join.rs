@@ -13,11 +13,11 @@ pub(super) struct Sample {
     pub(super) text: String,
     pub(super) sentences: Vec<String>,
     pub(super) scores: Vec<f32>,
-    /// How far apart the scores of each sentence are; empty where there is one opinion at most.
+    /// Spread of each sentence's scores; empty if there is at most one opinion.
     pub(super) spreads: Vec<f32>,
     pub(super) truncated: bool,
     pub(super) teacher: String,
-    /// Whose scores these are.
+    /// The Teachers that scored.
     pub(super) opinions: Vec<String>,
 }
 
@@ -40,8 +40,8 @@ pub(super) struct ScoreRow {
     pub(super) repeat: Option<u32>,
 }
 
-/// A rollout with its scores, or why it has no line. This is the one place that says how many scores a sentence has: one of each
-/// opinion that counts, which are combined.
+/// A rollout with its scores, or why it has no line. This is the only place that checks the scores of a sentence: one of each
+/// opinion that counts; these are combined.
 pub(super) fn scored(
     rollout: RolloutRow,
     rows: Vec<ScoreRow>,

@@ -1,4 +1,4 @@
-//! A round's scores as they count: where a sentence has several, combined as the trainer combines them.
+//! A round's effective scores: several scores of a sentence are combined as in the trainer.
 
 use crate::error::{Error, Result};
 use crate::inspect::frame::frame;
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 /// The scores of a round by rollout.
 pub(super) struct Scores {
-    /// Whose they are.
+    /// Their opinions.
     pub(super) opinions: Opinions,
     by_rollout: HashMap<String, OnRollout>,
     /// Rollouts in the order of the table.
@@ -56,13 +56,13 @@ impl Scores {
         self.by_rollout.get(rollout_id)
     }
 
-    /// Combined scores of a rollout with the places of their sentences, in order.
+    /// Combined scores of a rollout with the indices of their sentences, in order.
     pub(super) fn combined(&self, rollout_id: &str) -> Vec<(u32, Combined)> {
         self.on(rollout_id).map_or_else(Vec::new, |on| self.opinions.by_sentence(on))
     }
 }
 
-/// The scores of a round for queries: `rollout_id`, `sentence_index`, `score`, a row a sentence.
+/// The scores of a round for queries: `rollout_id`, `sentence_index`, `score`, one row per sentence.
 ///
 /// # Errors
 /// If the table cannot be read.

@@ -1,4 +1,4 @@
-//! What a run works on: a kind of feedback for a round.
+//! The unit of work of a run: a kind of feedback for a round.
 
 use super::order::Order;
 use schemas::number::counted;
@@ -47,7 +47,7 @@ pub struct Job {
     pub order: Order,
     /// Seed of an audit: scores that are requested again and do not go into the table.
     pub audit: Option<u64>,
-    /// Whose scores, and which of its scorings; `None` for the first by the round's first Teacher, and for other kinds.
+    /// The Teacher and the repeat of the scores; `None` for the first scoring by the round's first Teacher, and for other kinds.
     pub opinion: Option<Opinion>,
 }
 
@@ -57,7 +57,7 @@ impl Job {
         Self { kind, round, against: String::new(), order: Order::Shuffled(0), audit: None, opinion: None }
     }
 
-    /// Scores of a round by one Teacher, besides those by its first.
+    /// Scores of a round by a Teacher, in addition to the round's first scoring.
     pub fn opinion(round: u32, opinion: Opinion) -> Self {
         Self { opinion: Some(opinion), ..Self::new(Kind::Scores, round) }
     }
@@ -77,7 +77,7 @@ impl Job {
         Self { audit: Some(seed), ..Self::new(Kind::Scores, round) }
     }
 
-    /// The job of a scope that the tables hold; none for audits and unknown scopes.
+    /// The job of a scope that has tables; none for audits and unknown scopes.
     pub fn of_scope(scope: &str, round: u32) -> Option<Self> {
         if let Some((repeat, teacher)) =
             scope.strip_prefix("scores/").and_then(|opinion| opinion.split_once('/'))

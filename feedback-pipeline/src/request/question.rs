@@ -151,8 +151,8 @@ impl Questions {
         text.push_str(&format!("\n<gold>\n{solution}\n{lecture}\n{caption}\n</gold>"));
     }
 
-    /// A repeat is another request, in its text too: neither our store nor a cache at the service may answer it with an
-    /// earlier reply. The first is the request that is sent where there are no repeats.
+    /// A repeat is a distinct request with a different text, so that neither our store nor a cache at the service answers it
+    /// with an earlier reply. The first scoring sends the same request as without repeats.
     fn add_repeat(&self, text: &mut String) {
         if self.repeat > 0 {
             text.push_str(&format!("\n\nIndependent scoring no. {}.", self.repeat + 1));

@@ -1,4 +1,4 @@
-//! What a run has seen of its service, to tell whose fault a failure is.
+//! Service statistics of a run, to decide whose fault a failure is.
 
 use crate::request::Question;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -8,7 +8,7 @@ use crate::send::in_flight::Slot;
 use crate::store::outcome;
 
 impl Session {
-    /// Asks about several items at once, and then alone about those that have no answer in the reply.
+    /// Sends one request about several items, then individual requests for those without an answer in the reply.
     pub(super) async fn resolve_group(&self, question: &Question, mut slot: Option<Slot>) {
         let Some(reply) = self.turn(question, &[], &mut slot).await else { return };
         drop(slot);

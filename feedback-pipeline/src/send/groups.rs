@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Replies in a row without one usable answer after which items are asked about alone.
+/// Consecutive replies without a usable answer after which items are requested individually.
 pub(super) const MOST_USELESS: u32 = 3;
 
 /// Outcomes of a run's requests about several items.
@@ -13,12 +13,12 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Whether items are asked about alone from here on.
+    /// Whether items are requested individually from now on.
     pub fn are_off(&self) -> bool {
         self.useless.load(Ordering::Relaxed) >= MOST_USELESS
     }
 
-    /// Counts a reply; returns whether it is the one after which items are asked about alone.
+    /// Counts a reply; returns whether items are requested individually from this one on.
     pub(super) fn saw(&self, is_useful: bool) -> bool {
         if self.are_off() {
             return false;

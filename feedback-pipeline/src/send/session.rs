@@ -111,8 +111,7 @@ pub struct ServiceStats {
 }
 
 impl Session {
-    /// The template of this job's requests, about several items where it `is_group`, in the dialect as it is now, and how
-    /// many lessons that took.
+    /// The template of this job's requests, for groups if `is_group`, in the current dialect, and its number of lessons.
     pub(super) fn template(&self, is_group: bool) -> (u32, Arc<Template>) {
         let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
         let Spoken { lessons, dialect } = self.dialects.spoken();
@@ -126,7 +125,7 @@ impl Session {
         (lessons, Arc::clone(template))
     }
 
-    /// Why the run ended early; a fault of the service comes with the address that was asked.
+    /// Why the run ended early; a fault of the service includes its address.
     pub fn stopped(&self) -> Option<Error> {
         let reason = self.stop.take_reason()?;
         Some(match (reason, &self.transport) {

@@ -119,7 +119,7 @@ impl Session {
         self.known.is_listed && self.known.takes_pictures
     }
 
-    /// How long to wait for the refusal of a request: not long where both the model and the rate limit are known.
+    /// How long to wait for the refusal of a request: briefly if both the model and the rate limit are known.
     fn refusal_takes(&self) -> Duration {
         match self.known.is_listed && self.pace.requests_per_minute().is_some() {
             true => Duration::from_millis(500),
@@ -155,7 +155,7 @@ impl Session {
         if question.is_group() {
             return Ok(());
         }
-        // Alone first: that request follows where the one about several does not answer it.
+        // The individual request first: it follows if the group request does not answer the item.
         self.remember_alone(question)?;
         let Some(group) = question.asked_in else { return Ok(()) };
         self.cache.writer().subject(&self.scope, self.job.round, &question.item.subject_id, group)

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
-/// Bytes that are read at once.
+/// Bytes read at a time.
 const PIECE: usize = 32 << 10;
 
 /// A body that is being written.

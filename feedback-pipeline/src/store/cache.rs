@@ -1,4 +1,4 @@
-//! The open file, and what it is asked.
+//! The open file, and queries on it.
 
 use super::error::error;
 use super::members;
@@ -48,12 +48,12 @@ impl Cache {
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         let reader = Connection::open_with_flags(uri, flags).map_err(error(path))?;
         if !migrations::show(&reader).map_err(error(path))? {
-            return opened; // its tables are others
+            return opened; // its tables differ
         }
         Ok(Self { path: path.to_path_buf(), reader: reader.into(), writer: Writer::none(path) })
     }
 
-    /// Opens the file, or makes it.
+    /// Opens or creates the file.
     pub fn open(path: &Path) -> Result<Self> {
         let connection = Connection::open(path).map_err(error(path))?;
         prepare(&connection).map_err(error(path))?;
@@ -117,13 +117,13 @@ impl Cache {
         query(&reader).map_err(error(&self.path))
     }
 
-    /// Reads the same state of the file until the guard is dropped; spares a lock for each of many questions.
+    /// Reads the same state of the file until the guard is dropped; avoids a lock for each of many queries.
     pub fn snapshot(&self) -> Result<Snapshot<'_>> {
         self.read(|connection| connection.execute_batch("BEGIN"))?;
         Ok(Snapshot(self))
     }
 
-    /// All replies to a request, in order of their turns.
+    /// All replies to a request, in the order of their turns.
     pub fn replies(&self, key: &Key) -> Result<Vec<Reply>> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(
@@ -155,7 +155,7 @@ impl Cache {
         })
     }
 
-    /// Who paid for a request, and what was asked.
+    /// The item that paid for a request, and its contents.
     pub fn ask(&self, key: &Key) -> Result<Option<Ask>> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(
@@ -308,7 +308,7 @@ impl Cache {
         })
     }
 
-    /// Whether anything was asked in a round of another model.
+    /// Whether another model was asked anything in a round.
     pub fn knows_other_models(&self, scope: &str, round: u32, model: &str) -> Result<bool> {
         self.read(|connection| {
             connection.query_row(
@@ -319,7 +319,7 @@ impl Cache {
         })
     }
 
-    /// Models that items of a scope and round were asked of, each with whether all its requests are discarded.
+    /// Models asked about items of a scope and round, each with whether all its requests are discarded.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -379,7 +379,7 @@ impl Cache {
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
-    // SQLite does not wait with this change for others who open the file, whatever the timeout.
+    // For this change, SQLite does not wait for other processes that open the file, whatever the timeout.
     for attempt in 1_u32.. {
         match connection.pragma_update(None, "journal_mode", "WAL") {
             Err(error)

@@ -7,16 +7,16 @@
 //! | table | a row is |
 //! | --- | --- |
 //! | `prompts` | a system prompt, by its hash |
-//! | `asks` | a distinct request: who paid for it, what was asked; the picture by its hash only |
+//! | `asks` | a distinct request: the item that paid for it, and its contents; the picture by its hash only |
 //! | `members` | an item of a request about several |
-//! | `replies` | what came back: raw body, headers, usage, cost; turn 1 and 2 follow malformed replies |
+//! | `replies` | a reply: raw body, headers, usage, cost; turns 1 and 2 are follow-ups to malformed replies |
 //! | `subjects` | which request an item has; several items may share one, the last row of an item counts |
 //! | `batches` | a batch that is about to be sent, open, or closed |
 //! | `batch_requests` | which requests a batch holds |
-//! | `losses` | what an attempt may have cost without usable usage: a reply that was damaged, late, or without usage |
+//! | `losses` | the possible cost of an attempt without usage data: its reply was damaged, late, or lacked usage |
 //! | `attempts` | a reply that may be charged but could not be used, and was requested again |
 //! | `discarded` | a request whose answer is kept out of a job's tables |
-//! | `rewrites` | a kind and round whose tables do not yet show what was discarded or brought back |
+//! | `rewrites` | a kind and round whose tables do not yet reflect discarded or restored answers |
 
 mod apply;
 mod batches;

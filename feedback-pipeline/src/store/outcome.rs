@@ -68,7 +68,7 @@ pub fn reasons(found: &ItemOutcome, item: &Item, scores: &[f32]) -> Vec<Option<S
     }
 }
 
-/// Name of the field, as it is in any reply with reasons.
+/// Name of the field in any reply with reasons.
 const REASON: &[u8] = b"reason";
 
 /// The place of an item among the samples of a request, from 0. If its text has changed since, the share of

@@ -1,10 +1,10 @@
-//! Requests and replies as they are stored.
+//! Stored requests and replies.
 
 use crate::items::{Item, Job};
 use crate::teacher::{Key, Usage};
 use schemas::settings::Provider;
 
-/// A distinct request, as it is stored.
+/// A distinct request, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
     /// Key of the first request; later turns belong to it.
@@ -17,9 +17,9 @@ pub struct Ask {
     pub subject_id: String,
     /// Its problem.
     pub problem_id: String,
-    /// Who is asked.
+    /// The provider.
     pub provider: Provider,
-    /// Model that is asked.
+    /// The model.
     pub model: String,
     /// Short hash of the system prompt.
     pub prompt_version: String,
@@ -27,7 +27,7 @@ pub struct Ask {
     pub user_text: String,
     /// sha256 of the picture.
     pub image_sha256: Option<String>,
-    /// The items that it asks about together and that share its cost; empty where it asks about one.
+    /// The items of a group request, which share its cost; empty for an individual request.
     pub members: Vec<Member>,
 }
 
@@ -36,9 +36,9 @@ pub struct Ask {
 pub struct Member {
     /// The item.
     pub subject_id: String,
-    /// Key of the request about it alone: items that would share that share its place here.
+    /// Key of its individual request: items with the same individual request share its position here.
     pub item_key: Key,
-    /// Its part of the cost, relative to those of the others.
+    /// Its share of the cost, relative to the others.
     pub weight: u32,
 }
 
@@ -53,7 +53,7 @@ impl Ask {
     }
 }
 
-/// A reply, raw, with all that is known about it.
+/// A raw reply with its metadata.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     /// 0 for the first request, 1 and 2 for those after a malformed reply.
@@ -66,23 +66,23 @@ pub struct Reply {
     pub status: u16,
     /// Headers as a JSON object; empty in what is read back.
     pub headers: String,
-    /// The body as it came.
+    /// The unchanged body.
     pub body: bytes::Bytes,
     /// Tokens.
     pub usage: Usage,
     /// Dollars; `None` if the price is unknown or the reply has no usage.
     pub cost_usd: Option<f64>,
-    /// Moment the first attempt was sent, in ms since 1970.
+    /// Time the first attempt was sent, in ms since 1970.
     pub started_at_ms: i64,
-    /// Moment of the reply, in ms since 1970.
+    /// Time of the reply, in ms since 1970.
     pub replied_at_ms: i64,
     /// Time from sending the last attempt to its reply.
     pub latency_ms: u32,
-    /// How the request was written, where that depends on the service: names of fields, temperature, format.
+    /// The request's dialect, if it depends on the service: names of fields, temperature, format.
     pub dialect: Option<String>,
 }
 
-/// A provider by the name that it is stored under.
+/// A provider by its stored name.
 pub(super) fn provider(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Provider> {
     let name: String = row.get(column)?;
     let known = [Provider::Anthropic, Provider::OpenAi, Provider::Reference];

@@ -1,4 +1,4 @@
-//! What was answered or rejected already, and under which prompt.
+//! Items already answered or rejected, and under which prompt.
 //!
 //! A changed prompt makes an item pending again, and so does a changed text. A changed Teacher does not: a forgotten
 //! flag must not overwrite a paid round with another model's answers.
@@ -69,16 +69,16 @@ struct Rejected {
     repeat: Option<u32>,
 }
 
-/// Who asks, and whose rows count.
+/// The current run, and the rows that count for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
-    /// Model that is asked.
+    /// The model to ask.
     pub model: &'a str,
     /// Version of the prompt.
     pub prompt_version: &'a str,
     /// Whether rejected items are pending again.
     pub retry_rejects: bool,
-    /// Teachers with opinions of their own, see [`Job::opinion`]: they do not answer for the first one.
+    /// Teachers with separate opinions, see [`Job::opinion`]: their answers do not count for the first one.
     pub seated: &'a BTreeSet<String>,
 }
 

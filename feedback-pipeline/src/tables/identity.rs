@@ -1,8 +1,8 @@
-//! What an item is known by among the outcomes of a round.
+//! Identity of an item among the outcomes of a round.
 
 use crate::items::{Content, Item, Job};
 
-/// What an item has one outcome of: a Teacher's opinion on a rollout, a rationale, or a pair as it is shown.
+/// The unit with exactly one outcome: a Teacher's opinion on a rollout, a rationale, or a pair as it is shown.
 pub fn outcome_of(job: &Job, item: &Item, teacher: &str) -> String {
     match &item.content {
         Content::Judgement { against, candidate_shown_first, .. } => {
@@ -13,12 +13,12 @@ pub fn outcome_of(job: &Job, item: &Item, teacher: &str) -> String {
     }
 }
 
-/// What a Teacher's opinion on a rollout is known by.
+/// Identity of a Teacher's opinion on a rollout.
 pub fn opinion_on(rollout_id: &str, teacher: &str, repeat: u32) -> String {
     format!("{repeat} {teacher} {rollout_id}")
 }
 
-/// What a pair has one outcome of.
+/// Identity of a pair as it is shown.
 pub fn pair(problem_id: &str, against: &str, candidate_shown_first: bool) -> String {
     format!("{against} {candidate_shown_first} {problem_id}")
 }

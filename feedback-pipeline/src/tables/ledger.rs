@@ -11,10 +11,10 @@ use schemas::provenance::{self, sha256_hex};
 use schemas::{Dataset, IdSet, Request};
 use std::collections::HashMap;
 
-/// What the ledger holds of a job's round.
+/// The ledger's rows of a job's round.
 #[derive(Default)]
 pub struct Ledger {
-    /// Nothing more is entered.
+    /// Read-only: nothing is added.
     complete: bool,
     booked: IdSet,
     /// Rows of a judgement's request, of the payer and of those who share its reply: a pair shown the same way in
@@ -64,7 +64,7 @@ impl Ledger {
         Self { complete: true, ..Self::default() }
     }
 
-    /// Enters into `set` what the cache holds of an item and the ledger lacks, the oldest first; returns how much.
+    /// Adds to `set` the requests of an item that are in the cache but not in the ledger, the oldest first; returns their number.
     ///
     /// # Errors
     /// If the cache is damaged, or the write fails.

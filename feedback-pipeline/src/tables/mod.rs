@@ -1,9 +1,9 @@
 //! Writing the Teacher's answers from the cache to Parquet, in the order of the items.
 //!
-//! One run writes one set of files: `requests/…/part-scores-00003.parquet`, `rejects/…/part-scores-00003.parquet` and,
-//! last, `scores/…/part-00003.parquet`, the marker. A set without its marker was cut off; the next start removes it and
-//! rewrites it, see [`recover`]. A set that replaces older ones (changed prompt, rebuild, discarded answers) takes
-//! their place in one step, see `swap`.
+//! One run writes one set of files: `requests/…/part-scores-00003.parquet`, `rejects/…/part-scores-00003.parquet` and, last,
+//! `scores/…/part-00003.parquet`, the marker. A set without its marker is incomplete; the next run removes and rewrites it, see
+//! [`recover`]. A set that replaces older ones (changed prompt, rebuild, discarded answers) takes their place in one step, see
+//! `swap`.
 
 pub mod booking;
 pub mod completed;

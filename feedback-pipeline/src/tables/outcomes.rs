@@ -1,4 +1,4 @@
-//! The one loop that enters requests in the ledger and writes outcomes, for one job or for all that share tables.
+//! The only loop that adds requests to the ledger and writes outcomes, for one job or for all that share tables.
 
 use super::PartSet;
 use super::ledger::Ledger;
@@ -10,7 +10,7 @@ use crate::store::outcome::{self, ItemOutcome};
 use schemas::Dataset;
 use std::collections::HashMap;
 
-/// The jobs of a kind and round that the cache has requests of.
+/// The jobs of a kind and round with requests in the cache.
 ///
 /// # Errors
 /// If the cache cannot be read.
@@ -19,8 +19,8 @@ pub fn jobs(cache: &Cache, kind: Kind, round: u32) -> Result<Vec<Job>> {
     Ok(scopes.iter().filter_map(|scope| Job::of_scope(scope, round)).filter(|job| job.kind == kind).collect())
 }
 
-/// Enters into the ledger what it lacks of some items, and writes the outcome that `choose` finds for each; returns the
-/// number of rows entered.
+/// Adds missing requests of some items to the ledger, and writes the outcome that `choose` returns for each; returns the number
+/// of rows added.
 ///
 /// # Errors
 /// If a table or the cache cannot be read, or the write fails.
@@ -70,7 +70,7 @@ pub fn write_all(
     Ok(entered)
 }
 
-/// Of several jobs with an outcome of the same thing, the one that counts: a pair that was shown in the same order for several
+/// Of several jobs with the same outcome identity, the one that counts: a pair that was shown in the same order for several
 /// jobs has one judgement, and a Teacher one opinion. An answer takes precedence over a reject, then the later one.
 fn chosen_jobs(
     dataset: &Dataset,

@@ -12,12 +12,12 @@ use schemas::table::TableWriter;
 use schemas::{Correction, Dataset, IdSet, Judgement, Provenance, Reject, Request, Score, TimestampMs};
 use std::path::Path;
 
-/// Rows that a set of files holds.
+/// Row counts of a set of files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Items with an answer.
     pub answered: usize,
-    /// Items without a usable one.
+    /// Items without a usable answer.
     pub rejected: usize,
     /// Items that share another's reply.
     pub shared: usize,
@@ -272,7 +272,7 @@ impl PartSet {
         Ok(self.rejects.push(row)?)
     }
 
-    /// Makes the ledger appear, and drops the rest.
+    /// Publishes the ledger, and drops the rest.
     ///
     /// # Errors
     /// If the write fails.
@@ -281,10 +281,10 @@ impl PartSet {
         Ok(())
     }
 
-    /// Makes the files appear, the marker last.
+    /// Publishes the files, the marker last.
     pub fn finish(self) -> Result<Counts> {
         self.requests.finish()?;
-        // Without a reject too: a table that is there and empty answers the question, a missing one does not.
+        // Also without rejects: an empty table shows that there are none, a missing one does not.
         self.rejects.finish()?;
         match self.marker {
             Marker::Scores(table) => table.finish()?,

@@ -1,4 +1,4 @@
-//! Out of the store, into the tables: what a run bought, and what a killed one left behind.
+//! Publishes answers from the store to the tables: those of this run, and those left by a killed one.
 
 use super::completed::Completed;
 use super::ledger::{self, Ledger};
@@ -17,7 +17,7 @@ pub struct Publisher<'a> {
     pub dataset: &'a Dataset,
     /// Provenance recorded in every file that is written.
     pub provenance: &'a Provenance,
-    /// What was asked for.
+    /// The kind of feedback.
     pub job: &'a Job,
     /// Its problems.
     pub problems: &'a Problems,
@@ -34,8 +34,8 @@ impl Publisher<'_> {
         items::all_items(self.dataset, self.job, self.problems)
     }
 
-    /// Writes what the pending items were answered. If some were answered under another prompt, the whole round is
-    /// rewritten. The ledger only grows: everything that was paid for is added, of any run, model and prompt.
+    /// Writes the answers of the pending items. If some items were answered under another prompt, the whole round is rewritten.
+    /// The ledger only grows: everything that was paid for is added, for any run, model and prompt.
     ///
     /// # Errors
     /// If a table or the cache cannot be read, or the write fails.
@@ -85,8 +85,8 @@ impl Publisher<'_> {
         Ok(fresh)
     }
 
-    /// Writes answers that a killed run bought from another model than `model`, or about items that are `outside` what is asked
-    /// about today: answers bought by a killed run are kept. Returns whether there was anything.
+    /// Writes answers that a killed run bought from another model than `model`, or for items `outside` the current share:
+    /// answers bought by a killed run are kept. Returns whether there were any.
     ///
     /// # Errors
     /// If a table or the cache cannot be read, or the write fails.
@@ -105,7 +105,7 @@ impl Publisher<'_> {
         let mut set = self.set(number)?;
         let mut found = false;
         write(&mut set, &ledger, self.cache, self.job, self.items()?, |item| {
-            // Stale items have an answer, and are asked again.
+            // Stale items have an answer, and are requested again.
             if completed.contains(item.id()) || completed.stale.contains(item.id()) {
                 return Ok(None);
             }
@@ -121,7 +121,7 @@ impl Publisher<'_> {
         Ok(found)
     }
 
-    /// Enters requests paid for by a killed run into the ledger, if nothing is pending.
+    /// Adds requests paid for by a killed run to the ledger, if nothing is pending.
     ///
     /// # Errors
     /// If a table or the cache cannot be read, or the write fails.

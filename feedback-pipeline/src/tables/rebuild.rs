@@ -1,4 +1,4 @@
-//! Tables rebuilt from the cache, without one request: after a change of the parser or of the Parquet layout.
+//! Rebuilds the tables from the cache without a request, for instance after a change of the parser or the Parquet layout.
 
 use super::booking;
 use super::ledger::{self, Ledger};

@@ -64,7 +64,7 @@ fn is_reject_of(jobs: &[Job], cache: &Cache, row: &Reject, set: &PartSet) -> Res
     let outcome = match (row.kind == Kind::Scores.as_str(), &row.teacher) {
         (false, _) => Some(row.subject_id.clone()),
         (true, Some(teacher)) => Some(super::opinion_on(&row.subject_id, teacher, row.repeat.unwrap_or(0))),
-        // Older files do not say whose reply it was; the store does, if it has it.
+        // Older files do not record the Teacher; the store does, if it contains the reply.
         (true, None) => None,
     };
     if row.kind != Kind::Judgements.as_str() && outcome.is_some_and(|outcome| set.has_outcome(&outcome)) {

@@ -1,5 +1,5 @@
-//! What a service accepts: the form of each optional field, by settings, by the catalogue, and by what the service has
-//! refused.
+//! The request format that a service accepts: the form of each optional field, from the settings, the catalogue, and the
+//! service's refusals.
 
 use super::ServiceError;
 use super::catalogue::{Model, Service};
@@ -8,9 +8,9 @@ use schemas::settings::{
 };
 use std::fmt;
 
-/// Temperature that is sent where the model takes one and the settings name none.
+/// Temperature sent if the model accepts one and the settings do not set it.
 const TEMPERATURE: f64 = 0.0;
-/// Sampling temperature of repeats where none is set.
+/// Sampling temperature of repeats if none is set.
 const TEMPERATURE_OF_REPEATS: f64 = 1.0;
 
 /// How a request is written for one model at one address.
@@ -24,19 +24,19 @@ pub struct Dialect {
     pub max_output_tokens: u32,
     /// The limit of a reply about several items.
     grouped_output_tokens: u32,
-    /// Sampling temperature, where it is sent.
+    /// Sampling temperature, if sent.
     pub temperature: Option<f64>,
-    /// Reasoning effort, where it is sent.
+    /// Reasoning effort, if sent.
     pub effort: Option<String>,
-    /// How JSON is asked for.
+    /// How JSON is requested.
     pub response_format: ResponseFormat,
-    /// Whether the service's prompt cache is addressed: the system block marked, or automatic writes turned off.
+    /// Whether options of the service's prompt cache are sent: the system block is marked, or automatic writes are turned off.
     pub prompt_cache: bool,
-    /// Where the instructions are.
+    /// Message that contains the instructions.
     pub system_role: SystemRole,
-    /// How the user's message is written.
+    /// Form of the user's message.
     pub content: ContentForm,
-    /// Detail in which pictures are read, where it is sent.
+    /// Picture detail, if sent.
     pub image_detail: Option<ImageDetail>,
     pinned: Pinned,
 }
@@ -57,7 +57,7 @@ struct Pinned {
 /// What a refusal means for the dialect.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Lesson {
-    /// The same request may be accepted in this dialect; and a description of the change.
+    /// The same request may be accepted in this dialect; with a description of the change.
     Changed(Box<Dialect>, String),
     /// The named field is set explicitly.
     Pinned(&'static str),
@@ -80,7 +80,7 @@ enum Field {
     Content,
 }
 
-/// Names under which services refuse a field; the first that fits counts, so longer names come before their parts.
+/// Names by which refusals mention a field; the first match counts, so longer names precede their substrings.
 const NAMES: [(&str, Field); 23] = [
     ("output_config.effort", Field::Effort),
     ("output_config.format", Field::ResponseFormat),
@@ -108,7 +108,7 @@ const NAMES: [(&str, Field); 23] = [
 ];
 
 impl Dialect {
-    /// The dialect to begin with: by the settings, else by what is known of the model and the service.
+    /// The initial dialect: from the settings, else from the catalogue entries of the model and the service.
     pub fn new(settings: &TeacherSettings, model: &Model, service: &Service) -> Self {
         let is_anthropic = settings.provider == Provider::Anthropic;
         let effort = match &settings.effort {
@@ -176,7 +176,7 @@ impl Dialect {
         }
     }
 
-    /// The dialect of requests that repeat others: at a temperature at which replies differ, unless one is set.
+    /// The dialect of repeats: at a temperature at which replies differ, unless one is set.
     pub fn for_repeats(self) -> Self {
         match self.temperature {
             Some(_) if !self.pinned.temperature => Self { temperature: Some(TEMPERATURE_OF_REPEATS), ..self },
@@ -189,7 +189,7 @@ impl Dialect {
         Self { max_output_tokens: self.grouped_output_tokens, ..self.clone() }
     }
 
-    /// What the refusal of a request about several items says.
+    /// The lesson from the refusal of a request about several items.
     pub(super) fn learn_grouped(&self, status: u16, error: &ServiceError, has_picture: bool) -> Lesson {
         match self.grouped().learn(status, error, has_picture) {
             Lesson::Changed(mut next, what) => {
@@ -201,7 +201,7 @@ impl Dialect {
         }
     }
 
-    /// What a refusal of a request in this dialect says, with a picture in it or without.
+    /// The lesson from the refusal of a request in this dialect, with or without a picture.
     pub fn learn(&self, status: u16, error: &ServiceError, has_picture: bool) -> Lesson {
         if !matches!(status, 400 | 404 | 415 | 422) {
             return Lesson::None;
@@ -212,7 +212,7 @@ impl Dialect {
         }
         let Some(field) = named(&error.param.to_ascii_lowercase(), &message) else { return Lesson::None };
         if status == 404 && field != Field::ResponseFormat {
-            return Lesson::None; // a model or an address that is not there
+            return Lesson::None; // a model or an address that does not exist
         }
         self.without(field, &message, has_picture)
     }
@@ -254,7 +254,7 @@ impl Dialect {
                     TokenLimitField::MaxCompletionTokens => TokenLimitField::MaxTokens,
                     _ => TokenLimitField::MaxCompletionTokens,
                 };
-                // Refused under both names, it is refused for another reason.
+                // If both names are refused, the reason is another one.
                 next.pinned.token_limit_field = true;
                 format!("the reply limit is sent as {}", next.token_limit_field)
             }
@@ -295,7 +295,7 @@ impl Dialect {
     }
 }
 
-/// In the words of the settings, for the ledger: `max_tokens 1024, temperature 0, json_schema`.
+/// In terms of the settings, for the ledger: `max_tokens 1024, temperature 0, json_schema`.
 impl fmt::Display for Dialect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.token_limit_field, self.max_output_tokens)?;
@@ -363,7 +363,7 @@ fn named(param: &str, message: &str) -> Option<Field> {
     places.min_by_key(|(place, _)| *place).map(|(_, field)| field)
 }
 
-/// Whether a refusal says that the model cannot see.
+/// Whether a refusal says that the model cannot see pictures.
 fn refuses_pictures(message: &str) -> bool {
     let names_pictures = says_any(message, &["image", "picture", "vision", "multimodal", "multi-modal"]);
     let refuses = [
@@ -390,7 +390,7 @@ fn refuses_pictures(message: &str) -> bool {
     names_pictures && says_any(message, &refuses) && !message.contains("detail")
 }
 
-/// The largest number of tokens that a refusal of the limit allows, where it names one.
+/// The maximum number of tokens that a refusal of the limit names, if any.
 fn most_allowed(message: &str, sent: u32) -> Option<u32> {
     if !says_any(message, &["maximum", "at most", "less than or equal", "range", "too large", "exceed", "<="])
     {

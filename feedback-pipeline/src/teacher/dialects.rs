@@ -4,7 +4,7 @@ use super::ServiceError;
 use super::dialect::{Dialect, Lesson};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Maximum number of lessons in a run; a service that refuses more is given up on.
+/// Maximum number of lessons in a run; after further refusals, the run gives up.
 const MOST_LESSONS: u32 = 8;
 
 /// The dialect of one model at one address, shared by the jobs of a run.
@@ -21,7 +21,7 @@ struct State {
     accepted: [bool; 2],
 }
 
-/// A dialect, and how many lessons it took.
+/// A dialect and its number of lessons.
 #[derive(Debug, Clone)]
 pub struct Spoken {
     /// Lessons so far.
@@ -44,7 +44,7 @@ pub enum Refusal {
 }
 
 impl Dialects {
-    /// Begins with a dialect.
+    /// Starts with a dialect.
     pub fn new(first: Dialect) -> Self {
         let first = Arc::new(first);
         let spoken = Spoken { lessons: 0, dialect: Arc::clone(&first) };
@@ -56,7 +56,7 @@ impl Dialects {
         &self.first
     }
 
-    /// The dialect now.
+    /// The current dialect.
     pub fn spoken(&self) -> Spoken {
         self.state().spoken.clone()
     }

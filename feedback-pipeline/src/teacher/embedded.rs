@@ -98,7 +98,7 @@ fn rounded(score: f32) -> f64 {
     (f64::from(score) * 1e4).round() / 1e4
 }
 
-/// Opens a reply: it has no envelope, and costs nothing.
+/// Reads a reply: it has no envelope, and costs nothing.
 pub(super) fn open(body: &[u8]) -> Result<Envelope, String> {
     let text = String::from_utf8(body.to_vec()).map_err(|e| e.to_string())?;
     Ok(Envelope {

@@ -69,7 +69,7 @@ impl Reply {
         if data.trim().is_empty() {
             return Ok(None);
         }
-        let event: Value = lenient::whole(data).map_err(|e| format!("an event is no JSON: {e}"))?;
+        let event: Value = lenient::whole(data).map_err(|e| format!("an event is not JSON: {e}"))?;
         let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
         let is_error = super::envelope::says_something(event.get("error")) || kind == "error";
         if is_error || event.pointer("/choices/0/message").is_some_and(Value::is_object) || kind == "message"

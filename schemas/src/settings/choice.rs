@@ -60,9 +60,9 @@ choices! {
         /// The embedded Teacher, which grades against the dataset's own solutions.
         Reference = "reference",
     }
-    /// How a Teacher is asked for JSON.
+    /// How JSON is requested from a Teacher.
     ResponseFormat {
-        /// As the model supports it.
+        /// Whatever the model supports.
         Auto = "auto",
         /// With the reply's JSON schema.
         JsonSchema = "json_schema",
@@ -118,14 +118,14 @@ choices! {
         /// The mean without the lowest and the highest quarter.
         TrimmedMean = "trimmed_mean",
     }
-    /// What a sentence counts whose scores are too far apart.
+    /// Treatment of a sentence whose scores are too far apart.
     Disagreement {
-        /// Nothing.
+        /// Its reward is 0.
         LeaveOut = "leave_out",
-        /// Less, the farther they are apart.
+        /// Its reward shrinks with the spread.
         DownWeight = "down_weight",
     }
-    /// Where tensors live.
+    /// Device of the tensors.
     Device {
         /// A GPU if there is one, else the CPU.
         Auto = "auto",
@@ -136,7 +136,7 @@ choices! {
     }
     /// Number format of the student's arithmetic.
     Dtype {
-        /// The fast format of the device.
+        /// The device's fast format.
         Auto = "auto",
         /// 32-bit floating point.
         Float32 = "float32",
@@ -158,7 +158,7 @@ choices! {
         Scores = "scores",
         /// A correction and what it corrected.
         Corrections = "corrections",
-        /// What a judge preferred, and what it was compared with.
+        /// The rationale a judge preferred, and the one it was compared with.
         Judgements = "judgements",
         /// All of these.
         All = "all",
@@ -172,14 +172,14 @@ choices! {
         /// Those of the ARES paper for the large model.
         PaperLarge = "paper-large",
     }
-    /// What a round is made of.
+    /// Stages of a round.
     RoundStages {
         /// Sampling, RL, fine-tuning on corrections, answers.
         All = "all",
         /// Sampling and RL; the next round starts from the policy after RL.
         Rl = "rl",
     }
-    /// What the advantages of ppo are taken against.
+    /// Baseline of the advantages of ppo.
     BaselineKind {
         /// The mean return of the problem's other samples from the same sentence on.
         LeaveOneOut = "leave_one_out",
@@ -188,25 +188,25 @@ choices! {
         /// The values stored with the rollouts, as in the paper: those of an untrained value head.
         Sampled = "sampled",
     }
-    /// What gamma and lambda count.
+    /// Unit of gamma and lambda.
     GaeUnit {
-        /// Sentences: they apply where a scored sentence ends.
+        /// Sentences: they apply at the end of each scored sentence.
         Sentence = "sentence",
         /// Tokens, as in the paper.
         Token = "token",
     }
-    /// What advantages are normalized over.
+    /// Scope of the normalization of advantages.
     WhitenOver {
         /// All rollouts of the round.
         Rollouts = "rollouts",
         /// Each minibatch by itself, as in the paper.
         Minibatch = "minibatch",
     }
-    /// What the advantages of grpo are divided by.
+    /// Divisor of the advantages of grpo.
     GrpoScale {
         /// The standard deviation over all rollouts.
         Batch = "batch",
-        /// That over the samples of each problem.
+        /// The standard deviation over the samples of each problem.
         Group = "group",
         /// Nothing.
         None = "none",
@@ -220,16 +220,16 @@ choices! {
     }
     /// How a value head starts.
     ValueInit {
-        /// Its last layer is 0, and so is each value.
+        /// Its last layer is 0, and so are all values.
         Zero = "zero",
         /// Random.
         Random = "random",
     }
-    /// The distribution whose log-probabilities ratios are made of.
+    /// The distribution of the log-probabilities in ratios.
     LogprobKind {
-        /// The one that tokens were sampled from: with temperature, top_k and top_p if temperature or top_p is not 1.
+        /// The one tokens were sampled from: with temperature, top_k and top_p if temperature or top_p is not 1.
         Sampled = "sampled",
-        /// The whole softmax at temperature 1, whatever was sampled from.
+        /// The full softmax at temperature 1, regardless of the sampling distribution.
         Full = "full",
     }
     /// The network below the value head.
@@ -246,20 +246,20 @@ choices! {
         /// The whole rationale gets the mean of its sentences' scores, at the last token.
         Rationale = "rationale",
     }
-    /// What the right answer does in the reward.
+    /// How the answer reward is used.
     AnswerReward {
-        /// What each sentence adds to its probability is added to the sentence's score.
+        /// Each sentence's increase of the correct option's probability is added to its score.
         Sum = "sum",
-        /// Scores count as far as the whole rationale makes it likely.
+        /// Scores are multiplied by a factor that grows with that probability after the whole rationale.
         Product = "product",
-        /// It is the only reward: no scores are needed.
+        /// The increase is the only reward: no scores are needed.
         Alone = "alone",
     }
     /// Which policy RL ends with.
     RlKeep {
         /// That after the last pass.
         Last = "last",
-        /// That of before or after, whichever is better on the val split.
+        /// The one before or after RL, whichever is better on the val split.
         Best = "best",
     }
         /// Texts that SFT learns from.

@@ -13,11 +13,11 @@ pub struct SettingFlags<const SECTIONS: u8> {
 /// Sections whose flags the feedback command shows.
 const FEEDBACK: [&str; 3] = ["teacher", "limits", "budget"];
 
-/// Keys that both commands take: what one asked for, the other combines; and both choose the same problems.
+/// Keys that both commands accept: one requests the opinions that the other combines, and both select the same problems.
 const BOTH: [(&str, &str); 4] =
     [("teacher", "repeats"), ("teacher", "combine"), ("sft", "corrections_share"), ("rollout", "seed")];
 
-/// A flag that `collect-feedback audit` has for itself.
+/// A flag that `collect-feedback audit` defines itself.
 const OF_AUDIT: &str = "seed";
 
 impl<const SECTIONS: u8> SettingFlags<SECTIONS> {

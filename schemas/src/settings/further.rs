@@ -1,16 +1,16 @@
-//! `[[teachers]]`: Teachers that score besides the main one, each with its own service, key and limits.
+//! `[[teachers]]`: Teachers that score in addition to the main one, each with its own service, key and limits.
 
 use super::table::{FurtherTeacher, Key, LimitSettings, Settings, TeacherSettings};
 use toml::{Table, Value};
 
-/// Keys of `[teacher]` that hold for every Teacher where an entry does not set them: opinions are comparable only where all are
-/// asked the same.
+/// Keys of `[teacher]` that an entry inherits unless it sets them: opinions are comparable only if all Teachers are asked the
+/// same.
 const INHERITED: [&str; 5] = ["repeats", "reasons", "samples_per_request", "prompts", "models"];
 
-/// Keys of `[teacher]` that an entry cannot set: they are about all Teachers together.
+/// Keys of `[teacher]` that an entry cannot set: they apply to all Teachers together.
 const OF_ALL: [&str; 1] = ["combine"];
 
-/// The key that an entry of `[[teachers]]` may set under a name.
+/// The key with this name that an entry of `[[teachers]]` may set.
 pub(super) fn key_of(name: &str) -> Option<&'static Key> {
     let keys = || Settings::keys().iter().filter(|key| key.name == name);
     keys()
@@ -24,7 +24,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     keys.map(|key| key.name).filter(|name| !OF_ALL.contains(name))
 }
 
-/// Completes an entry's tables by what holds for every Teacher.
+/// Completes an entry's tables with the inherited keys.
 pub(super) fn inherit(entry: &mut Table, settings: &Settings) {
     let all = Table::try_from(&settings.teacher).unwrap_or_default();
     let own = entry.entry("teacher").or_insert_with(|| Value::Table(Table::new()));
@@ -37,7 +37,7 @@ pub(super) fn inherit(entry: &mut Table, settings: &Settings) {
 }
 
 impl FurtherTeacher {
-    /// Its keys with their values where they differ from the defaults, as in `ares.toml`, one a line.
+    /// Its keys and values that differ from the defaults, in the format of `ares.toml`, one per line.
     pub(super) fn lines(&self) -> Vec<String> {
         let tables = [
             (Table::try_from(&self.teacher), Table::try_from(TeacherSettings::default())),

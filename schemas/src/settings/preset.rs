@@ -1,4 +1,4 @@
-//! Settings under one name.
+//! Presets: values of several settings under one name.
 
 use super::choice::Preset;
 

@@ -112,8 +112,8 @@ impl Resolved {
         self.origins.get(path).unwrap_or(&Origin::Default)
     }
 
-    /// Flags of some settings (`section.key`) that were given as flags, with their values and a space before each: for commands that
-    /// are suggested to the user.
+    /// Those of the given settings (`section.key`) that were set by flags, as flags with their values and a leading space each:
+    /// for commands suggested to the user.
     pub fn given_flags(&self, paths: &[&str]) -> String {
         let table = Table::try_from(&self.settings).unwrap_or_default();
         let given = Settings::keys().iter().filter(|key| {
@@ -158,7 +158,7 @@ impl Resolved {
         text
     }
 
-    /// The error of a value, which names where it was set.
+    /// The error of a value; names where it was set.
     fn value_error(&self, wrong: &Wrong) -> Error {
         let Wrong { path, teacher, expected, found } = wrong;
         if let Some(number) = teacher {
@@ -201,7 +201,7 @@ fn settings_error(origin: &str, message: String) -> Error {
     Error::Settings { origin: origin.to_owned(), message }
 }
 
-/// A Teacher of `[[teachers]]` that flags name takes the place of the main one, with the settings of its entry.
+/// If flags name a Teacher of `[[teachers]]`, it replaces the main one, with the settings of its entry.
 fn take_main_place(settings: &mut Settings, flags: &BTreeMap<String, String>) -> Result<()> {
     let main = settings.teacher.model_name();
     let Some(place) = settings.teachers.iter().position(|one| one.teacher.model_name() == main) else {

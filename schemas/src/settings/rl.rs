@@ -1,10 +1,10 @@
-//! What the settings of RL mean together.
+//! Consequences of combinations of RL settings.
 
 use super::choice::{Algorithm, BaselineKind, PairSource};
 use super::table::RlSettings;
 
 impl RlSettings {
-    /// Whether the baseline is a value model that learns before the passes.
+    /// Whether the baseline is a value model trained before the passes.
     pub fn learns_values_first(&self) -> bool {
         self.algorithm == Algorithm::Ppo && self.baseline == BaselineKind::Model
     }
@@ -23,7 +23,7 @@ impl RlSettings {
         self.algorithm == Algorithm::Ppo && self.baseline == BaselineKind::Sampled
     }
 
-    /// Whether a value model learns along with the policy.
+    /// Whether a value model is trained together with the policy.
     pub fn learns_values_along(&self) -> bool {
         self.algorithm == Algorithm::Ppo && self.value_loss
     }

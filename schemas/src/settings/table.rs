@@ -1,4 +1,4 @@
-//! The settings themselves: one line for each, with its type, default and meaning.
+//! All settings: one line each, with type, default and meaning.
 
 use super::choice::SettingType;
 use super::choice::{
@@ -53,13 +53,13 @@ impl Key {
     }
 }
 
-/// A Teacher that scores besides the main one.
+/// A Teacher that scores in addition to the main one.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FurtherTeacher {
-    /// Who it is, as in `[teacher]`.
+    /// The Teacher, as in `[teacher]`.
     pub teacher: TeacherSettings,
-    /// How fast it may be asked, as in `[limits]`.
+    /// Its rate limits, as in `[limits]`.
     pub limits: LimitSettings,
 }
 
@@ -72,7 +72,7 @@ macro_rules! settings {
         #[serde(default, deny_unknown_fields)]
         pub struct Settings {
             $($(#[doc = $section_doc])+ pub $section: $struct,)+
-            /// Teachers that score besides the main one, `[[teachers]]`.
+            /// Teachers that score in addition to the main one, `[[teachers]]`.
             #[serde(skip_serializing_if = "Vec::is_empty")]
             pub teachers: Vec<FurtherTeacher>,
         }
@@ -111,7 +111,7 @@ settings! {
         model: String = String::new(), "Model to ask; empty uses the provider's default.";
         base_url: String = String::new(), "Base URL of the service; empty uses the provider's own.";
         api_key_env: String = String::new(), "Name of the environment variable with the API key; empty uses ANTHROPIC_API_KEY or OPENAI_API_KEY.";
-        repeats: u32 = 1, "Times that a Teacher scores each sampled rationale; the first at the temperature of teacher.temperature, the others at 1 where that is unset.";
+        repeats: u32 = 1, "Times that each Teacher scores a sampled rationale; the first scoring uses teacher.temperature, the others temperature 1 if that is unset.";
         combine: Combine = Combine::Mean, "How several scores of a sentence are combined, of one Teacher or several: mean, median or trimmed_mean (without the lowest and highest quarter).";
         temperature: Option<f64> = None, "Sampling temperature; unset sends 0 if the model accepts a temperature.";
         effort: Option<String> = None, "Reasoning effort; unset sends the lowest level the model offers (none, else low), empty omits the field.";
@@ -144,7 +144,7 @@ settings! {
     student: StudentSettings {
         checkpoints: String = "checkpoints/<name>".to_owned(), "Folder of the checkpoints; `<name>` stands for the dataset's folder name.";
         device: Device = Device::Auto, "auto, cpu or cuda.";
-        dtype: Dtype = Dtype::Auto, "auto (bfloat16 on a GPU that multiplies it, else float32), float32 or bfloat16. A CPU without bfloat16 instructions computes products in float32.";
+        dtype: Dtype = Dtype::Auto, "auto (bfloat16 on a GPU that supports it, else float32), float32 or bfloat16. A CPU without bfloat16 instructions computes products in float32.";
         tf32: bool = false, "On an NVIDIA GPU, whether products in float32 round their inputs to TF32 (10 bits of mantissa), which is several times faster.";
         threads: u32 = 0, "CPU threads of a stage; 0 uses 1 for students below 10 million parameters, else all cores.";
         max_source_tokens: u32 = 512, "Source texts are truncated to this many tokens.";
@@ -158,7 +158,7 @@ settings! {
         tensorboard: String = String::new(), "Folder for TensorBoard event files, one run per round and stage; empty writes none.";
         save_every_secs: u64 = 60, "Seconds between step checkpoints inside a stage.";
         join_timeout_secs: u64 = 300, "With several ranks: seconds to wait for all of them to join.";
-        shard_optimizer: bool = false, "With several ranks: whether each keeps the optimizer's state of its part of the weights alone, with the same results.";
+        shard_optimizer: bool = false, "With several ranks: whether each keeps only the optimizer state of its part of the weights, with the same results.";
         rank_timeout_secs: u64 = 1800, "With several ranks: seconds without an answer after which a rank counts as lost; must exceed the longest save or evaluation.";
     }
     /// A round as a whole.
@@ -169,7 +169,7 @@ settings! {
     /// Sampling rationales.
     rollout: RolloutSettings {
         samples: u32 = 4, "Rationales sampled for each train problem.";
-        problems_share: f64 = 1.0, "Share of the train problems that a round samples, about; chosen by rollout.seed, and mostly others in each round. Raising it only adds to them. With an equal sft.corrections_share, they are the same problems.";
+        problems_share: f64 = 1.0, "Approximate share of the train problems that a round samples; selected by rollout.seed, mostly different ones in each round. Raising it only adds problems. An equal sft.corrections_share selects the same problems.";
         top_k: u32 = 50, "Sample from this many most likely tokens; 0 means all.";
         top_p: f64 = 1.0, "Sample from the most likely tokens with this total probability.";
         temperature: f64 = 1.0, "Sampling temperature of the student.";
@@ -181,9 +181,9 @@ settings! {
     rl: RlSettings {
         algorithm: Algorithm = Algorithm::Ppo, "ppo (clipped policy gradient against a baseline), grpo (relative to the other samples of the problem) or dpo (better over worse rationales).";
         reward: RewardUnit = RewardUnit::Sentence, "sentence (each score at its sentence's end) or rationale (their mean, at the end).";
-        answer_weight: f64 = 0.0, "Weight in the reward of what each sentence adds to the answer model's probability of the correct option; 0 leaves it out. The answer model is that of the policy the round starts from (train eval).";
-        answer_reward: AnswerReward = AnswerReward::Sum, "How that probability counts: sum (its increase, added to the scores), product (each score times 1 - answer_weight + answer_weight * the probability after the whole rationale) or alone (its increase without scores: no Teacher is needed).";
-        baseline: BaselineKind = BaselineKind::LeaveOneOut, "What the advantages of ppo are taken against: leave_one_out (returns of the problem's other samples from the same sentence on), model (a value model trained first) or sampled (values of an untrained head, stored while sampling).";
+        answer_weight: f64 = 0.0, "Weight of the answer reward: how far each sentence raises the answer model's probability of the correct option; 0 disables it. The answer model is that of the round's starting policy (train eval).";
+        answer_reward: AnswerReward = AnswerReward::Sum, "How the answer reward is used: sum (added to the scores), product (instead, each score times 1 - answer_weight + answer_weight * the probability after the whole rationale) or alone (without scores: no Teacher is needed).";
+        baseline: BaselineKind = BaselineKind::LeaveOneOut, "Baseline of the advantages of ppo: leave_one_out (returns of the problem's other samples from the same sentence on), model (a value model trained first) or sampled (values of an untrained head, stored while sampling).";
         passes: u32 = 4, "Passes over the rollouts; 0 leaves the policy unchanged.";
         minibatch: u32 = 8, "Rollouts in a minibatch.";
         accumulation: u32 = 8, "Minibatches in an optimizer step.";
@@ -204,21 +204,21 @@ settings! {
         grpo_scale: GrpoScale = GrpoScale::Batch, "What the advantages of grpo are divided by: the standard deviation of sentence rewards over the batch (all rollouts) or the group (a problem's samples), or none.";
         dpo_pairs: PairSource = PairSource::Scores, "Pairs of dpo: scores (a problem's best sample over its worst), corrections (corrected over original, of this and earlier rounds), judgements (the preferred rationale, of earlier rounds) or all.";
         dpo_margin: f64 = 0.2, "Minimum difference of the mean scores in a pair of samples.";
-        dpo_beta: f64 = 0.1, "Strength of dpo: how much a log-ratio to the round's starting policy counts.";
+        dpo_beta: f64 = 0.1, "Strength of dpo: the factor of the log-ratios to the round's starting policy.";
         logprobs: LogprobKind = LogprobKind::Sampled, "Distribution of the probability ratios: sampled (with rollout.temperature and top_p, if they are not 1) or full (the softmax at temperature 1).";
         neutral_score: f64 = 0.5, "Teacher score with zero reward.";
         penalize_empty: bool = true, "Whether a rationale without a sentence counts as a sentence with score 0; otherwise it is left out.";
         shuffle: bool = true, "Whether the rollouts are shuffled before each pass.";
         keep: RlKeep = RlKeep::Last, "Policy that the stage ends with: last, or best (the starting policy if the greedy rationales of val became less like the gold solutions, by ROUGE-L).";
-        min_coverage: f64 = 0.95, "Minimum fraction of rollouts with sentences that must be scored, by each Teacher as often as is set.";
-        max_spread: Option<f64> = None, "Maximum spread of a sentence's scores, highest minus lowest, that is not a disagreement; unset trusts every sentence.";
-        disagreement: Disagreement = Disagreement::LeaveOut, "What a sentence with a larger spread than max_spread counts: leave_out (no reward) or down_weight (its reward times max_spread / spread).";
+        min_coverage: f64 = 0.95, "Minimum fraction of rollouts with sentences that must be scored, counting each Teacher and repeat.";
+        max_spread: Option<f64> = None, "Maximum spread of a sentence's scores (highest minus lowest) that is not a disagreement; unset accepts any spread.";
+        disagreement: Disagreement = Disagreement::LeaveOut, "Treatment of a sentence whose spread exceeds max_spread: leave_out (no reward) or down_weight (its reward times max_spread / spread).";
         value_model: ValueTrunk = ValueTrunk::Separate, "separate (a second student) or shared (the policy with a value head).";
         value_init: ValueInit = ValueInit::Zero, "Start of the value head: zero (its last layer) or random.";
         value_passes: u32 = 5, "Passes that train the value model before the policy, with baseline = model.";
-        value_folds: u32 = 2, "Parts of the problems, each with a value model trained on the others, so that no value has seen its own return; 1 trains one on all.";
+        value_folds: u32 = 2, "Parts of the problems, each with a value model trained on the others, so that no value model has seen the returns it predicts; 1 trains a single one on all.";
         value_learning_rate: f64 = 1e-4, "Peak learning rate in those passes.";
-        value_loss: bool = false, "Whether the value model is also trained in the policy's passes, as in the paper; the policy can only use that with value_model = shared.";
+        value_loss: bool = false, "Whether the value model is also trained in the policy's passes, as in the paper; this affects the policy only with value_model = shared.";
         value_coefficient: f64 = 1.0, "Weight of that value loss.";
         value_clip: Option<f64> = None, "Clipping range of the values around those at sampling; unset does not clip.";
     }
@@ -234,7 +234,7 @@ settings! {
         min_score: f64 = 0.9, "Minimum mean sentence score of a sampled rationale to learn from, with filter = scored.";
         keep: KeepBy = KeepBy::Last, "Epoch to keep: last, val_loss (lowest loss on the val split's gold solutions) or val_rouge_l (closest to them).";
         patience: Option<u32> = None, "Epochs without improvement (see keep) after which training stops; unset runs all epochs.";
-        corrections_share: f64 = 1.0, "Share of the train problems whose rationales are corrected, about; chosen by rollout.seed, and mostly others in each round. Raising it only adds to them.";
+        corrections_share: f64 = 1.0, "Approximate share of the train problems whose rationales are corrected; selected by rollout.seed, mostly different ones in each round. Raising it only adds problems.";
         padded_loss: bool = false, "Whether padding up to max_target_tokens counts as a target, as in the public code.";
         max_grad_norm: Option<f64> = Some(1.0), "Maximum norm of the gradient; 0 does not clip.";
     }
@@ -270,7 +270,7 @@ impl Settings {
         Share::of_round(self.rollout.problems_share, self.rollout.seed, round)
     }
 
-    /// The train problems whose rationales a round has corrected.
+    /// The train problems whose rationales are corrected in a round.
     pub fn corrected(&self, round: u32) -> Share {
         Share::of_round(self.sft.corrections_share, self.rollout.seed, round)
     }

@@ -314,7 +314,7 @@ fn flags_are_read_from_the_command_line() {
     );
     assert_eq!(pairs(trainer.values()), ["rl.learning_rate=1e-3", "rollout.samples=2", "rollout.seed=7"]);
 
-    // Flags of the answer model from before the student had an adapter too.
+    // Older flags of the answer model, from before the student could have an adapter.
     let arguments = ["ares", "--lora-rank", "2", "--lora-alpha", "4", "--student-lora-rank", "8"];
     let matches = command().try_get_matches_from(arguments).unwrap();
     let trainer = TrainerFlags::from_arg_matches(&matches).unwrap();
@@ -352,7 +352,7 @@ fn a_further_teacher_that_flags_name_takes_the_main_place() {
     assert_eq!((settings.teacher.base_url.as_str(), settings.teacher.repeats), ("http://b", 3));
     assert_eq!((settings.limits.concurrency, settings.teacher.combine.as_str()), (2, "median"));
     assert_eq!(settings.teachers.len(), 1);
-    // One that no entry names is asked instead of the main one.
+    // A Teacher without an entry replaces the main one.
     let settings = resolve(TWO, &[("teacher.model", "d")]).unwrap().settings;
     assert_eq!((settings.teacher.model.as_str(), settings.teachers.len()), ("d", 2));
 }

@@ -38,7 +38,7 @@ fn repeats_are_bought_once_and_stand_side_by_side() {
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let before = place.tables();
     assert_eq!(service.stats().requests, 20);
-    // A round that has scores gets two more opinions: nothing that was paid for is asked again.
+    // Two more opinions are added to a scored round: nothing that was paid for is requested again.
     let ran = place.collect(&service, &[&SCORES[..], &["--model", MAIN, "--repeats", "3"]].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert!(ran.stdout.contains("20 rollouts have scores by gpt-4o; nothing to do"), "{}", ran.stdout);
@@ -72,7 +72,7 @@ fn repeats_are_bought_once_and_stand_side_by_side() {
     assert_eq!(place.tables(), tables);
     let again = place.collect(&service, &[&SCORES[..], &["--model", MAIN, "--repeats", "3"]].concat());
     assert_eq!((again.status, service.stats().requests), (Some(0), 60), "{}", again.stderr);
-    // Fewer are asked for: the others stay in the table.
+    // With fewer repeats, the other rows stay in the table.
     let fewer = place.collect(&service, &[&SCORES[..], &["--model", MAIN]].concat());
     assert_eq!((fewer.status, service.stats().requests), (Some(0), 60), "{}", fewer.stderr);
     assert_eq!(place.tables(), tables);
@@ -137,7 +137,7 @@ impl Two {
         self.place.tables().requests.iter().map(|row| row.cost_usd.unwrap()).sum()
     }
 
-    /// Rows of each opinion where all are there.
+    /// Rows of each opinion in a complete round.
     fn whole(rows: usize) -> BTreeMap<(String, u32), usize> {
         [MAIN, OTHER]
             .iter()
@@ -203,7 +203,7 @@ fn costs_of_all_teachers_are_estimated_and_capped_as_one() {
     assert!((0.3..3.0).contains(&(dollars / whole)), "{dollars} of {whole}");
     assert_eq!(two.requests(), (0, 0));
 
-    // The cap ends the run among the scorings, wherever that is.
+    // The budget ends the run in the middle of the scorings.
     let cap = whole * 0.6;
     let ran = two.collect(&["--max-usd", &cap.to_string()]);
     assert_eq!(ran.status, Some(3), "{}{}", ran.stdout, ran.stderr);
@@ -232,14 +232,18 @@ fn one_teacher_that_fails_costs_the_others_nothing() {
     let missing = format!("{} rollouts wait for claude-haiku-5-5\n", 40 - some / 3);
     assert!(ran.stdout.contains(&missing), "{missing}: {}", ran.stdout);
     assert!(ran.stdout.contains("40 rollouts wait for claude-haiku-5-5 (scoring 2)"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("the same command again asks for what is missing"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("run the same command again to request only what is missing"),
+        "{}",
+        ran.stdout
+    );
     assert!(two.run(&["status"]).stdout.contains("The books balance."));
-    // A key that is missing is told before anything is sent.
+    // A missing key is reported before anything is sent.
     let (before, good) = (two.openai.stats().requests, two.anthropic.stats().good);
     let ran = run(collect_feedback(two.place.path(), &["--round", "1", "--stage", "scores"])).unwrap();
     assert_eq!(ran.status, Some(2), "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stderr.contains("OTHER_KEY is not set"), "{}", ran.stderr);
-    // Its service works again: what is missing is asked for, and nothing else.
+    // Its service works again: only what is missing is requested.
     two.anthropic = two.place.service(Options { service: Service::Anthropic, key, ..fast() });
     two.settings("repeats = 2", "");
     let ran = two.collect(&[]);
@@ -254,7 +258,7 @@ fn teachers_come_later_and_go() {
     let alone = std::fs::read_to_string(two.place.path().join("ares.toml")).unwrap();
     let alone = alone.split("[[teachers]]").next().unwrap().replace("repeats = 2", "");
     let path = two.place.path().join("ares.toml");
-    // A round that one Teacher has scored gets the opinion of another.
+    // A second Teacher's opinion is added to a round scored by one.
     std::fs::write(&path, &alone).unwrap();
     assert_eq!(two.collect(&[]).status, Some(0));
     two.settings("", "");
@@ -262,12 +266,12 @@ fn teachers_come_later_and_go() {
     assert_eq!((ran.status, two.requests()), (Some(0), (24, 24)), "{}", ran.stderr);
     let both = two.place.tables();
     assert_eq!(rows(&both), [(opinion(MAIN, 0), 72), (opinion(OTHER, 0), 72)].into());
-    // The other goes: its scores stay, and do not stand in for those that are missing.
+    // The other is removed: its scores stay, and do not replace missing ones.
     std::fs::write(&path, &alone).unwrap();
     let ran = two.collect(&[]);
     assert_eq!((ran.status, two.requests()), (Some(0), (24, 24)), "{}", ran.stderr);
     assert_eq!(two.place.tables(), both);
-    // The first goes, and the other is alone, then comes back as the second.
+    // The first is removed, so the other is alone; then it returns as the second.
     let swapped = format!(
         "[teacher]\nprovider = \"anthropic\"\nmodel = \"{OTHER}\"\nbase_url = \"{}\"\napi_key_env = \"OTHER_KEY\"\nsamples_per_request = 1\n",
         two.anthropic.url()
@@ -282,7 +286,7 @@ fn teachers_come_later_and_go() {
         assert_eq!((ran.status, two.requests()), (Some(0), (24, 24)), "{}{}", ran.stdout, ran.stderr);
         assert_eq!(two.place.tables(), both);
     }
-    // More rollouts come: both are asked about those.
+    // More rollouts are added: both Teachers are asked about those.
     workspace_tests::small_dataset::write_rollouts(&two.place.dataset, "00000", 0..12, 3).unwrap();
     let ran = two.collect(&[]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
@@ -293,7 +297,7 @@ fn teachers_come_later_and_go() {
     assert_eq!(two.run(&["rebuild"]).status, Some(0));
     assert_eq!(two.place.tables(), tables);
 
-    // Discarded and brought back, one by one; a further Teacher may be named by flags.
+    // Discarded and restored, one by one; a further Teacher may be named by flags.
     let which = ["--round", "1", "--stage", "scores", "--teacher", "openai", "--model", MAIN];
     let ran = two.run(&[&["discard"][..], &which].concat());
     assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
@@ -325,7 +329,7 @@ fn rejects_are_of_one_opinion() {
     }
     let (status, before) = (two.run(&["status"]), two.requests());
     assert!(status.stdout.contains("The books balance."), "{}", status.stdout);
-    // Neither a reject nor an opinion of another is asked about again.
+    // Neither rejects nor opinions of the other are requested again.
     assert_eq!((two.collect(&[]).status, two.requests()), (Some(0), before));
     assert_eq!(two.run(&["rebuild"]).status, Some(0));
     assert_eq!(two.place.tables(), tables);
@@ -375,7 +379,7 @@ fn batches_of_all_opinions_run_at_once_and_survive_a_kill() {
     child.wait().unwrap();
     assert_eq!([two.openai.stats().batches, two.anthropic.stats().batches], [2, 2]);
     assert_eq!(two.requests(), (36, 36));
-    // Neither without batches.
+    // Nor without batches.
     let ran = two.collect(&[]);
     assert_eq!((ran.status, two.requests()), (Some(0), (36, 36)), "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("next: collect-feedback --round 1 --batch"), "{}", ran.stdout);

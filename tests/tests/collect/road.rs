@@ -70,7 +70,7 @@ fn nothing_to_do_changes_no_file() {
     assert_eq!(ran.stdout, waits);
 }
 
-/// Scores that nothing learns from are not bought, unless they are asked for.
+/// Scores that no stage uses are not bought, unless requested explicitly.
 #[test]
 fn rl_by_the_answer_alone_buys_no_scores() {
     let place = Place::new(6, 2);

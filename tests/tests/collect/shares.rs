@@ -47,7 +47,7 @@ fn all_are_scored_and_a_share_is_corrected() {
     );
     assert_eq!(corrected(&place.tables()), expected);
 
-    // Nothing is pending, for anyone.
+    // Nothing is pending, in either program.
     let before = files(place.path());
     let ran = place.collect(&service, &[]);
     let told = format!("round 1: {} rationales have corrections; nothing to do", expected.len());
@@ -74,7 +74,7 @@ fn all_are_scored_and_a_share_is_corrected() {
     assert_eq!(corrected(&place.tables()), larger);
     assert_eq!(service.stats().bought_again(), 0);
 
-    // What a killed run has paid for is kept, although it lies outside the share by now.
+    // Answers bought by a killed run are kept, although they are outside the share now.
     set(&place, Some(0.4));
     let folder = place.path().join("corrections").join("round-1");
     let mut parts: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -87,7 +87,7 @@ fn all_are_scored_and_a_share_is_corrected() {
     assert_eq!(service.stats().bought_again(), 0);
     assert!(place.reference(&["status"]).stdout.contains("The books balance."));
 
-    // A smaller one takes nothing away, not even when the tables are made anew.
+    // A smaller one removes nothing, not even when the tables are rebuilt.
     set(&place, Some(0.1));
     let kept = place.tables();
     let told = format!("round 1: {} rationales have corrections; nothing to do", larger.len());
@@ -96,7 +96,7 @@ fn all_are_scored_and_a_share_is_corrected() {
     assert_eq!(place.reference(&["rebuild"]).status, Some(0));
     assert_eq!(place.tables().corrections, kept.corrections);
     assert!(place.reference(&["status"]).stdout.contains("The books balance."));
-    // The flag says the same as the file.
+    // The flag has the same effect as the file.
     set(&place, None);
     let ran = place.collect(&service, &["--corrections-share", "0.8"]);
     assert!(ran.stdout.contains("nothing to do"), "{}", ran.stdout);

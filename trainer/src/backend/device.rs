@@ -11,7 +11,7 @@ use tch::{Kind, Tensor, no_grad};
 #[derive(Debug)]
 pub struct Gpu;
 
-/// bfloat16 where the units multiply it (compute capability 8.0 and later).
+/// bfloat16 if the hardware multiplies it (compute capability 8.0 and later).
 fn dtype(capability: Option<(i32, i32)>) -> Dtype {
     match capability {
         Some((major, _)) if major >= 8 => Dtype::Bfloat16,
@@ -28,12 +28,12 @@ impl Backend for Gpu {
         dtype(gpu::first().map(|gpu| gpu.capability))
     }
 
-    /// It waits for kernels to start unless there are many rows.
+    /// With few rows, time is lost waiting for kernels to start.
     fn decode_batch(&self) -> u32 {
         256
     }
 
-    /// Each of its kernels needs much to do.
+    /// Each kernel needs a large amount of work to be efficient.
     fn head_positions(&self) -> i64 {
         4096
     }
@@ -42,7 +42,7 @@ impl Backend for Gpu {
         None
     }
 
-    /// It processes all rows at once, so that another part costs more than any padding.
+    /// All rows are processed at once, so another part costs more than any padding.
     fn part_tokens(&self, _kind: Kind) -> u64 {
         u64::MAX / 1024
     }

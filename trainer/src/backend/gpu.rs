@@ -20,16 +20,16 @@ pub struct Gpu {
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`; the minor one follows.
 const CAPABILITY: c_int = 75;
 
-/// The first GPU that `CUDA_VISIBLE_DEVICES` lets through; `None` without a driver. Asked once.
+/// The first GPU visible under `CUDA_VISIBLE_DEVICES`; `None` without a driver. Queried once.
 pub fn first() -> Option<Gpu> {
     static FIRST: OnceLock<Option<Gpu>> = OnceLock::new();
     FIRST.get_or_init(ask).clone()
 }
 
-/// Asks the driver, whose functions return 0 on success.
+/// Queries the driver, whose functions return 0 on success.
 fn ask() -> Option<Gpu> {
-    // SAFETY: the signatures are those of cuda.h; every pointer is valid for the length that is given with it, and the
-    // library stays loaded, since libtorch may use it too.
+    // SAFETY: the signatures are those of cuda.h; every pointer is valid for the length passed with it, and the library stays
+    // loaded, since libtorch may use it too.
     unsafe {
         let driver = Library::new("libcuda.so.1").ok()?;
         let init = *driver.get::<unsafe extern "C" fn(u32) -> c_int>(b"cuInit\0").ok()?;

@@ -1,4 +1,4 @@
-//! Which device to run on, and how libtorch gets memory. `libtorch_cuda` is loaded at run time, where a GPU is there: one
+//! Which device to run on, and how libtorch allocates memory. `libtorch_cuda` is loaded at run time if there is a GPU, so one
 //! binary serves both.
 
 use crate::error::{Error, Result};
@@ -30,20 +30,20 @@ pub fn device(setting: DeviceSetting) -> Result<Device> {
     }
     if let Some(reason) = reason {
         schemas::warn!(
-            "warning: no GPU is used: {reason}. Running on the CPU; --device cpu says so without this warning"
+            "warning: no GPU is used: {reason}. Running on the CPU; --device cpu silences this warning"
         );
     }
     Ok(Device::Cpu)
 }
 
-/// What shows that a GPU is there, or that one was meant to be used.
+/// Signs that there is a GPU, or that one was meant to be used.
 #[derive(Debug, Clone, Default)]
 struct Signs {
     /// NVIDIA's driver, natively or under WSL.
     driver: bool,
     /// A libtorch with CUDA.
     library: bool,
-    /// `CUDA_VISIBLE_DEVICES` where it names a device.
+    /// `CUDA_VISIBLE_DEVICES`, if it names a device.
     named: Option<String>,
 }
 
@@ -61,11 +61,11 @@ impl Signs {
     fn reason(&self) -> Option<String> {
         match self {
             Self { driver: true, library: false, .. } => Some(
-                "NVIDIA's driver is there, but this libtorch is for the CPU only (make setup installs the one with CUDA)"
+                "an NVIDIA driver is installed, but this libtorch supports the CPU only (make setup installs the one with CUDA)"
                     .to_owned(),
             ),
             Self { driver: true, .. } => Some(
-                "libtorch cannot use the one that the driver shows: the driver may be too old for its CUDA, or hide the GPU"
+                "libtorch cannot use the GPU that the driver reports: the driver may be too old for its CUDA version, or hide the GPU"
                     .to_owned(),
             ),
             Self { named: Some(named), .. } => {
@@ -82,7 +82,7 @@ impl Signs {
 /// Where a driver is most often missing.
 const CONTAINER: &str = " (a container needs --gpus all)";
 
-/// Device and arithmetic in words, for messages and for the identity of a run that may be resumed.
+/// Device and arithmetic as text, for messages and for the identity of a resumable run.
 pub fn described(device: Device) -> String {
     match device {
         Device::Cuda(_) => {
@@ -91,7 +91,7 @@ pub fn described(device: Device) -> String {
             let tf32 = match tf32() {
                 Some(true) => "with TF32",
                 Some(false) => "without TF32",
-                None => "with libtorch's own choice of TF32",
+                None => "with libtorch's default for TF32",
             };
             format!("{name}, float32 products {tf32}")
         }
@@ -100,7 +100,7 @@ pub fn described(device: Device) -> String {
     }
 }
 
-/// libtorch's global settings, by the functions that it exports for C++.
+/// libtorch's global settings, through the functions it exports for C++.
 mod context {
     #![allow(unsafe_code)]
 
@@ -156,8 +156,8 @@ pub fn set_tf32(allowed: bool) -> bool {
     context::set_tf32(allowed).is_some() && context::tf32() == Some(allowed)
 }
 
-/// Number format in which matrix products run where `dtype` is asked for: on a processor that cannot multiply bfloat16
-/// numbers libtorch does so one by one, a hundred times slower than in float32, so that those products run in float32.
+/// Compute dtype of matrix products for the requested `dtype`. On a processor without bfloat16 instructions, libtorch
+/// multiplies bfloat16 numbers one by one, a hundred times slower than in float32, so products run in float32 there.
 pub fn product_kind(dtype: Dtype, device: Device) -> Kind {
     match dtype {
         Dtype::Bfloat16 if multiplies_bfloat16(device) => Kind::BFloat16,
@@ -178,8 +178,8 @@ pub fn multiplies_bfloat16(device: Device) -> bool {
     }
 }
 
-/// Has the C library keep freed memory for the next step. By itself it gives each large tensor back to the system, which
-/// then has to clear every page of the next one: a seventh of a training step's time.
+/// Makes the C library keep freed memory for the next step. By default it returns each large tensor to the system, which then
+/// has to clear every page of the next one: a seventh of a training step's time.
 pub fn keep_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[allow(unsafe_code)]
@@ -196,14 +196,14 @@ pub fn keep_few_products() {
     set_unless_set("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64");
 }
 
-/// Has libtorch's own log say nothing, where nobody asked for it: what goes wrong between ranks is reported as an error, without
-/// a trace of C++ functions before it. Nor is each operation between ranks recorded with a trace, which nobody reads.
+/// Silences libtorch's own log unless the user configured it: failures between ranks are reported as errors, without a C++
+/// stack trace before them. Also turns off the unused recording of each operation between ranks with its trace.
 pub fn keep_traces_short() {
     set_unless_set("TORCH_CPP_LOG_LEVEL", "FATAL");
     set_unless_set("TORCH_FR_BUFFER_SIZE", "0");
 }
 
-/// Sets a variable of the environment that libtorch reads later. Only to be called before other threads run.
+/// Sets an environment variable that libtorch reads later. Must be called before other threads run.
 fn set_unless_set(name: &str, value: &str) {
     if std::env::var_os(name).is_none() {
         #[allow(unsafe_code)]
@@ -236,12 +236,12 @@ fn folder_of_libtorch() -> Option<PathBuf> {
     Some(loaded("libtorch_cpu.so")?.parent()?.to_path_buf())
 }
 
-/// Where a library lies that this process has loaded; its name may have a version after `name`.
+/// Path of a library that this process has loaded; its name may have a version after `name`.
 pub fn loaded(name: &str) -> Option<PathBuf> {
     find_mapped(&std::fs::read_to_string("/proc/self/maps").ok()?, name)
 }
 
-/// As [`loaded`], of the lines of `/proc/self/maps`.
+/// As [`loaded`], from the lines of `/proc/self/maps`.
 fn find_mapped(maps: &str, name: &str) -> Option<PathBuf> {
     let mut paths = maps.lines().filter_map(|line| line.get(line.find('/')?..)).map(Path::new);
     let is_it = |path: &&Path| {
@@ -252,8 +252,9 @@ fn find_mapped(maps: &str, name: &str) -> Option<PathBuf> {
     paths.find(is_it).map(Path::to_path_buf)
 }
 
-/// Has libtorch see one GPU of several: that of the rank with this number on its machine. What `CUDA_VISIBLE_DEVICES` names is
-/// numbered from 0; a single one is left, as launchers give each rank its own. Only to be called before other threads run.
+/// Makes one of several GPUs visible to libtorch: that of the rank with this number on its machine. The devices in
+/// `CUDA_VISIBLE_DEVICES` are numbered from 0; a single one is kept, since launchers may give each rank its own. Must be called
+/// before other threads run.
 pub fn see_one_gpu(local_rank: usize) {
     if !Signs::find().driver {
         return;
@@ -267,13 +268,13 @@ pub fn see_one_gpu(local_rank: usize) {
     }
 }
 
-/// The GPU of a rank; `None` where the variable stays as it is.
+/// The GPU of a rank; `None` if the variable stays unchanged.
 fn own_gpu(visible: Option<&str>, local_rank: usize) -> Option<String> {
     let Some(visible) = visible else { return Some(local_rank.to_string()) };
     let visible: Vec<&str> = visible.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();
     match visible.as_slice() {
         [] | [_] => None,
-        // None is left for it, as CUDA takes a number that it does not know.
+        // No GPU is left for it: CUDA sees none if the number is unknown.
         several => Some(several.get(local_rank).map_or("-1", |own| own).to_owned()),
     }
 }

@@ -1,5 +1,5 @@
-//! Running out of memory: libtorch's allocators refuse by a panic of the tensor operation; the work may then be tried again
-//! in smaller pieces.
+//! Running out of memory: a failed allocation in libtorch is a panic of the tensor operation; the work may then be retried in
+//! smaller pieces.
 
 use crate::error::{Error, Result};
 use std::any::Any;
@@ -9,13 +9,13 @@ use std::sync::Once;
 use tch::{Device, Kind, Tensor, no_grad_guard, with_grad};
 
 thread_local! {
-    /// Whether a panic of this thread is dealt with, so that its message must not frighten the user.
+    /// Whether panics of this thread are being handled, so that their messages are not shown to the user.
     static IS_DEALT_WITH: Cell<bool> = const { Cell::new(false) };
     /// The message of such a panic with its location, in case it propagates after all.
     static HELD_BACK: Cell<String> = const { Cell::new(String::new()) };
 }
 
-/// Holds back the messages of panics that are dealt with; of all others nothing changes.
+/// Suppresses the messages of handled panics; all others are unchanged.
 fn hold_back_messages() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -34,16 +34,15 @@ fn records_gradients() -> bool {
     (zero + 1.0).requires_grad()
 }
 
-/// Runs `work`. However it ends, gradients are recorded afterwards exactly if they were before: a panic inside tch's
-/// `no_grad` leaves them off.
+/// Runs `work`, then restores whether gradients are recorded, however `work` ends: a panic inside tch's `no_grad` leaves
+/// recording off.
 fn restoring_gradients<T>(work: impl FnOnce() -> T) -> T {
     let records = records_gradients();
     let _restored = no_grad_guard();
     if records { with_grad(work) } else { work() }
 }
 
-/// Result of `work`; `None` if an allocation failed. Any other panic propagates. Whether gradients are recorded is as
-/// before in every case.
+/// Result of `work`; `None` if an allocation failed. Any other panic propagates. Gradient recording is restored in every case.
 pub fn unless_out_of_memory<T>(work: impl FnOnce() -> T) -> Option<T> {
     hold_back_messages();
     let before = IS_DEALT_WITH.replace(true);
@@ -61,8 +60,8 @@ pub fn unless_out_of_memory<T>(work: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-/// Processes all `rows` in batches of at most `together`, halved whenever memory runs out. The result must not depend
-/// on which rows share a call, and `work` must leave nothing behind if memory runs out.
+/// Processes all `rows` in batches of at most `together` rows, halved whenever memory runs out. The result must not depend on
+/// how rows are batched, and `work` must leave no side effects if memory runs out.
 ///
 /// # Errors
 /// Those of `work`, and if not even one row fits.
@@ -84,7 +83,7 @@ pub fn in_batches<R>(
         if batch.len() == 1 {
             return Err(Error::input(
                 format!("{what}: out of memory with a batch of one"),
-                "a smaller student, --dtype bfloat16, or smaller student.max_source_tokens would fit",
+                "use a smaller student, --dtype bfloat16, or a smaller student.max_source_tokens",
             ));
         }
         together = batch.len() / 2;
@@ -126,7 +125,7 @@ mod tests {
         let other =
             std::panic::catch_unwind(|| unless_out_of_memory(|| no_grad(|| panic!("another reason"))));
         assert!(other.is_err() && records_gradients());
-        // And where they were off they stay off.
+        // And if recording was off, it stays off.
         no_grad(|| {
             assert_eq!(unless_out_of_memory(|| tch::with_grad(too_much)), None);
             assert_eq!(unless_out_of_memory(records_gradients), Some(false));

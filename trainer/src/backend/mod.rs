@@ -1,4 +1,4 @@
-//! Devices: what each kind does its own way, libtorch itself, and work that does not fit in memory.
+//! Devices: the backend of each kind, libtorch's global state, and recovery from running out of memory.
 
 pub mod cpu;
 pub mod device;
@@ -22,8 +22,8 @@ pub fn of(device: Device) -> &'static dyn Backend {
     }
 }
 
-/// Fills in the settings that depend on the device: `student.dtype` and `rollout.sampling_dtype` of `auto`, and a
-/// `student.decode_batch` of 0.
+/// Fills in the settings that depend on the device: `student.dtype` and `rollout.sampling_dtype` if `auto`, and
+/// `student.decode_batch` if 0.
 pub fn resolve(student: &mut StudentSettings, sampling_dtype: &mut Option<Dtype>, device: Device) {
     let backend = of(device);
     if student.dtype == Dtype::Auto {

@@ -1,4 +1,4 @@
-//! Kernels that a process starts on an NVIDIA GPU, counted by CUPTI, which comes with libtorch's CUDA libraries.
+//! Kernels that a process launches on an NVIDIA GPU, counted by CUPTI, which comes with libtorch's CUDA libraries.
 
 #![allow(unsafe_code)] // calls of CUPTI's C functions
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Names of the library, the one of CUDA 13 first.
 const NAMES: [&str; 3] = ["libcupti.so.13", "libcupti.so.12", "libcupti.so"];
-/// `CUPTI_CB_DOMAIN_DRIVER_API`: every kernel is started there, those of libraries too.
+/// `CUPTI_CB_DOMAIN_DRIVER_API`: every kernel launch passes through it, those of libraries too.
 const DRIVER_API: c_int = 1;
 /// `CUPTI_API_ENTER`.
 const ENTER: c_int = 0;
@@ -28,9 +28,9 @@ type Callback = unsafe extern "C" fn(*mut c_void, c_int, c_uint, *const Call);
 type Subscribe = unsafe extern "C" fn(*mut *mut c_void, Callback, *mut c_void) -> c_int;
 type EnableDomain = unsafe extern "C" fn(c_uint, *mut c_void, c_int) -> c_int;
 
-/// Counts a call of the driver that starts kernels: `cuLaunchKernel`, `cuLaunchKernelEx`, `cuGraphLaunch` and their variants.
+/// Counts a driver call that launches kernels: `cuLaunchKernel`, `cuLaunchKernelEx`, `cuGraphLaunch` and their variants.
 unsafe extern "C" fn count(_: *mut c_void, domain: c_int, _: c_uint, call: *const Call) {
-    // SAFETY: CUPTI gives a call of the driver API with a name that lives as long as the process.
+    // SAFETY: CUPTI passes a call of the driver API with a name that lives as long as the process.
     let Some(call) = (unsafe { call.as_ref() }) else { return };
     if domain != DRIVER_API || call.site != ENTER || call.function.is_null() {
         return;
@@ -48,7 +48,7 @@ fn is_launch(function: &CStr) -> bool {
         || name.starts_with(b"cuGraphLaunch")
 }
 
-/// Kernels started so far; `None` where they cannot be counted. Counting begins with the first call.
+/// Kernels launched so far; `None` if they cannot be counted. Counting begins with the first call.
 pub(super) fn so_far() -> Option<u64> {
     static COUNTS: OnceLock<bool> = OnceLock::new();
     COUNTS.get_or_init(|| subscribe().is_some()).then(|| COUNT.load(Ordering::Relaxed))

@@ -1,5 +1,5 @@
-//! `train bench`: speed and memory of sampling, a fine-tuning step and a reinforcement step on random weights, in the
-//! arithmetic that the settings ask for.
+//! `train bench`: speed and memory of sampling, a fine-tuning step and an RL step on random weights, with the number formats of
+//! the settings.
 
 mod launches;
 mod sampling;
@@ -90,15 +90,15 @@ pub struct Measurement {
     pub seconds: f64,
     /// New tokens per second in sampling; source and target tokens per second in steps, padding not counted.
     pub tokens_per_s: f64,
-    /// Processor seconds of the same, of all threads: what a busy machine disturbs less.
+    /// CPU seconds of the same, over all threads: less affected by other load on the machine.
     pub cpu_seconds: f64,
-    /// Most memory of the process while this was measured, in MB.
+    /// Peak memory of the process during the measurement, in MB.
     pub peak_rss_mb: Option<f64>,
-    /// Kernels started on the GPU in one repetition; `None` on a CPU, or without CUPTI.
+    /// Kernels launched on the GPU in one repetition; `None` on a CPU, or without CUPTI.
     pub kernel_launches: Option<u64>,
     /// Threads.
     pub threads: i32,
-    /// Parameters that are read, or trained.
+    /// Parameters read, or trained.
     pub parameters: i64,
 }
 
@@ -148,7 +148,7 @@ pub fn run(options: &Options, settings: &Settings) -> Result<()> {
             };
             measured.shape.clone_from(shape);
             measured.peak_rss_mb = peak_mb();
-            // One repetition is not measured, but runs.
+            // The first repetition is a warm-up and is not measured.
             let repetitions = u64::from(options.iterations) + 1;
             measured.kernel_launches =
                 before.zip(launches()).map(|(before, after)| (after - before) / repetitions);
@@ -258,7 +258,7 @@ impl<'a> Bench<'a> {
         product_kind(self.settings.student.dtype, self.device)
     }
 
-    /// The number format that was asked for, and the one that was taken where that is another.
+    /// The requested number format, and the one in use if it differs.
     fn format(&self) -> String {
         let dtype = self.settings.student.dtype;
         let runs_so = dtype != Dtype::Bfloat16 || self.kind() == Kind::BFloat16;
@@ -304,7 +304,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Waits until the device has done what it was asked to.
+    /// Waits until the device has finished all queued work.
     fn wait(&self) {
         if let Device::Cuda(index) = self.device {
             tch::Cuda::synchronize(index as i64);
@@ -320,5 +320,5 @@ fn random_features(count: usize) -> Result<ImageFeatures> {
     let rows: BTreeMap<String, Tensor> =
         (0..count).map(|row| (row.to_string(), Tensor::randn([145, 1024], options))).collect();
     features::write(&file.path, &rows, "random")?;
-    ImageFeatures::open(&file.path, 1024) // the map keeps the file until the end
+    ImageFeatures::open(&file.path, 1024) // the mapping keeps the file alive until the end
 }

@@ -32,8 +32,8 @@ impl Bench<'_> {
         Ok(self.sampled(Work::Sampling, dtype.to_string(), 1, &times, weights.count()))
     }
 
-    /// What stage rollout does in a later round, with one model at a time as there. Reading the weights is counted at these
-    /// problems' share of a part.
+    /// The work of stage rollout in a later round, with one model at a time as in that stage. Reading the weights is counted in
+    /// proportion to these problems' share of a part.
     pub(super) fn collection(&self) -> Result<Measurement> {
         let files = [Scratch::new("policy"), Scratch::new("reference")];
         for file in &files {

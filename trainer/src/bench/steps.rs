@@ -15,7 +15,7 @@ use crate::rollout::distribution::Distribution;
 use crate::train::optimizer::{AdamW, clip_factor, gradient_norm};
 
 impl Bench<'_> {
-    /// Random weights, all of them trained or, with `student.lora_rank`, an adapter's.
+    /// Random weights; all are trained or, with `student.lora_rank`, only an adapter's.
     fn trained_weights(&self) -> Result<Weights> {
         let mut weights = self.weights();
         let lora = LoraConfig::of(&self.settings.student, &self.config).map_err(|message| {
@@ -28,7 +28,7 @@ impl Bench<'_> {
         Ok(weights)
     }
 
-    /// The adapter that is trained, for the name of a measurement.
+    /// The trained adapter, for the name of a measurement.
     fn adapter(&self) -> String {
         match self.settings.student.lora_rank {
             0 => String::new(),

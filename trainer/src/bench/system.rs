@@ -46,7 +46,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Processor seconds of this process so far, in hundredths; 0 if unknown.
+/// CPU seconds of this process so far, with a resolution of 0.01 s; 0 if unknown.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(") ").next().unwrap_or_default();
@@ -54,12 +54,12 @@ fn cpu_seconds() -> f64 {
     (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
 }
 
-/// Starts a new peak of resident memory, where the system can.
+/// Resets the peak of resident memory, if the system supports it.
 pub(super) fn reset_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The most resident memory since, in MB.
+/// Peak resident memory since then, in MB.
 pub(super) fn peak_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

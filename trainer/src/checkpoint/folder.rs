@@ -1,4 +1,4 @@
-//! Folders of students: whole checkpoints, or LoRA adapters with the folder of the trunk that they were trained on.
+//! Folders of students: whole checkpoints, or LoRA adapters with a reference to the trunk they were trained on.
 
 use super::hf::{self, Loaded, MADE_BY};
 use super::peft::{ADAPTER_CONFIG, Base, base_of, read_adapter, read_config, write_with};
@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 use tch::Device;
 
-/// Key of an adapter's metadata for its trunk's folder, as seen from its own.
+/// Key of an adapter's metadata for its trunk's folder, relative to its own.
 const TRUNK: &str = "ares.trunk";
 
 /// The weights that an adapter changes.
@@ -24,7 +24,7 @@ pub struct Trunk {
     pub fingerprint: String,
 }
 
-/// A student as its folder holds it.
+/// A student as stored in its folder.
 #[derive(Debug)]
 pub struct Stored {
     /// Shape and constants.
@@ -33,11 +33,11 @@ pub struct Stored {
     pub weights: Weights,
     /// Fingerprint of the weights.
     pub fingerprint: String,
-    /// The adapter's settings, and what it changes; `None` for a whole checkpoint.
+    /// The adapter's settings and trunk; `None` for a whole checkpoint.
     pub adapter: Option<(LoraConfig, Trunk)>,
 }
 
-/// Whether a folder holds a student, of either kind; both appear by renaming, so it is whole.
+/// Whether a folder holds a student of either kind; both appear by renaming, so it is complete.
 pub fn is_student(folder: &Path) -> bool {
     folder.join(WEIGHTS_FILE).is_file() || is_adapter(folder)
 }
@@ -50,7 +50,7 @@ pub fn is_adapter(folder: &Path) -> bool {
 /// Reads a student of either kind.
 ///
 /// # Errors
-/// If a file is missing or broken, an adapter's trunk is not found or another than it was trained on, or weights do not fit;
+/// If a file is missing or broken, an adapter's trunk is not found or is not the one it was trained on, or weights do not fit;
 /// all that do not are listed.
 pub fn read(folder: &Path) -> Result<Stored> {
     if !is_adapter(folder) {
@@ -86,7 +86,7 @@ pub fn read(folder: &Path) -> Result<Stored> {
 }
 
 impl Stored {
-    /// Adds an adapter to the weights that it changes, so that the student is a plain one.
+    /// Merges an adapter into its trunk's weights, so that the student is a plain one.
     pub fn merge(&mut self) {
         if self.adapter.take().is_some() {
             merge(&mut self.weights);
@@ -94,7 +94,7 @@ impl Stored {
     }
 }
 
-/// What made a student, in words, if its files say so.
+/// The step that produced a student, as text, if its files record it.
 ///
 /// # Errors
 /// If a file is broken.
@@ -102,7 +102,7 @@ pub fn made_by(folder: &Path) -> Result<Option<String>> {
     metadata_of(&folder.join(if is_adapter(folder) { ADAPTER_FILE } else { WEIGHTS_FILE }), MADE_BY)
 }
 
-/// The folder with a student's tokenizer: its own, or that of its trunk where another program wrote the adapter.
+/// The folder with a student's tokenizer: its own, or that of its trunk if another program wrote the adapter.
 pub fn with_tokenizer<'a>(folder: &'a Path, trunk: Option<&'a Trunk>) -> &'a Path {
     match trunk {
         Some(trunk) if !folder.join("tokenizer.json").is_file() => &trunk.folder,
@@ -110,7 +110,7 @@ pub fn with_tokenizer<'a>(folder: &'a Path, trunk: Option<&'a Trunk>) -> &'a Pat
     }
 }
 
-/// The folder of an adapter's trunk: where it is as seen from the adapter, or where its settings name it.
+/// The folder of an adapter's trunk: the path relative to the adapter, or the one in its settings.
 ///
 /// # Errors
 /// If there is no student, or only another adapter.
@@ -125,7 +125,7 @@ pub fn trunk_of(folder: &Path, lora: &LoraConfig) -> Result<PathBuf> {
                 folder.display(),
                 found.display()
             ),
-            format!("next: train merge {} --out FOLDER, and name that as its base", found.display()),
+            format!("next: train merge {} --out FOLDER, and use that as its base", found.display()),
         )),
         Some(found) => Ok(found.clone()),
         None => {
@@ -159,7 +159,7 @@ fn plain(path: &Path) -> PathBuf {
     parts.into_iter().collect()
 }
 
-/// The way from one folder to another, both of which are relative or both absolute.
+/// The relative path from one folder to another, both relative or both absolute.
 fn relative(from: &Path, to: &Path) -> Option<PathBuf> {
     let (from, to) = (plain(from), plain(to));
     if from.is_absolute() != to.is_absolute() {
@@ -168,13 +168,13 @@ fn relative(from: &Path, to: &Path) -> Option<PathBuf> {
     let (from, to): (Vec<_>, Vec<_>) = (from.components().collect(), to.components().collect());
     let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
     if from[common..].contains(&Component::ParentDir) {
-        return None; // what lies that way is not known
+        return None; // the parent is unknown
     }
     let up = from[common..].iter().map(|_| Component::ParentDir);
     Some(up.chain(to[common..].iter().copied()).collect())
 }
 
-/// Writes a student of either kind; `made_by` says in words what made it, and `companions` has its tokenizer.
+/// Writes a student of either kind; `made_by` is the metadata text on what produced it, and `companions` holds its tokenizer.
 ///
 /// # Errors
 /// If the write fails; then the folder does not appear.

@@ -16,7 +16,7 @@ use tch::Tensor;
 pub(crate) use super::weight_files::TensorFile;
 pub use super::weight_files::{ADAPTER_FILE, WEIGHTS_FILE, read_pickle, read_safetensors};
 
-/// Key of a weight file's metadata for what made it: `round 1, rl`.
+/// Key of a weight file's metadata for the step that produced it: `round 1, rl`.
 pub(crate) const MADE_BY: &str = "ares.made_by";
 
 /// Files that travel with a checkpoint unchanged.
@@ -26,7 +26,7 @@ const COMPANIONS: [&str; 4] =
 /// A student read from a folder.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Shape and constants, which follow the weights where the file differs.
+    /// Shape and constants, taken from the weights where the file disagrees.
     pub config: Box<dyn ModelConfig>,
     /// Weights with exactly the configuration's names and shapes.
     pub weights: Weights,
@@ -35,7 +35,7 @@ pub struct Loaded {
 /// Reads a student.
 ///
 /// # Errors
-/// If a file is missing or broken; where a weight is missing, too much or of another shape, all are listed.
+/// If a file is missing or broken; if weights are missing, unexpected or of another shape, all are listed.
 pub fn read_student(folder: &Path) -> Result<Loaded> {
     read(folder, false)
 }
@@ -84,7 +84,7 @@ pub fn write_safetensors<'a>(
     })
 }
 
-/// As [`write_safetensors`], of tensors of these shapes, which `tensor` supplies by name, in the order of names.
+/// As [`write_safetensors`], for tensors of these shapes, which `tensor` supplies by name, in the order of names.
 ///
 /// # Errors
 /// If the write fails, or a tensor cannot be supplied.
@@ -105,7 +105,7 @@ pub(crate) fn write_tensors(
     let metadata: BTreeMap<&str, &str> = metadata.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let header = Metadata::new(None, entries.collect()).map_err(|e| wrong(e.to_string()))?;
     let header = serde_json::to_value(&header).map_err(|e| wrong(e.to_string()))?;
-    // In an order of its own, so that the same weights always make the same bytes.
+    // In a fixed order, so that the same weights always give the same bytes.
     let mut header: BTreeMap<String, serde_json::Value> =
         serde_json::from_value(header).map_err(|e| wrong(e.to_string()))?;
     if !metadata.is_empty() {
@@ -136,7 +136,7 @@ pub fn write_student(
     write_student_made_by(folder, config, weights, companions, None)
 }
 
-/// As [`write_student`], with what made it, in words.
+/// As [`write_student`], recording the step that produced it.
 ///
 /// # Errors
 /// If the write fails; then the folder does not appear.
@@ -196,10 +196,10 @@ pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses an existing folder without a checkpoint: it would be in the way of the one that training will write.
+/// Refuses an existing folder without a checkpoint, since training will write its checkpoint there.
 ///
 /// # Errors
-/// If it is there.
+/// If it exists.
 pub fn refuse_taken(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());

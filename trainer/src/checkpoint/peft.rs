@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Device, Tensor};
 
-/// Settings of PEFT that change what an adapter computes, and that this program does not know.
+/// Unsupported settings of PEFT that change what an adapter computes.
 const UNKNOWN: [&str; 16] = [
     "alora_invocation_tokens",
     "alpha_pattern",
@@ -33,11 +33,11 @@ const UNKNOWN: [&str; 16] = [
     "monteclora_config",
 ];
 
-/// PEFT's ways of initializing an adapter that leave the base model's weights as they are. All others (PiSSA, OLoRA,
-/// CorDA, LoftQ, LoRA-GA) also change those, which the adapter's files do not hold.
+/// PEFT's initializations that leave the base model's weights unchanged. All others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) also
+/// change those, and the adapter's files do not contain them.
 const KEEPS_BASE: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
-/// Key of the weight file's metadata for the fingerprint of its student.
+/// Key of the weight file's metadata for the fingerprint of its base student.
 const BASE: &str = "ares.policy";
 
 /// Key for a hash of its training settings.
@@ -46,7 +46,7 @@ const TRAINING_HASH: &str = "ares.settings";
 /// File of an adapter's settings.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 
-/// The student that an adapter was trained on.
+/// The base student of an adapter.
 #[derive(Debug)]
 pub struct Base<'a> {
     /// Its shape.
@@ -72,7 +72,7 @@ pub fn write_adapter(
     write_with(folder, lora, weights, base, &[(TRAINING_HASH, training_hash.to_owned())])
 }
 
-/// As [`write_adapter`], with other lines of metadata.
+/// As [`write_adapter`], with further metadata.
 pub(super) fn write_with(
     folder: &Path,
     lora: &LoraConfig,
@@ -100,7 +100,7 @@ pub fn base_of(folder: &Path) -> Result<Option<String>> {
     metadata_of(&folder.join(ADAPTER_FILE), BASE)
 }
 
-/// Identity of the settings that the adapter in a folder was trained with, if it is ours.
+/// Hash of the settings that the adapter in a folder was trained with, if this program wrote it.
 ///
 /// # Errors
 /// If the file is broken.
@@ -111,7 +111,7 @@ pub fn training_hash_of(folder: &Path) -> Result<Option<String>> {
 /// An adapter's settings, checked.
 ///
 /// # Errors
-/// If the file is missing or broken, or the adapter is of a kind that this program does not have.
+/// If the file is missing or broken, or this kind of adapter is not supported.
 pub fn read_config(folder: &Path) -> Result<LoraConfig> {
     let path = folder.join(ADAPTER_CONFIG);
     let wrong = |message: String| Error::Checkpoint { path: path.clone(), message };
@@ -124,8 +124,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig> {
 /// Adds the LoRA matrices of a PEFT folder to a student's weights.
 ///
 /// # Errors
-/// If a file is missing or broken, the adapter is of another kind, or a matrix does not fit the student; all are
-/// listed.
+/// If a file is missing or broken, the kind of adapter is not supported, or a matrix does not fit the student; all are listed.
 pub fn read_adapter(
     folder: &Path,
     config: &dyn ModelConfig,
@@ -182,7 +181,7 @@ fn check_config(config: &Value) -> Result<(), String> {
         };
         if !unset {
             return Err(format!(
-                "{key}: expected it unset, as this program has no such adapters, found {found}"
+                "{key}: expected it unset, since such adapters are not supported, found {found}"
             ));
         }
     }

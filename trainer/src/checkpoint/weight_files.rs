@@ -20,7 +20,7 @@ pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
 
 const PICKLE_FILE: &str = "pytorch_model.bin";
 
-/// Weights of a folder, with what is wrong about them.
+/// Weights of a folder, with the problems found.
 pub(crate) struct Found {
     /// File to name in errors.
     pub(crate) path: PathBuf,
@@ -87,7 +87,7 @@ fn shards(folder: &Path, index: PathBuf) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// Bytes read at a time, so a file is never in memory together with its tensors.
+/// Bytes read at a time, so that a file and its tensors are never in memory together.
 const BYTES_AT_ONCE: usize = 1 << 22;
 
 /// Reads all tensors of a file, floats as float32 on the CPU.
@@ -139,14 +139,14 @@ impl TensorFile {
         self.header.metadata().as_ref().and_then(|metadata| metadata.get(key))
     }
 
-    /// How many numbers each tensor of floats has, by name.
+    /// Number of elements of each floating-point tensor, by name.
     pub(crate) fn lengths(&self) -> BTreeMap<String, usize> {
         let all = self.header.tensors().into_iter();
         let floats = all.filter(|(_, info)| kind(info.dtype).is_some_and(|(kind, _)| kind != Kind::Int64));
         floats.map(|(name, info)| (name, info.shape.iter().product())).collect()
     }
 
-    /// A tensor; floats become float32, integers stay. `None` if there is none of this name.
+    /// A tensor; floats become float32, integers are unchanged. `None` if there is none of this name.
     ///
     /// # Errors
     /// If it cannot be read, or holds numbers of another kind.
@@ -166,7 +166,7 @@ impl TensorFile {
     }
 }
 
-/// libtorch's kind of numbers, and the bytes of each.
+/// libtorch's dtype, and its size in bytes.
 fn kind(dtype: Dtype) -> Option<(Kind, usize)> {
     match dtype {
         Dtype::F32 => Some((Kind::Float, 4)),
@@ -214,7 +214,7 @@ fn read_tensor(file: &mut File, start: u64, info: &TensorInfo) -> Result<Tensor,
 
 /// Reads the state dict of a `torch.save` file, floats as float32 on the CPU.
 ///
-/// libtorch's own reader does it, which builds tensors and lists but never runs Python's code.
+/// Uses libtorch's own reader, which builds tensors and lists but never runs Python code.
 ///
 /// # Errors
 /// If the file is missing, or libtorch cannot read it; the message says how to convert it.
@@ -234,10 +234,10 @@ pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     if !bytes.starts_with(b"PK\x03\x04") {
         return Err(convert("no zip"));
     }
-    // A zip ends in the record of its table of contents. libtorch's reader crashes on a truncated one.
+    // A zip ends with its end-of-central-directory record. libtorch's reader crashes on a truncated file.
     let end = bytes.len().checked_sub(22).and_then(|start| bytes.get(start..start + 4));
     if end != Some(b"PK\x05\x06") {
-        let message = "expected a whole zip, found one that is cut off; copy or download it again".into();
+        let message = "expected a complete zip, found a truncated one; copy or download it again".into();
         return Err(Error::Checkpoint { path: path.to_path_buf(), message });
     }
     let named = Tensor::loadz_multi(path)
@@ -245,7 +245,7 @@ pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let owned = |tensor: Tensor| {
         let tensor = tensor.detach();
         let tensor = if tensor.is_floating_point() { tensor.to_kind(Kind::Float) } else { tensor };
-        // Tensors of one storage become tensors of their own.
+        // Tensors that share storage become independent.
         tensor.contiguous().copy()
     };
     Ok(named.into_iter().map(|(name, tensor)| (name, owned(tensor))).collect())
@@ -308,7 +308,7 @@ fn map(file: &File, path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(file) }.map_err(Error::io("map", path))
 }
 
-/// What is wrong with the numbers; afterwards all are float32, so that comparing them cannot fail.
+/// Problems with the numbers; afterwards all are float32, so that comparing them cannot fail.
 pub(crate) fn check_numbers(tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
     let mut problems = Vec::new();
     for (name, tensor) in tensors {
@@ -332,7 +332,7 @@ fn is_finite(tensor: &Tensor) -> bool {
     })
 }
 
-/// What is missing, too much or of another shape.
+/// Weights that are missing, unexpected or of another shape.
 pub(crate) fn compare(
     expected: &BTreeMap<String, Vec<i64>>,
     found: &BTreeMap<String, Tensor>,

@@ -6,7 +6,7 @@ use crate::nn::mode::Mode;
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
-/// A text to learn from, with its source.
+/// A target text with its source.
 pub trait Row {
     /// Problem whose picture belongs to the source.
     fn problem_id(&self) -> &str;
@@ -23,11 +23,11 @@ pub struct Lengths {
     pub source: usize,
     /// Target tokens.
     pub target: usize,
-    /// The first row with the same source, which runs through the encoder once for all of them.
+    /// The first row with the same source; the encoder runs once for all of them.
     pub same_source: usize,
 }
 
-/// Lengths of rows that each run through the encoder by themselves, as they must where dropout is on.
+/// Lengths of rows that are encoded individually, as needed with dropout.
 pub fn lengths<R: Row>(rows: &[&R]) -> Vec<Lengths> {
     let each = rows.iter().enumerate();
     each.map(|(own, row)| Lengths {
@@ -38,7 +38,7 @@ pub fn lengths<R: Row>(rows: &[&R]) -> Vec<Lengths> {
     .collect()
 }
 
-/// Lengths of rows of which those with one source share its encoding.
+/// Lengths of rows, where rows with the same source share its encoding.
 pub fn shared_lengths<R: Row>(rows: &[&R]) -> Vec<Lengths> {
     let first = first_of_source(rows);
     lengths(rows).into_iter().zip(first).map(|(row, same_source)| Lengths { same_source, ..row }).collect()
@@ -107,18 +107,18 @@ pub fn decoder_inputs(targets: &[&[i64]], start: i64, pad_id: i64, device: Devic
     pad(&shifted.iter().map(Vec::as_slice).collect::<Vec<_>>(), pad_id, device)
 }
 
-/// Sources with their targets, padded for a model; what is kept of the targets is a vector of the real tokens, row by
-/// row. Rows with the same source run through the encoder once, unless dropout is on.
+/// Sources with their targets, padded for a model; targets are kept as a vector of the real tokens, row by row. Rows with the
+/// same source are encoded once, unless dropout is on.
 #[derive(Debug)]
 pub struct Padded {
-    /// The different sources.
+    /// The distinct sources.
     source: Source,
-    /// For each row, the place of its source.
+    /// For each row, the index of its source.
     source_of: Vec<usize>,
     inputs: Tensor,
     /// The real tokens of the targets.
     tokens: Tensor,
-    /// Their places in [rows · longest].
+    /// Their indices in [rows · longest].
     kept: Tensor,
 }
 
@@ -164,7 +164,7 @@ impl Padded {
         &self.tokens
     }
 
-    /// Of `numbers` [rows, length], which may be longer than the targets, those at real tokens.
+    /// The elements of `numbers` [rows, length] at real tokens; `length` may exceed that of the targets.
     pub fn real(&self, numbers: &Tensor) -> Tensor {
         numbers.narrow(1, 0, self.inputs.size()[1]).contiguous().view(-1).index_select(0, &self.kept)
     }
@@ -179,8 +179,8 @@ pub fn row_numbers(tensor: &Tensor, row: i64, length: usize) -> Vec<f32> {
     numbers
 }
 
-/// What a process takes of a minibatch: some of the rows where several ranks share it, and at most so many tokens, padding
-/// included, at once.
+/// The part of a minibatch that a process handles: its rank's share of the rows, and the maximum number of tokens, padding
+/// included, per pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Portion {
     most: Option<u64>,
@@ -189,14 +189,14 @@ pub struct Portion {
 }
 
 impl From<Option<u64>> for Portion {
-    /// All rows, with at most this many tokens at once.
+    /// All rows, with at most this many tokens per pass.
     fn from(most: Option<u64>) -> Self {
         Self { most, rank: 0, world: 1 }
     }
 }
 
 impl Portion {
-    /// A rank's share of the rows, with at most `most` tokens at once.
+    /// A rank's share of the rows, with at most `most` tokens per pass.
     pub fn new(most: Option<u64>, rank: usize, world: usize) -> Self {
         Self { most, rank, world }
     }
@@ -207,8 +207,8 @@ impl Portion {
         self.most.into()
     }
 
-    /// The rows of the share, ascending. Each row is in one rank's share, and shares hold alike many tokens: the longest
-    /// rows are dealt first, each to the rank with the fewest tokens so far.
+    /// The rows of the share, ascending. Each row is in exactly one rank's share, and shares have similar numbers of tokens:
+    /// the longest rows are assigned first, each to the rank with the fewest tokens so far.
     pub fn rows(&self, lengths: &[Lengths]) -> Vec<usize> {
         if self.world == 1 {
             return (0..lengths.len()).collect();
@@ -230,9 +230,8 @@ impl Portion {
     }
 }
 
-/// Splits a portion of a minibatch into parts that together hold the least padding, and none of them more tokens than its
-/// limit, padding included; a part has at least one row. Sources that rows share count once in a part. `part_tokens` is what
-/// another part costs.
+/// Splits a portion of a minibatch into parts with the least total padding, each within the token limit, padding included; a
+/// part has at least one row. A source shared by rows counts once per part. `part_tokens` is the cost of another part.
 pub fn parts(lengths: &[Lengths], portion: impl Into<Portion>, part_tokens: u64) -> Vec<Vec<usize>> {
     let portion = portion.into();
     let budget = portion.most.unwrap_or(u64::MAX);
@@ -242,7 +241,7 @@ pub fn parts(lengths: &[Lengths], portion: impl Into<Portion>, part_tokens: u64)
         let tokens = longest.entry(row.same_source).or_default();
         *tokens = row.target.max(*tokens);
     }
-    // Rows of a source side by side.
+    // Rows of a source are adjacent.
     order.sort_by_key(|&row| {
         let Lengths { source, target, same_source } = lengths[row];
         (source + longest[&same_source], same_source, target, row)
@@ -264,7 +263,7 @@ pub fn parts(lengths: &[Lengths], portion: impl Into<Portion>, part_tokens: u64)
                 break;
             }
             let cost = best[start].0.saturating_add(part_tokens).saturating_add(tokens);
-            // Fewer parts where they cost the same.
+            // Of equal costs, fewer parts.
             if cost <= found.0 {
                 found = (cost, start);
             }
@@ -367,7 +366,7 @@ mod tests {
         );
     }
 
-    /// Two rows of one problem and one of another: states and gradients are those of each row by itself.
+    /// Two rows of one problem and one of another: states and gradients equal those of each row alone.
     #[test]
     fn a_shared_source_gives_the_same_states_and_gradients() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");

@@ -1,4 +1,4 @@
-//! What the student reads and writes: prompts, tokens, sentences, pictures, and batches of them.
+//! The student's input and output: prompts, tokens, sentences, pictures, and batches of them.
 
 pub mod batch;
 pub mod corpus;

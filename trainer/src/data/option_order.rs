@@ -1,5 +1,5 @@
-//! A problem with its options in another order: the same question, other letters. A student that learns from few problems
-//! learns from it that the letter goes with the option's text, not with its place.
+//! A problem with its options in another order: the same question with other letters. It teaches a student with few training
+//! problems that the letter belongs to the option's text, not to its position.
 
 use schemas::Problem;
 

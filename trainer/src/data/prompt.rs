@@ -1,4 +1,4 @@
-//! The student's texts, as MM-CoT writes them: source of both stages, targets, and the reading of answers.
+//! The student's texts in MM-CoT's format: sources of both stages, targets, and parsing of answers.
 
 use schemas::Problem;
 use schemas::settings::PromptFormat;

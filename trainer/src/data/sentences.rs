@@ -1,22 +1,20 @@
-//! Sentences of a sampled rationale, each with the token it ends in, which is the token that gets its reward.
+//! Sentences of a sampled rationale, each with its last token, which receives its reward.
 //!
-//! Text is decoded so that the token of every character is known, cut by the rules of [`schemas::sentences`],
-//! and mapped back to tokens.
+//! Text is decoded with the token of every character, split by the rules of [`schemas::sentences`], and mapped back to tokens.
 //!
-//! The public ARES code looks for ends in the token ids themselves. On the 2,121 rationales that MM-CoT wrote
-//! for half of the ScienceQA test split, 8,670 of the 8,693 ends that it finds are ends here too, and there
-//! are 171 more. Where the two differ, they do so on purpose:
+//! The public ARES code looks for sentence ends in the token ids themselves. On the 2,121 rationales that MM-CoT wrote for half
+//! of the ScienceQA test split, 8,670 of the 8,693 ends it finds are also found here, and this code finds 171 more. The
+//! differences are intentional:
 //!
-//! - A newline ends a sentence here, also after `:`; there it ends none (113 of the 171).
-//! - There, a point among the next three tokens hides an end, so that `Is it? No.` is one sentence.
-//! - There, a dozen pieces that hold a mark are known, and ends in `."`, `3.` or `▁2014.` are lost. Here any
-//!   piece counts, and the end is in the last one: the bracket of `away!).`, not the exclamation mark.
-//! - `Ms. Ito`, `J. M. Barrie`, `u.s. air`, marks inside a word and the `1.` that begins a line end nothing
-//!   here.
-//! - Marks without a word before them are no sentence here; there each is one.
-//! - `Mr`, `Dr` and `St` keep only a point from ending a sentence here; there they keep any mark.
-//! - An unfinished last sentence ends in its last token here. There it ends in eos, or nowhere where the
-//!   token limit cut it off.
+//! - Here a newline ends a sentence, also after `:`; there it does not (113 of the 171).
+//! - There, a period among the next three tokens hides an end, so that `Is it? No.` is one sentence.
+//! - There, only a dozen pieces that contain a mark are known, and ends in `."`, `3.` or `▁2014.` are missed. Here any piece
+//!   counts, and the end is in the last one: the bracket of `away!).`, not the exclamation mark.
+//! - `Ms. Ito`, `J. M. Barrie`, `u.s. air`, marks inside a word and the `1.` that begins a line do not end a sentence here.
+//! - Marks without a preceding word are not a sentence here; there each is one.
+//! - After `Mr`, `Dr` and `St`, only a period does not end a sentence here; there, no mark does.
+//! - An unfinished last sentence ends in its last token here. There it ends in eos, or has no end if the token limit cut it
+//!   off.
 
 use crate::error::{Error, Result};
 use schemas::Sentence;
@@ -33,12 +31,12 @@ pub struct Decoded {
 
 /// Decodes the tokens after the start token and finds the token in which each sentence ends.
 ///
-/// Special tokens (eos, padding, `<unk>`) give no text, but `<unk>` with the piece `n` after it is a newline:
-/// T5 has no backslash, and this is what it makes of the two characters `\n`. A character that several tokens
-/// make up belongs to the last of them. Takes time in proportion to the number of tokens.
+/// Special tokens (eos, padding, `<unk>`) give no text, except that `<unk>` followed by the piece `n` is a newline: T5 has no
+/// backslash, and tokenizes the two characters `\n` this way. A character made of several tokens belongs to the last of them.
+/// Takes time linear in the number of tokens.
 ///
 /// # Errors
-/// If the tokenizer's decoder fails, or its text cannot be followed token by token.
+/// If the tokenizer's decoder fails, or its text cannot be aligned with the tokens.
 pub fn decode(tokenizer: &Tokenizer, token_ids: &[i32]) -> Result<Decoded> {
     let visible = visible_tokens(tokenizer, token_ids);
     let (mut text, ends) = decode_with_ends(tokenizer, &visible)
@@ -57,9 +55,9 @@ pub fn decode(tokenizer: &Tokenizer, token_ids: &[i32]) -> Result<Decoded> {
     Ok(Decoded { text, sentences })
 }
 
-/// A token that gives text.
+/// A token that produces text.
 struct Visible {
-    /// Its place among all tokens.
+    /// Its index among all tokens.
     index: u32,
     id: u32,
     piece: String,
@@ -72,7 +70,7 @@ fn visible_tokens(tokenizer: &Tokenizer, token_ids: &[i32]) -> Vec<Visible> {
     let mut visible: Vec<Visible> = Vec::with_capacity(token_ids.len());
     let mut after_unknown = false;
     for (index, &id) in (0..).zip(token_ids) {
-        // A student's lm_head has a few more rows than the vocabulary has pieces; those give no text.
+        // A student's lm_head has a few more rows than the vocabulary has pieces; those produce no text.
         let Ok(id) = u32::try_from(id) else { continue };
         let Some(piece) = tokenizer.id_to_token(id) else {
             continue;
@@ -80,7 +78,7 @@ fn visible_tokens(tokenizer: &Tokenizer, token_ids: &[i32]) -> Vec<Visible> {
         let is_newline = after_unknown && piece == "n";
         after_unknown = piece == "<unk>";
         if is_newline {
-            // Where `<unk>` is no special token, it would show.
+            // If `<unk>` is not a special token, it would appear in the text.
             visible.pop_if(|last| last.piece == "<unk>");
         }
         if !added.is_special_token(&piece) {
@@ -104,7 +102,7 @@ fn decode_with_ends(tokenizer: &Tokenizer, visible: &[Visible]) -> tokenizers::R
             return Ok((text, ends));
         }
     }
-    // The decoder fuses tokens, as the byte-level one does.
+    // The decoder merges tokens, as the byte-level one does.
     let ids: Vec<u32> = visible.iter().map(|token| token.id).collect();
     let text = tokenizer.decode(&ids, true)?;
     let ends = follow(tokenizer, &ids, &text)?;
@@ -140,7 +138,7 @@ fn follow(tokenizer: &Tokenizer, ids: &[u32], text: &str) -> tokenizers::Result<
     Ok(ends)
 }
 
-/// Writes a newline where T5 left an `n` of one.
+/// Restores newlines that T5 reduced to an `n`.
 fn restore_newlines(text: &mut String, visible: &[Visible], ends: &[usize]) {
     for (token, &end) in visible.iter().zip(ends) {
         if token.is_newline && text[..end].ends_with('n') {
@@ -279,7 +277,7 @@ mod tests {
             assert_eq!(again, schemas::sentences::sentences(&decoded.text));
             total += again.len();
 
-            // Cut off anywhere, the finished sentences keep their places and the rest still decodes back.
+            // Wherever the text is cut off, finished sentences keep their positions and the rest still decodes.
             let cut = &ids[..ids.len() / 2];
             let half = decode(&tokenizer, cut).unwrap();
             decodes_back(&tokenizer, cut, &half);
@@ -291,8 +289,8 @@ mod tests {
         );
     }
 
-    /// The 300 reference sequences are mostly random tokens, so that every rule of the public code is met and
-    /// hardly any makes sense. Each difference must be of a kind that the module's documentation names.
+    /// The 300 reference sequences are mostly random tokens, so that they exercise every rule of the public code, though hardly
+    /// any makes sense. Each difference must be of a kind listed in the module's documentation.
     #[test]
     #[cfg_attr(
         not(all(real_data, reference_values)),
@@ -326,7 +324,7 @@ mod tests {
         assert_eq!((rows.len(), counts["both"]), (300, 184));
     }
 
-    /// Why the public code sees an end that is none here.
+    /// Why the public code finds an end that is not one here.
     fn only_theirs(tokenizer: &Tokenizer, tokens: &[i32], ours: &[bool], at: usize) -> &'static str {
         let begin = ours[..at].iter().rposition(|&end| end).map_or(0, |end| end + 1);
         let before = text(tokenizer, &tokens[begin..=at]);
@@ -342,7 +340,7 @@ mod tests {
         }
     }
 
-    /// Why the public code does not see an end that is one here.
+    /// Why the public code misses an end that is one here.
     fn only_ours(tokenizer: &Tokenizer, tokens: &[i32], at: usize) -> &'static str {
         let piece =
             |at: usize| tokens.get(at).and_then(|&id| tokenizer.id_to_token(id as u32)).unwrap_or_default();
@@ -420,7 +418,7 @@ mod tests {
         serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
     }
 
-    /// A folder of real data or reference values, which are no part of the repository.
+    /// A folder of real data or reference values, which are not part of the repository.
     fn outside(variable: &str, name: &str) -> PathBuf {
         let usual = || Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")).join(name);
         std::env::var_os(variable).map_or_else(usual, PathBuf::from)

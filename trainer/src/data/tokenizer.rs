@@ -8,7 +8,7 @@ use schemas::provenance::sha256_hex;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Rows of an embedding that may have no token: sizes are rounded up, by some libraries to multiples of 1024.
+/// Maximum rows of an embedding without a token: sizes are rounded up, by some libraries to multiples of 1024.
 const SPARE_ROWS: i64 = 1023;
 
 /// Key of a weight file's metadata for the fingerprint of the vocabulary that it was written with.
@@ -26,8 +26,8 @@ pub struct Tokenizer {
     has_warned: AtomicBool,
 }
 
-/// Reads a tokenizer file. Padding and truncation in the file are ignored: transformers stores there what it was last
-/// called with, and sets both on each call.
+/// Reads a tokenizer file. Padding and truncation in the file are ignored: transformers stores the values of its last call
+/// there, and sets both on each call.
 fn read_file(path: &Path) -> Result<tokenizers::Tokenizer> {
     let wrong = |error: tokenizers::Error| Error::Tokenizer { path: path.into(), message: error.to_string() };
     refuse_lfs_pointer(path)?;
@@ -37,8 +37,8 @@ fn read_file(path: &Path) -> Result<tokenizers::Tokenizer> {
     Ok(inner)
 }
 
-/// Tokens that the tokenizer's template puts before a text. After it, the template may have eos, which is added where it
-/// has not.
+/// Tokens that the tokenizer's template puts before a text. After the text, the template may have eos, which is added if it is
+/// missing.
 fn template(tokenizer: &tokenizers::Tokenizer, eos: i64) -> Result<Vec<i64>, String> {
     let ids = |special: bool| -> Result<Vec<i64>, String> {
         let encoding = tokenizer.encode("a", special).map_err(|error| error.to_string())?;
@@ -80,7 +80,7 @@ impl Tokenizer {
             if folder.join("spiece.model").is_file() {
                 let folder = folder.display();
                 message += &format!(
-                    "; spiece.model is converted once with: python -c \"from transformers import AutoTokenizer; \
+                    "; convert spiece.model once with: python -c \"from transformers import AutoTokenizer; \
                      AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')\""
                 );
             }
@@ -130,9 +130,8 @@ impl Tokenizer {
         Ok(read_file(&folder.join("tokenizer.json"))?.get_vocab_size(true) as i64)
     }
 
-    /// Tokens of a text, with those that the tokenizer's template puts before it and eos at the end, at most `limit` of
-    /// them: of a longer text the first ones, as in MM-CoT.
-    /// The first truncated text is reported.
+    /// Tokens of a text, with those that the tokenizer's template puts before it and eos at the end, truncated to the first
+    /// `limit`, as in MM-CoT. The first truncated text is reported.
     ///
     /// # Errors
     /// If the tokenizer fails on the text.
@@ -145,7 +144,7 @@ impl Tokenizer {
         let tokens = encoding.get_ids().len();
         if tokens > room && !self.has_warned.swap(true, Ordering::Relaxed) {
             schemas::warn!(
-                "warning: a text of {tokens} tokens is truncated to {room}, and others may be: see the limits in [student], [sft], [answer]"
+                "warning: a text of {tokens} tokens is truncated to {room}, and others may be too: see the limits in [student], [sft], [answer]"
             );
         }
         let ids = encoding.get_ids().iter().take(room).map(|&id| i64::from(id));

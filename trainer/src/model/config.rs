@@ -1,4 +1,4 @@
-//! What a kind of model says of itself: its shape, its tokens, its weights, and how it is made of them.
+//! The configuration of a kind of model: its shape, its tokens, its weights, and its construction from them.
 
 use super::footprint::{Decoding, Pass};
 use super::network::{CpuDecoder, Model};
@@ -15,7 +15,7 @@ use tch::{Kind, Tensor};
 /// Tokens with a meaning for training and sampling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialTokens {
-    /// Fills rows up to the longest.
+    /// Pads rows to the longest.
     pub pad: i64,
     /// Ends a text.
     pub eos: i64,
@@ -26,18 +26,18 @@ pub struct SpecialTokens {
 /// Names and shapes of weights.
 pub type Shapes = Vec<(String, Vec<i64>)>;
 
-/// Shape and constants of an encoder-decoder model that sees pictures: all that is known before there are weights.
+/// Shape and constants of an encoder-decoder model that sees pictures: all that is known without weights.
 pub trait ModelConfig: Debug {
-    /// A copy of its own.
+    /// A boxed copy.
     fn to_shared(&self) -> Rc<dyn ModelConfig>;
 
-    /// Itself, for code that knows its kind.
+    /// Itself as `Any`, for code that knows its type.
     fn as_any(&self) -> &dyn Any;
 
     /// Tokens with a meaning.
     fn special_tokens(&self) -> SpecialTokens;
 
-    /// Number of logits: tokens, and spare rows of the embedding.
+    /// Number of logits: tokens, and unused rows of the embedding.
     fn vocabulary(&self) -> i64;
 
     /// Width d of the decoder's states.
@@ -49,13 +49,13 @@ pub trait ModelConfig: Debug {
     /// Names and shapes of all weights, sorted.
     fn shapes(&self) -> Shapes;
 
-    /// A random weight that training starts with, drawn from libtorch's generator.
+    /// A random initial weight, drawn from libtorch's generator.
     fn initial(&self, name: &str, shape: &[i64]) -> Tensor;
 
-    /// Last parts of the names of all layers that LoRA can be added to.
+    /// Last name components of all layers that LoRA can be added to.
     fn linear_layers(&self) -> Vec<&'static str>;
 
-    /// Whether a layer reads its weight as a matrix product, so that it may run in another number format and take LoRA.
+    /// Whether a layer's weight is used only in a matrix product, so that it may run in another number format and take LoRA.
     fn is_product(&self, layer: &str) -> bool;
 
     /// Whether a layer's weight is read without calling the layer, so that LoRA there has no effect.
@@ -63,7 +63,7 @@ pub trait ModelConfig: Debug {
         false
     }
 
-    /// The weight that a checkpoint's tensor of this name is a copy of; its own name where it is none.
+    /// The weight that a checkpoint's tensor of this name duplicates; the name itself if it is not a duplicate.
     fn copied_by<'a>(&self, name: &'a str) -> &'a str {
         name
     }
@@ -71,11 +71,11 @@ pub trait ModelConfig: Debug {
     /// The model of these weights, which must have [`ModelConfig::shapes`]. It shares their memory.
     fn build(&self, weights: &Weights) -> Box<dyn Model>;
 
-    /// A decoder on kernels of its own for the CPU, if the model has one: `encoder` runs the source in `mode`, `decoder` has its
-    /// matrices read in `kind`, and LoRA added to its layers.
+    /// A decoder with its own CPU kernels, if the model has one: `encoder` runs the source in `mode`; `decoder` holds matrices
+    /// in `kind`, with LoRA merged.
     ///
     /// # Errors
-    /// If the system refuses threads.
+    /// If threads cannot be started.
     fn cpu_decoder(
         &self,
         _encoder: &Weights,
@@ -87,13 +87,13 @@ pub trait ModelConfig: Debug {
         Ok(None)
     }
 
-    /// Follows a checkpoint's tensors where they and the file's configuration may differ, and drops what it carries in
-    /// excess. Says what is wrong with them.
+    /// Adapts the configuration to a checkpoint's tensors where the two may differ, and drops redundant tensors. Returns the
+    /// problems found.
     fn follow(&mut self, _tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
         Vec::new()
     }
 
-    /// As [`ModelConfig::follow`], where only the shapes are known.
+    /// As [`ModelConfig::follow`], if only the shapes are known.
     fn follow_shapes(&mut self, _shapes: &BTreeMap<String, Vec<i64>>) {}
 
     /// Weights that a text-only checkpoint of this kind lacks.
@@ -101,7 +101,7 @@ pub trait ModelConfig: Debug {
         Vec::new()
     }
 
-    /// Makes the shape of a text-only checkpoint that of a student, for image features of this width.
+    /// Turns the configuration of a text-only checkpoint into that of a student, for image features of this width.
     fn see_pictures(&mut self, image_width: i64);
 
     /// Dropout in training.
@@ -116,22 +116,22 @@ pub trait ModelConfig: Debug {
     /// If it cannot be written as JSON.
     fn to_json(&self) -> serde_json::Result<String>;
 
-    /// What it is, in a line.
+    /// A one-line description.
     fn describe(&self) -> String;
 
-    /// The layer that makes logits, where it has weights of its own; `None` where it is the embedding.
+    /// The layer that computes logits, if it has its own weights; `None` if it is the embedding.
     fn head_layer(&self) -> Option<&'static str>;
 
-    /// Bytes that a pass with gradients keeps by layer.
+    /// Bytes that a pass with gradients keeps, by layer.
     fn kept_by_pass(&self, pass: &Pass) -> f64;
 
-    /// Bytes of the scores of one layer's attention while it runs.
+    /// Bytes of one layer's attention scores while it runs.
     fn scores_of_layer(&self, pass: &Pass) -> f64;
 
-    /// Bytes of the cache of decoding.
+    /// Bytes of the decoding cache.
     fn cache(&self, decoding: &Decoding) -> f64;
 
-    /// Numbers for a token while a layer runs without gradients.
+    /// Numbers per token while a layer runs without gradients.
     fn running(&self) -> f64;
 }
 
@@ -146,14 +146,14 @@ pub struct Family {
     pub named: fn(&str, i64, i64) -> Option<Box<dyn ModelConfig>>,
 }
 
-/// Random weights for training to start with.
+/// Random initial weights.
 pub fn random_weights(config: &dyn ModelConfig, seed: i64) -> Weights {
     let mut weights = Weights::default();
     add_random(&mut weights, config, config.shapes(), seed);
     weights
 }
 
-/// Adds random weights for the names that are not there yet.
+/// Adds random weights for missing names.
 pub fn add_random(weights: &mut Weights, config: &dyn ModelConfig, shapes: Shapes, seed: i64) {
     tch::manual_seed(seed);
     for (name, shape) in shapes {

@@ -8,13 +8,13 @@ use serde::Deserialize;
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 
-/// Kinds that another crate has added.
+/// Kinds added by other crates.
 static ADDED: RwLock<Vec<Family>> = RwLock::new(Vec::new());
 
-/// The kinds that this crate has.
+/// The kinds built into this crate.
 const BUILT_IN: [Family; 1] = [MM_T5];
 
-/// Adds a kind of model, for a program that is built on this crate: call it before [`crate::run`].
+/// Adds a kind of model, for a program built on this crate: call it before [`crate::run`].
 pub fn register(family: Family) {
     ADDED.write().unwrap_or_else(PoisonError::into_inner).push(family);
 }
@@ -50,7 +50,7 @@ pub fn read_config(path: &Path) -> Result<Box<dyn ModelConfig>> {
     }
 }
 
-/// A shape by name, for a vocabulary of so many rows and image features of this width.
+/// A shape by name, for a vocabulary of this many rows and image features of this width.
 pub fn named(shape: &str, vocabulary: i64, image_width: i64) -> Option<Box<dyn ModelConfig>> {
     all().iter().find_map(|family| (family.named)(shape, vocabulary, image_width))
 }

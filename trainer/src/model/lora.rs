@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 pub use crate::nn::weights::is_lora;
 
-/// The word for every linear layer in a list of layers.
+/// The keyword for all linear layers in a list of layers.
 const ALL_LINEAR: &str = "all-linear";
 
 /// PEFT's `adapter_config.json`, the part that matters.
@@ -64,7 +64,7 @@ impl LoraConfig {
         }
     }
 
-    /// The adapter that settings ask for on a student of this shape; `None` with rank 0. It knows no dropout of its own.
+    /// The adapter of the settings for a student of this shape; `None` with rank 0. It has no dropout.
     ///
     /// # Errors
     /// As [`LoraConfig::on`].
@@ -77,7 +77,7 @@ impl LoraConfig {
     /// LoRA on the layers that `targets` names: `all-linear`, or names of layers, or their last parts, separated by commas.
     ///
     /// # Errors
-    /// If a name is that of no linear layer; the message lists those that there are.
+    /// If a name is not that of a linear layer; the message lists the available ones.
     pub fn on(
         config: &dyn ModelConfig,
         targets: &str,
@@ -114,7 +114,7 @@ impl LoraConfig {
         self.lora_alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
 
-    /// Says what is out of range.
+    /// Returns what is out of range.
     pub(crate) fn check(&self) -> Result<(), String> {
         if !(1..=1 << 16).contains(&self.r) {
             return Err(format!("r: expected a rank from 1 to 65536, found {}", self.r));
@@ -169,7 +169,7 @@ impl LoraConfig {
         weights.insert(matrix(layer, "B"), b);
     }
 
-    /// Says what the pairs are multiplied by; needed once after they were added.
+    /// Sets the factor of the pairs; needed once after adding them.
     pub fn scale_all(&self, weights: &mut Weights) {
         weights.set_scaling(Some(LoraScaling { factor: self.scale(), dropout: self.lora_dropout }));
     }
@@ -182,8 +182,8 @@ pub fn peft_name(name: &str) -> Option<String> {
     matches!(side, "A" | "B").then(|| format!("base_model.model.{layer}.lora_{side}.weight"))
 }
 
-/// Adds LoRA pairs to their layers' weights, in place, and drops them: the same student, as a plain one. Weights that share
-/// their memory change with it.
+/// Merges LoRA pairs into their layers' weights, in place, and drops them: the same student without an adapter. Weights that
+/// share this memory change too.
 pub fn merge(weights: &mut Weights) {
     let names: Vec<String> = weights.iter().map(|(name, _)| name.to_owned()).collect();
     for name in names {
@@ -199,8 +199,8 @@ pub fn merge(weights: &mut Weights) {
     weights.copies().release();
 }
 
-/// Weights for decoding in `kind`, with LoRA pairs added to their layers: matrices that enter products are cast, all
-/// others shared. `None` if `weights` already are so.
+/// Weights for decoding in `kind`, with LoRA merged: matrices used in products are cast, all others shared. `None` if `weights`
+/// already have this form.
 pub fn decoding_weights(config: &dyn ModelConfig, weights: &Weights, kind: Kind) -> Option<Weights> {
     if kind == Kind::Float && weights.scaling().is_none() {
         return None;

@@ -1,4 +1,4 @@
-//! Students: what every model offers to training and sampling, and the models themselves.
+//! Students: the interface of a model for training and sampling, and the models themselves.
 //!
 //! A new kind of model is a folder beside `mm_t5` that implements [`ModelConfig`] and [`Model`], and an entry in `family`.
 

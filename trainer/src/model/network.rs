@@ -1,4 +1,4 @@
-//! What a model offers to training and sampling.
+//! The interface of a model for training and sampling.
 
 use super::source::Source;
 use crate::nn::mode::Mode;
@@ -6,9 +6,9 @@ use crate::nn::weights::Weights;
 use std::fmt::Debug;
 use tch::Tensor;
 
-/// An encoder-decoder model ready to run. It shares the memory of the [`Weights`] it was made of.
+/// An encoder-decoder model ready to run. It shares the memory of the [`Weights`] it was built from.
 pub trait Model: Debug {
-    /// Encoder states, with the picture in them: [batch, source, d].
+    /// Encoder states fused with the picture: [batch, source, d].
     fn encode(&self, source: &Source, mode: Mode) -> Tensor;
 
     /// Decoder states [batch, target, d] for decoder inputs `ids` [batch, target], which begin with the start token; `encoded`
@@ -26,7 +26,7 @@ pub trait Model: Debug {
     /// Logits [.., vocabulary] of decoder states [.., d], float32.
     fn logits(&self, hidden: &Tensor, mode: Mode) -> Tensor;
 
-    /// Decoding step by step, of `samples` rows for each source; rows of a source are adjacent.
+    /// Starts step-by-step decoding of `samples` rows for each source; rows of a source are adjacent.
     fn start<'a>(
         &'a self,
         encoded: &Tensor,
@@ -38,25 +38,25 @@ pub trait Model: Debug {
 
 /// Rows that a [`Model`] decodes step by step.
 pub trait DecoderCache {
-    /// One step of all rows: `ids` of shape `[rows]` → decoder states `[rows, d]`.
+    /// One step for all rows: `ids` of shape `[rows]` → decoder states `[rows, d]`.
     fn step(&mut self, ids: &Tensor) -> Tensor;
 
-    /// Keeps only the given rows, in this order; finished ones leave.
+    /// Keeps only the given rows, in this order, to drop finished ones.
     fn select_rows(&mut self, rows: &Tensor);
 }
 
-/// A decoder on kernels of the CPU's own, for single steps.
+/// A decoder with its own CPU kernels, for single steps.
 pub trait CpuDecoder: Debug {
-    /// Takes the value head of these weights along.
+    /// Also computes values with the value head of these weights.
     fn add_value_head(&mut self, weights: &Weights);
 
     /// Number of logits of a row.
     fn vocabulary(&self) -> usize;
 
-    /// The threads that it runs on.
+    /// Its threads.
     fn pool(&self) -> &rayon::ThreadPool;
 
-    /// Decoding of `samples` rows for each source: a grid of problems × samples.
+    /// Starts decoding of `samples` rows for each source: a grid of problems × samples.
     fn start<'a>(&'a self, source: &Source, samples: usize) -> Box<dyn CpuCache + 'a>;
 }
 
@@ -65,18 +65,18 @@ pub trait CpuCache {
     /// Rows of each problem.
     fn samples(&self) -> usize;
 
-    /// One step of all rows.
+    /// One step for all rows.
     fn step(&mut self, ids: &[i64]) -> Step;
 
-    /// Keeps these problems, and of the rows those at `places`, `samples` for each problem.
+    /// Keeps these problems, and the rows at `places`, `samples` for each problem.
     fn select(&mut self, problems: &[usize], places: &[usize], samples: usize);
 }
 
-/// What one step gives.
+/// The result of one step.
 #[derive(Debug)]
 pub struct Step {
     /// Logits [rows, vocabulary], row by row.
     pub logits: Vec<f32>,
-    /// A value a row; empty without a value head.
+    /// One value per row; empty without a value head.
     pub values: Vec<f32>,
 }

@@ -14,7 +14,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The rows at these places, which may repeat.
+    /// The rows at these indices, which may repeat.
     pub fn of_rows(&self, rows: &[usize]) -> Self {
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
         let rows = Tensor::from_slice(&rows).to_device(self.ids.device());
@@ -22,7 +22,7 @@ impl Source {
         Self { ids: of(&self.ids), mask: of(&self.mask), image: of(&self.image) }
     }
 
-    /// The problems `start..start + count`, no longer than the longest of them.
+    /// The problems `start..start + count`, padded to the longest of them.
     pub fn narrow(&self, start: i64, count: i64) -> Self {
         let some = |tensor: &Tensor| tensor.narrow(0, start, count);
         let mask = some(&self.mask);

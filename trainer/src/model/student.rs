@@ -9,15 +9,15 @@ use crate::nn::weights::{Weights, is_lora};
 use std::rc::Rc;
 use tch::{Device, Tensor};
 
-/// A student ready to run. It shares its tensors with the [`Weights`] it was made of: an optimizer step on those is
-/// visible here.
+/// A student ready to run. It shares its tensors with the [`Weights`] it was built from: an optimizer step on those is visible
+/// here.
 #[derive(Debug)]
 pub struct Student {
     /// Shape and constants.
     pub config: Rc<dyn ModelConfig>,
     model: Box<dyn Model>,
     copies: Rc<LowPrecisionCache>,
-    /// The first of its weights, and the first LoRA matrix, where it has any: what tells it from other students.
+    /// Its first weight, and its first LoRA matrix if it has any: they identify the student.
     first: Option<Tensor>,
     lora: Option<Tensor>,
 }
@@ -49,7 +49,7 @@ impl Student {
         memory(&self.first) == memory(&other.first) && memory(&self.lora) == memory(&other.lora)
     }
 
-    /// Whether both share copies of weights in another number format, as those with adapters on one trunk do.
+    /// Whether both share a low-precision weight cache, as students with adapters on one trunk do.
     pub fn shares_copies(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.copies, &other.copies)
     }
@@ -64,7 +64,7 @@ impl Student {
         self.copies.flush_all_gradients();
     }
 
-    /// Gives back the memory of weights in another number format, until the next pass needs them.
+    /// Releases the memory of low-precision weights until the next pass needs them.
     pub fn release_copies(&self) {
         self.copies.release();
     }
@@ -79,7 +79,7 @@ impl Student {
         self.model.logits(hidden, mode)
     }
 
-    /// Decoding step by step, of `samples` rows for each source.
+    /// Starts step-by-step decoding of `samples` rows for each source.
     pub fn start(&self, source: &Source, samples: i64, mode: Mode) -> Box<dyn DecoderCache + '_> {
         self.model.start(&self.encode(source, mode), &source.mask, samples, mode)
     }
@@ -90,8 +90,8 @@ impl Student {
         self.model.decode(ids, &encoded, &source.mask, None, mode)
     }
 
-    /// As [`Student::hidden`], for decoder inputs whose row r belongs to the source at `source_of[r]`: each source runs through the
-    /// encoder once.
+    /// As [`Student::hidden`], for decoder inputs whose row r belongs to the source at `source_of[r]`: each source is encoded
+    /// once.
     pub fn hidden_shared(&self, source: &Source, source_of: &[usize], ids: &Tensor, mode: Mode) -> Tensor {
         let encoded = self.encode(source, mode);
         self.model.decode(ids, &encoded, &source.mask, Some(source_of), mode)

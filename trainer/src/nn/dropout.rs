@@ -1,10 +1,10 @@
-//! Dropout, as the device draws it.
+//! Dropout, with the device's mask generator.
 
 use crate::backend;
 use tch::Tensor;
 
-/// `x` where a number is kept, scaled by 1 / (1 − rate), 0 elsewhere; `x` itself unless in training. libtorch's generator
-/// seeds what is dropped.
+/// `x` where a number is kept, scaled by 1 / (1 − rate), 0 elsewhere; `x` itself unless in training. the mask is seeded by
+/// libtorch's generator.
 pub fn dropout(x: &Tensor, rate: f64, train: bool) -> Tensor {
     if !train || rate == 0.0 {
         return x.shallow_clone();

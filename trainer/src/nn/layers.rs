@@ -1,4 +1,4 @@
-//! Linear layers, with LoRA where there are pairs, and the root-mean-square norm.
+//! Linear layers, with LoRA if the weights contain pairs, and the root-mean-square norm.
 
 use super::lora_pair::LoraPair;
 use super::low_precision::LowPrecisionCache;
@@ -7,7 +7,7 @@ use super::weights::Weights;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
-/// A weight that enters matrix products, in whatever number format they run; or several stacked on top of each other.
+/// A weight used in matrix products, in any compute dtype; or several weights stacked.
 #[derive(Debug)]
 pub struct Matrix {
     names: Vec<String>,
@@ -26,7 +26,7 @@ impl Matrix {
         Self { names, weights: tensors, copies: weights.copies() }
     }
 
-    /// Whether the mode's number format is that of the weights, so that products need no copy.
+    /// Whether the mode's compute dtype is that of the weights, so that products need no copy.
     fn is_plain(&self, mode: Mode) -> bool {
         self.weights.iter().all(|weight| weight.kind() == mode.kind)
     }
@@ -62,7 +62,7 @@ impl Linear {
         }
     }
 
-    /// Copies of the weights that this layer's weight is one of.
+    /// The low-precision cache of the weights that this layer's weight belongs to.
     pub(super) fn copies(&self) -> &LowPrecisionCache {
         &self.weight.copies
     }
@@ -73,8 +73,8 @@ impl Linear {
         let Some(lora) = &self.lora else { return self.weight.product(&x, self.bias.as_ref(), mode) };
         let mut size = x.size();
         let flat = x.reshape([-1, size.last().copied().unwrap_or(1)]);
-        // What the way back needs of LoRA is small. It is allocated before the output, and the sum is made in the output's
-        // memory: small tensors between large ones would leave gaps where no large one fits.
+        // The tensors that LoRA's backward pass needs are small. They are allocated before the output, and the sum is computed
+        // in the output's memory: small tensors between large ones would fragment memory.
         let narrowed = lora.narrowed(&flat, mode);
         let y = lora.add(self.weight.product(&flat, self.bias.as_ref(), mode), &narrowed, mode);
         if let (Some(last), [.., outputs]) = (size.last_mut(), y.size().as_slice()) {
@@ -83,7 +83,7 @@ impl Linear {
         y.view(size.as_slice())
     }
 
-    /// What the weight made of `x`, with what LoRA adds.
+    /// The output of the weight for `x`, plus LoRA's contribution.
     fn adapted(&self, y: Tensor, x: &Tensor, mode: Mode) -> Tensor {
         match &self.lora {
             Some(lora) => y + lora.widened(&lora.narrowed(x, mode), mode),
@@ -92,7 +92,7 @@ impl Linear {
     }
 }
 
-/// Linear layers of one input. Where products run on copies of the weights, one product does for all.
+/// Linear layers with the same input. If products run on copies of the weights, a single product computes all.
 #[derive(Debug)]
 pub struct Linears {
     layers: Vec<Linear>,

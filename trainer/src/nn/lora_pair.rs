@@ -23,21 +23,21 @@ impl LoraPair {
     /// scale · dropout(x)·Aᵀ of `x` [rows, in]: [rows, r], for [`LoraPair::add`].
     pub(super) fn narrowed(&self, x: &Tensor, mode: Mode) -> Tensor {
         let low = dropout(x, self.scaling.dropout, mode.train).linear(&mode.cast(&self.a), None::<&Tensor>);
-        // Scaled where it is small.
+        // Scaled here, where the tensor is small.
         low * self.scaling.factor
     }
 
-    /// Adds what B makes of `narrowed` [rows, r] to `y` [rows, out], in its own memory.
+    /// Adds `narrowed`·Bᵀ, of `narrowed` [rows, r], to `y` [rows, out] in place.
     pub(super) fn add(&self, mut y: Tensor, narrowed: &Tensor, mode: Mode) -> Tensor {
         y.addmm_(narrowed, &mode.cast(&self.b).transpose(0, 1))
     }
 
-    /// What B makes of `narrowed`: [rows, out].
+    /// `narrowed`·Bᵀ: [rows, out].
     pub(super) fn widened(&self, narrowed: &Tensor, mode: Mode) -> Tensor {
         narrowed.linear(&mode.cast(&self.b), None::<&Tensor>)
     }
 
-    /// What the pair adds to its layer's weight: scale · B·A, [out, in].
+    /// The pair's contribution to its layer's weight: scale · B·A, [out, in].
     pub(crate) fn change(&self) -> Tensor {
         (self.b.detach() * self.scaling.factor).matmul(&self.a.detach())
     }

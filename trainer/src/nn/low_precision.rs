@@ -1,20 +1,19 @@
-//! The low-precision weight cache: weights in the compute dtype, if it is not their own, are cast at first use, kept
-//! until they are released, and cast again when the weights change. The float32 weights remain what is trained and
-//! saved.
+//! The low-precision weight cache: if the compute dtype differs from that of the weights, they are cast at first use, kept
+//! until released, and cast again when the weights change. The float32 weights are the ones trained and saved.
 //!
-//! The gradient of such a weight, Σ ∂L/∂y ᵀ·x over all rows, is one product for many passes: reading and writing a
-//! gradient as large as the weights for each short pass would take longer than the sums themselves.
+//! The gradient of such a weight, Σ ∂L/∂y ᵀ·x over all rows, is computed as one product over many passes: reading and writing a
+//! gradient as large as the weights for each short pass would take longer than the products themselves.
 
 use crate::backend;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor, no_grad};
 
-/// Rows of one weight's products accumulated over passes: they take about as much memory as the copies of a student of
-/// base shape, and one pass may add more.
+/// Rows of one weight's products that are accumulated over passes before a flush. They take about as much memory as the weight
+/// copies of a student of base shape; one pass may add more.
 const ROWS_WAITING: i64 = 512;
 
-/// Copies of weights, or of several weights in one copy, by their names.
+/// Copies of weights by name; one copy may hold several weights.
 #[derive(Debug, Default)]
 pub struct LowPrecisionCache {
     copies: RefCell<BTreeMap<Vec<String>, LowPrecisionWeight>>,
@@ -23,20 +22,20 @@ pub struct LowPrecisionCache {
 #[derive(Debug)]
 struct LowPrecisionWeight {
     weights: Vec<Tensor>,
-    /// The weights' rows one after the other; none before the first use, and after the memory was given back.
+    /// The weights' rows, concatenated; none before the first use, and after release.
     cast: Option<Tensor>,
-    /// Products whose share of the gradient is still to come.
+    /// Products whose share of the gradient has not been accumulated yet.
     uses: Vec<Use>,
-    /// Sum of the shares so far, in the shape of the copy: in its format while there is one, in float32 from the second on.
+    /// Sum of the shares so far, in the shape of the copy: in its dtype if there is one share, in float32 from the second on.
     gradient: Option<Tensor>,
 }
 
-/// One product that gradients flow through.
+/// A product with gradients.
 #[derive(Debug)]
 struct Use {
     /// x [rows, in].
     x: Tensor,
-    /// Zeros [rows, out] that were added to the product, so that they get its gradient. They take no memory.
+    /// Zeros [rows, out] added to the product in order to receive its gradient. They take no memory.
     zeros: Tensor,
 }
 
@@ -73,7 +72,7 @@ impl LowPrecisionWeight {
         self.weights.iter().map(part).collect()
     }
 
-    /// Takes up the uses that a backward pass has reached, where they have at least `rows` rows together.
+    /// Accumulates the products that a backward pass has reached, if they have at least `rows` rows in total.
     fn multiply(&mut self, rows: i64) {
         let (reached, others): (Vec<Use>, Vec<Use>) =
             std::mem::take(&mut self.uses).into_iter().partition(|one| one.zeros.grad().defined());
@@ -100,7 +99,7 @@ impl LowPrecisionWeight {
         });
     }
 
-    /// Adds the gradient to those that the weights have from elsewhere, where they have any.
+    /// Adds the gradient to the weights' existing gradients, if they have any.
     fn add_to_gradients(&mut self) {
         if !self.weights.iter().any(|weight| weight.grad().defined()) {
             return;
@@ -108,7 +107,7 @@ impl LowPrecisionWeight {
         let Some(gradient) = self.gradient.take() else { return };
         for (weight, part) in self.parts(&gradient).into_iter().filter(|(weight, _)| weight.requires_grad()) {
             if !weight.grad().defined() {
-                // The gradient of nothing: zeros in the weight's shape, which tch cannot set otherwise.
+                // Creates a zero gradient in the weight's shape, which tch cannot set directly.
                 weight.view(-1).narrow(0, 0, 0).sum(Kind::Float).backward();
             }
             backend::of(weight.device()).accumulate(&weight.grad(), &part);
@@ -117,8 +116,8 @@ impl LowPrecisionWeight {
 }
 
 impl LowPrecisionCache {
-    /// x·Wᵀ of `x` [.., in] in the format of `x`: [.., out], W being the weights of these names, the rows of one after
-    /// those of the other. Their gradients come with [`LowPrecisionCache::gradients`].
+    /// x·Wᵀ of `x` [.., in] in the dtype of `x`: [.., out], where W is the concatenated rows of the weights of these names.
+    /// [`LowPrecisionCache::gradients`] returns their gradients.
     pub fn product(&self, names: &[String], weights: &[Tensor], x: &Tensor) -> Tensor {
         let mut copies = self.copies.borrow_mut();
         let copy = copies.entry(names.to_vec()).or_insert_with(|| LowPrecisionWeight::new(weights));
@@ -128,7 +127,7 @@ impl LowPrecisionCache {
             let x2 = x.reshape([-1, inputs]);
             let zero = Tensor::zeros([1, 1], (x.kind(), x.device()));
             let zeros = zero.expand([x2.size()[0], outputs], false).set_requires_grad(true);
-            // What is made of it needs no gradient where gradients are off.
+            // With gradient recording off, the result needs no gradient.
             if zeros.view_as(&zeros).requires_grad() {
                 let y = zeros.addmm(&x2, &cast.transpose(0, 1));
                 copy.uses.push(Use { x: x2.detach(), zeros });
@@ -142,12 +141,12 @@ impl LowPrecisionCache {
         x.linear(&cast, None::<&Tensor>)
     }
 
-    /// Flushes the accumulated gradients if they are large; otherwise they are kept to the end.
+    /// Flushes the accumulated gradients if they are large; otherwise they are kept.
     pub fn flush_gradients(&self) {
         self.copies.borrow_mut().values_mut().for_each(|copy| copy.multiply(ROWS_WAITING));
     }
 
-    /// Takes up everything that backward passes have left, and forgets products that none has reached.
+    /// Accumulates everything that backward passes have left, and forgets products that none has reached.
     pub fn flush_all_gradients(&self) {
         for copy in self.copies.borrow_mut().values_mut() {
             copy.multiply(0);
@@ -156,8 +155,8 @@ impl LowPrecisionCache {
         }
     }
 
-    /// Gradients of weights by name, in the copies' format or in float32. Those of a weight that also enters operations by
-    /// itself are added to the weight's own.
+    /// Gradients of weights by name, in the copies' dtype or in float32. If a weight is also used directly in operations, they
+    /// are added to its own gradient.
     pub fn gradients(&self) -> BTreeMap<String, Tensor> {
         self.flush_all_gradients();
         let mut gradients: BTreeMap<String, Tensor> = BTreeMap::new();
@@ -175,7 +174,7 @@ impl LowPrecisionCache {
         gradients
     }
 
-    /// Forgets all gradients; takes no memory, so it may follow a backward pass that ran out of it.
+    /// Forgets all gradients; allocates nothing, so it may follow a backward pass that ran out of memory.
     pub fn discard_gradients(&self) {
         for copy in self.copies.borrow_mut().values_mut() {
             copy.uses.clear();
@@ -193,8 +192,7 @@ impl LowPrecisionCache {
             .collect()
     }
 
-    /// Casts the weights that are trained again; needed whenever they have changed and their [`LowPrecisionCache::places`]
-    /// have not.
+    /// Casts the trained weights again; needed whenever they were changed without their copies ([`LowPrecisionCache::places`]).
     pub fn refresh(&self) {
         no_grad(|| {
             for copy in self.copies.borrow().values().filter(|copy| copy.is_trained()) {
@@ -205,12 +203,12 @@ impl LowPrecisionCache {
         });
     }
 
-    /// Gives the memory of the copies back; the next use makes them again. Gradients stay.
+    /// Releases the memory of the copies; the next use creates them again. Gradients are kept.
     pub fn release(&self) {
         self.copies.borrow_mut().values_mut().for_each(|copy| copy.cast = None);
     }
 
-    /// Drops the copy of a weight that no longer has this name.
+    /// Drops copies of the weight with this name, which was removed or reassigned.
     pub fn forget(&self, name: &str) {
         self.copies.borrow_mut().retain(|names, _| names.iter().all(|other| other != name));
     }
@@ -233,7 +231,7 @@ mod tests {
         (0..count).map(|index| format!("w{index}")).collect()
     }
 
-    /// A loss with a gradient that differs from output to output.
+    /// A loss whose gradient differs between outputs.
     fn backward(y: &Tensor) {
         y.to_kind(Kind::Float).square().sum(Kind::Float).backward();
     }
@@ -260,7 +258,7 @@ mod tests {
                 backward(&y);
                 assert!(off(&x.grad(), &wide.grad()) < 0.01);
                 copies.flush_gradients();
-                copies.flush_gradients(); // nothing is added twice
+                copies.flush_gradients(); // a second flush must add nothing
             }
             let off = off(&copies.gradients()["w0"], &exact.grad());
             assert!(off < 0.01, "{lengths:?}: {off}");

@@ -1,4 +1,4 @@
-//! Layers that models are made of, their weights by name, and the number formats they run in. No model is known here.
+//! Building blocks of models: layers, named weights, and compute dtypes. Independent of any particular model.
 
 pub mod dropout;
 pub mod layers;

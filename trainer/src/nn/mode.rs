@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 pub struct Mode {
     /// Whether dropout is on.
     pub train: bool,
-    /// Number format of the matrix products; everything else stays float32.
+    /// Compute dtype of matrix products; everything else stays float32.
     pub kind: Kind,
 }
 
@@ -15,7 +15,7 @@ impl Mode {
     /// No dropout, float32.
     pub const EVAL: Self = Self { train: false, kind: Kind::Float };
 
-    /// Casts to the format of the matrix products.
+    /// Casts to the compute dtype of matrix products.
     pub fn cast(self, tensor: &Tensor) -> Tensor {
         tensor.to_kind(self.kind)
     }

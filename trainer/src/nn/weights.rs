@@ -1,4 +1,4 @@
-//! Named weights: copied, hashed; the leaves of every gradient.
+//! Named weights, the leaves of every gradient: copying and hashing.
 
 use super::low_precision::LowPrecisionCache;
 use sha2::{Digest, Sha256};
@@ -14,7 +14,7 @@ pub fn is_lora(name: &str) -> bool {
     name.starts_with(LORA)
 }
 
-/// What the LoRA matrices among some weights are multiplied by.
+/// Factor and dropout of the LoRA matrices in a set of weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoraScaling {
     /// Factor of all pairs.
@@ -23,12 +23,12 @@ pub struct LoraScaling {
     pub dropout: f64,
 }
 
-/// Weights by name, float32. Sorted by name, so that everything that walks over them has one order.
+/// Weights by name, float32. Sorted by name, so that every iteration has the same order.
 #[derive(Debug, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
     copies: Rc<LowPrecisionCache>,
-    /// Where there are LoRA matrices among them.
+    /// Set if they include LoRA matrices.
     scaling: Option<LoraScaling>,
 }
 
@@ -41,7 +41,7 @@ impl Weights {
     /// The weight of this name.
     ///
     /// # Panics
-    /// Where there is none: every set of weights is checked against its configuration when it is read.
+    /// If there is none: every set of weights is checked against its configuration when it is read.
     pub fn get(&self, name: &str) -> Tensor {
         match self.tensors.get(name) {
             Some(tensor) => tensor.shallow_clone(),
@@ -61,7 +61,7 @@ impl Weights {
         self.tensors.insert(name, tensor);
     }
 
-    /// Adds all of some other weights, or replaces those of the same names.
+    /// Adds all weights of another set, replacing those of the same names.
     pub fn extend(&mut self, others: Self) {
         others.tensors.into_iter().for_each(|(name, tensor)| self.insert(name, tensor));
     }
@@ -77,17 +77,17 @@ impl Weights {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// Copies of these weights in the number format of matrix products, which all students of these weights share.
+    /// The low-precision cache of these weights, which all students of these weights share.
     pub fn copies(&self) -> Rc<LowPrecisionCache> {
         Rc::clone(&self.copies)
     }
 
-    /// What their LoRA matrices are multiplied by; `None` where there are none.
+    /// Factor and dropout of their LoRA matrices; `None` if there are none.
     pub fn scaling(&self) -> Option<LoraScaling> {
         self.scaling
     }
 
-    /// Says what their LoRA matrices are multiplied by.
+    /// Sets factor and dropout of their LoRA matrices.
     pub fn set_scaling(&mut self, scaling: Option<LoraScaling>) {
         self.scaling = scaling;
     }
@@ -125,8 +125,8 @@ impl Weights {
         Self { scaling: self.scaling, ..Self::new(moved.collect()) }
     }
 
-    /// The same weights, in the same memory, with the LoRA matrices of `adapter` in place of their own. Copies in the number
-    /// format of matrix products are shared too.
+    /// The same weights, in the same memory, with the LoRA matrices of `adapter` in place of their own. The low-precision cache
+    /// is shared too.
     pub fn with_lora_of(&self, adapter: &Self) -> Self {
         let own = self.tensors.iter().filter(|(name, _)| !is_lora(name));
         let added = adapter.tensors.iter().filter(|(name, _)| is_lora(name));
@@ -134,8 +134,8 @@ impl Weights {
         Self { tensors: tensors.collect(), copies: self.copies(), scaling: adapter.scaling }
     }
 
-    /// Gradients by name of the weights that are trained and have one: float32, or the number format of the copies that
-    /// products ran on.
+    /// Gradients by name of the weights that are trained and have one: in float32, or in the dtype of the copies used by
+    /// products.
     pub fn gradients(&self) -> BTreeMap<String, Tensor> {
         let mut gradients = self.copies.gradients();
         for (name, weight) in self.tensors.iter().filter(|(_, weight)| weight.requires_grad()) {
@@ -147,20 +147,20 @@ impl Weights {
         gradients
     }
 
-    /// Lets gradients flow to the weights whose names `trainable` accepts, and stops them for all others.
+    /// Enables gradients for the weights whose names `trainable` accepts, and disables them for all others.
     pub fn train_only(&self, trainable: impl Fn(&str) -> bool) {
         for (name, tensor) in &self.tensors {
             let _ = tensor.set_requires_grad(trainable(name));
         }
     }
 
-    /// Lets gradients flow to the LoRA matrices if there are any, else to all weights.
+    /// Enables gradients for the LoRA matrices if there are any, else for all weights.
     pub fn train(&self) {
         self.train_only(|name| self.scaling.is_none() || is_lora(name));
     }
 
-    /// sha256 over names, shapes and float32 bytes: the fingerprint in the `policy` column. With LoRA matrices, it is that of
-    /// all other weights, of the matrices, and of their factor.
+    /// sha256 over names, shapes and float32 bytes: the fingerprint in the `policy` column. With LoRA matrices, it combines the
+    /// fingerprint of all other weights, the matrices, and their factor.
     pub fn fingerprint(&self) -> String {
         self.fingerprint_on(&self.trunk_fingerprint())
     }
@@ -195,7 +195,7 @@ pub(crate) fn fingerprint<'a>(tensors: impl IntoIterator<Item = (&'a String, &'a
 /// Numbers converted to bytes at a time.
 const NUMBERS_AT_ONCE: i64 = 1 << 20;
 
-/// Hands a tensor's little-endian float32 bytes to `take`, a few at a time.
+/// Passes a tensor's little-endian float32 bytes to `take` in chunks.
 ///
 /// # Errors
 /// As `take`.

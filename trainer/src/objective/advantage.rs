@@ -25,13 +25,13 @@ pub fn whiten(advantages: &Tensor, mask: &Tensor) -> Tensor {
     let count = mask.sum(Kind::Float);
     let mean = (advantages * mask).sum(Kind::Float) / &count;
     let centred = (advantages - mean) * mask;
-    // The unbiased variance, as PyTorch's `var`; a single position has none and stays at 0.
+    // The unbiased variance, as PyTorch's `var`; for a single position it is undefined, and the result is 0.
     let variance = centred.square().sum(Kind::Float) / (count - 1.0).clamp_min(1.0);
     centred * (variance + 1e-8).rsqrt()
 }
 
-/// As [`gae`], but γ and λ apply only where one of the tokens `ends` was the last of a sentence, and are 1 elsewhere: a
-/// reward counts the same for the first and the last token of the sentence that earned it.
+/// As [`gae`], but γ and λ apply only where one of the tokens `ends` was the last of a sentence, and are 1 elsewhere: a reward
+/// has the same weight for the first and the last token of its sentence.
 ///
 /// δ_t = r_t + g_t·V_{t+1} − V_t, A_t = δ_t + g_t·l_t·A_{t+1}, with g_t, l_t = γ, λ at the end of a sentence, else 1.
 pub fn gae_by_sentence(
@@ -73,8 +73,8 @@ pub fn whiten_all(rows: &mut [Vec<f32>], centre: bool) {
     }
 }
 
-/// Charges each token what drifting from the reference costs from there on: A_t −= β · Σ_{s ≥ t} (log π − log π_ref)(a_s),
-/// so that the group-relative variant knows the same KL penalty as the rewards of PPO.
+/// Subtracts from each token the KL penalty from there on: A_t −= β · Σ_{s ≥ t} (log π − log π_ref)(a_s), so that the
+/// group-relative variant has the same KL penalty as the rewards of PPO.
 pub fn charge_kl(advantages: &mut [f32], logprobs: &[f32], ref_logprobs: &[f32], kl_coefficient: f64) {
     let mut cost = 0f64;
     let pairs = logprobs.iter().zip(ref_logprobs);

@@ -1,23 +1,23 @@
-//! One line of advice when a number leaves its healthy range.
+//! A line of advice when a metric leaves its healthy range.
 
 use schemas::Metric;
 use std::collections::BTreeSet;
 
-/// Says each piece of advice once.
+/// Gives each piece of advice once.
 #[derive(Debug, Default)]
 pub struct Adviser {
     said: BTreeSet<&'static str>,
     steps: u64,
 }
 
-/// A number's name, what is unhealthy about a value, and what to do.
+/// A metric's name, the test for unhealthy values, and the advice.
 type Rule = (&'static str, fn(f64, f64) -> bool, &'static str);
 
 const RULES: [Rule; 5] = [
     (
         "kl_to_sampler",
         |kl, bound| kl > bound,
-        "the policy moves away from the sampling policy; lower rl.learning_rate or rl.passes, or raise rl.kl_penalty (rl.max_kl ends training)",
+        "the policy has moved far from the sampling policy; lower rl.learning_rate or rl.passes, or raise rl.kl_penalty (rl.max_kl ends training)",
     ),
     ("clip_fraction", |share, _| share > 0.3, "most of the gradient is clipped; lower rl.learning_rate"),
     (
@@ -35,7 +35,7 @@ const RULES: [Rule; 5] = [
 ];
 
 impl Adviser {
-    /// State after the steps of these rows, whose advice an interrupted run has already given.
+    /// State after the steps of these rows, for which an interrupted run has already given advice.
     pub fn after(rows: &[Metric], kl_bound: f64) -> Self {
         let mut adviser = Self::default();
         for step in rows.chunk_by(|a, b| a.step == b.step).filter(|step| step[0].step > 0) {
@@ -44,8 +44,8 @@ impl Adviser {
         adviser
     }
 
-    /// Advice for the numbers of a step: a line for each that is unhealthy and was not reported before. `kl_bound` is
-    /// the KL, in nats per token, that is too much.
+    /// Advice on the metrics of a step: a line for each that is unhealthy and was not reported before. `kl_bound` is the KL, in
+    /// nats per token, above which it is unhealthy.
     pub fn lines<'a>(
         &mut self,
         numbers: impl IntoIterator<Item = (&'a str, f64)>,
@@ -55,7 +55,7 @@ impl Adviser {
         let mut lines = Vec::new();
         self.steps += 1;
         let find = |name: &str| numbers.iter().find(|(of, _)| *of == name).map(|(_, value)| *value);
-        // On the same tokens: steps differ far more by what they hold than by what was learned.
+        // On the same tokens, since steps differ far more in their data than through learning.
         if let (Some(now), Some(before)) = (find("entropy"), find("sampler_entropy"))
             && now < 0.5 * before
             && self.said.insert("entropy")
@@ -66,7 +66,7 @@ impl Adviser {
             ));
         }
         for &(name, value) in &numbers {
-            // Of the first step: without `rl.value_passes` the value model has learned nothing yet.
+            // Not at the first step: without `rl.value_passes` the value model has learned nothing yet.
             if name == "explained_variance" && self.steps == 1 {
                 continue;
             }
@@ -101,7 +101,7 @@ mod tests {
         let mut first = Adviser::default();
         assert!(first.lines([("explained_variance", -0.5)], 0.1).is_empty(), "nothing is learned yet");
         assert_eq!(first.lines([("explained_variance", -0.5)], 0.1).len(), 1);
-        // A continued run remembers.
+        // A continued run does not repeat advice.
         let mut log = MetricLog::new(1, "rl");
         log.push(0, 0.0, [("rollouts", 8.0)]);
         log.push(1, 0.1, [("explained_variance", -0.5), ("clip_fraction", 0.4)]);

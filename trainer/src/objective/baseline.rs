@@ -1,13 +1,13 @@
-//! A baseline without a model: what the other samples of a problem earned from the same sentence on.
+//! A baseline without a model: the mean return of a problem's other samples from the same sentence on.
 
 use super::experience::{Experience, groups};
 
 /// V of each token: the mean return, from the beginning of the token's sentence on, of the problem's other samples; 0 for
 /// those that had ended by then.
 ///
-/// Samples of a problem are independent, so this baseline does not depend on the rollout's own tokens, and the policy
-/// gradient stays unbiased (leave-one-out, Kool et al., 2019, by sentence). A problem with one sample is compared with
-/// the samples of all other problems.
+/// Samples of a problem are independent, so this baseline is independent of the rollout's own tokens, and the policy gradient
+/// remains unbiased (leave-one-out, Kool et al., 2019, by sentence). A problem with one sample is compared with the samples of
+/// all other problems.
 pub fn leave_one_out(experience: &[Experience], gamma: f64) -> Vec<Vec<f32>> {
     let returns: Vec<Vec<f64>> = experience.iter().map(|row| row.returns_to_go(gamma)).collect();
     let deepest = returns.iter().map(Vec::len).max().unwrap_or(0);
@@ -38,7 +38,7 @@ pub fn leave_one_out(experience: &[Experience], gamma: f64) -> Vec<Vec<f32>> {
 }
 
 /// 1 − Var(G − V) / Var(G) over all tokens, where G is the return from a token's sentence on: the share of the returns'
-/// variance that a baseline takes away. `None` if all returns are equal.
+/// variance that a baseline removes. `None` if all returns are equal.
 pub fn explained(experience: &[Experience], values: &[Vec<f32>], gamma: f64) -> Option<f64> {
     let mut pairs = Vec::new();
     for (row, values) in experience.iter().zip(values) {
@@ -73,12 +73,12 @@ mod tests {
         assert_eq!(values[0], [-0.25, -0.25, 0.0, 0.0, 0.0]);
         assert_eq!(values[1], [0.25, 0.25, 0.25]);
         assert_eq!(values[2], [0.5, 0.25, 0.25, 0.0]);
-        // Alone, so with the rollouts of a.
+        // A single sample, so it is compared with the rollouts of a.
         let third = (0.5f64 / 3.0) as f32;
         assert_eq!(values[3], [third, third]);
     }
 
-    /// The mean over samples of return − baseline is 0, and a rollout's own reward does not move its baseline.
+    /// The mean over samples of return − baseline is 0, and a rollout's own reward does not affect its baseline.
     #[test]
     fn a_baseline_does_not_know_its_own_rollout() {
         let mut rows = vec![

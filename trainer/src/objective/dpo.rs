@@ -1,8 +1,8 @@
-//! Direct preference optimization (Rafailov et al., 2023): the better of two rationales of a problem becomes likelier than
-//! the worse one, compared with the round's starting policy.
+//! Direct preference optimization (Rafailov et al., 2023): raises the likelihood of the better of two rationales of a problem
+//! over that of the worse one, relative to the round's starting policy.
 //!
 //! L = mean over pairs of −log σ(β · (Δ_better − Δ_worse)), Δ = Σ_t m_t · (log π − log π_start)(a_t). The step mask m is 0 at
-//! tokens of sentences that both rationales have, so that what a correction left alone is neither raised nor lowered.
+//! tokens of sentences that both rationales have, so that text unchanged by a correction is neither raised nor lowered.
 
 use super::Objective;
 use super::experience::{Experience, groups};
@@ -27,7 +27,7 @@ use tch::{Kind, Tensor, no_grad};
 /// One rationale of a pair.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Side {
-    /// Its tokens, eos included where it ends.
+    /// Its tokens, including eos if it ends.
     pub tokens: Vec<i64>,
     /// 1 for the tokens that count, 0 for those of sentences that the other side has too.
     pub mask: Vec<f32>,
@@ -35,7 +35,7 @@ pub struct Side {
     pub start: Vec<f32>,
 }
 
-/// Two rationales of a problem, one of them better.
+/// A better and a worse rationale of a problem.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
     /// Problem whose picture belongs to the source.
@@ -50,7 +50,7 @@ pub struct Pair {
     both: Vec<i64>,
 }
 
-/// Tokens of a rationale, with those that end its sentences.
+/// Tokens of a rationale, with the last tokens of its sentences.
 pub type Text<'a> = (&'a [i64], &'a [u32]);
 
 impl Pair {
@@ -86,7 +86,7 @@ impl Row for Pair {
     }
 }
 
-/// 0 at tokens of sentences that `other` has word for word, 1 elsewhere. Tokens behind the last sentence count: they say
+/// 0 at tokens of sentences that `other` has word for word, 1 elsewhere. Tokens after the last sentence count: they determine
 /// whether the text ends.
 fn step_mask((tokens, ends): Text<'_>, other: Text<'_>) -> Vec<f32> {
     let others: HashSet<&[i64]> = sentences(other).map(|(start, end)| &other.0[start..end]).collect();
@@ -99,7 +99,7 @@ fn step_mask((tokens, ends): Text<'_>, other: Text<'_>) -> Vec<f32> {
     mask
 }
 
-/// First token of each sentence, and the one behind its last.
+/// Token range of each sentence: the first token, and the one after the last.
 fn sentences<'a>((tokens, ends): Text<'a>) -> impl Iterator<Item = (usize, usize)> + 'a {
     let mut start = 0;
     ends.iter().map(move |&end| {
@@ -109,8 +109,8 @@ fn sentences<'a>((tokens, ends): Text<'a>) -> impl Iterator<Item = (usize, usize
     })
 }
 
-/// A pair for each problem whose best sample's mean sentence score exceeds that of the worst by `margin` or more. Of equal
-/// samples the first counts.
+/// A pair for each problem whose best sample's mean sentence score exceeds that of the worst by `margin` or more. Ties go to
+/// the first sample.
 pub fn pairs_of_scores(experience: &[Experience], margin: f64) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for (problem, members) in groups(experience) {
@@ -133,12 +133,12 @@ pub fn pairs_of_scores(experience: &[Experience], margin: f64) -> Vec<Pair> {
     pairs
 }
 
-/// What is measured of each pair.
+/// Metrics of each pair.
 const NUMBERS: [&str; 5] = ["loss", "margin", "accuracy", "better_log_ratio", "worse_log_ratio"];
 
 /// Direct preference optimization of a policy.
 pub struct Dpo<'a> {
-    /// The student that learns, the round's starting policy until the first step.
+    /// The trained student; the round's starting policy until the first step.
     pub policy: &'a Student,
     /// Its weights.
     pub weights: &'a Weights,
@@ -146,9 +146,9 @@ pub struct Dpo<'a> {
     pub features: &'a ImageFeatures,
     /// Settings and number format.
     pub plan: Plan<'a>,
-    /// Rationales that run through the policy together where no gradient is needed.
+    /// Batch size of policy passes without gradients.
     pub together: usize,
-    /// The ranks that learn together.
+    /// The ranks that train together.
     pub group: Group,
     /// The pairs.
     pub pairs: Vec<Pair>,
@@ -179,8 +179,7 @@ impl Objective for Dpo<'_> {
         if self.pairs.is_empty() && source == PairSource::Scores {
             schemas::warn!(
                 "rl: no two samples of a problem differ by rl.dpo_margin = {} or more in their mean scores, so there is \
-                 nothing to learn from, and the policy stays as it is; lower it, or sample more of each problem \
-                 (rollout.samples)",
+                 nothing to learn, and the policy stays unchanged; lower it, or raise rollout.samples",
                 self.plan.settings.dpo_margin
             );
             return Ok(());
@@ -188,7 +187,7 @@ impl Objective for Dpo<'_> {
         if self.pairs.is_empty() {
             return Err(Error::input(
                 "rl: expected pairs of a better and a worse rationale to learn from, found none",
-                "lower rl.dpo_margin, sample more of each problem (rollout.samples), or set rl.dpo_pairs = all",
+                "lower rl.dpo_margin, raise rollout.samples, or set rl.dpo_pairs = all",
             ));
         }
         let sequences: Vec<Sequence<'_>> = self.pairs.iter().flat_map(sequences).collect();
@@ -220,12 +219,12 @@ impl Objective for Dpo<'_> {
         vec![("policy", self.weights)]
     }
 
-    /// The loss of a pair needs both rationales before the gradient of either is known, so they run through the policy twice:
-    /// once for the margins, and once for the gradients of what each token is then worth.
+    /// The gradient of either rationale depends on the loss of the pair, so both run through the policy twice: once for the
+    /// margins, and once for the gradients with the resulting weight of each token.
     fn backward(&self, pairs: &[&Pair], portion: Portion, share: f64) -> Statistics {
         let device = self.policy.device();
         let all = pairs.len() as f64;
-        // Both rationales of a pair are one rank's.
+        // Both rationales of a pair are on the same rank.
         let own = portion.rows(&batch::shared_lengths(pairs));
         let pairs: Vec<&Pair> = own.into_iter().map(|row| pairs[row]).collect();
         let sequences: Vec<Sequence<'_>> = pairs.iter().flat_map(|pair| sequences(pair)).collect();
@@ -241,7 +240,7 @@ impl Objective for Dpo<'_> {
         }
         let beta = self.plan.settings.dpo_beta;
         let mut statistics = Statistics::new(device).of_rows(&NUMBERS);
-        // What log π of each rationale's counted tokens is worth.
+        // The weight of log π of each rationale's counted tokens.
         let mut worth = Vec::with_capacity(sequences.len());
         for (pair, logprobs) in pairs.iter().zip(logprobs.chunks(2)) {
             let better = log_ratio(&pair.better, &logprobs[0]);
@@ -333,7 +332,7 @@ mod tests {
         assert_eq!(pairs_of_scores(&rows, 0.1).len(), 1, "the samples of b are the same text");
     }
 
-    /// The gradient of the loss by each weight, against that of the formula on whole tensors.
+    /// The gradient of the loss with respect to each weight, against that of the formula on whole tensors.
     #[test]
     fn pieces_give_the_gradient_of_the_formula() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");
@@ -357,7 +356,7 @@ mod tests {
             let (weights, features, group) = (&weights, &features, Group::alone());
             let mut dpo = Dpo { policy: &policy, weights, features, plan, together: 2, group, pairs };
             dpo.prepare().expect("prepared");
-            // As if the policy had moved since.
+            // As if the policy had changed since.
             for pair in &mut dpo.pairs {
                 pair.better.start.iter_mut().for_each(|number| *number -= 0.1);
                 pair.worse.start.iter_mut().for_each(|number| *number += 0.05);

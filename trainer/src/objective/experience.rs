@@ -1,20 +1,20 @@
-//! Rollouts with their rewards, before advantages are taken.
+//! Rollouts with their rewards, before advantages are computed.
 
 use std::collections::BTreeMap;
 
-/// Sums of scores nearer to each other differ only by rounding.
+/// Sums of scores closer than this differ only by rounding.
 const LEAST_DIFFERENCE: f64 = 1e-4;
 
-/// A scored rollout with its rewards, which do not depend on what advantages are taken against.
+/// A scored rollout with its rewards, which do not depend on the baseline.
 #[derive(Debug, Clone)]
 pub struct Experience {
-    /// Problem that was answered.
+    /// The rollout's problem.
     pub problem_id: String,
     /// Source tokens.
     pub source: Vec<i64>,
     /// Sampled tokens.
     pub tokens: Vec<i64>,
-    /// log π(token) of the policy that sampled, under the whole softmax at temperature 1.
+    /// log π(token) of the sampling policy, under the full softmax at temperature 1.
     pub logprobs: Vec<f32>,
     /// The same of the reference policy.
     pub ref_logprobs: Vec<f32>,
@@ -34,7 +34,7 @@ impl Experience {
         self.ends.iter().map(|(token, _)| *token).collect()
     }
 
-    /// Index of the sentence that each token belongs to; tokens behind the last one belong to one of their own, in which the
+    /// Index of the sentence that each token belongs to; tokens after the last one form a unit of their own, in which the
     /// policy chose to end.
     pub fn sentence_of_tokens(&self) -> Vec<usize> {
         let mut sentence = 0;
@@ -51,7 +51,7 @@ impl Experience {
     }
 
     /// Discounted rewards from the beginning of each sentence on: G_i = R_i + γ·G_{i+1}, with R_i the sum of the rewards of
-    /// sentence i; the last entry is that of the tokens behind the last sentence.
+    /// sentence i; the last entry is that of the tokens after the last sentence.
     pub fn returns_to_go(&self, gamma: f64) -> Vec<f64> {
         let mut returns = vec![0f64; self.ends.len() + 1];
         for (sentence, &reward) in self.sentence_of_tokens().into_iter().zip(&self.rewards) {
@@ -64,7 +64,7 @@ impl Experience {
     }
 }
 
-/// Places of the rollouts of each problem.
+/// Indices of the rollouts of each problem.
 pub fn groups(experience: &[Experience]) -> BTreeMap<&str, Vec<usize>> {
     let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (place, row) in experience.iter().enumerate() {
@@ -73,14 +73,14 @@ pub fn groups(experience: &[Experience]) -> BTreeMap<&str, Vec<usize>> {
     groups
 }
 
-/// Mean over rollouts of Σ_t r_t: centred scores less what drifting from the reference costs.
+/// Mean over rollouts of Σ_t r_t: centred scores minus the KL penalty.
 pub fn mean_reward(experience: &[Experience]) -> f64 {
     let sum: f64 = experience.iter().flat_map(|row| &row.rewards).map(|&reward| f64::from(reward)).sum();
     sum / experience.len().max(1) as f64
 }
 
-/// Share of the problems whose samples differ in what their sentences earn, Σ (score − `neutral`): the others teach nothing
-/// without a value model.
+/// Share of the problems whose samples differ in the sum of their sentences' rewards, Σ (score − `neutral`): without a value
+/// model, nothing can be learned from the others.
 pub fn differing(experience: &[Experience], neutral: f64) -> f64 {
     let groups = groups(experience);
     let earned = |place: usize| -> f64 {
@@ -127,7 +127,7 @@ pub(super) mod tests {
             experience("b", 2, &[(1, 0.0)]),
             experience("c", 2, &[(1, 1.0)]),
         ];
-        // Of a, one sample has a neutral sentence more, which earns nothing.
+        // One sample of a has an additional neutral sentence, which earns nothing.
         assert_eq!(differing(&rows, 0.5), 1.0 / 3.0);
         assert_eq!(differing(&rows, 0.0), 2.0 / 3.0);
         assert_eq!(differing(&[], 0.5), 0.0);
@@ -139,7 +139,7 @@ pub(super) mod tests {
         assert_eq!(row.sentence_of_tokens(), [0, 0, 1, 1, 1, 2]);
         assert_eq!(row.returns_to_go(1.0), [0.0, -0.5, 0.0]);
         assert_eq!(row.returns_to_go(0.5), [0.25, -0.5, 0.0]);
-        // Two sentences that end in one token, which a tokenizer may make of them.
+        // Two sentences that end in the same token, as some tokenizers produce.
         assert_eq!(experience("a", 3, &[(1, 1.0), (1, 1.0)]).sentence_of_tokens(), [0, 0, 2]);
         assert_eq!(experience("a", 2, &[]).sentence_of_tokens(), [0, 0]);
     }

@@ -5,16 +5,16 @@ use super::advantage::charge_kl;
 use super::experience::{Experience, groups};
 use schemas::settings::GrpoScale;
 
-/// Keeps rewards that are all but equal from being blown up.
+/// Prevents nearly equal rewards from being amplified.
 const LEAST_DEVIATION: f64 = 1e-4;
 
-/// Advantages of each token: the sum of the relative rewards of the sentences that end at or after it, charged with
-/// `kl_coefficient` times the log-ratio to the reference.
+/// Advantages of each token: the sum of the relative rewards of the sentences that end at or after it, minus `kl_coefficient`
+/// times the log-ratio to the reference.
 ///
-/// A sentence's relative reward is its score less the mean over all sentences of the problem's samples, divided by
-/// `scale`: the standard deviation of that difference over all rollouts or over the problem's own, or 1. With the
-/// problem's own, a single 0.9 among scores of 1.0 counts as much as a 0.0. A problem with one sample is compared with the
-/// sentences of all problems.
+/// A sentence's relative reward is its score minus the mean over all sentences of the problem's samples, divided by `scale`:
+/// the standard deviation of that difference over all rollouts or over the problem's own, or 1. With the problem's own, a
+/// single 0.9 among scores of 1.0 counts as much as a 0.0. A problem with one sample is compared with the sentences of all
+/// problems.
 pub fn advantages(experience: &[Experience], scale: GrpoScale, kl_coefficient: f64) -> Vec<Vec<f32>> {
     let groups = groups(experience);
     let mut relative: Vec<Vec<f64>> =
@@ -76,8 +76,8 @@ mod tests {
         assert_eq!(advantages(&rows, GrpoScale::None, 0.0)[0], [0.5, 0.5, 0.0]);
     }
 
-    /// The mean is over a problem's sentences, whichever sample says them, not over its samples or all problems: that of a is
-    /// (1 + 1 + 1 + 0) / 4, not (1 + 0) / 2 or (1 + 1 + 1 + 0 + 0.25 + 0.75) / 6.
+    /// The mean is over all sentences of a problem, whatever their sample, not over its samples or over all problems: that of a
+    /// is (1 + 1 + 1 + 0) / 4, not (1 + 0) / 2 or (1 + 1 + 1 + 0 + 0.25 + 0.75) / 6.
     #[test]
     fn the_mean_is_that_of_the_problems_sentences() {
         let rows = [
@@ -96,8 +96,8 @@ mod tests {
         assert_eq!(advantages(&rows, GrpoScale::None, 0.0), [[0.5, 0.5], [-0.5, -0.5]]);
     }
 
-    /// Fifteen sentences of 1.0 and one of 0.9 are nearly as good as sixteen of 1.0; beside a problem whose scores differ
-    /// much they count for little.
+    /// Fifteen sentences of 1.0 and one of 0.9 are nearly as good as sixteen of 1.0; next to a problem whose scores differ
+    /// widely, their advantages are small.
     #[test]
     fn a_small_difference_counts_for_little() {
         let ends: Vec<(u32, f32)> = (0..4).map(|token| (token, 1.0)).collect();

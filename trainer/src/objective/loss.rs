@@ -11,12 +11,12 @@ pub struct Coefficients {
     pub clip: f64,
     /// Weight of the value loss.
     pub value: f64,
-    /// Weight of the KL from the policy that sampled.
+    /// Weight of the KL from the sampling policy.
     pub kl: f64,
 }
 
 impl Coefficients {
-    /// Those of the settings.
+    /// The values of the settings.
     pub fn of(settings: &RlSettings) -> Self {
         Self { clip: settings.clip, value: settings.value_coefficient, kl: settings.kl_penalty }
     }
@@ -27,7 +27,7 @@ impl Coefficients {
 pub struct PpoLoss {
     /// policy + c_v · value + c_kl · KL.
     pub total: Tensor,
-    /// policy + c_kl · KL: the part of the total that is the policy's own.
+    /// policy + c_kl · KL: the policy's part of the total.
     pub of_policy: Tensor,
     /// Mean of max(−A·ρ, −A·clip(ρ, 1 − ε, 1 + ε)).
     pub policy: Tensor,
@@ -42,12 +42,12 @@ pub struct PpoLoss {
     pub ratio: Tensor,
 }
 
-/// What a minibatch's loss is computed from, each a vector over the real tokens of the batch.
+/// Inputs of a minibatch's loss, each a vector over the real tokens of the batch.
 #[derive(Debug)]
 pub struct PpoInputs {
     /// log π_new(a_t), with gradient.
     pub logprobs: Tensor,
-    /// log π_old(a_t) of the policy that sampled.
+    /// log π_old(a_t) of the sampling policy.
     pub old_logprobs: Tensor,
     /// A_t.
     pub advantages: Tensor,
@@ -58,8 +58,8 @@ pub struct PpoInputs {
 /// ρ_t = exp(log π_new − log π_old);
 /// L = mean max(−A ρ, −A clip(ρ, 1 ± ε)) + c_kl · mean (ρ − 1 − log ρ) + c_v · mean (V − R)².
 ///
-/// Tokens were sampled from the old policy, so the mean of ρ − 1 − log ρ is the KL from it, and pulls ratios towards 1
-/// from both sides, with a force that grows with the distance.
+/// Tokens were sampled from the old policy, so the mean of ρ − 1 − log ρ is the KL from it. It pulls ratios towards 1 from both
+/// sides, more strongly with distance.
 pub fn ppo_loss(inputs: &PpoInputs, coefficients: Coefficients) -> PpoLoss {
     let Coefficients { clip, value: value_coefficient, kl: kl_coefficient } = coefficients;
     let log_ratio = &inputs.logprobs - &inputs.old_logprobs;
@@ -85,8 +85,8 @@ pub fn ppo_loss(inputs: &PpoInputs, coefficients: Coefficients) -> PpoLoss {
     }
 }
 
-/// Mean of (V − R)²; with `clip`, of max((V − R)², (V_old ± clip − R)²), which stops pulling values far from those of
-/// sampling.
+/// Mean of (V − R)²; with `clip`, of max((V − R)², (V_old ± clip − R)²), which stops moving values further from those at
+/// sampling once they are beyond the clip range.
 pub fn value_loss(values: &Tensor, returns: &Tensor, clip: Option<(f64, &Tensor)>) -> Tensor {
     let plain = (values - returns).square();
     match clip {
@@ -102,7 +102,7 @@ pub fn value_loss(values: &Tensor, returns: &Tensor, clip: Option<(f64, &Tensor)
 mod tests {
     use super::*;
 
-    /// L = c · (ρ − 1 − log ρ) without advantages: its gradient by log π is c · (ρ − 1), by the chain rule.
+    /// L = c · (ρ − 1 − log ρ) without advantages: its gradient with respect to log π is c · (ρ − 1), by the chain rule.
     #[test]
     fn the_penalty_pulls_ratios_to_one_from_both_sides() {
         let logprobs = Tensor::from_slice(&[-1.0f32, -1.0, -1.0]).set_requires_grad(true);

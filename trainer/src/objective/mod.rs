@@ -1,6 +1,6 @@
-//! What a policy learns from the round's feedback: rewards, baselines, advantages, losses, and the passes over the rows.
+//! Objectives of the policy: rewards, baselines, advantages, losses, and the passes over the rows.
 //!
-//! [`Objective`] is what an algorithm adds; `passes` runs any of them.
+//! Each algorithm implements [`Objective`]; `passes` runs any of them.
 
 pub mod advantage;
 pub mod advice;
@@ -28,19 +28,19 @@ use crate::error::Result;
 use crate::nn::weights::Weights;
 use statistics::Statistics;
 
-/// An objective of the policy: what it learns from, and the gradients of its loss.
+/// An objective of the policy: its training rows, and the gradients of its loss.
 pub trait Objective {
-    /// What a step takes some of.
+    /// A training row; a step takes several.
     type Row: Row;
 
-    /// Makes the rows from the round's feedback, before the first pass: log-probabilities, baselines, advantages. Feedback
-    /// without differences gives no rows, and a warning.
+    /// Builds the rows from the round's feedback, before the first pass: log-probabilities, baselines, advantages. Feedback
+    /// without differences yields no rows and a warning.
     ///
     /// # Errors
-    /// If feedback that the settings ask for is missing, the run is interrupted, or a write fails.
+    /// If feedback required by the settings is missing, the run is interrupted, or a write fails.
     fn prepare(&mut self) -> Result<()>;
 
-    /// What was measured by [`Objective::prepare`], by name.
+    /// Metrics taken by [`Objective::prepare`], by name.
     fn measured(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
@@ -51,12 +51,12 @@ pub trait Objective {
     /// Sets of weights that are trained, by name.
     fn sets(&self) -> Vec<(&'static str, &Weights)>;
 
-    /// Adds `share` times the gradients of the loss of one minibatch, as far as the portion goes. Statistics are of the
-    /// policy before the step. What portions of all ranks add up to does not depend on their number.
+    /// Adds `share` times the gradients of the loss of one minibatch, for the rows of the portion. Statistics are of the policy
+    /// before the step. The sum over the portions of all ranks does not depend on the number of ranks.
     fn backward(&self, rows: &[&Self::Row], portion: Portion, share: f64) -> Statistics;
 
-    /// KL of the policy from the round's starting policy on the tokens of `rows`, to second order, in nats per token;
-    /// `None` where rows are not samples of that policy.
+    /// KL of the policy from the round's starting policy on the tokens of `rows`, to second order, in nats per token; `None` if
+    /// rows are not samples of that policy.
     ///
     /// # Errors
     /// If not even one row fits into memory.

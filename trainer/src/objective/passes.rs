@@ -1,4 +1,4 @@
-//! Passes over the rows of an objective: order, accumulation, optimizer steps, and what ends them.
+//! Passes over the rows of an objective: order, accumulation, optimizer steps, and stopping.
 
 use super::Objective;
 use super::advice::Adviser;
@@ -13,7 +13,7 @@ use crate::train::resume::StepCheckpoint;
 use crate::train::steps::Training;
 use tch::{Tensor, no_grad};
 
-/// KL to the sampling policy, in nats per token, above which advice is given where `rl.max_kl` names no bound.
+/// KL to the sampling policy, in nats per token, above which advice is given if `rl.max_kl` sets no bound.
 const USUAL_KL_BOUND: f64 = 0.1;
 
 /// Why training ended.
@@ -36,9 +36,9 @@ pub enum End {
 
 /// Runs all passes; continues from `saved` if it was interrupted. Dropout is off, as in the public code.
 ///
-/// With `rl.max_kl`, the KL after a step is known when the next step's rows have run through the policy, before that
-/// step is taken. Above the bound, the step that led there is undone, and training ends; so the policy never ends
-/// beyond the bound, as far as the rows of one step can tell.
+/// With `rl.max_kl`, the KL after a step is known when the next step's rows have run through the policy, before that step is
+/// taken. Above the bound, the previous step is undone, and training ends; so the final policy is within the bound, as measured
+/// on the rows of one step.
 ///
 /// # Errors
 /// If the loss is not finite, the run is interrupted, or the write fails.
@@ -88,7 +88,7 @@ pub fn train<O: Objective>(
             return Ok(undo(&mut training, before, &sets, kl));
         }
         if step > first {
-            // The step that led here stands.
+            // The last step is kept.
             training.save(false)?;
         }
         if max_kl.is_some() {
@@ -116,7 +116,7 @@ pub fn train<O: Objective>(
     Ok(End::Complete)
 }
 
-/// Takes the last step back.
+/// Undoes the last step.
 fn undo<R: crate::data::batch::Row>(
     training: &mut Training<'_, R>,
     before: &Snapshot,
@@ -159,7 +159,7 @@ impl Snapshot {
         });
     }
 
-    /// Brings the weights back.
+    /// Restores the weights.
     fn restore(&self, sets: &[(&'static str, &Weights)]) {
         no_grad(|| {
             for (copy, weight) in self.copies.iter().zip(Self::trained(sets)) {
@@ -189,7 +189,7 @@ mod tests {
     use std::time::Duration;
     use tch::{Device, Kind};
 
-    /// Rows that are ready.
+    /// Rows that need no preparation.
     struct Ready<'a> {
         learner: Learner<'a>,
         rows: Vec<ScoredRollout>,
@@ -225,8 +225,8 @@ mod tests {
         Learner { policy, policy_weights: weights, value: None, distribution: Distribution::FULL }
     }
 
-    /// Steps of two minibatches of two rollouts; of five rollouts the last is a step of its own. The public code would fill
-    /// that step up with the first rollouts.
+    /// Steps of two minibatches of two rollouts; with five rollouts, the last is a step of its own. The public code would fill
+    /// up that step with the first rollouts.
     #[test]
     fn the_last_batch_is_as_small_as_what_is_left() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");
@@ -288,8 +288,8 @@ mod tests {
         assert!(moved > 1e-2, "{moved}");
     }
 
-    /// All rows are in each step, so that the KL is that of the policy; it must be within the bound at the end, wherever
-    /// the bound is, and also if only the last step passes it.
+    /// All rows are in each step, so that the KL is that of the policy; it must be within the bound at the end, for any bound,
+    /// even if only the last step exceeds it.
     #[test]
     fn the_policy_does_not_end_beyond_the_bound() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");

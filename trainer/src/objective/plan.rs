@@ -1,10 +1,10 @@
-//! How passes over a round's rows are run.
+//! Settings of the passes over a round's rows.
 
 use crate::train::steps::Schedule;
 use schemas::settings::{Algorithm, BaselineKind, RateSchedule, RlSettings};
 use tch::Kind;
 
-/// What the passes of an objective, and of the value model before it, have in common.
+/// Common settings of the passes of an objective, and of the value model before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan<'a> {
     /// Settings.

@@ -1,4 +1,4 @@
-//! ppo and grpo: the clipped policy gradient on the round's own samples. They differ in what advantages are taken against.
+//! ppo and grpo: the clipped policy gradient on the round's own samples. They differ in the baseline of the advantages.
 
 use super::Objective;
 use super::advantage::{gae, gae_by_sentence, whiten_all};
@@ -20,39 +20,39 @@ use schemas::number::{counted, grouped};
 use schemas::settings::{Algorithm, BaselineKind, GaeUnit, WhitenOver};
 use tch::Kind;
 
-/// Values of each rollout's tokens, learned before the policy learns.
+/// Provides values of each rollout's tokens, learned before policy training.
 pub type LearnedValues<'a> = dyn Fn(&[Experience]) -> Result<Vec<Vec<f32>>> + 'a;
 
 /// The clipped policy gradient.
 pub struct PolicyGradient<'a> {
     /// The round's scored rollouts.
     pub experience: &'a [Experience],
-    /// Policy, and the value model that learns with it.
+    /// Policy, and the value model trained with it.
     pub learner: Learner<'a>,
     /// Image features of the problems.
     pub features: &'a ImageFeatures,
     /// Settings and number format.
     pub plan: Plan<'a>,
-    /// β of the KL penalty in the rewards, which grpo charges by itself.
+    /// β of the KL penalty in the rewards, which grpo applies to its advantages instead.
     pub kl_coefficient: f64,
-    /// Rollouts that run through the policy together where no gradient is needed.
+    /// Batch size of policy passes without gradients.
     pub together: usize,
-    /// Where `rl.baseline = model` takes its values from.
+    /// Source of the values for `rl.baseline = model`.
     pub learned_values: &'a LearnedValues<'a>,
-    /// The ranks that learn together.
+    /// The ranks that train together.
     pub group: Group,
-    /// What was made by [`Objective::prepare`].
+    /// The result of [`Objective::prepare`].
     pub prepared: Prepared,
 }
 
-/// Rows to learn from, and what was measured while they were made.
+/// Training rows, and the metrics taken while building them.
 #[derive(Debug, Default)]
 pub struct Prepared {
     rows: Vec<ScoredRollout>,
     numbers: Vec<(&'static str, f64)>,
 }
 
-/// Advantages of a rollout's tokens, with the returns and the values they were made of.
+/// Advantages of a rollout's tokens, with the returns and values they were computed from.
 type Taken = (Vec<f32>, Vec<f32>, Vec<f32>);
 
 /// Rollouts whose stored log-probabilities are compared with those of the policy.
@@ -72,13 +72,13 @@ impl Objective for PolicyGradient<'_> {
             taken.into_iter().map(|(advantages, returns, values)| (advantages, (returns, values))).unzip();
         if compares && advantages.iter().flatten().all(|advantage| *advantage == 0.0) {
             schemas::warn!(
-                "rl: scores do not differ between the samples of a problem, so there is nothing to learn from, and the \
-                 policy stays as it is; more samples of each problem (rollout.samples) may differ"
+                "rl: no problem has samples with different scores, so there is nothing to learn, and the policy stays \
+                 unchanged; raising rollout.samples may help"
             );
             return Ok(());
         }
         if rl.algorithm == Algorithm::Ppo && rl.whiten && rl.whiten_over == WhitenOver::Rollouts {
-            // Less the mean, samples that are as good as the others would be pushed all the same.
+            // If the mean were subtracted, samples as good as the others would get nonzero advantages.
             whiten_all(&mut advantages, rl.baseline != BaselineKind::LeaveOneOut);
         }
         let old_logprobs = self.old_logprobs()?;
@@ -123,8 +123,8 @@ impl Objective for PolicyGradient<'_> {
 }
 
 impl PolicyGradient<'_> {
-    /// log π(a_t) that ratios start from: those stored while sampling if the policy still gives them and they are under
-    /// the distribution that is learned, else new ones.
+    /// Old log π(a_t) of the ratios: those stored while sampling if the policy still reproduces them and they are under the
+    /// trained distribution, else recomputed ones.
     fn old_logprobs(&self) -> Result<Vec<Vec<f32>>> {
         fn sequence(row: &Experience) -> Sequence<'_> {
             Sequence { problem_id: &row.problem_id, source: &row.source, tokens: &row.tokens }
@@ -149,15 +149,15 @@ impl PolicyGradient<'_> {
             tokens += now.len();
         }
         let off = off / tokens.max(1) as f64;
-        // What rounding explains.
+        // The largest difference that rounding explains.
         let bound = if self.plan.kind == Kind::Float { 1e-3 } else { 0.1 };
         if off <= bound {
             return Ok(self.experience.iter().map(|row| row.logprobs.clone()).collect());
         }
         schemas::warn!(
-            "warning: the policy's log-probabilities of what it sampled are off by {off:.4} nats a token: was it sampled \
-             with another student.vision (or other features), max_source_tokens, use_caption or dtype? They are computed \
-             anew, so that ratios start at 1"
+            "warning: log-probabilities stored with the rollouts differ from the policy's by {off:.4} nats per token: were \
+             they sampled with another student.vision (or other features), max_source_tokens, use_caption or dtype? They \
+             are recomputed, so that ratios start at 1"
         );
         now(&all)
     }
@@ -189,7 +189,7 @@ impl PolicyGradient<'_> {
     }
 }
 
-/// Says which problems cannot be compared with other samples of their own.
+/// Warns of problems whose only sample cannot be compared with others of the same problem.
 fn warn_of_single_samples(experience: &[Experience]) {
     let groups = groups(experience);
     let single = groups.values().filter(|members| members.len() == 1).count();

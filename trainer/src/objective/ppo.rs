@@ -1,4 +1,4 @@
-//! Minibatches of scored rollouts: their loss, and its gradients in pieces that fit the memory.
+//! Minibatches of scored rollouts: their loss, and its gradients in pieces that fit in memory.
 
 use super::advantage::whiten;
 use super::loss::{Coefficients, PpoInputs, ppo_loss, value_loss};
@@ -22,19 +22,19 @@ use tch::{Kind, Tensor, no_grad};
 /// Policy, value model and their weights.
 #[derive(Debug)]
 pub struct Learner<'a> {
-    /// The student that learns.
+    /// The trained student.
     pub policy: &'a Student,
     /// Its weights.
     pub policy_weights: &'a Weights,
-    /// The value model that learns in the same passes, and its weights.
+    /// The value model trained in the same passes, and its weights.
     pub value: Option<(&'a ValueModel, &'a Weights)>,
-    /// Distribution that log-probabilities are taken under, old and new.
+    /// Distribution of both old and new log-probabilities.
     pub distribution: Distribution,
 }
 
 impl Learner<'_> {
-    /// Advantages [rows, longest] of a minibatch, whitened where the settings ask for it by minibatch. Those of grpo are
-    /// relative to their problem's samples already: taking the minibatch's mean off would push rollouts that earned nothing.
+    /// Advantages [rows, longest] of a minibatch, whitened if the settings require it per minibatch. Those of grpo are already
+    /// relative to their problem's samples: subtracting the minibatch's mean would push rollouts that earned nothing.
     fn advantages(&self, rows: &[&[f32]], settings: &RlSettings) -> Tensor {
         let device = self.policy.device();
         let advantages = batch::pad_numbers(rows, device);
@@ -51,9 +51,9 @@ impl Learner<'_> {
         self.value.is_some_and(|(model, _)| model.student.reads_same_weights(self.policy))
     }
 
-    /// Adds the gradients of `scale` times the loss of one minibatch, worked on in parts of at most the portion's tokens and
-    /// a few head positions at a time: the same gradients as those of the whole at once, in less memory. Whitening and
-    /// the mean are over the whole minibatch, whatever the portion.
+    /// Adds the gradients of `scale` times the loss of one minibatch, in parts within the portion's token limit and a few head
+    /// positions at a time: the gradients of the whole, in less memory. Whitening and the mean are over the whole minibatch,
+    /// whatever the portion.
     pub fn backward(
         &self,
         rollouts: &[&ScoredRollout],
@@ -66,7 +66,7 @@ impl Learner<'_> {
         let device = self.policy.device();
         let lengths = batch::shared_lengths(rollouts);
         let all: usize = lengths.iter().map(|row| row.target).sum();
-        // The loss is a mean over the minibatch's tokens, so each piece counts by its share of them.
+        // The loss is a mean over the minibatch's tokens, so each piece is weighted by its share of them.
         let share = |tokens: i64| tokens as f64 / all as f64 * scale;
         let rows: Vec<&[f32]> = rollouts.iter().map(|rollout| rollout.advantages.as_slice()).collect();
         let advantages = self.advantages(&rows, settings);
@@ -92,8 +92,7 @@ impl Learner<'_> {
             };
         let shares_trunk = self.shares_trunk();
         let own_copies = self.value.is_some_and(|(model, _)| !model.student.shares_copies(self.policy));
-        // A separate value model is processed first: two models' states, or copies of their weights, are never in
-        // memory together.
+        // A separate value model is processed first: activations, or weight copies, of two models are never in memory together.
         if let Some((model, _)) = self.value.filter(|_| !shares_trunk) {
             if own_copies {
                 // Leftovers of an attempt that ran out of memory.
@@ -144,7 +143,7 @@ impl Learner<'_> {
     }
 }
 
-/// log π of each rollout's tokens under the policy as it is.
+/// log π of each rollout's tokens under the current policy.
 ///
 /// # Errors
 /// If not even one rollout fits into memory.
@@ -273,7 +272,7 @@ pub(super) mod tests {
         let rollouts = rollouts();
         let numbers = |rollouts: &[&ScoredRollout]| {
             weights.train_only(|_| true);
-            let part = Some(u64::MAX); // these few cost least in one padded part
+            let part = Some(u64::MAX); // one padded part is cheapest for so few rows
             let found = learner.backward(rollouts, &features, &settings, Mode::EVAL, part, 1.0);
             let numbers = found.numbers(Coefficients::of(&settings));
             ["kl_to_sampler", "policy_loss", "ratio"].map(|name| {
@@ -304,7 +303,7 @@ pub(super) mod tests {
             value: None,
             distribution: Distribution::FULL,
         };
-        // A problem whose samples are all equal, and one whose samples differ.
+        // One problem with equal samples, and one whose samples differ.
         let rows: [&[f32]; 2] = [&[0.0, 0.0, 0.0], &[1.0, 2.0]];
         let settings = |algorithm| {
             let whiten_over = WhitenOver::Minibatch;
@@ -332,7 +331,7 @@ pub(super) mod tests {
         let rollouts = rollouts();
         let rollouts: Vec<&ScoredRollout> = rollouts.iter().collect();
         let features = ImageFeatures::none(8);
-        // Made once: libtorch's generator is common to all threads, so other tests would disturb a second
+        // Initialized once: libtorch's generator is shared by all threads, so other tests would disturb a second
         // initialization.
         let start = random_weights(&config, 1);
         let mut own_start = random_weights(&config, 2);

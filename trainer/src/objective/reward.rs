@@ -1,11 +1,11 @@
 //! Token rewards: a KL penalty at every token, the centred Teacher score at each sentence's last token.
 
-/// r_t = −β · (log π(a_t) − log π_ref(a_t)), plus score − neutral where token t ends a sentence.
+/// r_t = −β · (log π(a_t) − log π_ref(a_t)), plus score − neutral if token t ends a sentence.
 ///
 /// `sentence_ends` holds pairs of token index and the Teacher's raw score.
 ///
 /// # Errors
-/// If lengths differ or an index is out of range; the message says which.
+/// If lengths differ or an index is out of range; the message names it.
 pub fn token_rewards(
     logprobs: &[f32],
     ref_logprobs: &[f32],
@@ -28,8 +28,8 @@ pub fn token_rewards(
     Ok(rewards)
 }
 
-/// Tokens that end what is scored, with the scores: a score for each sentence, or, `whole`, their mean at the last
-/// sentence's end, as a Teacher that scores whole rationales would give it.
+/// Last tokens of the scored units, with the scores: one score per sentence or, if `whole`, their mean at the end of the last
+/// sentence, as from a Teacher that scores whole rationales.
 pub fn scored_ends(sentence_ends: &[u32], scores: &[f32], whole: bool) -> Vec<(u32, f32)> {
     let each = sentence_ends.iter().copied().zip(scores.iter().copied());
     if !whole {

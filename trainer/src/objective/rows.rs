@@ -1,4 +1,4 @@
-//! Scored rollouts, and the tensors of those that run through a model together.
+//! Scored rollouts, and the tensors of a batch of them.
 
 use crate::data::batch::{Padded, Row};
 use crate::data::vision::ImageFeatures;
@@ -6,7 +6,7 @@ use crate::model::Student;
 use crate::nn::mode::Mode;
 use tch::{Device, Tensor};
 
-/// A scored rollout, ready to learn from.
+/// A scored rollout, ready for training.
 #[derive(Debug, Clone)]
 pub struct ScoredRollout {
     /// Problem whose picture belongs to the source.
@@ -15,13 +15,13 @@ pub struct ScoredRollout {
     pub source: Vec<i64>,
     /// Sampled tokens.
     pub tokens: Vec<i64>,
-    /// log π(token) of the policy that sampled.
+    /// log π(token) of the sampling policy.
     pub old_logprobs: Vec<f32>,
     /// A_t.
     pub advantages: Vec<f32>,
-    /// R_t; empty where no value model learns.
+    /// R_t; empty if no value model is trained.
     pub returns: Vec<f32>,
-    /// V_t that the returns were made with; empty where no value model learns.
+    /// V_t that the returns were computed with; empty if no value model is trained.
     pub values: Vec<f32>,
 }
 
@@ -39,7 +39,7 @@ impl Row for ScoredRollout {
     }
 }
 
-/// A text that runs through a model.
+/// A text to run through a model.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sequence<'a> {
     /// Problem whose picture belongs to the source.
@@ -78,7 +78,7 @@ pub(crate) fn split_rows(numbers: &Tensor, lengths: impl Iterator<Item = usize>)
     cut.collect()
 }
 
-/// Some rollouts, padded for a model; what is kept of their tokens is a vector of the real ones, row by row.
+/// Some rollouts, padded for a model; tokens are kept as a vector of the real ones, row by row.
 pub(super) struct Part<'a> {
     rollouts: Vec<&'a ScoredRollout>,
     padded: Padded,
@@ -106,14 +106,14 @@ impl<'a> Part<'a> {
         self.padded.tokens()
     }
 
-    /// A number of each real token.
+    /// A per-token quantity, at each real token.
     pub(super) fn column(&self, numbers: fn(&ScoredRollout) -> &[f32]) -> Tensor {
         let numbers: Vec<f32> =
             self.rollouts.iter().flat_map(|rollout| numbers(rollout).iter().copied()).collect();
         Tensor::from_slice(&numbers).to_device(self.device)
     }
 
-    /// Of `numbers` [rows, length], which may be longer than the part, those at real tokens.
+    /// The elements of `numbers` [rows, length] at real tokens; `length` may exceed that of the part.
     pub(super) fn real(&self, numbers: &Tensor) -> Tensor {
         self.padded.real(numbers)
     }

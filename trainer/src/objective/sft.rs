@@ -18,7 +18,7 @@ use crate::train::steps::{Schedule, Training};
 use schemas::provenance::sha256_hex;
 use tch::{Kind, Tensor};
 
-/// A source with the target to learn.
+/// A source with its target.
 #[derive(Debug, Clone)]
 pub struct Example {
     /// Problem whose picture belongs to the source.
@@ -62,7 +62,7 @@ pub struct Plan {
     pub seed: u64,
     /// Number format.
     pub kind: Kind,
-    /// Fraction of the steps in which the learning rate rises to its peak.
+    /// Fraction of the steps during which the learning rate rises to its peak.
     pub warmup: f64,
     /// Most tokens in one part of a batch.
     pub max_tokens_per_batch: Option<u64>,
@@ -80,8 +80,8 @@ impl Plan {
     }
 }
 
-/// What a fine-tuning is started with, for its step checkpoint; `chosen` are settings of the stage that neither the plan nor
-/// the examples show.
+/// Identity of a fine-tuning's inputs, for its step checkpoint; `chosen` holds settings of the stage that neither the plan nor
+/// the examples reflect.
 pub(crate) fn identity(fingerprint: &str, plan: &Plan, examples: &[Example], chosen: &str) -> String {
     let tokens: Vec<String> =
         examples.iter().map(|example| sha256_hex(format!("{example:?}").as_bytes())).collect();
@@ -89,20 +89,20 @@ pub(crate) fn identity(fingerprint: &str, plan: &Plan, examples: &[Example], cho
     sha256_hex(format!("{fingerprint} {plan:?} {chosen} {tokens}").as_bytes())
 }
 
-/// A number that is taken after each pass, and by which a pass is kept.
+/// The eval metric of checkpoint selection, measured after each pass.
 pub struct Choice<'a> {
     /// Its name in the metrics.
     pub name: &'static str,
-    /// Whether more is better.
+    /// Whether higher is better.
     pub higher: bool,
-    /// Passes without a better one after which training ends.
+    /// Passes without improvement after which training ends.
     pub patience: Option<u32>,
-    /// Takes it.
+    /// Measures it.
     pub measure: &'a dyn Fn() -> Result<f64>,
 }
 
 impl Choice<'_> {
-    /// The last pass that was measured and the best one, counted from 0.
+    /// The last measured pass and the best one, counted from 0.
     fn best(&self, log: &MetricLog) -> Option<(u64, u64)> {
         let mut best: Option<(u64, f64)> = None;
         let mut last = 0;
@@ -116,14 +116,14 @@ impl Choice<'_> {
         best.map(|(pass, _)| (last, pass))
     }
 
-    /// True if enough passes brought no improvement.
+    /// True if enough passes have brought no improvement.
     fn is_over(&self, log: &MetricLog) -> bool {
         let Some((last, best)) = self.best(log) else { return false };
         self.patience.is_some_and(|patience| last - best >= u64::from(patience))
     }
 }
 
-/// Mean −log π(target token) of examples, without dropout and gradients; the ranks share them out.
+/// Mean −log π(target token) of examples, without dropout and gradients; the ranks divide the examples among them.
 ///
 /// # Errors
 /// If not even one example fits into memory, or a rank has ended.
@@ -137,7 +137,7 @@ pub fn mean_loss(
 ) -> Result<f64> {
     let (mut sum, mut tokens) = (0.0, 0usize);
     let mut order: Vec<&Example> = examples.iter().collect();
-    // Alike lengths side by side, so that little is padded.
+    // Similar lengths are batched together to reduce padding.
     order.sort_by_key(|example| example.source.len() + example.target.len());
     let order = group.share(&order, batch);
     let done = in_batches("loss on the val split", &order, batch, |part| {
@@ -160,8 +160,8 @@ pub fn batch_loss(student: &Student, examples: &[&Example], features: &ImageFeat
     -token_logprobs(student, &states, padded.tokens(), mode).mean(Kind::Float)
 }
 
-/// Adds the gradients of [`batch_loss`], worked on in parts of at most the portion's tokens and a few head positions at a
-/// time, and returns the loss: the same numbers in less memory. The portions of all ranks add up to them.
+/// Adds the gradients of [`batch_loss`], in parts within the portion's token limit and a few head positions at a time, and
+/// returns the loss: the same results in less memory. The portions of all ranks add up to them.
 pub fn backward(
     student: &Student,
     examples: &[&Example],
@@ -184,8 +184,8 @@ pub fn backward(
     loss
 }
 
-/// Fine-tunes the weights that require gradients; continues from `saved` if it was interrupted. With `choice`, ends
-/// with the weights of the best pass.
+/// Fine-tunes the weights that require gradients; continues from `saved` if it was interrupted. With `choice`, ends with the
+/// weights of the best pass by its eval metric.
 ///
 /// # Errors
 /// If there is nothing to learn from, the loss is not finite, the run is interrupted, or the write fails.
@@ -215,7 +215,7 @@ pub fn fit(
     let mut training = Training::begin(schedule, examples, &sets, saved, log)?;
     let (first, total, steps_per_pass) = (training.steps(), training.total(), training.steps_per_pass());
     if first == 0 {
-        training.saved().forget_best(None); // of another start
+        training.saved().forget_best(None); // left by a run with other inputs
     }
     let mode = Mode { train: true, kind: plan.kind };
     for step in first.. {
@@ -234,7 +234,7 @@ pub fn fit(
             rank => format!("step {step} rank {rank}"),
         };
         let loss = training.gradients(&chosen, |portion| {
-            // Dropout is seeded by step, so that a continued run draws what an undisturbed one would.
+            // Dropout is seeded by step, so that a continued run draws the same masks as an uninterrupted one.
             seed::seed_torch(plan.seed, plan.stage, &place);
             backward(student, &chosen, features, mode, portion)
         })?;
@@ -250,7 +250,7 @@ pub fn fit(
     Ok(())
 }
 
-/// Takes the number that a pass is kept by, and keeps its weights where it is the best one.
+/// Measures the eval metric of a pass, and saves its weights if it is the best.
 fn end_pass(
     training: &mut Training<'_, Example>,
     sets: &[(&str, &Weights)],
@@ -258,13 +258,13 @@ fn end_pass(
     pass: u64,
 ) -> Result<()> {
     if training.log().rows().iter().filter(|row| row.name == choice.name).count() as u64 > pass {
-        return Ok(()); // by the run that was interrupted after it
+        return Ok(()); // already measured by the interrupted run
     }
     let measured = training.group().agree((choice.measure)());
     if matches!(measured, Err(Error::Interrupted)) {
-        training.save(true)?; // the pass is kept and measured first on the next run
+        training.save(true)?; // the next run first measures this pass
     }
-    // The choice is one, also where processors round differently.
+    // All ranks select the same pass, even if their processors round differently.
     let measured = training.group().number_of_first(measured?)?;
     training.push((pass + 1) * training.steps_per_pass(), [(choice.name, measured)]);
     let is_best = choice.best(training.log()) == Some((pass, pass));
@@ -272,7 +272,7 @@ fn end_pass(
     if is_best {
         training.saved().save_best(pass, sets)?;
     }
-    // An older place knows of the older best pass.
+    // An older position refers to the older best pass.
     if training.save(true)? && is_best {
         training.saved().forget_best(Some(pass));
     }
@@ -352,7 +352,7 @@ mod tests {
                 (false, Kind::Float, None, 1e-5),
                 (false, Kind::Float, Some(40), 1e-5),
                 (false, Kind::Float, Some(1), 1e-5),
-                // Eight bits of mantissa.
+                // bfloat16 has eight bits of mantissa.
                 (true, Kind::BFloat16, None, 0.03),
                 (false, Kind::BFloat16, Some(40), 0.03),
             ];

@@ -1,4 +1,4 @@
-//! What a step measures, summed on the device and read back once.
+//! Statistics of a step, summed on the device and read back once.
 
 use super::loss::{Coefficients, PpoInputs, PpoLoss};
 use crate::collective::Group;
@@ -14,7 +14,7 @@ pub struct Statistics {
     sums: Tensor,
     largest_ratio: Tensor,
     has_values: bool,
-    /// Sums over rows of numbers that are known on the host, by name, in order, and the rows.
+    /// Sums over rows of per-row metrics known on the host, by name, in order, and the number of rows.
     by_row: Vec<(&'static str, f64)>,
     rows: f64,
 }
@@ -34,14 +34,14 @@ impl Statistics {
         }
     }
 
-    /// Takes numbers of each row, by these names, the loss first.
+    /// Statistics with per-row metrics of these names, the loss first.
     #[must_use]
     pub fn of_rows(mut self, names: &[&'static str]) -> Self {
         self.by_row = names.iter().map(|name| (*name, 0.0)).collect();
         self
     }
 
-    /// Adds a row's numbers, in the order of [`Statistics::of_rows`].
+    /// Adds a row's metrics, in the order of [`Statistics::of_rows`].
     pub fn add_numbers(&mut self, numbers: &[f64]) {
         for (sum, added) in self.by_row.iter_mut().zip(numbers) {
             sum.1 += added;
@@ -59,7 +59,7 @@ impl Statistics {
         self.rows += rows;
     }
 
-    /// Mean over rows of one of their numbers.
+    /// Mean over rows of one of their metrics.
     pub fn mean(&self, name: &str) -> Option<f64> {
         self.by_row.iter().find(|(found, _)| *found == name).map(|(_, sum)| sum / self.rows)
     }
@@ -105,8 +105,8 @@ impl Statistics {
         self.add_sums(&other.by_row, other.rows);
     }
 
-    /// Named numbers, the loss first: means over all tokens, or over all rows if rows have numbers of their own. The only
-    /// place that waits for the device.
+    /// Named metrics, the loss first: means over all tokens, or over all rows if there are per-row metrics. The only place that
+    /// synchronizes with the device.
     pub fn numbers(&self, coefficients: Coefficients) -> Vec<(&'static str, f64)> {
         if self.rows > 0.0 {
             return self.by_row.iter().map(|(name, sum)| (*name, sum / self.rows)).collect();
@@ -120,15 +120,15 @@ impl Statistics {
             ("clip_fraction", mean(2)),
             ("kl_to_sampler", mean(3)),
             // The KL to second order. A token of probability 0.0001 that has become a hundred times likelier adds 100 to the
-            // sum of the number above, and 10 to that of this one, so that it does not decide where training ends.
+            // estimate above, and 10 to this one, so that it alone does not end training.
             ("drift", mean(13)),
             ("ratio", mean(4)),
             ("ratio_max", sums[SUMS as usize]),
             // (Σρ)² / (n·Σρ²): 1 if all tokens have equal weight.
             ("effective_sample_share", sums[4].powi(2) / (tokens * sums[5]).max(f64::MIN_POSITIVE)),
-            // −Σ ρ log π / Σ ρ: an estimate, in nats per token, from what the older policy sampled.
+            // −Σ ρ log π / Σ ρ: an estimate, in nats per token, from samples of the old policy.
             ("entropy", sums[11] / sums[4].max(f64::MIN_POSITIVE)),
-            // The same of the policy that sampled, on the same tokens.
+            // The same for the sampling policy, on the same tokens.
             ("sampler_entropy", sums[12] / tokens),
             ("tokens", sums[0]),
         ];
@@ -142,7 +142,7 @@ impl Statistics {
         numbers
     }
 
-    /// Mean value loss and explained variance, of `tokens` values.
+    /// Mean value loss and explained variance over `tokens` values.
     pub fn of_values(&self, tokens: usize) -> (f64, f64) {
         values(&self.read(), tokens.max(1) as f64)
     }

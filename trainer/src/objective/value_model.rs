@@ -11,8 +11,8 @@ use crate::seed;
 use schemas::settings::{RlSettings, ValueInit, ValueTrunk};
 use tch::{Tensor, no_grad};
 
-/// A value model: a student with a value head, its own head unused. Its student may read the policy's own weights;
-/// then one pass serves both.
+/// A value model: a student with a value head, its own head unused. Its student may share the policy's weights; then one pass
+/// serves both.
 #[derive(Debug)]
 pub struct ValueModel {
     /// The second student.
@@ -40,8 +40,8 @@ impl ValueModel {
     }
 }
 
-/// The value head that a round starts with, made from the run's seed: random, or with an outer layer of zeros, so that
-/// nothing it says is mistaken for something it has learned.
+/// The initial value head of a round, from the run's seed: random, or with an output layer of zeros, so that its initial values
+/// carry no information.
 pub fn initial_head(config: &dyn ModelConfig, init: ValueInit, run_seed: u64, round: u32) -> Weights {
     let seed = (seed::derive(run_seed, "value head", &round.to_string()) >> 1) as i64;
     let weights = value_head::random(config.width(), seed);
@@ -53,9 +53,8 @@ pub fn initial_head(config: &dyn ModelConfig, init: ValueInit, run_seed: u64, ro
     weights
 }
 
-/// The value model that a round starts with: a copy of the policy, or the policy itself, with a value head; and the
-/// weights that are its own, all of which are trained. Of a policy that trains an adapter, the adapter alone is copied:
-/// both are adapters on one trunk.
+/// The initial value model of a round: a copy of the policy, or the policy itself, with a value head; and its own weights, all
+/// of which are trained. If the policy trains an adapter, only the adapter is copied: both are adapters on one trunk.
 pub fn initial(
     (student, policy_weights): (&Student, &Weights),
     rl: &RlSettings,
@@ -70,7 +69,7 @@ pub fn initial(
         ValueTrunk::Separate => policy_weights.copy_to(device),
         ValueTrunk::Shared => Weights::default(),
     };
-    // Its own head for logits is not used.
+    // Its output head is not used.
     let head = config.head_layer();
     for side in head.iter().flat_map(|head| ["A", "B"].map(|side| matrix(head, side))) {
         weights.remove(&side);
@@ -114,7 +113,7 @@ mod tests {
         let lora = LoraConfig::new(&config, 2, 4.0, 0.0);
         lora.add_to(&mut policy_weights, &config, 3, Device::Cpu);
         for (name, matrix) in policy_weights.iter().filter(|(name, _)| name.ends_with(".B")) {
-            // Not drawn: other tests draw from the same generator at the same time.
+            // Not random: other tests draw from the same generator at the same time.
             let waves = Tensor::arange(matrix.numel() as i64, (Kind::Float, Device::Cpu)).sin() * 0.1;
             matrix.shallow_clone().copy_(&waves.view_as(matrix));
             assert!(matrix.abs().max().double_value(&[]) > 0.0, "{name}");
@@ -136,8 +135,8 @@ mod tests {
             assert_eq!(states(&model.student, kind), states(&policy, kind), "it starts as the policy");
         }
 
-        // Gradients of values reach its own adapter alone, in whatever format products run.
-        // The outer layer starts at zero, and would pass nothing down.
+        // Gradients of values reach only its own adapter, in any compute dtype. The output layer starts at zero, and would pass
+        // no gradient down.
         no_grad(|| drop(weights.get("v_head.2.weight").detach().fill_(0.3)));
         let mut gradients = Vec::new();
         for kind in [Kind::Float, Kind::BFloat16] {
@@ -155,7 +154,7 @@ mod tests {
         assert!(gradients[0].norm().double_value(&[]) > 0.0);
         assert!(off.double_value(&[]) < 0.05, "{off}");
 
-        // Its step does not move the policy.
+        // Its step does not change the policy.
         let before = states(&policy, Kind::Float);
         for (_, matrix) in weights.iter() {
             no_grad(|| drop(matrix.detach().g_add_scalar_(0.1)));

@@ -1,9 +1,9 @@
-//! Passes in which only the value model learns, before the policy does.
+//! Passes that train only the value model, before the policy.
 //!
-//! Rollouts are sampled before there is a value model that has learned anything, so the values stored with them are as
-//! random as its head. Advantages are then returns without a baseline: tokens with more sentences to come look good, the
-//! end of a text looks bad, and texts grow. A value model that was fitted to the round's own returns takes that away
-//! (value pretraining, as in Yuan et al., 2025, for long texts).
+//! Rollouts are sampled before any value model is trained, so the values stored with them are as random as its head. Advantages
+//! are then returns without a baseline: tokens with more sentences to come look good, the end of a text looks bad, and texts
+//! grow. A value model fitted to the round's own returns removes this effect (value pretraining, as in Yuan et al., 2025, for
+//! long texts).
 
 use super::advantage::{gae, gae_by_sentence};
 use super::experience::{Experience, groups};
@@ -35,17 +35,17 @@ pub struct Fitted<'a> {
     pub policy: &'a Student,
     /// The value model.
     pub model: &'a ValueModel,
-    /// The weights that are its own.
+    /// Its own weights.
     pub weights: &'a Weights,
     /// Image features of the problems.
     pub features: &'a ImageFeatures,
 }
 
-/// The fold of each rollout, below `folds`: rollouts of a problem share one, and folds hold alike many problems, drawn by
-/// `seed`. There are at most as many folds as problems.
+/// The fold of each rollout, below `folds`: rollouts of a problem share one, and folds have about equal numbers of problems,
+/// drawn by `seed`. There are at most as many folds as problems.
 ///
-/// A value model that was fitted to a rollout's own return recognizes the rollout by its prefix, and takes away the
-/// advantage that it earned. With folds, values come from a model that never saw the problem (cross-fitting).
+/// A value model fitted to a rollout's own return recognizes the rollout by its prefix, and cancels its advantage. With folds,
+/// values come from a model that never saw the problem (cross-fitting).
 pub fn folds(experience: &[Experience], folds: u32, seed: u64) -> Vec<usize> {
     let groups = groups(experience);
     let mut problems: Vec<(u64, &str)> =
@@ -61,7 +61,7 @@ pub fn folds(experience: &[Experience], folds: u32, seed: u64) -> Vec<usize> {
     of_rollouts
 }
 
-/// Experience as rows for a value model: returns without a baseline, discounted by `rl.gamma`.
+/// Experience as training rows of a value model: returns without a baseline, discounted by `rl.gamma`.
 pub fn rows_to_fit<'a>(
     rl: &RlSettings,
     experience: impl Iterator<Item = &'a Experience>,
@@ -113,7 +113,7 @@ pub fn fit_values(
         let rate = plan.rate(settings.value_learning_rate, step, total);
         training.step(&chosen, ("value loss", loss), rate)?;
         let numbers = [("warmup_value_loss", loss), ("warmup_explained_variance", explained)];
-        // Equal returns have no variance to explain.
+        // Constant returns have no variance to explain.
         training.push(step + 1, numbers.into_iter().filter(|(_, value)| value.is_finite()));
         training.show(step + 1, format!("value loss {loss:.3}, explained variance {explained:.2}"));
         training.save(step + 1 == total)?;

@@ -1,25 +1,25 @@
-//! The distribution of the next token that is made of the logits.
+//! The distribution of the next token, from the logits.
 
 use schemas::settings::{LogprobKind, Settings};
 use tch::{Kind, Tensor};
 
-/// A distribution of the next token: softmax(logits / temperature), restricted to the likeliest tokens.
+/// A distribution of the next token: softmax(logits / temperature), restricted to the most likely tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Distribution {
     /// Divides the logits.
     pub temperature: f64,
-    /// How many of the likeliest tokens; 0 takes all.
+    /// Number of most likely tokens to keep; 0 keeps all.
     pub top_k: u32,
-    /// Probability that the kept tokens must hold, of those that `top_k` leaves.
+    /// Probability mass to keep, of the tokens left by `top_k`.
     pub top_p: f64,
 }
 
 impl Distribution {
-    /// The whole softmax at temperature 1.
+    /// The full softmax at temperature 1.
     pub const FULL: Self = Self { temperature: 1.0, top_k: 0, top_p: 1.0 };
 
-    /// The distribution whose log-probabilities RL compares: that of sampling, or the whole softmax at temperature 1. The
-    /// latter also if only `top_k` restricts it: what the likeliest 50 tokens leave is little, and not worth a pass.
+    /// The distribution whose log-probabilities RL compares: that of sampling, or the full softmax at temperature 1. The latter
+    /// also if only `top_k` restricts it: the mass outside the 50 most likely tokens is small, and not worth another pass.
     pub fn of(settings: &Settings) -> Self {
         let rollout = &settings.rollout;
         let is_full = rollout.temperature == 1.0 && rollout.top_p >= 1.0;
@@ -29,8 +29,8 @@ impl Distribution {
         Self { temperature: rollout.temperature, top_k: rollout.top_k, top_p: rollout.top_p }
     }
 
-    /// log π(token) for `logits` [.., vocabulary] and `tokens` [..]. A token that the restriction leaves out counts as one
-    /// of the kept, so that its number is finite: another number format may have kept it while sampling.
+    /// log π(token) for `logits` [.., vocabulary] and `tokens` [..]. A token outside the restriction is treated as kept, so
+    /// that its log-probability is finite: sampling in another number format may have kept it.
     pub fn logprobs(self, logits: &Tensor, tokens: &Tensor) -> Tensor {
         let scaled = (self.temperature != 1.0).then(|| logits / self.temperature);
         let logits = scaled.as_ref().unwrap_or(logits);
@@ -43,7 +43,7 @@ impl Distribution {
         let (mut kept, _) = logits.topk(count, -1, true, true);
         if self.top_p < 1.0 {
             let probabilities = kept.detach().softmax(-1, Kind::Float);
-            // The smallest set that reaches top_p: each token before which it was not reached.
+            // The smallest set that reaches top_p: each token before which the cumulative probability was below it.
             let before = probabilities.cumsum(-1, Kind::Float) - &probabilities;
             kept = kept.masked_fill(&before.ge(self.top_p), f64::NEG_INFINITY);
         }
@@ -83,11 +83,11 @@ mod tests {
         let of = |top_k, top_p| logprobs(Distribution { temperature: 2.0, top_k, top_p }, &logits);
         close(&of(0, 1.0), &share(4));
         close(&of(3, 1.0)[..3], &share(3));
-        // 0.51 of the first three are the first, 0.81 the first two.
+        // Of the first three tokens, the first has 0.51 of the probability, the first two 0.81.
         close(&of(3, 0.5)[..1], &[1.0]);
         close(&of(3, 0.6)[..2], &share(2));
         close(&of(3, 0.9)[..3], &share(3));
-        // A token outside is finite, as if it had been kept.
+        // A token outside is treated as kept, so it is finite.
         let outside = weights[3] / (weights[0] + weights[1] + weights[2] + weights[3]);
         close(&of(3, 1.0)[3..], &[outside]);
         close(&logprobs(Distribution::FULL, &[1.0, 1.0]), &[0.5, 0.5]);

@@ -1,4 +1,4 @@
-//! Log-probabilities of given sequences, in one teacher-forced pass.
+//! Teacher-forced log-probabilities of given sequences.
 
 use super::distribution::Distribution;
 use crate::backend;
@@ -6,13 +6,13 @@ use crate::model::Student;
 use crate::nn::mode::Mode;
 use tch::{Kind, Tensor};
 
-/// log π(token) for `hidden` [.., d] and `tokens` of the same shape but the last: one number a token. The state at
-/// position t scores token t of `tokens`, because the decoder's input is shifted by the start token.
+/// log π(token) for `hidden` [.., d] and `tokens` [..]: one number per token. The state at position t scores token t of
+/// `tokens`, because the decoder's input is shifted by the start token.
 pub fn token_logprobs(student: &Student, hidden: &Tensor, tokens: &Tensor, mode: Mode) -> Tensor {
     token_logprobs_under(student, hidden, tokens, mode, Distribution::FULL)
 }
 
-/// As [`token_logprobs`], under another distribution made of the same logits.
+/// As [`token_logprobs`], under another distribution derived from the same logits.
 pub fn token_logprobs_under(
     student: &Student,
     hidden: &Tensor,
@@ -26,7 +26,7 @@ pub fn token_logprobs_under(
     if hidden.requires_grad() || rows <= at_once {
         return of(hidden, tokens);
     }
-    // Without gradients nothing needs all logits at once.
+    // Without gradients, all logits are never needed at the same time.
     let parts = (0..rows).step_by(at_once as usize).map(|row| {
         let count = at_once.min(rows - row);
         of(&hidden.narrow(0, row, count), &tokens.narrow(0, row, count))
@@ -34,12 +34,12 @@ pub fn token_logprobs_under(
     Tensor::cat(&parts.collect::<Vec<_>>(), 0)
 }
 
-/// Gradients of a loss that is a sum over tokens, without ever holding the logits of all of them: the head runs
-/// forward and backward on a few positions at a time, and what it asks of the states below goes down once.
+/// Gradients of a loss that is a sum over tokens, without ever holding the logits of all of them: the head runs forward and
+/// backward on a few positions at a time, and the gradient of the states is propagated down once.
 ///
 /// `hidden` `[tokens, d]` and `tokens` `[tokens]` hold only real tokens; `loss` takes log π of the tokens
-/// `start..start + length` and returns their share. `also` is a further loss of the same states. Returns the sum of
-/// the shares, `also` left out.
+/// `start..start + length` and returns their share. `also` is a further loss of the same states. Returns the sum of the shares
+/// without `also`.
 pub fn backward_by_positions(
     student: &Student,
     hidden: &Tensor,
@@ -51,7 +51,7 @@ pub fn backward_by_positions(
     backward_under(student, hidden, tokens, (mode, Distribution::FULL), loss, also)
 }
 
-/// As [`backward_by_positions`], with log-probabilities under another distribution made of the same logits.
+/// As [`backward_by_positions`], with log-probabilities under another distribution derived from the same logits.
 pub fn backward_under(
     student: &Student,
     hidden: &Tensor,

@@ -3,20 +3,20 @@
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy)]
 pub enum Sampling {
-    /// The likeliest token.
+    /// The most likely token.
     Greedy,
-    /// At random among the likeliest.
+    /// At random among the most likely.
     Random {
-        /// How many of the likeliest tokens; 0 takes all.
+        /// Number of most likely tokens to keep; 0 keeps all.
         top_k: u32,
-        /// Probability that the kept tokens must hold.
+        /// Probability mass to keep.
         top_p: f64,
         /// Divides the logits.
         temperature: f64,
     },
 }
 
-/// Index and value of the largest logit; the first of equals.
+/// Index and value of the largest logit; ties go to the first.
 pub(super) fn greedy(logits: &[f32]) -> usize {
     let mut best = 0;
     for (index, &logit) in logits.iter().enumerate() {
@@ -27,8 +27,7 @@ pub(super) fn greedy(logits: &[f32]) -> usize {
     best
 }
 
-/// The `count` largest logits with their tokens, largest first; equals in the order of the vocabulary. `count` 0
-/// takes all.
+/// The `count` largest logits with their tokens, largest first; ties in the order of the vocabulary. `count` 0 takes all.
 pub(super) fn likeliest(logits: &[f32], count: usize) -> Vec<(f32, u32)> {
     let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
     let count = if count == 0 { logits.len() } else { count.min(logits.len()) };
@@ -132,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_likeliest_are_those_of_a_full_sort() {
-        let logits: Vec<f32> = (0..3000).map(|i: u32| ((i * 7919) % 1013) as f32).collect(); // with equals
+        let logits: Vec<f32> = (0..3000).map(|i: u32| ((i * 7919) % 1013) as f32).collect(); // with ties
         let mut sorted: Vec<(f32, u32)> =
             logits.iter().zip(0..).map(|(&logit, index)| (logit, index)).collect();
         sorted.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));

@@ -1,4 +1,4 @@
-//! Token by token decoding with cached keys and values; the encoder runs once a problem for all its samples.
+//! Token-by-token decoding with a key-value cache; the encoder runs once per problem for all its samples.
 
 use super::pick::{self, Sampling};
 use crate::backend::libtorch::multiplies_bfloat16;
@@ -19,36 +19,36 @@ use tch::{Device, Kind, Tensor, no_grad};
 /// One decoded sequence.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Generated {
-    /// Tokens after the start token, eos included where it was produced.
+    /// Tokens after the start token, including eos if it was produced.
     pub tokens: Vec<i64>,
-    /// log π(token) under the full softmax at temperature 1, one a token; empty for greedy decoding.
+    /// log π(token) under the full softmax at temperature 1, one per token; empty for greedy decoding.
     #[serde(with = "crate::collective::exact")]
     pub logprobs: Vec<f32>,
     /// V of the state before each token; empty without a value head.
     #[serde(with = "crate::collective::exact")]
     pub values: Vec<f32>,
-    /// True if the limit came before eos.
+    /// True if the limit was reached before eos.
     pub truncated: bool,
 }
 
-/// A student made ready for decoding: weights in the sampling format, cast once, and on the CPU the decoder on
-/// kernels of its own. It does not see later changes of the student's weights where it had to copy them.
+/// A student prepared for decoding: weights in the sampling dtype, cast once, and on the CPU a decoder with its own kernels.
+/// Later changes of weights that had to be copied are not visible to it.
 #[derive(Debug)]
 pub struct Generator<'a> {
     student: &'a Student,
-    /// Where products are to run on weights in the sampling format, or with LoRA added, and there is no CPU decoder.
+    /// Set if products run on weights in the sampling dtype, or with LoRA merged, and there is no CPU decoder.
     copy: Option<Student>,
     cpu_decoder: Option<Box<dyn CpuDecoder>>,
-    /// Where values are asked for and there is no CPU decoder.
+    /// Set if values are requested and there is no CPU decoder.
     value_head: Option<ValueHead>,
     mode: Mode,
 }
 
 impl<'a> Generator<'a> {
-    /// Decodes with `student`, made of `weights`, in the number format `kind`.
+    /// Decodes with `student`, built from `weights`, in the dtype `kind`.
     ///
     /// # Errors
-    /// If the system refuses threads.
+    /// If threads cannot be started.
     pub fn new(student: &'a Student, weights: &Weights, kind: Kind) -> Result<Self> {
         let (config, device) = (&*student.config, student.device());
         let copied = decoding_weights(config, weights, kind);
@@ -66,7 +66,7 @@ impl<'a> Generator<'a> {
         Ok(Self { student, copy, cpu_decoder, value_head: None, mode })
     }
 
-    /// Also gives the values that the head in `weights` finds in the states that tokens are chosen from.
+    /// Also returns the values of the head in `weights` for the states that tokens are chosen from.
     #[must_use]
     pub fn with_value_head(mut self, weights: &Weights) -> Self {
         match &mut self.cpu_decoder {
@@ -76,8 +76,8 @@ impl<'a> Generator<'a> {
         self
     }
 
-    /// Decodes `seeds.len()` sequences: row i belongs to problem i / samples of `source`. Each row draws from its own
-    /// random stream, so that a sequence does not depend on its neighbours.
+    /// Decodes `seeds.len()` sequences: row i belongs to problem i / samples of `source`. Each row draws from its own random
+    /// stream, so a sequence does not depend on the rest of the batch.
     pub fn generate(
         &self,
         source: &Source,
@@ -99,8 +99,8 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// As [`Generator::generate`], with libtorch's operations alone: what a GPU runs, and what the CPU's own decoder is
-/// tested against.
+/// As [`Generator::generate`], with libtorch's operations alone: the implementation for GPUs, and the reference for tests of
+/// the CPU decoder.
 pub fn generate(
     student: &Student,
     source: &Source,
@@ -230,7 +230,7 @@ fn decode(
         for (place, &row) in running.iter().enumerate() {
             let generated = &mut done[row];
             if !generated.truncated {
-                continue; // finished, waiting to leave the batch
+                continue; // finished, not removed from the batch yet
             }
             generated.tokens.push(tokens[place]);
             if let Some(logprob) = logprobs.get(place) {
@@ -243,7 +243,7 @@ fn decode(
         if alive.is_empty() {
             break;
         }
-        // Leaving costs a copy of the cache, so rows leave in groups.
+        // Removing rows copies the cache, so rows are removed in groups.
         if alive.len() * 4 <= running.len() * 3 {
             let rows: Vec<i64> = alive.iter().map(|&place| place as i64).collect();
             cache.select_rows(&Tensor::from_slice(&rows).to_device(device));
@@ -254,7 +254,7 @@ fn decode(
     done
 }
 
-/// Chooses a token a row from `logits` [rows, vocab]; log-probabilities only where tokens are drawn at random.
+/// Chooses one token per row from `logits` [rows, vocab]; log-probabilities only if tokens are drawn at random.
 fn choose(
     logits: &Tensor,
     sampling: Sampling,
@@ -414,7 +414,7 @@ mod tests {
             assert!(close(&merged.logprobs, &full.logprobs, 1e-4));
         }
         let half = Generator::new(&student, &weights, Kind::BFloat16).expect("generator");
-        // Of its own tokens, whichever they are, float32 gives nearly the same numbers.
+        // For the sampled tokens, whichever they are, float32 gives nearly the same log-probabilities.
         let exact = |rows: &[Generated]| {
             let tokens: Vec<&[i64]> = rows.iter().map(|row| row.tokens.as_slice()).collect();
             teacher_forced(&student, None, &source, &tokens, Mode::EVAL).logprobs

@@ -1,4 +1,4 @@
-//! Numbers of each token of given sequences, in one teacher-forced pass of a model.
+//! Teacher-forced log-probabilities and values of given sequences, in one pass of a model.
 
 use super::logprobs::token_logprobs;
 use crate::backend;
@@ -8,13 +8,13 @@ use crate::nn::mode::Mode;
 use crate::nn::value_head::ValueHead;
 use tch::{Kind, Tensor, no_grad};
 
-/// Whether log-probabilities taken while sampling are not those that training will compare with: only in float32 do the
-/// decoder and a teacher-forced pass agree to rounding.
+/// Whether log-probabilities from sampling differ from those that training compares with: only in float32 do the decoder and a
+/// teacher-forced pass agree up to rounding.
 pub fn needs_own_pass(sampling: Kind, training: Kind) -> bool {
     sampling != Kind::Float || training != Kind::Float
 }
 
-/// A number for each token of each sequence.
+/// One number per token, by sequence.
 #[derive(Debug, Clone)]
 pub struct TeacherForced {
     /// log π(token) under the full softmax at temperature 1.
@@ -23,8 +23,8 @@ pub struct TeacherForced {
     pub values: Option<Vec<Vec<f32>>>,
 }
 
-/// Runs `student` over sequences of tokens: the same number of them for each problem of `source`, whose encoder states they
-/// share, one problem after the other.
+/// Runs `student` over sequences of tokens: the same number for each problem of `source`, grouped by problem; they share its
+/// encoder states.
 pub fn teacher_forced(
     student: &Student,
     value_head: Option<&ValueHead>,
@@ -66,7 +66,7 @@ mod tests {
     use crate::nn::value_head;
     use tch::Device;
 
-    /// Samples that share a problem's encoder states get the numbers that each gets alone.
+    /// Samples that share a problem's encoder states get the same results as each alone.
     #[test]
     fn samples_of_a_problem_do_not_mix() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");

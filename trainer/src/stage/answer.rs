@@ -44,12 +44,12 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     evaluate(context, round, "sft")
 }
 
-/// Decodes all splits with a stage's checkpoint where that is missing, trains its answer model, answers val and test.
-/// Round 0 with stage `base` is the base student.
+/// Decodes missing rationales of all splits with a stage's checkpoint, trains its answer model, and answers val and test. Round
+/// 0 with stage `base` is the base student.
 ///
 /// # Errors
-/// If the checkpoint is missing, is not the one that wrote the existing rationales, there is nothing to learn from, or
-/// a step fails.
+/// If the checkpoint is missing or is not the one that wrote the existing rationales, there is no training data, or a step
+/// fails.
 pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
     if (stage == "base") != (round == 0) {
         return Err(Error::input(
@@ -132,7 +132,7 @@ pub fn evaluate(context: &Context, round: u32, stage: &str) -> Result<Outcome> {
     }
     context.write_part::<Metric>(round, &format!("answer-{stage}"), log.into_rows())?;
     StepCheckpoint::forget(&adapter_folder, &context.group);
-    // The answers come last: if they exist, the stage is complete.
+    // The answers are written last: if they exist, the stage is complete.
     context.write_part::<Answer>(round, stage, answers)?;
     Ok(Outcome::Done(line))
 }
@@ -205,7 +205,7 @@ fn adapted(
     Ok(Some(lora))
 }
 
-/// Settings of an adapter's training, besides the policy and its rationales, in one line.
+/// Settings of an adapter's training, other than the policy and its rationales, in one line.
 fn training_hash(context: &Context, corpus: &Corpus, rationales: &HashMap<String, String>) -> String {
     let (answer, student) = (&context.settings.answer, &context.settings.student);
     let training = (answer.epochs, answer.batch, answer.learning_rate, answer.weight_decay, answer.warmup);
@@ -214,7 +214,7 @@ fn training_hash(context: &Context, corpus: &Corpus, rationales: &HashMap<String
     let source = (answer.prompt_format, answer.rationales, answer.max_new_tokens);
     let student = (student.use_caption, student.max_source_tokens, corpus.features.identity());
     let run = (context.settings.rollout.seed, context.kind());
-    // What it was trained on; gold solutions are the dataset's.
+    // Its training data; gold solutions are part of the dataset.
     let texts: BTreeMap<&str, &str> =
         rationales.iter().map(|(problem, text)| (problem.as_str(), text.as_str())).collect();
     let texts = (answer.rationales == RationaleSource::Generated).then_some(texts);
@@ -222,7 +222,7 @@ fn training_hash(context: &Context, corpus: &Corpus, rationales: &HashMap<String
     sha256_hex(text.as_bytes())
 }
 
-/// A policy with an adapter, and what it answers from.
+/// A policy with an answer adapter, and the rationales it answers from.
 struct AnswerModel<'a> {
     context: &'a Context,
     /// The student on the policy's weights and the adapter's.
@@ -233,7 +233,7 @@ struct AnswerModel<'a> {
     rationales: &'a HashMap<String, String>,
 }
 
-/// An answer model's output for a problem.
+/// An answer model's prediction for a problem.
 struct Said<'a> {
     problem: &'a Problem,
     text: String,
@@ -241,7 +241,7 @@ struct Said<'a> {
 }
 
 impl Said<'_> {
-    /// Whether it is the right option; `None` if that is hidden.
+    /// Whether it is the correct option; `None` if that is hidden.
     fn is_right(&self) -> Option<bool> {
         self.problem.answer_index.map(|right| self.predicted == Some(right))
     }
@@ -261,7 +261,7 @@ impl Said<'_> {
 }
 
 impl AnswerModel<'_> {
-    /// Decodes with the adapter as it is now.
+    /// Decodes with the adapter's current weights.
     fn generator(&self) -> Result<Generator<'_>> {
         Generator::new(&self.student, &self.policy.weights, self.context.sampling_kind())
     }
@@ -279,7 +279,7 @@ impl AnswerModel<'_> {
         self.policy.tokenizer.encode(&text, settings.student.max_source_tokens)
     }
 
-    /// A problem with its right answer to learn; `None` if that is hidden.
+    /// A problem with its correct answer as the target; `None` if that is hidden.
     fn example(&self, problem: &Problem, rationale: &str) -> Result<Option<Example>> {
         let Some(right) = problem.answer_index else { return Ok(None) };
         let limit = self.context.settings.answer.max_new_tokens;
@@ -358,7 +358,7 @@ impl AnswerModel<'_> {
         let mut saved = context.step_checkpoint(folder, identity);
         let model = (&self.student, &self.policy.weights);
         fit(model, &examples, &corpus.features, &plan, choice.as_ref(), &mut saved, &mut log)?;
-        // The adapter comes last: where it is, its training is done.
+        // The adapter is written last: if it exists, its training is complete.
         let part = format!("{}-training", folder.file_name().unwrap_or_default().to_string_lossy());
         context.write_part::<Metric>(round, &part, log.into_rows())?;
         let Policy { weights, fingerprint, folder: companions, .. } = self.policy;
@@ -368,7 +368,7 @@ impl AnswerModel<'_> {
         context.group.on_first(|| write_adapter(folder, lora, weights, &base, &hash)).map(|_| ())
     }
 
-    /// Answers problems greedily, in their order; `title` precedes the progress.
+    /// Answers problems greedily, in order; `title` labels the progress.
     fn answer<'p>(
         &self,
         generator: &Generator<'_>,

@@ -1,9 +1,9 @@
-//! The right answer in the reward: how far each sentence raises the answer model's probability of the correct option.
+//! The answer reward: how far each sentence raises the answer model's probability of the correct option.
 //!
-//! A rationale's sentences s_1 … s_n earn w · (P_i − P_{i−1}), where P_i is the probability of the correct option after the
-//! problem and s_1 … s_i, among the problem's options. In sum a rationale earns w · (P_n − P_0), so no sentence is
-//! rewarded for what an earlier one has made certain (potential-based shaping, Ng et al., 1999). With
-//! `rl.answer_reward = product`, a sentence's score is multiplied by 1 − w + w · P_n instead; with `alone` there are no scores.
+//! A rationale's sentences s_1 … s_n earn w · (P_i − P_{i−1}), where P_i is the probability of the correct option among the
+//! problem's options, given the problem and s_1 … s_i. In total a rationale earns w · (P_n − P_0), so no sentence is rewarded
+//! for what an earlier one has already established (potential-based shaping, Ng et al., 1999). With
+//! `rl.answer_reward = product`, a sentence's score is multiplied by 1 − w + w · P_n instead; with `alone` scores are not used.
 
 use super::context::{Context, Policy, short};
 use crate::backend::memory::in_batches;
@@ -31,7 +31,7 @@ pub(super) struct AnswerRewards {
 }
 
 impl AnswerRewards {
-    /// Adds the right answer to the scores of a rollout at the tokens that end them; nothing where the answer is hidden.
+    /// Adds the answer reward to the scores of a rollout, each at its last token; no change if the answer is hidden.
     pub(super) fn add_to(&self, ends: &mut [(u32, f32)], rollout: &Rollout, rl: &RlSettings) {
         let Some(along) = self.along.get(&rollout.rollout_id) else { return };
         let weight = rl.answer_weight;
@@ -107,10 +107,11 @@ fn answer_model(context: &Context, round: u32) -> Result<Policy> {
     Ok(policy)
 }
 
-/// Probabilities along the rollouts of a round. Each beginning of a rationale is looked at once, whichever samples share it.
+/// Probabilities along the rollouts of a round. Each distinct prefix of a rationale is evaluated once, even if several samples
+/// share it.
 ///
 /// # Errors
-/// If the answer model is missing or of another policy, a problem does not exist, or memory runs out.
+/// If the answer model is missing or belongs to another policy, a problem does not exist, or memory runs out.
 pub(super) fn along(
     context: &Context,
     round: u32,
@@ -140,7 +141,7 @@ pub(super) fn along(
     Ok(AnswerRewards { along: along.collect() })
 }
 
-/// Takes the probability of the correct option after each beginning: e^(log π(answer)), relative to the sum over all options.
+/// Computes the probability of the correct option after each prefix: e^(log π(answer)), relative to the sum over all options.
 fn probabilities(
     context: &Context,
     model: &Policy,
@@ -161,7 +162,7 @@ fn probabilities(
         }
         right.push(problem.answer_index.map_or(0, usize::from));
     }
-    // Alike lengths side by side, so that little is padded; the options of a beginning share its encoding.
+    // Similar lengths are batched together to reduce padding; the options of a prefix share its encoding.
     rows.sort_by_key(|(place, option, example)| (example.source.len(), *place, *option));
     let mut likelihoods: Vec<BTreeMap<usize, f64>> = vec![BTreeMap::new(); right.len()];
     let mode = Mode { train: false, kind: context.kind() };

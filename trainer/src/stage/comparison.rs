@@ -1,5 +1,5 @@
-//! Whether RL made the policy better: greedy rationales of split val before and after, by their likeness to the gold
-//! solutions. Scores of a Teacher for them would be paid for, and come later.
+//! Whether RL made the policy better: compares greedy rationales of split val before and after by their similarity to the gold
+//! solutions. A Teacher's scores for them would cost money, and arrive later.
 
 use super::context::{Context, Policy};
 use super::decode;
@@ -11,29 +11,29 @@ use crate::seed;
 use schemas::settings::{RlKeep, RlSettings};
 use schemas::{Metric, Problem};
 
-/// Most problems of val that are decoded; the same ones each time.
+/// Maximum number of val problems decoded; always the same ones.
 const PROBLEMS: usize = 512;
 
-/// Fewer problems give no interval of a change.
+/// With fewer problems, no interval of the change is computed.
 const LEAST_PROBLEMS: usize = 4;
 
-/// Problems of val that a policy is measured on.
+/// Val problems that a policy is evaluated on.
 pub(super) struct Comparison<'a> {
     context: &'a Context,
     corpus: &'a Corpus,
     problems: Vec<&'a Problem>,
 }
 
-/// What a policy's greedy rationales of val are like.
+/// Metrics of a policy's greedy rationales of val.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Measured {
-    /// ROUGE-L of each problem's rationale to its solution, 0 to 1.
+    /// ROUGE-L of each problem's rationale against its solution, 0 to 1.
     rouge_l: Vec<f64>,
     /// Mean number of sentences, without repetitions.
     sentences: f64,
 }
 
-/// The same problems before and after.
+/// Comparison on the same problems, before and after.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Change {
     /// Mean ROUGE-L before and after.
@@ -48,7 +48,7 @@ impl<'a> Comparison<'a> {
     /// The val problems with a solution; `None` if there are none.
     ///
     /// # Errors
-    /// If there are none, and `rl.keep = best` needs them.
+    /// If there are none but `rl.keep = best` needs them.
     pub(super) fn new(context: &'a Context, corpus: &'a Corpus) -> Result<Option<Self>> {
         let mut problems: Vec<(u64, &Problem)> = corpus
             .split("val")
@@ -68,7 +68,7 @@ impl<'a> Comparison<'a> {
         Ok((!problems.is_empty()).then_some(Self { context, corpus, problems }))
     }
 
-    /// Measures a policy by its greedy rationales.
+    /// Evaluates a policy's greedy rationales.
     ///
     /// # Errors
     /// If not even one problem fits into memory, or the run is interrupted.
@@ -87,7 +87,7 @@ impl<'a> Comparison<'a> {
 }
 
 impl Change {
-    /// Compares the measures of two policies.
+    /// Compares the metrics of two policies.
     pub(super) fn between(before: &Measured, after: &Measured) -> Self {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
         let changes: Vec<f64> =
@@ -110,7 +110,7 @@ impl Change {
         before != after && self.half_width.is_none_or(|half| (after - before).abs() <= half)
     }
 
-    /// The numbers by name.
+    /// The metrics by name.
     pub(super) fn numbers(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let ([before, after], [short, long]) = (self.rouge_l, self.sentences);
         let half = self.half_width.map(|half| ("rouge_l/half_width", half));
@@ -163,11 +163,10 @@ pub(super) fn likely_cause(rl: &RlSettings, rows: &[Metric], change: &Change) ->
         values.fold(f64::NEG_INFINITY, f64::max)
     };
     let [sentences, now] = change.sentences;
-    // The right answer alone does not reward a rationale for its length.
+    // The answer reward alone does not reward length.
     let is_scored = last("mean_sentence_score").is_some();
     if most("kl_to_sampler") > 0.1 || most("clip_fraction") > 0.3 {
-        "it moved far from the policy that sampled; lower rl.learning_rate or rl.passes, or set rl.max_kl"
-            .into()
+        "it moved far from the sampling policy; lower rl.learning_rate or rl.passes, or set rl.max_kl".into()
     } else if last("explained_variance").is_some_and(|share| share < 0.0) {
         "values predict returns worse than their mean; set rl.baseline = leave_one_out, or train them longer \
          (rl.value_passes)"
@@ -188,8 +187,8 @@ pub(super) fn likely_cause(rl: &RlSettings, rows: &[Metric], change: &Change) ->
         last("differing/problems").filter(|share| rl.compares_samples() && *share < 0.2)
     {
         format!(
-            "the samples of only {:.1} % of the problems differ in their reward, so few decide; sample more of each \
-             (rollout.samples)",
+            "only {:.1} % of the problems have samples with different rewards, so few problems drive training; raise \
+             rollout.samples",
             share * 100.0
         )
     } else if change.may_be_chance() {
@@ -197,12 +196,9 @@ pub(super) fn likely_cause(rl: &RlSettings, rows: &[Metric], change: &Change) ->
     } else {
         let (reward, next) = match is_scored {
             true => ("scores", ", or look at the scores (collect-feedback report)"),
-            false => ("the right answer", ""),
+            false => ("the answer reward", ""),
         };
-        format!(
-            "{reward} and gold solutions may ask for different things; sample more of each problem \
-             (rollout.samples){next}"
-        )
+        format!("{reward} and gold solutions may favour different texts; raise rollout.samples{next}")
     }
 }
 
@@ -237,7 +233,7 @@ mod tests {
         assert!(cause(&entropies).starts_with("its samples became similar"));
         assert!(cause(&[("kl_to_sampler", 0.01)]).starts_with("scores and gold solutions"));
         assert!(
-            cause(&[("differing/problems", 0.08)]).starts_with("the samples of only 8.0 % of the problems")
+            cause(&[("differing/problems", 0.08)]).starts_with("only 8.0 % of the problems have samples")
         );
         // Values teach something of equal samples, too.
         for (algorithm, baseline, expected) in [
@@ -261,13 +257,13 @@ mod tests {
         assert_eq!(cause_of(&[], &slightly), "the difference may be chance");
     }
 
-    /// Points of Student's t from its published table.
+    /// Quantiles of Student's t from published tables.
     #[test]
     fn the_interval_is_that_of_students_t() {
         for (freedom, point) in [(3.0, 3.182), (4.0, 2.776), (9.0, 2.262), (30.0, 2.042), (99.0, 1.984)] {
             assert!((quantile_of_t(freedom) / point - 1.0).abs() < 0.01, "{freedom}");
         }
-        // Changes 0.1, 0.3, 0.1, 0.3: mean 0.2, deviation 0.1155, of the mean 0.0577.
+        // Changes 0.1, 0.3, 0.1, 0.3: mean 0.2, standard deviation 0.1155, standard error 0.0577.
         let measured = |values: [f64; 4]| Measured { rouge_l: values.to_vec(), sentences: 2.0 };
         let before = measured([0.1, 0.2, 0.3, 0.4]);
         let found = Change::between(&before, &measured([0.2, 0.5, 0.4, 0.7]));

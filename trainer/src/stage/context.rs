@@ -1,4 +1,4 @@
-//! What every stage works with: dataset, settings, folders of checkpoints, device.
+//! The context of every stage: dataset, settings, checkpoint folders, device.
 
 use crate::backend;
 use crate::backend::libtorch;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tch::{Device, Kind};
 
-/// Metric of stage rl in a round that ends with it.
+/// Metric of stage rl that marks a round ending with it.
 pub(super) const ENDS_ROUND: &str = "ends_round";
 
 /// Dataset, settings and device of one command.
@@ -31,11 +31,11 @@ pub struct Context {
     pub settings: Settings,
     /// Provenance of the files to write.
     pub provenance: Provenance,
-    /// Where tensors live.
+    /// Device of the tensors.
     pub device: Device,
     /// The ranks that run the command together.
     pub group: Group,
-    /// Flags that `collect-feedback` has to be given too, to choose the same problems, with a space before each.
+    /// Flags to pass to `collect-feedback` as well, so that it selects the same problems; each with a leading space.
     pub share_flags: String,
     checkpoints: PathBuf,
 }
@@ -53,12 +53,13 @@ pub struct Policy {
     pub fingerprint: String,
     /// Folder it was read from.
     pub folder: PathBuf,
-    /// The adapter that is trained, and the trunk that is not; `None` where all weights are one.
+    /// The trained adapter and its frozen trunk; `None` if all weights are trained.
     pub adapter: Option<(LoraConfig, Trunk)>,
 }
 
 impl Policy {
-    /// Writes its checkpoint: an adapter where one was trained, else all weights. `made_by` says in words what made it.
+    /// Writes its checkpoint: an adapter if one was trained, else all weights. `made_by` is the metadata text on what produced
+    /// it.
     ///
     /// # Errors
     /// If the write fails; then the folder does not appear.
@@ -67,7 +68,7 @@ impl Policy {
         folder::write(folder, student, self.adapter.as_ref(), &self.folder, made_by)
     }
 
-    /// What of the adapter tells one training from another; empty where all weights are trained.
+    /// The adapter's part of a training's identity; empty if all weights are trained.
     pub(crate) fn adapter_identity(&self) -> String {
         self.adapter.as_ref().map_or_else(String::new, |(lora, trunk)| {
             format!(" {} {} {:?} {}", lora.r, lora.scale(), lora.target_modules, trunk.fingerprint)
@@ -75,17 +76,17 @@ impl Policy {
     }
 }
 
-/// The beginning of a fingerprint, for messages.
+/// The first digits of a fingerprint, for messages.
 pub(super) fn short(fingerprint: &str) -> &str {
     fingerprint.get(..12).unwrap_or(fingerprint)
 }
 
 impl Context {
-    /// The context of a dataset, which rank 0 has locked, and settings. Folders of rounds in the checkpoints get their
-    /// present names.
+    /// The context for a dataset, which rank 0 has locked, and settings. Round folders among the checkpoints that have old
+    /// names are renamed.
     ///
     /// # Errors
-    /// If the device is not there, or a folder cannot be renamed.
+    /// If the device is not available, or a folder cannot be renamed.
     pub fn new(dataset: Dataset, resolved: &Resolved, group: Group) -> Result<Self> {
         let mut settings = resolved.settings.clone();
         if !group.is_first() {
@@ -104,13 +105,13 @@ impl Context {
         backend::resolve(&mut settings.student, &mut settings.rollout.sampling_dtype, device);
         if let Device::Cuda(_) = device {
             if !libtorch::set_tf32(settings.student.tf32) {
-                schemas::warn!("warning: this libtorch does not take student.tf32");
+                schemas::warn!("warning: this libtorch does not support student.tf32");
             }
             schemas::warn!("running in {} on {}", settings.student.dtype, libtorch::described(device));
         }
         if settings.student.dtype == Dtype::Bfloat16 && !libtorch::multiplies_bfloat16(device) {
             schemas::warn!(
-                "student.dtype is bfloat16, which this processor has no instructions for: matrix products run in float32"
+                "student.dtype is bfloat16, but this processor has no bfloat16 instructions: matrix products run in float32"
             );
         }
         Ok(Self {
@@ -124,7 +125,7 @@ impl Context {
         })
     }
 
-    /// Has rank 0 write a part of a table, in place of any older one.
+    /// Writes a part of a table on rank 0, replacing any older one.
     ///
     /// # Errors
     /// As [`Dataset::write_part`], on every rank.
@@ -133,7 +134,7 @@ impl Context {
         self.group.on_first(write).map(|_| ())
     }
 
-    /// Has rank 0 remove a part of a table, if it exists.
+    /// Removes a part of a table on rank 0, if it exists.
     ///
     /// # Errors
     /// As [`Dataset::remove_part`], on every rank.
@@ -141,7 +142,7 @@ impl Context {
         self.group.on_first(|| Ok(self.dataset.remove_part::<T>(round, name)?)).map(|_| ())
     }
 
-    /// Number format of matrix products in training.
+    /// Compute dtype of matrix products in training.
     pub fn kind(&self) -> Kind {
         libtorch::product_kind(self.settings.student.dtype, self.device)
     }
@@ -159,7 +160,7 @@ impl Context {
         Duration::from_secs(self.settings.student.save_every_secs)
     }
 
-    /// The step checkpoint, shared by all ranks, of a stage that writes `folder` from what `identity` identifies.
+    /// The step checkpoint, shared by all ranks, of a stage that writes `folder` from the inputs identified by `identity`.
     pub fn step_checkpoint(&self, folder: &Path, identity: String) -> StepCheckpoint {
         StepCheckpoint::new(folder, identity, self.save_interval())
             .shared_by(&self.group)
@@ -200,7 +201,7 @@ impl Context {
     /// Reads the policy that a round starts from.
     ///
     /// # Errors
-    /// If it is not there, or broken.
+    /// If it does not exist, or is broken.
     pub fn starting_policy(&self, round: u32) -> Result<Policy> {
         self.read_policy(&self.starting_folder(round)?)
     }
@@ -208,7 +209,7 @@ impl Context {
     /// The folder of the policy that a round starts from.
     ///
     /// # Errors
-    /// If it is not there; the hint says how it is made.
+    /// If it does not exist; the hint names the command that creates it.
     pub(super) fn starting_folder(&self, round: u32) -> Result<PathBuf> {
         let folder = self.start_of(round);
         if !folder.join("config.json").is_file() {
@@ -232,8 +233,8 @@ impl Context {
         Ok(folder)
     }
 
-    /// The command that makes image features, where the dataset has pictures and no features yet: a student is made for
-    /// features of one width.
+    /// The command that computes image features, if the dataset has pictures but no features yet: a student is created for a
+    /// fixed feature width.
     fn features_first(&self) -> Result<String> {
         let has_pictures = self.dataset.problems()?.iter().any(|problem| problem.image.is_some())
             && self.dataset.images_dir().is_dir();
@@ -246,21 +247,21 @@ impl Context {
         })
     }
 
-    /// Reads a policy with its tokenizer, to run it: an adapter is added to its trunk's weights.
+    /// Reads a policy with its tokenizer, for inference: an adapter is merged into its trunk.
     ///
     /// # Errors
-    /// If it is not there, or broken.
+    /// If it does not exist, or is broken.
     pub fn read_policy(&self, folder: &Path) -> Result<Policy> {
         let mut stored = folder::read(folder)?;
         stored.merge();
         self.policy(folder, stored)
     }
 
-    /// Reads a policy with its tokenizer, to train it. With `student.lora_rank`, its adapter goes on, or it gets a new one,
-    /// which changes nothing before it has learned; the other weights are frozen. Without, all weights are trained.
+    /// Reads a policy with its tokenizer, for training. With `student.lora_rank`, training continues its adapter or a new one,
+    /// which initially has no effect; the other weights are frozen. Otherwise all weights are trained.
     ///
     /// # Errors
-    /// If it is not there, or broken, or its adapter is of other settings.
+    /// If it does not exist or is broken, or its adapter has other settings.
     pub fn read_policy_to_train(&self, folder: &Path) -> Result<Policy> {
         let mut stored = folder::read(folder)?;
         let asked = self.asked_adapter(&*stored.config)?;
@@ -280,8 +281,8 @@ impl Context {
                         asked.target_modules.join(",")
                     ),
                     format!(
-                        "use the adapter's settings; or put what `train merge {} --out FOLDER` writes in its place, for a new \
-                         adapter",
+                        "use the adapter's settings; or, for a new adapter, replace it with the output of `train merge {} \
+                         --out FOLDER`",
                         schemas::dataset::quoted(folder)
                     ),
                 ));
@@ -301,7 +302,7 @@ impl Context {
         Ok(policy)
     }
 
-    /// The adapter that the settings ask for on a student of this shape.
+    /// The adapter of the settings for a student of this shape.
     fn asked_adapter(&self, config: &dyn ModelConfig) -> Result<Option<LoraConfig>> {
         LoraConfig::of(&self.settings.student, config).map_err(|message| Error::BadInput {
             message: format!("student.lora_targets: {message}"),
@@ -319,8 +320,8 @@ impl Context {
         Ok(Policy { student, weights, tokenizer, fingerprint, folder: folder.to_path_buf(), adapter })
     }
 
-    /// Small matrices are finished before a second thread has woken up; on a busy machine, waiting for it takes ten
-    /// times longer. Ranks of one machine share its cores, unless OMP_NUM_THREADS says how many each may use.
+    /// Products of small matrices finish before a second thread has woken up; on a busy machine, waiting for it takes ten times
+    /// as long. Ranks on one machine share its cores, unless OMP_NUM_THREADS sets the number per rank.
     fn choose_threads(&self, weights: &Weights) {
         let threads = match self.settings.student.threads {
             0 if weights.count() < 10_000_000 => 1,
@@ -334,18 +335,18 @@ impl Context {
         tch::set_num_threads(threads);
     }
 
-    /// Whether a checkpoint folder is there, whole or as an adapter; it appears by renaming.
+    /// Whether a checkpoint folder exists, whole or as an adapter; it appears by renaming.
     pub fn has(&self, folder: &Path) -> bool {
         is_student(folder)
     }
 
-    /// Whether the answers of a round after `stage` are there.
+    /// Whether the answers of a round after `stage` exist.
     pub fn has_answers(&self, round: u32, stage: &str) -> bool {
         self.dataset.part_path::<Answer>(round, stage).is_file()
     }
 }
 
-/// Has ranks operate on their devices together, which must be of one kind.
+/// Lets ranks exchange tensors on their devices, which must be of one kind.
 fn connect_devices(group: &Group, device: Device) -> Result<()> {
     if group.is_alone() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Greedy rationales of a checkpoint: part of stages rl and sft, and of evaluation.
+//! Greedy rationales of a checkpoint, for stages rl and sft and for evaluation.
 
 use super::context::{Context, Policy, short};
 use super::outcome::warn_of_truncation;
@@ -16,13 +16,13 @@ use schemas::{Answer, Metric, Problem, Rationale};
 use serde::Deserialize;
 use std::collections::HashMap;
 
-/// Splits that evaluation and the end of a round decode.
+/// Splits decoded by evaluation and at the end of a round.
 pub(super) const SPLITS: [&str; 3] = ["train", "val", "test"];
 
-/// Problems in one Parquet part, the unit that a killed run repeats.
+/// Problems in one Parquet part, the unit of work lost when a run is killed.
 const PROBLEMS_A_PART: usize = 512;
 
-/// A stage's rationales of a split that are missing: names of parts with their problems.
+/// A stage's missing rationales of a split: names of parts with their problems.
 fn due<'a>(
     context: &Context,
     round: u32,
@@ -33,7 +33,7 @@ fn due<'a>(
     parts::due::<Rationale>(&context.dataset, round, &prefix, PROBLEMS_A_PART, problems)
 }
 
-/// Refuses to repeat a stage while results of its older policy exist: they would be mistaken for those of the new one.
+/// Refuses to repeat a stage while results of its older policy exist, since they would be mistaken for those of the new one.
 ///
 /// # Errors
 /// If there are rationales or later checkpoints of the round.
@@ -64,7 +64,7 @@ pub(super) fn refuse_leftovers(context: &Context, round: u32, stage: &str) -> Re
     ))
 }
 
-/// Removes metrics of a stage's older policy and its results: they would be compared with the new one's.
+/// Removes metrics of a stage's older policy and of its results, since they would be compared with the new ones.
 ///
 /// # Errors
 /// If the write fails.
@@ -114,7 +114,7 @@ pub(super) fn refuse_others(context: &Context, round: u32, stage: &str, policy: 
     }
 }
 
-/// Whether all rationales of a stage and split are there.
+/// Whether all rationales of a stage and split exist.
 pub(super) fn is_done(
     context: &Context,
     round: u32,
@@ -143,7 +143,7 @@ fn measured(context: &Context, round: u32, stage: &str, split: &str) -> bool {
     context.dataset.part_path::<Metric>(round, &metrics_part(stage, split)).is_file()
 }
 
-/// Decodes what is missing of a stage's rationales of a split; returns the number written.
+/// Decodes a stage's missing rationales of a split; returns the number written.
 pub(super) fn run(
     context: &Context,
     round: u32,
@@ -168,7 +168,7 @@ pub(super) fn run(
         }
         return Ok(0);
     }
-    // What was measured is of fewer rationales; a killed run must measure again.
+    // Existing metrics are of fewer rationales; a killed run must compute them again.
     let old = context.dataset.part_path::<Metric>(round, &metrics_part(stage, split));
     context.group.on_first(|| match old.is_file() {
         true => std::fs::remove_file(&old).map_err(Error::io("remove", &old)),
@@ -209,7 +209,7 @@ struct TextOf {
     truncated: bool,
 }
 
-/// Writes metrics of a stage's rationales of a split: form, and similarity to the gold solutions.
+/// Writes metrics of a stage's rationales of a split: lengths and repetition, and similarity to the gold solutions.
 fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[&Problem]) -> Result<()> {
     let columns =
         ["problem_id", "split", "stage", "sentences", "deduplicated", "repeated_sentences", "truncated"];
@@ -243,14 +243,14 @@ fn measure(context: &Context, round: u32, stage: &str, split: &str, problems: &[
         if !matches!(*name, "repeated" | "empty") {
             continue;
         }
-        // Without an earlier value there is no rise, but half of them is bad nevertheless.
+        // Without an earlier value there is no rise to report, but half of them is bad in any case.
         let rise = before.get(*name).map(|earlier| value - earlier);
         if rise.map_or(*value > 0.5, |rise| rise > 0.05) {
             let than_before =
                 rise.map_or(String::new(), |rise| format!(", {:.1} points more than before", rise * 100.0));
             schemas::warn!(
                 "round {round}: {:.1} % of the rationales of {split} after {stage} are {}{than_before}: the policy \
-                 degenerates{}",
+                 is degenerating{}",
                 value * 100.0,
                 if *name == "empty" { "empty" } else { "partly repeated" },
                 match stage {
@@ -274,7 +274,7 @@ struct MetricOf {
     value: f64,
 }
 
-/// The same numbers of the policy that the round started from, where they were taken.
+/// The same metrics of the round's starting policy, if they were recorded.
 fn starting_numbers(context: &Context, round: u32, stage: &str, split: &str) -> Result<HashMap<String, f64>> {
     let (round, of) = match (round, stage) {
         (0, _) => return Ok(HashMap::new()),

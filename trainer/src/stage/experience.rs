@@ -16,7 +16,7 @@ struct MetricOf {
     value: f64,
 }
 
-/// β of a round: fixed, or steered towards `rl.kl_target` from the coefficient of the round before.
+/// β of a round: fixed, or adjusted towards `rl.kl_target` from the coefficient of the previous round.
 pub(super) fn kl_coefficient(context: &Context, round: u32, kl: f64) -> Result<f64> {
     let rl = &context.settings.rl;
     let Some(target) = rl.kl_target.filter(|_| round > 1) else { return Ok(rl.kl_coefficient) };
@@ -24,18 +24,18 @@ pub(super) fn kl_coefficient(context: &Context, round: u32, kl: f64) -> Result<f
     Ok(steered(before.unwrap_or(rl.kl_coefficient), kl, target))
 }
 
-/// A number that a round measured, by its name.
+/// A metric of a round, by name.
 pub(super) fn measured_in(context: &Context, round: u32, name: &str) -> Result<Option<f64>> {
     let rows = context.dataset.project::<Metric, MetricOf>(round, &["name", "value"])?;
     Ok(rows.into_iter().find(|row| row.name == name).map(|row| row.value))
 }
 
-/// β · (1 + clip(KL / target − 1, ±0.5)): the proportional controller of Ziegler et al. (2019), a step a round.
+/// β · (1 + clip(KL / target − 1, ±0.5)): the proportional controller of Ziegler et al. (2019), one step per round.
 fn steered(coefficient: f64, kl: f64, target: f64) -> f64 {
     coefficient * (1.0 + (kl / target - 1.0).clamp(-0.5, 0.5))
 }
 
-/// Mean over rollouts of Σ_t (log π − log π_ref)(a_t), in nats: how far the policy that sampled is from the reference.
+/// Mean over rollouts of Σ_t (log π − log π_ref)(a_t), in nats: the distance of the sampling policy from the reference.
 pub(super) fn mean_kl(scored: &[(Rollout, Vec<f32>)]) -> f64 {
     let of_one = |rollout: &Rollout| -> f64 {
         let pairs = rollout.logprobs.iter().zip(&rollout.ref_logprobs);
@@ -44,11 +44,11 @@ pub(super) fn mean_kl(scored: &[(Rollout, Vec<f32>)]) -> f64 {
     scored.iter().map(|(rollout, _)| of_one(rollout)).sum::<f64>() / scored.len().max(1) as f64
 }
 
-/// Checks the numbers of all scored rollouts and takes their token rewards, with what the right answer is worth, by `answers`.
-/// A rollout without sentences counts as one sentence with score 0, up to its last token.
+/// Checks the columns of all scored rollouts and computes their token rewards, including the answer reward of `answers`. A
+/// rollout without sentences counts as one sentence with score 0, up to its last token.
 ///
 /// # Errors
-/// If a column has another length than the tokens, or holds a number that cannot be.
+/// If the length of a column differs from that of the tokens, or a column has an impossible value.
 pub(super) fn experience(
     context: &Context,
     corpus: &Corpus,
@@ -105,7 +105,7 @@ pub(super) fn neutral(rl: &RlSettings) -> f64 {
     if rl.needs_scores() { rl.neutral_score } else { 0.0 }
 }
 
-/// What is wrong with a rollout's numbers.
+/// The first problem with a rollout's columns.
 fn check(rollout: &Rollout, rl: &RlSettings, vocabulary: i64) -> Result<(), String> {
     let tokens = rollout.token_ids.len();
     let reads_values = rl.takes_sampled_values();
@@ -114,7 +114,7 @@ fn check(rollout: &Rollout, rl: &RlSettings, vocabulary: i64) -> Result<(), Stri
     for (column, found) in [("logprobs", rollout.logprobs.len()), ("values", values)] {
         if found != tokens {
             let next = if column == "values" && found == 0 {
-                ": they were sampled for another rl.baseline than sampled; set it to leave_one_out or model, or sample \
+                ": they were not sampled for rl.baseline = sampled; set it to leave_one_out or model, or sample \
                  again"
             } else {
                 ""

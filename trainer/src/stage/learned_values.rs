@@ -1,5 +1,5 @@
-//! Values for `rl.baseline = model`: a value model for each fold of the problems, trained on the others before the policy
-//! learns.
+//! Values for `rl.baseline = model`: a value model for each fold of the problems, trained on the other folds before policy
+//! training.
 
 use super::context::{Context, Policy};
 use crate::checkpoint::hf::{read_safetensors, write_safetensors};
@@ -21,7 +21,7 @@ use tch::Tensor;
 /// Names of the folds' metrics and hidden files: `rl-values-0`.
 const VALUES: &str = "rl-values";
 
-/// Where and from what values are learned.
+/// Inputs of value training.
 pub(super) struct LearnedValues<'a> {
     pub(super) context: &'a Context,
     pub(super) round: u32,
@@ -29,12 +29,12 @@ pub(super) struct LearnedValues<'a> {
     pub(super) policy: &'a Policy,
     pub(super) corpus: &'a Corpus,
     pub(super) plan: &'a Plan<'a>,
-    /// What training starts from.
+    /// Identity of the training's inputs.
     pub(super) identity: &'a str,
 }
 
 impl LearnedValues<'_> {
-    /// Values of each rollout's tokens. Of a fold that an interrupted run completed they are read from its file.
+    /// Values of each rollout's tokens. For folds completed by an interrupted run, they are read from their files.
     ///
     /// # Errors
     /// If the loss is not finite, the run is interrupted, or a file cannot be read or written.
@@ -57,8 +57,8 @@ impl LearnedValues<'_> {
         Ok(all)
     }
 
-    /// Trains the value model of a fold on the rollouts of all others, and keeps its values of the fold's own. A single fold
-    /// is trained on itself.
+    /// Trains the value model of a fold on the rollouts of all others, and saves its values for the fold's rollouts. A single
+    /// fold is trained on itself.
     fn learn(
         &self,
         fold: usize,
@@ -106,7 +106,7 @@ impl LearnedValues<'_> {
         write_safetensors(&path, tensors, &[("identity", self.identity.to_owned())])
     }
 
-    /// Values that another run learned from the same start.
+    /// Values learned by an earlier run from the same inputs.
     fn kept(&self, fold: usize, experience: &[Experience], rows: &[usize]) -> Result<Option<Vec<Vec<f32>>>> {
         let path = path(self.context, self.round, fold);
         if !path.is_file() {
@@ -141,7 +141,7 @@ fn path(context: &Context, round: u32, fold: usize) -> PathBuf {
     context.checkpoint(round, &format!(".{VALUES}-{fold}.safetensors"))
 }
 
-/// Removes what an interrupted run kept.
+/// Removes the files of an interrupted run.
 pub(super) fn forget(context: &Context, round: u32) {
     if !context.group.is_first() {
         return;
@@ -155,7 +155,7 @@ pub(super) fn forget(context: &Context, round: u32) {
     }
 }
 
-/// Removes metrics of values that another start had learned, but for those of the first `folds` folds.
+/// Removes value metrics beyond the first `folds` folds, left by a run with other inputs.
 ///
 /// # Errors
 /// If a file cannot be removed.

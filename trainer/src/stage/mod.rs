@@ -1,8 +1,8 @@
 //! The trainer's part of a round: run the pending stages and name the next command.
 //!
-//! rollout → (scores) → rl → rationales → (corrections) → sft → rationales → answer. The parts in brackets are done by
-//! the feedback pipeline; until they exist, the trainer stops. A stage is complete once its files exist, and files are
-//! written atomically, so after a kill the stage is repeated, or continued from its step checkpoint.
+//! rollout → (scores) → rl → rationales → (corrections) → sft → rationales → answer. The parts in brackets come from the
+//! feedback pipeline; until they exist, the trainer stops. A stage is complete once its files exist, and files are written
+//! atomically, so after a kill the stage is repeated, or continued from its step checkpoint.
 
 mod answer;
 mod answer_reward;
@@ -45,7 +45,7 @@ pub enum Stage {
     Answer,
 }
 
-/// Warns if the previous round was repeated after this one had begun: this one is still based on the older policy.
+/// Warns if the previous round was repeated after this one had begun, so that this one is based on an outdated policy.
 fn warn_of_redone_round(context: &Context, round: u32) -> Result<()> {
     #[derive(serde::Deserialize)]
     struct Said {
@@ -87,7 +87,7 @@ fn belongs(context: &Context, stage: Stage) -> bool {
     context.settings.round.stages == RoundStages::All || matches!(stage, Stage::Rollout | Stage::Rl)
 }
 
-/// Advances round `round` as far as feedback allows, or does only the stage `only`. Returns the lines to print.
+/// Advances round `round` as far as feedback allows, or runs only the stage `only`. Returns the lines to print.
 ///
 /// # Errors
 /// If a stage fails; what earlier stages wrote is kept.

@@ -1,4 +1,4 @@
-//! Several opinions on a rollout: which are missing, and what sentences count on which they differ.
+//! Several opinions on a rollout: missing opinions, and the weight of sentences on which opinions disagree.
 
 use crate::error::Result;
 use schemas::number::grouped;
@@ -8,32 +8,32 @@ use schemas::{Dataset, Reject, Rollout};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Opinions that the settings ask for and rollouts lack.
+/// Opinions required by the settings that rollouts lack.
 pub(super) struct Lacking {
-    /// What was rejected of each rollout: places of seats, with repeats.
+    /// Rejected opinions of each rollout: seat indices, with repeats.
     rejected: HashMap<String, Vec<(usize, u32)>>,
     /// Names of the seats.
     teachers: Vec<String>,
-    /// Opinions that are asked for on each rollout.
+    /// Opinions required on each rollout.
     asked_for: usize,
-    /// Opinions on all rollouts that were counted.
+    /// Opinions required on all counted rollouts.
     expected: usize,
-    /// Those of them that are missing and may come.
+    /// Of these, missing and still possible.
     pub(super) waiting: usize,
-    /// Those of them that are missing and will not come.
+    /// Of these, missing and rejected.
     lost: usize,
     /// Rollouts that wait for an opinion.
     pub(super) rollouts: usize,
-    /// Those of them that have none yet.
+    /// Of these, rollouts without any opinion yet.
     pub(super) without_any: usize,
     /// Rollouts with some opinions and not all.
     partly: usize,
-    /// Seats that rollouts wait for.
+    /// Seats of pending opinions.
     seats: BTreeSet<usize>,
 }
 
 impl Lacking {
-    /// Reads what was rejected; nothing is counted yet.
+    /// Reads the rejects; no rollout is counted yet.
     ///
     /// # Errors
     /// If the table cannot be read.
@@ -68,7 +68,7 @@ impl Lacking {
         })
     }
 
-    /// Counts the opinions that a rollout lacks; returns whether one of them may come.
+    /// Counts the opinions that a rollout lacks; returns whether any of them is still possible.
     pub(super) fn count(&mut self, rollout_id: &str, missing: &[(usize, u32)], has_any: bool) -> bool {
         let rejected = self.rejected.get(rollout_id).map_or(&[][..], Vec::as_slice);
         let waits_for: Vec<usize> =
@@ -84,12 +84,12 @@ impl Lacking {
         is_waiting
     }
 
-    /// Share of the opinions that are there.
+    /// Share of the required opinions that are present.
     pub(super) fn coverage(&self) -> f64 {
         (self.expected - self.waiting - self.lost) as f64 / self.expected.max(1) as f64
     }
 
-    /// ` by b, c`, where rollouts wait for some of several Teachers.
+    /// ` by b, c`, if rollouts wait for some of several Teachers.
     pub(super) fn by_whom(&self) -> String {
         if self.teachers.len() < 2 {
             return String::new();
@@ -98,12 +98,12 @@ impl Lacking {
         format!(" by {}", names.collect::<Vec<_>>().join(", "))
     }
 
-    /// Tells how many rollouts are learned from with fewer opinions than are asked for.
+    /// Reports how many rollouts are used with fewer opinions than required.
     pub(super) fn say(&self, round: u32, scored: usize) {
         if self.partly > 0 {
             schemas::warn!(
                 "note: round {round}: {} of {} scored rollouts have fewer than {} opinions ({} were rejected, {} are \
-                 pending); those that are there are combined",
+                 pending); the available ones are combined",
                 grouped(self.partly),
                 grouped(scored),
                 self.asked_for,
@@ -114,7 +114,7 @@ impl Lacking {
     }
 }
 
-/// Opinions that are not combined, because the settings do not ask for them.
+/// Opinions that are not combined because the settings do not include them.
 #[derive(Default)]
 pub(super) struct Ignored(BTreeMap<Number, usize>);
 
@@ -126,7 +126,7 @@ impl Ignored {
         }
     }
 
-    /// Names them.
+    /// Reports them.
     pub(super) fn say(&self, round: u32, opinions: &Opinions) {
         for (opinion, rollouts) in
             self.0.iter().filter_map(|(one, count)| Some((opinions.get(*one)?, *count)))
@@ -140,8 +140,8 @@ impl Ignored {
     }
 }
 
-/// Scores that count as much as their Teachers agree: a sentence that counts nothing has the neutral score, whose reward is zero.
-/// With a remark on how many there are.
+/// Scores weighted by the agreement of their Teachers: a sentence with weight 0 gets the neutral score, whose reward is zero.
+/// Also returns a remark with the number of affected sentences.
 pub(super) fn weighted(
     scored: Vec<(Rollout, Vec<Combined>)>,
     rl: &RlSettings,

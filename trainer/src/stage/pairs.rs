@@ -10,8 +10,8 @@ use crate::objective::experience::Experience;
 use schemas::settings::PairSource;
 use schemas::{Correction, Judgement};
 
-/// The pairs that `rl.dpo_pairs` asks for: of this round's samples; of corrections of this and earlier rounds; of
-/// judgements of earlier rounds. What concerns other splits than train is left out.
+/// The pairs that `rl.dpo_pairs` asks for: of this round's samples; of corrections of this and earlier rounds; of judgements of
+/// earlier rounds. Other splits than train are ignored.
 ///
 /// # Errors
 /// If a table is broken, or holds a problem that does not exist.
@@ -43,7 +43,7 @@ pub(super) fn pairs(
                 }
             }
         }
-        // The order of parts depends on interruptions of the collector; the order of learning must not.
+        // The order of parts depends on interruptions of the collector; the training order must not.
         of_round.sort();
         for (problem_id, better, worse) in of_round {
             pairs.extend(texts.pair(&problem_id, &better, &worse)?);
@@ -70,7 +70,7 @@ impl Texts<'_> {
         Ok(Pair::new(problem_id, &source, (&better.0, &better.1), (&worse.0, &worse.1)))
     }
 
-    /// Tokens of a rationale as a target, and those that end its sentences.
+    /// Tokens of a rationale as a target, and the last tokens of its sentences.
     fn encode(&self, text: &str) -> Result<(Vec<i64>, Vec<u32>)> {
         let limit = self.context.settings.sft.max_target_tokens;
         let tokens = self.policy.tokenizer.encode(&prompt::rationale_target(text), limit)?;

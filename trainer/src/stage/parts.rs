@@ -1,4 +1,4 @@
-//! Parts of a table that a stage writes: which problems have rows there, and in which parts the others are to be written.
+//! Parts of a table that a stage writes: which problems have rows, and the parts in which to write the others.
 
 use crate::error::Result;
 use schemas::table::Batches;
@@ -11,8 +11,8 @@ struct ProblemOf {
     problem_id: String,
 }
 
-/// Problems that have no row in the round's parts `<prefix>-00000`, `<prefix>-00001`, …, cut into further parts of at
-/// most `size` problems: names of parts with their problems. Problems that were imported since are among them.
+/// Problems that have no row in the round's parts `<prefix>-00000`, `<prefix>-00001`, …, divided into further parts of at most
+/// `size` problems: names of parts with their problems. Problems imported since then are included.
 ///
 /// # Errors
 /// If a part is broken.
@@ -39,7 +39,7 @@ pub(super) fn due<'a, T: Table>(
     Ok(parts.map(|(problems, number)| (format!("{prefix}-{number:05}"), problems.to_vec())).collect())
 }
 
-/// Whether the round has any such part.
+/// Whether the round has any part with this prefix.
 ///
 /// # Errors
 /// If the folder cannot be read.

@@ -21,8 +21,8 @@ fn grade(problem: &Problem) -> Option<u32> {
     problem.grade.as_deref()?.strip_prefix("grade")?.parse().ok()
 }
 
-/// Share of right answers and number of answers by class; classes without answers are left out, and so are answers
-/// to problems whose right option is hidden.
+/// Accuracy and number of answers by class; classes without answers and answers to problems with a hidden correct option are
+/// left out.
 pub(super) fn accuracy<'a>(
     answers: impl Iterator<Item = &'a Answer>,
     problems: &HashMap<&str, &Problem>,

@@ -1,4 +1,4 @@
-//! Stage rl: learn from the scores of the round's rollouts, then decode the new policy greedily where corrections follow.
+//! Stage rl: learn from the scores of the round's rollouts, then decode the new policy greedily if corrections follow.
 
 use super::answer_reward::{self, AnswerRewards};
 use super::comparison::{Change, Comparison, Measured, likely_cause};
@@ -27,10 +27,10 @@ use schemas::provenance::sha256_hex;
 use schemas::settings::{Algorithm, RlKeep, RlSettings, RoundStages};
 use schemas::{Metric, Rollout, Score};
 
-/// Name of the metric of the sampled rationales' mean sentence score.
+/// Name of the metric for the mean sentence score of the sampled rationales.
 const MEAN_SCORE: &str = "mean_sentence_score";
 
-/// Trains where scores allow, then decodes the train split.
+/// Trains if the scores suffice, then decodes the train split.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let folder = context.checkpoint(round, "rl");
     let mut line = None;
@@ -58,10 +58,10 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     StepCheckpoint::forget(&folder, &context.group);
     learned_values::forget(context, round);
     if line.is_none() && context.has(&context.checkpoint(round, "sft")) {
-        return Ok(Outcome::Already); // even if problems were imported since
+        return Ok(Outcome::Already); // even if problems have been imported since
     }
     if context.settings.round.stages == RoundStages::Rl {
-        return Ok(line.map_or(Outcome::Already, Outcome::Done)); // nothing waits for rationales
+        return Ok(line.map_or(Outcome::Already, Outcome::Done)); // no later stage needs rationales
     }
     let problems = context.dataset.problems()?;
     let train: Vec<_> = problems.iter().filter(|problem| problem.split == "train").collect();
@@ -77,7 +77,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     Ok(line.map_or(Outcome::Already, Outcome::Done))
 }
 
-/// One round of RL: rewards, then what the objective learns from, then its passes, then the checkpoint.
+/// One round of RL: rewards, the objective's rows, its passes, then the checkpoint.
 fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Result<String> {
     let settings = &context.settings;
     let rl = &settings.rl;
@@ -164,9 +164,9 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         })?
     };
 
-    // The checkpoint comes last: where it is, the stage is done.
+    // The checkpoint is written last: if it exists, the stage is complete.
     let folder = context.checkpoint(round, "rl");
-    // As it was read for training: an adapter stays one.
+    // Written as it was read for training: an adapter stays an adapter.
     let before = if learned.keeps_start { Some(context.read_policy_to_train(&policy.folder)?) } else { None };
     let kept = before.as_ref().unwrap_or(policy);
     context.group.on_first(|| kept.write(&folder, &format!("round {round}, rl")))?;
@@ -181,27 +181,27 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     ))
 }
 
-/// What the passes of any objective need.
+/// Inputs of the passes, common to all objectives.
 struct Run<'a> {
     context: &'a Context,
     round: u32,
     plan: Plan<'a>,
-    /// Numbers of the rollouts, by name.
+    /// Metrics of the rollouts, by name.
     measured: Vec<(&'static str, f64)>,
-    /// Identity of what training starts from.
+    /// Identity of the training's inputs.
     start: String,
-    /// The policy that learns.
+    /// The trained policy.
     policy: &'a Policy,
-    /// What it is compared on before and after.
+    /// The problems for the comparison before and after.
     comparison: Option<Comparison<'a>>,
 }
 
-/// What came of the passes.
+/// Result of the passes.
 struct Learned {
     end: End,
-    /// Whether the policy that the round started from is the better one and is to be kept.
+    /// Whether to keep the round's starting policy because it is better.
     keeps_start: bool,
-    /// What the comparison says, for the stage's line.
+    /// Result of the comparison, for the stage's line.
     remark: String,
 }
 
@@ -227,7 +227,7 @@ impl Run<'_> {
         Ok(Learned { end, keeps_start, remark })
     }
 
-    /// Whether the policy of before is kept, and the remark for the stage's line; says if the policy became worse.
+    /// Whether the starting policy is kept, and the remark for the stage's line; warns if the policy became worse.
     fn compare(&self, change: Option<Change>, log: &mut MetricLog) -> (bool, String) {
         let Some(change) = change else { return (false, String::new()) };
         let keeps_start = change.is_worse() && self.plan.settings.keep == RlKeep::Best;
@@ -242,19 +242,19 @@ impl Run<'_> {
         }
         let kept = if keeps_start { 1.0 } else { 0.0 };
         log.push(0, 0.0, change.numbers().chain([("kept_start", kept)]));
-        let remark = if keeps_start { " (the policy of before is kept)" } else { "" };
+        let remark = if keeps_start { " (the starting policy is kept)" } else { "" };
         (keeps_start, format!(", {change}{remark}"))
     }
 }
 
-/// Mean of all sentence scores of the sampled rationales; `None` if the right answer is the only reward.
+/// Mean of all sentence scores of the sampled rationales; `None` if the answer reward is the only one.
 fn mean_score(scored: &Scored, rl: &RlSettings) -> Option<f64> {
     let scores = || scored.rollouts.iter().flat_map(|(_, scores)| scores).map(|&score| f64::from(score));
     rl.needs_scores().then(|| scores().sum::<f64>() / scores().count().max(1) as f64)
 }
 
-/// What the samples earned, for the stage's line: their mean score, and that of the round before; how likely they make the
-/// right answer; their mean reward.
+/// The samples' rewards, for the stage's line: their mean score and that of the previous round, the probability of the correct
+/// answer, and the mean reward.
 fn earned(
     context: &Context,
     round: u32,
@@ -269,17 +269,19 @@ fn earned(
         parts.push(format!("mean sentence score {mean:.3}{earlier}"));
     }
     if let Some([(_, without), (_, with)]) = answers.map(AnswerRewards::numbers) {
-        parts.push(format!("right answer's probability {without:.3} without a rationale, {with:.3} with it"));
+        parts.push(format!(
+            "probability of the correct answer {without:.3} without a rationale, {with:.3} with it"
+        ));
     }
     parts.push(format!("mean reward {reward:.3}"));
     Ok(parts.join(", "))
 }
 
-/// What a training that ended early says.
+/// The remark on training that ended early.
 fn ended(end: End) -> String {
     match end {
         End::Complete => String::new(),
-        End::NothingToLearn => ", which differ too little to learn from: the policy stays as it was".into(),
+        End::NothingToLearn => ", which differ too little to learn from: the policy stays unchanged".into(),
         End::AtKlBound { steps, of, .. } => {
             format!(
                 ", ended at rl.max_kl after {} of {}",
@@ -297,7 +299,7 @@ fn left_out(scored: &Scored) -> String {
     }
 }
 
-/// Identity of what training starts from: a step checkpoint of another start is not continued.
+/// Identity of the training's inputs: a step checkpoint with another identity is not continued.
 fn start(
     context: &Context,
     policy: &Policy,

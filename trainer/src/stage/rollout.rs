@@ -1,5 +1,5 @@
-//! Stage rollout: k sampled rationales for each train problem, with the log-probabilities of every token, and its values if
-//! RL is to read them.
+//! Stage rollout: k sampled rationales for each train problem, with the log-probability of every token, and values if RL uses
+//! them.
 
 use super::context::{Context, Policy};
 use super::outcome::{Outcome, warn_of_truncation};
@@ -24,13 +24,13 @@ use schemas::number::counted;
 use schemas::{Problem, Rollout};
 use tch::Device;
 
-/// Problems in one Parquet part, the unit that a killed run repeats.
+/// Problems in one Parquet part, the unit of work lost when a run is killed.
 pub(crate) const PROBLEMS_A_PART: usize = 256;
 
-/// Parts of sampled rollouts; imported ones have other names.
+/// Prefix of the parts of sampled rollouts; imported ones have other names.
 const SAMPLED: &str = "sampled";
 
-/// Samples what is missing of the round.
+/// Samples the round's missing rollouts.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let problems = context.dataset.problems()?;
     let mut train: Vec<&Problem> = problems.iter().filter(|problem| problem.split == "train").collect();
@@ -97,8 +97,8 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     Ok(Outcome::Done(format!("round {round}: {rationales} sampled for {problems}")))
 }
 
-/// The models of a round. On the CPU, one at a time is in memory: reading weights again is cheap compared with a part,
-/// and memory limits the size of the student there.
+/// The models of a round. On the CPU, only one is in memory at a time: rereading weights is cheap compared with processing a
+/// part, and memory limits the size of the student there.
 struct Models<'a> {
     context: &'a Context,
     round: u32,
@@ -111,7 +111,7 @@ impl<'a> Models<'a> {
         Self { context, round, policy: None, reference: None }
     }
 
-    /// Whether the reference is another than the sampling policy, as it is after the first round.
+    /// Whether the reference differs from the sampling policy, as it does after the first round.
     fn has_reference(&self) -> bool {
         self.context.start_of(self.round) != self.context.base()
     }
@@ -133,7 +133,7 @@ impl<'a> Models<'a> {
         Ok(self.policy.insert(policy))
     }
 
-    /// The policy that rollouts are charged for drifting from.
+    /// The reference policy of the KL penalty.
     fn reference(&mut self) -> Result<&Policy> {
         let keeps_students = self.keeps_students();
         let reference = match self.reference.take() {
@@ -147,7 +147,7 @@ impl<'a> Models<'a> {
     }
 }
 
-/// Rollouts of some problems, in the order of the problems and samples.
+/// Rollouts of some problems, ordered by problem and sample.
 fn part(
     models: &mut Models<'_>,
     problems: &[&Problem],
@@ -220,7 +220,7 @@ impl<'a> Batches<'a> {
         Self { problems, sources, features, order, together, pad, device: context.device }
     }
 
-    /// Works on the indices of each batch's problems.
+    /// Processes the problem indices of each batch.
     fn each(&self, what: &str, work: impl FnMut(&[usize]) -> Result<()>) -> Result<()> {
         in_batches(what, &self.order, self.together, work)
     }
@@ -234,7 +234,7 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// Samples rollouts of the policy, which is its own reference until another is asked.
+/// Samples rollouts of the policy, with the policy as the reference until another one is applied.
 fn sample(
     context: &Context,
     round: u32,
@@ -244,7 +244,7 @@ fn sample(
 ) -> Result<Vec<Rollout>> {
     let settings = &context.settings;
     let samples = settings.rollout.samples as usize;
-    // The value model starts as a copy of the policy, so the policy's own states give its values.
+    // The value model starts as a copy of the policy, so its values can be computed from the policy's states.
     let rl = &settings.rl;
     let reads_values = rl.takes_sampled_values();
     let value_weights = reads_values.then(|| {
@@ -296,9 +296,9 @@ fn sample(
     all.into_iter().map(row).collect()
 }
 
-/// Gives samples of `problems` problems the log-probabilities and values of a teacher-forced pass: `score` gets the first
-/// problem, the number of problems, and the tokens of their samples. If memory runs out, fewer problems are scored at once;
-/// what was sampled is kept.
+/// Sets teacher-forced log-probabilities and values of the samples of `problems` problems: `score` receives the first problem,
+/// the number of problems, and the tokens of their samples. If memory runs out, fewer problems are scored per pass; the samples
+/// are kept.
 fn rescore(
     generated: &mut [Generated],
     problems: usize,
@@ -319,7 +319,7 @@ fn rescore(
     })
 }
 
-/// Seed of the random stream that a sample of a problem is drawn from in a round.
+/// Seed of the random stream of a sample of a problem in a round.
 pub(super) fn sample_seed(run_seed: u64, round: u32, problem_id: &str, sample: usize) -> u64 {
     seed::derive(run_seed, "rollout", &format!("{round}/{problem_id}/{sample}"))
 }
@@ -353,11 +353,11 @@ fn rollout(
     })
 }
 
-/// What is not finite now would be refused only after the Teacher was paid for its scores.
+/// Otherwise a non-finite number would be refused only after the Teacher's scores have been paid for.
 fn check_finite(what: &str, problem_id: &str, numbers: &[f32]) -> Result<()> {
     let Some(wrong) = numbers.iter().find(|number| !number.is_finite()) else { return Ok(()) };
     let message = format!("rollout of problem `{problem_id}`: expected a finite {what}, found {wrong}");
-    Err(Error::input(message, "are the checkpoint's weights sound? Try --dtype float32"))
+    Err(Error::input(message, "check the checkpoint's weights, or try --dtype float32"))
 }
 
 #[cfg(test)]

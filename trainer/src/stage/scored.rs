@@ -1,4 +1,4 @@
-//! The rollouts of a round joined with their scores: what RL learns from, what it waits for, what it refuses.
+//! The rollouts of a round joined with their scores: RL's training data, missing scores, and checks.
 
 use super::context::{Context, Policy, short};
 use super::opinions::{self, Ignored, Lacking};
@@ -30,7 +30,7 @@ struct ScoreOf {
     repeat: Option<u32>,
 }
 
-/// Joins rollouts and scores; the inner error is the line that says what is missing.
+/// Joins rollouts and scores; the inner error is the line that reports what is missing.
 pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Result<Scored, String>> {
     let dataset = &context.dataset;
     let rollouts: Vec<Rollout> = dataset.read(round)?;
@@ -86,8 +86,8 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
     Ok(Ok(Scored { rollouts: scored, left_out, form }))
 }
 
-/// Rollouts to learn from by the right answer alone: those of problems whose answer is known. Their sentences have score 0, to
-/// which the answer's reward is added.
+/// Rollouts for RL on the answer reward alone: those of problems with a known answer. Their sentences have score 0, to which
+/// the answer reward is added.
 ///
 /// # Errors
 /// If there are none.
@@ -126,11 +126,11 @@ fn unscored(context: &Context, round: u32, own: Vec<Rollout>, imported: usize) -
     Ok(Scored { rollouts: with.into_iter().map(scored).collect(), left_out: left_out.collect(), form })
 }
 
-/// Rollouts with their scores, and how many have none, and why.
+/// Rollouts with their scores, and the number of rollouts without scores, by reason.
 struct Joined {
     scored: Vec<(Rollout, Vec<Combined>)>,
     empty: Vec<Rollout>,
-    /// Rollouts without a score that will have none.
+    /// Rollouts without a score that will never have one.
     lost: usize,
     lacking: Lacking,
     ignored: Ignored,
@@ -164,10 +164,10 @@ impl Joined {
         Ok(joined)
     }
 
-    /// The line that says what is missing, if too few are scored, or by too few.
+    /// The line that reports what is missing, if too few rollouts are scored, or by too few Teachers.
     ///
     /// # Errors
-    /// If too few are scored, and no more will be.
+    /// If too few are scored, and no more can be.
     fn waits(&self, context: &Context, round: u32) -> Result<Option<String>> {
         let with_sentences = self.scored.len() + self.lost + self.lacking.without_any;
         let least = context.settings.rl.min_coverage;
@@ -205,7 +205,7 @@ impl Joined {
     }
 }
 
-/// Shares of the sampled rationales that repeat a sentence, end at the limit, or are empty.
+/// Shares of the sampled rationales that repeat a sentence, are truncated, or are empty.
 fn form(rollouts: &[Rollout]) -> [(&'static str, f64); 3] {
     let share = |counts: &dyn Fn(&Rollout) -> bool| {
         rollouts.iter().filter(|row| counts(row)).count() as f64 / rollouts.len().max(1) as f64
@@ -221,8 +221,8 @@ fn form(rollouts: &[Rollout]) -> [(&'static str, f64); 3] {
     ]
 }
 
-/// The values stored with rollouts are those of a value head that was drawn from the seed of sampling, which is drawn
-/// again for training: warns if the seed was different.
+/// The values stored with rollouts are those of a value head initialized from the sampling seed, and training initializes it
+/// again from the same seed: warns if the seed was different.
 fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
     let seed = context.settings.rollout.seed;
     let is_of_another =
@@ -231,14 +231,14 @@ fn warn_of_another_seed(context: &Context, rollouts: &[Rollout]) {
     let rl = &context.settings.rl;
     if rl.takes_sampled_values() && others > 0 {
         schemas::warn!(
-            "warning: {others} of {} rollouts were not sampled with rollout.seed = {seed}: their values are those of \
-             another value head than the one that is trained now",
+            "warning: {others} of {} rollouts were not sampled with rollout.seed = {seed}: their values come from \
+             a different value head than the one being trained",
             rollouts.len()
         );
     }
 }
 
-/// The scores of a round, and whose they are.
+/// The scores of a round, and their Teachers.
 struct Scores {
     opinions: Opinions,
     by_rollout: HashMap<String, OnRollout>,
@@ -274,7 +274,7 @@ fn scores_by_rollout(
         let rollout = known.get(row.rollout_id.as_str());
         let rollout = rollout.ok_or_else(|| wrong("a rollout of this round, found none".into()))?;
         if rollout.token_ids.is_empty() {
-            continue; // imported, nothing to learn from
+            continue; // imported without tokens, cannot be trained on
         }
         let count = rollout.sentences.len();
         let sentence = rollout.sentences.get(row.sentence_index as usize);
@@ -283,7 +283,7 @@ fn scores_by_rollout(
             return Err(wrong(format!("`{}`, found `{}`", sentence.text, row.sentence)));
         }
         let Some(opinion) = opinions.number(&row.teacher, row.repeat) else {
-            return Err(wrong("a table that nobody writes to meanwhile, found new rows".into()));
+            return Err(wrong("a table that does not change while it is read, found new rows".into()));
         };
         let of_rollout = by_rollout.entry(row.rollout_id.clone()).or_default();
         if !of_rollout.insert(opinion, row.sentence_index, row.score) {

@@ -21,7 +21,7 @@ use schemas::{Correction, Metric, Rationale, Reject, Rollout, Score};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// Fine-tunes where corrections allow, then decodes all splits.
+/// Fine-tunes if the corrections suffice, then decodes all splits.
 pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     let folder = context.checkpoint(round, "sft");
     let mut lines = Vec::new();
@@ -43,7 +43,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
     StepCheckpoint::forget(&folder, &context.group);
     let problems = context.dataset.problems()?;
     if lines.is_empty() && context.has_answers(round, "sft") && decode::exist(context, round, "sft")? {
-        return Ok(Outcome::Already); // even if problems were imported since
+        return Ok(Outcome::Already); // even if problems have been imported since
     }
     let mut written = 0;
     for split in SPLITS {
@@ -93,13 +93,13 @@ struct RejectOf {
     subject_id: String,
 }
 
-/// A round's corrections, and how many rationales have none because the Teacher's replies were of no use.
+/// A round's corrections, and the number of rationales without one because the Teacher's replies were rejected.
 struct Ready {
     corrections: Vec<Correction>,
     rejected: usize,
 }
 
-/// The corrections to learn from; the inner error is the line that says what is missing.
+/// The corrections to learn from; the inner error is the line that reports what is missing.
 fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     let dataset = &context.dataset;
     let columns = ["rationale_id", "problem_id", "stage", "split", "deduplicated"];
@@ -156,7 +156,7 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
         }
         corrections.push(correction);
     }
-    // What was rejected once may have been corrected since.
+    // A rejected rationale may have been corrected since.
     let rejected: HashSet<String> = dataset
         .project::<Reject, RejectOf>(round, &["kind", "subject_id"])?
         .into_iter()
@@ -188,7 +188,7 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
             "raise it; or end the round with RL: round.stages = rl",
         ));
     }
-    // The order of parts depends on interruptions of the collector; the order of learning must not.
+    // The order of parts depends on interruptions of the collector; the training order must not.
     corrections.sort_by(|a, b| a.rationale_id.cmp(&b.rationale_id));
     Ok(Ok(Ready { corrections, rejected: rejected.len() }))
 }
@@ -236,8 +236,8 @@ struct ScoreOf {
     repeat: Option<u32>,
 }
 
-/// The round's sampled rationales whose sentences score `sft.min_score` or more in the mean, each text of a problem
-/// once; with the line for the user.
+/// The round's sampled rationales with a mean sentence score of `sft.min_score` or more, each distinct text of a problem once;
+/// with the line for the user.
 fn well_scored(context: &Context, round: u32) -> Result<(Vec<Text>, String)> {
     let opinions = Opinions::read(&context.dataset, round, &context.settings)?;
     let mut scores: HashMap<String, OnRollout> = HashMap::new();
@@ -248,13 +248,13 @@ fn well_scored(context: &Context, round: u32) -> Result<(Vec<Text>, String)> {
         }
     }
     let least = context.settings.sft.min_score;
-    let mut texts = BTreeSet::new(); // in an order that does not depend on the parts
+    let mut texts = BTreeSet::new(); // sorted, so that the order does not depend on the parts
     let mut scored = 0;
     for rollout in context.dataset.stream::<Rollout>(round)? {
         let rollout = rollout?;
         let Some(on) = scores.get(&rollout.rollout_id) else { continue };
         if rollout.token_ids.is_empty() {
-            continue; // imported: another model's, and perhaps about problems of other splits
+            continue; // imported: written by another model, and possibly for other splits
         }
         let count = rollout.sentences.len();
         let combined = opinions.combined(on, count).map_err(|incomplete| Error::BadInput {
@@ -263,7 +263,7 @@ fn well_scored(context: &Context, round: u32) -> Result<(Vec<Text>, String)> {
         })?;
         let Some(combined) = combined else { continue };
         scored += 1;
-        // The scores were rounded to f32, so that 0.9 may have become a little less.
+        // Scores are rounded to f32, so that 0.9 may be stored as slightly less.
         let sum: f64 = combined.sentences.iter().map(|sentence| f64::from(sentence.score)).sum();
         if sum / count.max(1) as f64 >= least - 1e-6 {
             let sentences: Vec<&str> =
@@ -367,7 +367,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
     };
     let student = (&policy.student, &policy.weights);
     fit(student, &examples, &corpus.features, &plan, choice.as_ref(), &mut saved, &mut log)?;
-    // The checkpoint comes last: where it is, the stage is done.
+    // The checkpoint is written last: if it exists, the stage is complete.
     decode::forget_metrics(context, round, "sft")?;
     context.write_part::<Metric>(round, "sft", log.into_rows())?;
     context.group.on_first(|| policy.write(&folder, &format!("round {round}, sft"))).map(|_| ())

@@ -1,12 +1,12 @@
-//! How near rationales are to gold solutions, word by word: ROUGE-L and BLEU, as the Python packages count them.
+//! Similarity of rationales to gold solutions: ROUGE-L and BLEU, as computed by the Python packages.
 
 use std::collections::HashMap;
 
 /// Longest n-gram of BLEU.
 const ORDER: usize = 4;
 
-/// Mean ROUGE-L F1 of pairs of candidate and reference, 0 to 1, as Google's `rouge_score` without a stemmer (Lin, 2004);
-/// none without pairs.
+/// Mean ROUGE-L F1 of pairs of candidate and reference, 0 to 1, as Google's `rouge_score` without a stemmer (Lin, 2004); `None`
+/// without pairs.
 pub fn rouge_l(pairs: &[(&str, &str)]) -> Option<f64> {
     let sum: f64 = pairs.iter().map(|(candidate, reference)| rouge_l_of(candidate, reference)).sum();
     (!pairs.is_empty()).then(|| sum / pairs.len() as f64)
@@ -42,8 +42,8 @@ fn longest_common_subsequence(a: &[String], b: &[String]) -> usize {
     row.last().copied().unwrap_or(0)
 }
 
-/// Corpus BLEU-4, 0 to 100, as `sacrebleu` by default: 13a tokens, exponential smoothing (Papineni et al., 2002; Post,
-/// 2018); none without pairs.
+/// Corpus BLEU-4, 0 to 100, as `sacrebleu` by default: 13a tokens, exponential smoothing (Papineni et al., 2002; Post, 2018);
+/// `None` without pairs.
 pub fn bleu(pairs: &[(&str, &str)]) -> Option<f64> {
     if pairs.is_empty() {
         return None;
@@ -71,7 +71,7 @@ pub fn bleu(pairs: &[(&str, &str)]) -> Option<f64> {
     let (mut logs, mut smoothing) = (0.0, 1.0);
     for (matches, total) in matches.iter().zip(totals) {
         if total == 0 {
-            return Some(0.0); // no text is as long as that
+            return Some(0.0); // no text has an n-gram of this length
         }
         let precision = if *matches == 0 {
             smoothing *= 2.0;
@@ -94,7 +94,7 @@ fn counts(tokens: &[String], order: usize) -> HashMap<&[String], usize> {
     counts
 }
 
-/// Tokens as `mteval-v13a.pl` cuts them.
+/// Tokens as split by `mteval-v13a.pl`.
 fn tokens_13a(text: &str) -> Vec<String> {
     let mut text = text.replace("<skipped>", "").replace("-\n", "").replace('\n', " ");
     for (entity, letter) in [("&quot;", "\""), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")] {
@@ -114,7 +114,7 @@ fn tokens_13a(text: &str) -> Vec<String> {
     cut.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Replaces pairs of letters from left to right; a letter that was replaced is in no other pair.
+/// Replaces pairs of characters from left to right; pairs do not overlap.
 fn cut_pairs(text: &str, replacement: impl Fn(char, char) -> Option<[char; 4]>) -> String {
     let mut cut = String::with_capacity(text.len() + 16);
     let mut letters = text.chars().peekable();

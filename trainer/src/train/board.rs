@@ -1,7 +1,7 @@
-//! TensorBoard event files: the metrics of a stage while it runs.
+//! TensorBoard event files with the metrics of a running stage.
 //!
-//! An event is a protocol buffer of `tensorflow/core/util/event.proto`, of which three fields matter here, framed as a
-//! TFRecord: length, checksum of the length, bytes, checksum of the bytes.
+//! An event is a protocol buffer of `tensorflow/core/util/event.proto`, with three fields used here, framed as a TFRecord:
+//! length, checksum of the length, bytes, checksum of the bytes.
 
 use crate::error::Result;
 use crc::{CRC_32_ISCSI, Crc};
@@ -93,11 +93,11 @@ impl Board {
         record.extend(masked(&length).to_le_bytes());
         record.extend(&bytes);
         record.extend(masked(&bytes).to_le_bytes());
-        self.file.write_all(&record) // whole, so that a reader sees no half of it for long
+        self.file.write_all(&record) // one write, so that readers rarely see a partial record
     }
 }
 
-/// A file of its own for each board: one stage may start several within a second.
+/// A separate file for each board, since one stage may start several within a second.
 fn new_file(folder: &Path, name: &str) -> Result<(File, PathBuf)> {
     let mut number = 0u32;
     loop {
@@ -110,7 +110,7 @@ fn new_file(folder: &Path, name: &str) -> Result<(File, PathBuf)> {
     }
 }
 
-/// TFRecord's checksum: CRC-32C, turned and shifted, so that a checksum of checksums does not degenerate.
+/// TFRecord's masked checksum: CRC-32C, rotated and offset, so that a CRC of data containing CRCs does not degenerate.
 fn masked(bytes: &[u8]) -> u32 {
     CHECKSUM.checksum(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_file_reads_as_it_was_written() {
-        // The check value of CRC-32C, turned and shifted as TFRecord does.
+        // The check value of CRC-32C, rotated and offset as in TFRecord.
         assert_eq!(masked(b"123456789"), 0xe306_9283_u32.rotate_right(15).wrapping_add(0xa282_ead8));
         let folder = tempfile::tempdir().expect("folder");
         let mut board = Board::create(folder.path(), 2, "rl").expect("file");

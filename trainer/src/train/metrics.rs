@@ -1,4 +1,4 @@
-//! What a stage measures, collected as rows of the metrics table.
+//! Metrics of a stage, collected as rows of the metrics table.
 
 use super::board::Board;
 use crate::error::Result;
@@ -51,13 +51,13 @@ impl MetricLog {
         if let Some(board) = &mut self.board
             && let Err(error) = board.add(&self.rows[before..])
         {
-            // Training matters more than its picture.
+            // A failure of the event file must not stop training.
             schemas::warn!("warning: {}: no more events are written: {error}", board.path().display());
             self.board = None;
         }
     }
 
-    /// Takes over rows that an interrupted run had measured.
+    /// Restores rows recorded by an interrupted run.
     pub(crate) fn restore(&mut self, rows: Vec<SavedRow<'_>>) {
         let (round, stage) = (self.round, &self.stage);
         let row = |(name, step, epoch, value, at): SavedRow<'_>| Metric {

@@ -1,4 +1,4 @@
-//! Training, whatever is learned: the loop over steps, the optimizer, step checkpoints, metrics, progress.
+//! Training for any objective: the loop over steps, the optimizer, step checkpoints, metrics, progress.
 
 pub mod board;
 pub mod metrics;

@@ -17,7 +17,7 @@ pub fn interrupted() -> bool {
     schemas::interrupt::noted()
 }
 
-/// Fails where Ctrl-C was pressed.
+/// Fails if Ctrl-C was pressed.
 ///
 /// # Errors
 /// [`Error::Interrupted`].
@@ -32,7 +32,7 @@ pub struct Progress {
     label: String,
     plain: bool,
     last_line: Instant,
-    /// Units done at the first word of progress, and when that was.
+    /// Units done at the first update, and its time.
     first: Option<(u64, Instant)>,
 }
 
@@ -40,7 +40,7 @@ impl Progress {
     /// Progress over `total` units.
     pub fn new(label: &str, total: u64) -> Self {
         let plain = !std::io::stderr().is_terminal();
-        // Of several ranks one shows how far all are.
+        // With several ranks, one shows the progress of all.
         let is_hidden = plain || schemas::say::is_muted();
         let target = if is_hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
@@ -59,7 +59,7 @@ impl Progress {
         let total = self.bar.length().unwrap_or_default();
         let (first, began) = *self.first.get_or_insert((done, Instant::now()));
         if self.plain && (self.last_line.elapsed() > Duration::from_secs(5)) {
-            // Work of an earlier run does not count for this one's rate.
+            // Work of an earlier run does not count towards the rate.
             let rate = done.saturating_sub(first) as f64 / began.elapsed().as_secs_f64();
             let left = total.saturating_sub(done) as f64 / rate;
             let left = Duration::try_from_secs_f64(left.round());

@@ -1,5 +1,5 @@
-//! The loop of optimizer steps that fine-tuning, the value model's passes and the policy's passes have in common: order and
-//! batches, the retry where memory runs out, what must be finite, the step itself, its metrics and its checkpoint.
+//! The loop of optimizer steps shared by fine-tuning, value passes and policy passes: order and batches, the retry after
+//! running out of memory, finiteness checks, the step itself, its metrics and its checkpoint.
 
 use super::metrics::MetricLog;
 use super::optimizer::{AdamW, clip_factor, gradient_norm, sum_gradients, zero_gradients};
@@ -15,20 +15,20 @@ use std::ops::Range;
 use std::time::Instant;
 use tch::Tensor;
 
-/// Which rows make a step, and what every step is bound by.
+/// How rows are grouped into steps, and the limits of every step.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     /// Stage for progress and messages, and for the seeds of the order.
     pub stage: &'static str,
     /// Passes over the rows.
     pub passes: u32,
-    /// Rows in a step; the last step of a pass has what is left.
+    /// Rows in a step; the last step of a pass has the remaining rows.
     pub batch: usize,
-    /// Rows that are padded together at most.
+    /// Rows of a minibatch, which are padded together.
     pub minibatch: usize,
-    /// Whether each pass has another order.
+    /// Whether each pass has its own random order.
     pub shuffle: bool,
-    /// Whether rows of a problem stay side by side when they are shuffled.
+    /// Whether rows of a problem stay adjacent when shuffled.
     pub by_problem: bool,
     /// Seed of the order.
     pub seed: u64,
@@ -36,13 +36,13 @@ pub struct Schedule {
     pub weight_decay: f64,
     /// Clip of the gradient's norm.
     pub max_grad_norm: Option<f64>,
-    /// Maximum tokens processed at once.
+    /// Maximum tokens per pass through the model.
     pub max_tokens: Option<u64>,
 }
 
-/// What the ranks of a group find in their portions of a step.
+/// A result of the ranks' portions of a step that can be summed.
 pub trait Share {
-    /// Becomes what all portions together are, on every rank.
+    /// Replaces it by the result of all portions, on every rank.
     ///
     /// # Errors
     /// If a rank has ended.
@@ -69,14 +69,14 @@ pub struct Training<'a, R> {
     progress: Progress,
     /// Pass and its order.
     order: (u64, Vec<usize>),
-    /// Maximum tokens processed at once; reduced if memory runs out.
+    /// Maximum tokens per pass through the model; reduced if memory runs out.
     budget: Option<u64>,
     /// When the step began.
     started: Instant,
 }
 
 impl<'a, R: Row> Training<'a, R> {
-    /// Starts, or continues from `saved`.
+    /// Starts training, or continues from `saved`.
     ///
     /// # Errors
     /// If there are no rows, the step checkpoint is broken, or other ranks train something else.
@@ -120,12 +120,12 @@ impl<'a, R: Row> Training<'a, R> {
         self.steps_per_pass() * u64::from(self.schedule.passes)
     }
 
-    /// Optimizer steps done, those of an interrupted run included.
+    /// Optimizer steps done, including those of an interrupted run.
     pub fn steps(&self) -> u64 {
         self.optimizer.steps()
     }
 
-    /// What was measured so far.
+    /// Metrics so far.
     pub fn log(&self) -> &MetricLog {
         self.log
     }
@@ -140,7 +140,7 @@ impl<'a, R: Row> Training<'a, R> {
         self.saved
     }
 
-    /// The rows of the step at `place`, counted over all passes from 0; a step's time begins here.
+    /// The rows of the step with index `place`, counted from 0 over all passes; the step's timer starts here.
     pub fn rows(&mut self, place: u64) -> Vec<&'a R> {
         self.started = Instant::now();
         let Schedule { stage, batch, shuffle, by_problem, seed, .. } = self.schedule;
@@ -164,7 +164,7 @@ impl<'a, R: Row> Training<'a, R> {
     }
 
     /// Result of `work`, which adds the gradients of the given portion of `chosen`, summed over all ranks. If memory runs out
-    /// on any of them, all call it again with half the tokens at once.
+    /// on any of them, all call it again with half the tokens per pass.
     ///
     /// # Errors
     /// If not even one row fits, or a rank has ended.
@@ -186,8 +186,8 @@ impl<'a, R: Row> Training<'a, R> {
     /// rate, mean length of the targets, tokens per second.
     ///
     /// # Errors
-    /// If the loss, given with its name, or the gradient is not finite: the batch is saved and named. If the step does not
-    /// fit into memory, or a rank has ended.
+    /// If the loss, given with its name, or the gradient is not finite: the batch is saved, and the error names its file. If
+    /// the step does not fit into memory, or a rank has ended.
     pub fn step(
         &mut self,
         chosen: &[&R],
@@ -197,7 +197,7 @@ impl<'a, R: Row> Training<'a, R> {
         let stage = self.schedule.stage;
         sum_gradients(self.sets, &self.group)?;
         let norm = unless_out_of_memory(|| gradient_norm(self.sets)).ok_or_else(|| no_room(stage))?;
-        // All ranks clip alike, also where their processors round differently.
+        // All ranks use the same clipping factor, even if their processors round differently.
         let norm = self.group.number_of_first(norm)?;
         if let Some(wrong) = [loss, ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
         {
@@ -224,17 +224,17 @@ impl<'a, R: Row> Training<'a, R> {
         ])
     }
 
-    /// Logs numbers of the last step, after `places` of the schedule.
+    /// Logs metrics of the last step, after `places` steps of the schedule.
     pub fn push<'n>(&mut self, places: u64, numbers: impl IntoIterator<Item = (&'n str, f64)>) {
         self.log.push(self.steps(), places as f64 / self.steps_per_pass() as f64, numbers);
     }
 
-    /// Shows how far training is.
+    /// Shows training progress.
     pub fn show(&mut self, places: u64, remark: String) {
         self.progress.set(places, remark);
     }
 
-    /// Writes the step checkpoint where it is time, `now`, or where Ctrl-C was pressed on any rank, which then ends training.
+    /// Writes the step checkpoint if it is due, if `now`, or if Ctrl-C was pressed on any rank, which then ends training.
     /// Returns whether it was written.
     ///
     /// # Errors
@@ -246,13 +246,13 @@ impl<'a, R: Row> Training<'a, R> {
     }
 }
 
-/// The optimizer's step does not fit, in whatever pieces: its moments are twice as large as the weights.
+/// The optimizer's step does not fit even in slices: its moments are twice as large as the weights.
 fn no_room(stage: &str) -> Error {
     Error::input(
         format!(
             "{stage}: out of memory in the optimizer's step, whose moments take twice the memory of the weights"
         ),
-        "a smaller student would fit, or rl.value_model = shared",
+        "use a smaller student, or rl.value_model = shared",
     )
 }
 
@@ -270,7 +270,7 @@ fn steps_per_pass(schedule: &Schedule, rows: usize) -> u64 {
     rows.div_ceil(schedule.batch) as u64
 }
 
-/// Half the token budget that did not fit, if it can be halved; at first half of a rank's part of the largest minibatch,
+/// Half the token budget that did not fit, if it can be halved; initially half of a rank's part of the largest minibatch,
 /// padding included.
 fn smaller_budget<R: Row>(
     budget: Option<u64>,
@@ -294,7 +294,7 @@ fn halved(budget: u64, longest: u64, stage: &str) -> Result<u64> {
     if budget <= longest {
         return Err(Error::input(
             format!("{stage}: out of memory on a single row of {longest} tokens"),
-            "a smaller student, --dtype bfloat16, or smaller student.max_source_tokens would fit",
+            "use a smaller student, --dtype bfloat16, or a smaller student.max_source_tokens",
         ));
     }
     let half = (budget / 2).max(longest);

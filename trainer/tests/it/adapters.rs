@@ -1,4 +1,4 @@
-//! LoRA adapters that PEFT wrote: the same logits there and back; what is refused and how.
+//! LoRA adapters written by PEFT: the same logits in both directions, and refusals with their messages.
 
 use crate::checkpoints::{
     assert_close, assert_contains, assert_same_tensors, copy_folder, expected, fused_logits, values,
@@ -120,18 +120,22 @@ fn adapters_of_another_kind_are_refused() {
         (
             "rank_pattern",
             "{\"q\":8}",
-            "rank_pattern: expected it unset, as this program has no such adapters, found {\"q\":8}",
+            "rank_pattern: expected it unset, since such adapters are not supported, found {\"q\":8}",
         ),
         (
             "alpha_pattern",
             "{\"q\":8}",
-            "alpha_pattern: expected it unset, as this program has no such adapters, found {\"q\":8}",
+            "alpha_pattern: expected it unset, since such adapters are not supported, found {\"q\":8}",
         ),
-        ("use_dora", "true", "use_dora: expected it unset, as this program has no such adapters, found true"),
+        (
+            "use_dora",
+            "true",
+            "use_dora: expected it unset, since such adapters are not supported, found true",
+        ),
         (
             "modules_to_save",
             "[\"lm_head\"]",
-            "modules_to_save: expected it unset, as this program has no such adapters, found [\"lm_head\"]",
+            "modules_to_save: expected it unset, since such adapters are not supported, found [\"lm_head\"]",
         ),
         (
             "target_modules",
@@ -141,7 +145,7 @@ fn adapters_of_another_kind_are_refused() {
         (
             "loftq_config",
             "{\"loftq_bits\":4}",
-            "loftq_config: expected it unset, as this program has no such adapters, found {\"loftq_bits\":4}",
+            "loftq_config: expected it unset, since such adapters are not supported, found {\"loftq_bits\":4}",
         ),
         ("r", "0", "r: expected a rank from 1 to 65536, found 0"),
         ("lora_dropout", "1.0", "lora_dropout: expected at least 0 and below 1, found 1"),
@@ -151,7 +155,7 @@ fn adapters_of_another_kind_are_refused() {
     }
 }
 
-/// Such an adapter is the difference to weights that its training changed first; on the original ones it is another.
+/// Such an adapter is relative to weights that its initialization changed; on the original weights it computes something else.
 #[test]
 fn adapters_that_changed_their_base_are_refused() {
     for name in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "a_way_of_tomorrow"] {

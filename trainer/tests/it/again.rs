@@ -1,4 +1,4 @@
-//! Repeated stages, with leftovers of older ones; and commands that could confuse their inputs.
+//! Repeated stages with leftovers of older ones, and commands that could confuse their inputs.
 
 use crate::small::{Place, error_lines, provenance};
 use schemas::{Answer, Metric, Rollout, Sentence};
@@ -19,7 +19,7 @@ fn succeeds(place: &Place, arguments: &[&str]) -> String {
     said
 }
 
-/// Answers of an older policy would be taken for the new one's.
+/// Answers of an older policy must not be taken for the new one's.
 #[test]
 fn rl_is_not_done_again_beside_answers() {
     let place = Place::new(40).fine_tuned();
@@ -33,7 +33,7 @@ fn rl_is_not_done_again_beside_answers() {
     place.stage("rl");
 }
 
-/// What the older policy was measured at would be compared with the new one's.
+/// Metrics of the older policy must not be compared with the new one's.
 #[test]
 fn metrics_of_an_older_policy_go_when_rl_is_done_again() {
     let place = Place::new(40).fine_tuned();
@@ -110,7 +110,7 @@ fn an_adapter_of_other_settings_is_not_answered_with() {
     assert!(!place.dataset().read::<Answer>(1).expect("answers").is_empty());
 }
 
-/// A round of the base student would be next to the round's own.
+/// A round number with the base student would be ambiguous.
 #[test]
 fn the_base_student_has_no_round_and_the_others_have_one() {
     let place = Place::new(40);
@@ -157,7 +157,7 @@ fn samples_that_do_not_differ_teach_nothing() {
         let output = place.train(&rl).args(["--penalize-empty", "false"]).output().expect("train");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{algorithm}: {said}");
-        assert!(said.contains("there is nothing to learn from"), "{algorithm}: {said}");
+        assert!(said.contains("there is nothing to learn"), "{algorithm}: {said}");
         let line = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(line.contains("which differ too little to learn from"), "{algorithm}: {line}");
         let weights = |name: &str| {
@@ -167,7 +167,7 @@ fn samples_that_do_not_differ_teach_nothing() {
     }
 }
 
-/// One sample of each problem: those of all problems are its baseline, and this is said.
+/// One sample of each problem: those of all problems are its baseline, which is reported.
 #[test]
 fn a_single_sample_is_compared_with_other_problems() {
     let place = Place::new(40).scored_with(&["--samples", "1"]);
@@ -183,7 +183,7 @@ fn a_single_sample_is_compared_with_other_problems() {
     }
 }
 
-/// What another model said, perhaps about problems of other splits, is scored but not learned.
+/// Rationales of another model, possibly of other splits, are scored but not learned.
 #[test]
 fn imported_rationales_are_not_fine_tuned_from() {
     let place = Place::new(40);
@@ -213,7 +213,7 @@ fn imported_rationales_are_not_fine_tuned_from() {
     assert!(said.contains(&format!("of {with_sentences} scored")), "{said}");
 }
 
-/// The second Ctrl-C ends the process at once, and does not crash it.
+/// A second Ctrl-C ends the process at once without a crash.
 #[test]
 fn a_second_interrupt_ends_with_its_status() {
     let start = Place::new(200).scored();

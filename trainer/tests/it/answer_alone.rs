@@ -1,4 +1,4 @@
-//! RL by the right answer alone, without a Teacher, through the real `train`.
+//! RL on the answer reward alone, without a Teacher, through the real `train`.
 
 use crate::small::{Place, error_lines};
 use schemas::{Metric, Rollout, Score};
@@ -16,7 +16,7 @@ fn eval(place: &Place, of: &[&str]) {
     train(place, &[&["eval", "--answer-epochs", "1"], of].concat());
 }
 
-/// Two rounds of RL follow one another; nobody is asked for a score, and nothing waits for one.
+/// Two successive rounds of RL; no scores are requested or awaited.
 #[test]
 fn rounds_need_no_teacher() {
     let place = Place::new(40);
@@ -29,7 +29,7 @@ fn rounds_need_no_teacher() {
     eval(&place, &["--checkpoint", "base"]);
     let (said, _) = train(&place, &round("1"));
     assert!(said.contains("round 1: complete; next: train --round 2"), "{said}");
-    assert!(said.contains("right answer's probability 0."), "{said}");
+    assert!(said.contains("probability of the correct answer 0."), "{said}");
     assert!(!said.contains("sentence score"), "{said}");
     assert!(place.checkpoint("round-1/rl/model.safetensors").is_file());
     let (said, _) = train(&place, &round("1"));
@@ -47,8 +47,8 @@ fn rounds_need_no_teacher() {
     }
 }
 
-/// A rationale earns what it adds to the answer's probability, and a neutral score takes nothing away; rationales of hidden
-/// answers teach nothing.
+/// A rationale earns its increase of the answer's probability, and the neutral score is not subtracted; rationales of problems
+/// with hidden answers are left out.
 #[test]
 fn the_reward_is_that_of_the_answer() {
     let place = Place::new(40);
@@ -74,7 +74,7 @@ fn the_reward_is_that_of_the_answer() {
         assert!((found - 2.0 * gain).abs() < 1e-5, "{flags:?}: {found} {gain}");
         assert_eq!(count, rollouts.iter().filter(|row| !row.sentences.is_empty()).count() as f64);
     }
-    // As a product, sentences of a Teacher count less, the unlikelier the right answer.
+    // With `product`, the Teacher's scores count less if the correct answer is less likely.
     let scored = place.copy();
     scored.write_scores(&rollouts, |score| score.score = 1.0);
     let product = [
@@ -103,7 +103,7 @@ fn the_reward_is_that_of_the_answer() {
     assert!(line.contains(" of problems with a hidden answer"), "{line}");
 }
 
-/// dpo prefers the rationale that makes the right answer likelier, by a margin of its probability.
+/// dpo prefers the rationale that makes the correct answer more likely, by a margin of its probability.
 #[test]
 fn pairs_are_made_by_the_answer() {
     let place = Place::new(40);

@@ -1,4 +1,4 @@
-//! The answer model through the real `train`: which pass is kept, what it is trained on, and accuracy by class.
+//! The answer model through the real `train`: checkpoint selection, training data, and accuracy by class.
 
 use crate::small::{Place, error_lines};
 use schemas::{Answer, Metric};
@@ -27,7 +27,7 @@ fn adapter(place: &Place) -> Vec<u8> {
 #[test]
 fn the_best_pass_of_the_answer_model_is_kept() {
     let start = fine_tuned();
-    // Far too fast, so that passes differ.
+    // A learning rate far too high, so that passes differ.
     let fast = ["--answer-epochs", "9", "--answer-learning-rate", "0.1"];
     let last = start.copy();
     answer(&last, &fast);

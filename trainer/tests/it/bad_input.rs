@@ -1,4 +1,4 @@
-//! Bad input through the real `train`: exit status 2, and what, where, what was expected and what was found.
+//! Bad input through the real `train`: exit status 2, and a message with the place, the expected and the found value.
 
 use crate::small::{Place, error_lines, provenance, tokenizer_folder};
 use crate::t5::read_student;
@@ -14,7 +14,7 @@ use trainer::checkpoint::hf::{read_safetensors, write_safetensors};
 use trainer::data::vision::features;
 use trainer::nn::weights::Weights;
 
-/// A place of a few problems; sampling is left out, rollouts are written by hand.
+/// A dataset of a few problems; rollouts are written directly instead of sampled.
 fn place() -> Place {
     Place::new(12)
 }
@@ -295,7 +295,7 @@ fn empty_rationales_are_the_worst_ones() {
     assert!(line.contains("ppo on 5 rollouts") && line.contains("(left out: 1 empty)"), "{line}");
     let line = place.stage("rl");
     assert!(line.contains("ppo on 6 rollouts") && !line.contains("left out"), "{line}");
-    // Beside a sample with two sentences of 0.4, which earns -0.2 in all: -0.5 for nothing.
+    // Next to a sample with two sentences of 0.4, which earns -0.2 in total: the empty one earns -0.5.
     let rewards = place.numbers("rl", "mean_reward");
     assert!((rewards[0] - (5.0 * -0.2 - 0.5) / 6.0).abs() < 1e-6, "{rewards:?}");
 }
@@ -365,7 +365,7 @@ fn rollouts_that_contradict_themselves() {
         error_lines(&place.train(&flags).output().expect("train")).swap_remove(0)
     };
     let values = values(&|row| row.values.clear());
-    assert!(values.contains("found 0: they were sampled for another rl.baseline"), "{values}");
+    assert!(values.contains("found 0: they were not sampled for rl.baseline"), "{values}");
     let round = refused(&|row| row.round = 7);
     assert!(round.contains("column `round`, row 3: expected 1, found 7"), "{round}");
     write_rollouts(&place, &rollouts);
@@ -422,7 +422,7 @@ fn features_then_init_make_a_student_that_fits() {
     ];
     assert_eq!(error_lines(&output), expected);
 
-    // A student for other features is refused where it would be made.
+    // A student for other features is refused when it is created.
     fs::remove_file(dataset.vision_path("vit")).expect("removed");
     let rows = [("p0".to_owned(), Tensor::zeros([3, 24], (Kind::Half, Device::Cpu)))].into();
     features::write(&dataset.vision_path("vit"), &rows, "vit").expect("written");

@@ -1,4 +1,4 @@
-//! Checkpoints that transformers and PEFT wrote: the same logits; there and back; what is refused and how.
+//! Checkpoints written by transformers and PEFT: the same logits in both directions, and refusals with their messages.
 #![allow(clippy::expect_used)]
 
 use crate::t5::{Loaded, read_student, read_t5};
@@ -19,7 +19,7 @@ const PLAIN: [&str; 3] = ["t5_relu_tied", "t5_gated_untied", TIED_UNSCALED];
 pub(crate) const TIED_UNSCALED: &str = "t5_gated_tied_shards";
 const STUDENTS: [&str; 2] = ["student_relu_tied", "student_gated_untied"];
 
-/// A folder of the reference values, which `tests/reference` makes.
+/// A folder of reference values, created by `tests/reference`.
 pub(crate) fn values(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/values").join(name)
 }
@@ -81,7 +81,7 @@ fn the_head_is_tied_and_scaled_as_the_folders_mean_it() {
         (config.tie_word_embeddings, config.head_scale().is_some())
     };
     assert_eq!(head("t5_relu_tied"), (true, true));
-    // Saved with `tie_word_embeddings: true` next to a head of its own.
+    // Saved with `tie_word_embeddings: true` despite a separate head.
     assert_eq!(head("t5_gated_untied"), (false, false));
     // Tied, but not scaled.
     assert_eq!(head(TIED_UNSCALED), (true, false));
@@ -147,7 +147,7 @@ fn checkpoints_come_back_as_they_were_written() {
 
 #[test]
 fn what_a_folder_means_outlives_being_written() {
-    // Of a folder that says it wrongly, the copy says it rightly.
+    // The copy of a folder with a wrong value has the right one.
     for name in PLAIN {
         let loaded = read_t5(&values(name)).expect("t5");
         let kept = TempDir::new().expect("folder");
@@ -162,7 +162,7 @@ fn what_a_folder_means_outlives_being_written() {
     }
 }
 
-/// A copy of a good student, changed by `change`, and the message that it is refused with.
+/// A copy of a valid student, changed by `change`, and the message of its refusal.
 pub(crate) fn refused(change: impl FnOnce(&Path)) -> String {
     let (_kept, folder) = copy_folder("student_gated_untied");
     change(&folder);
@@ -281,10 +281,7 @@ fn a_config_of_another_shape_is_refused() {
     let message = refused(|folder| change_config(folder, "\"eos_token_id\": 1", "\"eos_token_id\": 128"));
     assert_contains(&message, &["eos_token_id: expected a token below 128, found 128"]);
     let message = refused(|folder| change_config(folder, "\"eos_token_id\": 1", "\"eos_token_id\": [1, 2]"));
-    assert_contains(
-        &message,
-        &["eos_token_id: expected one token, at which a student ends a text, found [1, 2]"],
-    );
+    assert_contains(&message, &["eos_token_id: expected a single end-of-sequence token, found [1, 2]"]);
     let message = refused(|folder| change_config(folder, "\"d_ff\": 48", "\"d_ff\": null"));
     assert_contains(&message, &["d_ff: invalid type: null"]);
     for (given, expected) in [
@@ -369,7 +366,7 @@ fn only_the_students_own_tokenizer_is_taken() {
 
     tokenizer(&folder, &["<pad>", "</s>", "<unk>"], 125);
     let read = Tokenizer::read(&folder, &config).expect("the student's own");
-    // A text longer than the model is cut at its end, and still ends in eos.
+    // A text longer than the limit is truncated at its end, and still ends with eos.
     assert_eq!(read.encode("word0 word1 word2", 4).expect("tokens"), [3, 4, 5, 1]);
     assert_eq!(read.encode("word0 word1 word2", 3).expect("tokens"), [3, 4, 1]);
 }
@@ -468,5 +465,5 @@ fn a_folder_with_sentencepiece_alone_is_told_how_to_convert() {
     let _ = fs::remove_file(folder.join("tokenizer.json"));
     fs::write(folder.join("spiece.model"), b"pieces").expect("written");
     let message = Tokenizer::read(&folder, &config).expect_err("no tokenizer").to_string();
-    assert!(message.contains("spiece.model is converted once with: python -c"), "{message}");
+    assert!(message.contains("convert spiece.model once with: python -c"), "{message}");
 }

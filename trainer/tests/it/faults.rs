@@ -1,4 +1,4 @@
-//! What a run must say or refuse instead of going on silently, and what a resumed one may continue.
+//! What a run must report or refuse instead of continuing silently, and what a resumed run may continue.
 
 use crate::checkpoints::values;
 use crate::small::{PICTURE, Place, error_lines, provenance};
@@ -117,7 +117,7 @@ fn a_step_checkpoint_of_other_settings_is_not_continued() {
     assert!(text.contains("continuing after step"), "{text}");
 }
 
-/// What a stage says until it has decided whether to continue; it is then killed.
+/// The output of a stage until it has decided whether to continue; it is then killed.
 fn stopped_after_start(place: &Place, stage: &str, flags: &[&str]) -> String {
     use std::io::{BufRead, BufReader};
     let mut command = place.train(&["--round", "1", "--stage", stage]);
@@ -172,16 +172,16 @@ fn features_of_another_network_are_replaced_on_request_only() {
     let kept = fs::read(&path).expect("features");
     assert!(line(&["--vit", &vit]).contains("nothing to do"));
     let lines = error_lines(&features(&[]));
-    assert!(lines[0].contains("features of vit are there already"), "{lines:?}");
+    assert!(lines[0].contains("features of vit already exist"), "{lines:?}");
     assert!(lines[1].contains("--replace"), "{lines:?}");
     assert!(fs::read(&path).expect("features") == kept, "left as they were");
     line(&["--replace"]);
     assert_eq!(encoder(), "trial network (random weights)");
-    // Of a file that does not say who made it, nobody knows.
+    // A file that does not record its network.
     let three =
         (0..3).map(|row| (format!("p{row}"), tch::Tensor::ones([2, 4], (tch::Kind::Half, tch::Device::Cpu))));
     features::write(&path, &three.collect(), "another").expect("written");
-    assert!(error_lines(&features(&[]))[0].contains("features of another are there already"));
+    assert!(error_lines(&features(&[]))[0].contains("features of another already exist"));
 }
 
 #[test]

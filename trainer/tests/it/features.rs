@@ -85,7 +85,7 @@ fn published_features_are_taken_over() {
     let none = Tensor::zeros([2, 4], (Kind::Float, Device::Cpu));
     assert!(found.equal(&Tensor::stack(&[all.get(2), none, all.get(0)], 0)), "{found}");
 
-    // A problem without a picture of its own sees the features that are there for it.
+    // A problem without a picture still uses existing features.
     let settings = StudentSettings { vision: "detr".into(), ..StudentSettings::default() };
     let config = StudentConfig::named("tiny", 128, 4).expect("shape");
     let corpus = Corpus::open(&published.dataset, &settings, &config).expect("corpus");
@@ -118,7 +118,7 @@ fn broken_arrays_are_refused() {
     let message = refused(b"PK\x03\x04 and so on, as torch.save writes");
     assert_eq!(
         message,
-        "expected a NumPy array (.npy), found something else; a .pth is converted once with: python -c \"import torch, \
+        "expected a NumPy array (.npy), found something else; convert a .pth once with: python -c \"import torch, \
          numpy; numpy.save('features.npy', torch.load('features.pth', map_location='cpu').float().numpy())\""
     );
     assert_eq!(
@@ -212,7 +212,7 @@ fn a_new_students_width_is_that_of_the_features() {
     assert_eq!(error.exit_code(), 2);
 }
 
-/// `train features` on the dataset, what is done on disk after each few pictures.
+/// `train features` on the dataset, flushed after every few pictures.
 fn features_of(dataset: &Dataset) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
     command.args(["features", "--device", "cpu", "--save-every-secs", "0", "--data"]).arg(dataset.root());
@@ -254,7 +254,7 @@ fn features_go_on_where_they_were_killed() {
     }
     process.kill().and_then(|()| process.wait()).expect("killed");
     assert!(!path.exists());
-    // A mark in the first row shows whether it is computed again.
+    // A marker in the first row shows whether it is recomputed.
     let mut bytes = fs::read(&unfinished).expect("unfinished");
     let row = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
     bytes[row] ^= 1;
@@ -266,7 +266,7 @@ fn features_go_on_where_they_were_killed() {
     let left: Vec<_> = fs::read_dir(path.parent().expect("folder")).expect("folder").flatten().collect();
     assert_eq!(left.len(), 1, "{left:?}");
 
-    // Another picture under the same name is seen.
+    // Another picture under the same name is detected.
     fs::write(dataset.images_dir().join("p7.png"), [crate::small::PICTURE, &[0]].concat()).expect("written");
     assert!(!done(&dataset).contains("nothing to do"));
 }

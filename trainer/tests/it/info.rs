@@ -1,4 +1,4 @@
-//! `train info`: what it says of a student, and its memory figures against measured ones.
+//! `train info`: its description of a student, and its memory figures against measured ones.
 
 use crate::checkpoints::assert_contains;
 use crate::ranks::{self, free_port};

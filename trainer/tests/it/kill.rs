@@ -1,4 +1,4 @@
-//! kill -9 at random moments of each stage: weights and tables end as in an undisturbed run.
+//! kill -9 at random moments of each stage: weights and tables equal those of an uninterrupted run.
 //!
 //! `ARES_KILLS` is the number of kills in each stage.
 
@@ -15,15 +15,15 @@ use std::time::{Duration, Instant};
 
 const KILLS: u32 = 3;
 
-/// More of what a stage may be killed in: the value model's own passes, and the choice of a pass.
+/// Further phases in which a stage may be killed: value passes, and checkpoint selection.
 const FLAGS: [&str; 6] = ["--baseline", "model", "--value-passes", "1", "--sft-keep", "val_loss"];
 
 const STAGES: [&str; 4] = ["rollout", "rl", "sft", "answer"];
 
-/// Metrics of the clock, which no run repeats.
+/// Metrics that depend on time, which differ between runs.
 const OF_THE_CLOCK: [&str; 4] = ["second", "tokens_per", "memory", "time"];
 
-/// What a run leaves: weights by folder, rows by table; and hidden files, of which there must be none.
+/// The results of a run: weights by folder, rows by table, and hidden files, of which there must be none.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Left {
     weights: BTreeMap<PathBuf, String>,
@@ -80,8 +80,8 @@ fn run(place: &Place, stage: &str, flags: &[&str]) {
     assert!(output.status.success(), "{stage}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Kills the stage at moments drawn between its start and the end of an undisturbed run, until `wanted` kills hit
-/// it; where it ended before, another one begins.
+/// Kills the stage at random moments between its start and the end of an uninterrupted run, until `wanted` kills have hit it;
+/// if it ended before, it is started again.
 fn disturb(
     prepared: &Place,
     (stage, flags): (&str, &[&str]),
@@ -117,7 +117,7 @@ fn disturb(
     panic!("{stage}: only {kills} kills hit");
 }
 
-/// Ctrl-C, by a signal: status 130, and the same command continues to where an undisturbed run ends.
+/// Ctrl-C, by a signal: status 130, and the same command continues to the result of an uninterrupted run.
 #[test]
 fn an_interrupted_stage_goes_on() {
     let calm = Place::new(270);
@@ -141,7 +141,7 @@ fn an_interrupted_stage_goes_on() {
                 assert!(said.contains("interrupted"), "{said}");
                 return Some(place);
             }
-            // It was done before, or had not yet set its handler.
+            // It had already finished, or had not set its handler yet.
             assert!(status.success() || status.code().is_none(), "{stage}: {status} {said}");
             None
         });
@@ -168,7 +168,7 @@ fn a_killed_round_of_adapters_ends_as_an_undisturbed_one() {
     assert_eq!(folders.len(), 3, "base, rl, sft: {folders:?}");
 }
 
-/// Kills these stages of a round, and returns the weights that it leaves.
+/// Kills these stages of a round, and returns the resulting weights.
 fn kill_a_round(flags: &[&str], killed: &[&str]) -> BTreeMap<PathBuf, String> {
     let wanted = std::env::var("ARES_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     let mut moment = 4242;

@@ -1,4 +1,4 @@
-//! Learning happens: tasks whose best policy is known, reached by each objective from a random student.
+//! Each objective reaches the known best policy of some tasks, from a random student.
 
 use schemas::Settings;
 use schemas::settings::{Algorithm, BaselineKind, RateSchedule, RlSettings};
@@ -27,13 +27,13 @@ use trainer::train::resume::StepCheckpoint;
 /// Samples of each problem in an iteration.
 const SAMPLES: usize = 32;
 
-/// A task: problems by their sources, and the tokens that are right, one a sentence.
+/// A task: problems by their sources, and the correct tokens, one per sentence.
 pub(crate) struct Task {
-    /// Right tokens of each problem.
+    /// Correct tokens of each problem.
     pub(crate) right: &'static [&'static [i64]],
 }
 
-/// One problem and one token: the better of two arms, and four tokens that are worth nothing.
+/// One problem and one token: two arms, and four worthless tokens.
 pub(crate) const BANDIT: Task = Task { right: &[&[4]] };
 
 /// Two problems of three sentences, each a token. The third counts only after the right second.
@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
             for text in texts {
                 let scores = self.task.scores(problem, &text.tokens);
                 let ends: Vec<(u32, f32)> = (0..).zip(scores).collect();
-                // A student that knows nothing earns less than 0.5 a sentence, and would learn to say nothing.
+                // An untrained student earns less than 0.5 per sentence, and would learn to write nothing.
                 let rewards = token_rewards(&text.logprobs, &text.logprobs, &ends, 0.0, 0.0);
                 all.push(Experience {
                     problem_id: problem.to_string(),
@@ -140,7 +140,7 @@ impl<'a> Run<'a> {
         all
     }
 
-    /// Mean score of the sentences that a problem can have.
+    /// Mean score over the possible sentences of a problem.
     pub(crate) fn mean_score(&self, iteration: usize) -> f64 {
         let experience = self.sampled(iteration);
         let sum: f64 = experience.iter().flat_map(|row| &row.ends).map(|(_, score)| f64::from(*score)).sum();
@@ -249,17 +249,17 @@ fn three_sentences_are_learned() {
     }
 }
 
-/// Sampled at another temperature, or from a nucleus: ratios of that distribution lead to the same optimum.
+/// Sampled at another temperature, or with top-p: ratios of that distribution lead to the same optimum.
 #[test]
 fn a_tempered_policy_learns_too() {
     let tempered = Distribution { temperature: 1.5, top_k: 0, top_p: 1.0 };
     reaches_the_optimum(&SENTENCES, settings(Algorithm::Ppo), tempered, 40);
-    // What falls out of a nucleus is never tried again, so a longer task may end elsewhere.
+    // Tokens excluded by top-p are never sampled again, so a longer task may converge elsewhere.
     let nucleus = Distribution { temperature: 1.5, top_k: 6, top_p: 0.95 };
     reaches_the_optimum(&BANDIT, settings(Algorithm::Ppo), nucleus, 25);
 }
 
-/// With a bound, each round stays within it, and the rounds still arrive.
+/// With a KL bound, each round stays within it, and training still converges.
 #[test]
 fn a_bounded_policy_stays_within_its_bound() {
     let bound = 0.05;

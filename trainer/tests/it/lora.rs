@@ -79,7 +79,7 @@ fn a_round_of_adapters_leaves_its_trunk_alone() {
     assert!(!place.dataset().read::<Answer>(1).expect("answers").is_empty());
 }
 
-/// Of round 2 the reference is the base student, which is the trunk without its adapter.
+/// In round 2 the reference is the base student, the trunk without its adapter.
 #[test]
 fn the_next_round_starts_from_an_adapter_or_from_what_was_merged() {
     let place = fine_tuned();
@@ -88,7 +88,7 @@ fn the_next_round_starts_from_an_adapter_or_from_what_was_merged() {
     let paths = [adapter.display().to_string(), out.display().to_string()];
     let said = succeeds(&merged, &["merge", &paths[0], "--out", &paths[1]]);
     assert!(said.contains("merged into"), "{said}");
-    assert!(refused(&merged, &["merge", &paths[1], "--out", "other"]).contains("found one of whole weights"));
+    assert!(refused(&merged, &["merge", &paths[1], "--out", "other"]).contains("found a whole checkpoint"));
     assert!(
         refused(&merged, &["merge", &paths[0], "--out", &paths[1]])
             .contains("expected a checkpoint or nothing")
@@ -112,14 +112,14 @@ fn the_next_round_starts_from_an_adapter_or_from_what_was_merged() {
         "the base student is the reference"
     );
 
-    // Either goes on with an adapter; the one on the merged weights is new.
+    // Either continues with an adapter; the one on the merged weights is new.
     for (place, trunk) in [(&place, "base"), (&merged, "round-1/sft")] {
         stage(place, "2", "rl", &RANK);
         let (_, found) =
             folder::read(&place.checkpoint("round-2/rl")).expect("student").adapter.expect("one");
         assert_eq!(found.folder, place.checkpoint(trunk));
     }
-    // And all weights may be trained from an adapter on.
+    // Training all weights may also start from an adapter.
     let whole = fine_tuned();
     stage(&whole, "2", "rollout", &[]);
     whole.write_scores(&whole.dataset().read::<Rollout>(2).expect("rollouts"), |_| {});
@@ -148,7 +148,7 @@ fn pretraining_makes_an_adapter_that_rounds_go_on_with() {
     assert_ne!(base.fingerprint, after.fingerprint);
 }
 
-/// One pass serves policy and values, whose head is all that the value model has of its own.
+/// One pass serves policy and values; the value model's only own weights are its head.
 #[test]
 fn values_may_share_the_policys_adapter() {
     let place = Place::new(40).scored();
@@ -194,7 +194,7 @@ fn an_adapter_needs_its_trunk() {
     let place = fine_tuned();
     let moved = place.path().join("elsewhere");
     fs::rename(place.path().join("checkpoints"), &moved).expect("moved");
-    // The trunk is still beside it.
+    // The trunk is still next to it.
     assert!(folder::read(&moved.join("round-1/sft")).is_ok());
     fs::rename(moved.join("base"), moved.join("other")).expect("moved");
     let lost = folder::read(&moved.join("round-1/sft")).expect_err("no trunk").to_string();

@@ -1,10 +1,10 @@
-//! A step that does not fit into memory, through the real `train` under the system's own limit.
+//! A step that does not fit into memory, through the real `train` under the system's memory limit.
 
 use crate::small::Place;
 use schemas::{Metric, Rollout};
 use std::process::Output;
 
-/// The stage with at most so much address space.
+/// The stage with at most this much address space.
 fn within(place: &Place, megabytes: u64, stage: &str, flags: &[&str]) -> Output {
     let train = place.train(&["--round", "1", "--stage", stage]);
     let mut command = std::process::Command::new("bash");
@@ -13,8 +13,8 @@ fn within(place: &Place, megabytes: u64, stage: &str, flags: &[&str]) -> Output 
     command.output().expect("bash")
 }
 
-/// Raises the limit until the stage's training ends for the first time: with less than all it wants, in smaller pieces.
-/// What the stage does afterwards may need more room than that.
+/// Raises the limit until the stage's training first succeeds: with less memory than it would use, in smaller pieces. Later
+/// work of the stage may need more memory than that.
 fn trained_in_smaller_pieces(place: &Place, stage: &str, flags: &[&str]) {
     for megabytes in (512..8192).step_by(64) {
         let place = place.copy();
@@ -43,7 +43,7 @@ fn a_step_without_room_is_taken_in_smaller_pieces() {
     place.write_scores(&place.dataset().read::<Rollout>(1).expect("rollouts"), |_| {});
     let rl = ["--passes", "1", "--minibatch", "4000", "--accumulation", "1"];
     trained_in_smaller_pieces(&place, "rl", &rl);
-    // In pieces, the loss is that of the whole.
+    // In pieces, the loss equals that of the whole.
     let (whole, pieces) = (place.copy(), place.copy());
     for (place, budget) in [(&whole, "10000000"), (&pieces, "500")] {
         let mut command = place.train(&["--round", "1", "--stage", "rl", "--max-tokens-per-batch", budget]);

@@ -1,4 +1,4 @@
-//! Several opinions on a rollout: what is combined, what is waited for, and what sentences count on which they differ.
+//! Several opinions on a rollout: which are combined, which are awaited, and the weight of sentences on which they disagree.
 
 use crate::small::{Place, provenance};
 use schemas::{Reject, Rollout, Score};
@@ -32,7 +32,7 @@ fn rollouts(place: &Place) -> Vec<Rollout> {
     place.dataset().read(1).expect("rollouts")
 }
 
-/// Adds a Teacher's scores of rollouts, each by its place among all sentences.
+/// Adds a Teacher's scores of rollouts, each computed from the index of the sentence.
 fn opine(place: &Place, of: &[Rollout], teacher: &str, repeat: Option<u32>, score: impl Fn(usize) -> f32) {
     place.write_scores(of, |_| {});
     let dataset = place.dataset();
@@ -46,7 +46,7 @@ fn opine(place: &Place, of: &[Rollout], teacher: &str, repeat: Option<u32>, scor
     dataset.remove_part::<Score>(1, "test").expect("removed");
 }
 
-/// A score of a Teacher: far from that of the other in each fifth sentence.
+/// A Teacher's score: far from the other Teacher's on every fifth sentence.
 fn of_a(at: usize) -> f32 {
     (at % 4) as f32 / 4.0
 }
@@ -55,7 +55,7 @@ fn of_b(at: usize) -> f32 {
     if at.is_multiple_of(5) { 1.0 } else { (at % 4) as f32 / 4.0 + 0.125 }
 }
 
-/// Runs RL; what it says on standard output and error.
+/// Runs RL; returns standard output and error.
 fn learn(place: &Place) -> (String, String) {
     let output = place.train(&["--round", "1", "--stage", "rl"]).output().expect("train");
     let [said, errors] =
@@ -85,7 +85,7 @@ fn two_opinions_teach_what_their_combination_teaches() {
     learn(&one);
     assert_eq!(policy(&both), policy(&one));
 
-    // Of two that a removed Teacher left, one counts, and it is said.
+    // Of two opinions left by a removed Teacher, one counts, which is reported.
     let without = with(&sampled, MAIN);
     opine(&without, &all, "a", None, of_a);
     opine(&without, &all, "b", Some(0), of_b);
@@ -119,7 +119,7 @@ fn it_waits_for_a_teacher_and_goes_on_without_one() {
         all.len()
     );
     assert!(errors.contains(&note), "{note}: {errors}");
-    // Those that are rejected will not come.
+    // Rejected ones are not awaited.
     let rejected = with(&some, &[MAIN, OTHER].concat());
     let rejects = all[2..].iter().map(|rollout| Reject {
         kind: "scores".into(),

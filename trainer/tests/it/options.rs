@@ -1,4 +1,4 @@
-//! Options of RL and fine-tuning through the real `train`: what they leave in the metrics and on disk.
+//! Options of RL and fine-tuning through the real `train`: their effects on metrics and files.
 
 use crate::small::{Place, error_lines, provenance, tokenizer_folder};
 use crate::t5::{Loaded, read_student};
@@ -26,8 +26,8 @@ fn values(place: &Place, name: &str) -> Vec<f64> {
     rows.into_iter().map(|row| row.value).collect()
 }
 
-/// Ratios start from the log-probabilities of sampling: a policy that is shown something else than then has others, which
-/// are computed anew.
+/// Ratios start from the log-probabilities of sampling; if the policy's input differs from that of sampling, they are
+/// recomputed.
 #[test]
 fn other_sources_than_those_of_sampling_are_reported() {
     let start = scored();
@@ -38,7 +38,7 @@ fn other_sources_than_those_of_sampling_are_reported() {
         assert!(train.status.success(), "{said}");
         let kl = place.numbers("rl", "kl_to_sampler")[0];
         assert!(kl < 1e-6, "ratios start at 1, whatever the policy is shown: {kl}");
-        said.contains("log-probabilities of what it sampled are off by")
+        said.contains("log-probabilities stored with the rollouts differ from")
     };
     assert!(!warns(&[]));
     assert!(warns(&["--max-source-tokens", "12"]));
@@ -63,7 +63,7 @@ fn values_are_learned_before_the_policy_learns() {
     }
 }
 
-/// Each fold has a value model that did not see its problems; one fold alone recognizes what it was fitted to.
+/// Each fold has a value model that did not see its problems; with a single fold, it recognizes its training data.
 #[test]
 fn values_are_of_problems_that_were_not_seen() {
     let start = scored();
@@ -245,7 +245,7 @@ fn training_ends_where_no_pass_is_better() {
     let place = scored();
     place.stage("rl");
     place.write_corrections(|_| {});
-    // Far too fast, so that later passes are worse.
+    // A learning rate far too high, so that later passes are worse.
     let flags =
         ["--sft-epochs", "9", "--sft-learning-rate", "0.3", "--sft-keep", "val_loss", "--sft-patience", "2"];
     run(&place, "sft", &flags);

@@ -1,4 +1,4 @@
-//! `pytorch_model.bin` as Python writes it: what libtorch reads, and what it is converted with where it cannot.
+//! `pytorch_model.bin` as Python writes it: what libtorch reads, and the suggested conversion if it cannot.
 
 use crate::checkpoints::{assert_same_tensors, values};
 use crate::reference;
@@ -65,7 +65,7 @@ fn a_cut_off_file_is_refused() {
         let message = read_pickle(&file).expect_err("cut off").to_string();
         let expected = match length {
             0..4 => "found no zip; convert it once with: python -c",
-            _ => "expected a whole zip, found one that is cut off; copy or download it again",
+            _ => "expected a complete zip, found a truncated one; copy or download it again",
         };
         assert!(message.contains(expected), "{message}");
     }
@@ -77,7 +77,7 @@ fn the_public_codes_own_file_is_read() {
     let folder = reference::folder();
     let mut expected = read_safetensors(&folder.join("model/model.safetensors")).expect("weights");
     let mut found = read_pickle(&folder.join("model/pytorch_model.bin")).expect("pickle");
-    // The two files differ in which copies of the embedding they carry.
+    // The two files contain different copies of the embedding.
     expected.retain(|name, _| !name.ends_with("embed_tokens.weight"));
     found.retain(|name, _| !name.ends_with("embed_tokens.weight"));
     assert_same_tensors(&found, &expected);

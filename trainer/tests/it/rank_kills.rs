@@ -1,5 +1,5 @@
-//! kill -9 of one of several ranks in every stage: the others end, name it, and the same command ends where an undisturbed
-//! run does.
+//! kill -9 of one of several ranks in every stage: the others end and name it, and the same command continues to the result of
+//! an uninterrupted run.
 
 use crate::kill::{Left, left};
 use crate::ranks::{FLAGS, free_port, run, signal, stage, start};
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Output};
 use std::time::Duration;
 
-/// A moment of a stage: when this file is there.
+/// A moment of a stage: when this file exists.
 type Moment = (&'static str, fn(&Place) -> PathBuf);
 
-/// In the order of a round; several of one stage are its training and what follows.
+/// In the order of a round; several of one stage cover its training and what follows.
 const MOMENTS: [Moment; 8] = [
     ("rollout", |place| place.dataset().part_path::<Rollout>(1, "sampled-00000")),
     ("rl", |place| place.checkpoint("round-1/.rl-values-0-step.safetensors")),
@@ -36,13 +36,13 @@ fn a_rank_killed_in_any_stage_is_named_and_the_round_ends_as_an_undisturbed_one(
         let expected = left(&calm);
         let arguments = [&["--round", "1", "--stage", name], &flags[..]].concat();
         for (_, file) in MOMENTS.iter().filter(|(of, _)| *of == name) {
-            // Again where both had ended before the kill.
+            // Repeated if both had ended before the kill.
             let killed = (0..10).find_map(|_| {
                 let place = prepared.copy();
                 kill(&place, &arguments, &file(&place), victim).then_some(place)
             });
             let Some(place) = killed else { panic!("{name}: no kill at {}", file(&prepared).display()) };
-            // Whatever a launcher restarts.
+            // Regardless of which ranks a launcher restarts.
             for (rank, output) in run(&place, 2, &arguments).iter().enumerate() {
                 assert!(output.status.success(), "{name}, rank {rank}: {}", errors(output));
             }
@@ -58,7 +58,7 @@ fn a_rank_killed_in_any_stage_is_named_and_the_round_ends_as_an_undisturbed_one(
     }
 }
 
-/// Starts two ranks and kills one once a file is there; false if they had ended before.
+/// Starts two ranks and kills one once a file exists; false if they had ended before.
 fn kill(place: &Place, arguments: &[&str], file: &Path, victim: usize) -> bool {
     let port = free_port();
     let mut ranks: Vec<Child> = (0..2).map(|rank| start(place, arguments, (rank, 2), &port)).collect();
@@ -76,7 +76,7 @@ fn kill(place: &Place, arguments: &[&str], file: &Path, victim: usize) -> bool {
         return false;
     }
     assert_eq!(outputs[1 - victim].status.code(), Some(1), "{said}");
-    // By its connection, which was closed: not after student.rank_timeout_secs.
+    // Detected by the closed connection, not after student.rank_timeout_secs.
     assert!(said.contains(&format!("error: rank {victim} has ended (")), "{said}");
     assert!(said.contains("the same command continues from the last step checkpoint"), "{said}");
     true

@@ -24,7 +24,7 @@ pub(crate) fn start(place: &Place, arguments: &[&str], (rank, world): (usize, us
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("train")
 }
 
-/// All ranks of a run, which are waited for.
+/// Runs all ranks and waits for them.
 pub(crate) fn run(place: &Place, world: usize, arguments: &[&str]) -> Vec<Output> {
     let port = free_port();
     let ranks: Vec<Child> = (0..world).map(|rank| start(place, arguments, (rank, world), &port)).collect();
@@ -35,7 +35,7 @@ fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A command of all ranks that succeeds; rank 0 alone has something to say.
+/// A successful command of all ranks; only rank 0 prints anything.
 fn succeeds(place: &Place, world: usize, arguments: &[&str]) -> String {
     let outputs = run(place, world, arguments);
     for (rank, output) in outputs.iter().enumerate() {
@@ -75,7 +75,7 @@ fn apart(left: &Path, right: &Path) -> f64 {
     off.fold(0.0, f64::max)
 }
 
-/// The same student without dropout, whose masks depend on which rows are worked on together.
+/// The same student without dropout, whose masks depend on the batches.
 fn without_dropout(place: Place) -> Place {
     let path = place.checkpoint("base/config.json");
     let text = fs::read_to_string(&path).expect("config");
@@ -85,11 +85,11 @@ fn without_dropout(place: Place) -> Place {
     place
 }
 
-/// Settings of the rounds below: values learned in passes of their own, a pass chosen by its loss.
+/// Settings of the rounds below: separate value passes, and checkpoint selection by loss.
 pub(crate) const FLAGS: [&str; 16] = [
     "--lora-dropout",
     "0",
-    // AdamW makes whole steps of gradients that are all but 0, whose sign is a matter of rounding.
+    // AdamW makes full steps for gradients close to 0, whose sign depends on rounding.
     "--rl-learning-rate",
     "2e-5",
     "--sft-learning-rate",
@@ -154,7 +154,7 @@ fn a_round_of_several_ranks_equals_that_of_one_process() {
     }
 }
 
-/// The optimizer's state in parts changes no bit of the weights, whose copies in bfloat16 follow on all ranks.
+/// Sharding the optimizer's state leaves the weights bit-identical, and their bfloat16 copies are updated on all ranks.
 #[test]
 fn ranks_that_share_out_the_optimizers_state_learn_the_same() {
     let start = Place::new(60);
@@ -190,7 +190,7 @@ pub(crate) fn signal(rank: &Child, name: &str) {
     assert!(status.expect("kill").success());
 }
 
-/// A training of many steps, of which each is saved.
+/// A training of many steps, each of which is saved.
 const LONG: [&str; 10] =
     ["--round", "1", "--stage", "rl", "--passes", "10", "--rl-minibatch", "8", "--rl-accumulation", "1"];
 
@@ -202,7 +202,7 @@ fn ranks_that_were_killed_or_interrupted_go_on_in_any_number() {
     succeeds(&calm, 2, &long);
     let weights = |place: &Place| place.checkpoint("round-1/rl/model.safetensors");
     let expected = fs::read(weights(&calm)).expect("weights");
-    // Each keeps the optimizer's state of its part before the kill, after it, or both; the calm run did not.
+    // The state is sharded before the kill, after it, or both; in the uninterrupted run it is not.
     let (whole, shards) = (&[][..], &["--shard-optimizer", "true"][..]);
     for (victim, how, then, (flags, then_flags)) in [
         (1, "-KILL", 2, (whole, whole)),
@@ -298,7 +298,7 @@ fn what_ranks_cannot_do_together_is_told_by_each() {
         assert_eq!(errors(output).contains("rank 1 of 2: error: rank 0: cannot create"), rank == 1);
     }
     fs::remove_dir(&in_the_way).expect("folder");
-    // Half of what a launcher sets.
+    // Only half of a launcher's variables are set.
     let output = place.train(&rollout).env("RANK", "0").output().expect("train");
     assert_eq!(output.status.code(), Some(2));
     assert!(errors(&output).contains("expected WORLD_SIZE as well"), "{}", errors(&output));

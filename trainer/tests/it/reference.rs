@@ -55,7 +55,7 @@ pub(crate) fn student(folder: &Path, name: &str) -> (Student, Weights) {
     (student, loaded.weights)
 }
 
-/// Weights in a folder of the reference that has no config of its own.
+/// Weights in a reference folder without a config.
 pub(crate) fn weights(folder: &Path, file: &str) -> (StudentConfig, Weights) {
     let config = StudentConfig {
         image_feature_width: 16,
@@ -82,7 +82,7 @@ pub(crate) fn assert_weights_close(weights: &Weights, expected: &Tensors, tolera
         let found = weights.find(name).unwrap_or_else(|| panic!("no {name}"));
         compared += 1;
         if name == "encoder.mha_layer.in_proj_bias" {
-            // Softmax does not feel a key bias: its gradient is rounding noise, which Adam blows up to steps.
+            // Softmax does not feel a key bias: its gradient is rounding noise, which Adam amplifies to full steps.
             let d = expected.size()[0] / 3;
             for part in [0, 2] {
                 assert_close(
@@ -192,7 +192,7 @@ fn sampled_logprobs_are_those_of_a_full_pass() {
         generate(&student, &source, sampling, &[seed], 40, Mode::EVAL).remove(0)
     };
     for (row, generated) in generated.iter().enumerate() {
-        // A row's stream is its own: alone it draws the same tokens.
+        // Each row has its own random stream: alone it draws the same tokens.
         assert_eq!(alone(row as i64 / 2, seeds[row]).tokens, generated.tokens, "row {row}");
         let tokens = Tensor::from_slice(&generated.tokens).unsqueeze(0);
         let one = |tensor: &Tensor| tensor.narrow(0, row as i64 / 2, 1);

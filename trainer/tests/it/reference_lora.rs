@@ -81,7 +81,7 @@ fn logits(folder: &Path, change: impl FnOnce(&mut StudentConfig, &mut Weights, &
     student.logits(&hidden, Mode::EVAL)
 }
 
-/// Each mistake moves the logits exactly as far as in the public code: what it does not use here, it does not there.
+/// Each mistake changes the logits exactly as much as in the public code.
 #[test]
 #[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn mistakes_move_the_logits_as_far_as_in_the_public_code() {

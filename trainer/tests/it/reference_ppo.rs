@@ -26,7 +26,7 @@ fn paper() -> RlSettings {
     Resolved::from_parts(None, &preset.into()).expect("settings").settings.rl
 }
 
-/// Policy and value model of the reference, with what they were run on.
+/// Policy and value model of the reference, with their inputs.
 struct Step {
     reference: Tensors,
     config: StudentConfig,
@@ -146,8 +146,8 @@ fn rewards_advantages_and_returns_agree() {
     }
 }
 
-/// The public code takes the value behind eos for that of a next state where a text is shorter than its batch. Ours is 0
-/// there, so that the last advantage is r − V.
+/// If a text is shorter than its batch, the public code uses the value after eos as that of a next state. Ours is 0 there, so
+/// that the last advantage is r − V.
 #[test]
 #[cfg_attr(not(reference_values), ignore = "needs values of the public code: ARES_REFERENCE")]
 fn our_advantages_end_with_the_text() {
@@ -164,10 +164,10 @@ fn our_advantages_end_with_the_text() {
         let last = length - 1;
         assert!((advantages[last] - (rewards[last] - values[last])).abs() < 1e-6);
         let behind = values.get(length).copied().unwrap_or(0.0);
-        // The KL mask lets one reward behind eos in, too.
+        // The KL mask also includes one reward after eos.
         let paid_behind = rewards.get(length).copied().unwrap_or(0.0);
         let theirs = row("advantages_raw", index)[last];
-        // δ has V behind eos in it, and λ times the advantage behind eos takes most of it off again.
+        // δ includes V after eos, and λ times the advantage after eos cancels most of it.
         let expected = advantages[last] + behind + 0.95 * (paid_behind - behind);
         assert!((theirs - expected).abs() < 1e-5, "row {index}: {theirs} {expected}");
         assert_eq!(behind == 0.0, length == 18, "a shorter text shows the difference");
@@ -210,8 +210,8 @@ fn losses_and_gradients_of_the_step_agree() {
     assert_gradients_close(&step.value, &tensors(&folder, "grads_ppo_value.safetensors"), 1e-6);
 }
 
-/// AdamW as transformers had it until 4.x, which the public code uses: ε outside the bias correction, decay after
-/// the step. Ours is PyTorch's. Only the tests know the old rule.
+/// AdamW as transformers had it until 4.x, which the public code uses: ε outside the bias correction, decay after the step.
+/// Ours is PyTorch's. Only the tests implement the old rule.
 #[derive(Default)]
 struct OldAdamW {
     moments: BTreeMap<String, (Tensor, Tensor)>,

@@ -1,13 +1,13 @@
-//! Settings of `[rl]` that bound what a step may do, and rollouts without scores, through the real `train`.
+//! Settings of `[rl]` that limit steps, and rollouts without scores, through the real `train`.
 
 use crate::small::Place;
 use crate::t5::read_student;
 use schemas::{Rollout, Score};
 
-/// One minibatch a step.
+/// One minibatch per step.
 const SMALL: [&str; 4] = ["--minibatch", "8", "--accumulation", "1"];
 
-/// Far too fast.
+/// A learning rate far too high.
 const FAST: [&str; 2] = ["--rl-learning-rate", "1e-2"];
 
 fn learned(start: &Place, flags: &[&str]) -> Place {
@@ -22,7 +22,7 @@ fn learned_with(start: &Place, flags: &[&str]) -> Place {
     place
 }
 
-/// What a step leads to is known before the next one is taken: the step is undone, and no pass goes on.
+/// The effect of a step is known before the next one is taken: the step is undone, and training ends.
 #[test]
 fn training_ends_at_the_kl_bound() {
     let start = Place::new(40).scored();
@@ -43,8 +43,7 @@ fn training_ends_at_the_kl_bound() {
     assert_eq!(place.numbers("rl", "stopped_at_kl"), [free[first]]);
 }
 
-/// Ratios, and with them all that is learned, are of the distribution that was sampled from; the softmax at temperature 1
-/// has other ratios.
+/// Ratios, and therefore all training, refer to the sampling distribution; the softmax at temperature 1 has other ratios.
 #[test]
 fn temperature_and_top_p_are_part_of_the_policy() {
     let drawn = ["--rollout-temperature", "0.5", "--top-p", "0.8"];
@@ -171,7 +170,7 @@ fn what_the_samples_are_like_is_told() {
     assert_eq!(place.numbers("rl", "truncated/rollouts"), [share(|row| row.truncated)]);
     assert_eq!(place.numbers("rl", "empty/rollouts"), [share(|row| row.sentences.is_empty())]);
     assert_eq!(place.numbers("rl", "repeated/rollouts").len(), 1);
-    // In round 1 nothing has drifted, so the reward is that of the scores alone.
+    // In round 1 the policy is the reference, so the reward consists of the scores alone.
     let sum: f64 = scores.iter().map(|row| f64::from(row.score) - 0.5).sum();
     let with_sentences = rollouts.iter().filter(|row| !row.sentences.is_empty()).count();
     let found = place.numbers("rl", "mean_reward")[0];
@@ -198,7 +197,7 @@ fn rollouts_do_not_depend_on_what_is_decoded_together() {
     }
 }
 
-/// A rate that ruins the policy: it is reported, and with `rl.keep = best` the round goes on with the policy of before.
+/// A learning rate that ruins the policy: it is reported, and with `rl.keep = best` the round continues with the starting policy.
 #[test]
 fn a_policy_that_became_worse_is_told_and_may_be_left() {
     let start = Place::new(40);
@@ -223,7 +222,7 @@ fn a_policy_that_became_worse_is_told_and_may_be_left() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
         assert!(said.contains("ROUGE-L on val fell from"), "{said}");
-        assert!(said.contains("it moved far from the policy that sampled"), "{said}");
+        assert!(said.contains("it moved far from the sampling policy"), "{said}");
         let (before, after) =
             (place.numbers("rl", "rouge_l/before")[0], place.numbers("rl", "rouge_l/after")[0]);
         assert!(before > after, "{before} {after}");
@@ -243,14 +242,14 @@ fn a_policy_that_became_worse_is_told_and_may_be_left() {
     assert!(line.contains(" (change -0.") && !line.contains("chance"), "{line}");
     assert_ne!(weights(&place, "round-1/rl"), weights(&place, "base"));
     let (line, place) = ruined("best", &[]);
-    assert!(line.contains("(the policy of before is kept)"), "{line}");
+    assert!(line.contains("(the starting policy is kept)"), "{line}");
     assert_eq!(weights(&place, "round-1/rl"), weights(&place, "base"));
     // With LoRA the next stage is given an adapter, as it would be otherwise.
     let (_, place) = ruined("best", &["--student-lora-rank", "4"]);
     assert!(place.checkpoint("round-1/rl/adapter_config.json").is_file());
 }
 
-/// The reward of a rationale grows by what it adds to the probability of the correct option, whatever its sentences.
+/// The reward of a rationale grows by its increase of the correct option's probability, regardless of its sentences.
 #[test]
 fn the_right_answer_is_part_of_the_reward() {
     let place = Place::new(40).scored();

@@ -126,7 +126,7 @@ impl Case {
         self.told.rollouts.iter().enumerate().map(scored).collect()
     }
 
-    /// Numbers of all rollouts as one minibatch, after its gradients went to `policy` and `value`.
+    /// Metrics of all rollouts as one minibatch, after its gradients were added to `policy` and `value`.
     fn step(&self, policy: &Weights, value: &Weights) -> BTreeMap<&'static str, f64> {
         policy.train_only(|_| true);
         value.train_only(|name| name != "lm_head.weight");
@@ -182,7 +182,7 @@ fn rewards_advantages_and_returns_agree() {
             assert!(largest(&rewards, &rollout.rewards) < 1e-6, "{name}, row {row}: rewards");
             assert!(largest(&ours.advantages, &rollout.advantages) < 1e-5, "{name}, row {row}: advantages");
             assert!(largest(&ours.returns, &rollout.returns) < 1e-5, "{name}, row {row}: returns");
-            // One token earlier is another reward.
+            // One token earlier, the reward differs.
             let moved: Vec<(u32, f32)> =
                 rollout.sentence_ends.iter().map(|&(token, score)| (token - 1, score)).collect();
             assert!(largest(&case.rewards(rollout, &moved), &rollout.rewards) > 0.1, "{name}, row {row}");
@@ -209,7 +209,7 @@ fn whitening_is_over_the_real_tokens_of_the_minibatch() {
         let real = |whitened: Tensor| whitened.masked_select(&mask.ge(0.5));
         let expected = Tensor::from_slice(&case.told.whitened);
         assert_close(name, &real(whiten(&advantages, &mask)), &expected, 1e-5);
-        // The public code lets padding in; that is another result.
+        // The public code includes padding, with another result.
         let theirs = real(whiten(&advantages, &mask.ones_like()));
         assert!((theirs - expected).abs().max().double_value(&[]) > 0.01, "{name}");
     }

@@ -1,4 +1,4 @@
-//! The numbers that stage rollout keeps of each token, through the real `train`, against the models that they are of.
+//! The per-token columns of stage rollout, through the real `train`, against the models they come from.
 
 use crate::small::{Place, tokenizer_folder};
 use crate::t5::read_student;
@@ -34,7 +34,7 @@ fn a_later_round_keeps_the_numbers_of_policy_reference_and_value_model() {
     let folder = start.checkpoint("base");
     let base = read_student(&folder).expect("base");
     let config: StudentConfig = base.config;
-    // The policy of round 2: another student than the base.
+    // The policy of round 2, which differs from the base student.
     let weights = random_weights(&config, 8);
     let after = start.checkpoint("round-1/sft");
     hf::write_student(&after, &config, &weights, &tokenizer_folder()).expect("written");

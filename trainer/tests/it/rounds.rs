@@ -1,4 +1,4 @@
-//! What rounds are made of, and what dpo pairs come from, through the real `train`.
+//! The stages of rounds, and the sources of dpo pairs, through the real `train`.
 
 use crate::small::Place;
 use crate::t5::read_student;
@@ -34,7 +34,7 @@ fn rounds_of_rl_follow_one_another() {
     let said = succeeds(&place, &["--round", "2"]);
     assert!(said.contains("rationales wait for corrections"), "{said}");
 
-    // Without the setting, a round whose fine-tuning is missing has no next one.
+    // Without the setting, no round can follow one without fine-tuning.
     let place = Place::new(40).scored();
     place.stage("rl");
     let output = place.train(&["--round", "2"]).output().expect("train");

@@ -21,7 +21,7 @@ fn sampled(place: &Place, round: u32) -> BTreeSet<String> {
     place.dataset().read::<Rollout>(round).expect("rollouts").into_iter().map(|row| row.problem_id).collect()
 }
 
-/// Each round samples problems of its own; a larger share adds to them.
+/// Each round samples different problems; a larger share adds to them.
 #[test]
 fn rounds_sample_other_problems() {
     let place = Place::new(60);
@@ -51,7 +51,7 @@ fn rounds_sample_other_problems() {
     );
 }
 
-/// Fine-tuning waits for the corrections of its share, and learns from all that are there.
+/// Fine-tuning waits for the corrections of its share, and learns from all available ones.
 #[test]
 fn a_share_of_the_rationales_is_corrected() {
     let place = Place::new(60).scored();
@@ -76,7 +76,7 @@ fn a_share_of_the_rationales_is_corrected() {
         "{said}"
     );
 
-    // More than the share is welcome.
+    // More corrections than the share are accepted.
     let other = all.iter().find(|row| !expected.contains(&row.problem_id)).expect("another").clone();
     with(&[&wanted[..], &[other]].concat());
     let said = succeeds(&place, &[&share[..], &["--stage", "sft"]].concat());

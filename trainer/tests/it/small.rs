@@ -1,4 +1,4 @@
-//! A small dataset by the schemas' writers alone, a student for it, and the feedback that a Teacher would give.
+//! A small dataset written with the schemas' writers, a student for it, and simulated Teacher feedback.
 
 use schemas::{
     Correction, Dataset, Metric, Problem, Provenance, Rationale, Rollout, Score, TimestampMs, table,
@@ -21,7 +21,7 @@ pub(crate) const PICTURE: &[u8] = &[
     0x60, 0x82,
 ];
 
-/// Settings of the small rounds; a step checkpoint after each step, so that kills find it half written.
+/// Settings of the small rounds; a step checkpoint after each step, so that kills may hit it half written.
 const SETTINGS: &str = r#"
 [student]
 checkpoints = "CHECKPOINTS"
@@ -192,12 +192,12 @@ impl Place {
             .collect()
     }
 
-    /// Round 1, one stage that must be refused with status 2: the lines of its error.
+    /// Round 1, one stage that must be refused with status 2; returns the lines of its error.
     pub(crate) fn refused(&self, stage: &str) -> Vec<String> {
         error_lines(&self.train(&["--round", "1", "--stage", stage]).output().expect("train"))
     }
 
-    /// Scores for the sentences of these rollouts, as good as any.
+    /// Arbitrary scores for the sentences of these rollouts.
     pub(crate) fn write_scores(&self, rollouts: &[Rollout], change: impl Fn(&mut Score)) {
         let rows = rollouts.iter().flat_map(|rollout| {
             (0u32..).zip(&rollout.sentences).map(|(index, sentence)| Score {

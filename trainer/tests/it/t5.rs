@@ -1,4 +1,4 @@
-//! Checkpoints read as the T5s that they are.
+//! Checkpoints read as multimodal T5s.
 
 use std::path::Path;
 use trainer::checkpoint::hf;

@@ -1,5 +1,5 @@
-//! A student of another kind: what it takes to add one. A bag-of-words encoder, and a decoder of one layer that sees the bag
-//! and the token before. All stages run with it as they are.
+//! An example of adding a student. A bag-of-words encoder, and a decoder of one layer that sees the bag and the token before.
+//! All stages run with it unchanged.
 
 use crate::small::{Place, tokenizer_folder};
 use clap::Parser;
@@ -215,7 +215,7 @@ impl DecoderCache for Bags<'_> {
     }
 }
 
-/// Whole commands run in a process of their own: they set libtorch's threads and seeds for all tests of a process.
+/// Whole commands run in a separate process, since they set libtorch's threads and seeds for all tests of a process.
 #[test]
 fn a_round_runs_with_another_kind_of_student() {
     let mut command = Command::new(std::env::current_exe().expect("tests"));

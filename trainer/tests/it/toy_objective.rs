@@ -1,5 +1,5 @@
-//! An objective of another kind: what it takes to add one. Rationales that were better than the others of their problem are
-//! imitated, as much as they were better (reward-weighted regression, Peters & Schaal, 2007).
+//! An example of adding an objective. Rationales better than the others of their problem are imitated, weighted by how much
+//! better they were (reward-weighted regression, Peters & Schaal, 2007).
 
 use crate::learning::{BANDIT, Run, settings};
 use schemas::settings::Algorithm;

@@ -30,7 +30,7 @@ fn pictures_are_read_as_pillow_reads_them() {
         let expected = read_safetensors(&folder.join("expected.safetensors")).expect("values");
         for picture in ["picture", "tall", "tiny"] {
             let pixels = vit.read_image(&folder.join(format!("{picture}.png"))).expect("picture");
-            // Far less than one step of 255.
+            // Far less than 1/255.
             assert_close(picture, &pixels, &expected[&format!("{picture}.{name}")], 1e-6);
             if name == "bilinear" {
                 let hidden = vit.forward(&pixels.unsqueeze(0));
@@ -73,7 +73,7 @@ fn broken_folders_are_refused_with_everything_that_is_wrong() {
     assert!(refused().contains("not a safetensors file"), "{}", refused());
 }
 
-/// A copy of the good folder with one setting changed, and what its file is refused with.
+/// A copy of the valid folder with one setting changed, and the message of its refusal.
 fn refused_with(file: &str, key: &str, value: serde_json::Value) -> String {
     let (_kept, folder) = copy_folder("vit");
     let path = folder.join(file);

@@ -221,7 +221,7 @@ fn copy<T: Table + Send + 'static>(
     Ok(())
 }
 
-/// Writes what several opinions on each sentence come to, a file for each split; nothing where there is one opinion.
+/// Writes the combined scores of several opinions, one file per split; nothing if there is a single opinion.
 fn combined(place: &mut Place<'_>, dataset: &Dataset, configs: &mut Vec<Config>) -> Result<()> {
     let plan = Plan { source: Some(Source::Scores), keep_duplicates: true, ..place.plan.clone() };
     let round = plan.round;
@@ -230,7 +230,7 @@ fn combined(place: &mut Place<'_>, dataset: &Dataset, configs: &mut Vec<Config>)
     {
         return Ok(());
     }
-    // What has no line here is in the other tables.
+    // Sentences without a line here are in the other tables.
     let mut left = LeftOut::default();
     let mut sources = Sources::read(dataset, &plan, &mut left)?;
     let provenance = Provenance { created_by: place.created_by.clone(), config_sha256: String::new() };

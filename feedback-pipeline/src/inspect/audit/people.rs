@@ -136,7 +136,7 @@ pub fn run(dataset: &Dataset, round: u32, file: &Path, neutral: f64) -> Result<P
         let Some(label) = labels.of.get(&key) else { continue };
         check(label, &row, &key, round, file)?;
         scored.insert(key.clone());
-        // Each scoring by itself: those of one Teacher are not independent of each other.
+        // Each scoring separately, since those of one Teacher are not independent.
         let opinion = Opinion { teacher: row.teacher, repeat: row.repeat.unwrap_or(0) };
         by_teacher.entry(opinion.to_string()).or_default().push(Item {
             skill: skills.get(&row.problem_id).cloned().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! What RL changed: scores of the same problems before and after it, with the interval that chance alone explains.
+//! The effect of RL: scores of the same problems before and after, with a bootstrap interval.
 
 use super::tally::{Tally, mean};
 use crate::inspect::bootstrap::{draws, interval};
@@ -31,19 +31,18 @@ impl Scores {
 pub struct Effect {
     /// For instance `round 1, val`.
     pub label: String,
-    /// Mean over the sentences of the policy that the round started from.
+    /// Mean over the sentences of the round's starting policy.
     pub before: f64,
     /// The same after RL.
     pub after: f64,
-    /// The middle 95 % of the change if problems are drawn again, both policies with the same ones; `None` for fewer than two
-    /// problems.
+    /// 95 % interval of the change by a paired bootstrap over problems; `None` for fewer than two problems.
     pub interval: Option<[f64; 2]>,
     /// Problems with rationales of both policies.
     pub problems: usize,
 }
 
 impl Effect {
-    /// Compares two policies on the problems that both have scores of; `None` if there are none.
+    /// Compares two policies on the problems for which both have scores; `None` if there are none.
     pub(super) fn of(label: String, before: &Scores, after: &Scores) -> Option<Self> {
         let pairs: Vec<(&Tally, &Tally)> = before
             .by_problem

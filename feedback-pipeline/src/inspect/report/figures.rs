@@ -83,7 +83,7 @@ pub struct Round {
 pub struct Figures {
     /// One row per policy, in the order of training.
     pub stages: Vec<Stage>,
-    /// What RL changed in each round, by what was measured.
+    /// The effect of RL in each round, by measurement.
     pub effects: Vec<Effect>,
     /// Sentences of the round by score in tenths, 0 to 10.
     pub distribution: [u64; 11],
@@ -269,7 +269,7 @@ fn add_answers(dataset: &Dataset, round: u32, name: &str, stage: &mut Stage) -> 
     Ok(())
 }
 
-/// Whether a round ended with RL; the trainer leaves a metric of this name then.
+/// Whether a round ended with RL, which the trainer marks with a metric of this name.
 fn ended_with_rl(dataset: &Dataset, round: u32) -> Result<bool> {
     let ends = frame::<Metric>(dataset, round, &["name"])?.filter(col("name").eq(lit("ends_round")));
     Ok(Collected::of::<Metric>(ends)?.len() > 0)

@@ -37,7 +37,7 @@ struct ScoreOf {
 /// Scores of a round by rollout, in the order of the sentences.
 pub(super) struct Scores {
     scores: opinions::Scores,
-    /// Reasons, where there are any, by rollout, sentence and opinion.
+    /// Reasons, if any, by rollout, sentence and opinion.
     reasons: HashMap<String, BTreeMap<(u32, Number), String>>,
     /// Scores of each Teacher.
     pub(super) by_teacher: BTreeMap<String, usize>,
@@ -69,7 +69,7 @@ impl Scores {
         self.scores.rollouts().iter().any(|id| self.scores.on(id).is_some_and(|on| on.opinions().len() > 1))
     }
 
-    /// Why a sentence of a rollout has its score; of several opinions, what each says.
+    /// The reason for a sentence's score; with several opinions, that of each.
     pub(super) fn reason(&self, rollout_id: &str, sentence: usize) -> Option<String> {
         let place = u32::try_from(sentence).ok()?;
         let reasons = self.reasons.get(rollout_id);
@@ -133,7 +133,7 @@ impl Gathered {
     /// against different baselines count as different kinds.
     pub(super) fn mixed(&self) -> Vec<(String, BTreeMap<String, usize>)> {
         let mut kinds: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-        // Where each rationale has several opinions, several Teachers are what was asked for.
+        // If each rationale has several opinions, several Teachers are intended.
         if !self.scores.are_several() {
             kinds.insert("scores".to_owned(), self.scores.by_teacher.clone());
         }

@@ -38,7 +38,7 @@ pub struct Account {
     pub empty: u64,
     /// The baseline of the pairs; judgements only.
     pub against: Option<String>,
-    /// Whose opinion; scores of rollouts with several only.
+    /// The opinion; only for scores of rollouts with several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opinion: Option<String>,
     /// Sentences of the scored rollouts.
@@ -166,7 +166,7 @@ fn unusable_score(dataset: &Dataset, round: u32) -> Result<Option<String>> {
     }
 }
 
-/// Whose scores a round has, where a rollout has those of several.
+/// The opinions of a round whose rollouts have several.
 fn opinions(scores: &LazyFrame) -> Result<Vec<Opinion>> {
     let by = ["teacher", "repeat"].map(col);
     let on_rollouts = scores

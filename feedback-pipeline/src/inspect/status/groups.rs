@@ -22,7 +22,7 @@ pub struct Groups {
     pub again: u64,
 }
 
-/// What an opinion on a rollout is known by.
+/// Identity of an opinion on a rollout.
 const OPINION: [&str; 3] = ["subject_id", "model", "repeat"];
 
 /// The requests of a round about several items; `None` if there are none.

@@ -124,7 +124,7 @@ pub(super) fn outcomes(
     let mut rejects = frame::<Reject>(dataset, round, &["subject_id", "kind", "teacher", "repeat"])?
         .filter(col("kind").eq(lit(kind)));
     if let Some(Opinion { teacher, repeat }) = opinion {
-        // Older files do not say whose reply it was; there was one opinion then.
+        // Older files do not record the Teacher; there was a single opinion then.
         let is_own = col("teacher").fill_null(lit(teacher.as_str())).eq(lit(teacher.as_str()));
         let is_repeat = col("repeat").fill_null(lit(0_u64)).eq(lit(u64::from(*repeat)));
         rejects = rejects.filter(is_own.and(is_repeat));

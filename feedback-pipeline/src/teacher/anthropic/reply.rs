@@ -18,7 +18,7 @@ pub(in crate::teacher) fn open(reply: &Value) -> Result<Envelope, Unopened> {
         // Some gateways send an empty message.
         Some(Value::Null) => return Err(failed(ServiceError::saying("the reply has no content"))),
         Some(content @ (Value::Array(_) | Value::String(_) | Value::Object(_))) => Said::of(content),
-        _ => return Err(Unopened::NotAReply("no Messages reply: it has no `content`".to_owned())),
+        _ => return Err(Unopened::NotAReply("not a Messages reply: it has no `content`".to_owned())),
     };
     let ended = match reason {
         Some("max_tokens" | "model_context_window_exceeded" | "length") => Ended::Truncated,

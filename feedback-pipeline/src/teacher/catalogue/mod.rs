@@ -43,8 +43,8 @@ pub fn today() -> Date {
 }
 
 impl Catalogue {
-    /// The built-in catalogue under the file `models`, whose entries and single fields replace the built-in ones, and
-    /// under the file `prices`, which holds prices alone. An empty path means no file.
+    /// The built-in catalogue overridden by the file `models`, whose entries and fields replace the built-in ones, and by the
+    /// file `prices`, which holds prices only. An empty path means no file.
     ///
     /// # Errors
     /// A file that cannot be read, an unknown key (with the nearest known one), a negative price, or a `like`
@@ -244,7 +244,7 @@ fn lay_over(under: &mut Table, over: Table) {
     }
 }
 
-/// Brings a file of prices alone into the form of a catalogue.
+/// Converts a file of prices into the form of a catalogue.
 fn only_prices(location: &str, file: Table) -> Result<Table> {
     let mut all = Table::new();
     for (key, value) in file {

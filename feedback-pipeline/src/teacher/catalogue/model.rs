@@ -49,7 +49,7 @@ pub struct Model {
     pub temperature: Temperature,
     /// Levels of effort, lowest first; empty if the field is refused.
     pub efforts: Vec<String>,
-    /// Effort where none is sent.
+    /// Effort if none is sent.
     pub default_effort: Option<String>,
     /// Whether it thinks before replying, unless effort none is sent.
     pub thinking: bool,

@@ -1,4 +1,4 @@
-//! What tokens cost.
+//! Token prices.
 
 use crate::teacher::Usage;
 use serde::Deserialize;
@@ -40,7 +40,7 @@ fn one() -> f64 {
 }
 
 impl Price {
-    /// What the embedded Teacher costs.
+    /// Prices of the embedded Teacher.
     pub const FREE: Self = Self {
         input: 0.0,
         output: 0.0,

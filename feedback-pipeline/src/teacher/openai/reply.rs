@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// Opens a reply. Only its content is needed; whatever else is missing or odd does not make it unreadable.
 pub(in crate::teacher) fn open(reply: &Value) -> Result<Envelope, Unopened> {
-    let not_a_reply = |why: &str| Err(Unopened::NotAReply(format!("no chat completion: {why}")));
+    let not_a_reply = |why: &str| Err(Unopened::NotAReply(format!("not a chat completion: {why}")));
     let choice = match reply.get("choices") {
         Some(Value::Array(choices)) if !choices.is_empty() => &choices[0],
         Some(Value::Array(_) | Value::Null) => {

@@ -1,14 +1,13 @@
-//! AdamW's step on a CPU: one pass over memory for everything that a weight needs, where libtorch's operations make a
-//! dozen.
+//! AdamW's step on a CPU: a single pass over memory per weight, where libtorch's operations need a dozen.
 
 #![allow(unsafe_code)] // libtorch's memory as slices; kinds and layouts are checked by `is_plain`
 
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-/// Numbers that a thread works on at a time.
+/// Numbers per chunk of a thread's work.
 const CHUNK: usize = 1 << 16;
-/// Fewer numbers than this are done before another thread has woken up.
+/// Below this many numbers, a single thread finishes before another has woken up.
 const WORTH_THREADS: usize = 1 << 22;
 
 /// One weight with its gradient, in float32 or bfloat16, its moments, and its copies in bfloat16.
@@ -17,13 +16,13 @@ pub(crate) struct Weight {
     pub(crate) gradient: Tensor,
     pub(crate) m: Tensor,
     pub(crate) v: Tensor,
-    /// They get what θ is after the step.
+    /// They receive θ after the step.
     pub(crate) copies: Vec<Tensor>,
     /// θ is multiplied by this first.
     pub(crate) keep: f32,
 }
 
-/// What a step has in common for all weights.
+/// The parameters of a step that all weights share.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step {
     pub(crate) gradient_scale: f32,
@@ -77,7 +76,7 @@ fn numbers<T>(tensor: &Tensor, kind: Kind) -> &[T] {
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), tensor.numel()) }
 }
 
-/// As [`numbers`], to write.
+/// As [`numbers`], mutable.
 fn numbers_mut<T>(tensor: &mut Tensor, kind: Kind) -> &mut [T] {
     if !is_of(tensor, kind) || tensor.numel() == 0 || kind.elt_size_in_bytes() != size_of::<T>() {
         return &mut [];
@@ -86,7 +85,7 @@ fn numbers_mut<T>(tensor: &mut Tensor, kind: Kind) -> &mut [T] {
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) }
 }
 
-/// Does a step on all weights, and sets gradients in float32 to 0, which are kept for the next step.
+/// Steps all weights, and zeroes float32 gradients, whose memory is reused by the next step.
 pub(crate) fn step(weights: &mut [Weight], step: Step) {
     let mut chunks = Vec::new();
     for weight in weights {
@@ -139,7 +138,7 @@ fn is_worth_threads(numbers: usize) -> bool {
 }
 
 fn squares<T: Copy>(numbers: &[T], widened: impl Fn(T) -> f32) -> f64 {
-    // Eight sums at once, so that the additions need not wait for each other.
+    // Eight independent sums, so that the additions do not wait for each other.
     let mut sums = [0f64; 8];
     let (eights, rest) = numbers.as_chunks::<8>();
     let square = |number: T| f64::from(widened(number)).powi(2);
@@ -151,13 +150,13 @@ fn squares<T: Copy>(numbers: &[T], widened: impl Fn(T) -> f32) -> f64 {
     sums.iter().sum::<f64>() + rest.iter().map(|number| square(*number)).sum::<f64>()
 }
 
-/// The float32 that a bfloat16 is.
+/// The float32 value of a bfloat16.
 #[inline(always)]
 fn widened(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The bfloat16 nearest to a float32, the even one of two; NaN stays NaN.
+/// The bfloat16 nearest to a float32, ties to even; NaN stays NaN.
 #[inline(always)]
 fn rounded(number: f32) -> u16 {
     let bits = number.to_bits();
@@ -168,13 +167,13 @@ fn rounded(number: f32) -> u16 {
 fn one(chunk: Chunk<'_>, step: Step) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has it.
+        // SAFETY: the processor supports it.
         return unsafe { one_avx2(chunk, step) };
     }
     plain(chunk, step);
 }
 
-/// The same, for wider registers; the same operations in the same order, so the same numbers.
+/// The same for wider registers: the same operations in the same order, so the results are identical.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn one_avx2(chunk: Chunk<'_>, step: Step) {

@@ -1,5 +1,5 @@
 //! Products with bfloat16 weights on processors that multiply pairs of bfloat16 numbers and add them up in float32
-//! (AVX512-BF16): twice the numbers of an instruction, and no widening.
+//! (AVX512-BF16): twice as many numbers per instruction, and no widening.
 
 #![allow(unsafe_code)] // vector loads; lengths are checked by the one caller
 
@@ -7,7 +7,7 @@ use super::lanes::put;
 use super::numbers::Rows;
 use std::arch::x86_64::*;
 
-/// As `Level::products`, the rows of `x` rounded to bfloat16, to nearest even.
+/// As `Level::products`, with the rows of `x` rounded to bfloat16 (to nearest, ties to even).
 ///
 /// # Safety
 /// Lengths as `Level::products` checks them, `width` a multiple of 32, and a processor with these instructions.
@@ -27,17 +27,17 @@ pub(super) unsafe fn products(x: Rows<'_>, w: &[u16], width: usize, out: &mut [f
     let (rounded, w, out) = (rounded.as_ptr(), w.as_ptr(), out.as_mut_ptr());
     unsafe {
         match x.count {
-            // The common batch: weights pass by once.
+            // The common batch size: weights are read once.
             8 => rows::<8, 2>(rounded, 8, w, width, out, outputs),
             count => rows::<4, 4>(rounded, count, w, width, out, outputs),
         }
     }
 }
 
-/// Tiles of `M` rows and `N` outputs; a tile's weights stay in the first cache for all rows.
+/// Tiles of `M` rows and `N` outputs; a tile's weights stay in the L1 cache for all rows.
 ///
 /// # Safety
-/// As above; `M` is 4, or the whole `count`: the last tile of another `M` would read beyond the rows.
+/// As above; `M` is 4, or the whole `count`: with another `M`, the last tile would read beyond the rows.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn rows<const M: usize, const N: usize>(
     x: *const u16,
@@ -83,7 +83,7 @@ unsafe fn tile<const M: usize, const N: usize>(
         let mut sums = [[_mm512_setzero_ps(); N]; M];
         let rows: [*const u16; M] = std::array::from_fn(|m| x.add(m * width));
         let weights: [*const u16; N] = std::array::from_fn(|n| w.add(n * width));
-        // The rows after these: hardware does not look beyond a page by itself.
+        // Prefetches the next rows: the hardware prefetcher does not cross a page boundary.
         let next = weights.map(|weights| weights.wrapping_add(N * width));
         let mut k = 0;
         while k < width {

@@ -1,5 +1,4 @@
-//! Dropout masks on a CPU: libtorch draws them one number after another from a slow generator, which is a tenth of a
-//! fine-tuning step.
+//! Dropout masks on a CPU. libtorch draws them sequentially from a slow generator, which takes a tenth of a fine-tuning step.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -15,7 +14,7 @@ pub(super) fn dropout(x: &Tensor, rate: f64) -> Tensor {
     x * mask.to_kind(x.kind()).view_as(x)
 }
 
-/// `kept` for each number that stays, 0 for each that is dropped: those whose 16 random bits are below `limit`.
+/// `kept` for each number that is kept, 0 for each that is dropped: a number is dropped if its 16 random bits are below `limit`.
 fn mask(count: usize, seed: u64, limit: u16, kept: f32) -> Vec<f32> {
     let mut stream = ChaCha8Rng::seed_from_u64(seed);
     let mut mask = vec![0.0; count];
@@ -33,7 +32,7 @@ fn mask(count: usize, seed: u64, limit: u16, kept: f32) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// libtorch's generator is common to all threads, so that other tests draw from it too: masks are compared by seed.
+    /// libtorch's generator is shared by all threads, so other tests draw from it too: masks are compared by seed.
     #[test]
     fn a_seed_always_draws_the_same_mask() {
         let draw = |seed| mask(5000, seed, 6554, 1.0);

@@ -1,6 +1,6 @@
-//! Products of a few rows with a large matrix, as decoding needs them. A stock matrix product is made for many rows
-//! and reads such a matrix at a fraction of memory speed; these kernels read each weight once, in the layout that
-//! libtorch keeps, as float32 or bfloat16, and add up in float32. A row's result does not depend on its neighbours.
+//! Products of a few rows with a large matrix, as decoding needs them. A stock matrix product is optimized for many rows and
+//! reads such a matrix at a fraction of the memory bandwidth; these kernels read each weight once, in the layout that libtorch
+//! keeps, as float32 or bfloat16, and add up in float32. A row's result does not depend on its neighbours.
 
 #![allow(unsafe_code)] // vector loads; every kernel's lengths are checked by its one caller below
 
@@ -12,7 +12,7 @@ use super::{avx512_bf16, lanes};
 /// The instructions to use; chosen once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// AVX-512 that also multiplies pairs of bfloat16 numbers.
+    /// AVX-512 with products of bfloat16 pairs.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     #[cfg(target_arch = "x86_64")]
@@ -23,7 +23,7 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The widest that this processor has.
+    /// The widest that this processor supports.
     pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -38,8 +38,8 @@ impl Level {
         Self::Portable
     }
 
-    /// out[m][n] = Σ_k x[m][k] · w[n][k]; `out` [rows, outputs] row by row, `w` [outputs, width]. [`Self::Avx512Bf16`]
-    /// rounds x to bfloat16 where the weights are that.
+    /// out[m][n] = Σ_k x[m][k] · w[n][k]; `out` [rows, outputs] row by row, `w` [outputs, width]. [`Self::Avx512Bf16`] rounds x
+    /// to bfloat16 if the weights are bfloat16.
     pub(crate) fn products(self, x: Rows<'_>, w: Numbers<'_>, width: usize, out: &mut [f32]) {
         let outputs = w.len() / width;
         assert_eq!(w.len(), outputs * width, "a whole number of rows");
@@ -49,7 +49,7 @@ impl Level {
             "rows must hold the width"
         );
         match (self, w) {
-            // SAFETY: lengths were checked above; a level is only made where the processor has it.
+            // SAFETY: lengths were checked above; a level is only created if the processor supports it.
             #[cfg(target_arch = "x86_64")]
             (Self::Avx512Bf16, Numbers::Bfloat16(w)) if width.is_multiple_of(32) => unsafe {
                 avx512_bf16::products(x, w, width, out);
@@ -112,7 +112,7 @@ macro_rules! dispatched {
         impl Level {
             $(pub(crate) fn $name(self, $($argument: $ty),*) $(-> $out)? {
                 match self {
-                    // SAFETY: a level is only made where the processor has it.
+                    // SAFETY: a level is only created if the processor supports it.
                     #[cfg(target_arch = "x86_64")]
                     Self::Avx512 | Self::Avx512Bf16 => unsafe { avx512::$name($($argument),*) },
                     #[cfg(target_arch = "x86_64")]
@@ -171,8 +171,8 @@ fn portable_mix<T: Copy>(
     }
 }
 
-/// The kernels of one instruction set. Four rows and `$narrow` outputs share the registers; of just `$block` rows, which
-/// is the common batch, `$wide` outputs, so that weights pass by once.
+/// The kernels of one instruction set. Four rows and `$narrow` outputs share the registers; for exactly `$block` rows, the
+/// common batch size, `$wide` outputs, so that weights are read once.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
     (
@@ -231,10 +231,10 @@ macro_rules! kernels {
             }
         }
 
-        /// Tiles of `M` rows and `N` outputs; a tile's weights stay in the first cache for all rows.
+        /// Tiles of `M` rows and `N` outputs; a tile's weights stay in the L1 cache for all rows.
         ///
         /// # Safety
-        /// As above; `M` is 4, or the whole `count`: the last tile of another `M` would read beyond the rows.
+        /// As above; `M` is 4, or the whole `count`: with another `M`, the last tile would read beyond the rows.
         #[target_feature(enable = $feature)]
         unsafe fn $rows<const M: usize, const N: usize>(
             x: *const f32, count: usize, stride: usize, w: *const $element, width: usize, out: *mut f32,
@@ -272,7 +272,7 @@ macro_rules! kernels {
                 let mut sums = [[$zero(); N]; M];
                 let rows: [*const f32; M] = std::array::from_fn(|m| x.add(m * stride));
                 let weights: [*const $element; N] = std::array::from_fn(|n| w.add(n * width));
-                // The rows after these: hardware does not look beyond a page by itself.
+                // Prefetches the next rows: the hardware prefetcher does not cross a page boundary.
                 let next = weights.map(|weights| weights.wrapping_add(N * width));
                 let mut k = 0;
                 while k < width {

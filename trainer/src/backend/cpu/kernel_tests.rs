@@ -25,13 +25,13 @@ fn upper_halves(numbers: &[f32]) -> Vec<u16> {
     numbers.iter().map(|number| (number.to_bits() >> 16) as u16).collect()
 }
 
-/// The nearest bfloat16 number, the even one of two.
+/// The nearest bfloat16 number, ties to even.
 fn to_nearest(number: f32) -> f32 {
     let bits = number.to_bits();
     f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }
 
-/// What a level makes of the rows before it multiplies.
+/// The rows as a level rounds them before multiplying.
 fn as_multiplied(x: &[f32], weights: Numbers<'_>, width: usize, level: Level) -> Vec<f32> {
     let rounds = match (level, weights) {
         #[cfg(target_arch = "x86_64")]
@@ -43,8 +43,8 @@ fn as_multiplied(x: &[f32], weights: Numbers<'_>, width: usize, level: Level) ->
 
 #[test]
 fn every_level_multiplies_alike() {
-    // Odd counts of rows and outputs, and widths that fill no vector, take the paths at the edges; eight rows have tiles
-    // of their own.
+    // Odd counts of rows and outputs, and widths that do not fill a vector, exercise the edge cases; eight rows have their own
+    // tiles.
     for (rows, outputs, width) in [
         (1, 5, 8),
         (3, 7, 48),

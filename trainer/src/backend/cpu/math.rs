@@ -9,7 +9,7 @@ const LANES: usize = 16;
 pub(crate) fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    /// Adding and taking away 1.5 · 2²³ rounds to a whole number without a call.
+    /// Adding and subtracting 1.5 · 2²³ rounds to a whole number without a function call.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;

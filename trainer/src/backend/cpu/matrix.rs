@@ -5,7 +5,7 @@
 use super::numbers::Numbers;
 use tch::{Device, Kind, Tensor};
 
-/// Numbers of a tensor on the CPU, row by row, float32 or bfloat16; without a copy where the tensor is so already.
+/// Numbers of a tensor on the CPU, row by row, float32 or bfloat16; without a copy if the tensor already has this layout.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     /// Keeps the memory alive; never handed out.
@@ -17,13 +17,13 @@ pub(crate) struct Matrix {
     pub(crate) width: usize,
 }
 
-// SAFETY: the memory is only read, and what writes to weights (an optimizer, a checkpoint being read) runs on the
-// thread that owns the CPU decoder, never while a step runs.
+// SAFETY: the memory is only read, and any code that writes to weights (an optimizer, reading a checkpoint) runs on the thread
+// that owns the CPU decoder, never during a step.
 unsafe impl Sync for Matrix {}
 unsafe impl Send for Matrix {}
 
 impl Matrix {
-    /// The tensor's numbers, as bfloat16 where `kind` is that and as float32 otherwise.
+    /// The tensor's numbers, as bfloat16 if `kind` is bfloat16, else as float32.
     pub(crate) fn new(tensor: &Tensor, kind: Kind) -> Self {
         let half = kind == Kind::BFloat16;
         let kind = if half { kind } else { Kind::Float };

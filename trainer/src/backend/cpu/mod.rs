@@ -1,4 +1,4 @@
-//! The CPU's own way: kernels for products of few rows with large matrices in several number formats, AdamW, dropout masks.
+//! The CPU backend: kernels for products of few rows with large matrices in several number formats, AdamW, dropout masks.
 
 pub mod adamw;
 #[cfg(target_arch = "x86_64")]
@@ -29,12 +29,12 @@ impl Backend for Cpu {
         "the CPU"
     }
 
-    /// float32: bfloat16 saves little time there, and a resumed run ends with the same bits.
+    /// float32: bfloat16 saves little time on a CPU, and in float32 a resumed run ends with the same bits.
     fn dtype(&self) -> Dtype {
         Dtype::Float32
     }
 
-    /// It is as fast with few rows.
+    /// Decoding is as fast with few rows.
     fn decode_batch(&self) -> u32 {
         32
     }
@@ -43,13 +43,13 @@ impl Backend for Cpu {
         512
     }
 
-    /// More would not be faster, but use more memory.
+    /// More positions would not be faster, but use more memory.
     fn scoring_tokens(&self) -> Option<usize> {
         Some(2048)
     }
 
-    /// Reading weights and accumulating gradients once more plus the calls themselves, which amounts to more tokens if products
-    /// run in bfloat16.
+    /// The cost of reading weights and accumulating gradients once more, and of the calls themselves; more tokens' worth if
+    /// products run in bfloat16.
     fn part_tokens(&self, kind: Kind) -> u64 {
         if kind == Kind::Float { 32 } else { 64 }
     }

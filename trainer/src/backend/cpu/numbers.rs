@@ -1,4 +1,4 @@
-//! What the kernels read: numbers in either format, row by row.
+//! Input of the kernels: numbers in either format, row by row.
 
 /// Numbers of a matrix or of cached keys and values, row by row.
 #[derive(Debug, Clone, Copy)]

@@ -16,14 +16,14 @@ use tch::{Device, Tensor, no_grad};
 /// Pictures in one pass.
 const BATCH: usize = 16;
 
-/// Writes `vision/<name>.safetensors`; pictures whose file is missing are counted in the line that comes back. Results
-/// are flushed every `keep_every`, and an interrupted run is continued; if the same network has seen the same pictures
-/// before, nothing is done. Features of another network are replaced only if `replace` says so. Several ranks share the
-/// pictures, and rank 0 writes.
+/// Writes `vision/<name>.safetensors`; pictures whose file is missing are counted in the returned line. Results are flushed
+/// every `keep_every`, and an interrupted run is continued; if features of the same network and pictures exist, nothing is
+/// done. Features of another network are replaced only if `replace` says so. Several ranks share the pictures, and rank 0
+/// writes.
 ///
 /// # Errors
-/// If features of another network are there, a picture is broken, no picture is there at all, the write fails, or a rank
-/// has ended.
+/// If there are features of another network, a picture is broken, there are no pictures at all, the write fails, or a rank has
+/// ended.
 pub fn extract(
     dataset: &Dataset,
     vit: &Vit,
@@ -80,7 +80,7 @@ pub fn extract(
     let written = group.of_first(writer.as_ref().map_or(0, FeatureWriter::written))?;
     progress.set(written as u64, "pictures");
     let due: Vec<&str> = there.iter().skip(written).map(|(_, picture)| *picture).collect();
-    // What all ranks work on at once; a process by itself has all of it at once.
+    // Pictures that all ranks process before they synchronize; a single process takes all at once.
     let together = if group.is_alone() { due.len().max(1) } else { BATCH * group.world() };
     for pictures in due.chunks(together) {
         let mut own = Vec::new();
@@ -121,7 +121,7 @@ pub fn extract(
     Ok(described + &missing)
 }
 
-/// Of the network, and of the pictures by id.
+/// Hash of the network, and of the pictures by id.
 fn identity(dataset: &Dataset, vit: &Vit, pictures: &[(&str, &str)]) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(vit.fingerprint());

@@ -70,7 +70,7 @@ impl ImageFeatures {
         Ok(Self { map: Some(map), index, patches: patches as i64, width, identity })
     }
 
-    /// Tells these features from others: the file's own identity, else its size and time.
+    /// Identifies these features: the file's recorded identity, else its size and time.
     pub fn identity(&self) -> &str {
         &self.identity
     }
@@ -90,7 +90,7 @@ impl ImageFeatures {
             .ok_or_else(|| wrong("expected features of at least one problem, found none".into()))
     }
 
-    /// Whether the problem's picture is there.
+    /// Whether there are features of the problem's picture.
     pub fn has(&self, problem_id: &str) -> bool {
         self.index.contains_key(problem_id)
     }
@@ -100,7 +100,7 @@ impl ImageFeatures {
         self.index.len()
     }
 
-    /// True if no picture is there.
+    /// True if there are no pictures.
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
     }
@@ -174,7 +174,7 @@ pub struct FeatureWriter {
     kept: Option<(PathBuf, String)>,
 }
 
-/// The companion of an incomplete file.
+/// The sidecar of an incomplete file.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     identity: String,
@@ -182,16 +182,16 @@ struct Kept {
     written: usize,
 }
 
-/// What the trial network's features are called in their file.
+/// Name of the trial network in a features file.
 pub const TRIAL: &str = "trial network (random weights)";
 
-/// Key of the metadata for what made the features.
+/// Key of the metadata for the name of the network.
 const ENCODER: &str = "ares.encoder";
 
 /// Key of the metadata for a hash of the network alone.
 const NETWORK: &str = "ares.network";
 
-/// Refuses to replace features that another network made, or an unknown one; those of the trial network are no loss.
+/// Refuses to replace features of another network, or of an unknown one; those of the trial network may be replaced.
 ///
 /// # Errors
 /// If there are such features.
@@ -206,7 +206,7 @@ pub(crate) fn refuse_others(path: &Path, network: &str) -> Result<()> {
     let made_by = found.and(made_by).unwrap_or_else(|| "an unknown network".into());
     Err(Error::input(
         format!(
-            "{}: features of {made_by} are there already, and another network would replace them",
+            "{}: features of {made_by} already exist, and another network would replace them",
             path.display()
         ),
         "to replace them: the same command with --replace; to keep both, give these another name (--vision NAME)",
@@ -252,8 +252,8 @@ impl FeatureWriter {
         Ok(Self { path, temporary, file: Some(file), shape, waiting, written: 0, kept: None })
     }
 
-    /// As [`FeatureWriter::create`], but continues an interrupted file of the same `identity` from what
-    /// [`FeatureWriter::keep`] saved: see [`FeatureWriter::written`].
+    /// As [`FeatureWriter::create`], but continues an interrupted file of the same `identity` from the last
+    /// [`FeatureWriter::keep`]: see [`FeatureWriter::written`].
     ///
     /// # Errors
     /// If the write fails.
@@ -275,7 +275,7 @@ impl FeatureWriter {
         let whole = std::fs::metadata(&temporary).is_ok_and(|file| file.len() >= end);
         let written = if whole && written <= total { written } else { 0 };
         let file = if written == 0 {
-            forget(&kept)?; // what it described no longer exists
+            forget(&kept)?; // the file it described no longer exists
             start(&temporary, &header)?
         } else {
             let mut file =
@@ -297,7 +297,7 @@ impl FeatureWriter {
         })
     }
 
-    /// Problems whose features are there.
+    /// Problems whose features have been written.
     pub fn written(&self) -> usize {
         self.written
     }
@@ -344,7 +344,7 @@ impl FeatureWriter {
         }
     }
 
-    /// Makes the file appear, synced to disk.
+    /// Publishes the file, synced to disk.
     ///
     /// # Errors
     /// If features are missing, or the write fails; then nothing appears.
@@ -363,7 +363,7 @@ impl FeatureWriter {
     }
 }
 
-/// The header of a file of features, and how many there are.
+/// The header of a features file, and the number of features.
 fn header<'a>(
     ids: impl IntoIterator<Item = &'a str>,
     shape: [usize; 2],
@@ -382,12 +382,12 @@ fn header<'a>(
         count += 1;
     }
     let mut header = serde_json::Value::Object(header).to_string();
-    // The format wants the numbers to begin at a multiple of 8.
+    // The format requires the numbers to begin at a multiple of 8.
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
     (header, count)
 }
 
-/// Removes a file that may not be there.
+/// Removes a file that may not exist.
 fn forget(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),

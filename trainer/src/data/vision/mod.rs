@@ -1,4 +1,4 @@
-//! Pictures: features of patches, made once by `train features`, read from memory-mapped files in training.
+//! Pictures: features of patches, computed once by `train features` and read from memory-mapped files in training.
 
 pub mod extract;
 pub mod features;

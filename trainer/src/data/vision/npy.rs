@@ -1,4 +1,4 @@
-//! Features that others made: NumPy's `.npy` with a `name_map.json` (problem id → row), as MM-CoT publishes them.
+//! Features from other programs: NumPy's `.npy` with a `name_map.json` (problem id → row), as MM-CoT publishes them.
 
 use super::features::{FeatureWriter, refuse_others};
 use crate::checkpoint::weight_files::map_file;
@@ -25,11 +25,11 @@ pub struct NpyFeatures {
 }
 
 impl NpyFeatures {
-    /// Opens an array of two or three dimensions; of two, each row is the one patch of its picture. (MM-CoT repeats
-    /// such a row 512 times, which is equivalent to one for its attention.)
+    /// Opens an array of two or three dimensions; with two, each row is the only patch of its picture. (MM-CoT repeats such a
+    /// row 512 times, which is equivalent to one for its attention.)
     ///
     /// # Errors
-    /// If the file is missing, is no array of floats, or shorter than its shape says.
+    /// If the file is missing, is not an array of floats, or is shorter than its shape requires.
     pub fn open(path: &Path) -> Result<Self> {
         let map = map_file(path)?;
         let wrong = |message: String| Error::Features { path: path.to_path_buf(), message };
@@ -78,12 +78,12 @@ impl NpyFeatures {
     }
 }
 
-/// Writes `vision/<name>.safetensors` from an array and its name map, row by row: the problems of the dataset that
-/// the map names, with or without a picture of their own. Features that are there already, other than the trial network's,
-/// are replaced only if `replace` says so.
+/// Writes `vision/<name>.safetensors` from an array and its name map, row by row: the problems of the dataset that the map
+/// names, whether or not they have a picture. Existing features other than the trial network's are replaced only if `replace`
+/// is set.
 ///
 /// # Errors
-/// If a file is broken, the map names rows that are not there or no problem of the dataset, or the write fails.
+/// If a file is broken, the map names rows that do not exist or no problem of the dataset, or the write fails.
 pub fn import(dataset: &Dataset, array: &Path, name_map: &Path, name: &str, replace: bool) -> Result<String> {
     let features = NpyFeatures::open(array)?;
     let rows = read_name_map(name_map)?;
@@ -103,7 +103,7 @@ pub fn import(dataset: &Dataset, array: &Path, name_map: &Path, name: &str, repl
     }
     let path = dataset.vision_path(name);
     let encoder = array.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    // An array does not say which network made it; the same one may be imported again.
+    // An array does not record its network; the same one may be imported again.
     let network = format!("{encoder}, {} bytes", features.map.len());
     if !replace {
         refuse_others(&path, &network)?;
@@ -137,7 +137,7 @@ pub fn import(dataset: &Dataset, array: &Path, name_map: &Path, name: &str, repl
     ))
 }
 
-/// Row of each problem; numbers may be texts.
+/// Row of each problem; numbers may be given as text.
 fn read_name_map(path: &Path) -> Result<BTreeMap<String, usize>> {
     let wrong = |message: String| Error::Features { path: path.to_path_buf(), message };
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
@@ -157,7 +157,7 @@ fn read_name_map(path: &Path) -> Result<BTreeMap<String, usize>> {
 /// The header, a Python dict, and where the numbers begin.
 fn header(bytes: &[u8]) -> Result<(&str, usize), String> {
     let other = || {
-        "expected a NumPy array (.npy), found something else; a .pth is converted once with: python -c \"import \
+        "expected a NumPy array (.npy), found something else; convert a .pth once with: python -c \"import \
          torch, numpy; numpy.save('features.npy', torch.load('features.pth', map_location='cpu').float().numpy())\""
             .to_owned()
     };
@@ -171,7 +171,7 @@ fn header(bytes: &[u8]) -> Result<(&str, usize), String> {
     };
     let header = bytes
         .get(start..start + length)
-        .ok_or_else(|| "expected a whole header, found its end".to_owned())?;
+        .ok_or_else(|| "expected a complete header, found a truncated one".to_owned())?;
     let header = std::str::from_utf8(header).map_err(|_| other())?;
     Ok((header.trim(), start + length))
 }

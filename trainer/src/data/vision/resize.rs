@@ -1,13 +1,13 @@
-//! Resizing pictures to the last bit as Pillow does, and with it transformers: in two passes, each rounded to bytes, with
-//! weights in fixed point. Other libraries differ by a step of 255 here and there, which a deep network turns
-//! into features that differ by far more than its own rounding.
+//! Resizing of pictures, bit-identical to Pillow and therefore to transformers: two passes, each rounded to bytes, with
+//! fixed-point weights. Other libraries differ by 1/255 in some pixels, which a deep network turns into differences of features
+//! far above its own rounding.
 
 use image::RgbImage;
 
 /// Fractional bits of a weight.
 const PRECISION: u32 = 22;
 
-/// How a new pixel is mixed of old ones.
+/// How a new pixel is interpolated from old ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filter {
     /// A triangle of one pixel to each side.
@@ -17,7 +17,7 @@ pub(super) enum Filter {
 }
 
 impl Filter {
-    /// Pixels to each side, where nothing is shrunk.
+    /// Pixels to each side, when not shrinking.
     fn support(self) -> f64 {
         match self {
             Self::Bilinear => 1.0,
@@ -68,7 +68,7 @@ fn with_height(picture: &RgbImage, size: u32, filter: Filter) -> RgbImage {
     })
 }
 
-/// The old pixels that a new one is mixed of: the first, and the weight of it and those after it.
+/// The old pixels that a new one is computed from: the first index, and the weights from there on.
 struct Mix {
     first: u32,
     weights: Vec<i64>,
@@ -76,7 +76,7 @@ struct Mix {
 
 fn mixes(old: u32, new: u32, filter: Filter) -> Vec<Mix> {
     let scale = f64::from(old) / f64::from(new);
-    let stretch = scale.max(1.0); // where it shrinks, all old pixels take part
+    let stretch = scale.max(1.0); // when shrinking, all old pixels contribute
     let support = filter.support() * stretch;
     let mix = |place: u32| {
         let centre = (f64::from(place) + 0.5) * scale;

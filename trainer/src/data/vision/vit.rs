@@ -74,8 +74,8 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// A small network made from a seed: 128 pixels, patches of 32, width 128. Its features are a random but fixed view
-    /// of the patches, enough for trials; for real pictures take a trained one.
+    /// A small network made from a seed: 128 pixels, patches of 32, width 128. Its features are a random but fixed projection
+    /// of the patches, enough for trials; use a trained network for real pictures.
     pub fn seeded(seed: i64) -> Self {
         let config = VitConfig {
             hidden_size: 128,
@@ -104,7 +104,7 @@ impl Vit {
             } else if name.contains("position") {
                 Tensor::randn(&shape, options)
             } else if name.contains("dense") && !name.contains("attention") {
-                // Wide enough to read off what is where, not only what and where separately.
+                // Wide enough to encode which content is at which position, not only content and position separately.
                 Tensor::randn(&shape, options) * (shape[1] as f64).powf(-0.5)
             } else {
                 Tensor::randn(&shape, options) * 0.02
@@ -114,10 +114,10 @@ impl Vit {
         Self { tensors: tensors.collect(), config, name: None }
     }
 
-    /// Reads a Hugging Face `vit` folder; weights of a classifier around it are ignored.
+    /// Reads a Hugging Face `vit` folder; weights of a classifier head are ignored.
     ///
     /// # Errors
-    /// If a file is missing or broken, or weights are missing or of another shape; all are listed.
+    /// If a file is missing or broken, or weights are missing or have another shape; all are listed.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         let wrong = |message: String| Error::Checkpoint { path: path.clone(), message };
@@ -167,7 +167,7 @@ impl Vit {
         1 + (self.config.image_size / self.config.patch_size).pow(2) as usize
     }
 
-    /// sha256 over configuration and weights: what features depend on besides the picture.
+    /// sha256 over configuration and weights: everything that features depend on besides the picture.
     pub fn fingerprint(&self) -> String {
         let config = sha256_hex(format!("{:?}", self.config).as_bytes());
         format!("{config} {}", fingerprint(&self.tensors))
@@ -181,14 +181,14 @@ impl Vit {
         Self { config: self.config, tensors, name: self.name }
     }
 
-    /// Reads a picture as the network wants it: [3, size, size], normalised.
+    /// Reads a picture as the network's input: [3, size, size], normalised.
     ///
     /// # Errors
-    /// If the file is missing or no picture.
+    /// If the file is missing or not a picture.
     pub fn read_image(&self, path: &Path) -> Result<Tensor> {
         let wrong = |message: String| Error::Features { path: path.to_path_buf(), message };
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        let picture = image::load_from_memory(&bytes).map_err(|e| wrong(format!("no picture: {e}")))?;
+        let picture = image::load_from_memory(&bytes).map_err(|e| wrong(format!("not a picture: {e}")))?;
         let size = self.config.image_size as u32;
         let filter = if self.config.bicubic { Filter::Bicubic } else { Filter::Bilinear };
         let pixels = resized(&picture.to_rgb8(), size, filter);
@@ -238,9 +238,9 @@ impl Vit {
     }
 }
 
-/// Patch projection that sees a patch's mean colour and, half as strongly, those of its blocks of 8 pixels: with pure
-/// noise over the pixels, the same shape would look different at each position. A patch of one colour weighs about as
-/// much as its place.
+/// Patch projection of a patch's mean colour and, half as strongly, the mean colours of its blocks of 8 pixels: with pure noise
+/// over the pixels, the same shape would look different at each position. A patch of one colour has about the same weight as
+/// its position.
 fn colours_and_blocks(shape: &[i64]) -> Tensor {
     const BLOCK: i64 = 8;
     let options = (Kind::Float, Device::Cpu);
@@ -292,7 +292,7 @@ impl VitConfig {
     }
 }
 
-/// `preprocessor_config.json`, the part that says what pictures must look like.
+/// The part of `preprocessor_config.json` that describes the network's input.
 #[derive(Deserialize)]
 struct Preprocessor {
     image_mean: Option<[f64; 3]>,
@@ -301,7 +301,7 @@ struct Preprocessor {
     do_rescale: Option<bool>,
     do_resize: Option<bool>,
     rescale_factor: Option<f64>,
-    /// Pillow's number of the filter.
+    /// Pillow's number for the filter.
     resample: Option<i64>,
     size: Option<serde_json::Value>,
 }

@@ -27,11 +27,11 @@ impl KeyValue {
 #[derive(Debug)]
 pub struct Attention {
     norm: RmsNorm,
-    /// Queries of another's keys.
+    /// Queries for another sequence's keys.
     q: Linear,
-    /// Keys and values of what is attended to.
+    /// Keys and values of the attended sequence.
     kv: Linears,
-    /// All three of one input, where the layer attends to itself.
+    /// All three of one input, for self-attention.
     qkv: Linears,
     o: Linear,
     heads: i64,
@@ -88,14 +88,13 @@ impl Attention {
     /// [rows, length, d] may have several rows for each problem, which then share its keys and values.
     pub fn attend_to(&self, x: &Tensor, key_value: &KeyValue, bias: &Tensor, mode: Mode) -> Tensor {
         let size = x.size();
-        // A row's queries do not see each other here, so those of all rows of a problem may form one sequence.
+        // Queries do not interact here, so those of all rows of a problem may form one sequence.
         let grouped = x.reshape([key_value.keys.size()[0], -1, size[2]]);
         let queries = self.split_heads(&self.q.forward(&self.norm.forward(&grouped), mode));
         self.finish(&grouped, &queries, key_value, bias, mode).view(size.as_slice())
     }
 
-    /// One decoding step: `x` [rows, 1, d] at `position`; its key and value are added to `cache`, which must have
-    /// capacity.
+    /// One decoding step: `x` [rows, 1, d] at `position`; its key and value are appended to `cache`, which must have capacity.
     pub fn step(&self, x: &Tensor, cache: &mut KeyValue, position: i64, bias: &Tensor, mode: Mode) -> Tensor {
         let (queries, new) = self.of_itself(x, mode);
         cache.keys.narrow(2, position, 1).copy_(&new.keys);
@@ -107,7 +106,7 @@ impl Attention {
         self.finish(x, &queries, &seen, bias, mode)
     }
 
-    /// x + what `queries` [batch, heads, length, d_kv] find.
+    /// x + the attention output of `queries` [batch, heads, length, d_kv].
     fn finish(
         &self,
         x: &Tensor,
@@ -147,7 +146,7 @@ impl RelativeBias {
     /// Bias of queries at `first_query..first_query + queries` to keys at `0..keys`: [1, heads, queries, keys].
     pub fn forward(&self, first_query: i64, queries: i64, keys: i64) -> Tensor {
         let count = self.weight.size()[0];
-        // One bucket a distance, then every query takes its window of distances: no work for each pair on the host.
+        // One bucket per distance, then each query takes its window of distances: no work per pair on the host.
         let first_distance = -(first_query + queries - 1);
         let buckets: Vec<i64> = (first_distance..keys - first_query)
             .map(|relative| relative_bucket(relative, self.bidirectional, count, self.max_distance))

@@ -1,11 +1,11 @@
-//! Where the tensors of a T5 checkpoint and its `config.json` may differ.
+//! Differences between the tensors of a T5 checkpoint and its `config.json`.
 
 use super::config::StudentConfig;
 use std::collections::BTreeMap;
 use tch::Tensor;
 
-/// Takes the width of the image features and the kind of head from the tensors, and drops what older checkpoints carry in
-/// excess. Says what is wrong with them.
+/// Takes the width of the image features and the kind of head from the tensors, and drops redundant tensors of older
+/// checkpoints. Returns the problems found.
 pub(super) fn follow(config: &mut StudentConfig, tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
     if let Some(dense) = tensors.get("encoder.image_dense.weight")
         && let [_, width] = dense.size()[..]
@@ -17,7 +17,7 @@ pub(super) fn follow(config: &mut StudentConfig, tensors: &mut BTreeMap<String, 
     problems
 }
 
-/// As [`follow`], by shapes alone.
+/// As [`follow`], from shapes alone.
 pub(super) fn follow_shapes(config: &mut StudentConfig, shapes: &BTreeMap<String, Vec<i64>>) {
     if let Some([_, width]) = shapes.get("encoder.image_dense.weight").map(Vec::as_slice) {
         config.image_feature_width = *width;
@@ -25,11 +25,10 @@ pub(super) fn follow_shapes(config: &mut StudentConfig, shapes: &BTreeMap<String
     config.tie_word_embeddings &= !shapes.contains_key("lm_head.weight");
 }
 
-/// Position biases between decoder and encoder, which T5 never uses; the published checkpoints carry them.
+/// Position biases between decoder and encoder, which T5 never uses, though published checkpoints contain them.
 const UNUSED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 
-/// Drops additional contents of older checkpoints: unused numbers, and copies of the embedding; reports copies that
-/// differ from it.
+/// Drops redundant tensors of older checkpoints: unused ones, and copies of the embedding; reports copies that differ from it.
 fn drop_aliases(tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
     let mut problems = Vec::new();
     tensors.remove(UNUSED);

@@ -1,4 +1,4 @@
-//! Shape of a student: the `config.json` of a Hugging Face T5 with the fusion layers' sizes.
+//! Shape of a student: the `config.json` of a Hugging Face T5, with the sizes of the fusion layers.
 
 use crate::checkpoint::weight_files::{parse_json, read_text};
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ pub struct StudentConfig {
     pub d_ff: i64,
     /// Encoder blocks.
     pub num_layers: i64,
-    /// Decoder blocks; as many as in the encoder where the file does not say.
+    /// Decoder blocks; as many as in the encoder if the file does not specify it.
     #[serde(default)]
     pub num_decoder_layers: Option<i64>,
     /// Attention heads.
@@ -41,7 +41,7 @@ pub struct StudentConfig {
     /// Whether the embedding is also the output head.
     #[serde(default = "default_true")]
     pub tie_word_embeddings: bool,
-    /// Whether the head's input is scaled by d_model^-0.5; where absent, it is so exactly where the head is tied.
+    /// Whether the head's input is scaled by d_model^-0.5; if absent, it is scaled if and only if the head is tied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_decoder_outputs: Option<bool>,
     /// Padding token.
@@ -56,7 +56,7 @@ pub struct StudentConfig {
     /// Width of one patch's image features.
     #[serde(default = "default_image_width")]
     pub image_feature_width: i64,
-    /// Always `t5`, so that Hugging Face knows the file.
+    /// Always `t5`, so that Hugging Face recognizes the file.
     #[serde(default = "default_model_type")]
     pub model_type: String,
     /// Always true.
@@ -81,9 +81,9 @@ fn first_token<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i64,
     };
     match tokens.as_slice() {
         [first, others @ ..] if others.iter().all(|other| other == first) => Ok(*first),
-        found => Err(serde::de::Error::custom(format!(
-            "expected one token, at which a student ends a text, found {found:?}"
-        ))),
+        found => {
+            Err(serde::de::Error::custom(format!("expected a single end-of-sequence token, found {found:?}")))
+        }
     }
 }
 
@@ -157,7 +157,7 @@ impl StudentConfig {
     /// Reads and checks `config.json`.
     ///
     /// # Errors
-    /// If the file is missing, is no T5 config, or a size is out of range.
+    /// If the file is missing, is not a T5 config, or a size is out of range.
     pub fn read(path: &Path) -> Result<Self> {
         Self::parse(path, &read_text(path)?)
     }
@@ -199,7 +199,7 @@ impl StudentConfig {
                 "relative_attention_num_buckets: expected a number from 4 to 65536, found {buckets}"
             ));
         }
-        // The decoder's first half of buckets holds one distance each; the others must be able to grow beyond.
+        // The decoder's first half of buckets holds one distance each; the others must cover larger distances.
         if distance <= buckets / 2 {
             return Err(format!(
                 "relative_attention_max_distance: expected more than {}, half of the buckets, found {distance}",

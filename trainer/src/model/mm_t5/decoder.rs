@@ -21,13 +21,13 @@ pub struct Decoder {
     d_kv: i64,
 }
 
-/// What decoding step by step keeps between steps.
+/// The cache of step-by-step decoding.
 #[derive(Debug)]
 pub struct KeysAndValues {
     own: Vec<KeyValue>,
     cross: Vec<KeyValue>,
     cross_bias: Tensor,
-    /// Bias by distance back for as many positions as allocated: [1, heads, 1, room], the nearest last.
+    /// Bias by distance back for all allocated positions: [1, heads, 1, capacity], the nearest last.
     bias: Tensor,
     position: i64,
 }
@@ -82,7 +82,7 @@ impl Decoder {
     ) -> Tensor {
         let length = ids.size()[1];
         let bias = self.bias.forward(0, length, length) + causal_bias(length, ids.device());
-        // Stacked from single rows, whose gradients are added in one order; those of an index are not on a GPU.
+        // Stacked from single rows, whose gradients are added in a fixed order; those of an index operation are not on a GPU.
         let of_rows = |tensor: &Tensor| match source_of {
             None => tensor.shallow_clone(),
             Some(rows) => {
@@ -103,8 +103,7 @@ impl Decoder {
         dropout(&self.norm.forward(&hidden), self.dropout, mode.train)
     }
 
-    /// Keys and values that each block makes of `encoded` [problems, source, d], block by block:
-    /// [problems, heads, source, d_kv].
+    /// Keys and values of `encoded` [problems, source, d], block by block: [problems, heads, source, d_kv].
     pub fn encoder_keys(&self, encoded: &Tensor, mode: Mode) -> impl Iterator<Item = KeyValue> {
         self.blocks.iter().map(move |(_, cross, _)| cross.key_value(encoded, mode))
     }
@@ -135,7 +134,7 @@ impl Decoder {
         for key_value in &mut cache.own {
             let room = key_value.keys.size()[2];
             if position >= room {
-                // Growing by halves keeps copying in check without reserving the longest length for all.
+                // Growing by half limits copying without reserving the maximum length for all.
                 let grow = |tensor: &Tensor| tensor.constant_pad_nd([0, 0, 0, (room / 2).max(32)]);
                 *key_value = KeyValue { keys: grow(&key_value.keys), values: grow(&key_value.values) };
             }

@@ -1,4 +1,4 @@
-//! What the multimodal T5 says of itself to training and sampling.
+//! The multimodal T5 as a `ModelConfig`, and its `Family`.
 
 use super::config::StudentConfig;
 use super::cpu_decoder::T5CpuDecoder;

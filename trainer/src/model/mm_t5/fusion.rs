@@ -16,7 +16,7 @@ pub struct Fusion {
     gate: Linear,
 }
 
-/// What the fusion computes on the way, for comparison with reference values.
+/// Intermediate values of the fusion, for comparison with reference values.
 #[derive(Debug)]
 pub struct FusionParts {
     /// E [batch, patches, d].
@@ -47,7 +47,7 @@ impl Fusion {
         self.parts(text, image, mode).fused
     }
 
-    /// As [`Fusion::forward`], with the insides.
+    /// As [`Fusion::forward`], with intermediate values.
     pub fn parts(&self, text: &Tensor, image: &Tensor, mode: Mode) -> FusionParts {
         let embedding = self.image_dense.forward(image, mode);
         let attended = self.attend(text, &embedding, mode).to_kind(Kind::Float);

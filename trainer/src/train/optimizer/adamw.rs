@@ -1,4 +1,4 @@
-//! AdamW (Loshchilov & Hutter, 2019) over named weights, with a state that can be saved.
+//! AdamW (Loshchilov & Hutter, 2019) over named weights, with a savable state.
 
 use super::shards::Shards;
 use crate::backend::cpu::adamw as kernel;
@@ -15,7 +15,7 @@ const EPSILON: f64 = 1e-8;
 /// Numbers processed at a time: three such slices of float32 stay in a core's cache through all operations of a step.
 const SLICE: i64 = 1 << 17;
 
-/// Numbers processed at a time on another device once memory has run out, and the fewest that are tried.
+/// Numbers processed at a time on other devices after running out of memory, and the minimum tried.
 const LARGE_SLICE: i64 = 1 << 22;
 const SMALL_SLICE: i64 = 1 << 14;
 
@@ -25,13 +25,13 @@ pub struct AdamW {
     pub(super) weight_decay: f64,
     pub(super) moments: BTreeMap<String, (Tensor, Tensor)>,
     pub(super) steps: u64,
-    /// Most numbers processed at a time by libtorch's operations, if memory has run out.
+    /// Maximum numbers processed at a time by libtorch's operations, after running out of memory.
     pub(super) slice: Option<i64>,
-    /// Whether libtorch's operations make the steps even where the CPU has a kernel of its own.
+    /// Whether steps use libtorch's operations even if the CPU has its own kernel.
     pub(super) by_operations: bool,
-    /// Where a step ran out of memory: its weight, counted from 0, and the numbers of it that are done.
+    /// Where a step ran out of memory: the index of the weight, and how many of its numbers are done.
     pub(super) unfinished: Option<(usize, i64)>,
-    /// The part of the weights that this rank steps; all of them where it is `None`.
+    /// The part of the weights that this rank updates; `None` for all.
     pub(super) shards: Option<Shards>,
 }
 
@@ -41,7 +41,7 @@ pub fn decays(name: &str) -> bool {
 }
 
 impl AdamW {
-    /// An optimizer without history.
+    /// An optimizer with an empty state.
     pub fn new(weight_decay: f64) -> Self {
         Self {
             weight_decay,
@@ -54,33 +54,32 @@ impl AdamW {
         }
     }
 
-    /// Makes steps by libtorch's operations on whole weights, as a GPU does, on the CPU too: what its own kernel is
-    /// tested against.
+    /// Uses libtorch's operations on whole weights, as on a GPU, on the CPU too: the reference for tests of the CPU kernel.
     #[must_use]
     pub fn by_operations(mut self) -> Self {
         self.by_operations = true;
         self
     }
 
-    /// Keeps moments of this rank's part of the weights alone. After each [`AdamW::step`], which changes that part,
-    /// [`AdamW::spread`] gets the others.
+    /// Keeps moments for this rank's part of the weights only. After each [`AdamW::step`], which updates that part,
+    /// [`AdamW::spread`] fetches the others.
     #[must_use]
     pub fn sharded(mut self, shards: Shards) -> Self {
         self.shards = Some(shards);
         self
     }
 
-    /// Which part of the weights is this rank's; `None` where all are.
+    /// This rank's part of the weights; `None` for all.
     pub fn shards(&self) -> Option<&Shards> {
         self.shards.as_ref()
     }
 
-    /// The numbers of a weight, laid out flat, that this rank steps.
+    /// The range of a flattened weight that this rank updates.
     pub(super) fn own(&self, name: &str, length: i64) -> Range<i64> {
         self.shards.as_ref().map_or(0..length, |shards| shards.own(name))
     }
 
-    /// Gets the other ranks' parts of the weights, and makes the weights' copies follow; nothing without
+    /// Fetches the other ranks' parts of the weights, and updates the low-precision copies; no effect without
     /// [`AdamW::sharded`].
     ///
     /// # Errors
@@ -98,8 +97,8 @@ impl AdamW {
     ///
     /// θ ← θ·(1 − lr·wd) − lr · m̂ / (√v̂ + ε), with m, v the moving means of g and g².
     ///
-    /// Where memory runs out, which libtorch reports by a panic, the same call finishes the step from there, and
-    /// [`AdamW::take_smaller_slices`] lets it do so with less.
+    /// If memory runs out, which libtorch reports as a panic, calling it again finishes the step from there;
+    /// [`AdamW::take_smaller_slices`] reduces the memory it needs.
     pub fn step(&mut self, weights: &[(&str, &Weights)], learning_rate: f64, gradient_scale: f64) {
         if self.unfinished.is_none() {
             self.steps += 1;
@@ -124,7 +123,7 @@ impl AdamW {
                 let own = self.own(&name, weight.numel() as i64);
                 let part = |tensor: &Tensor| tensor.view(-1).narrow(0, own.start, own.end - own.start);
                 if self.shards.is_some() {
-                    // The copies follow when all parts are there, and the gradients of the others' are forgotten below.
+                    // Copies are updated once all parts are present, and the gradients of other ranks' parts are dropped below.
                     (weight, gradient) = (part(&weight), part(&gradient.contiguous()));
                     copies.clear();
                 }
@@ -145,7 +144,7 @@ impl AdamW {
                 }
                 let (flat_weight, flat) = (weight.view(-1), gradient.contiguous().view(-1));
                 let total = flat_weight.size()[0];
-                // A GPU has no such cache, and each operation on a slice costs it the same small time.
+                // A GPU has no such cache, and each operation on a slice has a fixed overhead.
                 let is_cached = weight.device() == Device::Cpu && !self.by_operations;
                 let slice = if is_cached { SLICE } else { total.max(1) };
                 let slice = self.slice.map_or(slice, |most| most.min(slice));
@@ -156,7 +155,7 @@ impl AdamW {
                     let part = |tensor: &Tensor| tensor.narrow(0, start, length);
                     let (mut theta, mut m, mut v) = (part(&flat_weight), part(m), part(v));
                     let g = part(&flat).to_kind(Kind::Float) * gradient_scale;
-                    // All that takes memory comes before anything changes.
+                    // All allocations come before any change.
                     let next_m = m.lerp(&g, 1.0 - BETA1);
                     let next_v = &v * BETA2 + g.square() * (1.0 - BETA2);
                     let denominator = next_v.sqrt() / correction2.sqrt() + EPSILON;
@@ -178,7 +177,7 @@ impl AdamW {
         weights.iter().for_each(|(_, weights)| weights.copies().discard_gradients());
     }
 
-    /// Lets [`AdamW::step`] process fewer numbers at a time, after memory ran out. Returns false if they are few already.
+    /// Makes [`AdamW::step`] process fewer numbers at a time, after memory ran out. Returns false if the minimum is reached.
     pub fn take_smaller_slices(&mut self) -> bool {
         let next = self.slice.map_or(LARGE_SLICE, |slice| slice / 4);
         if next < SMALL_SLICE {
@@ -194,9 +193,9 @@ struct Learned {
     /// `<set>.<weight>`.
     name: String,
     weight: Tensor,
-    /// In float32, or in the format of the matrix products.
+    /// In float32, or in the compute dtype of matrix products.
     gradient: Tensor,
-    /// Its copies in that format, which must follow it.
+    /// Its copies in that dtype, which must be updated with it.
     copies: Vec<Tensor>,
 }
 
@@ -226,23 +225,23 @@ pub fn zero_gradients(sets: &[(&str, &Weights)]) {
     }
 }
 
-/// Numbers whose squares are summed at a time where libtorch does it.
+/// Numbers whose squares are summed at a time by libtorch.
 const NORM_SLICE: i64 = 1 << 24;
 
-/// Euclidean norm of all gradients together.
+/// Global Euclidean norm of all gradients.
 pub fn gradient_norm(sets: &[(&str, &Weights)]) -> f64 {
     let gradients = sets.iter().flat_map(|(_, weights)| weights.gradients().into_values());
     let (plain, others): (Vec<Tensor>, Vec<Tensor>) =
         gradients.partition(|gradient| kernel::is_plain(gradient, &[]));
-    // In slices, whose squares take less memory than those of a whole gradient.
+    // In slices, since the squares of a whole gradient would take more memory.
     let slices = others.iter().flat_map(|gradient| gradient.contiguous().view(-1).split(NORM_SLICE, 0));
     let squares = slices.map(|slice| slice.square().sum(Kind::Double));
     let others = squares.reduce(|sum, square| sum + square).map_or(0.0, |sum| sum.double_value(&[]));
     (kernel::sum_of_squares(&plain) + others).sqrt()
 }
 
-/// Factor that brings gradients of this norm to at most `max_norm` (PyTorch's `clip_grad_norm_`); 1 without a limit, or
-/// with one of 0.
+/// Factor that scales gradients of this norm to at most `max_norm` (PyTorch's `clip_grad_norm_`); 1 without a limit, or if it
+/// is 0.
 pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f64 {
     max_norm.filter(|max_norm| *max_norm > 0.0).map_or(1.0, |max_norm| (max_norm / (norm + 1e-6)).min(1.0))
 }

@@ -1,4 +1,4 @@
-//! The optimizer, its state in step checkpoints, and gradients of several ranks.
+//! The optimizer, its state in step checkpoints, and summing gradients over ranks.
 
 mod adamw;
 mod shards;

@@ -1,5 +1,5 @@
-//! An optimizer's state shared out over ranks: each keeps the moments of its part of the weights, makes the steps of that
-//! part, and gets the others' weights afterwards.
+//! An optimizer state sharded over ranks: each keeps the moments of its part of the weights, updates that part, and then
+//! fetches the other parts.
 
 use super::sum::{LARGE, flat, put_flat, trained};
 use crate::collective::Group;
@@ -9,17 +9,17 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// Parts begin at multiples of this many numbers, a line of a processor's cache.
+/// Parts are aligned to this many numbers, a cache line.
 const LINE: i64 = 16;
 
-/// Which numbers of the trained weights belong to which rank. In the order of sets and names, each has the same count, so a
-/// weight may belong to several ranks.
+/// The assignment of the trained weights' numbers to ranks. In the order of sets and names, each rank gets the same count, so a
+/// weight may be split over several ranks.
 #[derive(Debug, Clone)]
 pub struct Shards {
     group: Group,
-    /// Numbers of a rank; the last ones may have fewer.
+    /// Numbers per rank; the last ranks may have fewer.
     share: i64,
-    /// Place of each weight's first number, and its length, by `<set>.<weight>`.
+    /// Offset of each weight's first number, and its length, by `<set>.<weight>`.
     places: BTreeMap<String, (i64, i64)>,
 }
 
@@ -38,7 +38,7 @@ impl Shards {
         Self { group: group.clone(), share: (share + LINE - 1) / LINE * LINE, places }
     }
 
-    /// The numbers of a weight, laid out flat, that belong to a rank.
+    /// The range of a flattened weight that belongs to a rank.
     fn part(&self, name: &str, rank: usize) -> Range<i64> {
         let (start, length) = self.places.get(name).copied().unwrap_or_default();
         let first = self.share * rank as i64;
@@ -46,7 +46,7 @@ impl Shards {
         within(first)..within(first + self.share)
     }
 
-    /// The numbers of a weight, laid out flat, that belong to this rank.
+    /// The range of a flattened weight that belongs to this rank.
     pub(super) fn own(&self, name: &str) -> Range<i64> {
         self.part(name, self.group.rank())
     }
@@ -56,7 +56,7 @@ impl Shards {
         self.places.get(name).map_or(0, |(_, length)| *length)
     }
 
-    /// Brings every rank's part of the weights to all others.
+    /// Distributes every rank's part of the weights to all others.
     ///
     /// # Errors
     /// If a rank has ended.
@@ -87,7 +87,7 @@ impl Shards {
         Ok(())
     }
 
-    /// On rank 0 a whole tensor as long as the weight of this name, whose `own` part each rank has; nothing on the others.
+    /// Gathers a tensor as long as the weight of this name on rank 0, from each rank's `own` part; returns nothing on the others.
     ///
     /// # Errors
     /// If a rank has ended.
@@ -111,7 +111,7 @@ impl Shards {
         Ok(Some(whole))
     }
 
-    /// The own part of a tensor as long as the weight of this name, which rank 0 has.
+    /// This rank's part of a tensor as long as the weight of this name, scattered from rank 0.
     ///
     /// # Errors
     /// If a rank has ended.
@@ -131,7 +131,7 @@ impl Shards {
                 self.group.send(&whole.narrow(0, part.start, part.end - part.start), rank)?;
             }
         }
-        // A copy, so that the others' parts are freed.
+        // A copy, so that the memory of the other parts is freed.
         Ok(no_grad(|| whole.narrow(0, part.start, length).copy()))
     }
 }

@@ -1,4 +1,4 @@
-//! An optimizer's state as named tensors of a step checkpoint, which does not know how it was shared out.
+//! An optimizer's state as named tensors of a step checkpoint, independent of how it was sharded.
 
 use super::adamw::AdamW;
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 /// First and second moments.
 const KEYS: [&str; 2] = ["adam.m.", "adam.v."];
 
-/// What is wrong with a saved state of these weights, given how many numbers each of its tensors has.
+/// Checks a saved state of these weights, given the size of each of its tensors.
 ///
 /// # Errors
 /// If a moment is missing or of another size: the message names it.
@@ -30,7 +30,7 @@ fn lengths(weights: &[(&str, &Weights)]) -> impl Iterator<Item = (String, usize)
     weights.iter().flat_map(named).collect::<Vec<_>>().into_iter()
 }
 
-/// The weights that have moments among these keys, which must be of these sizes.
+/// The weights that have moments among these keys, which must have these sizes.
 fn names<'a>(
     keys: impl Iterator<Item = &'a String>,
     sizes: &BTreeMap<String, usize>,
@@ -51,7 +51,7 @@ fn names<'a>(
 }
 
 impl AdamW {
-    /// State as named tensors: of [`AdamW::sharded`], this rank's parts.
+    /// State as named tensors; with [`AdamW::sharded`], this rank's parts.
     pub fn state(&self) -> Vec<(String, &Tensor)> {
         let named = self.moments.iter();
         named
@@ -59,7 +59,7 @@ impl AdamW {
             .collect()
     }
 
-    /// Takes over a saved state of these weights: of [`AdamW::sharded`], this rank's parts.
+    /// Restores a saved state of these weights; with [`AdamW::sharded`], this rank's parts.
     ///
     /// # Errors
     /// If a moment is missing or of another size: the message names it.
@@ -89,7 +89,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// Makes this rank's part of a saved tensor, which rank 0 has, into its own.
+    /// Restores this rank's part of a saved tensor, which rank 0 holds.
     ///
     /// # Errors
     /// If a rank has ended.
@@ -103,7 +103,7 @@ fn weight_of(key: &str) -> &str {
     KEYS.iter().find_map(|prefix| key.strip_prefix(prefix)).unwrap_or(key)
 }
 
-/// Whole moments on their way to rank 0, one at a time, in the order of their keys. All ranks go through all of them.
+/// Gathers whole moments on rank 0, one at a time, in the order of their keys. All ranks must iterate over all of them.
 pub(crate) struct Moments<'a> {
     optimizer: &'a AdamW,
     tensors: std::vec::IntoIter<(String, &'a Tensor)>,
@@ -118,7 +118,7 @@ impl<'a> Moments<'a> {
         Self { optimizer, tensors: tensors.into_iter(), failed: None }
     }
 
-    /// The keys that are left, and the numbers of each tensor.
+    /// The remaining keys, and the size of each tensor.
     pub(crate) fn lengths(&self) -> Vec<(String, i64)> {
         let length = |key: &str, own: &Tensor| match self.optimizer.shards() {
             Some(shards) => shards.length(weight_of(key)),
@@ -140,13 +140,13 @@ impl<'a> Moments<'a> {
         })
     }
 
-    /// Goes through those that are left, for instance because the disk is full: the other ranks send them.
+    /// Consumes the remaining ones, for instance if the disk is full, since the other ranks send them.
     ///
     /// # Errors
     /// If a rank has ended, now or before.
     pub(crate) fn finish(mut self) -> Result<()> {
         while self.optimizer.shards().is_some() && self.failed.is_none() && self.tensors.len() > 0 {
-            let _ = self.take(); // nobody wants it
+            let _ = self.take(); // not needed
         }
         self.failed.map_or(Ok(()), Err)
     }

@@ -1,12 +1,12 @@
-//! The gradients of all ranks, summed in place, many at a time.
+//! Sums the gradients of all ranks in place, in large groups.
 
 use crate::collective::Group;
 use crate::error::Result;
 use crate::nn::weights::Weights;
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// Tensors of at least this many numbers are exchanged in place; smaller ones together in a copy, as each operation takes its
-/// own time.
+/// Tensors of at least this many numbers are exchanged in place; smaller ones are concatenated in a copy, since each operation
+/// has a fixed overhead.
 pub(super) const LARGE: usize = 1 << 16;
 
 /// The weights that are trained, with their set, its name and their own, in the order of sets and names.
@@ -19,8 +19,8 @@ pub(super) fn trained<'a>(
     })
 }
 
-/// Replaces the gradients of each rank by their sum over all of them, in float32. A weight without a gradient on any rank
-/// stays without.
+/// Replaces the gradients of each rank by their sum over all ranks, in float32. A weight without a gradient on any rank still
+/// has none.
 ///
 /// # Errors
 /// If a rank has ended.
@@ -42,7 +42,7 @@ pub fn sum_gradients(sets: &[(&str, &Weights)], group: &Group) -> Result<()> {
     let found = all.into_iter().zip(found).filter(|(_, count)| *count > 0.0).map(|(weight, _)| weight);
     let (large, small): (Vec<_>, Vec<_>) = found.partition(|(weight, _)| weight.numel() >= LARGE);
     let small: Vec<Tensor> = small.into_iter().map(own_gradient).collect();
-    // The first are summed while the others are made.
+    // The first are summed while the others are prepared.
     group.sum_each(large.into_iter().map(own_gradient))?;
     if !small.is_empty() {
         let mut together = flat(&small);
@@ -55,10 +55,10 @@ pub fn sum_gradients(sets: &[(&str, &Weights)], group: &Group) -> Result<()> {
     Ok(())
 }
 
-/// The weight's own gradient in float32, which becomes this rank's, or zeros.
+/// The weight's gradient in float32, converted in place, or zeros.
 fn own_gradient((weight, gradient): (&Tensor, Option<&Tensor>)) -> Tensor {
     if !weight.grad().defined() {
-        // tch cannot set a gradient: that of nothing is zeros in the weight's shape.
+        // tch cannot set a gradient directly: an empty backward pass creates zeros in the weight's shape.
         weight.view(-1).narrow(0, 0, 0).sum(Kind::Float).backward();
     }
     let mut own = weight.grad();
@@ -68,13 +68,13 @@ fn own_gradient((weight, gradient): (&Tensor, Option<&Tensor>)) -> Tensor {
     own
 }
 
-/// Tensors one after the other, in main memory.
+/// Tensors concatenated, in main memory.
 pub(super) fn flat(tensors: &[Tensor]) -> Tensor {
     let flat: Vec<Tensor> = tensors.iter().map(|tensor| tensor.detach().reshape([-1])).collect();
     no_grad(|| Tensor::cat(&flat, 0).to_device(Device::Cpu))
 }
 
-/// Brings the numbers of [`flat`] back to their places.
+/// Copies the numbers of [`flat`] back to their tensors.
 pub(super) fn put_flat(numbers: &Tensor, tensors: &[Tensor]) {
     let mut start = 0;
     for tensor in tensors {

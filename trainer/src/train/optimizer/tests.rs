@@ -1,4 +1,4 @@
-//! Steps against PyTorch's, whose numbers `tests/reference/make_optimizer_values.py` stored; and a step without room.
+//! Steps against PyTorch's, whose results `tests/reference/make_optimizer_values.py` stored; and a step without enough memory.
 
 use super::*;
 use crate::collective::Group;
@@ -75,8 +75,8 @@ fn compare(mut optimizer: AdamW) {
     assert_eq!(optimizer.steps(), values.steps.len() as u64);
 }
 
-/// Ranks that share out the state step as one process does that has the same gradients, to the last bit; each keeps about
-/// its share of the moments, and all have all weights, and their copies.
+/// Ranks with a sharded state make bit-identical steps to one process with the same gradients; each keeps about its share of
+/// the moments, and all have all weights and their copies.
 #[test]
 fn steps_of_shared_out_weights_are_those_of_one_process() {
     for (world, by_operations) in [(2, false), (3, false), (2, true)] {
@@ -184,7 +184,7 @@ mod crowded {
             weights
         };
         let (found, expected) = (made(0), made(1));
-        // Room for all moments and hardly more.
+        // Memory for all moments and hardly more.
         limit(Some(4 * NUMBERS as u64 * 4 + (40 << 20)));
         let mut optimizer = AdamW::new(0.1).by_operations();
         let mut refused = 0;
@@ -203,7 +203,7 @@ mod crowded {
         }
     }
 
-    /// Lets the process map `more` bytes than it has mapped now; as many as it wants without.
+    /// Lets the process map `more` additional bytes; without it, there is no limit.
     #[allow(unsafe_code)]
     fn limit(more: Option<u64>) {
         let pages = std::fs::read_to_string("/proc/self/statm").expect("statm");

@@ -1,5 +1,5 @@
-//! Step checkpoints: weights, optimizer state and position in the data in one file, and the metrics so far in another,
-//! from which an interrupted stage continues.
+//! Step checkpoints: weights, optimizer state and position in the data in one file, and the metrics so far in another. An
+//! interrupted stage continues from them.
 
 mod saved_metrics;
 
@@ -22,12 +22,12 @@ use tch::{Device, Kind, Tensor, no_grad};
 /// Position of an interrupted stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Place {
-    /// Identity of the stage's inputs; a stage with other inputs must not continue from here.
+    /// Identity of the stage's inputs; a stage with another identity must not continue from here.
     identity: String,
     /// Optimizer steps done.
     steps: u64,
-    /// Device and threads, on which the last digits depend; unknown in files of older versions, and left open by several
-    /// ranks, whose number may change.
+    /// Device and threads, which affect the last digits; unknown in files of older versions, and unset with several ranks,
+    /// whose number may change.
     #[serde(default)]
     machine: Option<String>,
 }
@@ -38,12 +38,12 @@ pub struct StepCheckpoint {
     path: PathBuf,
     identity: String,
     interval: Duration,
-    /// The ranks that train together, of which the first keeps the file.
+    /// The ranks that train together; the first writes the file.
     group: Group,
-    /// Whether each of them keeps a part of the optimizer's state.
+    /// Whether the optimizer's state is sharded over them.
     shards_optimizer: bool,
     last: Instant,
-    /// How long the last save took.
+    /// Duration of the last save.
     cost: Duration,
 }
 
@@ -66,21 +66,21 @@ impl StepCheckpoint {
         }
     }
 
-    /// As [`StepCheckpoint::new`], of a stage that these ranks run together.
+    /// As [`StepCheckpoint::new`], for a stage that these ranks run together.
     #[must_use]
     pub fn shared_by(mut self, group: &Group) -> Self {
         self.group = group.clone();
         self
     }
 
-    /// Whether the ranks share out the optimizer's state.
+    /// Sets whether the optimizer's state is sharded over the ranks.
     #[must_use]
     pub fn sharding_optimizer(mut self, shards: bool) -> Self {
         self.shards_optimizer = shards;
         self
     }
 
-    /// An optimizer without history for these weights, of which several ranks may each keep a part.
+    /// An optimizer with an empty state for these weights, which may be sharded over the ranks.
     pub fn optimizer(&self, weights: &[(&str, &Weights)], weight_decay: f64) -> AdamW {
         let optimizer = AdamW::new(weight_decay);
         if self.shards_optimizer && !self.group.is_alone() {
@@ -95,11 +95,11 @@ impl StepCheckpoint {
         &self.group
     }
 
-    /// Brings weights, optimizer and metrics to the last saved step; returns the number of steps done, 0 for a fresh
-    /// start. All ranks then have what rank 0 has; of moments that are shared out, each its part.
+    /// Restores weights, optimizer and metrics of the last saved step; returns the number of steps done, 0 for a fresh start.
+    /// All ranks then have the state of rank 0; if moments are sharded, each has its part.
     ///
     /// # Errors
-    /// If the file is there but broken, or other ranks run another stage.
+    /// If the file exists but is broken, or other ranks run another stage.
     pub fn restore(
         &self,
         weights: &[(&str, &Weights)],
@@ -150,8 +150,8 @@ impl StepCheckpoint {
         Ok(steps)
     }
 
-    /// Fails where another rank starts from something else: sums of gradients would be nonsense, or tensors of other sizes
-    /// would meet.
+    /// Fails if another rank starts from different inputs: sums of gradients would be meaningless, or the sizes of tensors
+    /// would differ.
     fn compare(&self, weights: &[(&str, &Weights)]) -> Result<()> {
         let shapes = trained(weights).map(|(name, weight)| format!("{name} {:?}", weight.size()));
         let shapes = sha256_hex(shapes.collect::<Vec<_>>().join("\n").as_bytes());
@@ -160,14 +160,14 @@ impl StepCheckpoint {
         let Some(other) = (0..all.len()).find(differs) else { return Ok(()) };
         Err(Error::input(
             format!(
-                "ranks differ: rank {other} trains from other weights, data or settings than rank 0 ({})",
+                "ranks differ: rank {other} starts from different weights, data or settings than rank 0 ({})",
                 self.path.display()
             ),
             "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
         ))
     }
 
-    /// Brings weights and metrics to the last saved step, on the rank that keeps the file; returns the steps done, and the
+    /// Restores weights and metrics of the last saved step, on the rank that has the file; returns the steps done, and the
     /// file, whose moments fit the weights. `None` for a fresh start.
     fn read(&self, weights: &[(&str, &Weights)], log: &mut MetricLog) -> Result<Option<(u64, TensorFile)>> {
         if !self.path.is_file() {
@@ -205,9 +205,9 @@ impl StepCheckpoint {
         Ok(Some((place.steps, file)))
     }
 
-    /// Saves if the interval has passed (and, unless it is zero, 20 times the duration of the last save), or if `now`;
-    /// returns whether it did. If the write fails, the older step checkpoint is kept, a warning is printed, and
-    /// training continues. Of several ranks the first decides and writes.
+    /// Saves if the interval has passed (and, unless it is zero, 20 times the duration of the last save), or if `now`; returns
+    /// whether it did. If the write fails, the older step checkpoint is kept, a warning is printed, and training continues.
+    /// With several ranks, the first decides and writes.
     ///
     /// # Errors
     /// If a rank has ended.
@@ -221,7 +221,7 @@ impl StepCheckpoint {
         let least = if self.interval.is_zero() { Duration::ZERO } else { self.cost * TRAINING_PER_SAVE };
         let mut is_time = now || self.last.elapsed() >= self.interval.max(least);
         if optimizer.shards().is_some() {
-            // When it is time for the first, all send their moments.
+            // When the first decides to save, all send their moments.
             is_time = self.group.number_of_first(f64::from(u8::from(is_time)))? > 0.0;
             if is_time && !self.group.is_first() {
                 Moments::of(optimizer).finish()?;
@@ -273,18 +273,19 @@ impl StepCheckpoint {
         if written.is_ok() {
             forget(&self.path, "metrics", Some(&metrics));
         } else if is_new {
-            let _ = std::fs::remove_file(&metrics); // no place knows of them, and the disk may be full
+            let _ = std::fs::remove_file(&metrics); // no saved position refers to them, and the disk may be full
         }
         written
     }
 
-    /// `.sft-step.safetensors` → `.sft-step.metrics-0a1b2c3d-700.json`: another start at the same step has another file.
+    /// `.sft-step.safetensors` → `.sft-step.metrics-0a1b2c3d-700.json`: a run with other inputs has another file at the same
+    /// step.
     fn metrics_path(&self, steps: u64) -> PathBuf {
         let start = self.identity.get(..8).unwrap_or(&self.identity);
         self.path.with_extension(format!("metrics-{start}-{steps}.json"))
     }
 
-    /// Keeps the trained weights of a pass.
+    /// Saves the trained weights of a pass.
     ///
     /// # Errors
     /// If the write fails.
@@ -293,7 +294,7 @@ impl StepCheckpoint {
         self.group.on_first(write).map(|_| ())
     }
 
-    /// Brings weights to what [`StepCheckpoint::save_best`] kept.
+    /// Restores the weights saved by [`StepCheckpoint::save_best`].
     ///
     /// # Errors
     /// If the file is missing or broken.
@@ -320,7 +321,7 @@ impl StepCheckpoint {
         forget(&self.path, "best", kept.as_deref());
     }
 
-    /// Saves a batch whose loss is not finite next to the step checkpoint, and returns an error with its path.
+    /// Saves a batch with a non-finite loss next to the step checkpoint, and returns an error with its path.
     pub fn not_finite<R: Row>(
         &self,
         (stage, step): (&'static str, u64),
@@ -343,7 +344,7 @@ impl StepCheckpoint {
         Error::NotFinite { stage, step, what, value, problems: problems.join(", "), batch }
     }
 
-    /// Removes the file next to `folder`, whose checkpoint exists; a killed run may have left it. Of several ranks the first
+    /// Removes the file next to `folder`, whose checkpoint exists; a killed run may have left it. With several ranks, the first
     /// does.
     pub fn forget(folder: &Path, group: &Group) {
         if !group.is_first() {
@@ -362,7 +363,7 @@ fn device_of(weights: &[(&str, &Weights)]) -> Device {
     all.next().map_or(Device::Cpu, |(_, weight)| weight.device())
 }
 
-/// The weights that are trained, by the name of their set and their own.
+/// The trained weights, by set name and weight name.
 fn trained<'a>(weights: &[(&'a str, &'a Weights)]) -> impl Iterator<Item = (String, &'a Tensor)> {
     weights.iter().flat_map(|&(set, weights)| {
         let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
@@ -370,7 +371,7 @@ fn trained<'a>(weights: &[(&'a str, &'a Weights)]) -> impl Iterator<Item = (Stri
     })
 }
 
-/// Brings the weights that are trained to what `read` finds by name.
+/// Restores the trained weights from `read`, by name.
 fn put(
     mut read: impl FnMut(&str) -> Result<Option<Tensor>>,
     weights: &[(&str, &Weights)],

@@ -1,4 +1,4 @@
-//! Metrics as a step checkpoint keeps them.
+//! Metrics in the format of a step checkpoint.
 
 use crate::train::metrics::{MetricLog, SavedRow};
 use schemas::TimestampMs;
@@ -9,8 +9,8 @@ use std::collections::HashMap;
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct SavedMetrics {
     pub(super) names: Vec<String>,
-    /// Index of the name, step, bits of epoch and value, milliseconds. As decimals, epoch and value would come back in
-    /// other last digits, or not at all (NaN).
+    /// Index of the name, step, bits of epoch and value, milliseconds. As decimals, epoch and value might change in their last
+    /// digits, and NaN could not be represented.
     pub(super) rows: Vec<(usize, u64, u64, u64, i64)>,
 }
 

@@ -1,4 +1,4 @@
-//! Step checkpoints that are read back, refused, and shared between ranks.
+//! Step checkpoints: reading back, refusal, and sharing between ranks.
 
 use super::*;
 
@@ -94,7 +94,7 @@ fn shared_out(group: &Group, saved: &StepCheckpoint) -> (Weights, AdamW) {
     (weights, optimizer)
 }
 
-/// Two ranks that share out an optimizer's state write what two that do not write; one, two or three go on from it.
+/// Two ranks with a sharded optimizer state write the same file as two without; one, two or three ranks continue from it.
 #[test]
 fn a_step_checkpoint_does_not_know_how_moments_were_shared_out() {
     let folder = tempfile::tempdir().expect("folder");
@@ -142,7 +142,7 @@ fn a_step_checkpoint_does_not_know_how_moments_were_shared_out() {
     }
 }
 
-/// Where rank 0 cannot write, the others' moments are taken all the same, and training goes on.
+/// If rank 0 cannot write, the others' moments are still received, and training continues.
 #[test]
 fn moments_of_a_file_that_cannot_be_written_do_not_hold_up_the_ranks() {
     let folder = tempfile::tempdir().expect("folder");
@@ -164,7 +164,7 @@ fn moments_of_a_file_that_cannot_be_written_do_not_hold_up_the_ranks() {
     });
 }
 
-/// Their sums would be nonsense, and tensors of other sizes would end the process in a library.
+/// Their sums would be meaningless, and tensors of different sizes would crash the process inside a library.
 #[test]
 fn ranks_that_start_from_something_else_are_refused() {
     let found = crate::collective::tests::on_ranks(2, |group| {
@@ -187,7 +187,7 @@ fn ranks_that_start_from_something_else_are_refused() {
         for refused in [identity, shapes] {
             let (said, code) = refused.expect_err("they differ");
             assert!(
-                said.contains("rank 1 trains from other weights, data or settings than rank 0"),
+                said.contains("rank 1 starts from different weights, data or settings than rank 0"),
                 "{said}"
             );
             assert_eq!(code, 2);

@@ -1,10 +1,10 @@
-//! What decoding keeps between steps: the decoder's own keys and values by row, the encoder's by problem.
+//! The key-value cache of decoding: the decoder's own keys and values by row, the encoder's by problem.
 
 use crate::backend::cpu::matrix::Matrix;
 use crate::model::mm_t5::attention::KeyValue;
 use tch::{Kind, Tensor};
 
-/// Positions in a page. Pages are never copied to grow, and what is reserved beyond a row's end is less than one.
+/// Positions in a page. Pages are never copied to grow, and less than one page is reserved beyond a row's end.
 const PAGE: usize = 32;
 
 /// Keys and values of one block of the decoder at [`PAGE`] positions: [rows, heads, PAGE, d_kv] each.
@@ -50,8 +50,8 @@ impl Cache {
         }
     }
 
-    /// Reserves the next position. Must be called on the thread that works between the steps: another thread allocates
-    /// from its own heap, which does not reuse the encoder's memory.
+    /// Reserves the next position. Must be called on the thread that runs between the steps: another thread allocates from its
+    /// own heap, which does not reuse the encoder's memory.
     pub(super) fn make_room(&mut self) {
         if !self.position.is_multiple_of(PAGE) {
             return;
@@ -62,7 +62,7 @@ impl Cache {
         }
     }
 
-    /// Keeps one block's keys and values of this position, [rows, heads · d_kv] each.
+    /// Stores one block's keys and values of this position, [rows, heads · d_kv] each.
     pub(super) fn put(&mut self, block: usize, keys: &[f32], values: &[f32]) {
         let page = &mut self.own[block][self.position / PAGE];
         let place = self.position % PAGE * self.d_kv;
@@ -82,7 +82,7 @@ impl Cache {
         })
     }
 
-    /// Keeps only these problems, with `samples` rows each; `rows` are rows of the grid before, one for each row after.
+    /// Keeps only these problems, with `samples` rows each; `rows` holds, for each new row, its index in the old grid.
     pub(super) fn select(&mut self, problems: &[usize], rows: &[usize], samples: usize) {
         let row = self.width * PAGE;
         for Page { keys, values } in self.own.iter_mut().flatten() {

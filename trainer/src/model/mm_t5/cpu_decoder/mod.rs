@@ -19,14 +19,14 @@ use cache::Cache;
 use rayon::prelude::*;
 use tch::{Kind, Tensor, no_grad};
 
-/// Outputs of one matrix in one task: small enough to share a product fairly, large enough to be worth the dispatch.
+/// Outputs of one matrix per task: small enough to balance the load, large enough to be worth the dispatch.
 const OUTPUTS_A_TASK: usize = 64;
 
 /// Source tokens the encoder processes at once, padding included: enough for fast products, and few enough that its
 /// intermediate states take less memory than the cache that decoding needs next.
 const SOURCE_TOKENS_AT_ONCE: i64 = 512;
 
-/// The decoder of a student, for single steps, and what encodes its sources.
+/// The decoder of a student, for single steps, with the encoder of its sources.
 #[derive(Debug)]
 pub(super) struct T5CpuDecoder {
     model: MmT5,
@@ -78,11 +78,11 @@ struct Block {
 }
 
 impl T5CpuDecoder {
-    /// The decoder of these weights (without LoRA pairs, which must have been added to their layers), its matrices in
-    /// `kind`, run by `threads` threads; `model` encodes in `mode`.
+    /// The decoder of these weights (LoRA must have been merged), with matrices in `kind`, run by `threads` threads; `model`
+    /// encodes in `mode`.
     ///
     /// # Errors
-    /// If the system refuses threads.
+    /// If threads cannot be started.
     pub(super) fn new(
         (model, mode): (MmT5, Mode),
         weights: &Weights,
@@ -138,7 +138,7 @@ impl T5CpuDecoder {
         Ok(Self { model, mode, kind, shape, steps })
     }
 
-    /// Keys and values of all problems by block of the decoder, [problems, heads, source, d_kv].
+    /// Encoder keys and values of all problems, by block of the decoder: [problems, heads, source, d_kv].
     fn encoder_keys(&self, source: &Source) -> Vec<KeyValue> {
         let (problems, length) = (source.ids.size()[0], source.ids.size()[1]);
         let Shape { blocks, heads, d_kv } = self.shape;
@@ -149,7 +149,7 @@ impl T5CpuDecoder {
             let count = at_once.min(problems - start);
             let part = source.narrow(start, count);
             let encoded = self.model.encode(&part, self.mode);
-            // What follows a problem's own tokens is never read.
+            // Positions after a problem's own tokens are never read.
             let place = |all: &Tensor| all.narrow(0, start, count).narrow(2, 0, part.ids.size()[1]);
             for (all, part) in all.iter().zip(self.model.decoder.encoder_keys(&encoded, self.mode)) {
                 place(&all.keys).copy_(&part.keys);
@@ -193,7 +193,7 @@ impl Steps {
         Step { logits: self.products(&hidden, rows, &[&self.head]).swap_remove(0), values }
     }
 
-    /// The value head's two layers with a ReLU between: a number a row, none without a head.
+    /// The value head's two layers with a ReLU between: one number per row, none without a head.
     fn values(&self, hidden: &[f32], rows: usize) -> Vec<f32> {
         let Some([(inner, inner_bias), (outer, outer_bias)]) = &self.value_head else { return Vec::new() };
         let mut between = self.products(hidden, rows, &[inner]).swap_remove(0);
@@ -271,7 +271,7 @@ impl Steps {
         cache.put(block, keys, values);
         let cache = &*cache;
         let mut mixed = vec![0f32; queries.len()];
-        // Groups are rows of heads: the same order in queries and cache.
+        // Groups are rows × heads, in the same order in queries and cache.
         let groups = mixed.par_chunks_mut(d_kv).zip(queries.par_chunks(d_kv)).enumerate();
         groups.with_min_len(8).for_each(|(index, (out, query))| {
             let mut scores = vec![0f32; position + 1];
