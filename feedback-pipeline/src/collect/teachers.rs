@@ -207,7 +207,7 @@ impl Context {
     }
 }
 
-/// The command that does a job.
+/// The command that runs a job.
 pub(super) fn command(job: &Job) -> String {
     let order = match job.order {
         Order::Shuffled(0) => String::new(),

@@ -18,7 +18,7 @@ impl RlSettings {
         }
     }
 
-    /// Whether the baseline is the value model's values from while rollouts were sampled.
+    /// Whether the baseline is the values stored while sampling rollouts.
     pub fn takes_sampled_values(&self) -> bool {
         self.algorithm == Algorithm::Ppo && self.baseline == BaselineKind::Sampled
     }

@@ -189,7 +189,7 @@ fn first_line(error: &TchError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Reads one tensor; floats become float32, integers stay.
+/// Reads one tensor; floats become float32, integers are unchanged.
 fn read_tensor(file: &mut File, start: u64, info: &TensorInfo) -> Result<Tensor, Failed> {
     let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
     let (kind, bytes) = kind(info.dtype).ok_or(Failed::Kind(info.dtype))?;

@@ -24,7 +24,7 @@ pub struct Experience {
     pub ends: Vec<(u32, f32)>,
     /// Mean of the Teacher's scores, and what the rationale as a whole earns by the right answer: pairs of dpo are made by it.
     pub mean_score: f64,
-    /// r_t, one a token.
+    /// r_t, one per token.
     pub rewards: Vec<f32>,
 }
 

@@ -196,8 +196,8 @@ fn warn_of_single_samples(experience: &[Experience]) {
     if single > 0 {
         let have = if single == 1 { "has" } else { "have" };
         schemas::warn!(
-            "rl: {} of {} {have} one scored sample, which is compared with the samples of all problems: this tells \
-             problems apart more than sentences; sample more of each (rollout.samples)",
+            "rl: {} of {} {have} one scored sample, which is compared with the samples of all problems: this \
+             reflects differences between problems more than between sentences; raise rollout.samples",
             grouped(single),
             counted(groups.len(), "problem")
         );

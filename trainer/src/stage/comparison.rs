@@ -155,7 +155,7 @@ fn quantile_of_t(freedom: f64) -> f64 {
     z + first / freedom + second / freedom.powi(2) + third / freedom.powi(3)
 }
 
-/// The likeliest reason why a policy became worse, from the numbers of its training and what it writes now.
+/// The most likely reason why a policy became worse, from its training metrics and its current output.
 pub(super) fn likely_cause(rl: &RlSettings, rows: &[Metric], change: &Change) -> String {
     let last = |name: &str| rows.iter().rev().find(|row| row.name == name).map(|row| row.value);
     let most = |name: &str| {
@@ -239,8 +239,8 @@ mod tests {
         for (algorithm, baseline, expected) in [
             (Algorithm::Ppo, BaselineKind::Model, "scores and gold solutions"),
             (Algorithm::Ppo, BaselineKind::Sampled, "scores and gold solutions"),
-            (Algorithm::Grpo, BaselineKind::Model, "the samples of only"),
-            (Algorithm::Dpo, BaselineKind::Sampled, "the samples of only"),
+            (Algorithm::Grpo, BaselineKind::Model, "only 8.0 %"),
+            (Algorithm::Dpo, BaselineKind::Sampled, "only 8.0 %"),
         ] {
             let rl = RlSettings { algorithm, baseline, ..rl.clone() };
             let found = cause_with(&rl, &[("differing/problems", 0.08)], &worse);
@@ -252,7 +252,7 @@ mod tests {
         let shorter = change([0.5, 0.4], [4.0, 2.0], Some(0.02));
         assert!(cause_of(&[], &shorter).starts_with("its rationales shrank from 4.0 to 2.0 sentences"));
         let unscored = likely_cause(&rl, &[], &longer);
-        assert!(unscored.starts_with("the right answer and gold solutions"), "{unscored}");
+        assert!(unscored.starts_with("the answer reward and gold solutions"), "{unscored}");
         let slightly = change([0.5, 0.49], [4.0, 4.0], Some(0.02));
         assert_eq!(cause_of(&[], &slightly), "the difference may be chance");
     }

@@ -100,7 +100,7 @@ fn mean_with(gain: f64, ends: &[(u32, f32)]) -> f64 {
     (sum - gain) / ends.len() as f64 + gain
 }
 
-/// The score with zero reward: without a Teacher's scores, that of a sentence that adds nothing.
+/// The score with zero reward; without a Teacher's scores, 0, that of a sentence without effect.
 pub(super) fn neutral(rl: &RlSettings) -> f64 {
     if rl.needs_scores() { rl.neutral_score } else { 0.0 }
 }

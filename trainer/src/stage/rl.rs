@@ -237,7 +237,7 @@ impl Run<'_> {
                 "round {}: rl: ROUGE-L on val fell from {before:.3} to {after:.3}: {}{}",
                 self.round,
                 likely_cause(self.plan.settings, log.rows(), &change),
-                if keeps_start { "" } else { "; rl.keep = best keeps the policy of before" }
+                if keeps_start { "" } else { "; rl.keep = best would keep the starting policy" }
             );
         }
         let kept = if keeps_start { 1.0 } else { 0.0 };

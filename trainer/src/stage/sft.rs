@@ -169,7 +169,7 @@ fn ready(context: &Context, round: u32) -> Result<Result<Ready, String>> {
     if waiting > 0 {
         let flags = if share.is_whole() { "" } else { &context.share_flags };
         let wait = if waiting == 1 { "waits" } else { "wait" };
-        // Without scores in the reward, none are to be bought.
+        // If the reward needs no scores, none are requested.
         let only = if context.settings.needs_scores() { "" } else { " --stage corrections" };
         return Ok(Err(format!(
             "round {round}: {} {wait} for corrections; next: collect-feedback --round {round}{only}{}{flags}{}",

@@ -111,9 +111,9 @@ pub(super) struct Outcomes {
     pub(super) faults: Vec<String>,
 }
 
-/// The outcomes of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected`
-/// (rows), and `outside` (of what is asked about). An item is empty, done, rejected, outside or waiting, whichever applies first. With an opinion, its rejects
-/// count alone.
+/// The outcomes of items: rows of `id`, `empty`, `rows` (of feedback; null without any) and `expected` (rows), and `outside`
+/// (of what is asked about). An item is empty, done, rejected, outside or waiting, whichever applies first. With an opinion,
+/// only its rejects count.
 pub(super) fn outcomes(
     dataset: &Dataset,
     round: u32,
