@@ -159,7 +159,7 @@ impl Group {
         let failed = |said: String| {
             Error::input(
                 format!("rank {} cannot sum on its GPU: {said}", self.rank()),
-                "each rank needs a GPU of its own (LOCAL_RANK says which), and NCCL's library; NCCL_DEBUG=INFO has it say more",
+                "each rank needs a GPU of its own (LOCAL_RANK says which), and NCCL's library; set NCCL_DEBUG=INFO for NCCL's log",
             )
         };
         let id = self.agree(self.is_first().then(|| Id::new(libraries)).transpose().map_err(failed))?;
