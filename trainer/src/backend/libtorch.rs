@@ -292,7 +292,7 @@ mod tests {
         };
         assert_eq!(signs(false, false, None).reason(), None, "a machine without a GPU needs no warning");
         for (signs, part) in [
-            (signs(true, false, None), "for the CPU only"),
+            (signs(true, false, None), "supports the CPU only"),
             (signs(true, true, None), "too old"),
             (signs(false, true, None), "no NVIDIA driver"),
             (signs(false, false, Some("0")), "CUDA_VISIBLE_DEVICES is 0"),
