@@ -13,13 +13,13 @@ use std::thread::JoinHandle;
 
 /// Maximum changes in a commit.
 const BATCH: usize = 2_048;
-/// Maximum deferred changes that nobody waits for.
+/// Maximum deferred changes without a waiter.
 const PENDING: usize = 1_024;
 
 /// Sends changes to the thread.
 pub struct Writer {
     sender: Option<mpsc::Sender<Vec<Write>>>,
-    /// Changes that nobody waits for; they are sent together with the next one that is awaited, so the thread is not
+    /// Changes without a waiter; they are sent together with the next one that is awaited, so the thread is not
     /// woken for each.
     pending: Mutex<Vec<Write>>,
     thread: Option<JoinHandle<()>>,

@@ -57,7 +57,7 @@ impl Group {
         self.operate("receive", |ring| in_main_memory(tensor, |tensor| ring.receive(tensor, from)))
     }
 
-    /// Operations in place, all begun before the first is waited for; but those on tensors that have gaps, or are on another
+    /// In-place operations, all started before waiting for the first; but those on tensors that have gaps, or are on another
     /// device without collectives of its own, one after the other.
     fn each(&self, what: &str, tensors: impl IntoIterator<Item = (Tensor, Operation)>) -> Result<()> {
         self.operate(what, |ring| {

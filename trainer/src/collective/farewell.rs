@@ -58,10 +58,10 @@ fn within(
     let serves = is_served_by_first && rank == 0;
     let most = if serves { times.kept + times.patience + GRACE } else { times.patience };
     let (send, receive) = mpsc::channel();
-    // A store whose process stands still would be waited for without end.
+    // Requests to a store whose process is stopped block forever.
     let work = move || {
         let ranks = Ranks { times, store: &store, rank, world, serves };
-        let _ = send.send(ranks.part(&reason.unwrap_or_default())); // nobody waits any more
+        let _ = send.send(ranks.part(&reason.unwrap_or_default())); // the receiver may have given up
         std::mem::forget(store); // the process is about to end, and the other end may not answer
     };
     std::thread::Builder::new().name("farewell".to_owned()).spawn(work).ok()?;
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// Short enough for a test, and so long that it fails where all of it is waited for.
+    /// Short for a test, but `kept` is long enough that a test fails if it waits for all of it.
     const TIMES: Times = Times { patience: Duration::from_millis(500), kept: Duration::from_secs(600) };
 
     /// A store of this process, and a connection to it for each further rank.

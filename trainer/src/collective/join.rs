@@ -49,7 +49,7 @@ pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
     let (own_launch, own_terms) = (launch.clone(), terms.clone());
     // A program that listens on the port but is no store lets c10d wait for ever.
     let work = move || {
-        let _ = send.send(connect(&own_launch, &own_terms)); // nobody waits any more
+        let _ = send.send(connect(&own_launch, &own_terms)); // the receiver may have given up
     };
     let name = "join".to_owned();
     std::thread::Builder::new().name(name).spawn(work).map_err(|e| Error::Threads(e.to_string()))?;

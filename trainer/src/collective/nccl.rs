@@ -189,7 +189,7 @@ impl Opening {
             let mut comm = ptr::null_mut();
             // SAFETY: the communicator is filled in.
             let status = unsafe { (functions.init)(&raw mut comm, world, id, rank) };
-            let _ = send.send(Opened(functions.outcome(status).map(|()| comm))); // nobody waits any more
+            let _ = send.send(Opened(functions.outcome(status).map(|()| comm))); // the receiver may have given up
         };
         std::thread::Builder::new().name("nccl".to_owned()).spawn(work).map_err(|error| error.to_string())?;
         Ok(Self { functions, device, receive })
@@ -298,7 +298,7 @@ impl Nccl {
         let work = move || {
             // SAFETY: the communicator is open, and nobody uses it any more.
             let aborted = opened.comm().map(|comm| unsafe { (functions.abort)(comm) });
-            let _ = send.send(aborted); // nobody waits any more
+            let _ = send.send(aborted); // the receiver may have given up
         };
         if std::thread::Builder::new().name("nccl".to_owned()).spawn(work).is_ok() {
             let _ = receive.recv_timeout(ABORT); // it ends with the process otherwise
