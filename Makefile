@@ -11,14 +11,14 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## get libtorch (LIBTORCH, an installed Python torch, or a download of some 500 MB)
+setup: ## get libtorch (LIBTORCH, an installed Python torch, or a download of about 500 MB)
 	@$(PYTHON) scripts/setup_libtorch.py
 
 build: setup ## build both commands: collect-feedback and train
 	@[ -x "$(TARGET)/release/train" ] || echo "build: the first build compiles some 450 crates: about 15 minutes on two cores, less on more"
 	$(CARGO) build --release --workspace
 
-demo: build ## two whole rounds on the sample set: no key, no network
+demo: build ## two whole rounds on the sample problems: no API key; the build fetches dependencies
 	scripts/demo.sh
 
 wheel: build ## a Python wheel of both commands, written to target/wheels
@@ -44,7 +44,7 @@ test: setup ## the whole test suite; the last line counts the tests
 		"$(PYTHON) -m unittest discover -s tests/wheel 2>&1" \
 		"$(CARGO) test --release --workspace --no-fail-fast"
 
-test-wheel: build ## the wheel's test with the torch that pip installs: some 3 GB to download
+test-wheel: build ## test the wheel with the torch that pip installs: a download of about 3 GB
 	ARES_WHEEL_TORCH=index $(PYTHON) -m unittest discover -v -s tests/wheel
 
 bench: build ## measure speed and memory, compared with the peers in ARES_PEERS
@@ -55,7 +55,7 @@ lint: setup ## formatting, clippy and documentation, warnings as errors
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
 
-doc: setup ## the crates' documentation, in the target folder's doc/
+doc: setup ## API documentation, in target/doc
 	$(CARGO) doc --release --workspace --no-deps
 
 clean-libtorch: ## remove libtorch; the next make setup gets it again

@@ -17,7 +17,7 @@ fn link_libtorch() -> Result<(), String> {
     let variable = |name: &str| env::var(name).map_err(|error| format!("{name}: {error}"));
     let (target_os, folder) =
         (variable("CARGO_CFG_TARGET_OS")?, PathBuf::from(variable("CARGO_MANIFEST_DIR")?));
-    let root = folder.parent().ok_or("the trainer stands outside the workspace; next: build it inside")?;
+    let root = folder.parent().ok_or("the trainer is outside the workspace; next: build it inside")?;
 
     // The path keeps the symlink, so that a later `make setup` may point it to another libtorch.
     let libtorch = root.join(".libtorch/current");
@@ -40,7 +40,7 @@ fn link_libtorch() -> Result<(), String> {
     for name in ["libtorch_cpu", "libc10"] {
         let library = libtorch.join("lib").join(name).with_extension(suffix);
         if !library.exists() {
-            return Err(format!("{} is not there; next: make setup", library.display()));
+            return Err(format!("{} does not exist; next: make setup", library.display()));
         }
     }
 

@@ -133,7 +133,7 @@ enum Command {
     },
     /// Write a round's feedback in the format of another trainer: TRL, LLaMA-Factory, verl, or a dataset for the Hub.
     Export(export::Options),
-    /// Recreate all tables from feedback.sqlite, without sending a request.
+    /// Recreate the feedback tables from feedback.sqlite, without sending a request.
     Rebuild,
     /// Remove a Teacher's answers from the tables of a round, so that another Teacher can be asked.
     ///
@@ -241,7 +241,7 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Some(Command::Undiscard { which }) => {
             let changed = context.undiscard(round, which.stage, which.against.as_deref(), &whose)?;
-            show_changed(&context, round, which.stage, "brought back", &changed);
+            show_changed(&context, round, which.stage, "restored", &changed);
             Ok(())
         }
         Some(Command::Estimate { stage }) => show_estimate(&context, &jobs(&context, round, stage)),

@@ -89,7 +89,7 @@ fn labels_of_other_sentences_are_refused() {
         refused(
             "{\"rollout_id\": \"p1-r1-s0\", \"sentence_index\": 0, \"score\": 1, \"sentence\": \"Hull is south.\"}"
         ),
-        "@/people.jsonl, line 1: sentence 0 of p1-r1-s0 is another one: expected `Dover is south.`, found `Hull is south.`"
+        "@/people.jsonl, line 1: sentence 0 of p1-r1-s0 differs: expected `Dover is south.`, found `Hull is south.`"
     );
     // Of a file with the labels of several people, each line.
     let label =
@@ -101,7 +101,7 @@ fn labels_of_other_sentences_are_refused() {
         (", \"problem_id\": \"p2\"", "`problem_id`: expected `p1`, that of p1-r1-s0, found `p2`"),
         (
             ", \"sentence\": \"Dover.\"",
-            "sentence 0 of p1-r1-s0 is another one: expected `Dover is south.`, found `Dover.`",
+            "sentence 0 of p1-r1-s0 differs: expected `Dover is south.`, found `Dover.`",
         ),
     ] {
         let text = right.clone() + &label(&format!(", \"by\": \"b\"{wrong}"));

@@ -27,7 +27,7 @@ pub fn plural(number: impl Display, one: &str) -> String {
     match one.strip_suffix('y') {
         _ if number.to_string() == "1" => one.to_owned(),
         Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{stem}ies"),
-        _ if one.ends_with(['h', 's', 'x']) => format!("{one}es"),
+        _ if one.ends_with(['s', 'x']) || one.ends_with("sh") || one.ends_with("tch") => format!("{one}es"),
         _ => format!("{one}s"),
     }
 }
@@ -48,6 +48,7 @@ mod tests {
             (0, "request", "0 requests"),
             (12_726, "reply", "12,726 replies"),
             (2, "batch", "2 batches"),
+            (30, "epoch", "30 epochs"),
             (2, "key", "2 keys"),
         ] {
             assert_eq!(super::counted(number, one), text);

@@ -90,14 +90,14 @@ pub enum Command {
         /// Features in NumPy's format, as MM-CoT publishes them: pictures × patches × width.
         #[arg(long, value_name = "FILE", conflicts_with = "vit", requires = "name_map")]
         from_npy: Option<PathBuf>,
-        /// The JSON object for them that maps problem ids to rows.
+        /// JSON file that maps problem ids to rows of --from-npy.
         #[arg(long, value_name = "FILE", requires = "from_npy")]
         name_map: Option<PathBuf>,
         /// Replace features computed by another network.
         #[arg(long)]
         replace: bool,
     },
-    /// Measure speed and memory on random weights, with the arithmetic of the settings.
+    /// Measure speed and memory on random weights, in the number formats of the settings.
     Bench(crate::bench::Options),
     /// Decode and answer with one checkpoint.
     Eval {
@@ -118,9 +118,9 @@ pub enum Command {
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
     },
-    /// Print a script that lets a shell complete commands and flags.
+    /// Print a shell completion script.
     Completions {
-        /// Shell to print it for.
+        /// Shell that the script is for.
         shell: schemas::completions::Shell,
     },
 }

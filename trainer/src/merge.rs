@@ -24,5 +24,5 @@ pub fn merge(from: &Path, out: &Path) -> Result<String> {
     let companions = with_tokenizer(from, Some(&trunk));
     folder::write(out, (&*stored.config, &stored.weights), None, companions, &made_by)?;
     let layers = lora.layers(&*stored.config).len();
-    Ok(format!("{}: adapter of {layers} layers merged into {}", out.display(), trunk.folder.display()))
+    Ok(format!("{}: adapter of {layers} layers merged with {}", out.display(), trunk.folder.display()))
 }

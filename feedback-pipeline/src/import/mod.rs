@@ -63,7 +63,8 @@ pub enum Command {
     },
     /// JSONL: one problem per line, an object whose fields are the columns of the problems table.
     ///
-    /// Required: problem_id, split, question, choices. `image` is a path relative to --images.
+    /// Required: problem_id, split, question, choices, and answer_index except in split test. `image` is a path relative to
+    /// --images.
     Jsonl {
         /// The file.
         #[arg(long, value_name = "FILE")]

@@ -38,7 +38,7 @@ pub enum Work {
     Sft,
     /// One minibatch of reinforcement learning with its optimizer step.
     Ppo,
-    /// The sum of the gradients of a policy over ranks, by NCCL with one rank; on a GPU only.
+    /// Summing a policy's gradients over ranks, by NCCL with a single rank; on a GPU only.
     Sums,
 }
 
@@ -51,7 +51,7 @@ pub struct Options {
     /// What to measure.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "sampling,sft,ppo")]
     pub work: Vec<Work>,
-    /// Rows of a sampling batch, problems of a collection; steps take half as many.
+    /// Rows of a sampling batch, or problems of a collection; training steps take half as many.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..4096))]
     pub batch: u32,
     /// Source tokens.
@@ -63,7 +63,7 @@ pub struct Options {
     /// File of real lengths for the steps, one line each: source tokens, target tokens.
     #[arg(long, value_name = "FILE")]
     pub lengths: Option<PathBuf>,
-    /// Measured repetitions, after one that is not; the best one counts, and the mean with --lengths.
+    /// Measured repetitions, after one warm-up; the best is reported, or the mean with --lengths.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..1000))]
     pub iterations: u32,
     /// Print one JSON object per line instead of the table.

@@ -132,12 +132,12 @@ pub fn trunk_of(folder: &Path, lora: &LoraConfig) -> Result<PathBuf> {
             let tried: Vec<String> = tried.iter().map(|folder| folder.display().to_string()).collect();
             Err(Error::input(
                 format!(
-                    "{}: expected the checkpoint that this adapter was trained on, found none at {}",
+                    "{}: expected the checkpoint that this adapter was trained on, found none{}",
                     folder.display(),
                     if tried.is_empty() {
-                        "any place, as none is named".to_owned()
+                        ": adapter_config.json does not name one".to_owned()
                     } else {
-                        tried.join(" or ")
+                        format!(" at {}", tried.join(" or "))
                     }
                 ),
                 "restore it, or set base_model_name_or_path in adapter_config.json",

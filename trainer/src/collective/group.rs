@@ -142,7 +142,7 @@ impl Group {
         let message = self.0.broken.get_or_init(|| self.broken(what, &failed)).clone();
         Err(Error::Group {
             message,
-            hint: "what that rank said last is the reason; the same command continues from the last step checkpoint"
+            hint: "the last message of that rank gives the reason; the same command continues from the last step checkpoint"
                 .to_owned(),
         })
     }
@@ -217,7 +217,7 @@ impl Group {
             Some(how) => {
                 found.and_then(|found| found.reason(&how)).unwrap_or_else(|| format!("another rank {how}"))
             }
-            None => "the ranks cannot go on together".to_owned(),
+            None => "the ranks cannot continue together".to_owned(),
         };
         format!("{reason} ({what}: {said})")
     }
@@ -418,7 +418,7 @@ impl Group {
 
 pub(super) fn unreadable(error: &serde_json::Error) -> Error {
     Error::Group {
-        message: format!("another rank sent what cannot be read: {error}"),
+        message: format!("another rank sent an unreadable message: {error}"),
         hint: "all ranks must run the same version of train".to_owned(),
     }
 }

@@ -56,7 +56,7 @@ pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
     let joined = receive.recv_timeout(terms.join_timeout + GRACE).unwrap_or_else(|_| {
         Err(failed(
             format!(
-                "no store of ranks answers at {}:{} within {} s: another program may listen there",
+                "no rendezvous store answered at {}:{} within {} s: another program may be listening there",
                 launch.host,
                 launch.port,
                 terms.join_timeout.as_secs()
@@ -87,19 +87,19 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
             )
         } else {
             let seconds = terms.join_timeout.as_secs();
-            let message = format!("no store of ranks at {place} within {seconds} s: {said}");
+            let message = format!("found no rendezvous store at {place} within {seconds} s: {said}");
             failed(message, "was rank 0 started, and is MASTER_ADDR the address of its machine?")
         }
     })?;
     let lost = |said: String| {
         failed(
-            format!("the store of ranks at {place} is gone: {said}"),
-            "what rank 0 said last is the reason",
+            format!("the rendezvous store at {place} is gone: {said}"),
+            "the last message of rank 0 gives the reason",
         )
     };
     if store.add(&format!("here/{}", launch.rank), 1).map_err(lost)? > 1 {
         return Err(failed(
-            format!("another process is rank {} at {place} already", launch.rank),
+            format!("another process is already rank {} at {place}", launch.rank),
             "two runs on one port, or two processes with one RANK: give each run a MASTER_PORT of its own",
         ));
     }
@@ -136,7 +136,7 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
             let missing: Vec<String> = missing.map(|(rank, _)| rank.to_string()).collect();
             let count = missing.len();
             let message = format!(
-                "expected {} ranks at {place}, but of these none came within {} s: {}",
+                "expected {} ranks at {place}, but these did not join within {} s: {}",
                 launch.world,
                 terms.join_timeout.as_secs(),
                 missing.join(", ")
@@ -153,7 +153,7 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
     let ring = ring.map_err(|said| {
         failed(
             format!("cannot connect to the other ranks from {address}: {said}"),
-            "may the machines reach each other on all ports? GLOO_SOCKET_IFNAME names the network interface to use",
+            "can the machines reach each other on all ports? GLOO_SOCKET_IFNAME names the network interface to use",
         )
     })?;
     Ok((ring, store, local_world))

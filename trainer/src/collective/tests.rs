@@ -230,7 +230,7 @@ fn a_port_that_is_taken_is_reported() {
     assert!(first.contains(&format!("cannot listen on port {port}")), "{first}");
     // A program that accepts, and never says a word.
     let second = join(&launch(1, 2, port), &terms("same", 1)).expect_err("no store").to_string();
-    assert!(second.contains("no store of ranks"), "{second}");
+    assert!(second.contains("no rendezvous store"), "{second}");
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn two_processes_with_one_rank_are_refused() {
         assert!(first.join().expect("a rank").is_err());
         refused
     });
-    assert!(refused.contains("another process is rank 0"), "{refused}");
+    assert!(refused.contains("another process is already rank 0"), "{refused}");
 }
 
 #[test]

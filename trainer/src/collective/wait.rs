@@ -19,7 +19,7 @@ pub(super) fn together(
     mut is_over: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
     let until = Instant::now() + timeout;
-    let late = || Err(format!("not over on the GPU after {} s", timeout.as_secs()));
+    let late = || Err(format!("not finished on the GPU after {} s", timeout.as_secs()));
     loop {
         let own = is_over()
             .and_then(|is_over| if !is_over && Instant::now() > until { late() } else { Ok(is_over) });

@@ -31,16 +31,16 @@ use tch::{Device, Kind};
 pub struct Options {
     /// Folder of a student: base, round-N/rl or round-N/sft of the checkpoints, or any other.
     pub folder: PathBuf,
-    /// Source tokens of the rows of a batch [default: student.max_source_tokens, the most there can be].
+    /// Source tokens of the rows of a batch [default: student.max_source_tokens, the maximum].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..1 << 20))]
     pub source_tokens: Option<u32>,
-    /// Target tokens of the rows of a batch [default: the most there can be, by stage].
+    /// Target tokens of the rows of a batch [default: the maximum, by stage].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..1 << 20))]
     pub target_tokens: Option<u32>,
-    /// Patches of a picture [default: 145, those of a ViT at 384 pixels].
+    /// Patches of a picture; vit-large-patch32-384 has 145.
     #[arg(long, default_value_t = 145, value_parser = clap::value_parser!(u32).range(1..1 << 16))]
     pub patches: u32,
-    /// Processes that train together: the memory is that of each.
+    /// Number of processes that train together; the memory shown is that of each.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..1 << 16))]
     pub ranks: u32,
 }
@@ -144,12 +144,15 @@ impl Student {
             |_| "no tokenizer.json".to_owned(),
             |count| format!("{} tokens", grouped(count as usize)),
         );
-        let head =
-            if config.head_layer().is_some() { "a head of its own" } else { "the embedding is the head" };
+        let head = if config.head_layer().is_some() {
+            "separate output head"
+        } else {
+            "output head tied to the embedding"
+        };
         line("vocabulary", format!("{tokens}, {} rows, {head}", grouped(config.vocabulary() as usize)));
         line(
             "vision",
-            format!("image features of width {} for each patch; none are zeros", config.image_width()),
+            format!("image features of width {} per patch; zeros without a picture", config.image_width()),
         );
         line("made by", made_by(folder)?.unwrap_or_else(|| "not recorded".to_owned()));
         Ok(text)

@@ -73,7 +73,7 @@ fn refuse_incomplete(context: &Context, round: u32) -> Result<()> {
         return Ok(());
     }
     Err(Error::input(
-        format!("round {round}: expected rationales after rl of all train problems, found some missing"),
+        format!("round {round}: expected rationales of all train problems after rl, found some missing"),
         format!("next: train --round {round}{}", context.dataset.flag()),
     ))
 }

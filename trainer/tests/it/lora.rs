@@ -87,7 +87,7 @@ fn the_next_round_starts_from_an_adapter_or_from_what_was_merged() {
     let (adapter, out) = (merged.checkpoint("round-1/sft"), merged.checkpoint("merged"));
     let paths = [adapter.display().to_string(), out.display().to_string()];
     let said = succeeds(&merged, &["merge", &paths[0], "--out", &paths[1]]);
-    assert!(said.contains("merged into"), "{said}");
+    assert!(said.contains("merged with"), "{said}");
     assert!(refused(&merged, &["merge", &paths[1], "--out", "other"]).contains("found a whole checkpoint"));
     assert!(
         refused(&merged, &["merge", &paths[0], "--out", &paths[1]])

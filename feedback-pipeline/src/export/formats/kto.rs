@@ -11,8 +11,7 @@ use arrow::datatypes::{DataType, Field};
 use schemas::Dataset;
 use serde::Serialize;
 
-const ABOUT: &str =
-    "Unpaired preferences: `label` says whether the completion is a good one, by the Teacher.";
+const ABOUT: &str = "Unpaired preferences: `label` says whether the Teacher considers the completion good.";
 
 #[derive(Serialize)]
 pub(super) struct Line {

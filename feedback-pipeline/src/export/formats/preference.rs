@@ -10,7 +10,7 @@ use crate::export::source::Feedback;
 use schemas::Dataset;
 use serde::Serialize;
 
-const ABOUT: &str = "Preference pairs: `chosen` is better than `rejected`, by the Teacher.";
+const ABOUT: &str = "Preference pairs: the Teacher considers `chosen` better than `rejected`.";
 
 #[derive(Serialize)]
 pub(super) struct Line {

@@ -188,7 +188,7 @@ fn check(label: &Label, scored: &Scored, key: &(String, u32), round: u32, file: 
         if let Some(found) = claim.sentence.as_ref().filter(|found| found.trim() != scored.sentence.trim()) {
             let expected = &scored.sentence;
             return wrong(format!(
-                "sentence {index} of {rollout} is another one: expected `{expected}`, found `{found}`"
+                "sentence {index} of {rollout} differs: expected `{expected}`, found `{found}`"
             ));
         }
     }
