@@ -121,7 +121,7 @@
     const heading = make("h4", "", title);
     if (detail) heading.append(make("span", "", ` ${detail}`));
     said.append(heading, ...lines(part, subject));
-    if (part.lines.length === 0) said.append(make("p", "quiet", "Nothing was said."));
+    if (part.lines.length === 0) said.append(make("p", "quiet", "The rationale is empty."));
     if (part.truncated) said.append(make("p", "quiet", "Cut off by the token limit."));
     return said;
   };

@@ -122,7 +122,9 @@ impl FeatureWidth {
                 if asked != found {
                     let path = path.display();
                     return Err(Error::input(
-                        format!("--image-feature-width: expected {found}, as {path} is wide, found {asked}"),
+                        format!(
+                            "--image-feature-width: expected {found}, the width of {path}, found {asked}"
+                        ),
                         "omit the flag to use the width of the features",
                     ));
                 }
@@ -149,7 +151,7 @@ impl FeatureWidth {
             Self::Of(width, path) if *width != own => Err(wrong_width(path, own, *width)),
             Self::Asked(width) if *width != own => Err(Error::input(
                 format!(
-                    "--image-feature-width: expected {own}, as the fusion layers of {} are wide, found {width}",
+                    "--image-feature-width: expected {own}, the width of the fusion layers of {}, found {width}",
                     folder.display()
                 ),
                 "omit the flag, or use a plain T5",

@@ -417,7 +417,7 @@ fn features_then_init_make_a_student_that_fits() {
         "checkpoints/other",
     ]);
     let expected = [
-        "error: --image-feature-width: expected 128, as data/vision/vit.safetensors is wide, found 1024",
+        "error: --image-feature-width: expected 128, the width of data/vision/vit.safetensors, found 1024",
         "omit the flag to use the width of the features",
     ];
     assert_eq!(error_lines(&output), expected);

@@ -206,7 +206,8 @@ fn a_new_students_width_is_that_of_the_features() {
     assert!(matches!(FeatureWidth::choose(None, data, "vit").expect("width"), FeatureWidth::Of(128, _)));
     assert!(matches!(FeatureWidth::choose(Some(128), data, "vit").expect("width"), FeatureWidth::Asked(128)));
     let error = FeatureWidth::choose(Some(1024), data, "vit").expect_err("mismatch");
-    let expected = format!("--image-feature-width: expected 128, as {} is wide, found 1024", path.display());
+    let expected =
+        format!("--image-feature-width: expected 128, the width of {}, found 1024", path.display());
     assert_eq!(error.to_string(), expected);
     assert_eq!(error.hint(), Some("omit the flag to use the width of the features"));
     assert_eq!(error.exit_code(), 2);
