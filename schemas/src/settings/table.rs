@@ -188,7 +188,7 @@ settings! {
         minibatch: u32 = 8, "Rollouts in a minibatch.";
         accumulation: u32 = 8, "Minibatches in an optimizer step.";
         learning_rate: f64 = 2e-5, "Peak learning rate of AdamW.";
-        schedule: RateSchedule = RateSchedule::Linear, "Whether the learning rate falls to 0 (linear) or not (constant).";
+        schedule: RateSchedule = RateSchedule::Linear, "Learning rate schedule: linear (falls to 0) or constant.";
         weight_decay: f64 = 0.01, "Weight decay, except for norms and biases.";
         max_grad_norm: Option<f64> = Some(1.0), "Maximum norm of the gradient; 0 does not clip.";
         clip: f64 = 0.2, "Clipping range of the probability ratio.";
@@ -196,11 +196,11 @@ settings! {
         max_kl: Option<f64> = Some(0.1), "Training ends before a step that would exceed this KL from the round's starting policy, in nats per token; 0 sets no bound.";
         kl_coefficient: f64 = 1e-4, "Weight of the KL penalty in the token reward, whose reference is the base student.";
         kl_target: Option<f64> = None, "Target KL of a sampled rationale to the base student, in nats; kl_coefficient is adjusted from round to round. Unset keeps it fixed.";
-        gamma: f64 = 1.0, "Discount.";
+        gamma: f64 = 1.0, "Discount factor.";
         lambda: f64 = 0.95, "Lambda of generalized advantage estimation.";
         gae_unit: GaeUnit = GaeUnit::Sentence, "Whether gamma and lambda count sentences or tokens.";
         whiten: bool = true, "Whether the advantages of ppo are normalized to variance 1, and to mean 0 unless the baseline is leave_one_out.";
-        whiten_over: WhitenOver = WhitenOver::Rollouts, "What they are normalized over: all rollouts of the round, or each minibatch.";
+        whiten_over: WhitenOver = WhitenOver::Rollouts, "What the advantages are normalized over: rollouts (all of the round) or minibatch (each one).";
         grpo_scale: GrpoScale = GrpoScale::Batch, "What the advantages of grpo are divided by: the standard deviation of sentence rewards over the batch (all rollouts) or the group (a problem's samples), or none.";
         dpo_pairs: PairSource = PairSource::Scores, "Pairs of dpo: scores (a problem's best sample over its worst), corrections (corrected over original, of this and earlier rounds), judgements (the preferred rationale, of earlier rounds) or all.";
         dpo_margin: f64 = 0.2, "Minimum difference of the mean scores in a pair of samples.";
@@ -217,9 +217,9 @@ settings! {
         value_init: ValueInit = ValueInit::Zero, "Start of the value head: zero (its last layer) or random.";
         value_passes: u32 = 5, "Passes that train the value model before the policy, with baseline = model.";
         value_folds: u32 = 2, "Parts of the problems, each with a value model trained on the others, so that no value model has seen the returns it predicts; 1 trains a single one on all.";
-        value_learning_rate: f64 = 1e-4, "Peak learning rate in those passes.";
+        value_learning_rate: f64 = 1e-4, "Peak learning rate in the value passes.";
         value_loss: bool = false, "Whether the value model is also trained in the policy's passes, as in the paper; this affects the policy only with value_model = shared.";
-        value_coefficient: f64 = 1.0, "Weight of that value loss.";
+        value_coefficient: f64 = 1.0, "Weight of the value loss.";
         value_clip: Option<f64> = None, "Clipping range of the values around those at sampling; unset does not clip.";
     }
     /// Supervised fine-tuning on the corrections.
