@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compares the speed of both commands with their peers, as ratios within one run. Missing peers are named and skipped.
+# Compares the speed of both commands with their peers, as ratios within one run. Missing peers of
+# collect-feedback are named and skipped; without those of train, it is not measured, which is an error.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 status=0

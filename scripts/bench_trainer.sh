@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compares the trainer with transformers on the same work, as ratios within one run. Further arguments go to
-# scripts/bench_trainer.py (--shapes, --work, --quick, …). ARES_PEERS: folder with the peers' bench_*.py (default
+# scripts/bench_trainer.py (--shapes, --work, --lengths, …). ARES_PEERS: folder with the peers' bench_*.py (default
 # ../shared/peers/trainer beside the repository); ARES_PYTHON: a Python with torch 2.11 and transformers 5; TRAIN: the
 # binary.
 set -euo pipefail
