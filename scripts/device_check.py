@@ -416,8 +416,8 @@ def peer(check, shape):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--seconds", type=float, default=520, help="time for everything")
-    parser.add_argument("--peer-python", help="a Python with torch and transformers, where it is another one")
+    parser.add_argument("--seconds", type=float, default=520, help="time limit of the whole check")
+    parser.add_argument("--peer-python", help="a Python with torch and transformers, if not this one")
     options = parser.parse_args()
     check = Check(options)
     try:

@@ -354,12 +354,12 @@ def differences(work, seeds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", help="seeds, with commas [default: 1 to 8; with --small 1,2,3]")
-    parser.add_argument("--only", help="variants, with commas [default: all]")
+    parser.add_argument("--seeds", help="seeds, separated by commas [default: 1 to 8; with --small 1,2,3]")
+    parser.add_argument("--only", help="variants, separated by commas [default: all]")
     parser.add_argument("--small", action="store_true", help=f"only {', '.join(SMALL)}: about an hour on two cores")
     parser.add_argument("--work", type=Path, default=ROOT / "target" / "experiments", help="folder of the runs")
-    parser.add_argument("--jobs", type=int, default=2, help="seeds worked on at once")
-    parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
+    parser.add_argument("--jobs", type=int, default=2, help="seeds run in parallel")
+    parser.add_argument("--table", action="store_true", help="only print the tables of completed runs")
     arguments = parser.parse_args()
     seeds = arguments.seeds or ("1,2,3" if arguments.small else "1,2,3,4,5,6,7,8")
     seeds = [int(seed) for seed in seeds.split(",")]

@@ -317,7 +317,7 @@ fn show_changed(context: &Context, round: u32, kind: Kind, how: &str, changed: &
     let kind = kind.as_str();
     for (model, rows) in &changed.unknown {
         schemas::warn!(
-            "note: not in the store, but kept in the table: {} of {kind} by {model} ({})",
+            "note: missing from feedback.sqlite, but kept in the table: {} of {kind} by {model} ({})",
             counted(rows, "row"),
             context.dataset.feedback_path().display()
         );
