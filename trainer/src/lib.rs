@@ -172,18 +172,18 @@ fn work(
             schemas::say!("{}", pretrain::pretrain(context, &from, &out, share, epochs, option_orders)?);
         }
         Some(Command::Features { from_npy: Some(array), name_map: Some(name_map), replace, .. }) => {
-            let name = &context.settings.student.vision;
+            let name = data::vision::features::name_of(&context.settings.student.vision)?;
             let import = || data::vision::npy::import(&context.dataset, &array, &name_map, name, replace);
             if let Some(line) = context.group.on_first(import)? {
                 schemas::say!("{line}");
             }
         }
         Some(Command::Features { vit, replace, .. }) => {
+            let name = data::vision::features::name_of(&context.settings.student.vision)?;
             let vit = match vit {
                 Some(folder) => data::vision::vit::Vit::read(&folder)?,
                 None => data::vision::vit::Vit::seeded((context.settings.rollout.seed >> 1) as i64),
             };
-            let name = &context.settings.student.vision;
             let line = data::vision::extract::extract(
                 &context.dataset,
                 &vit.to_device(context.device),

@@ -45,11 +45,15 @@ pub struct Member {
 impl Ask {
     /// True if `item` of `job` is the one that pays.
     pub fn is_paid_by(&self, job: &Job, item: &Item) -> bool {
-        let is_member = match &self.members[..] {
-            [] => self.subject_id == item.subject_id,
-            members => members.iter().any(|member| member.subject_id == item.subject_id),
-        };
-        is_member && self.round == item.round && self.scope == job.scope()
+        self.is_about(&item.subject_id) && self.round == item.round && self.scope == job.scope()
+    }
+
+    /// True if the item that pays has this subject, or one of its members.
+    pub fn is_about(&self, subject_id: &str) -> bool {
+        match &self.members[..] {
+            [] => self.subject_id == subject_id,
+            members => members.iter().any(|member| member.subject_id == subject_id),
+        }
     }
 }
 

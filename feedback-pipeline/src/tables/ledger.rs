@@ -97,8 +97,10 @@ impl Ledger {
         if ask.is_paid_by(job, item) {
             return Ok(rows.paid > 0);
         }
+        // In the payer's scope too, this item may share the reply of another that is shown the same.
+        let is_payer = ask.is_about(&item.subject_id);
         let mut sharing = 0;
-        for scope in self.scopes.iter().filter(|scope| **scope != ask.scope) {
+        for scope in self.scopes.iter().filter(|scope| !is_payer || **scope != ask.scope) {
             sharing += usize::from(cache.keys_of(scope, item.round, &item.subject_id)?.contains(key));
         }
         Ok(rows.shared >= sharing)

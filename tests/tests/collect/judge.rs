@@ -1,9 +1,9 @@
 //! Judgements: pairs in both orders, and which of them are kept.
 
 use crate::shared::{Place, fast};
-use schemas::{Judgement, Provenance, Rationale};
+use schemas::{Judgement, Problem, Provenance, Rationale};
 use std::collections::HashSet;
-use workspace_tests::small_dataset::rationale;
+use workspace_tests::small_dataset::{problem, rationale};
 use workspace_tests::teacher_service::{Fault, Faults, Options, TeacherService};
 
 const PAIRS: usize = 6;
@@ -62,6 +62,27 @@ fn pairs_that_are_shown_alike_are_booked_in_each_order() {
     assert_eq!(booked(&place), (2 * PAIRS, PAIRS), "nothing is booked twice");
     assert_eq!(place.reference(&["rebuild"]).status, Some(0));
     assert_eq!(booked(&place), (2 * PAIRS, PAIRS));
+}
+
+/// Problems that are alike share a reply in one job, and again in the next: each has its row of the ledger in both.
+#[test]
+fn pairs_that_are_alike_are_booked_against_each_baseline() {
+    let place = place();
+    let alike = (0..12).map(|number| Problem { problem_id: problem(number).problem_id, ..problem(1) });
+    schemas::table::write(&place.dataset.problems_path(), alike, &Provenance::new("test", "")).unwrap();
+    for (round, stage) in [(0, "base"), (1, "sft")] {
+        let rows = (0..12).map(|number| rationale(number, round, stage, "test"));
+        let rows = rows.map(|row| Rationale { deduplicated: "All marbles are red.".into(), ..row });
+        place.dataset.write_part(round, stage, rows, &Provenance::new("test", "")).unwrap();
+    }
+    let service = place.service(fast());
+    judge(&place, &service, &["--against", "base"]);
+    judge(&place, &service, &["--against", "1"]);
+    let rows = place.tables().requests;
+    let cached = rows.iter().filter(|row| row.cached).count() as u64;
+    assert_eq!(rows.len(), 24);
+    assert_eq!(cached, 24 - service.stats().requests);
+    assert_balanced(&place);
 }
 
 /// The same pair may have been shown in the same order for two jobs.

@@ -3,6 +3,7 @@
 use super::prompt;
 use super::tokenizer::Tokenizer;
 use super::vision::ImageFeatures;
+use super::vision::features::NO_PICTURES;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use schemas::number::counted;
@@ -34,7 +35,7 @@ impl Corpus {
             problems.iter().enumerate().map(|(row, problem)| (problem.problem_id.clone(), row)).collect();
         let pictures = problems.iter().filter(|problem| problem.image.is_some()).count();
         let path = dataset.vision_path(&settings.vision);
-        let features = if settings.vision == "none" {
+        let features = if settings.vision == NO_PICTURES {
             ImageFeatures::none(config.image_width())
         } else if path.is_file() {
             let features = ImageFeatures::open(&path, config.image_width())?;

@@ -122,6 +122,23 @@ impl ImageFeatures {
     }
 }
 
+/// Value of `student.vision` for a student without pictures.
+pub(crate) const NO_PICTURES: &str = "none";
+
+/// The name under which features are written, from `student.vision`.
+///
+/// # Errors
+/// If that says that there are none.
+pub(crate) fn name_of(vision: &str) -> Result<&str> {
+    if vision == NO_PICTURES {
+        return Err(Error::input(
+            "student.vision: expected a name for the features, found `none`, which means a student without pictures",
+            "leave out --vision none, or give the features another name",
+        ));
+    }
+    Ok(vision)
+}
+
 /// Features of another width than the student's.
 pub(crate) fn wrong_width(path: &Path, expected: i64, found: i64) -> Error {
     Error::input(

@@ -227,9 +227,18 @@ impl Vit {
                 let projected = linear(&normed, &name(&format!("attention.attention.{part}")));
                 projected.view([batch, -1, heads, d / heads]).transpose(1, 2)
             };
-            let scale = ((d / heads) as f64).powf(-0.5);
-            let scores = split("query").matmul(&split("key").transpose(2, 3)) * scale;
-            let mixed = scores.softmax(-1, Kind::Float).matmul(&split("value")).transpose(1, 2).contiguous();
+            // Without the scores of all pairs of patches, which would take most of the memory.
+            let mixed = Tensor::scaled_dot_product_attention(
+                &split("query"),
+                &split("key"),
+                &split("value"),
+                None::<&Tensor>,
+                0.0,
+                false,
+                None,
+                false,
+            );
+            let mixed = mixed.transpose(1, 2).contiguous();
             x += linear(&mixed.view([batch, -1, d]), &name("attention.output.dense"));
             let inner = linear(&norm(&x, &name("layernorm_after")), &name("intermediate.dense")).gelu("none");
             x += linear(&inner, &name("output.dense"));
