@@ -7,6 +7,7 @@ use crate::data::vision::features::wrong_width;
 use crate::error::{Error, Result};
 use crate::model::{ModelConfig, add_random, family, random_weights};
 use crate::nn::weights::Weights;
+use crate::seed;
 use schemas::Dataset;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,7 @@ pub fn random(
     })?;
     set_dropout(&mut *config, dropout)?;
     Tokenizer::read(tokenizer, &*config)?;
-    let weights = random_weights(&*config, (seed >> 1) as i64);
+    let weights = random_weights(&*config, seed::for_torch(seed, "init", ""));
     hf::write_student(out, &*config, &weights, tokenizer)?;
     Ok(made(out, &*config, &weights))
 }
@@ -56,7 +57,7 @@ pub fn from_folder(
         config.see_pictures(config.image_width());
     } else {
         config.see_pictures(width.or_usual());
-        add_random(&mut weights, &*config, config.picture_shapes(), (seed >> 1) as i64);
+        add_random(&mut weights, &*config, config.picture_shapes(), seed::for_torch(seed, "init", ""));
     }
     set_dropout(&mut *config, dropout)?;
     let tokenizer = tokenizer.unwrap_or(from);

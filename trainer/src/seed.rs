@@ -19,9 +19,15 @@ pub fn of_round(seed: u64, round: u32, purpose: &str) -> u64 {
     derive(seed, purpose, &format!("round {round}"))
 }
 
-/// Seeds libtorch's own generator (dropout, initial weights) for a purpose and position.
+/// As [`derive`], for libtorch's generator, which takes no negative seed. (Half of the run's seed would be the same for two
+/// neighbouring ones.)
+pub fn for_torch(seed: u64, stage: &str, place: &str) -> i64 {
+    (derive(seed, stage, place) >> 1) as i64
+}
+
+/// Seeds libtorch's own generator (dropout) for a purpose and position.
 pub fn seed_torch(seed: u64, stage: &str, place: &str) {
-    tch::manual_seed((derive(seed, stage, place) >> 1) as i64);
+    tch::manual_seed(for_torch(seed, stage, place));
 }
 
 /// The order of `count` items in one pass.
@@ -35,7 +41,7 @@ pub fn order(count: usize, shuffle: bool, seed: u64, stage: &str, pass: u64) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::{of_round, order};
+    use super::{for_torch, of_round, order};
 
     #[test]
     fn rounds_and_seeds_do_not_collide() {
@@ -44,6 +50,9 @@ mod tests {
         });
         let seeds: std::collections::BTreeSet<u64> = seeds.collect();
         assert_eq!(seeds.len(), 50 * 19 * 2);
+        let of_torch: std::collections::BTreeSet<i64> = (0..50).map(|seed| for_torch(seed, "init", "")).collect();
+        assert_eq!(of_torch.len(), 50);
+        assert!(of_torch.iter().all(|seed| *seed >= 0));
     }
 
     #[test]

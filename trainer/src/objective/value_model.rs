@@ -43,7 +43,7 @@ impl ValueModel {
 /// The initial value head of a round, from the run's seed: random, or with an output layer of zeros, so that its initial values
 /// carry no information.
 pub fn initial_head(config: &dyn ModelConfig, init: ValueInit, run_seed: u64, round: u32) -> Weights {
-    let seed = (seed::derive(run_seed, "value head", &round.to_string()) >> 1) as i64;
+    let seed = seed::for_torch(run_seed, "value head", &round.to_string());
     let weights = value_head::random(config.width(), seed);
     if init == ValueInit::Zero {
         for name in ["v_head.2.weight", "v_head.2.bias"] {

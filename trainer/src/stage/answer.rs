@@ -199,8 +199,8 @@ fn adapted(
     hf::refuse_taken(folder)?;
     let settings = &context.settings.answer;
     let lora = LoraConfig::new(config, settings.lora_rank, settings.lora_alpha, settings.lora_dropout);
-    let seed = crate::seed::derive(context.settings.rollout.seed, "lora", "");
-    lora.add_to(&mut policy.weights, config, (seed >> 1) as i64, context.device);
+    let seed = crate::seed::for_torch(context.settings.rollout.seed, "lora", "");
+    lora.add_to(&mut policy.weights, config, seed, context.device);
     policy.weights.train_only(is_lora);
     Ok(Some(lora))
 }

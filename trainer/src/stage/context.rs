@@ -291,9 +291,9 @@ impl Context {
         }
         let mut policy = self.policy(folder, stored)?;
         if let Some(lora) = asked.filter(|_| policy.adapter.is_none()) {
-            let seed = seed::derive(self.settings.rollout.seed, "student lora", "");
+            let seed = seed::for_torch(self.settings.rollout.seed, "student lora", "");
             let config = policy.student.config.clone();
-            lora.add_to(&mut policy.weights, &*config, (seed >> 1) as i64, self.device);
+            lora.add_to(&mut policy.weights, &*config, seed, self.device);
             policy.student = Student::new(&policy.weights, &*config);
             let trunk = Trunk { folder: folder.to_path_buf(), fingerprint: policy.fingerprint.clone() };
             policy.adapter = Some((lora, trunk));
