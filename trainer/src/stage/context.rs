@@ -53,6 +53,8 @@ pub struct Policy {
     pub fingerprint: String,
     /// Folder it was read from.
     pub folder: PathBuf,
+    /// Folder of its tokenizer: the same, or its trunk's.
+    pub companions: PathBuf,
     /// The trained adapter and its frozen trunk; `None` if all weights are trained.
     pub adapter: Option<(LoraConfig, Trunk)>,
 }
@@ -65,7 +67,7 @@ impl Policy {
     /// If the write fails; then the folder does not appear.
     pub fn write(&self, folder: &Path, made_by: &str) -> Result<()> {
         let student = (&*self.student.config, &self.weights);
-        folder::write(folder, student, self.adapter.as_ref(), &self.folder, made_by)
+        folder::write(folder, student, self.adapter.as_ref(), &self.companions, made_by)
     }
 
     /// The adapter's part of a training's identity; empty if all weights are trained.
@@ -252,9 +254,7 @@ impl Context {
     /// # Errors
     /// If it does not exist, or is broken.
     pub fn read_policy(&self, folder: &Path) -> Result<Policy> {
-        let mut stored = folder::read(folder)?;
-        stored.merge();
-        self.policy(folder, stored)
+        self.policy(folder, folder::read(folder)?, true)
     }
 
     /// Reads a policy with its tokenizer, for training. With `student.lora_rank`, training continues its adapter or a new one,
@@ -263,33 +263,31 @@ impl Context {
     /// # Errors
     /// If it does not exist or is broken, or its adapter has other settings.
     pub fn read_policy_to_train(&self, folder: &Path) -> Result<Policy> {
-        let mut stored = folder::read(folder)?;
+        let stored = folder::read(folder)?;
         let asked = self.asked_adapter(&*stored.config)?;
-        match (&asked, &stored.adapter) {
-            (None, _) => stored.merge(),
-            (Some(asked), Some((found, _))) if !asked.fits(found, &*stored.config) => {
-                return Err(Error::input(
-                    format!(
-                        "{}: student.lora_rank, lora_alpha and lora_targets: expected those of its adapter (rank {}, alpha \
-                         {}, {}), found rank {}, alpha {}, {}",
-                        folder.display(),
-                        found.r,
-                        found.lora_alpha,
-                        found.target_modules.join(","),
-                        asked.r,
-                        asked.lora_alpha,
-                        asked.target_modules.join(",")
-                    ),
-                    format!(
-                        "use the adapter's settings; or, for a new adapter, replace it with the output of `train merge {} \
-                         --out FOLDER`",
-                        schemas::dataset::quoted(folder)
-                    ),
-                ));
-            }
-            (Some(_), _) => {}
+        if let (Some(asked), Some((found, _))) = (&asked, &stored.adapter)
+            && !asked.fits(found, &*stored.config)
+        {
+            return Err(Error::input(
+                format!(
+                    "{}: student.lora_rank, lora_alpha and lora_targets: expected those of its adapter (rank {}, alpha {}, \
+                     {}), found rank {}, alpha {}, {}",
+                    folder.display(),
+                    found.r,
+                    found.lora_alpha,
+                    found.target_modules.join(","),
+                    asked.r,
+                    asked.lora_alpha,
+                    asked.target_modules.join(",")
+                ),
+                format!(
+                    "use the adapter's settings; or, for a new adapter, replace it with the output of `train merge {} --out \
+                     FOLDER`",
+                    schemas::dataset::quoted(folder)
+                ),
+            ));
         }
-        let mut policy = self.policy(folder, stored)?;
+        let mut policy = self.policy(folder, stored, asked.is_none())?;
         if let Some(lora) = asked.filter(|_| policy.adapter.is_none()) {
             let seed = seed::derive(self.settings.rollout.seed, "student lora", "");
             let config = policy.student.config.clone();
@@ -310,14 +308,21 @@ impl Context {
         })
     }
 
-    fn policy(&self, folder: &Path, stored: Stored) -> Result<Policy> {
+    /// The policy stored in a folder; with `merges`, an adapter is merged into its trunk.
+    fn policy(&self, folder: &Path, mut stored: Stored, merges: bool) -> Result<Policy> {
+        // Merging forgets the trunk, and only the trunk may have a tokenizer.
+        let trunk = stored.adapter.as_ref().map(|(_, trunk)| trunk);
+        let companions = folder::with_tokenizer(folder, trunk).to_path_buf();
+        if merges {
+            stored.merge();
+        }
         let Stored { config, weights, fingerprint, adapter } = stored;
         self.choose_threads(&weights);
-        let trunk = adapter.as_ref().map(|(_, trunk)| trunk);
-        let tokenizer = Tokenizer::read(folder::with_tokenizer(folder, trunk), &*config)?;
+        let tokenizer = Tokenizer::read(&companions, &*config)?;
         let weights = weights.into_device(self.device);
         let student = Student::new(&weights, &*config);
-        Ok(Policy { student, weights, tokenizer, fingerprint, folder: folder.to_path_buf(), adapter })
+        let folder = folder.to_path_buf();
+        Ok(Policy { student, weights, tokenizer, fingerprint, folder, companions, adapter })
     }
 
     /// Products of small matrices finish before a second thread has woken up; on a busy machine, waiting for it takes ten times
