@@ -136,12 +136,22 @@ impl Context {
         self.group.on_first(write).map(|_| ())
     }
 
-    /// Removes a part of a table on rank 0, if it exists.
+    /// Removes the parts of a table whose names are stale. Rank 0 also lists them: on a network disk, other machines may still
+    /// see other files.
     ///
     /// # Errors
-    /// As [`Dataset::remove_part`], on every rank.
-    pub fn remove_part<T: Table>(&self, round: u32, name: &str) -> Result<()> {
-        self.group.on_first(|| Ok(self.dataset.remove_part::<T>(round, name)?)).map(|_| ())
+    /// If the folder cannot be listed or a file cannot be removed, on every rank.
+    pub fn remove_parts<T: Table>(&self, round: u32, is_stale: impl Fn(&str) -> bool) -> Result<()> {
+        let remove = || -> Result<()> {
+            for path in self.dataset.parts::<T>(round)? {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy();
+                if let Some(name) = name.strip_prefix("part-").filter(|name| is_stale(name)) {
+                    self.dataset.remove_part::<T>(round, name)?;
+                }
+            }
+            Ok(())
+        };
+        self.group.on_first(remove).map(|_| ())
     }
 
     /// Compute dtype of matrix products in training.
@@ -376,20 +386,24 @@ fn connect_devices(group: &Group, device: Device) -> Result<()> {
 mod tests {
     use super::*;
     use crate::collective::tests::on_ranks;
+    use crate::stage::{decode, learned_values};
+    use crate::train::metrics::MetricLog;
     use std::collections::BTreeMap;
+
+    /// The context of one rank, with a dataset and checkpoints under `folder`.
+    fn context(folder: &Path, flags: &[(&str, &str)], group: Group) -> Context {
+        let checkpoints = folder.join("checkpoints").display().to_string();
+        let own = [("student.device", "cpu"), ("student.checkpoints", checkpoints.as_str())];
+        let flags = own.iter().chain(flags).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let resolved = Resolved::from_parts(None, &flags.collect::<BTreeMap<_, _>>()).expect("settings");
+        Context::new(Dataset::at(folder), &resolved, group).expect("context")
+    }
 
     #[test]
     fn the_optimizers_state_is_shared_out_where_the_setting_says_so() {
         let folder = tempfile::tempdir().expect("folder");
         let is_shared_out = |value: &str, group: Group| {
-            let checkpoints = folder.path().join("checkpoints").display().to_string();
-            let flags = [
-                ("student.shard_optimizer".to_owned(), value.to_owned()),
-                ("student.device".to_owned(), "cpu".to_owned()),
-                ("student.checkpoints".to_owned(), checkpoints),
-            ];
-            let resolved = Resolved::from_parts(None, &BTreeMap::from(flags)).expect("settings");
-            let context = Context::new(Dataset::at(folder.path()), &resolved, group).expect("context");
+            let context = context(folder.path(), &[("student.shard_optimizer", value)], group);
             let saved = context.step_checkpoint(&folder.path().join("sft"), "id".to_owned());
             let weights = Weights::new(BTreeMap::new());
             saved.optimizer(&[("student", &weights)], 0.0).shards().is_some()
@@ -397,5 +411,29 @@ mod tests {
         assert_eq!(on_ranks(2, |group| is_shared_out("true", group)), [true, true]);
         assert_eq!(on_ranks(2, |group| is_shared_out("false", group)), [false, false]);
         assert!(!is_shared_out("true", Group::alone()), "there is nobody to share with");
+    }
+
+    /// Each rank has a dataset of its own here, and that of rank 1 has no files.
+    #[test]
+    fn ranks_need_not_see_the_same_files_to_remove_stale_ones() {
+        let folder = tempfile::tempdir().expect("folder");
+        let left = on_ranks(2, |group| {
+            let context = context(&folder.path().join(group.rank().to_string()), &[], group);
+            let parts =
+                ["rl", "rl-values-0", "rl-values-1", "sft", "rationales-rl-val", "rationales-sft-val"];
+            for name in parts.iter().filter(|_| context.group.is_first()) {
+                let mut log = MetricLog::new(1, "rl");
+                log.push(1, 1.0, [("loss", 1.0)]);
+                context.dataset.write_part(1, name, log.into_rows(), &context.provenance).expect("written");
+            }
+            learned_values::forget_metrics(&context, 1, 1).expect("removed");
+            decode::forget_metrics(&context, 1, "rl").expect("removed");
+            context.group.finish().expect("all are still together");
+            let left = context.dataset.parts::<Metric>(1).expect("parts");
+            let name = |path: &PathBuf| path.file_name().expect("name").to_string_lossy().into_owned();
+            left.iter().map(name).collect::<Vec<String>>()
+        });
+        assert_eq!(left[0], ["part-rl-values-0.parquet", "part-rl.parquet"]);
+        assert!(left[1].is_empty(), "{left:?}");
     }
 }
