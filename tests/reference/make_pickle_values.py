@@ -43,6 +43,10 @@ def main():
     torch.save({"model": tensors, "step": 3}, FOLDER / "nested.bin")
     torch.save(torch.randn(3), FOLDER / "one_tensor.bin")
 
+    # Tensors of integers with a scale.
+    turned = torch.quantize_per_tensor(tensors["turned"].contiguous(), 0.1, 0, torch.qint8)
+    torch.save({"turned": turned}, FOLDER / "quantized.bin")
+
     # A whole student.
     folder = VALUES / "rl_relu_tied"
     weights = load_file(folder / "model.safetensors")

@@ -57,7 +57,10 @@ pub fn run(cli: Cli) -> Result<()> {
         libtorch::see_one_gpu(launch.local_rank);
     }
     progress::catch_interrupts();
-    let works_alone = matches!(&cli.command, Some(Command::Init { .. } | Command::Bench(_)));
+    let works_alone = matches!(
+        &cli.command,
+        Some(Command::Init { .. } | Command::Bench(_) | Command::Info(_) | Command::Merge { .. })
+    );
     if works_alone && launch.as_ref().is_some_and(|launch| launch.rank > 0) {
         return Ok(()); // rank 0 does it
     }

@@ -217,7 +217,7 @@ fn read_tensor(file: &mut File, start: u64, info: &TensorInfo) -> Result<Tensor,
 /// Uses libtorch's own reader, which builds tensors and lists but never runs Python code.
 ///
 /// # Errors
-/// If the file is missing, or libtorch cannot read it; the message says how to convert it.
+/// If the file is missing, or libtorch cannot read it; the message says how to convert it. If a tensor is quantized.
 pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let convert = |found: &str| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -242,13 +242,36 @@ pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     }
     let named = Tensor::loadz_multi(path)
         .map_err(|error| convert(&format!("something else (libtorch: {})", first_line(&error))))?;
-    let owned = |tensor: Tensor| {
-        let tensor = tensor.detach();
-        let tensor = if tensor.is_floating_point() { tensor.to_kind(Kind::Float) } else { tensor };
-        // Tensors that share storage become independent.
-        tensor.contiguous().copy()
+    let read = |(name, tensor): (String, Tensor)| {
+        let wrong = |message: String| Error::Checkpoint {
+            path: path.to_path_buf(),
+            message: format!("tensor `{name}`: {message}"),
+        };
+        // The other operations panic on these.
+        let other = match tensor.f_kind() {
+            Ok(Kind::QInt8 | Kind::QUInt8 | Kind::QInt32) => Some("a quantized tensor"),
+            Ok(_) => None,
+            Err(_) => Some("a tensor of an unknown kind, such as a quantized one"),
+        };
+        if let Some(found) = other {
+            return Err(wrong(format!(
+                "expected floating-point numbers, found {found}; use the checkpoint from before it was quantized"
+            )));
+        }
+        let tensor = owned(&tensor).map_err(|error| wrong(first_line(&error)))?;
+        Ok((name, tensor))
     };
-    Ok(named.into_iter().map(|(name, tensor)| (name, owned(tensor))).collect())
+    named.into_iter().map(read).collect()
+}
+
+/// A tensor of its own, floats as float32: tensors that share storage become independent.
+fn owned(tensor: &Tensor) -> Result<Tensor, TchError> {
+    let tensor = tensor.f_detach()?;
+    let tensor = if tensor.f_is_floating_point()? { tensor.f_to_kind(Kind::Float)? } else { tensor };
+    let tensor = tensor.f_contiguous()?;
+    let mut copy = tensor.f_empty_like()?;
+    copy.f_copy_(&tensor)?;
+    Ok(copy)
 }
 
 /// A line of a safetensors file's metadata; `None` if there is no such line, or no file.

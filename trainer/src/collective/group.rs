@@ -4,7 +4,7 @@ use super::farewell::farewell;
 use super::gloo::{Ring, Store};
 use super::nccl::{Id, Libraries, Nccl, Opening};
 use super::operation;
-use super::wait::together;
+use super::wait::{End, until_end};
 use crate::error::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -166,22 +166,25 @@ impl Group {
         let Some(id) = self.of_first(id)? else { return Ok(()) };
         let opening = Opening::begin(libraries, &id, (self.rank(), self.world()), device);
         let opening = self.agree(opening.map_err(failed))?;
-        // Before it fails, each rank hears what went wrong on the others.
-        let (mut opened, mut own) = (None, Ok(()));
-        self.operate("opening NCCL", |ring| {
-            together(ring, self.timeout(), || {
-                if opened.is_none() && own.is_ok() {
-                    match opening.opened() {
-                        Ok(found) => opened = found,
-                        Err(said) => own = Err(said),
-                    }
+        // Where it fails on one rank, it would never be over on the others, which wait for that rank.
+        let (mut opened, mut end) = (None, End::Over);
+        let waited = self.operate("opening NCCL", |ring| {
+            end = until_end(ring, self.timeout(), || {
+                if opened.is_none() {
+                    opened = opening.opened()?;
                 }
-                Ok(opened.is_some() || own.is_err())
-            })
-        })?;
-        self.agree(own.map_err(failed))?;
-        *self.0.gpus.borrow_mut() = opened;
-        Ok(())
+                Ok(opened.is_some())
+            })?;
+            Ok(())
+        });
+        let own = if let End::Failed(said) = end { Err(failed(said)) } else { Ok(()) };
+        let done = waited.and_then(|()| self.agree(own));
+        if done.is_ok() {
+            *self.0.gpus.borrow_mut() = opened;
+        } else if let Some(gpus) = opened {
+            gpus.abort(); // to close it would wait for the others
+        }
+        done
     }
 
     /// What operates on GPUs.

@@ -16,7 +16,7 @@ pub struct Terms {
     pub subject: String,
     /// Lines that must be the same on all ranks: version, command, settings.
     pub lines: Vec<String>,
-    /// How long to wait for ranks that are not there yet.
+    /// How long to wait for ranks that are not there yet, and then for the connections to them.
     pub join_timeout: Duration,
     /// How long to wait for a rank's part of an operation.
     pub timeout: Duration,
@@ -40,30 +40,47 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Time beyond the limit in which an operation is to notice by itself that it took too long.
 const GRACE: Duration = Duration::from_secs(8);
 
+/// What the thread that joins tells.
+enum Step {
+    /// All ranks are in the store; this one now connects to the others from its address.
+    Met(String),
+    /// It has joined, or cannot.
+    Joined(Result<(Ring, Store, usize)>),
+}
+
 /// Joins the other ranks of a run.
 ///
 /// # Errors
-/// If the port is taken, ranks are missing at the end of the time, or they were started with something else.
+/// If the port is taken, ranks are missing at the end of the time or cannot be reached, or they were started with something
+/// else.
 pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
     let (send, receive) = mpsc::channel();
     let (own_launch, own_terms) = (launch.clone(), terms.clone());
     // A program that listens on the port but is no store lets c10d wait for ever.
     let work = move || {
-        let _ = send.send(connect(&own_launch, &own_terms)); // the receiver may have given up
+        let tell = |step: Step| {
+            let _ = send.send(step); // the receiver may have given up
+        };
+        tell(Step::Joined(connect(&own_launch, &own_terms, |address| tell(Step::Met(address)))));
     };
     let name = "join".to_owned();
     std::thread::Builder::new().name(name).spawn(work).map_err(|e| Error::Threads(e.to_string()))?;
-    let joined = receive.recv_timeout(terms.join_timeout + GRACE).unwrap_or_else(|_| {
-        Err(failed(
+    let seconds = terms.join_timeout.as_secs();
+    let joined = match receive.recv_timeout(terms.join_timeout + GRACE) {
+        Ok(Step::Joined(joined)) => joined,
+        // Connections that a firewall drops are tried for as long as an operation may take, which is much longer.
+        Ok(Step::Met(address)) => match receive.recv_timeout(terms.join_timeout) {
+            Ok(Step::Joined(joined)) => joined,
+            _ => Err(unconnected(&address, &format!("not connected within {seconds} s"))),
+        },
+        Err(_) => Err(failed(
             format!(
-                "no rendezvous store answered at {}:{} within {} s: another program may be listening there",
-                launch.host,
-                launch.port,
-                terms.join_timeout.as_secs()
+                "no rendezvous store answered at {}:{} within {seconds} s: another program may be listening there",
+                launch.host, launch.port
             ),
             "choose another MASTER_PORT for all ranks",
-        ))
-    });
+        )),
+    };
     let (ring, store, local_world) = joined?;
     let place = (launch.rank, launch.world);
     Ok(Group::of(place, local_world, terms.timeout.as_secs(), !launch.has_agent, (ring, store)))
@@ -73,12 +90,26 @@ fn failed(message: String, hint: &str) -> Error {
     Error::Group { message, hint: hint.to_owned() }
 }
 
-fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
+/// All ranks have met, but are not connected.
+fn unconnected(address: &str, said: &str) -> Error {
+    failed(
+        format!("cannot connect to the other ranks from {address}: {said}"),
+        "can the machines reach each other on all ports? GLOO_SOCKET_IFNAME names the network interface to use",
+    )
+}
+
+/// What the keys of a run begin with.
+fn prefix(launch: &Launch, terms: &Terms) -> String {
+    format!("ares/{}/{}", launch.run, terms.subject)
+}
+
+/// Meets the other ranks, which `met` hears, and connects to them.
+fn connect(launch: &Launch, terms: &Terms, met: impl FnOnce(String)) -> Result<(Ring, Store, usize)> {
     let deadline = Instant::now() + terms.join_timeout;
     let place = format!("{}:{}", launch.host, launch.port);
-    let prefix = format!("ares/{}/{}", launch.run, terms.subject);
     let master = (launch.host.as_str(), launch.port);
-    let store = Store::open(master, launch.serves, &prefix, terms.join_timeout).map_err(|said| {
+    let keys = prefix(launch, terms);
+    let store = Store::open(master, launch.serves, &keys, terms.join_timeout).map_err(|said| {
         if launch.serves {
             let message = format!("cannot listen on port {} (MASTER_PORT): {said}", launch.port);
             failed(
@@ -147,15 +178,11 @@ fn connect(launch: &Launch, terms: &Terms) -> Result<(Ring, Store, usize)> {
         std::thread::sleep(LOOK_EVERY);
     }
     let all: Vec<Present> = present.into_iter().flatten().collect();
-    let address = reachable(own.address, all.iter().map(|other| other.address));
+    let address = reachable(own.address, all.iter().map(|other| other.address)).to_string();
     let local_world = all.iter().filter(|other| other.machine == own.machine).count();
-    let ring = Ring::open(&store, &address.to_string(), (launch.rank, launch.world), terms.timeout);
-    let ring = ring.map_err(|said| {
-        failed(
-            format!("cannot connect to the other ranks from {address}: {said}"),
-            "can the machines reach each other on all ports? GLOO_SOCKET_IFNAME names the network interface to use",
-        )
-    })?;
+    met(address.clone());
+    let ring = Ring::open(&store, &address, (launch.rank, launch.world), terms.timeout);
+    let ring = ring.map_err(|said| unconnected(&address, &said))?;
     Ok((ring, store, local_world))
 }
 
@@ -218,6 +245,7 @@ fn reachable(own: IpAddr, all: impl Iterator<Item = IpAddr>) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{free_port, launch, terms};
     use super::*;
 
     fn present(world: usize, lines: &[&str]) -> Present {
@@ -238,6 +266,24 @@ mod tests {
         assert!(
             difference((0, &left), (1, &present(2, &["a = 1"]))).is_some_and(|said| said.contains("with ``"))
         );
+    }
+
+    /// As where a firewall lets through no port but MASTER_PORT: rank 1 is in the store, but does not connect.
+    #[test]
+    fn ranks_that_meet_but_cannot_connect_say_so() {
+        let port = free_port();
+        let (launch, terms) = (launch(0, 2, port), terms("same", 5));
+        let refused = std::thread::scope(|scope| {
+            let first = scope.spawn(|| join(&launch, &terms).expect_err("no connection"));
+            let (master, keys) = (("127.0.0.1", port), prefix(&launch, &terms));
+            let store = Store::open(master, false, &keys, Duration::from_secs(60)).expect("a store");
+            let text = serde_json::to_vec(&present(2, &["same"])).expect("json");
+            store.set("terms/1", &text).expect("set");
+            first.join().expect("rank 0")
+        });
+        let expected = "cannot connect to the other ranks from 127.0.0.1: not connected within 5 s";
+        assert_eq!((refused.to_string().as_str(), refused.exit_code()), (expected, 1));
+        assert!(refused.hint().is_some_and(|hint| hint.contains("on all ports")));
     }
 
     #[test]

@@ -11,7 +11,8 @@ pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address").port()
 }
 
-fn launch(rank: usize, world: usize, port: u16) -> Launch {
+/// How a rank of a test is started.
+pub(super) fn launch(rank: usize, world: usize, port: u16) -> Launch {
     Launch {
         rank,
         world,
@@ -24,7 +25,8 @@ fn launch(rank: usize, world: usize, port: u16) -> Launch {
     }
 }
 
-fn terms(line: &str, seconds: u64) -> Terms {
+/// Terms with a line that all ranks must have in common, and seconds for joining.
+pub(super) fn terms(line: &str, seconds: u64) -> Terms {
     Terms {
         subject: "test".into(),
         lines: vec![line.into()],

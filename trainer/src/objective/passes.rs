@@ -5,13 +5,14 @@ use super::advice::Adviser;
 use super::loss::Coefficients;
 use super::plan::Plan;
 use super::statistics::Statistics;
+use crate::backend::memory::unless_out_of_memory;
 use crate::error::Result;
 use crate::nn::weights::Weights;
 use crate::train::metrics::MetricLog;
 use crate::train::optimizer::zero_gradients;
 use crate::train::resume::StepCheckpoint;
-use crate::train::steps::Training;
-use tch::{Tensor, no_grad};
+use crate::train::steps::{Training, no_room};
+use tch::{Device, Tensor, no_grad};
 
 /// KL to the sampling policy, in nats per token, above which advice is given if `rl.max_kl` sets no bound.
 const USUAL_KL_BOUND: f64 = 0.1;
@@ -63,7 +64,7 @@ pub fn train<O: Objective>(
     let mut before: Option<Snapshot> = None;
     let device =
         sets.iter().flat_map(|(_, weights)| weights.iter()).map(|(_, weight)| weight.device()).next();
-    let device = device.unwrap_or(tch::Device::Cpu);
+    let device = device.unwrap_or(Device::Cpu);
     let mut last = Vec::new();
     for step in first..total {
         let chosen = training.rows(step);
@@ -92,7 +93,10 @@ pub fn train<O: Objective>(
             training.save(false)?;
         }
         if max_kl.is_some() {
-            before.get_or_insert_with(Snapshot::default).take(&sets);
+            let taken = before.get_or_insert_with(Snapshot::default).take(&sets);
+            taken.ok_or_else(|| {
+                no_room("rl", "copying the weights, which rl.max_kl may restore (0 needs no copy)")
+            })?;
         }
         let loss = numbers[0].1;
         let rate = plan.rate(settings.learning_rate, step, total);
@@ -146,17 +150,38 @@ impl Snapshot {
         all.map(|(_, weight)| weight).filter(|weight| weight.requires_grad())
     }
 
-    /// Copies the weights, into the memory of an older copy if there is one.
-    fn take(&mut self, sets: &[(&'static str, &Weights)]) {
-        no_grad(|| {
-            if self.copies.is_empty() {
-                self.copies = Self::trained(sets).map(|weight| weight.detach().copy()).collect();
-                return;
-            }
-            for (copy, weight) in self.copies.iter_mut().zip(Self::trained(sets)) {
+    /// Copies the weights, into the memory of an older copy if there is one, else next to the weights or, without room there,
+    /// into main memory. `None` if there is no room there either.
+    fn take(&mut self, sets: &[(&'static str, &Weights)]) -> Option<()> {
+        if !self.copies.is_empty() {
+            return unless_out_of_memory(|| {
+                no_grad(|| {
+                    for (copy, weight) in self.copies.iter_mut().zip(Self::trained(sets)) {
+                        copy.copy_(&weight.detach());
+                    }
+                });
+            });
+        }
+        let copies_on = |device: Option<Device>| {
+            let copy = |weight: &Tensor| {
+                let mut copy =
+                    Tensor::empty(weight.size(), (weight.kind(), device.unwrap_or(weight.device())));
                 copy.copy_(&weight.detach());
+                copy
+            };
+            unless_out_of_memory(|| no_grad(|| Self::trained(sets).map(copy).collect::<Vec<_>>()))
+        };
+        self.copies = match copies_on(None) {
+            Some(copies) => copies,
+            None => {
+                let copies = copies_on(Some(Device::Cpu))?;
+                schemas::warn!(
+                    "rl: out of memory in copying the weights, for rl.max_kl; the copy is in main memory"
+                );
+                copies
             }
-        });
+        };
+        Some(())
     }
 
     /// Restores the weights.
@@ -186,8 +211,9 @@ mod tests {
     use crate::train::optimizer::AdamW;
     use schemas::Settings;
     use schemas::settings::{Algorithm, RateSchedule, RlSettings};
+    use std::collections::BTreeMap;
     use std::time::Duration;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     /// Rows that need no preparation.
     struct Ready<'a> {
@@ -223,6 +249,30 @@ mod tests {
 
     fn learner<'a>(policy: &'a Student, weights: &'a Weights) -> Learner<'a> {
         Learner { policy, policy_weights: weights, value: None, distribution: Distribution::FULL }
+    }
+
+    /// Such a weight is one number in memory, and its copy would be all of them.
+    #[test]
+    fn a_copy_without_room_is_an_error() {
+        let wide = Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([1 << 45], false);
+        let weights = Weights::new(BTreeMap::from([("wide".to_owned(), wide)]));
+        weights.train();
+        assert!(Snapshot::default().take(&[("policy", &weights)]).is_none());
+    }
+
+    #[test]
+    fn the_last_copy_is_restored() {
+        let weights = Weights::new(BTreeMap::from([("w".to_owned(), Tensor::from_slice(&[1f32, 2.0]))]));
+        weights.train();
+        let sets = [("policy", &weights)];
+        let mut before = Snapshot::default();
+        for expected in [[1f32, 2.0], [2.0, 4.0]] {
+            assert!(before.take(&sets).is_some());
+            no_grad(|| weights.get("w").detach().copy_(&(weights.get("w") * 2.0)));
+            before.restore(&sets);
+            assert_eq!(Vec::<f32>::try_from(weights.get("w").detach()).expect("numbers"), expected);
+            no_grad(|| weights.get("w").detach().copy_(&(weights.get("w") * 2.0)));
+        }
     }
 
     /// Steps of two minibatches of two rollouts; with five rollouts, the last is a step of its own. The public code would fill

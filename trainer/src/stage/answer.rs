@@ -361,7 +361,7 @@ impl AnswerModel<'_> {
         // The adapter is written last: if it exists, its training is complete.
         let part = format!("{}-training", folder.file_name().unwrap_or_default().to_string_lossy());
         context.write_part::<Metric>(round, &part, log.into_rows())?;
-        let Policy { weights, fingerprint, folder: companions, .. } = self.policy;
+        let Policy { weights, fingerprint, companions, .. } = self.policy;
         let config = &*self.policy.student.config;
         let base = Base { config, folder: companions, fingerprint };
         let hash = training_hash(context, corpus, self.rationales);

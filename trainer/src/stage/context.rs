@@ -53,6 +53,8 @@ pub struct Policy {
     pub fingerprint: String,
     /// Folder it was read from.
     pub folder: PathBuf,
+    /// Folder of its tokenizer: the same, or its trunk's.
+    pub companions: PathBuf,
     /// The trained adapter and its frozen trunk; `None` if all weights are trained.
     pub adapter: Option<(LoraConfig, Trunk)>,
 }
@@ -65,7 +67,7 @@ impl Policy {
     /// If the write fails; then the folder does not appear.
     pub fn write(&self, folder: &Path, made_by: &str) -> Result<()> {
         let student = (&*self.student.config, &self.weights);
-        folder::write(folder, student, self.adapter.as_ref(), &self.folder, made_by)
+        folder::write(folder, student, self.adapter.as_ref(), &self.companions, made_by)
     }
 
     /// The adapter's part of a training's identity; empty if all weights are trained.
@@ -134,12 +136,22 @@ impl Context {
         self.group.on_first(write).map(|_| ())
     }
 
-    /// Removes a part of a table on rank 0, if it exists.
+    /// Removes the parts of a table whose names are stale. Rank 0 also lists them: on a network disk, other machines may still
+    /// see other files.
     ///
     /// # Errors
-    /// As [`Dataset::remove_part`], on every rank.
-    pub fn remove_part<T: Table>(&self, round: u32, name: &str) -> Result<()> {
-        self.group.on_first(|| Ok(self.dataset.remove_part::<T>(round, name)?)).map(|_| ())
+    /// If the folder cannot be listed or a file cannot be removed, on every rank.
+    pub fn remove_parts<T: Table>(&self, round: u32, is_stale: impl Fn(&str) -> bool) -> Result<()> {
+        let remove = || -> Result<()> {
+            for path in self.dataset.parts::<T>(round)? {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy();
+                if let Some(name) = name.strip_prefix("part-").filter(|name| is_stale(name)) {
+                    self.dataset.remove_part::<T>(round, name)?;
+                }
+            }
+            Ok(())
+        };
+        self.group.on_first(remove).map(|_| ())
     }
 
     /// Compute dtype of matrix products in training.
@@ -252,9 +264,7 @@ impl Context {
     /// # Errors
     /// If it does not exist, or is broken.
     pub fn read_policy(&self, folder: &Path) -> Result<Policy> {
-        let mut stored = folder::read(folder)?;
-        stored.merge();
-        self.policy(folder, stored)
+        self.policy(folder, folder::read(folder)?, true)
     }
 
     /// Reads a policy with its tokenizer, for training. With `student.lora_rank`, training continues its adapter or a new one,
@@ -263,33 +273,31 @@ impl Context {
     /// # Errors
     /// If it does not exist or is broken, or its adapter has other settings.
     pub fn read_policy_to_train(&self, folder: &Path) -> Result<Policy> {
-        let mut stored = folder::read(folder)?;
+        let stored = folder::read(folder)?;
         let asked = self.asked_adapter(&*stored.config)?;
-        match (&asked, &stored.adapter) {
-            (None, _) => stored.merge(),
-            (Some(asked), Some((found, _))) if !asked.fits(found, &*stored.config) => {
-                return Err(Error::input(
-                    format!(
-                        "{}: student.lora_rank, lora_alpha and lora_targets: expected those of its adapter (rank {}, alpha \
-                         {}, {}), found rank {}, alpha {}, {}",
-                        folder.display(),
-                        found.r,
-                        found.lora_alpha,
-                        found.target_modules.join(","),
-                        asked.r,
-                        asked.lora_alpha,
-                        asked.target_modules.join(",")
-                    ),
-                    format!(
-                        "use the adapter's settings; or, for a new adapter, replace it with the output of `train merge {} \
-                         --out FOLDER`",
-                        schemas::dataset::quoted(folder)
-                    ),
-                ));
-            }
-            (Some(_), _) => {}
+        if let (Some(asked), Some((found, _))) = (&asked, &stored.adapter)
+            && !asked.fits(found, &*stored.config)
+        {
+            return Err(Error::input(
+                format!(
+                    "{}: student.lora_rank, lora_alpha and lora_targets: expected those of its adapter (rank {}, alpha {}, \
+                     {}), found rank {}, alpha {}, {}",
+                    folder.display(),
+                    found.r,
+                    found.lora_alpha,
+                    found.target_modules.join(","),
+                    asked.r,
+                    asked.lora_alpha,
+                    asked.target_modules.join(",")
+                ),
+                format!(
+                    "use the adapter's settings; or, for a new adapter, replace it with the output of `train merge {} --out \
+                     FOLDER`",
+                    schemas::dataset::quoted(folder)
+                ),
+            ));
         }
-        let mut policy = self.policy(folder, stored)?;
+        let mut policy = self.policy(folder, stored, asked.is_none())?;
         if let Some(lora) = asked.filter(|_| policy.adapter.is_none()) {
             let seed = seed::for_torch(self.settings.rollout.seed, "student lora", "");
             let config = policy.student.config.clone();
@@ -310,14 +318,21 @@ impl Context {
         })
     }
 
-    fn policy(&self, folder: &Path, stored: Stored) -> Result<Policy> {
+    /// The policy stored in a folder; with `merges`, an adapter is merged into its trunk.
+    fn policy(&self, folder: &Path, mut stored: Stored, merges: bool) -> Result<Policy> {
+        // Merging forgets the trunk, and only the trunk may have a tokenizer.
+        let trunk = stored.adapter.as_ref().map(|(_, trunk)| trunk);
+        let companions = folder::with_tokenizer(folder, trunk).to_path_buf();
+        if merges {
+            stored.merge();
+        }
         let Stored { config, weights, fingerprint, adapter } = stored;
         self.choose_threads(&weights);
-        let trunk = adapter.as_ref().map(|(_, trunk)| trunk);
-        let tokenizer = Tokenizer::read(folder::with_tokenizer(folder, trunk), &*config)?;
+        let tokenizer = Tokenizer::read(&companions, &*config)?;
         let weights = weights.into_device(self.device);
         let student = Student::new(&weights, &*config);
-        Ok(Policy { student, weights, tokenizer, fingerprint, folder: folder.to_path_buf(), adapter })
+        let folder = folder.to_path_buf();
+        Ok(Policy { student, weights, tokenizer, fingerprint, folder, companions, adapter })
     }
 
     /// Products of small matrices finish before a second thread has woken up; on a busy machine, waiting for it takes ten times
@@ -371,20 +386,24 @@ fn connect_devices(group: &Group, device: Device) -> Result<()> {
 mod tests {
     use super::*;
     use crate::collective::tests::on_ranks;
+    use crate::stage::{decode, learned_values};
+    use crate::train::metrics::MetricLog;
     use std::collections::BTreeMap;
+
+    /// The context of one rank, with a dataset and checkpoints under `folder`.
+    fn context(folder: &Path, flags: &[(&str, &str)], group: Group) -> Context {
+        let checkpoints = folder.join("checkpoints").display().to_string();
+        let own = [("student.device", "cpu"), ("student.checkpoints", checkpoints.as_str())];
+        let flags = own.iter().chain(flags).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let resolved = Resolved::from_parts(None, &flags.collect::<BTreeMap<_, _>>()).expect("settings");
+        Context::new(Dataset::at(folder), &resolved, group).expect("context")
+    }
 
     #[test]
     fn the_optimizers_state_is_shared_out_where_the_setting_says_so() {
         let folder = tempfile::tempdir().expect("folder");
         let is_shared_out = |value: &str, group: Group| {
-            let checkpoints = folder.path().join("checkpoints").display().to_string();
-            let flags = [
-                ("student.shard_optimizer".to_owned(), value.to_owned()),
-                ("student.device".to_owned(), "cpu".to_owned()),
-                ("student.checkpoints".to_owned(), checkpoints),
-            ];
-            let resolved = Resolved::from_parts(None, &BTreeMap::from(flags)).expect("settings");
-            let context = Context::new(Dataset::at(folder.path()), &resolved, group).expect("context");
+            let context = context(folder.path(), &[("student.shard_optimizer", value)], group);
             let saved = context.step_checkpoint(&folder.path().join("sft"), "id".to_owned());
             let weights = Weights::new(BTreeMap::new());
             saved.optimizer(&[("student", &weights)], 0.0).shards().is_some()
@@ -392,5 +411,29 @@ mod tests {
         assert_eq!(on_ranks(2, |group| is_shared_out("true", group)), [true, true]);
         assert_eq!(on_ranks(2, |group| is_shared_out("false", group)), [false, false]);
         assert!(!is_shared_out("true", Group::alone()), "there is nobody to share with");
+    }
+
+    /// Each rank has a dataset of its own here, and that of rank 1 has no files.
+    #[test]
+    fn ranks_need_not_see_the_same_files_to_remove_stale_ones() {
+        let folder = tempfile::tempdir().expect("folder");
+        let left = on_ranks(2, |group| {
+            let context = context(&folder.path().join(group.rank().to_string()), &[], group);
+            let parts =
+                ["rl", "rl-values-0", "rl-values-1", "sft", "rationales-rl-val", "rationales-sft-val"];
+            for name in parts.iter().filter(|_| context.group.is_first()) {
+                let mut log = MetricLog::new(1, "rl");
+                log.push(1, 1.0, [("loss", 1.0)]);
+                context.dataset.write_part(1, name, log.into_rows(), &context.provenance).expect("written");
+            }
+            learned_values::forget_metrics(&context, 1, 1).expect("removed");
+            decode::forget_metrics(&context, 1, "rl").expect("removed");
+            context.group.finish().expect("all are still together");
+            let left = context.dataset.parts::<Metric>(1).expect("parts");
+            let name = |path: &PathBuf| path.file_name().expect("name").to_string_lossy().into_owned();
+            left.iter().map(name).collect::<Vec<String>>()
+        });
+        assert_eq!(left[0], ["part-rl-values-0.parquet", "part-rl.parquet"]);
+        assert!(left[1].is_empty(), "{left:?}");
     }
 }

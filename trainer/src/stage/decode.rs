@@ -67,18 +67,11 @@ pub(super) fn refuse_leftovers(context: &Context, round: u32, stage: &str) -> Re
 /// Removes metrics of a stage's older policy and of its results, since they would be compared with the new ones.
 ///
 /// # Errors
-/// If the write fails.
+/// If a file cannot be removed.
 pub(super) fn forget_metrics(context: &Context, round: u32, stage: &str) -> Result<()> {
     let of_sft = ["sft", "rationales-sft-", "answer-sft", "answer-training"];
     let stale: &[&str] = if stage == "rl" { &["sft", "rationales-", "answer-"] } else { &of_sft };
-    for part in context.dataset.parts::<Metric>(round)? {
-        let name = part.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(name) = name.strip_prefix("part-") else { continue };
-        if stale.iter().any(|stale| name.starts_with(stale)) {
-            context.remove_part::<Metric>(round, name)?;
-        }
-    }
-    Ok(())
+    context.remove_parts::<Metric>(round, |name| stale.iter().any(|stale| name.starts_with(stale)))
 }
 
 #[derive(Deserialize)]

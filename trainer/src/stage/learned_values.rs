@@ -161,12 +161,6 @@ pub(super) fn forget(context: &Context, round: u32) {
 /// If a file cannot be removed.
 pub(super) fn forget_metrics(context: &Context, round: u32, folds: usize) -> Result<()> {
     let kept: Vec<String> = (0..folds).map(|fold| format!("{VALUES}-{fold}")).collect();
-    for part in context.dataset.parts::<Metric>(round)? {
-        let name = part.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(name) = name.strip_prefix("part-").filter(|name| name.starts_with(VALUES)) else { continue };
-        if !kept.iter().any(|kept| kept == name) {
-            context.remove_part::<Metric>(round, name)?;
-        }
-    }
-    Ok(())
+    let is_stale = |name: &str| name.starts_with(VALUES) && !kept.iter().any(|kept| kept == name);
+    context.remove_parts::<Metric>(round, is_stale)
 }

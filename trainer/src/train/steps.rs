@@ -196,7 +196,7 @@ impl<'a, R: Row> Training<'a, R> {
     ) -> Result<[(&'static str, f64); 4]> {
         let stage = self.schedule.stage;
         sum_gradients(self.sets, &self.group)?;
-        let norm = unless_out_of_memory(|| gradient_norm(self.sets)).ok_or_else(|| no_room(stage))?;
+        let norm = unless_out_of_memory(|| gradient_norm(self.sets)).ok_or_else(|| no_room(stage, STEP))?;
         // All ranks use the same clipping factor, even if their processors round differently.
         let norm = self.group.number_of_first(norm)?;
         if let Some(wrong) = [loss, ("gradient norm", norm)].into_iter().find(|(_, value)| !value.is_finite())
@@ -209,7 +209,7 @@ impl<'a, R: Row> Training<'a, R> {
         let scale = clip_factor(norm, self.schedule.max_grad_norm);
         while unless_out_of_memory(|| self.optimizer.step(self.sets, learning_rate, scale)).is_none() {
             if !self.optimizer.take_smaller_slices() {
-                return Err(no_room(stage));
+                return Err(no_room(stage, STEP));
             }
             schemas::warn!("{stage}: out of memory in the optimizer's step; continuing it in smaller slices");
         }
@@ -246,12 +246,13 @@ impl<'a, R: Row> Training<'a, R> {
     }
 }
 
-/// The optimizer's step does not fit even in slices: its moments are twice as large as the weights.
-fn no_room(stage: &str) -> Error {
+/// The work that does not fit even in slices.
+const STEP: &str = "the optimizer's step, whose moments take twice the memory of the weights";
+
+/// The error where a stage has no memory for some work, whatever the batch.
+pub(crate) fn no_room(stage: &str, work: &str) -> Error {
     Error::input(
-        format!(
-            "{stage}: out of memory in the optimizer's step, whose moments take twice the memory of the weights"
-        ),
+        format!("{stage}: out of memory in {work}"),
         "use a smaller student, or rl.value_model = shared",
     )
 }

@@ -148,6 +148,34 @@ fn pretraining_makes_an_adapter_that_rounds_go_on_with() {
     assert_ne!(base.fingerprint, after.fingerprint);
 }
 
+/// PEFT writes no tokenizer into an adapter's folder.
+#[test]
+fn an_adapter_without_a_tokenizer_has_that_of_its_trunk() {
+    let place = Place::new(40);
+    fs::rename(place.checkpoint("base"), place.checkpoint("init")).expect("renamed");
+    let pretrain = |from: &str, out: &str, flags: &[&str]| {
+        let (from, out) = (format!("checkpoints/{from}"), format!("checkpoints/{out}"));
+        let arguments = ["pretrain", "--from", &from, "--out", &out, "--epochs", "1", "--share", "0.3"];
+        succeeds(&place, &[&arguments[..], flags].concat());
+    };
+    pretrain("init", "base", &RANK);
+    fs::remove_file(place.checkpoint("base/tokenizer.json")).expect("removed");
+    let tokenizer = |name: &str| hash(&place.checkpoint(name).join("tokenizer.json"));
+    for (out, flags) in [("adapted", &RANK[..]), ("whole", &RANK[..0])] {
+        pretrain("base", out, flags);
+        assert_eq!(tokenizer(out), tokenizer("init"), "{out}");
+    }
+    // So do a round that starts from it, and its answer model.
+    let place = place.scored();
+    stage(&place, "1", "rl", &[]);
+    place.write_corrections(|_| {});
+    stage(&place, "1", "sft", &[]);
+    stage(&place, "1", "answer", &[]);
+    for name in ["rl", "sft", "answer"] {
+        assert!(place.checkpoint(&format!("round-1/{name}/tokenizer.json")).is_file(), "{name}");
+    }
+}
+
 /// One pass serves policy and values; the value model's only own weights are its head.
 #[test]
 fn values_may_share_the_policys_adapter() {

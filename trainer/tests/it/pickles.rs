@@ -56,6 +56,18 @@ fn what_libtorch_cannot_read_says_how_to_convert_it() {
 }
 
 #[test]
+fn quantized_numbers_are_refused() {
+    let file = values("pickles").join("quantized.bin");
+    let refused = read_pickle(&file).expect_err("quantized");
+    let expected = format!(
+        "{}: tensor `turned`: expected floating-point numbers, found a quantized tensor; use the checkpoint from before it \
+         was quantized",
+        file.display()
+    );
+    assert_eq!((refused.to_string(), refused.exit_code()), (expected, 2));
+}
+
+#[test]
 fn a_cut_off_file_is_refused() {
     let bytes = std::fs::read(values("pickles/student/pytorch_model.bin")).expect("file");
     let kept = tempfile::TempDir::new().expect("folder");

@@ -306,6 +306,23 @@ fn what_ranks_cannot_do_together_is_told_by_each() {
     succeeds(&place, 2, &rollout);
 }
 
+/// All of them would write the same folder.
+#[test]
+fn one_rank_merges_and_describes_a_student() {
+    let place = Place::new(20);
+    let path = |name: &str| place.checkpoint(name).display().to_string();
+    let (base, adapter, merged) = (path("base"), path("adapter"), path("merged"));
+    let pretrain = ["pretrain", "--from", &base, "--out", &adapter, "--epochs", "1"];
+    let output =
+        place.train(&[&pretrain[..], &["--student-lora-rank", "4"]].concat()).output().expect("train");
+    assert!(output.status.success(), "{}", errors(&output));
+    let said = succeeds(&place, 2, &["merge", &adapter, "--out", &merged]);
+    assert!(said.contains("merged with"), "{said}");
+    assert!(place.checkpoint("merged/model.safetensors").is_file());
+    let said = succeeds(&place, 2, &["info", &merged]);
+    assert!(said.contains("vocabulary"), "{said}");
+}
+
 /// Features of a random network, by one process and by two; of 37 pictures the last batches are smaller.
 #[test]
 fn ranks_share_pictures() {

@@ -1,7 +1,9 @@
 // NCCL and CUDA's runtime as far as sums over ranks need them, for ranks that are threads of one process and have their
 // "GPU memory" in main memory. Written from nccl.h and cuda_runtime_api.h: an operation is put on a stream and returns; it is
-// over when all ranks have come to it, in the same order and with the same size; a broken communicator says so when asked.
+// over when all ranks have come to it, in the same order and with the same size; a broken communicator says so when asked. To
+// open a communicator takes until all ranks have come, without end where one of them does not.
 
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -32,6 +34,7 @@ struct Operation {
 
 struct World {
   int size = 0;
+  int come = 0;
   std::vector<std::vector<Operation>> begun;
   size_t over = 0;
   bool is_broken = false;
@@ -42,8 +45,10 @@ struct Comm {
   int rank;
 };
 
-std::mutex lock;
-std::map<std::string, World> worlds;
+// Never destroyed: when the process ends, threads may still wait for a rank that does not come.
+std::mutex &lock = *new std::mutex;
+std::condition_variable &changed = *new std::condition_variable;
+std::map<std::string, World> &worlds = *new std::map<std::string, World>;
 int ids = 0, opened = 0, closed = 0, aborted = 0;
 bool shares_gpu = false;
 thread_local Comm *mine = nullptr;
@@ -134,7 +139,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
 }
 
 ncclResult_t ncclCommInitRank(Comm **comm, int size, ncclUniqueId id, int rank) {
-  std::lock_guard<std::mutex> guard(lock);
+  std::unique_lock<std::mutex> guard(lock);
   if (shares_gpu && rank == size - 1) {
     failure = "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000";
     return invalid_usage;
@@ -142,6 +147,9 @@ ncclResult_t ncclCommInitRank(Comm **comm, int size, ncclUniqueId id, int rank) 
   World &world = worlds[std::string(id.internal, sizeof id.internal)];
   world.size = size;
   world.begun.resize(size);
+  ++world.come;
+  changed.notify_all();
+  changed.wait(guard, [&] { return world.come == size; });
   *comm = new Comm{&world, rank};
   ++opened;
   return success;
