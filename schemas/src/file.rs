@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Prefix of files being written. The leading dot hides them from globs such as `*.parquet`.
-const PREFIX: &str = ".writing-";
+pub const PREFIX: &str = ".writing-";
 
 /// Description of a Git LFS pointer, for messages.
 pub const POINTER: &str = "a Git LFS pointer: the file itself was not downloaded; get it with `git lfs pull` in the folder of the clone";

@@ -185,7 +185,9 @@ fn work(
             let name = data::vision::features::name_of(&context.settings.student.vision)?;
             let vit = match vit {
                 Some(folder) => data::vision::vit::Vit::read(&folder)?,
-                None => data::vision::vit::Vit::seeded(seed::for_torch(context.settings.rollout.seed, "vit", "")),
+                None => {
+                    data::vision::vit::Vit::seeded(seed::for_torch(context.settings.rollout.seed, "vit", ""))
+                }
             };
             let line = data::vision::extract::extract(
                 &context.dataset,

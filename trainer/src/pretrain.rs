@@ -69,7 +69,7 @@ pub fn pretrain(
         warmup: settings.sft.warmup,
         max_tokens_per_batch: context.settings.student.max_tokens_per_batch,
     };
-    let chosen = format!("{}{}", corpus.features.identity(), policy.adapter_identity());
+    let chosen = format!("{}{}", corpus.features.identity(), policy.identity());
     let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
     let mut saved = context.step_checkpoint(out, identity);
     let mut log = MetricLog::new(0, "pretrain").on_board(&settings.student.tensorboard)?;

@@ -50,7 +50,8 @@ mod tests {
         });
         let seeds: std::collections::BTreeSet<u64> = seeds.collect();
         assert_eq!(seeds.len(), 50 * 19 * 2);
-        let of_torch: std::collections::BTreeSet<i64> = (0..50).map(|seed| for_torch(seed, "init", "")).collect();
+        let of_torch: std::collections::BTreeSet<i64> =
+            (0..50).map(|seed| for_torch(seed, "init", "")).collect();
         assert_eq!(of_torch.len(), 50);
         assert!(of_torch.iter().all(|seed| *seed >= 0));
     }

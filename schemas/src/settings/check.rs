@@ -1,6 +1,6 @@
 //! Which values settings may have.
 
-use super::choice::{AnswerKeepBy, AnswerReward, BaselineKind, KeepBy, Provider};
+use super::choice::{Algorithm, AnswerKeepBy, AnswerReward, BaselineKind, GaeUnit, KeepBy, Provider};
 use super::table::{FurtherTeacher, Settings};
 
 /// Ranks that PEFT's files may have.
@@ -84,6 +84,11 @@ pub(super) fn check(s: &Settings) -> Result<(), Wrong> {
     }
     if s.rl.baseline == BaselineKind::Model && s.rl.value_passes == 0 {
         return Err(wrong("rl.value_passes", "at least 1 with rl.baseline = model", "0"));
+    }
+    let compares = s.rl.algorithm == Algorithm::Ppo && s.rl.baseline == BaselineKind::LeaveOneOut;
+    if compares && s.rl.gae_unit == GaeUnit::Token && s.rl.gamma < 1.0 {
+        let expected = "sentence with rl.baseline = leave_one_out and rl.gamma below 1";
+        return Err(wrong("rl.gae_unit", expected, "token"));
     }
     let weight = s.rl.answer_weight;
     match s.rl.answer_reward {

@@ -216,6 +216,14 @@ fn values_need_passes() {
 }
 
 #[test]
+fn returns_by_sentence_are_no_baseline_of_tokens_discounted_one_by_one() {
+    assert_eq!(
+        in_file("[rl]\ngae_unit = \"token\"\ngamma = 0.5\n"),
+        "ares.toml: rl.gae_unit: expected sentence with rl.baseline = leave_one_out and rl.gamma below 1, found token"
+    );
+}
+
+#[test]
 fn a_file_is_read_from_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mine.toml");

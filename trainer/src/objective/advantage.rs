@@ -18,12 +18,18 @@ pub fn gae(rewards: &[f32], values: &[f32], gamma: f64, lambda: f64) -> (Vec<f32
     (advantages, returns)
 }
 
-/// Advantages normalized to mean 0 and variance 1 over the positions where `mask` is 1; padding is excluded.
+/// Advantages normalized over the positions where `mask` is 1, to variance 1 after the mean was subtracted or, if not `centre`,
+/// to a mean square of 1; padding is excluded.
 ///
 /// `advantages` and `mask` [batch, length] → [batch, length].
-pub fn whiten(advantages: &Tensor, mask: &Tensor) -> Tensor {
+pub fn whiten(advantages: &Tensor, mask: &Tensor, centre: bool) -> Tensor {
     let count = mask.sum(Kind::Float);
-    let mean = (advantages * mask).sum(Kind::Float) / &count;
+    let own = advantages * mask;
+    if !centre {
+        let square = own.square().sum(Kind::Float) / count.clamp_min(1.0);
+        return own * (square + 1e-8).rsqrt();
+    }
+    let mean = own.sum(Kind::Float) / &count;
     let centred = (advantages - mean) * mask;
     // The unbiased variance, as PyTorch's `var`; for a single position it is undefined, and the result is 0.
     let variance = centred.square().sum(Kind::Float) / (count - 1.0).clamp_min(1.0);
@@ -103,11 +109,16 @@ mod tests {
     #[test]
     fn padding_stays_out_of_whitening() {
         let mask = Tensor::from_slice(&[1f32, 1.0, 1.0, 0.0]).view([1, 4]);
-        let a = whiten(&Tensor::from_slice(&[1f32, 2.0, 3.0, 0.0]).view([1, 4]), &mask);
-        let b = whiten(&Tensor::from_slice(&[1f32, 2.0, 3.0, 99.0]).view([1, 4]), &mask);
+        let a = whiten(&Tensor::from_slice(&[1f32, 2.0, 3.0, 0.0]).view([1, 4]), &mask, true);
+        let b = whiten(&Tensor::from_slice(&[1f32, 2.0, 3.0, 99.0]).view([1, 4]), &mask, true);
         assert!(a.equal(&b));
         let a: Vec<f32> = Vec::try_from(a.view(-1)).expect("numbers");
         assert!(close(&a, &[-1.0, 0.0, 1.0, 0.0]), "{a:?}");
+        // What is as good as the others stays at 0: the mean square is (0 + 4 + 4) / 3.
+        let numbers = Tensor::from_slice(&[0f32, 2.0, -2.0, 99.0]).view([1, 4]);
+        let kept: Vec<f32> = Vec::try_from(whiten(&numbers, &mask, false).view(-1)).expect("numbers");
+        let root = 1.5f32.sqrt();
+        assert!(close(&kept, &[0.0, root, -root, 0.0]), "{kept:?}");
     }
 
     #[test]

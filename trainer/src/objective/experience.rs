@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Sums of scores closer than this differ only by rounding.
-const LEAST_DIFFERENCE: f64 = 1e-4;
+pub(super) const LEAST_DIFFERENCE: f64 = 1e-4;
 
 /// A scored rollout with its rewards, which do not depend on the baseline.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct Experience {
     pub values: Vec<f32>,
     /// Tokens that end what is scored, in order, with the Teacher's raw scores, to which the right answer's reward is added.
     pub ends: Vec<(u32, f32)>,
+    /// Indices of `ends` whose score is the neutral one because opinions on them differ: they are compared with nothing.
+    pub undecided: Vec<usize>,
     /// Mean of the Teacher's scores, and what the rationale as a whole earns by the right answer: pairs of dpo are made by it.
     pub mean_score: f64,
     /// r_t, one per token.
@@ -50,6 +52,22 @@ impl Experience {
             .collect()
     }
 
+    /// Sums of score − `neutral` from each sentence on, to the last.
+    fn scores_to_go(&self, neutral: f64) -> Vec<f64> {
+        let mut sum = 0.0;
+        let mut sums: Vec<f64> = self
+            .ends
+            .iter()
+            .rev()
+            .map(|(_, score)| {
+                sum += f64::from(*score) - neutral;
+                sum
+            })
+            .collect();
+        sums.reverse();
+        sums
+    }
+
     /// Discounted rewards from the beginning of each sentence on: G_i = R_i + γ·G_{i+1}, with R_i the sum of the rewards of
     /// sentence i; the last entry is that of the tokens after the last sentence.
     pub fn returns_to_go(&self, gamma: f64) -> Vec<f64> {
@@ -62,6 +80,23 @@ impl Experience {
         }
         returns
     }
+}
+
+/// Whether scores say that some sample of a problem is better than another from some sentence on; a problem's only sample is
+/// compared with those of all problems. The KL penalty of the rewards, and rounding, do not count.
+pub fn has_signal(experience: &[Experience], neutral: f64) -> bool {
+    let returns: Vec<Vec<f64>> = experience.iter().map(|row| row.scores_to_go(neutral)).collect();
+    let differ = |a: &[f64], b: &[f64]| {
+        let at = |returns: &[f64], sentence: usize| returns.get(sentence).copied().unwrap_or(0.0);
+        (0..a.len().max(b.len())).any(|sentence| (at(a, sentence) - at(b, sentence)).abs() > LEAST_DIFFERENCE)
+    };
+    groups(experience).values().any(|members| {
+        let Some(&first) = members.first() else { return false };
+        match members.len() {
+            1 => returns.iter().any(|other| differ(&returns[first], other)),
+            _ => members.iter().any(|&member| differ(&returns[first], &returns[member])),
+        }
+    })
 }
 
 /// Indices of the rollouts of each problem.
@@ -111,6 +146,7 @@ pub(super) mod tests {
             ref_logprobs: vec![-1.0; tokens],
             values: Vec::new(),
             ends: ends.to_vec(),
+            undecided: Vec::new(),
             mean_score: ends.iter().map(|(_, score)| f64::from(*score)).sum::<f64>()
                 / ends.len().max(1) as f64,
             rewards,
@@ -131,6 +167,24 @@ pub(super) mod tests {
         assert_eq!(differing(&rows, 0.5), 1.0 / 3.0);
         assert_eq!(differing(&rows, 0.0), 2.0 / 3.0);
         assert_eq!(differing(&[], 0.5), 0.0);
+    }
+
+    /// Samples may earn the same in sum and differ by sentence; what is left of sums in float32 is no difference.
+    #[test]
+    fn a_signal_is_a_difference_of_scores_from_some_sentence_on() {
+        let has = |rows: &[Experience]| has_signal(rows, 0.5);
+        assert!(has(&[experience("a", 2, &[(0, 1.0), (1, 0.0)]), experience("a", 2, &[(0, 0.0), (1, 1.0)])]));
+        assert!(has(&[experience("a", 2, &[(0, 0.9), (1, 0.9)]), experience("a", 2, &[(1, 0.9)])]));
+        let same = [(0, 0.9), (1, 0.9), (2, 0.9)];
+        let mut rows =
+            vec![experience("a", 3, &same), experience("a", 3, &same), experience("b", 1, &[(0, 0.2)])];
+        rows.push(rows[2].clone());
+        // A penalty that differs between samples is none of the Teacher's.
+        rows[0].rewards[0] -= 1e-2;
+        assert!(!has(&rows));
+        rows.pop();
+        assert!(has(&rows), "the only sample of b is compared with those of a");
+        assert!(!has(&[]));
     }
 
     #[test]

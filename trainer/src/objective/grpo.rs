@@ -2,8 +2,9 @@
 //! sentences).
 
 use super::advantage::charge_kl;
-use super::experience::{Experience, groups};
+use super::experience::{Experience, LEAST_DIFFERENCE, groups};
 use schemas::settings::GrpoScale;
+use std::collections::BTreeMap;
 
 /// Prevents nearly equal rewards from being amplified.
 const LEAST_DEVIATION: f64 = 1e-4;
@@ -14,21 +15,17 @@ const LEAST_DEVIATION: f64 = 1e-4;
 /// A sentence's relative reward is its score minus the mean over all sentences of the problem's samples, divided by `scale`:
 /// the standard deviation of that difference over all rollouts or over the problem's own, or 1. With the problem's own, a
 /// single 0.9 among scores of 1.0 counts as much as a 0.0. A problem with one sample is compared with the sentences of all
-/// problems.
-pub fn advantages(experience: &[Experience], scale: GrpoScale, kl_coefficient: f64) -> Vec<Vec<f32>> {
+/// problems. A sentence on which opinions differ counts in no mean, and earns what its score is above `neutral`: nothing, or
+/// the right answer's part.
+pub fn advantages(
+    experience: &[Experience],
+    scale: GrpoScale,
+    kl_coefficient: f64,
+    neutral: f64,
+) -> Vec<Vec<f32>> {
     let groups = groups(experience);
-    let mut relative: Vec<Vec<f64>> =
-        experience.iter().map(|row| row.ends.iter().map(|(_, score)| f64::from(*score)).collect()).collect();
-    let mean_of = |members: &[usize], relative: &[Vec<f64>]| {
-        let count = members.iter().map(|&member| relative[member].len()).sum::<usize>().max(1);
-        members.iter().flat_map(|&member| &relative[member]).sum::<f64>() / count as f64
-    };
-    let of_all = mean_of(&(0..experience.len()).collect::<Vec<_>>(), &relative);
+    let mut relative = relative(experience, &groups, neutral);
     for members in groups.values() {
-        let mean = if members.len() == 1 { of_all } else { mean_of(members, &relative) };
-        for &member in members {
-            relative[member].iter_mut().for_each(|score| *score -= mean);
-        }
         if scale == GrpoScale::Group {
             let deviation = deviation(members.iter().flat_map(|&member| &relative[member]));
             for &member in members {
@@ -53,6 +50,42 @@ pub fn advantages(experience: &[Experience], scale: GrpoScale, kl_coefficient: f
     experience.iter().zip(relative).map(of_one).collect()
 }
 
+/// Scores minus the mean of the problem's.
+fn relative(experience: &[Experience], groups: &BTreeMap<&str, Vec<usize>>, neutral: f64) -> Vec<Vec<f64>> {
+    let mean_of = |members: &mut dyn Iterator<Item = &Experience>| {
+        let (mut sum, mut count) = (0.0, 0usize);
+        for row in members {
+            let decided = row.ends.iter().enumerate().filter(|(end, _)| !row.undecided.contains(end));
+            for (_, (_, score)) in decided {
+                sum += f64::from(*score);
+                count += 1;
+            }
+        }
+        sum / count.max(1) as f64
+    };
+    let of_all = mean_of(&mut experience.iter());
+    let mut relative = vec![Vec::new(); experience.len()];
+    for members in groups.values() {
+        let mean = match members.len() {
+            1 => of_all,
+            _ => mean_of(&mut members.iter().map(|&member| &experience[member])),
+        };
+        for &member in members {
+            let row = &experience[member];
+            let against = |end: usize| if row.undecided.contains(&end) { neutral } else { mean };
+            let ends = row.ends.iter().enumerate();
+            relative[member] = ends.map(|(end, (_, score))| f64::from(*score) - against(end)).collect();
+        }
+    }
+    relative
+}
+
+/// Whether some sentence is better or worse than the mean of its problem's.
+pub fn has_signal(experience: &[Experience], neutral: f64) -> bool {
+    let relative = relative(experience, &groups(experience), neutral);
+    relative.iter().flatten().any(|score| score.abs() > LEAST_DIFFERENCE)
+}
+
 /// Standard deviation of numbers whose mean is 0.
 fn deviation<'a>(numbers: impl Iterator<Item = &'a f64> + Clone) -> f64 {
     let count = numbers.clone().count().max(1) as f64;
@@ -68,12 +101,12 @@ mod tests {
     fn groups_compare_the_samples_of_one_problem() {
         let rows = [experience("a", 3, &[(1, 1.0)]), experience("a", 2, &[(1, 0.0)])];
         for scale in [GrpoScale::Batch, GrpoScale::Group] {
-            let advantages = advantages(&rows, scale, 0.0);
+            let advantages = advantages(&rows, scale, 0.0, 0.5);
             let a = advantages[0][0];
             assert!((a - 1.0).abs() < 1e-3, "{advantages:?}");
             assert_eq!((&advantages[0][..], &advantages[1][..]), (&[a, a, 0.0][..], &[-a, -a][..]));
         }
-        assert_eq!(advantages(&rows, GrpoScale::None, 0.0)[0], [0.5, 0.5, 0.0]);
+        assert_eq!(advantages(&rows, GrpoScale::None, 0.0, 0.5)[0], [0.5, 0.5, 0.0]);
     }
 
     /// The mean is over all sentences of a problem, whatever their sample, not over its samples or over all problems: that of a
@@ -87,13 +120,31 @@ mod tests {
             experience("b", 1, &[(0, 0.75)]),
         ];
         let expected = [vec![0.75, 0.5, 0.25], vec![-0.75], vec![-0.25], vec![0.25]];
-        assert_eq!(advantages(&rows, GrpoScale::None, 0.0), expected);
+        assert_eq!(advantages(&rows, GrpoScale::None, 0.0, 0.5), expected);
+    }
+
+    /// Its neutral 0.5 would make one sample better than the other, and the other worse.
+    #[test]
+    fn a_sentence_on_which_opinions_differ_is_compared_with_nothing() {
+        let mut rows = [experience("a", 2, &[(0, 0.9), (1, 0.9)]), experience("a", 2, &[(0, 0.9), (1, 0.5)])];
+        rows[1].undecided = vec![1];
+        let close = |rows: &[Experience]| {
+            advantages(rows, GrpoScale::None, 0.0, 0.5)
+                .iter()
+                .flatten()
+                .all(|advantage| advantage.abs() < 1e-6)
+        };
+        assert!(close(&rows));
+        assert!(!has_signal(&rows, 0.5));
+        rows[1].undecided.clear();
+        assert!(!close(&rows));
+        assert!(has_signal(&rows, 0.5));
     }
 
     #[test]
     fn a_single_sample_is_compared_with_all_problems() {
         let rows = [experience("a", 2, &[(1, 1.0)]), experience("b", 2, &[(1, 0.0)])];
-        assert_eq!(advantages(&rows, GrpoScale::None, 0.0), [[0.5, 0.5], [-0.5, -0.5]]);
+        assert_eq!(advantages(&rows, GrpoScale::None, 0.0, 0.5), [[0.5, 0.5], [-0.5, -0.5]]);
     }
 
     /// Fifteen sentences of 1.0 and one of 0.9 are nearly as good as sixteen of 1.0; next to a problem whose scores differ
@@ -111,7 +162,7 @@ mod tests {
             experience("mixed", 4, &[(3, 1.0)]),
             experience("mixed", 4, &[(3, 0.0)]),
         ];
-        let worst = |scale| advantages(&rows, scale, 0.0)[3][3];
+        let worst = |scale| advantages(&rows, scale, 0.0, 0.5)[3][3];
         assert!(worst(GrpoScale::Group) < -3.8, "{}", worst(GrpoScale::Group));
         assert!((-0.6..0.0).contains(&worst(GrpoScale::Batch)), "{}", worst(GrpoScale::Batch));
         assert!((worst(GrpoScale::None) + 0.09375).abs() < 1e-6);

@@ -3,10 +3,11 @@
 use super::Objective;
 use super::advantage::{gae, gae_by_sentence, whiten_all};
 use super::baseline::{explained, leave_one_out};
-use super::experience::{Experience, groups};
+use super::experience::{Experience, groups, has_signal};
 use super::grpo;
 use super::plan::Plan;
 use super::ppo::{Learner, drift, logprobs_of};
+use super::reward::neutral;
 use super::rows::{ScoredRollout, Sequence};
 use super::statistics::Statistics;
 use crate::collective::Group;
@@ -67,16 +68,21 @@ impl Objective for PolicyGradient<'_> {
         if compares {
             warn_of_single_samples(self.experience);
         }
-        let taken = self.advantages()?;
-        let (mut advantages, others): (Vec<_>, Vec<_>) =
-            taken.into_iter().map(|(advantages, returns, values)| (advantages, (returns, values))).unzip();
-        if compares && advantages.iter().flatten().all(|advantage| *advantage == 0.0) {
+        // By the scores, not by the advantages: those would be made of rounding and of the KL penalty, blown up by whitening.
+        let has_signal = match rl.algorithm {
+            Algorithm::Grpo => grpo::has_signal(self.experience, neutral(rl)),
+            _ => has_signal(self.experience, neutral(rl)),
+        };
+        if compares && !has_signal {
             schemas::warn!(
                 "rl: no problem has samples with different scores, so there is nothing to learn, and the policy stays \
                  unchanged; raising rollout.samples may help"
             );
             return Ok(());
         }
+        let taken = self.advantages()?;
+        let (mut advantages, others): (Vec<_>, Vec<_>) =
+            taken.into_iter().map(|(advantages, returns, values)| (advantages, (returns, values))).unzip();
         if rl.algorithm == Algorithm::Ppo && rl.whiten && rl.whiten_over == WhitenOver::Rollouts {
             // If the mean were subtracted, samples as good as the others would get nonzero advantages.
             whiten_all(&mut advantages, rl.baseline != BaselineKind::LeaveOneOut);
@@ -166,7 +172,7 @@ impl PolicyGradient<'_> {
     fn advantages(&mut self) -> Result<Vec<Taken>> {
         let rl = self.plan.settings;
         if rl.algorithm == Algorithm::Grpo {
-            let relative = grpo::advantages(self.experience, rl.grpo_scale, self.kl_coefficient);
+            let relative = grpo::advantages(self.experience, rl.grpo_scale, self.kl_coefficient, neutral(rl));
             return Ok(relative.into_iter().map(|row| (row, Vec::new(), Vec::new())).collect());
         }
         let values = match rl.baseline {

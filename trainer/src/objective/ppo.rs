@@ -16,7 +16,7 @@ use crate::nn::mode::Mode;
 use crate::nn::weights::Weights;
 use crate::rollout::distribution::Distribution;
 use crate::rollout::logprobs::{backward_under, token_logprobs_under};
-use schemas::settings::{Algorithm, RlSettings, WhitenOver};
+use schemas::settings::{Algorithm, BaselineKind, RlSettings, WhitenOver};
 use tch::{Kind, Tensor, no_grad};
 
 /// Policy, value model and their weights.
@@ -43,7 +43,9 @@ impl Learner<'_> {
             return advantages;
         }
         let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
-        whiten(&advantages, &batch::mask(&lengths, device))
+        // As over all rollouts: samples as good as the others stay at 0.
+        let centre = settings.baseline != BaselineKind::LeaveOneOut;
+        whiten(&advantages, &batch::mask(&lengths, device), centre)
     }
 
     /// Whether the value head shares the policy's network.

@@ -1,5 +1,12 @@
 //! Token rewards: a KL penalty at every token, the centred Teacher score at each sentence's last token.
 
+use schemas::settings::RlSettings;
+
+/// The score with zero reward; without a Teacher's scores, 0, that of a sentence without effect.
+pub fn neutral(rl: &RlSettings) -> f64 {
+    if rl.needs_scores() { rl.neutral_score } else { 0.0 }
+}
+
 /// r_t = −β · (log π(a_t) − log π_ref(a_t)), plus score − neutral if token t ends a sentence.
 ///
 /// `sentence_ends` holds pairs of token index and the Teacher's raw score.

@@ -215,7 +215,7 @@ pub fn fit(
     let mut training = Training::begin(schedule, examples, &sets, saved, log)?;
     let (first, total, steps_per_pass) = (training.steps(), training.total(), training.steps_per_pass());
     if first == 0 {
-        training.saved().forget_best(None); // left by a run with other inputs
+        training.saved().forget_own_best(); // left by a run that was killed before its first position was saved
     }
     let mode = Mode { train: true, kind: plan.kind };
     for step in first.. {
@@ -274,7 +274,7 @@ fn end_pass(
     }
     // An older position refers to the older best pass.
     if training.save(true)? && is_best {
-        training.saved().forget_best(Some(pass));
+        training.saved().forget_best_but(pass);
     }
     Ok(())
 }

@@ -349,10 +349,11 @@ impl AnswerModel<'_> {
         };
         let vision = corpus.features.identity();
         let chosen = format!(
-            "{vision} {lora:?} {:?} {patience:?} {right:?} {:?} {}",
+            "{vision} {lora:?} {:?} {patience:?} {right:?} {:?} {}{}",
             settings.keep,
             context.sampling_kind(),
-            settings.max_new_tokens
+            settings.max_new_tokens,
+            self.policy.identity()
         );
         let identity = identity(&self.policy.fingerprint, &plan, &examples, &chosen);
         let mut saved = context.step_checkpoint(folder, identity);

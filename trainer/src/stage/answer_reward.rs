@@ -31,13 +31,21 @@ pub(super) struct AnswerRewards {
 }
 
 impl AnswerRewards {
-    /// Adds the answer reward to the scores of a rollout, each at its last token; no change if the answer is hidden.
-    pub(super) fn add_to(&self, ends: &mut [(u32, f32)], rollout: &Rollout, rl: &RlSettings) {
+    /// Adds the answer reward to the scores of a rollout, each at its last token; no change if the answer is hidden. Neutral
+    /// scores of `undecided` sentences are not multiplied: that would turn them into a reward.
+    pub(super) fn add_to(
+        &self,
+        ends: &mut [(u32, f32)],
+        undecided: &[usize],
+        rollout: &Rollout,
+        rl: &RlSettings,
+    ) {
         let Some(along) = self.along.get(&rollout.rollout_id) else { return };
         let weight = rl.answer_weight;
         if rl.answer_reward == AnswerReward::Product {
             let factor = 1.0 - weight + weight * along.last().copied().unwrap_or_default();
-            ends.iter_mut().for_each(|(_, score)| *score = (f64::from(*score) * factor) as f32);
+            let decided = ends.iter_mut().enumerate().filter(|(end, _)| !undecided.contains(end));
+            decided.for_each(|(_, (_, score))| *score = (f64::from(*score) * factor) as f32);
             return;
         }
         let gains = along.windows(2).map(|pair| weight * (pair[1] - pair[0]));
@@ -207,7 +215,7 @@ mod tests {
             let mut rl = RlSettings { answer_weight: 0.5, ..Settings::default().rl };
             change(&mut rl);
             let mut ends: Vec<(u32, f32)> = (0..).zip(scores.iter().copied()).collect();
-            rewards.add_to(&mut ends, &rollout, &rl);
+            rewards.add_to(&mut ends, &[], &rollout, &rl);
             ends.into_iter().map(|(_, score)| score).collect::<Vec<_>>()
         };
         assert_eq!(after(&[1.0, 0.5], &|_| {}), [1.125, 0.4375]);
@@ -222,10 +230,23 @@ mod tests {
         let mut ends = [(3, 0.5)];
         rewards.add_to(
             &mut ends,
+            &[],
             &Rollout { rollout_id: "hidden".into(), ..rollout },
             &Settings::default().rl,
         );
         assert_eq!(ends, [(3, 0.5)]);
+    }
+
+    /// The neutral score of a sentence on which opinions differ would become a penalty.
+    #[test]
+    fn undecided_sentences_are_not_multiplied() {
+        let rewards = AnswerRewards { along: HashMap::from([("a".to_owned(), vec![0.25, 0.5])]) };
+        let rollout = Rollout { rollout_id: "a".into(), ..rollout() };
+        let rl =
+            RlSettings { answer_weight: 1.0, answer_reward: AnswerReward::Product, ..Settings::default().rl };
+        let mut ends = [(0, 1.0), (1, 0.5)];
+        rewards.add_to(&mut ends, &[1], &rollout, &rl);
+        assert_eq!(ends, [(0, 0.5), (1, 0.5)]);
     }
 
     fn rollout() -> Rollout {

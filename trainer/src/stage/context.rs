@@ -70,11 +70,13 @@ impl Policy {
         folder::write(folder, student, self.adapter.as_ref(), &self.companions, made_by)
     }
 
-    /// The adapter's part of a training's identity; empty if all weights are trained.
-    pub(crate) fn adapter_identity(&self) -> String {
-        self.adapter.as_ref().map_or_else(String::new, |(lora, trunk)| {
+    /// The policy's part of a training's identity, besides the fingerprint of its weights: its configuration, which has the
+    /// rate of dropout, and its adapter, if not all weights are trained.
+    pub(crate) fn identity(&self) -> String {
+        let adapter = self.adapter.as_ref().map(|(lora, trunk)| {
             format!(" {} {} {:?} {}", lora.r, lora.scale(), lora.target_modules, trunk.fingerprint)
-        })
+        });
+        format!(" {:?}{}", self.student.config, adapter.unwrap_or_default())
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::answer_reward::AnswerRewards;
 use super::context::{Context, Policy};
+use super::scored::Scored;
 use crate::data::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::objective::experience::Experience;
-use crate::objective::reward::{scored_ends, token_rewards};
+use crate::objective::reward::{neutral, scored_ends, token_rewards};
 use schemas::settings::{RewardUnit, RlSettings};
 use schemas::{Metric, Rollout};
 use serde::Deserialize;
@@ -53,13 +54,13 @@ pub(super) fn experience(
     context: &Context,
     corpus: &Corpus,
     policy: &Policy,
-    scored: &[(Rollout, Vec<f32>)],
+    scored: &Scored,
     kl_coefficient: f64,
     answers: Option<&AnswerRewards>,
 ) -> Result<Vec<Experience>> {
     let rl = &context.settings.rl;
-    let mut all = Vec::with_capacity(scored.len());
-    for (rollout, scores) in scored {
+    let mut all = Vec::with_capacity(scored.rollouts.len());
+    for (rollout, scores) in &scored.rollouts {
         let wrong = |what: String| Error::BadInput {
             message: format!("rollouts, round {}: {}: {what}", rollout.round, rollout.rollout_id),
             hint: None,
@@ -67,10 +68,15 @@ pub(super) fn experience(
         check(rollout, rl, policy.student.config.vocabulary()).map_err(wrong)?;
         let tokens: Vec<u32> = rollout.sentences.iter().map(|sentence| sentence.token_end).collect();
         let whole = rl.reward == RewardUnit::Rationale;
-        let mut ends = scored_ends(&tokens, scores, whole);
+        let undecided = scored.undecided.get(&rollout.rollout_id).map_or(&[][..], Vec::as_slice);
+        let (mut ends, undecided) = if whole {
+            whole_end(&tokens, scores, undecided)
+        } else {
+            (scored_ends(&tokens, scores, false), undecided.to_vec())
+        };
         let mut gain = 0.0;
         if let Some(answers) = answers {
-            answers.add_to(&mut ends, rollout, rl);
+            answers.add_to(&mut ends, &undecided, rollout, rl);
             gain = answers.gain(rollout, rl);
         }
         if ends.is_empty() {
@@ -86,23 +92,35 @@ pub(super) fn experience(
             logprobs: rollout.logprobs.clone(),
             ref_logprobs: rollout.ref_logprobs.clone(),
             values: rollout.values.clone(),
-            mean_score: mean_with(gain, &ends),
+            mean_score: mean_with(gain, &ends, &undecided),
             ends,
+            undecided,
             rewards: rewards.map_err(wrong)?,
         });
     }
     Ok(all)
 }
 
-/// Mean of sentence scores, of which the answer's `gain` is a part in sum: of the rationale as a whole, it counts whole.
-fn mean_with(gain: f64, ends: &[(u32, f32)]) -> f64 {
-    let sum: f64 = ends.iter().map(|(_, score)| f64::from(*score)).sum();
-    (sum - gain) / ends.len() as f64 + gain
+/// The end of the last sentence with the mean of those scores that are decided; undecided if none is.
+fn whole_end(tokens: &[u32], scores: &[f32], undecided: &[usize]) -> (Vec<(u32, f32)>, Vec<usize>) {
+    let decided = scores.iter().enumerate().filter(|(sentence, _)| !undecided.contains(sentence));
+    let decided: Vec<f32> = decided.map(|(_, score)| *score).collect();
+    if decided.is_empty() {
+        let ends = scored_ends(tokens, scores, true);
+        let all = (0..ends.len()).filter(|_| !scores.is_empty()).collect();
+        return (ends, all);
+    }
+    (scored_ends(tokens, &decided, true), Vec::new())
 }
 
-/// The score with zero reward; without a Teacher's scores, 0, that of a sentence without effect.
-pub(super) fn neutral(rl: &RlSettings) -> f64 {
-    if rl.needs_scores() { rl.neutral_score } else { 0.0 }
+/// Mean of the decided sentence scores, or of all if none is, of which the answer's `gain` is a part in sum: of the rationale as a
+/// whole, it counts whole.
+fn mean_with(gain: f64, ends: &[(u32, f32)], undecided: &[usize]) -> f64 {
+    let all = undecided.len() == ends.len();
+    let counted = ends.iter().enumerate().filter(|(end, _)| all || !undecided.contains(end));
+    let (count, sum) =
+        counted.fold((0usize, 0.0), |(count, sum), (_, (_, score))| (count + 1, sum + f64::from(*score)));
+    (sum - gain) / count.max(1) as f64 + gain
 }
 
 /// The first problem with a rollout's columns.
@@ -144,13 +162,23 @@ fn check(rollout: &Rollout, rl: &RlSettings, vocabulary: i64) -> Result<(), Stri
 
 #[cfg(test)]
 mod tests {
-    use super::{mean_with, steered};
+    use super::{mean_with, steered, whole_end};
 
     /// Scores 0.5 and 1.0, to which the answer has added 0.25 and −0.125.
     #[test]
     fn the_answer_counts_once_in_a_mean_score() {
-        assert_eq!(mean_with(0.125, &[(1, 0.75), (4, 0.875)]), 0.75 + 0.125);
-        assert_eq!(mean_with(0.125, &[(4, 0.875)]), 0.875);
+        assert_eq!(mean_with(0.125, &[(1, 0.75), (4, 0.875)], &[]), 0.75 + 0.125);
+        assert_eq!(mean_with(0.125, &[(4, 0.875)], &[]), 0.875);
+    }
+
+    #[test]
+    fn undecided_sentences_are_in_no_mean() {
+        assert_eq!(mean_with(0.0, &[(1, 0.75), (4, 0.5)], &[1]), 0.75);
+        assert_eq!(mean_with(0.0, &[(1, 0.5), (4, 0.5)], &[0, 1]), 0.5);
+        assert_eq!(whole_end(&[1, 4], &[0.75, 0.5], &[1]), (vec![(4, 0.75)], vec![]));
+        assert_eq!(whole_end(&[1, 4], &[0.5, 0.5], &[0, 1]), (vec![(4, 0.5)], vec![0]));
+        assert_eq!(whole_end(&[1, 4], &[0.75, 0.25], &[]), (vec![(4, 0.5)], vec![]));
+        assert_eq!(whole_end(&[], &[], &[]), (vec![], vec![]));
     }
 
     #[test]

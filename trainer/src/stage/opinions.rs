@@ -140,30 +140,42 @@ impl Ignored {
     }
 }
 
-/// Scores weighted by the agreement of their Teachers: a sentence with weight 0 gets the neutral score, whose reward is zero.
-/// Also returns a remark with the number of affected sentences.
-pub(super) fn weighted(
-    scored: Vec<(Rollout, Vec<Combined>)>,
-    rl: &RlSettings,
-) -> (Vec<(Rollout, Vec<f32>)>, Option<String>) {
+/// Scores weighted by the agreement of their Teachers.
+pub(super) struct Weighted {
+    /// Rollouts with their scores: a sentence with weight 0 has the neutral score, whose reward is zero.
+    pub(super) rollouts: Vec<(Rollout, Vec<f32>)>,
+    /// Sentences with weight 0, by rollout.
+    pub(super) undecided: HashMap<String, Vec<usize>>,
+    /// A remark with the number of affected sentences.
+    pub(super) remark: Option<String>,
+}
+
+/// Weights the scores.
+pub(super) fn weighted(scored: Vec<(Rollout, Vec<Combined>)>, rl: &RlSettings) -> Weighted {
     let mut far_apart = 0;
-    let mut counted = |sentence: &Combined| {
-        let weight = weight(sentence.spread, rl.max_spread, rl.disagreement);
-        if weight == 1.0 {
-            return sentence.score;
+    let mut undecided: HashMap<String, Vec<usize>> = HashMap::new();
+    let mut rollouts = Vec::with_capacity(scored.len());
+    for (rollout, sentences) in scored {
+        let mut scores = Vec::with_capacity(sentences.len());
+        for (place, sentence) in sentences.iter().enumerate() {
+            let weight = weight(sentence.spread, rl.max_spread, rl.disagreement);
+            if weight == 1.0 {
+                scores.push(sentence.score);
+                continue;
+            }
+            far_apart += 1;
+            if weight == 0.0 {
+                undecided.entry(rollout.rollout_id.clone()).or_default().push(place);
+            }
+            scores.push((rl.neutral_score + weight * (f64::from(sentence.score) - rl.neutral_score)) as f32);
         }
-        far_apart += 1;
-        (rl.neutral_score + weight * (f64::from(sentence.score) - rl.neutral_score)) as f32
-    };
-    let scored = scored
-        .into_iter()
-        .map(|(rollout, sentences)| (rollout, sentences.iter().map(&mut counted).collect()))
-        .collect();
+        rollouts.push((rollout, scores));
+    }
     let how = match rl.disagreement {
         Disagreement::LeaveOut => "on which opinions differ",
         Disagreement::DownWeight => "in part, on which opinions differ",
     };
     let remark =
         (far_apart > 0).then(|| format!("{} {how}", schemas::number::counted(far_apart, "sentence")));
-    (scored, remark)
+    Weighted { rollouts, undecided, remark }
 }

@@ -3,7 +3,7 @@
 use super::answer_reward::{self, AnswerRewards};
 use super::comparison::{Change, Comparison, Measured, likely_cause};
 use super::context::{Context, ENDS_ROUND, Policy};
-use super::experience::{experience, kl_coefficient, mean_kl, measured_in, neutral};
+use super::experience::{experience, kl_coefficient, mean_kl, measured_in};
 use super::learned_values::{self, LearnedValues};
 use super::pairs::pairs;
 use super::scored::{Scored, ready};
@@ -11,12 +11,13 @@ use super::{Outcome, decode};
 use crate::checkpoint::hf;
 use crate::data::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::objective::dpo::Dpo;
+use crate::objective::dpo::{Dpo, Pair};
 use crate::objective::experience::{Experience, differing, mean_reward};
 use crate::objective::passes::{self, End};
 use crate::objective::plan::Plan;
 use crate::objective::policy_gradient::{PolicyGradient, Prepared};
 use crate::objective::ppo::Learner;
+use crate::objective::reward::neutral;
 use crate::objective::{Objective, value_model};
 use crate::rollout::distribution::Distribution;
 use crate::seed;
@@ -90,8 +91,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     } else {
         None
     };
-    let experience =
-        experience(context, &corpus, policy, &scored.rollouts, kl_coefficient, answers.as_ref())?;
+    let experience = experience(context, &corpus, policy, scored, kl_coefficient, answers.as_ref())?;
     let reward = mean_reward(&experience);
     let at_start = [
         ("mean_reward", reward),
@@ -100,6 +100,10 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
         ("kl_to_reference", kl),
         ("kl_coefficient", kl_coefficient),
     ];
+    let pairs = match rl.algorithm {
+        Algorithm::Dpo => Some(pairs(context, round, policy, &corpus, &experience)?),
+        Algorithm::Ppo | Algorithm::Grpo => None,
+    };
     let plan = Plan {
         settings: rl,
         seed: seed::of_round(settings.rollout.seed, round, "rl"),
@@ -119,7 +123,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
             .chain(answers.iter().flat_map(AnswerRewards::numbers))
             .chain(ends_round)
             .collect(),
-        start: start(context, policy, &corpus, &experience, kl_coefficient),
+        start: start(context, policy, &corpus, (&experience, pairs.as_deref()), kl_coefficient),
         policy,
         comparison: Comparison::new(context, &corpus)?,
     };
@@ -129,8 +133,7 @@ fn train(context: &Context, round: u32, policy: &Policy, scored: &Scored) -> Res
     }
     policy.weights.train();
     let together = settings.student.decode_batch as usize;
-    let learned = if rl.algorithm == Algorithm::Dpo {
-        let pairs = pairs(context, round, policy, &corpus, &experience)?;
+    let learned = if let Some(pairs) = pairs {
         run.learn(Dpo {
             policy: &policy.student,
             weights: &policy.weights,
@@ -304,15 +307,18 @@ fn start(
     context: &Context,
     policy: &Policy,
     corpus: &Corpus,
-    experience: &[Experience],
+    (experience, pairs): (&[Experience], Option<&[Pair]>),
     kl_coefficient: f64,
 ) -> String {
     let settings = &context.settings;
-    let rows: Vec<String> = experience.iter().map(|row| sha256_hex(format!("{row:?}").as_bytes())).collect();
+    let mut rows: Vec<String> =
+        experience.iter().map(|row| sha256_hex(format!("{row:?}").as_bytes())).collect();
+    // Some are made of corrections and judgements, which experience says nothing of.
+    rows.extend(pairs.unwrap_or_default().iter().map(|pair| sha256_hex(format!("{pair:?}").as_bytes())));
     let start = format!(
         "{}{} {:?} {kl_coefficient} {} {:?} {:?} {:?} {:?} {}",
         policy.fingerprint,
-        policy.adapter_identity(),
+        policy.identity(),
         settings.rl,
         settings.rollout.seed,
         Distribution::of(settings),

@@ -1,7 +1,7 @@
 //! The rollouts of a round joined with their scores: RL's training data, missing scores, and checks.
 
 use super::context::{Context, Policy, short};
-use super::opinions::{self, Ignored, Lacking};
+use super::opinions::{self, Ignored, Lacking, Weighted};
 use super::rollout::sample_seed;
 use crate::error::{Error, Result};
 use schemas::number::counted;
@@ -14,6 +14,8 @@ use std::collections::{HashMap, HashSet};
 pub(super) struct Scored {
     /// Rollouts and the scores of their sentences, in order.
     pub(super) rollouts: Vec<(Rollout, Vec<f32>)>,
+    /// Sentences whose score is the neutral one because opinions on them differ, by rollout.
+    pub(super) undecided: HashMap<String, Vec<usize>>,
     /// Remarks on what was left out.
     pub(super) left_out: Vec<String>,
     /// Metrics of all sampled rationales, by name.
@@ -61,6 +63,8 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
     }
     let scores = scores_by_rollout(context, round, &own, &others)?;
     let form = form(&own);
+    let places: HashMap<String, usize> =
+        own.iter().enumerate().map(|(place, rollout)| (rollout.rollout_id.clone(), place)).collect();
     let lacking = Lacking::read(dataset, round, &scores.opinions)?;
     let joined = Joined::of(round, own, &scores, lacking)?;
     if let Some(waiting) = joined.waits(context, round)? {
@@ -69,11 +73,14 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
     let Joined { scored, empty, lost, lacking, ignored } = joined;
     ignored.say(round, &scores.opinions);
     lacking.say(round, scored.len());
-    let (mut scored, far_apart) = opinions::weighted(scored, &context.settings.rl);
+    let Weighted { rollouts: mut scored, undecided, remark: far_apart } =
+        opinions::weighted(scored, &context.settings.rl);
     let penalized = context.settings.rl.penalize_empty;
     let without = if penalized { 0 } else { empty.len() };
     if penalized {
         scored.extend(empty.into_iter().map(|rollout| (rollout, Vec::new())));
+        // Samples of a problem stay side by side.
+        scored.sort_by_key(|(rollout, _)| places.get(&rollout.rollout_id).copied());
     }
     let waiting = lacking.without_any;
     let left_out = [(without, "empty"), (lost, "rejected"), (waiting, "not scored"), (imported, "imported")];
@@ -83,7 +90,7 @@ pub(super) fn ready(context: &Context, round: u32, policy: &Policy) -> Result<Re
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
     left_out.extend(far_apart);
-    Ok(Ok(Scored { rollouts: scored, left_out, form }))
+    Ok(Ok(Scored { rollouts: scored, undecided, left_out, form }))
 }
 
 /// Rollouts for RL on the answer reward alone: those of problems with a known answer. Their sentences have score 0, to which
@@ -123,7 +130,12 @@ fn unscored(context: &Context, round: u32, own: Vec<Rollout>, imported: usize) -
         let scores = vec![0.0; rollout.sentences.len()];
         (rollout, scores)
     };
-    Ok(Scored { rollouts: with.into_iter().map(scored).collect(), left_out: left_out.collect(), form })
+    Ok(Scored {
+        rollouts: with.into_iter().map(scored).collect(),
+        undecided: HashMap::new(),
+        left_out: left_out.collect(),
+        form,
+    })
 }
 
 /// Rollouts with their scores, and the number of rollouts without scores, by reason.

@@ -333,7 +333,7 @@ fn train(context: &Context, round: u32, texts: &[Text]) -> Result<()> {
         chosen +=
             &format!(" {val:?} {} {:?} {limits:?}", settings.rollout.max_new_tokens, context.sampling_kind());
     }
-    chosen += &policy.adapter_identity();
+    chosen += &policy.identity();
     let identity = identity(&policy.fingerprint, &plan, &examples, &chosen);
     let mut saved = context.step_checkpoint(&folder, identity);
     let mut log = MetricLog::new(round, "sft").on_board(&settings.student.tensorboard)?;

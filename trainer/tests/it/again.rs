@@ -1,7 +1,7 @@
 //! Repeated stages with leftovers of older ones, and commands that could confuse their inputs.
 
 use crate::small::{Place, error_lines, provenance};
-use schemas::{Answer, Metric, Rollout, Sentence};
+use schemas::{Answer, Metric, Rollout, Sentence, table};
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -145,11 +145,18 @@ fn a_round_that_was_done_again_is_told_to_the_next() {
     assert!(succeeds(&place, &rollout).contains("was repeated since"));
 }
 
+/// Whatever their distance from the reference, which the rewards charge for: whitened, even a small charge would be all.
 #[test]
 fn samples_that_do_not_differ_teach_nothing() {
     let place = Place::new(40);
     place.stage("rollout");
-    let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
+    let mut rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
+    for (number, rollout) in rollouts.iter_mut().enumerate() {
+        let shift = 0.01 * (number % 3) as f32;
+        rollout.ref_logprobs.iter_mut().for_each(|logprob| *logprob -= shift);
+    }
+    let part = place.dataset().part_path::<Rollout>(1, "sampled-00000");
+    table::write(&part, rollouts.iter().cloned(), &provenance()).expect("written");
     place.write_scores(&rollouts, |score| score.score = 0.5);
     for algorithm in ["grpo", "ppo", "dpo"] {
         let place = place.copy();

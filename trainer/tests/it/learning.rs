@@ -133,6 +133,7 @@ impl<'a> Run<'a> {
                     mean_score: ends.iter().map(|(_, score)| f64::from(*score)).sum::<f64>()
                         / ends.len() as f64,
                     ends,
+                    undecided: Vec::new(),
                     rewards: rewards.expect("valid"),
                 });
             }

@@ -8,7 +8,7 @@ use schemas::file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -290,6 +290,8 @@ impl FeatureWriter {
         let written = found.filter(|found| found.identity == identity).map_or(0, |found| found.written);
         let end = 8 + header.len() as u64 + (written * patches * width * 2) as u64;
         let whole = std::fs::metadata(&temporary).is_ok_and(|file| file.len() >= end);
+        // The network's folder may have another name now, which is part of the header.
+        let whole = whole && begins_with(&temporary, &header);
         let written = if whole && written <= total { written } else { 0 };
         let file = if written == 0 {
             forget(&kept)?; // the file it described no longer exists
@@ -402,6 +404,13 @@ fn header<'a>(
     // The format requires the numbers to begin at a multiple of 8.
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
     (header, count)
+}
+
+/// Whether a file has this header.
+fn begins_with(path: &Path, header: &str) -> bool {
+    let mut found = vec![0; 8 + header.len()];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut found));
+    read.is_ok() && found[..8] == (header.len() as u64).to_le_bytes() && &found[8..] == header.as_bytes()
 }
 
 /// Removes a file that may not exist.

@@ -281,8 +281,17 @@ impl StepCheckpoint {
     /// `.sft-step.safetensors` → `.sft-step.metrics-0a1b2c3d-700.json`: a run with other inputs has another file at the same
     /// step.
     fn metrics_path(&self, steps: u64) -> PathBuf {
-        let start = self.identity.get(..8).unwrap_or(&self.identity);
-        self.path.with_extension(format!("metrics-{start}-{steps}.json"))
+        self.path.with_extension(format!("metrics-{}-{steps}.json", self.inputs()))
+    }
+
+    /// `.sft-step.best-0a1b2c3d-3.safetensors`: weights of a pass of a run with these inputs.
+    fn best_path(&self, pass: u64) -> PathBuf {
+        self.path.with_extension(format!("best-{}-{pass}.safetensors", self.inputs()))
+    }
+
+    /// The first digits of the inputs' hash.
+    fn inputs(&self) -> &str {
+        self.identity.get(..8).unwrap_or(&self.identity)
     }
 
     /// Saves the trained weights of a pass.
@@ -290,7 +299,7 @@ impl StepCheckpoint {
     /// # Errors
     /// If the write fails.
     pub fn save_best(&self, pass: u64, weights: &[(&str, &Weights)]) -> Result<()> {
-        let write = || write_safetensors(&best_path(&self.path, pass), trained(weights), &[]);
+        let write = || write_safetensors(&self.best_path(pass), trained(weights), &[]);
         self.group.on_first(write).map(|_| ())
     }
 
@@ -299,7 +308,7 @@ impl StepCheckpoint {
     /// # Errors
     /// If the file is missing or broken.
     pub fn restore_best(&self, pass: u64, weights: &[(&str, &Weights)]) -> Result<()> {
-        let path = best_path(&self.path, pass);
+        let path = self.best_path(pass);
         let read = || {
             let mut file = TensorFile::open(&path)?;
             put(|name| file.read(name), weights, &path)
@@ -312,13 +321,19 @@ impl StepCheckpoint {
         Ok(())
     }
 
-    /// Removes saved weights, except for those of one pass.
-    pub fn forget_best(&self, but: Option<u64>) {
-        if !self.group.is_first() {
-            return;
+    /// Removes saved weights except for those of one pass, as the saved position refers to no others.
+    pub fn forget_best_but(&self, pass: u64) {
+        if self.group.is_first() {
+            forget(&self.path, "best", Some(&self.best_path(pass)));
         }
-        let kept = but.map(|pass| best_path(&self.path, pass));
-        forget(&self.path, "best", kept.as_deref());
+    }
+
+    /// Removes weights that a run with these inputs has saved, of which no position is saved. Those of other inputs stay: until
+    /// this run saves its position, theirs refers to them.
+    pub fn forget_own_best(&self) {
+        if self.group.is_first() {
+            forget(&self.path, &format!("best-{}", self.inputs()), None);
+        }
     }
 
     /// Saves a batch with a non-finite loss next to the step checkpoint, and returns an error with its path.
@@ -393,17 +408,17 @@ fn put(
     Ok(())
 }
 
-/// `.sft-step.safetensors` → `.sft-step.best-3.safetensors`.
-fn best_path(path: &Path, pass: u64) -> PathBuf {
-    path.with_extension(format!("best-{pass}.safetensors"))
-}
-
 /// Removes the files `.sft-step.<kind>-…` next to a step checkpoint, including partial ones, except for one.
 fn forget(path: &Path, kind: &str, kept: Option<&Path>) {
     let stem = format!("{}.{kind}-", path.file_stem().unwrap_or_default().to_string_lossy());
     let Some(Ok(entries)) = path.parent().map(std::fs::read_dir) else { return };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().contains(&stem) && Some(entry.path().as_path()) != kept {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // Not those of a checkpoint whose name ends like this one's.
+        let is_own = name.starts_with(&stem)
+            || name.strip_prefix(schemas::file::PREFIX).is_some_and(|name| name.starts_with(&stem));
+        if is_own && Some(entry.path().as_path()) != kept {
             let _ = std::fs::remove_file(entry.path()); // only disk space is lost
         }
     }
