@@ -116,6 +116,7 @@ fn together(
 ) -> Result<()> {
     let _lock = group.on_first(|| Ok(dataset.lock("train")?))?;
     let context = Context::new(dataset, resolved, group.clone())?;
+    stage::agree_on_files(&context)?;
     work(&context, command, round, stage)?;
     group.finish()
 }

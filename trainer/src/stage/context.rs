@@ -1,5 +1,6 @@
 //! The context of every stage: dataset, settings, checkpoint folders, device.
 
+use super::view::agree_on_policy;
 use crate::backend;
 use crate::backend::libtorch;
 use crate::checkpoint::folder;
@@ -37,7 +38,7 @@ pub struct Context {
     pub group: Group,
     /// Flags to pass to `collect-feedback` as well, so that it selects the same problems; each with a leading space.
     pub share_flags: String,
-    checkpoints: PathBuf,
+    pub(super) checkpoints: PathBuf,
 }
 
 /// A student with its tokenizer, on the device.
@@ -264,17 +265,28 @@ impl Context {
     /// Reads a policy with its tokenizer, for inference: an adapter is merged into its trunk.
     ///
     /// # Errors
-    /// If it does not exist, or is broken.
+    /// If it does not exist or is broken, or is another on another rank.
     pub fn read_policy(&self, folder: &Path) -> Result<Policy> {
-        self.policy(folder, folder::read(folder)?, true)
+        self.agreed(folder::read(folder).and_then(|stored| self.policy(folder, stored, true)))
+    }
+
+    /// A policy that each rank has read, the same on all of them.
+    fn agreed(&self, read: Result<Policy>) -> Result<Policy> {
+        let policy = self.group.agree(read)?;
+        agree_on_policy(self, &policy)?;
+        Ok(policy)
     }
 
     /// Reads a policy with its tokenizer, for training. With `student.lora_rank`, training continues its adapter or a new one,
     /// which initially has no effect; the other weights are frozen. Otherwise all weights are trained.
     ///
     /// # Errors
-    /// If it does not exist or is broken, or its adapter has other settings.
+    /// If it does not exist or is broken, its adapter has other settings, or it is another on another rank.
     pub fn read_policy_to_train(&self, folder: &Path) -> Result<Policy> {
+        self.agreed(self.policy_to_train(folder))
+    }
+
+    fn policy_to_train(&self, folder: &Path) -> Result<Policy> {
         let stored = folder::read(folder)?;
         let asked = self.asked_adapter(&*stored.config)?;
         if let (Some(asked), Some((found, _))) = (&asked, &stored.adapter)

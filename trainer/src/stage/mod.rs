@@ -21,11 +21,13 @@ mod rollout;
 mod scored;
 mod sft;
 pub mod text_metrics;
+mod view;
 
 pub use answer::evaluate;
 pub use context::Context;
 pub use outcome::Outcome;
 pub(crate) use rollout::PROBLEMS_A_PART;
+pub(crate) use view::agree_on_files;
 
 use crate::error::Result;
 use clap::ValueEnum;
@@ -105,6 +107,7 @@ pub fn advance(context: &Context, round: u32, only: Option<Stage>) -> Result<Vec
         if only.is_some_and(|only| only != stage) || (only.is_none() && !belongs(context, stage)) {
             continue;
         }
+        view::agree_on_files(context)?;
         match run(context, round)? {
             Outcome::Done(line) => {
                 schemas::say!("{line}");

@@ -240,8 +240,15 @@ pub fn gradient_norm(sets: &[(&str, &Weights)]) -> f64 {
     (kernel::sum_of_squares(&plain) + others).sqrt()
 }
 
+/// A gradient below this norm is what rounding leaves of zeros, for instance where no sample of a minibatch is better than
+/// another. AdamW divides by its size: taken as it is, it would be a whole step in a random direction.
+const LEAST_NORM: f64 = 1e-6;
+
 /// Factor that scales gradients of this norm to at most `max_norm` (PyTorch's `clip_grad_norm_`); 1 without a limit, or if it
-/// is 0.
+/// is 0. It is 0 for a gradient of rounding errors.
 pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f64 {
+    if norm < LEAST_NORM {
+        return 0.0;
+    }
     max_norm.filter(|max_norm| *max_norm > 0.0).map_or(1.0, |max_norm| (max_norm / (norm + 1e-6)).min(1.0))
 }

@@ -217,3 +217,12 @@ mod crowded {
         }
     }
 }
+
+/// Of gradients that are 0 but for rounding, AdamW would make a whole step.
+#[test]
+fn rounding_is_no_gradient() {
+    assert_eq!(clip_factor(3e-7, Some(1.0)), 0.0);
+    assert_eq!(clip_factor(3e-7, None), 0.0);
+    assert_eq!(clip_factor(2e-6, Some(1.0)), 1.0);
+    assert!(clip_factor(f64::NAN, None) == 1.0, "the step has refused it before");
+}
