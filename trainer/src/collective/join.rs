@@ -51,8 +51,8 @@ enum Step {
 /// Joins the other ranks of a run.
 ///
 /// # Errors
-/// If the port is taken, ranks are missing at the end of the time or cannot be reached, or they were started with something
-/// else.
+/// If the port is taken, `MASTER_ADDR` leads elsewhere, ranks are missing at the end of the time or cannot be reached, or they
+/// were started with something else.
 pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
     let (send, receive) = mpsc::channel();
     let (own_launch, own_terms) = (launch.clone(), terms.clone());
@@ -73,6 +73,7 @@ pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
             Ok(Step::Joined(joined)) => joined,
             _ => Err(unconnected(&address, &format!("not connected within {seconds} s"))),
         },
+        Err(_) if launch.serves => Err(misled(launch, &format!("no answer within {seconds} s"))),
         Err(_) => Err(failed(
             format!(
                 "no rendezvous store answered at {}:{} within {seconds} s: another program may be listening there",
@@ -98,30 +99,54 @@ fn unconnected(address: &str, said: &str) -> Error {
     )
 }
 
+/// Rank 0 does not reach its own store.
+fn misled(launch: &Launch, said: &str) -> Error {
+    failed(
+        format!(
+            "MASTER_ADDR `{}` does not resolve, or does not lead to this machine, where rank 0 listens on port {}: {said}",
+            launch.host, launch.port
+        ),
+        "set MASTER_ADDR to the name or address of rank 0's machine, on all ranks",
+    )
+}
+
+/// Where the store is, for messages.
+fn place(launch: &Launch) -> String {
+    format!("{}:{}", launch.host, launch.port)
+}
+
 /// What the keys of a run begin with.
 fn prefix(launch: &Launch, terms: &Terms) -> String {
     format!("ares/{}/{}", launch.run, terms.subject)
 }
 
+/// Opens the store in which the ranks meet.
+fn open(launch: &Launch, terms: &Terms) -> Result<Store> {
+    let (master, keys) = ((launch.host.as_str(), launch.port), prefix(launch, terms));
+    Store::open(master, launch.serves, &keys, terms.join_timeout).map_err(|said| {
+        if !launch.serves {
+            let (place, seconds) = (place(launch), terms.join_timeout.as_secs());
+            let message = format!("found no rendezvous store at {place} within {seconds} s: {said}");
+            failed(message, "was rank 0 started, and is MASTER_ADDR the address of its machine?")
+        } else if said.contains("server socket") {
+            // c10d's word for the socket that listens; it then connects to itself by MASTER_ADDR.
+            failed(
+                format!("cannot listen on port {} (MASTER_PORT): {said}", launch.port),
+                "another program, or another run, has this port, or only root may use it: choose another MASTER_PORT for \
+                 all ranks",
+            )
+        } else {
+            misled(launch, &said)
+        }
+    })
+}
+
 /// Meets the other ranks, which `met` hears, and connects to them.
 fn connect(launch: &Launch, terms: &Terms, met: impl FnOnce(String)) -> Result<(Ring, Store, usize)> {
     let deadline = Instant::now() + terms.join_timeout;
-    let place = format!("{}:{}", launch.host, launch.port);
+    let place = place(launch);
     let master = (launch.host.as_str(), launch.port);
-    let keys = prefix(launch, terms);
-    let store = Store::open(master, launch.serves, &keys, terms.join_timeout).map_err(|said| {
-        if launch.serves {
-            let message = format!("cannot listen on port {} (MASTER_PORT): {said}", launch.port);
-            failed(
-                message,
-                "another program, or another run, has this port: choose another MASTER_PORT for all ranks",
-            )
-        } else {
-            let seconds = terms.join_timeout.as_secs();
-            let message = format!("found no rendezvous store at {place} within {seconds} s: {said}");
-            failed(message, "was rank 0 started, and is MASTER_ADDR the address of its machine?")
-        }
-    })?;
+    let store = open(launch, terms)?;
     let lost = |said: String| {
         failed(
             format!("the rendezvous store at {place} is gone: {said}"),
