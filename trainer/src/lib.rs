@@ -148,7 +148,7 @@ fn terms(
         }
     }
     Terms {
-        subject: format!("{}/{problems}", dataset.name()),
+        subject: format!("{}, problems.parquet of {problems} bytes", dataset.name()),
         lines,
         join_timeout: Duration::from_secs(settings.student.join_timeout_secs),
         timeout: Duration::from_secs(settings.student.rank_timeout_secs),

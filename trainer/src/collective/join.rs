@@ -6,6 +6,7 @@ use super::group::{Group, unreadable};
 use crate::error::{Error, Result};
 use crate::train::progress;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 /// What all ranks must have in common, and how long they wait for each other.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// What the run works on; runs on other things do not see each other, even on the same port.
+    /// The dataset of the run, in words; runs on other datasets do not meet, even on the same port.
     pub subject: String,
     /// Lines that must be the same on all ranks: version, command, settings.
     pub lines: Vec<String>,
@@ -35,6 +36,9 @@ struct Present {
 /// Waits for this long for another look at what is missing.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// Waits for this long for another look at what the ranks that are missing work on.
+const NOTES_EVERY: Duration = Duration::from_secs(1);
+
 /// How long rank 0 keeps the store for ranks that are still reading why they cannot join.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -46,6 +50,9 @@ const GRACE: Duration = Duration::from_secs(8);
 
 /// Key that is set once a rank was interrupted.
 const INTERRUPTED: &str = "interrupted";
+
+/// The hint where datasets differ.
+const SAME_DATASET: &str = "start all ranks with the same dataset (--data), and other runs with another MASTER_PORT; copies must be equal";
 
 /// What the thread that joins tells.
 enum Step {
@@ -154,9 +161,19 @@ fn place(launch: &Launch) -> String {
     format!("{}:{}", launch.host, launch.port)
 }
 
+/// What the keys of a start begin with.
+fn start(launch: &Launch) -> String {
+    format!("ares/{}", launch.run)
+}
+
 /// What the keys of a run begin with.
 fn prefix(launch: &Launch, terms: &Terms) -> String {
-    format!("ares/{}/{}", launch.run, terms.subject)
+    format!("{}/{}", start(launch), terms.subject)
+}
+
+/// Key of what a rank works on, among those of a start.
+fn note(rank: usize) -> String {
+    format!("subject/{rank}")
 }
 
 /// Opens the store in which the ranks meet.
@@ -209,18 +226,28 @@ struct Meeting<'a> {
     own: &'a Present,
     /// Those that have come, by number.
     present: Vec<Option<Present>>,
+    /// The same store with the keys of the whole start. It only serves to explain why a rank is missing.
+    notes: Option<Store>,
+    /// Datasets of ranks that were missing at the last look.
+    subjects: BTreeMap<usize, String>,
 }
 
 impl<'a> Meeting<'a> {
     /// Leaves this rank's terms in the store.
     fn enter(launch: &'a Launch, terms: &'a Terms, store: &'a Store, own: &'a Present) -> Result<Self> {
-        let meeting = Self { launch, terms, store, own, present: vec![None; launch.world] };
+        let (present, subjects) = (vec![None; launch.world], BTreeMap::new());
+        let mut meeting = Self { launch, terms, store, own, present, notes: None, subjects };
         let rank = launch.rank;
         if store.add(&format!("here/{rank}"), 1).map_err(|said| meeting.lost(&said))? > 1 {
             return Err(failed(
                 format!("another process is already rank {rank} at {}", place(launch)),
                 "two runs on one port, or two processes with one RANK: give each run a MASTER_PORT of its own",
             ));
+        }
+        let master = (launch.host.as_str(), launch.port);
+        meeting.notes = Store::open(master, false, &start(launch), terms.join_timeout).ok();
+        if let Some(notes) = &meeting.notes {
+            let _ = notes.set(&note(rank), terms.subject.as_bytes()); // the next line notices a store that is gone
         }
         let text = serde_json::to_vec(own).map_err(|error| unreadable(&error))?;
         store.set(&format!("terms/{rank}"), &text).map_err(|said| meeting.lost(&said))?;
@@ -229,6 +256,7 @@ impl<'a> Meeting<'a> {
 
     /// Waits until all have come, with the same terms.
     fn wait(mut self, deadline: Instant) -> Result<Vec<Present>> {
+        let mut notes_at = Instant::now();
         loop {
             self.look()?;
             let missing = self.missing();
@@ -242,7 +270,12 @@ impl<'a> Meeting<'a> {
             if missing.is_empty() {
                 return Ok(self.present.into_iter().flatten().collect());
             }
-            if Instant::now() > deadline {
+            let now = Instant::now();
+            if now >= notes_at || now > deadline {
+                self.read_notes(&missing);
+                notes_at = now + NOTES_EVERY;
+            }
+            if now > deadline {
                 return Err(self.incomplete(&missing));
             }
             std::thread::sleep(LOOK_EVERY);
@@ -275,6 +308,29 @@ impl<'a> Meeting<'a> {
         Ok(())
     }
 
+    /// Reads what ranks that are missing here work on. Later the store may be gone.
+    fn read_notes(&mut self, missing: &[usize]) {
+        let Some(notes) = &self.notes else { return };
+        for &rank in missing {
+            if notes.has(&note(rank)).is_ok_and(|has| has)
+                && let Ok(subject) = notes.get(&note(rank))
+            {
+                self.subjects.insert(rank, String::from_utf8_lossy(&subject).into_owned());
+            }
+        }
+    }
+
+    /// How the dataset of a rank that is missing differs, if that is why.
+    fn stranger(&self) -> Option<String> {
+        let own = &self.terms.subject;
+        let mut strangers = self.subjects.iter().filter(|(_, subject)| *subject != own);
+        let (rank, subject) = strangers.find(|(rank, _)| self.present[**rank].is_none())?;
+        let here = self.launch.rank;
+        Some(format!(
+            "rank {rank} came with another dataset: expected `{own}` as on rank {here}, found `{subject}`"
+        ))
+    }
+
     /// The time is up.
     fn incomplete(&self, missing: &[usize]) -> Error {
         let world = self.launch.world;
@@ -286,11 +342,17 @@ impl<'a> Meeting<'a> {
             ranks.join(", ")
         );
         self.part(world - missing.len());
-        failed(message, "start them, or raise student.join_timeout_secs")
+        match self.stranger() {
+            Some(stranger) => Error::input(format!("{message}; {stranger}"), SAME_DATASET),
+            None => failed(message, "start them, or raise student.join_timeout_secs"),
+        }
     }
 
     /// The store does not answer.
     fn lost(&self, said: &str) -> Error {
+        if let Some(stranger) = self.stranger() {
+            return Error::input(stranger, SAME_DATASET);
+        }
         failed(
             format!("the rendezvous store at {} is gone: {said}", place(self.launch)),
             "the last message of rank 0 gives the reason",

@@ -273,8 +273,8 @@ fn is_joining(rank: &Child) -> bool {
 }
 
 /// Whether it waits for rank 1, or for the store of rank 0.
-#[cfg(target_os = "linux")]
 #[test]
+#[cfg(target_os = "linux")]
 fn a_rank_that_waits_for_others_ends_when_it_is_interrupted() {
     let place = Place::new(12);
     let arguments = ["--round", "1", "--stage", "rollout", "--join-timeout-secs", "30"];
