@@ -22,6 +22,7 @@ pub mod stage;
 pub mod train;
 
 use backend::libtorch;
+use clap::ValueEnum;
 use cli::{Cli, Command};
 use collective::{Group, Launch, Terms};
 use error::{Error, Result};
@@ -29,6 +30,8 @@ use init::FeatureWidth;
 use schemas::Dataset;
 use schemas::settings::Resolved;
 use stage::{Context, Outcome};
+use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 use train::progress;
 
@@ -133,7 +136,7 @@ fn terms(
     // A dataset may be in another folder on another machine; a different dataset has different problems.
     let problems = std::fs::metadata(dataset.problems_path()).map_or(0, |file| file.len());
     let version = format!("train {}", env!("CARGO_PKG_VERSION"));
-    let mut lines = vec![version, format!("{command:?} round {round:?} stage {stage:?}")];
+    let mut lines = vec![version, command_line(command, round, stage)];
     let own = ["checkpoints", "tensorboard", "threads", "join_timeout_secs", "rank_timeout_secs"];
     let mut section = String::new();
     for line in resolved.show().lines() {
@@ -146,11 +149,55 @@ fn terms(
         }
     }
     Terms {
-        subject: format!("{}/{problems}", dataset.name()),
+        subject: format!("{}, problems.parquet of {problems} bytes", dataset.name()),
         lines,
         join_timeout: Duration::from_secs(settings.student.join_timeout_secs),
         timeout: Duration::from_secs(settings.student.rank_timeout_secs),
     }
+}
+
+/// A command as it is typed, with its own flags only: settings are compared one by one, and a dataset by what it holds.
+fn command_line(command: &Option<Command>, round: Option<u32>, stage: Option<stage::Stage>) -> String {
+    let flag = |name: &str, value: &dyn Display| Some(format!("--{name} {value}"));
+    let path =
+        |name: &str, path: &Option<PathBuf>| path.as_ref().and_then(|path| flag(name, &path.display()));
+    let words = match command {
+        None => {
+            let stage = stage.and_then(|stage| stage.to_possible_value());
+            vec![
+                round.and_then(|round| flag("round", &round)),
+                stage.and_then(|stage| flag("stage", &stage.get_name())),
+            ]
+        }
+        Some(Command::Pretrain { from, out, share, epochs, option_orders }) => vec![
+            Some("pretrain".to_owned()),
+            flag("from", &from.display()),
+            flag("out", &out.display()),
+            flag("share", share),
+            flag("epochs", epochs),
+            flag("option-orders", option_orders),
+        ],
+        Some(Command::Features { vit, from_npy, name_map, replace }) => vec![
+            Some("features".to_owned()),
+            path("vit", vit),
+            path("from-npy", from_npy),
+            path("name-map", name_map),
+            replace.then(|| "--replace".to_owned()),
+        ],
+        Some(Command::Eval { round, checkpoint }) => {
+            vec![Some("eval".to_owned()), flag("round", round), flag("checkpoint", checkpoint)]
+        }
+        // Rank 0 alone runs these.
+        Some(
+            Command::Init { .. }
+            | Command::Info(_)
+            | Command::Merge { .. }
+            | Command::Bench(_)
+            | Command::Completions { .. },
+        ) => Vec::new(),
+    };
+    let words: Vec<String> = std::iter::once("train".to_owned()).chain(words.into_iter().flatten()).collect();
+    words.join(" ")
 }
 
 /// The commands that all ranks run together.
@@ -210,4 +257,26 @@ fn work(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn ranks_compare_commands_as_they_are_typed() {
+        for line in [
+            "train --round 1 --stage sft",
+            "train --round 12",
+            "train pretrain --from base --out new --share 0.25 --epochs 3 --option-orders 2",
+            "train features",
+            "train features --vit network --replace",
+            "train features --from-npy vit.npy --name-map names.json",
+            "train eval --round 2 --checkpoint rl",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect("a command");
+            assert_eq!(command_line(&cli.command, cli.round, cli.stage), line);
+        }
+    }
 }

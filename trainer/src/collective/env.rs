@@ -1,6 +1,10 @@
 //! What a launcher tells each process: torchrun, Kubernetes' PyTorchJob, Slurm's srun, or a loop of a shell.
 
 use crate::error::{Error, Result};
+use std::ops::RangeInclusive;
+
+/// More processes than this are a typing mistake; `train info --ranks` takes as many.
+const MOST_RANKS: usize = 65535;
 
 /// A process's place among those that were started together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,26 +31,40 @@ impl Launch {
     /// Of the environment; `None` for a process that was started alone.
     ///
     /// # Errors
-    /// If a variable is missing or no number.
+    /// If a variable is missing, or not a number in its range.
     pub fn of_environment() -> Result<Option<Self>> {
-        Self::read(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        // A value that is not UTF-8 counts as set, and is then refused.
+        Self::read(&|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
     /// As [`Launch::of_environment`], of variables by name.
     fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
-        let number = |name: &str| -> Result<Option<usize>> {
-            let Some(text) = variable(name) else { return Ok(None) };
-            let wrong = |_| wrong(format!("{name}: expected a number from 0, found `{text}`"));
-            text.trim().parse().map(Some).map_err(wrong)
+        let variable = |name: &str| {
+            let value = variable(name)?.trim().to_owned();
+            (!value.is_empty()).then_some(value)
         };
-        let (rank, world, local_rank, rank_name) = if let Some(rank) = number("RANK")? {
-            let world = number("WORLD_SIZE")?
+        let number = |name: &str, range: RangeInclusive<usize>| -> Result<Option<usize>> {
+            let Some(text) = variable(name) else { return Ok(None) };
+            let found = text.parse::<usize>().ok().filter(|number| range.contains(number));
+            found.map(Some).ok_or_else(|| {
+                let (least, most) = range.into_inner();
+                wrong(format!("{name}: expected a number from {least} to {most}, found `{text}`"))
+            })
+        };
+        let (ranks, worlds) = (0..=MOST_RANKS - 1, 1..=MOST_RANKS);
+        let (rank, world, local_rank, rank_name) = if let Some(rank) = number("RANK", ranks.clone())? {
+            let world = number("WORLD_SIZE", worlds)?
                 .ok_or_else(|| wrong("RANK is set: expected WORLD_SIZE as well, found none".to_owned()))?;
-            (rank, world, number("LOCAL_RANK")?, "RANK")
-        } else if let Some(rank) = number("SLURM_PROCID")?.filter(|_| variable("MASTER_ADDR").is_some()) {
+            (rank, world, number("LOCAL_RANK", ranks)?, "RANK")
+        } else if variable("MASTER_ADDR").is_none() {
+            return Ok(None);
+        } else if let Some(rank) = number("SLURM_PROCID", ranks.clone())? {
             // In a batch script outside srun, SLURM_NTASKS is what the job may start, and the step has one task.
-            let world = number("SLURM_STEP_NUM_TASKS")?.or(number("SLURM_NTASKS")?).unwrap_or(1);
-            (rank, world, number("SLURM_LOCALID")?, "SLURM_PROCID")
+            let world = match number("SLURM_STEP_NUM_TASKS", worlds.clone())? {
+                Some(world) => world,
+                None => number("SLURM_NTASKS", worlds)?.unwrap_or(1),
+            };
+            (rank, world, number("SLURM_LOCALID", ranks)?, "SLURM_PROCID")
         } else {
             return Ok(None);
         };
@@ -58,14 +76,14 @@ impl Launch {
         if world == 1 {
             return Ok(None);
         }
-        let needed = |name: &str| {
-            variable(name).ok_or_else(|| {
-                wrong(format!("{rank_name} is set, with {world} ranks: expected {name} as well, found none"))
-            })
+        let missing = |name: &str| {
+            wrong(format!("{rank_name} is set, with {world} ranks: expected {name} as well, found none"))
         };
-        let (host, port) = (needed("MASTER_ADDR")?, needed("MASTER_PORT")?);
-        let port = port.trim().parse().ok().filter(|port| *port > 0);
-        let port = port.ok_or_else(|| wrong("MASTER_PORT: expected a port from 1 to 65535".to_owned()))?;
+        let host = variable("MASTER_ADDR").ok_or_else(|| missing("MASTER_ADDR"))?;
+        let port = variable("MASTER_PORT").ok_or_else(|| missing("MASTER_PORT"))?;
+        let number = port.parse::<u16>().ok().filter(|number| *number > 0);
+        let wrong_port = || wrong(format!("MASTER_PORT: expected a port from 1 to 65535, found `{port}`"));
+        let port = number.ok_or_else(wrong_port)?;
         let is_true = |text: String| matches!(text.as_str(), "1" | "True" | "true");
         // torchrun's own agent serves the store.
         let is_served = variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(is_true);
@@ -159,8 +177,26 @@ mod tests {
         assert!(refused(&[("RANK", "2"), ("WORLD_SIZE", "2")]).contains("below 2"));
         assert!(refused(&[("RANK", "0"), ("WORLD_SIZE", "2")]).contains("MASTER_ADDR"));
         let port = [("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "70000")];
-        assert!(refused(&port).contains("MASTER_PORT"));
+        assert!(refused(&port).contains("MASTER_PORT: expected a port from 1 to 65535, found `70000`"));
         let slurm = [("SLURM_PROCID", "1"), ("SLURM_NTASKS", "2"), ("MASTER_ADDR", "a")];
         assert!(refused(&slurm).contains("MASTER_PORT"));
+        for found in ["0", "65536", "99999999999", "99999999999999999999999", "two"] {
+            let said = refused(&[("RANK", "0"), ("WORLD_SIZE", found)]);
+            assert_eq!(said, format!("WORLD_SIZE: expected a number from 1 to 65535, found `{found}`"));
+        }
+        let local = refused(&[("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "-1")]);
+        assert_eq!(local, "LOCAL_RANK: expected a number from 0 to 65534, found `-1`");
+        let tasks = [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "many"), ("MASTER_ADDR", "a")];
+        assert!(refused(&tasks).contains("SLURM_NTASKS") && refused(&tasks).contains("found `many`"));
+        // As of a variable that a script sets to nothing but a space.
+        let blank = [("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", " "), ("MASTER_PORT", "29500")];
+        assert!(refused(&blank).contains("expected MASTER_ADDR as well"));
+    }
+
+    #[test]
+    fn spaces_around_a_value_do_not_matter() {
+        let spaced =
+            [("RANK", " 1"), ("WORLD_SIZE", "2 "), ("MASTER_ADDR", " node-7 "), ("MASTER_PORT", " 29500 ")];
+        assert_eq!(read(&spaced).expect("valid"), Some(launched(&[("RANK", "1"), ("WORLD_SIZE", "2")])));
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Farewell {
     pub(super) reasons: Vec<(usize, String)>,
     /// Ranks that have said nothing.
     pub(super) missing: Vec<usize>,
+    /// Ranks that ended because of another one, in their view.
+    pub(super) followers: Vec<usize>,
 }
 
 /// Tells the other ranks that this one ends: for a `reason` of its own, or without one because another rank has failed.
@@ -96,8 +98,10 @@ impl Ranks<'_> {
             self.wait_for_readers(words.keys().copied());
         }
         let missing = self.others().filter(|other| !words.contains_key(other)).collect();
-        let reasons = words.into_iter().filter(|(_, reason)| !reason.is_empty()).collect();
-        Ok(Farewell { reasons, missing })
+        let (reasons, followers): (Vec<_>, Vec<_>) =
+            words.into_iter().partition(|(_, reason)| !reason.is_empty());
+        let followers = followers.into_iter().map(|(rank, _)| rank).collect();
+        Ok(Farewell { reasons, missing, followers })
     }
 
     /// What the others say, until all have spoken or the time is up.
@@ -150,12 +154,18 @@ impl Farewell {
         if let Some((rank, reason)) = self.reasons.first() {
             return Some(format!("rank {rank} has ended: {reason}"));
         }
-        match self.missing.as_slice() {
+        // If all others ended because of another rank, that may be this one, which was stopped for a while.
+        let (suspects, remark) = if self.missing.is_empty() {
+            (&self.followers, "; no rank gives a reason, so this one may have stood still")
+        } else {
+            (&self.missing, "")
+        };
+        match suspects.as_slice() {
             [] => None,
-            [rank] => Some(format!("rank {rank} {how}")),
+            [rank] => Some(format!("rank {rank} {how}{remark}")),
             several => {
                 let several: Vec<String> = several.iter().map(ToString::to_string).collect();
-                Some(format!("one of the ranks {} {how}", several.join(", ")))
+                Some(format!("one of the ranks {} {how}{remark}", several.join(", ")))
             }
         }
     }
@@ -209,18 +219,30 @@ mod tests {
     fn rank_0_does_not_stay_for_the_dead() {
         let [store, _other] = stores();
         let found = within(TIMES, store, (0, 2), None, true).expect("found");
-        assert_eq!(found, Farewell { reasons: Vec::new(), missing: vec![1] });
+        assert_eq!(found, Farewell { missing: vec![1], ..Farewell::default() });
+    }
+
+    /// Rank 0 was stopped until the other had given it up.
+    #[test]
+    fn the_rank_that_gave_this_one_up_is_named() {
+        let [first, second] = stores();
+        let given_up = within(TIMES, second, (1, 2), None, true).expect("found");
+        assert_eq!(given_up, Farewell { missing: vec![0], ..Farewell::default() });
+        let found = within(TIMES, first, (0, 2), None, true).expect("found");
+        assert_eq!(found, Farewell { followers: vec![1], ..Farewell::default() });
+        let said = found.reason("has ended").expect("a rank");
+        assert!(said.starts_with("rank 1 has ended; no rank gives a reason"), "{said}");
     }
 
     #[test]
     fn the_rank_that_failed_is_named() {
         let reason = |reasons: &[(usize, &str)], missing: &[usize]| {
             let reasons = reasons.iter().map(|(rank, reason)| (*rank, (*reason).to_owned())).collect();
-            Farewell { reasons, missing: missing.to_vec() }.reason("has ended")
+            Farewell { reasons, missing: missing.to_vec(), followers: vec![7] }.reason("has ended")
         };
         assert_eq!(reason(&[], &[1]).as_deref(), Some("rank 1 has ended"));
         assert_eq!(reason(&[], &[1, 3]).as_deref(), Some("one of the ranks 1, 3 has ended"));
         assert_eq!(reason(&[(2, "no memory")], &[1]).as_deref(), Some("rank 2 has ended: no memory"));
-        assert_eq!(reason(&[], &[]), None);
+        assert_eq!(Farewell::default().reason("has ended"), None);
     }
 }

@@ -236,6 +236,15 @@ fn a_port_that_is_taken_is_reported() {
 }
 
 #[test]
+fn an_address_of_another_machine_is_not_taken_for_a_busy_port() {
+    let elsewhere = Launch { host: "203.0.113.7".into(), ..launch(0, 2, free_port()) }; // for examples, and nobody's
+    let refused = join(&elsewhere, &terms("same", 1)).expect_err("it leads elsewhere");
+    let said = refused.to_string();
+    assert!(said.contains("MASTER_ADDR `203.0.113.7` does not resolve, or does not lead"), "{said}");
+    assert!(refused.hint().is_some_and(|hint| !hint.contains("MASTER_PORT")));
+}
+
+#[test]
 fn two_processes_with_one_rank_are_refused() {
     let port = free_port();
     let refused = std::thread::scope(|scope| {
@@ -251,17 +260,39 @@ fn two_processes_with_one_rank_are_refused() {
 }
 
 #[test]
-fn runs_on_other_things_do_not_meet() {
+fn ranks_on_other_datasets_do_not_meet_and_name_the_difference() {
     let port = free_port();
     let refused = std::thread::scope(|scope| {
-        // The one that serves the store stays longer.
-        let ranks = [("one", 0, 10), ("other", 1, 3)].map(|(subject, rank, seconds)| {
+        // Rank 1 loses the store when rank 0 gives up.
+        let ranks = [("one", 0, 5), ("other", 1, 60)].map(|(subject, rank, seconds)| {
             scope.spawn(move || {
                 let terms = Terms { subject: subject.into(), ..terms("same", seconds) };
-                join(&launch(rank, 2, port), &terms).expect_err("they are two runs").to_string()
+                join(&launch(rank, 2, port), &terms).expect_err("they are two runs")
             })
         });
         ranks.map(|rank| rank.join().expect("a rank"))
     });
-    assert!(refused[0].ends_with("within 10 s: 1") && refused[1].ends_with("within 3 s: 0"), "{refused:?}");
+    let expected = [
+        "within 5 s: 1; rank 1 came with another dataset: expected `one` as on rank 0, found `other`",
+        "rank 0 came with another dataset: expected `other` as on rank 1, found `one`",
+    ];
+    for (error, expected) in refused.iter().zip(expected) {
+        assert!(error.to_string().ends_with(expected), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+}
+
+/// Ranks of another start left their datasets in a launcher's store.
+#[test]
+fn datasets_of_another_start_are_not_blamed() {
+    let port = free_port();
+    let earlier = Launch { run: "7/0".into(), ..launch(1, 2, port) };
+    let later = Launch { run: "7/1".into(), ..launch(0, 2, port) };
+    let found = std::thread::scope(|scope| {
+        let later = scope.spawn(|| join(&later, &terms("same", 3)).expect_err("nobody comes"));
+        let terms = Terms { subject: "other".into(), ..terms("same", 10) };
+        join(&earlier, &terms).expect_err("its start is over");
+        later.join().expect("a rank").to_string()
+    });
+    assert!(found.ends_with("within 3 s: 1"), "{found}");
 }

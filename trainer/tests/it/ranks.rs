@@ -264,6 +264,32 @@ fn a_rank_that_stands_still_is_given_up() {
     let _ = stopped.wait_with_output();
 }
 
+/// Whether a rank has begun to look for the others, which a thread of that name does.
+#[cfg(target_os = "linux")]
+fn is_joining(rank: &Child) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{}/task", rank.id())).expect("tasks");
+    let mut names = tasks.flatten().map(|task| fs::read_to_string(task.path().join("comm")));
+    names.any(|name| name.is_ok_and(|name| name.trim() == "join"))
+}
+
+/// Whether it waits for rank 1, or for the store of rank 0.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_rank_that_waits_for_others_ends_when_it_is_interrupted() {
+    let place = Place::new(12);
+    let arguments = ["--round", "1", "--stage", "rollout", "--join-timeout-secs", "30"];
+    for (rank, how) in [(0, "-INT"), (1, "-TERM")] {
+        let mut child = start(&place, &arguments, (rank, 2), &free_port());
+        while !is_joining(&child) {
+            assert!(child.try_wait().expect("status").is_none(), "rank {rank} has ended by itself");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        signal(&child, how);
+        let output = child.wait_with_output().expect("output");
+        assert_eq!(output.status.code(), Some(130), "rank {rank}: {}", errors(&output));
+    }
+}
+
 #[test]
 fn what_ranks_cannot_do_together_is_told_by_each() {
     let place = Place::new(12);
