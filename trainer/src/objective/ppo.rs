@@ -295,7 +295,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn grpo_is_not_whitened() {
+    fn what_earned_nothing_against_other_samples_is_not_pushed() {
         let config = StudentConfig::named("tiny", 64, 8).expect("shape");
         let weights = random_weights(&config, 1);
         let policy = Student::new(&weights, &config);
@@ -307,16 +307,16 @@ pub(super) mod tests {
         };
         // One problem with equal samples, and one whose samples differ.
         let rows: [&[f32]; 2] = [&[0.0, 0.0, 0.0], &[1.0, 2.0]];
-        let settings = |algorithm| {
+        let nothing = |algorithm, baseline| {
             let whiten_over = WhitenOver::Minibatch;
-            RlSettings { algorithm, whiten: true, whiten_over, ..Settings::default().rl }
+            let settings =
+                RlSettings { algorithm, baseline, whiten: true, whiten_over, ..Settings::default().rl };
+            learner.advantages(&rows, &settings).get(0).abs().max().double_value(&[])
         };
-        let nothing = |algorithm| {
-            let advantages = learner.advantages(&rows, &settings(algorithm)).get(0);
-            advantages.abs().max().double_value(&[])
-        };
-        assert_eq!(nothing(Algorithm::Grpo), 0.0, "what earned nothing is not pushed");
-        assert!(nothing(Algorithm::Ppo) > 0.1);
+        let (others, model) = (BaselineKind::LeaveOneOut, BaselineKind::Model);
+        assert_eq!(nothing(Algorithm::Grpo, others), 0.0, "what earned nothing is not pushed");
+        assert_eq!(nothing(Algorithm::Ppo, others), 0.0, "nor against the other samples");
+        assert!(nothing(Algorithm::Ppo, model) > 0.1);
     }
 
     fn gradients(weights: &Weights) -> Vec<(String, Tensor)> {

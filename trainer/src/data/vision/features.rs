@@ -439,3 +439,29 @@ impl Drop for FeatureWriter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The header of another name has another length: rows after it would be shifted.
+    #[test]
+    fn an_unfinished_file_with_another_header_is_started_again() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("vit.safetensors");
+        let resume = |encoder: &str| {
+            FeatureWriter::resume(&path, ["a", "b"], [2, 3], (encoder, "network"), "the same").expect("begun")
+        };
+        let row = || Tensor::ones([2, 3], (Kind::Float, Device::Cpu));
+        let mut writer = resume("with a longer name");
+        writer.push(&row()).expect("written");
+        writer.keep().expect("kept");
+        std::mem::forget(writer); // killed
+        assert_eq!(resume("with a longer name").written(), 1);
+        let mut writer = resume("renamed");
+        assert_eq!(writer.written(), 0);
+        (0..2).for_each(|_| writer.push(&row()).expect("written"));
+        writer.finish().expect("published");
+        assert_eq!(ImageFeatures::open(&path, 3).expect("whole").len(), 2);
+    }
+}
