@@ -34,7 +34,7 @@ samples = 4
 max_new_tokens = 48
 seed = ${ARES_SEED:-42}
 [rl]
-passes = 10
+passes = 20
 minibatch = 32
 accumulation = 2
 learning_rate = 1e-4

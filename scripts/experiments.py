@@ -25,7 +25,7 @@ TRAIN, COLLECT = str(BIN / "train"), str(BIN / "collect-feedback")
 SETTINGS = {
     "student": {"max_source_tokens": 192, "use_caption": "false", "decode_batch": 64},
     "rollout": {"samples": 4, "max_new_tokens": 48},
-    "rl": {"passes": 10, "minibatch": 32, "accumulation": 2, "learning_rate": 1e-4, "value_learning_rate": 1e-3},
+    "rl": {"passes": 20, "minibatch": 32, "accumulation": 2, "learning_rate": 1e-4, "value_learning_rate": 1e-3},
     "sft": {"epochs": 12, "batch": 16, "learning_rate": 1e-3},
     "answer": {"epochs": 5, "learning_rate": 2e-3, "max_new_tokens": 12, "lora_rank": 32, "lora_alpha": 64.0},
 }
@@ -95,9 +95,9 @@ VARIANTS = {
     "paper": rl_alone("all as in the paper", own="rollouts", changes=PAPER),
     # How far one set of rollouts carries, on the way that six rounds go with fresh ones.
     "passes-1": rl_alone("1 pass", rl__passes=1),
-    "passes-2": rl_alone("2 passes", rl__passes=2),
     "passes-4": rl_alone("4 passes", rl__passes=4),
-    "passes-60": rl_alone("60 passes, as many as six rounds have", rl__passes=60),
+    "passes-10": rl_alone("10 passes", rl__passes=10),
+    "passes-120": rl_alone("120 passes, as many as six rounds have", rl__passes=120),
     "k-2": rl_alone("k = 2", own="rollouts", rollout__samples=2),
     "k-8": rl_alone("k = 8", own="rollouts", rollout__samples=8),
     "lr-2e-5": rl_alone("learning rate 2e-5", rl__learning_rate=2e-5),
@@ -116,7 +116,7 @@ def after(number, stage):
 PAIRS = [
     ("one round of RL, against base", ("rl", after(1, "RL")), ("rl", BASE)),
     ("six rounds of RL, against base", ("rl-6", after(6, "RL")), ("rl", BASE)),
-    ("six rounds of RL, against 60 passes over one", ("rl-6", after(6, "RL")), ("passes-60", after(1, "RL"))),
+    ("six rounds of RL, against 120 passes over one", ("rl-6", after(6, "RL")), ("passes-120", after(1, "RL"))),
     ("SFT on corrections, against base", ("sft-4", after(1, "SFT")), ("rl", BASE)),
     ("RL of round 1, against base", ("four", after(1, "RL")), ("four", BASE)),
     ("RL of round 2, against SFT of round 1", ("four", after(2, "RL")), ("four", after(1, "SFT"))),
