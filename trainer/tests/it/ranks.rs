@@ -333,6 +333,39 @@ fn what_ranks_cannot_do_together_is_told_by_each() {
 }
 
 /// All of them would write the same folder.
+/// Two machines without a shared disk: each would decide by its own files what is left to do.
+#[test]
+fn ranks_that_see_other_files_or_weights_are_refused() {
+    let refused = |places: [&Place; 2], stage: &str, expected: &str| {
+        let port = free_port();
+        let arguments = ["--round", "1", "--stage", stage, "--rank-timeout-secs", "2"];
+        let ranks: Vec<Child> = places
+            .iter()
+            .enumerate()
+            .map(|(rank, place)| start(place, &arguments, (rank, 2), &port))
+            .collect();
+        for rank in ranks {
+            let output = rank.wait_with_output().expect("output");
+            assert_eq!(output.status.code(), Some(2), "{}", errors(&output));
+            assert!(errors(&output).contains(expected), "{}", errors(&output));
+        }
+    };
+    let place = Place::new(12);
+    let other = place.copy();
+    let path = other.checkpoint("base").join("model.safetensors");
+    let mut bytes = fs::read(&path).expect("weights");
+    *bytes.last_mut().expect("a byte") ^= 1;
+    fs::write(&path, bytes).expect("written");
+    refused([&place, &other], "rollout", "rank 1 has other weights in ");
+    assert!(place.dataset().read::<Rollout>(1).expect("rollouts").is_empty());
+
+    let other = place.copy();
+    place.stage("rollout");
+    let part = "data/rollouts/round-1/part-sampled-00000.parquet";
+    refused([&place, &other], "rl", &format!("rank 1 has no {part}, which rank 0 has"));
+    refused([&other, &place], "rl", &format!("rank 1 has {part}, which rank 0 has not"));
+}
+
 #[test]
 fn one_rank_merges_and_describes_a_student() {
     let place = Place::new(20);
