@@ -19,7 +19,7 @@ pub fn of_round(seed: u64, round: u32, purpose: &str) -> u64 {
     derive(seed, purpose, &format!("round {round}"))
 }
 
-/// As [`derive`], for libtorch's generator, which takes no negative seed. (Half of the run's seed would be the same for two
+/// As [`derive()`], for libtorch's generator, which takes no negative seed. (Half of the run's seed would be the same for two
 /// neighbouring ones.)
 pub fn for_torch(seed: u64, stage: &str, place: &str) -> i64 {
     (derive(seed, stage, place) >> 1) as i64

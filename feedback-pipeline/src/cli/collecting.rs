@@ -7,7 +7,8 @@ use crate::items::{Job, Kind};
 use schemas::number::counted;
 use schemas::opinions::Opinion;
 use schemas::settings::Provider;
-use schemas::{Answer, Dataset, interrupt};
+use schemas::{Answer, Dataset, Rollout, interrupt};
+use std::path::PathBuf;
 
 /// Results of the jobs so far.
 #[derive(Default)]
@@ -232,11 +233,24 @@ fn say_next(context: &Context, round: u32, results: &Results) -> Result<()> {
         schemas::say!(
             "round {round}: next: look at the rejects table, then collect-feedback --round {round} --retry-rejects{batch}{teacher}{flag}"
         );
+    } else if is_imported(&context.dataset, round)? {
+        schemas::say!(
+            "round {round}: its rationales are imported, and not trained on; next: collect-feedback report --round {round}{flag}"
+        );
     } else {
         let next = if is_over(&context.dataset, round)? { round + 1 } else { round };
         schemas::say!("round {round}: next: train --round {next}{}{flag}", context.shared_flags);
     }
     Ok(())
+}
+
+/// Whether a round's rationales were all imported: they have no tokens to learn from.
+fn is_imported(dataset: &Dataset, round: u32) -> Result<bool> {
+    let parts = dataset.parts::<Rollout>(round)?;
+    let is_import = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("part-import-"))
+    };
+    Ok(!parts.is_empty() && parts.iter().all(is_import))
 }
 
 /// Whether train has ended a round: the answers of its fine-tuned policy are written last.
