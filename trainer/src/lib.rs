@@ -120,6 +120,7 @@ fn together(
     let _lock = group.on_first(|| Ok(dataset.lock("train")?))?;
     let context = Context::new(dataset, resolved, group.clone())?;
     stage::agree_on_files(&context)?;
+    stage::agree_on_data(&context)?;
     work(&context, command, round, stage)?;
     group.finish()
 }

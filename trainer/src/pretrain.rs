@@ -26,7 +26,7 @@ pub fn pretrain(
     epochs: u32,
     option_orders: u32,
 ) -> Result<String> {
-    if context.has(out) {
+    if context.group.of_first(context.has(out))? {
         StepCheckpoint::forget(out, &context.group);
         return Ok(format!("{} already exists: nothing to do", out.display()));
     }

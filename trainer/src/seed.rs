@@ -19,8 +19,8 @@ pub fn of_round(seed: u64, round: u32, purpose: &str) -> u64 {
     derive(seed, purpose, &format!("round {round}"))
 }
 
-/// As [`derive()`], for libtorch's generator, which takes no negative seed. (Half of the run's seed would be the same for two
-/// neighbouring ones.)
+/// As [`derive()`], for libtorch's generator, which takes no negative seed. (Halving the seed itself
+/// would make seeds 2n and 2n + 1 equal.)
 pub fn for_torch(seed: u64, stage: &str, place: &str) -> i64 {
     (derive(seed, stage, place) >> 1) as i64
 }

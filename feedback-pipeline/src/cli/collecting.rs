@@ -235,7 +235,7 @@ fn say_next(context: &Context, round: u32, results: &Results) -> Result<()> {
         );
     } else if is_imported(&context.dataset, round)? {
         schemas::say!(
-            "round {round}: its rationales are imported, and not trained on; next: collect-feedback report --round {round}{flag}"
+            "round {round}: all its rationales were imported, and train does not learn from those; next: collect-feedback report --round {round}{flag}"
         );
     } else {
         let next = if is_over(&context.dataset, round)? { round + 1 } else { round };

@@ -98,7 +98,7 @@ impl Ledger {
             return Ok(rows.paid > 0);
         }
         // In the payer's scope too, this item may share the reply of another that is shown the same.
-        let is_payer = ask.is_about(&item.subject_id);
+        let is_payer = ask.round == item.round && ask.is_about(&item.subject_id);
         let mut sharing = 0;
         for scope in self.scopes.iter().filter(|scope| !is_payer || **scope != ask.scope) {
             sharing += usize::from(cache.keys_of(scope, item.round, &item.subject_id)?.contains(key));

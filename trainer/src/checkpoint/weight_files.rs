@@ -255,7 +255,7 @@ pub fn read_pickle(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         };
         if let Some(found) = other {
             return Err(wrong(format!(
-                "expected floating-point numbers, found {found}; use the checkpoint from before it was quantized"
+                "expected floating-point numbers, found {found}; use the unquantized checkpoint"
             )));
         }
         let tensor = owned(&tensor).map_err(|error| wrong(first_line(&error)))?;

@@ -156,7 +156,7 @@ impl Farewell {
         }
         // If all others ended because of another rank, that may be this one, which was stopped for a while.
         let (suspects, remark) = if self.missing.is_empty() {
-            (&self.followers, "; no rank gives a reason, so this one may have stood still")
+            (&self.followers, "; no rank gave a reason, so this rank may have been suspended")
         } else {
             (&self.missing, "")
         };

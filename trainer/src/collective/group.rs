@@ -166,7 +166,7 @@ impl Group {
         let Some(id) = self.of_first(id)? else { return Ok(()) };
         let opening = Opening::begin(libraries, &id, (self.rank(), self.world()), device);
         let opening = self.agree(opening.map_err(failed))?;
-        // Where it fails on one rank, it would never be over on the others, which wait for that rank.
+        // If it fails on one rank, the others would wait for that rank forever.
         let (mut opened, mut end) = (None, End::Over);
         let waited = self.operate("opening NCCL", |ring| {
             end = until_end(ring, self.timeout(), || {

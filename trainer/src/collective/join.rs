@@ -52,7 +52,8 @@ const GRACE: Duration = Duration::from_secs(8);
 const INTERRUPTED: &str = "interrupted";
 
 /// The hint where datasets differ.
-const SAME_DATASET: &str = "start all ranks with the same dataset (--data), and other runs with another MASTER_PORT; copies must be equal";
+const SAME_DATASET: &str =
+    "start all ranks with the same dataset (--data); a separate run needs its own MASTER_PORT";
 
 /// What the thread that joins tells.
 enum Step {
@@ -102,7 +103,7 @@ fn wait(steps: &Receiver<Step>, launch: &Launch, terms: &Terms) -> Result<(Ring,
             Ok(Step::Found) => has_store = true,
             Ok(Step::Met(address)) => {
                 // Connections that a firewall drops are tried for as long as an operation may take, which is much longer.
-                until = Instant::now() + terms.join_timeout;
+                until = Instant::now() + terms.join_timeout + GRACE;
                 met = Some(address);
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -122,7 +123,7 @@ fn wait(steps: &Receiver<Step>, launch: &Launch, terms: &Terms) -> Result<(Ring,
     }
     Err(match met {
         Some(address) => unconnected(&address, &format!("not connected within {seconds} s")),
-        None if launch.serves => misled(launch, &format!("no answer within {seconds} s")),
+        None if launch.serves && !has_store => misled(launch, &format!("no answer within {seconds} s")),
         None => failed(
             format!(
                 "no rendezvous store answered at {} within {seconds} s: another program may be listening there",
@@ -149,7 +150,7 @@ fn unconnected(address: &str, said: &str) -> Error {
 fn misled(launch: &Launch, said: &str) -> Error {
     failed(
         format!(
-            "MASTER_ADDR `{}` does not resolve, or does not lead to this machine, where rank 0 listens on port {}: {said}",
+            "rank 0 cannot reach itself at MASTER_ADDR `{}`, port {}: the name does not resolve, or is not this machine's: {said}",
             launch.host, launch.port
         ),
         "set MASTER_ADDR to the name or address of rank 0's machine, on all ranks",
@@ -241,7 +242,7 @@ impl<'a> Meeting<'a> {
         if store.add(&format!("here/{rank}"), 1).map_err(|said| meeting.lost(&said))? > 1 {
             return Err(failed(
                 format!("another process is already rank {rank} at {}", place(launch)),
-                "two runs on one port, or two processes with one RANK: give each run a MASTER_PORT of its own",
+                "two runs share this port, or two processes have the same RANK: give each run a MASTER_PORT of its own",
             ));
         }
         let master = (launch.host.as_str(), launch.port);
@@ -327,7 +328,7 @@ impl<'a> Meeting<'a> {
         let (rank, subject) = strangers.find(|(rank, _)| self.present[**rank].is_none())?;
         let here = self.launch.rank;
         Some(format!(
-            "rank {rank} came with another dataset: expected `{own}` as on rank {here}, found `{subject}`"
+            "rank {rank} was started with another dataset: expected `{own}` as on rank {here}, found `{subject}`"
         ))
     }
 

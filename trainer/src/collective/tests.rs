@@ -273,8 +273,8 @@ fn ranks_on_other_datasets_do_not_meet_and_name_the_difference() {
         ranks.map(|rank| rank.join().expect("a rank"))
     });
     let expected = [
-        "within 5 s: 1; rank 1 came with another dataset: expected `one` as on rank 0, found `other`",
-        "rank 0 came with another dataset: expected `other` as on rank 1, found `one`",
+        "within 5 s: 1; rank 1 was started with another dataset: expected `one` as on rank 0, found `other`",
+        "rank 0 was started with another dataset: expected `other` as on rank 1, found `one`",
     ];
     for (error, expected) in refused.iter().zip(expected) {
         assert!(error.to_string().ends_with(expected), "{error}");

@@ -114,8 +114,9 @@ fn sentences<'a>((tokens, ends): Text<'a>) -> impl Iterator<Item = (usize, usize
 pub fn pairs_of_scores(experience: &[Experience], margin: f64) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for (problem, members) in groups(experience) {
+        let scored = members.iter().filter(|&&member| experience[member].is_decided());
         let mut by_score: Vec<(f64, usize)> =
-            members.iter().map(|&member| (experience[member].mean_score, member)).collect();
+            scored.map(|&member| (experience[member].mean_score, member)).collect();
         by_score.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let (Some(&(high, best)), Some(&(low, worst))) = (by_score.first(), by_score.last()) else {
             continue;

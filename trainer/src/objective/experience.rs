@@ -22,7 +22,8 @@ pub struct Experience {
     pub values: Vec<f32>,
     /// Tokens that end what is scored, in order, with the Teacher's raw scores, to which the right answer's reward is added.
     pub ends: Vec<(u32, f32)>,
-    /// Indices of `ends` whose score is the neutral one because opinions on them differ: they are compared with nothing.
+    /// Indices of `ends` whose score is the neutral one because opinions on them differ: grpo, dpo and means over a rationale
+    /// leave them out.
     pub undecided: Vec<usize>,
     /// Mean of the Teacher's scores, and what the rationale as a whole earns by the right answer: pairs of dpo are made by it.
     pub mean_score: f64,
@@ -31,6 +32,11 @@ pub struct Experience {
 }
 
 impl Experience {
+    /// Whether opinions agree on some sentence, or there is none to disagree on.
+    pub fn is_decided(&self) -> bool {
+        self.undecided.is_empty() || self.undecided.len() < self.ends.len()
+    }
+
     /// The tokens that end a sentence, in order.
     pub fn end_tokens(&self) -> Vec<u32> {
         self.ends.iter().map(|(token, _)| *token).collect()
@@ -82,8 +88,8 @@ impl Experience {
     }
 }
 
-/// Whether scores say that some sample of a problem is better than another from some sentence on; a problem's only sample is
-/// compared with those of all problems. The KL penalty of the rewards, and rounding, do not count.
+/// Whether, from some sentence on, the scores of two samples of a problem differ; a problem's only sample is compared with those of
+/// all problems. The KL penalty of the rewards, and rounding, do not count.
 pub fn has_signal(experience: &[Experience], neutral: f64) -> bool {
     let returns: Vec<Vec<f64>> = experience.iter().map(|row| row.scores_to_go(neutral)).collect();
     let differ = |a: &[f64], b: &[f64]| {

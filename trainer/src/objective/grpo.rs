@@ -27,14 +27,14 @@ pub fn advantages(
     let mut relative = relative(experience, &groups, neutral);
     for members in groups.values() {
         if scale == GrpoScale::Group {
-            let deviation = deviation(members.iter().flat_map(|&member| &relative[member]));
+            let deviation = deviation(members.iter().map(|&member| (&experience[member], &relative[member])));
             for &member in members {
                 relative[member].iter_mut().for_each(|score| *score /= deviation);
             }
         }
     }
     if scale == GrpoScale::Batch {
-        let deviation = deviation(relative.iter().flatten());
+        let deviation = deviation(experience.iter().zip(&relative));
         relative.iter_mut().flatten().for_each(|score| *score /= deviation);
     }
     let of_one = |(row, relative): (&Experience, Vec<f64>)| {
@@ -86,10 +86,17 @@ pub fn has_signal(experience: &[Experience], neutral: f64) -> bool {
     relative.iter().flatten().any(|score| score.abs() > LEAST_DIFFERENCE)
 }
 
-/// Standard deviation of numbers whose mean is 0.
-fn deviation<'a>(numbers: impl Iterator<Item = &'a f64> + Clone) -> f64 {
-    let count = numbers.clone().count().max(1) as f64;
-    (numbers.map(|number| number.powi(2)).sum::<f64>() / count).sqrt() + LEAST_DEVIATION
+/// Standard deviation of relative scores, whose mean is 0: of those on which opinions agree, or of all if there are none.
+fn deviation<'a>(rows: impl Iterator<Item = (&'a Experience, &'a Vec<f64>)>) -> f64 {
+    let (mut decided, mut others) = (Vec::new(), Vec::new());
+    for (row, relative) in rows {
+        for (end, score) in relative.iter().enumerate() {
+            if row.undecided.contains(&end) { &mut others } else { &mut decided }.push(*score);
+        }
+    }
+    let numbers: Vec<f64> = if decided.is_empty() { others } else { decided };
+    let count = numbers.len().max(1) as f64;
+    (numbers.iter().map(|number| number.powi(2)).sum::<f64>() / count).sqrt() + LEAST_DEVIATION
 }
 
 #[cfg(test)]
@@ -136,6 +143,10 @@ mod tests {
         };
         assert!(close(&rows));
         assert!(!has_signal(&rows, 0.5));
+        let one = experience("b", 2, &[(0, 1.0), (1, 0.5)]);
+        let mixed = [Experience { undecided: vec![1], ..one }, experience("b", 1, &[(0, 0.0)])];
+        let found = advantages(&mixed, GrpoScale::Batch, 0.0, 0.5)[0][0];
+        assert!((found - 1.0).abs() < 1e-3, "the deviation is that of 1.0 and 0.0: {found}");
         rows[1].undecided.clear();
         assert!(!close(&rows));
         assert!(has_signal(&rows, 0.5));

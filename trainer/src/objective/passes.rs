@@ -95,7 +95,7 @@ pub fn train<O: Objective>(
         if max_kl.is_some() {
             let taken = before.get_or_insert_with(Snapshot::default).take(&sets);
             taken.ok_or_else(|| {
-                no_room("rl", "copying the weights, which rl.max_kl may restore (0 needs no copy)")
+                no_room("rl", "copying the weights for rl.max_kl (rl.max_kl = 0 needs no copy)")
             })?;
         }
         let loss = numbers[0].1;
@@ -176,7 +176,7 @@ impl Snapshot {
             None => {
                 let copies = copies_on(Some(Device::Cpu))?;
                 schemas::warn!(
-                    "rl: out of memory in copying the weights, for rl.max_kl; the copy is in main memory"
+                    "rl: not enough device memory for the copy of the weights that rl.max_kl needs; keeping it in main memory"
                 );
                 copies
             }

@@ -4,6 +4,7 @@ use super::context::{Context, Policy, short};
 use super::outcome::warn_of_truncation;
 use super::parts;
 use super::text_metrics::{bleu, rouge_l};
+use super::view::agree_on_files;
 use crate::backend::memory::in_batches;
 use crate::data::batch;
 use crate::data::corpus::{Corpus, rationale_source};
@@ -176,6 +177,8 @@ pub(super) fn run(
         written += rows.len();
         context.write_part(round, &name, rows)?;
     }
+    // All ranks read next what rank 0 has written.
+    agree_on_files(context)?;
     measure(context, round, stage, split, &problems)?;
     Ok(written)
 }

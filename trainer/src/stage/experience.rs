@@ -7,7 +7,7 @@ use crate::data::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};
 use crate::objective::experience::Experience;
 use crate::objective::reward::{neutral, scored_ends, token_rewards};
-use schemas::settings::{RewardUnit, RlSettings};
+use schemas::settings::{AnswerReward, RewardUnit, RlSettings};
 use schemas::{Metric, Rollout};
 use serde::Deserialize;
 
@@ -74,10 +74,14 @@ pub(super) fn experience(
         } else {
             (scored_ends(&tokens, scores, false), undecided.to_vec())
         };
-        let mut gain = 0.0;
+        // The answer's reward is that of the rationale as a whole: it counts whole, not divided by sentences.
+        let mut mean_score = mean_of(&ends, &undecided);
         if let Some(answers) = answers {
             answers.add_to(&mut ends, &undecided, rollout, rl);
-            gain = answers.gain(rollout, rl);
+            mean_score = match rl.answer_reward {
+                AnswerReward::Product => mean_of(&ends, &undecided),
+                AnswerReward::Sum | AnswerReward::Alone => mean_score + answers.gain(rollout, rl),
+            };
         }
         if ends.is_empty() {
             ends.push((rollout.token_ids.len().saturating_sub(1) as u32, 0.0));
@@ -92,7 +96,7 @@ pub(super) fn experience(
             logprobs: rollout.logprobs.clone(),
             ref_logprobs: rollout.ref_logprobs.clone(),
             values: rollout.values.clone(),
-            mean_score: mean_with(gain, &ends, &undecided),
+            mean_score,
             ends,
             undecided,
             rewards: rewards.map_err(wrong)?,
@@ -113,14 +117,12 @@ fn whole_end(tokens: &[u32], scores: &[f32], undecided: &[usize]) -> (Vec<(u32, 
     (scored_ends(tokens, &decided, true), Vec::new())
 }
 
-/// Mean of the decided sentence scores, or of all if none is, of which the answer's `gain` is a part in sum: of the rationale as a
-/// whole, it counts whole.
-fn mean_with(gain: f64, ends: &[(u32, f32)], undecided: &[usize]) -> f64 {
+/// Mean of the decided sentence scores, or of all if none is; 0 without any.
+fn mean_of(ends: &[(u32, f32)], undecided: &[usize]) -> f64 {
     let all = undecided.len() == ends.len();
     let counted = ends.iter().enumerate().filter(|(end, _)| all || !undecided.contains(end));
-    let (count, sum) =
-        counted.fold((0usize, 0.0), |(count, sum), (_, (_, score))| (count + 1, sum + f64::from(*score)));
-    (sum - gain) / count.max(1) as f64 + gain
+    let scores: Vec<f64> = counted.map(|(_, (_, score))| f64::from(*score)).collect();
+    scores.iter().sum::<f64>() / scores.len().max(1) as f64
 }
 
 /// The first problem with a rollout's columns.
@@ -162,19 +164,14 @@ fn check(rollout: &Rollout, rl: &RlSettings, vocabulary: i64) -> Result<(), Stri
 
 #[cfg(test)]
 mod tests {
-    use super::{mean_with, steered, whole_end};
-
-    /// Scores 0.5 and 1.0, to which the answer has added 0.25 and −0.125.
-    #[test]
-    fn the_answer_counts_once_in_a_mean_score() {
-        assert_eq!(mean_with(0.125, &[(1, 0.75), (4, 0.875)], &[]), 0.75 + 0.125);
-        assert_eq!(mean_with(0.125, &[(4, 0.875)], &[]), 0.875);
-    }
+    use super::{mean_of, steered, whole_end};
 
     #[test]
     fn undecided_sentences_are_in_no_mean() {
-        assert_eq!(mean_with(0.0, &[(1, 0.75), (4, 0.5)], &[1]), 0.75);
-        assert_eq!(mean_with(0.0, &[(1, 0.5), (4, 0.5)], &[0, 1]), 0.5);
+        assert_eq!(mean_of(&[(1, 0.75), (4, 0.5)], &[]), 0.625);
+        assert_eq!(mean_of(&[(1, 0.75), (4, 0.5)], &[1]), 0.75);
+        assert_eq!(mean_of(&[(1, 0.5), (4, 0.5)], &[0, 1]), 0.5);
+        assert_eq!(mean_of(&[], &[]), 0.0);
         assert_eq!(whole_end(&[1, 4], &[0.75, 0.5], &[1]), (vec![(4, 0.75)], vec![]));
         assert_eq!(whole_end(&[1, 4], &[0.5, 0.5], &[0, 1]), (vec![(4, 0.5)], vec![0]));
         assert_eq!(whole_end(&[1, 4], &[0.75, 0.25], &[]), (vec![(4, 0.5)], vec![]));

@@ -27,7 +27,7 @@ pub use answer::evaluate;
 pub use context::Context;
 pub use outcome::Outcome;
 pub(crate) use rollout::PROBLEMS_A_PART;
-pub(crate) use view::agree_on_files;
+pub(crate) use view::{agree_on_data, agree_on_files};
 
 use crate::error::Result;
 use clap::ValueEnum;

@@ -7,6 +7,7 @@ use super::experience::{experience, kl_coefficient, mean_kl, measured_in};
 use super::learned_values::{self, LearnedValues};
 use super::pairs::pairs;
 use super::scored::{Scored, ready};
+use super::view::agree_on_files;
 use super::{Outcome, decode};
 use crate::checkpoint::hf;
 use crate::data::corpus::Corpus;
@@ -44,6 +45,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
             Err(waiting) => return Ok(Outcome::Waiting(waiting)),
         };
         line = Some(train(context, round, &policy, &rollouts)?);
+        agree_on_files(context)?;
     }
     let is_unscored = context.settings.rl.needs_scores() && context.dataset.parts::<Score>(round)?.is_empty();
     if line.is_none() && is_unscored {

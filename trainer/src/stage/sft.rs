@@ -4,6 +4,7 @@ use super::context::Context;
 use super::decode::{self, SPLITS};
 use super::outcome::Outcome;
 use super::text_metrics;
+use super::view::agree_on_files;
 use crate::checkpoint::hf;
 use crate::data::corpus::{Corpus, rationale_source};
 use crate::data::prompt;
@@ -38,6 +39,7 @@ pub(super) fn run(context: &Context, round: u32) -> Result<Outcome> {
             }
         };
         train(context, round, &texts)?;
+        agree_on_files(context)?;
         lines.push(line);
     }
     StepCheckpoint::forget(&folder, &context.group);

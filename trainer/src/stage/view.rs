@@ -1,6 +1,7 @@
 //! What ranks see: each decides by the files of the dataset and the checkpoints what is left to do, so all must see the same.
 
 use super::context::{Context, Policy};
+use crate::data::vision::features::identity_at;
 use crate::error::{Error, Result};
 use schemas::provenance::sha256_hex;
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Folders of a dataset that say nothing about what is left to train.
-const UNREAD: [&str; 3] = ["images", "requests", "rejects"];
+const UNREAD: [&str; 2] = ["images", "requests"];
 
 /// Files by their path within the dataset or the checkpoints, with their sizes in bytes.
 type Files = BTreeMap<String, u64>;
@@ -54,6 +55,37 @@ pub(crate) fn agree_on_files(context: &Context) -> Result<()> {
     }
 }
 
+/// Fails on every rank if one has other problems or other image features than rank 0, of the same size.
+///
+/// # Errors
+/// As said; if a file cannot be read, or a rank has ended.
+pub(crate) fn agree_on_data(context: &Context) -> Result<()> {
+    let group = &context.group;
+    if group.is_alone() {
+        return Ok(());
+    }
+    let problems = context.dataset.problems_path();
+    let vision = context.dataset.vision_path(&context.settings.student.vision);
+    let read = |path: &Path| match fs::read(path) {
+        Ok(bytes) => Ok(sha256_hex(&bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Error::io("read", path)(error)),
+    };
+    let own = group.agree(read(&problems))?;
+    let features = if vision.is_file() { identity_at(&vision) } else { Ok(String::new()) };
+    let features = group.agree(features)?;
+    for (path, own) in [(&problems, own), (&vision, features)] {
+        let all = group.gather(own)?;
+        if let Some(other) = all.iter().position(|found| *found != all[0]) {
+            return Err(Error::input(
+                format!("ranks differ: rank {other} has other contents in {} than rank 0", path.display()),
+                "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Fails on every rank if one has read a policy with other weights or another configuration than rank 0.
 ///
 /// # Errors
@@ -66,7 +98,10 @@ pub(super) fn agree_on_policy(context: &Context, policy: &Policy) -> Result<()> 
     let all = group.gather(format!("{}{}", policy.fingerprint, policy.identity()))?;
     let Some(other) = all.iter().position(|found| *found != all[0]) else { return Ok(()) };
     Err(Error::input(
-        format!("ranks differ: rank {other} has other weights in {} than rank 0", policy.folder.display()),
+        format!(
+            "ranks differ: rank {other} read a different student from {} than rank 0",
+            policy.folder.display()
+        ),
         "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
     ))
 }
@@ -115,13 +150,13 @@ fn difference(first: &Files, other: &Files) -> Option<String> {
         match other.get(path) {
             None => return Some(format!("has no {path}, which rank 0 has")),
             Some(found) if found != size => {
-                return Some(format!("has {path} of {found} bytes, which has {size} on rank 0"));
+                return Some(format!("has {path} with {found} bytes, but on rank 0 it has {size}"));
             }
             Some(_) => {}
         }
     }
     let more = other.keys().find(|path| !first.contains_key(*path));
-    more.map(|path| format!("has {path}, which rank 0 has not"))
+    more.map(|path| format!("has {path}, which rank 0 does not have"))
 }
 
 #[cfg(test)]
@@ -140,11 +175,11 @@ mod tests {
         assert_eq!(said(&[("data/a.parquet", 3)]), "has no data/b.parquet, which rank 0 has");
         assert_eq!(
             said(&[("data/a.parquet", 4), ("data/b.parquet", 5)]),
-            "has data/a.parquet of 4 bytes, which has 3 on rank 0"
+            "has data/a.parquet with 4 bytes, but on rank 0 it has 3"
         );
         assert_eq!(
             said(&[("data/a.parquet", 3), ("data/b.parquet", 5), ("data/c.parquet", 1)]),
-            "has data/c.parquet, which rank 0 has not"
+            "has data/c.parquet, which rank 0 does not have"
         );
     }
 
@@ -156,6 +191,7 @@ mod tests {
             "images/x.parquet",
             ".hidden.parquet",
             "requests/r.parquet",
+            "rejects/round-1/part-b.parquet",
             "note.txt",
         ] {
             let path = folder.path().join(path);
@@ -164,7 +200,11 @@ mod tests {
         }
         let mut found = Files::new();
         list(folder.path(), "data", &["parquet"], &mut found).expect("listed");
-        assert_eq!(found, files(&[("data/rollouts/round-1/part-a.parquet", 4)]));
+        // What was rejected is waited for no longer.
+        assert_eq!(
+            found,
+            files(&[("data/rejects/round-1/part-b.parquet", 4), ("data/rollouts/round-1/part-a.parquet", 4)])
+        );
         list(&folder.path().join("nowhere"), "data", &["parquet"], &mut found).expect("nothing is listed");
     }
 }

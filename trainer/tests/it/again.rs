@@ -145,7 +145,7 @@ fn a_round_that_was_done_again_is_told_to_the_next() {
     assert!(succeeds(&place, &rollout).contains("was repeated since"));
 }
 
-/// Whatever their distance from the reference, which the rewards charge for: whitened, even a small charge would be all.
+/// Even if they differ in their KL penalty: after whitening, that small difference would be the whole signal.
 #[test]
 fn samples_that_do_not_differ_teach_nothing() {
     let place = Place::new(40);

@@ -332,7 +332,6 @@ fn what_ranks_cannot_do_together_is_told_by_each() {
     succeeds(&place, 2, &rollout);
 }
 
-/// All of them would write the same folder.
 /// Two machines without a shared disk: each would decide by its own files what is left to do.
 #[test]
 fn ranks_that_see_other_files_or_weights_are_refused() {
@@ -356,16 +355,17 @@ fn ranks_that_see_other_files_or_weights_are_refused() {
     let mut bytes = fs::read(&path).expect("weights");
     *bytes.last_mut().expect("a byte") ^= 1;
     fs::write(&path, bytes).expect("written");
-    refused([&place, &other], "rollout", "rank 1 has other weights in ");
+    refused([&place, &other], "rollout", "rank 1 read a different student from ");
     assert!(place.dataset().read::<Rollout>(1).expect("rollouts").is_empty());
 
     let other = place.copy();
     place.stage("rollout");
     let part = "data/rollouts/round-1/part-sampled-00000.parquet";
     refused([&place, &other], "rl", &format!("rank 1 has no {part}, which rank 0 has"));
-    refused([&other, &place], "rl", &format!("rank 1 has {part}, which rank 0 has not"));
+    refused([&other, &place], "rl", &format!("rank 1 has {part}, which rank 0 does not have"));
 }
 
+/// All of them would write the same folder.
 #[test]
 fn one_rank_merges_and_describes_a_student() {
     let place = Place::new(20);

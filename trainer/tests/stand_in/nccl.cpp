@@ -1,7 +1,7 @@
 // NCCL and CUDA's runtime as far as sums over ranks need them, for ranks that are threads of one process and have their
 // "GPU memory" in main memory. Written from nccl.h and cuda_runtime_api.h: an operation is put on a stream and returns; it is
 // over when all ranks have come to it, in the same order and with the same size; a broken communicator says so when asked. To
-// open a communicator takes until all ranks have come, without end where one of them does not.
+// open a communicator blocks until all ranks have come, forever if one never does.
 
 #include <condition_variable>
 #include <cstddef>

@@ -47,6 +47,15 @@ pub fn extract(
     }
     let path = dataset.vision_path(name);
     let identity = group.agree(identity(dataset, vit, &there))?;
+    if let Some(other) = group.gather(identity.clone())?.iter().position(|found| *found != identity) {
+        return Err(Error::input(
+            format!(
+                "ranks differ: rank {other} has another network or other pictures than rank {}",
+                group.rank()
+            ),
+            "all ranks must read the same --vit and the same pictures, for instance from a shared disk",
+        ));
+    }
     let made_by = if vit.is_trial() {
         format!(", by the {TRIAL}; for real pictures, name a trained one with --vit")
     } else {

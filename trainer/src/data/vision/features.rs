@@ -235,6 +235,14 @@ pub(crate) fn is_of(path: &Path, identity: &str) -> bool {
     map_file(path).is_ok_and(|map| told_identity(&map).is_some_and(|found| found == identity))
 }
 
+/// Identifies the features in a file, as [`ImageFeatures::identity`].
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn identity_at(path: &Path) -> Result<String> {
+    Ok(identity_of(&map_file(path)?, path))
+}
+
 fn told_identity(bytes: &[u8]) -> Option<String> {
     let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
     header.metadata().as_ref()?.get(IDENTITY).cloned()

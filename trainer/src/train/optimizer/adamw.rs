@@ -240,8 +240,8 @@ pub fn gradient_norm(sets: &[(&str, &Weights)]) -> f64 {
     (kernel::sum_of_squares(&plain) + others).sqrt()
 }
 
-/// A gradient below this norm is what rounding leaves of zeros, for instance where no sample of a minibatch is better than
-/// another. AdamW divides by its size: taken as it is, it would be a whole step in a random direction.
+/// A gradient with a smaller norm is only rounding error, for instance where no sample of a minibatch is better than another.
+/// AdamW divides by its size: it would become a whole step in a random direction.
 const LEAST_NORM: f64 = 1e-6;
 
 /// Factor that scales gradients of this norm to at most `max_norm` (PyTorch's `clip_grad_norm_`); 1 without a limit, or if it

@@ -328,10 +328,11 @@ impl StepCheckpoint {
         }
     }
 
-    /// Removes weights that a run with these inputs has saved, of which no position is saved. Those of other inputs stay: until
-    /// this run saves its position, theirs refers to them.
+    /// Removes best weights of these inputs that no saved position refers to. Those of other inputs stay until this run saves a
+    /// position, because the saved one may still refer to them; so do all of them where there is a saved position, which
+    /// another number of threads may continue.
     pub fn forget_own_best(&self) {
-        if self.group.is_first() {
+        if self.group.is_first() && !self.path.is_file() {
             forget(&self.path, &format!("best-{}", self.inputs()), None);
         }
     }
