@@ -231,7 +231,7 @@ mod tests {
         let found = within(TIMES, first, (0, 2), None, true).expect("found");
         assert_eq!(found, Farewell { followers: vec![1], ..Farewell::default() });
         let said = found.reason("has ended").expect("a rank");
-        assert!(said.starts_with("rank 1 has ended; no rank gives a reason"), "{said}");
+        assert!(said.starts_with("rank 1 has ended; no rank gave a reason"), "{said}");
     }
 
     #[test]
