@@ -1,6 +1,5 @@
 //! The context of every stage: dataset, settings, checkpoint folders, device.
 
-use super::view::agree_on_policy;
 use crate::backend;
 use crate::backend::libtorch;
 use crate::checkpoint::folder;
@@ -273,8 +272,18 @@ impl Context {
     /// A policy that each rank has read, the same on all of them.
     fn agreed(&self, read: Result<Policy>) -> Result<Policy> {
         let policy = self.group.agree(read)?;
-        agree_on_policy(self, &policy)?;
-        Ok(policy)
+        if self.group.is_alone() {
+            return Ok(policy);
+        }
+        let all = self.group.gather(format!("{}{}", policy.fingerprint, policy.identity()))?;
+        let Some(other) = all.iter().position(|found| *found != all[0]) else { return Ok(policy) };
+        Err(Error::input(
+            format!(
+                "ranks differ: rank {other} read a different student from {} than rank 0",
+                policy.folder.display()
+            ),
+            "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
+        ))
     }
 
     /// Reads a policy with its tokenizer, for training. With `student.lora_rank`, training continues its adapter or a new one,

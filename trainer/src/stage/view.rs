@@ -1,6 +1,6 @@
 //! What ranks see: each decides by the files of the dataset and the checkpoints what is left to do, so all must see the same.
 
-use super::context::{Context, Policy};
+use super::context::Context;
 use crate::data::vision::features::identity_at;
 use crate::error::{Error, Result};
 use schemas::provenance::sha256_hex;
@@ -84,26 +84,6 @@ pub(crate) fn agree_on_data(context: &Context) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Fails on every rank if one has read a policy with other weights or another configuration than rank 0.
-///
-/// # Errors
-/// As said; or if a rank has ended.
-pub(super) fn agree_on_policy(context: &Context, policy: &Policy) -> Result<()> {
-    let group = &context.group;
-    if group.is_alone() {
-        return Ok(());
-    }
-    let all = group.gather(format!("{}{}", policy.fingerprint, policy.identity()))?;
-    let Some(other) = all.iter().position(|found| *found != all[0]) else { return Ok(()) };
-    Err(Error::input(
-        format!(
-            "ranks differ: rank {other} read a different student from {} than rank 0",
-            policy.folder.display()
-        ),
-        "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
-    ))
 }
 
 /// The files that decide what is left to do. Hidden ones are rank 0's own.

@@ -60,8 +60,8 @@ fn quantized_numbers_are_refused() {
     let file = values("pickles").join("quantized.bin");
     let refused = read_pickle(&file).expect_err("quantized");
     let expected = format!(
-        "{}: tensor `turned`: expected floating-point numbers, found a quantized tensor; use the checkpoint from before it \
-         was quantized",
+        "{}: tensor `turned`: expected floating-point numbers, found a quantized tensor; use the unquantized \
+         checkpoint",
         file.display()
     );
     assert_eq!((refused.to_string(), refused.exit_code()), (expected, 2));

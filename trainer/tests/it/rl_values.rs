@@ -3,7 +3,7 @@
 
 use crate::checkpoints::{assert_close, values};
 use crate::t5::{Loaded, read_student};
-use schemas::settings::{RlSettings, WhitenOver};
+use schemas::settings::{BaselineKind, RlSettings, WhitenOver};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
@@ -95,6 +95,8 @@ impl Case {
             neutral_score: told.neutral_score,
             whiten: true,
             whiten_over: WhitenOver::Minibatch,
+            // Against values, as in the paper: the mean is subtracted.
+            baseline: BaselineKind::Sampled,
             kl_penalty: 0.0,
             ..RlSettings::default()
         }
