@@ -86,11 +86,14 @@ fn measured(flags: &[&str]) -> f64 {
     json["peak_rss_mb"].as_f64().expect("a number") * 1e6
 }
 
-/// Most that a prediction may be off, relative to what was measured.
-const TOLERANCE: f64 = 0.15;
+/// Most that a prediction may be off, relative to what was measured. Of small peaks, the heap's gaps are a larger part, and these
+/// differ from run to run.
+fn tolerance(predicted: f64) -> f64 {
+    if predicted < 1.2e9 { 0.2 } else { 0.15 }
+}
 
 fn is_predicted(predicted: f64, measured: f64) -> bool {
-    (predicted / measured - 1.0).abs() <= TOLERANCE
+    (predicted / measured - 1.0).abs() <= tolerance(predicted)
 }
 
 fn assert_predicted(what: &str, predicted: f64, measured: f64) {
