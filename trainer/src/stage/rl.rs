@@ -315,7 +315,7 @@ fn start(
     let settings = &context.settings;
     let mut rows: Vec<String> =
         experience.iter().map(|row| sha256_hex(format!("{row:?}").as_bytes())).collect();
-    // Some are made of corrections and judgements, which experience says nothing of.
+    // Pairs may come from corrections and judgements, which are not part of the experience.
     rows.extend(pairs.unwrap_or_default().iter().map(|pair| sha256_hex(format!("{pair:?}").as_bytes())));
     let start = format!(
         "{}{} {:?} {kl_coefficient} {} {:?} {:?} {:?} {:?} {}",

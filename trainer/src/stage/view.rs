@@ -58,7 +58,7 @@ pub(crate) fn agree_on_files(context: &Context) -> Result<()> {
 /// Fails on every rank if one has other problems or other image features than rank 0, of the same size.
 ///
 /// # Errors
-/// As said; if a file cannot be read, or a rank has ended.
+/// If they differ, a file cannot be read, or a rank has ended.
 pub(crate) fn agree_on_data(context: &Context) -> Result<()> {
     let group = &context.group;
     if group.is_alone() {
@@ -180,7 +180,7 @@ mod tests {
         }
         let mut found = Files::new();
         list(folder.path(), "data", &["parquet"], &mut found).expect("listed");
-        // What was rejected is waited for no longer.
+        // Stages also decide by rejects: a rejected item is not pending.
         assert_eq!(
             found,
             files(&[("data/rejects/round-1/part-b.parquet", 4), ("data/rollouts/round-1/part-a.parquet", 4)])
