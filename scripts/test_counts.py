@@ -7,16 +7,23 @@ The last line is `N passed, N failed, N skipped`, over all commands. The counts 
 cargo and the closing lines of Python's unittest (which writes them to standard error: add `2>&1`). A command that fails
 without having run any tests, such as a build, ends the run; after failed tests, the other commands still run. The exit
 status is that of the first command that failed.
+
+A command that prints nothing for ARES_TEST_SILENCE_SECS (900) hangs: its processes are listed, with the tests that cargo called
+slow and that have not ended, and those without children are killed, so that their tests fail and the others go on.
 """
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 
 CARGO = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
 UNITTEST_RAN = re.compile(r"^Ran (\d+) tests? in ")
 UNITTEST_END = re.compile(r"^(?:OK|FAILED)(?: \((.*)\))?$")
+SLOW = re.compile(r"^test (\S+) has been running for over \d+ seconds")
+ENDED = re.compile(r"^test (\S+) \.\.\. ")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -24,6 +31,7 @@ class Counts:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
         self.ran = None
+        self.slow = []
 
     def __str__(self):
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
@@ -33,7 +41,11 @@ class Counts:
 
     def read(self, line):
         line = COLOUR.sub("", line).rstrip()
-        if found := CARGO.match(line):
+        if found := SLOW.match(line):
+            self.slow.append(found[1])
+        elif (found := ENDED.match(line)) and found[1] in self.slow:
+            self.slow.remove(found[1])
+        elif found := CARGO.match(line):
             passed, failed, skipped = map(int, found.groups())
             self.add(passed, failed, skipped)
         elif found := UNITTEST_RAN.match(line):
@@ -53,12 +65,70 @@ class Counts:
         self.skipped += skipped
 
 
+class Silence:
+    """Ends what hangs in a command that has printed nothing for too long."""
+
+    def __init__(self, process, counts):
+        self.limit = float(os.environ.get("ARES_TEST_SILENCE_SECS", "900"))
+        self.process, self.counts = process, counts
+        self.heard()
+
+    def heard(self):
+        self.timer = threading.Timer(self.limit, self.end)
+        self.timer.daemon = True
+        self.timer.start()
+
+    def broken(self):
+        self.timer.cancel()
+
+    def end(self):
+        print(f"hangs: nothing was printed for {self.limit:.0f} s; slow tests: {', '.join(self.counts.slow) or 'none'}")
+        self.counts.failed += 1
+        found = descendants(self.process.pid)
+        for pid in found:
+            print(f"  {pid}: {of_process(pid, 'wchan')}: {of_process(pid, 'cmdline')}", flush=True)
+        self.heard()
+        for pid in (pid for pid, children in found.items() if not children):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def of_process(pid, name):
+    try:
+        with open(f"/proc/{pid}/{name}", errors="replace") as file:
+            return file.read().replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
+def descendants(pid):
+    """A process and all that it has started, itself first, with the children of each."""
+    children = {}
+    for other in filter(str.isdigit, os.listdir("/proc")):
+        # `pid (name) state parent …`; a name may hold anything.
+        fields = of_process(other, "stat").rpartition(")")[2].split()
+        if len(fields) > 1:
+            children.setdefault(int(fields[1]), []).append(int(other))
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return {pid: children.get(pid, []) for pid in found}
+
+
 def run(command, counts):
     with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:
-        for line in process.stdout:
-            sys.stdout.buffer.write(line)
-            sys.stdout.buffer.flush()
-            counts.read(line.decode(errors="replace"))
+        silence = Silence(process, counts)
+        try:
+            for line in process.stdout:
+                silence.broken()
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+                counts.read(line.decode(errors="replace"))
+                silence.heard()
+        finally:
+            silence.broken()
     return 128 - process.returncode if process.returncode < 0 else process.returncode
 
 

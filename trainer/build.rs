@@ -57,7 +57,7 @@ fn link_libtorch() -> Result<(), String> {
     Ok(())
 }
 
-/// Compiles `shim/process_group.cpp`, whose symbols are in libtorch_cpu.
+/// Compiles the C functions in `shim`; what they call is in libtorch_cpu.
 fn compile_process_groups(libtorch: &Path) {
     println!("cargo::rerun-if-changed=shim");
     let include = libtorch.join("include");
@@ -67,5 +67,5 @@ fn compile_process_groups(libtorch: &Path) {
         // Warnings in PyTorch's headers are ignored.
         build.flag("-isystem").flag(folder);
     }
-    build.file("shim/process_group.cpp").compile("ares_process_group");
+    build.files(["shim/process_group.cpp", "shim/overlap.cpp"]).compile("ares_process_group");
 }

@@ -1,6 +1,7 @@
 //! Ctrl-C and SIGTERM: the first signal is noted, so that a command can shut down cleanly; the second ends
 //! the process. A closed terminal (SIGHUP) is not handled, so `nohup` works.
 
+use std::io::Write;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,6 +25,12 @@ pub fn catch(said: &'static str) {
         };
         let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(watch);
     });
+}
+
+/// Ends the process with this status, without unloading libraries whose threads may still run: that can hang or crash.
+pub fn exit(status: u8) -> ! {
+    let _ = std::io::stdout().flush(); // a closed pipe was reported where it was written to
+    signal_hook::low_level::exit(status.into())
 }
 
 /// Whether a signal has arrived.

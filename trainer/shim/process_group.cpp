@@ -2,31 +2,21 @@
 //
 // Each function returns 0, or 1 where it failed; `ares_failure` then says why, in the thread that called.
 
-#define USE_C10D_GLOO
+#include "handles.hpp"
 
-#include <cstdint>
 #include <cstdlib>
-#include <exception>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/Exception.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
-using Gloo = c10d::ProcessGroupGloo;
 using Milliseconds = std::chrono::milliseconds;
 
 struct AresStore {
   c10::intrusive_ptr<c10d::Store> inner;
-};
-
-struct AresGroup {
-  c10::intrusive_ptr<Gloo> inner;
 };
 
 struct AresWork {
@@ -35,24 +25,7 @@ struct AresWork {
 
 namespace {
 
-thread_local std::string failure;
 thread_local std::vector<uint8_t> found;
-
-// No exception may leave a C function.
-template <typename Work>
-int32_t attempt(Work work) noexcept {
-  try {
-    work();
-    return 0;
-  } catch (const c10::Error& error) {
-    failure = error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    failure = error.what();
-  } catch (...) {
-    failure = "unknown exception";
-  }
-  return 1;
-}
 
 } // namespace
 

@@ -14,7 +14,7 @@ struct RawStore {
 }
 
 #[repr(C)]
-struct RawGroup {
+pub(super) struct RawGroup {
     _private: [u8; 0],
 }
 
@@ -24,7 +24,7 @@ struct RawWork {
 }
 
 /// `at::Tensor`, which tch calls by another name.
-type RawTensor = std::ffi::c_void;
+pub(super) type RawTensor = std::ffi::c_void;
 
 unsafe extern "C" {
     fn ares_failure() -> *const c_char;
@@ -71,7 +71,7 @@ unsafe extern "C" {
 }
 
 /// The outcome of a call that this thread just made.
-fn outcome(status: i32) -> Result<()> {
+pub(super) fn outcome(status: i32) -> Result<()> {
     if status == 0 {
         return Ok(());
     }
@@ -166,6 +166,11 @@ pub(super) struct Ring(NonNull<RawGroup>);
 unsafe impl Send for Ring {}
 
 impl Ring {
+    /// The group, for other C functions; it lives at least as long as this.
+    pub(super) fn raw(&self) -> *mut RawGroup {
+        self.0.as_ptr()
+    }
+
     /// Connects all ranks with each other.
     pub(super) fn open(
         store: &Store,
@@ -263,7 +268,7 @@ impl Drop for Work {
 }
 
 /// Gloo would send the memory of a tensor with gaps as if it had none.
-fn raw(tensor: &mut Tensor) -> Result<*mut RawTensor> {
+pub(super) fn raw(tensor: &mut Tensor) -> Result<*mut RawTensor> {
     if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
         return Err(format!("expected a contiguous tensor in main memory, found {tensor:?}"));
     }

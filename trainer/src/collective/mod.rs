@@ -13,6 +13,7 @@ mod group;
 mod join;
 mod nccl;
 mod operation;
+mod overlap;
 mod wait;
 
 pub use env::Launch;
@@ -21,6 +22,7 @@ pub(crate) use group::{Numbers, exact};
 pub use join::{Terms, join};
 pub use nccl::Libraries;
 pub(crate) use nccl::Nccl;
+pub use overlap::Overlap;
 
 #[cfg(test)]
 mod gpu_tests;

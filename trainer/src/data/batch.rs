@@ -1,6 +1,7 @@
 //! Batches: token sequences padded at the end, with masks.
 
 use super::vision::ImageFeatures;
+use crate::collective::Overlap;
 use crate::model::{Source, Student};
 use crate::nn::mode::Mode;
 use std::collections::HashMap;
@@ -181,30 +182,69 @@ pub fn row_numbers(tensor: &Tensor, row: i64, length: usize) -> Vec<f32> {
 
 /// The part of a minibatch that a process handles: its rank's share of the rows, and the maximum number of tokens, padding
 /// included, per pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Portion {
+#[derive(Debug, Clone, Copy)]
+pub struct Portion<'a> {
     most: Option<u64>,
     rank: usize,
     world: usize,
+    last: Last<'a>,
 }
 
-impl From<Option<u64>> for Portion {
-    /// All rows, with at most this many tokens per pass.
-    fn from(most: Option<u64>) -> Self {
-        Self { most, rank: 0, world: 1 }
+/// What follows a backward pass: nothing more in this step, so that the sums over all ranks of the gradients that it completes
+/// may begin; or other backward passes, as by default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Last<'a>(Option<&'a Overlap>);
+
+impl Last<'_> {
+    /// The backward pass from `loss`.
+    pub fn backward(self, loss: &Tensor) {
+        match self.0 {
+            Some(sums) => sums.last_backward(loss),
+            None => loss.backward(),
+        }
+    }
+
+    /// The same where this is so.
+    fn only_if(self, is_last: bool) -> Self {
+        if is_last { self } else { Self(None) }
     }
 }
 
-impl Portion {
+impl From<Option<u64>> for Portion<'_> {
+    /// All rows, with at most this many tokens per pass.
+    fn from(most: Option<u64>) -> Self {
+        Self::new(most, 0, 1)
+    }
+}
+
+impl<'a> Portion<'a> {
     /// A rank's share of the rows, with at most `most` tokens per pass.
     pub fn new(most: Option<u64>, rank: usize, world: usize) -> Self {
-        Self { most, rank, world }
+        Self { most, rank, world, last: Last::default() }
+    }
+
+    /// The same, whose last backward pass lets `sums` begin.
+    #[must_use]
+    pub fn with_sums(self, sums: Option<&'a Overlap>) -> Self {
+        Self { last: Last(sums), ..self }
+    }
+
+    /// The same, of the last minibatch of a step or not.
+    #[must_use]
+    pub fn of_minibatch(self, is_last: bool) -> Self {
+        Self { last: self.last.only_if(is_last), ..self }
+    }
+
+    /// The parts of this portion, each with what follows its backward pass.
+    pub fn each<'p, P>(self, parts: &'p [P]) -> impl Iterator<Item = (&'p P, Last<'a>)> {
+        let count = parts.len();
+        (1..).zip(parts).map(move |(number, part)| (part, self.last.only_if(number == count)))
     }
 
     /// All rows, with the same limit.
     #[must_use]
     pub fn whole(self) -> Self {
-        self.most.into()
+        Self { rank: 0, world: 1, ..self }
     }
 
     /// The rows of the share, ascending. Each row is in exactly one rank's share, and shares have similar numbers of tokens:
@@ -232,7 +272,7 @@ impl Portion {
 
 /// Splits a portion of a minibatch into parts with the least total padding, each within the token limit, padding included; a
 /// part has at least one row. A source shared by rows counts once per part. `part_tokens` is the cost of another part.
-pub fn parts(lengths: &[Lengths], portion: impl Into<Portion>, part_tokens: u64) -> Vec<Vec<usize>> {
+pub fn parts<'a>(lengths: &[Lengths], portion: impl Into<Portion<'a>>, part_tokens: u64) -> Vec<Vec<usize>> {
     let portion = portion.into();
     let budget = portion.most.unwrap_or(u64::MAX);
     let mut order = portion.rows(lengths);

@@ -192,6 +192,11 @@ impl LowPrecisionCache {
             .collect()
     }
 
+    /// Whether there is a copy of the weight of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.copies.borrow().keys().any(|names| names.iter().any(|other| other == name))
+    }
+
     /// Casts the trained weights again; needed whenever they were changed without their copies ([`LowPrecisionCache::places`]).
     pub fn refresh(&self) {
         no_grad(|| {

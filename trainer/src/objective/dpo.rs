@@ -222,7 +222,7 @@ impl Objective for Dpo<'_> {
 
     /// The gradient of either rationale depends on the loss of the pair, so both run through the policy twice: once for the
     /// margins, and once for the gradients with the resulting weight of each token.
-    fn backward(&self, pairs: &[&Pair], portion: Portion, share: f64) -> Statistics {
+    fn backward(&self, pairs: &[&Pair], portion: Portion<'_>, share: f64) -> Statistics {
         let device = self.policy.device();
         let all = pairs.len() as f64;
         // Both rationales of a pair are on the same rank.
@@ -254,7 +254,7 @@ impl Objective for Dpo<'_> {
             let accuracy = if margin > 0.0 { 1.0 } else { 0.0 };
             statistics.add_numbers(&[loss, margin, accuracy, better, worse]);
         }
-        for part in &parts {
+        for (part, last) in portion.each(&parts) {
             let chosen: Vec<&Sequence<'_>> = part.iter().map(|&row| rows[row]).collect();
             let padded = Padded::new(&chosen, self.features, self.policy);
             let mut weights: Vec<f32> = Vec::new();
@@ -268,7 +268,8 @@ impl Objective for Dpo<'_> {
             let loss = |logprobs: &Tensor, start: i64, length: i64| {
                 (logprobs * weights.narrow(0, start, length)).sum(Kind::Float)
             };
-            let _ = backward_by_positions(self.policy, &states, padded.tokens(), self.mode(), loss, None);
+            let mode = (self.mode(), last);
+            let _ = backward_by_positions(self.policy, &states, padded.tokens(), mode, loss, None);
         }
         self.policy.flush_all_gradients();
         statistics

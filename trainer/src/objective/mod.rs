@@ -53,7 +53,7 @@ pub trait Objective {
 
     /// Adds `share` times the gradients of the loss of one minibatch, for the rows of the portion. Statistics are of the policy
     /// before the step. The sum over the portions of all ranks does not depend on the number of ranks.
-    fn backward(&self, rows: &[&Self::Row], portion: Portion, share: f64) -> Statistics;
+    fn backward(&self, rows: &[&Self::Row], portion: Portion<'_>, share: f64) -> Statistics;
 
     /// KL of the policy from the round's starting policy on the tokens of `rows`, to second order, in nats per token; `None` if
     /// rows are not samples of that policy.

@@ -72,7 +72,8 @@ pub fn train<O: Objective>(
         let share = 1.0 / minibatches.len() as f64;
         let statistics = training.gradients(&chosen, |portion| {
             let mut statistics = Statistics::new(device);
-            for rows in minibatches.clone() {
+            for (number, rows) in minibatches.clone().enumerate() {
+                let portion = portion.of_minibatch(number + 1 == minibatches.len());
                 statistics.add(&objective.backward(rows, portion, share));
             }
             statistics
@@ -238,7 +239,7 @@ mod tests {
             vec![("policy", self.learner.policy_weights)]
         }
 
-        fn backward(&self, rows: &[&ScoredRollout], portion: Portion, share: f64) -> Statistics {
+        fn backward(&self, rows: &[&ScoredRollout], portion: Portion<'_>, share: f64) -> Statistics {
             self.learner.backward(rows, self.features, self.settings, Mode::EVAL, portion, share)
         }
 

@@ -118,7 +118,7 @@ impl Objective for PolicyGradient<'_> {
         sets
     }
 
-    fn backward(&self, rows: &[&ScoredRollout], portion: Portion, share: f64) -> Statistics {
+    fn backward(&self, rows: &[&ScoredRollout], portion: Portion<'_>, share: f64) -> Statistics {
         let mode = Mode { train: false, kind: self.plan.kind };
         self.learner.backward(rows, self.features, self.plan.settings, mode, portion, share)
     }

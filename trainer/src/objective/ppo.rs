@@ -56,16 +56,16 @@ impl Learner<'_> {
     /// Adds the gradients of `scale` times the loss of one minibatch, in parts within the portion's token limit and a few head
     /// positions at a time: the gradients of the whole, in less memory. Whitening and the mean are over the whole minibatch,
     /// whatever the portion.
-    pub fn backward(
+    pub fn backward<'b>(
         &self,
         rollouts: &[&ScoredRollout],
         features: &ImageFeatures,
         settings: &RlSettings,
         mode: Mode,
-        portion: impl Into<Portion>,
+        portion: impl Into<Portion<'b>>,
         scale: f64,
     ) -> Statistics {
-        let device = self.policy.device();
+        let (device, portion) = (self.policy.device(), portion.into());
         let lengths = batch::shared_lengths(rollouts);
         let all: usize = lengths.iter().map(|row| row.target).sum();
         // The loss is a mean over the minibatch's tokens, so each piece is weighted by its share of them.
@@ -100,10 +100,10 @@ impl Learner<'_> {
                 // Leftovers of an attempt that ran out of memory.
                 self.policy.release_copies();
             }
-            for rows in &parts {
+            for (rows, last) in portion.each(&parts) {
                 let (part, _) = part_of(rows);
                 let states = part.states(&model.student, mode);
-                value_share(&mut statistics, model, &part, &states).backward();
+                last.backward(&value_share(&mut statistics, model, &part, &states));
                 model.flush_gradients();
             }
             model.flush_all_gradients();
@@ -112,7 +112,7 @@ impl Learner<'_> {
             }
         }
         let sharing = self.value.filter(|_| shares_trunk).map(|(model, _)| model);
-        for rows in &parts {
+        for (rows, last) in portion.each(&parts) {
             let (part, advantages) = part_of(rows);
             let states = part.states(self.policy, mode);
             let value = sharing.map(|model| value_share(&mut statistics, model, &part, &states));
@@ -128,7 +128,7 @@ impl Learner<'_> {
                 statistics.add_policy(&inputs, &loss);
                 loss.of_policy * share(length)
             };
-            let under = (mode, self.distribution);
+            let under = (mode, self.distribution, last);
             let _ = backward_under(self.policy, &states, part.tokens(), under, policy_loss, value);
             if let Some(model) = sharing {
                 model.flush_gradients();

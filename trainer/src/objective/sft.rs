@@ -162,23 +162,24 @@ pub fn batch_loss(student: &Student, examples: &[&Example], features: &ImageFeat
 
 /// Adds the gradients of [`batch_loss`], in parts within the portion's token limit and a few head positions at a time, and
 /// returns the loss: the same results in less memory. The portions of all ranks add up to them.
-pub fn backward(
+pub fn backward<'a>(
     student: &Student,
     examples: &[&Example],
     features: &ImageFeatures,
     mode: Mode,
-    portion: impl Into<Portion>,
+    portion: impl Into<Portion<'a>>,
 ) -> Tensor {
-    let device = student.device();
+    let (device, portion) = (student.device(), portion.into());
     let lengths = batch::lengths(examples);
     let all: usize = lengths.iter().map(|row| row.target).sum();
     let mut loss = Tensor::zeros([], (Kind::Float, device));
-    for part in batch::parts(&lengths, portion, backend::of(device).part_tokens(mode.kind)) {
+    let parts = batch::parts(&lengths, portion, backend::of(device).part_tokens(mode.kind));
+    for (part, last) in portion.each(&parts) {
         let part: Vec<&Example> = part.iter().map(|&row| examples[row]).collect();
         let padded = Padded::new(&part, features, student);
         let states = padded.states(student, mode);
         let share = |logprobs: &Tensor, _, _| logprobs.sum(Kind::Float) * (-1.0 / all as f64);
-        loss += backward_by_positions(student, &states, padded.tokens(), mode, share, None);
+        loss += backward_by_positions(student, &states, padded.tokens(), (mode, last), share, None);
     }
     student.flush_all_gradients();
     loss

@@ -127,24 +127,24 @@ fn gradients(
     chosen: &[&ScoredRollout],
     plan: &Plan<'_>,
     mode: Mode,
-    portion: Portion,
+    portion: Portion<'_>,
 ) -> Statistics {
     let device = fitted.policy.device();
     let tokens: usize = chosen.iter().map(|rollout| rollout.tokens.len()).sum();
     let mut statistics = Statistics::new(device);
-    for rollouts in chosen.chunks(plan.settings.minibatch as usize) {
-        for part in batch::parts(
-            &batch::shared_lengths(rollouts),
-            portion,
-            backend::of(device).part_tokens(plan.kind),
-        ) {
+    let minibatches = chosen.chunks(plan.settings.minibatch as usize);
+    for (number, rollouts) in minibatches.clone().enumerate() {
+        let portion = portion.of_minibatch(number + 1 == minibatches.len());
+        let part_tokens = backend::of(device).part_tokens(plan.kind);
+        let parts = batch::parts(&batch::shared_lengths(rollouts), portion, part_tokens);
+        for (part, last) in portion.each(&parts) {
             let part: Vec<&ScoredRollout> = part.iter().map(|&row| rollouts[row]).collect();
             let values = values(fitted, &part, mode);
             let returns: Vec<f32> = part.iter().flat_map(|rollout| rollout.returns.iter().copied()).collect();
             let returns = Tensor::from_slice(&returns).to_device(device);
             let loss = value_loss(&values, &returns, None);
             statistics.add_values(&values, &returns, &loss);
-            (loss * (returns.size()[0] as f64 / tokens as f64)).backward();
+            last.backward(&(loss * (returns.size()[0] as f64 / tokens as f64)));
             fitted.model.flush_gradients();
         }
     }

@@ -2,6 +2,7 @@
 
 use super::distribution::Distribution;
 use crate::backend;
+use crate::data::batch::Last;
 use crate::model::Student;
 use crate::nn::mode::Mode;
 use tch::{Kind, Tensor};
@@ -39,16 +40,16 @@ pub fn token_logprobs_under(
 ///
 /// `hidden` `[tokens, d]` and `tokens` `[tokens]` hold only real tokens; `loss` takes log π of the tokens
 /// `start..start + length` and returns their share. `also` is a further loss of the same states. Returns the sum of the shares
-/// without `also`.
+/// without `also`. `last` is of the backward pass below `hidden`.
 pub fn backward_by_positions(
     student: &Student,
     hidden: &Tensor,
     tokens: &Tensor,
-    mode: Mode,
+    (mode, last): (Mode, Last<'_>),
     loss: impl FnMut(&Tensor, i64, i64) -> Tensor,
     also: Option<Tensor>,
 ) -> Tensor {
-    backward_under(student, hidden, tokens, (mode, Distribution::FULL), loss, also)
+    backward_under(student, hidden, tokens, (mode, Distribution::FULL, last), loss, also)
 }
 
 /// As [`backward_by_positions`], with log-probabilities under another distribution derived from the same logits.
@@ -56,7 +57,7 @@ pub fn backward_under(
     student: &Student,
     hidden: &Tensor,
     tokens: &Tensor,
-    (mode, distribution): (Mode, Distribution),
+    (mode, distribution, last): (Mode, Distribution, Last<'_>),
     mut loss: impl FnMut(&Tensor, i64, i64) -> Tensor,
     also: Option<Tensor>,
 ) -> Tensor {
@@ -80,7 +81,7 @@ pub fn backward_under(
         below += also;
     }
     if below.requires_grad() {
-        below.backward();
+        last.backward(&below);
         student.flush_gradients();
     }
     sum

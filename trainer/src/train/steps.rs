@@ -2,11 +2,11 @@
 //! running out of memory, finiteness checks, the step itself, its metrics and its checkpoint.
 
 use super::metrics::MetricLog;
-use super::optimizer::{AdamW, clip_factor, gradient_norm, sum_gradients, zero_gradients};
+use super::optimizer::{AdamW, clip_factor, gradient_norm, sum_gradients, summed_early, zero_gradients};
 use super::progress::{Progress, interrupted};
 use super::resume::StepCheckpoint;
 use crate::backend::memory::unless_out_of_memory;
-use crate::collective::Group;
+use crate::collective::{Group, Overlap};
 use crate::data::batch::{Portion, Row};
 use crate::error::{Error, Result};
 use crate::nn::weights::Weights;
@@ -64,6 +64,8 @@ pub struct Training<'a, R> {
     sets: &'a [(&'a str, &'a Weights)],
     optimizer: AdamW,
     group: Group,
+    /// Sums of the large gradients, from the second step on.
+    sums: Option<Overlap>,
     saved: &'a mut StepCheckpoint,
     log: &'a mut MetricLog,
     progress: Progress,
@@ -100,6 +102,7 @@ impl<'a, R: Row> Training<'a, R> {
             sets,
             optimizer,
             group,
+            sums: None,
             saved,
             log,
             progress: Progress::new(schedule.stage, total),
@@ -163,15 +166,20 @@ impl<'a, R: Row> Training<'a, R> {
             .collect()
     }
 
-    /// Result of `work`, which adds the gradients of the given portion of `chosen`, summed over all ranks. If memory runs out
-    /// on any of them, all call it again with half the tokens per pass.
+    /// Result of `work`, which adds the gradients of the given portion of `chosen`, summed over all ranks. The sums of large
+    /// gradients begin within its last backward pass. If memory runs out on any of them, all call it again with half the tokens
+    /// per pass.
     ///
     /// # Errors
     /// If not even one row fits, or a rank has ended.
-    pub fn gradients<T: Share>(&mut self, chosen: &[&R], work: impl Fn(Portion) -> T) -> Result<T> {
+    pub fn gradients<T: Share>(&mut self, chosen: &[&R], work: impl Fn(Portion<'_>) -> T) -> Result<T> {
         loop {
             let portion = Portion::new(self.budget, self.group.rank(), self.group.world());
+            let portion = portion.with_sums(self.sums.as_ref());
             let done = unless_out_of_memory(|| work(portion));
+            if let Some(sums) = &mut self.sums {
+                sums.end()?; // also where memory ran out: the other ranks may have begun
+            }
             let lacks_memory = self.group.any(done.is_none())?;
             if let Some(mut done) = done.filter(|_| !lacks_memory) {
                 done.add_up(&self.group)?;
@@ -195,7 +203,10 @@ impl<'a, R: Row> Training<'a, R> {
         learning_rate: f64,
     ) -> Result<[(&'static str, f64); 4]> {
         let stage = self.schedule.stage;
-        sum_gradients(self.sets, &self.group)?;
+        sum_gradients(self.sets, &self.group, self.sums.as_ref())?;
+        if self.sums.is_none() {
+            self.sums = Overlap::new(&self.group, summed_early(self.sets))?;
+        }
         let norm = unless_out_of_memory(|| gradient_norm(self.sets)).ok_or_else(|| no_room(stage, STEP))?;
         // All ranks use the same clipping factor, even if their processors round differently.
         let norm = self.group.number_of_first(norm)?;

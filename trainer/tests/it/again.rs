@@ -227,14 +227,23 @@ fn a_second_interrupt_ends_with_its_status() {
     for _ in 0..6 {
         let place = start.copy();
         let mut command = place.train(&["--round", "1", "--stage", "rl", "--passes", "50", "--max-kl", "0"]);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
+        let pid = child.id().to_string();
         let interrupt = || {
-            let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+            let status = Command::new("kill").args(["-INT", &pid]).status();
             assert!(status.expect("kill").success());
         };
         let step = place.checkpoint("round-1/.rl-step.safetensors");
         while !step.exists() {
-            std::thread::sleep(Duration::from_millis(2)); // until it trains
+            // Until it trains.
+            if child.try_wait().expect("train").is_some() {
+                let output = child.wait_with_output().expect("output");
+                panic!(
+                    "it ended before its first step checkpoint: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
         interrupt();
         interrupt();

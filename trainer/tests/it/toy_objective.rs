@@ -6,7 +6,7 @@ use schemas::settings::Algorithm;
 use std::collections::BTreeMap;
 use tch::Kind;
 use trainer::backend;
-use trainer::data::batch::{self, Padded, Portion, Row};
+use trainer::data::batch::{self, Last, Padded, Portion, Row};
 use trainer::data::vision::ImageFeatures;
 use trainer::error::Result;
 use trainer::model::Student;
@@ -76,7 +76,7 @@ impl Objective for Imitation<'_> {
         vec![("policy", self.weights)]
     }
 
-    fn backward(&self, rows: &[&Weighted], portion: Portion, share: f64) -> Statistics {
+    fn backward(&self, rows: &[&Weighted], portion: Portion<'_>, share: f64) -> Statistics {
         let device = self.policy.device();
         let mut statistics = Statistics::new(device).of_rows(&["loss"]);
         let parts =
@@ -91,7 +91,7 @@ impl Objective for Imitation<'_> {
                     self.policy,
                     &states,
                     padded.tokens(),
-                    Mode::EVAL,
+                    (Mode::EVAL, Last::default()),
                     |logprobs, _, _| logprobs.sum(Kind::Float) * scale,
                     None,
                 );

@@ -1,6 +1,6 @@
 //! Sums the gradients of all ranks in place, in large groups.
 
-use crate::collective::Group;
+use crate::collective::{Group, Overlap};
 use crate::error::Result;
 use crate::nn::weights::Weights;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -19,20 +19,38 @@ pub(super) fn trained<'a>(
     })
 }
 
-/// Replaces the gradients of each rank by their sum over all ranks, in float32. A weight without a gradient on any rank still
-/// has none.
+/// Large weights whose gradients can be summed while a backward pass computes others: they have one, which is in main memory
+/// and not that of a copy in another dtype. The same on all ranks once their gradients were summed.
+pub fn summed_early(sets: &[(&str, &Weights)]) -> Vec<Tensor> {
+    let has_own = |weight: &Tensor| {
+        let gradient = weight.grad();
+        weight.device() == Device::Cpu && gradient.defined() && gradient.is_contiguous()
+    };
+    let large = trained(sets).filter(|(_, weights, name, weight)| {
+        weight.numel() >= LARGE && has_own(weight) && !weights.copies().has(name)
+    });
+    large.map(|(_, _, _, weight)| weight.shallow_clone()).collect()
+}
+
+/// Replaces the gradients of each rank by their sum over all ranks, in float32, but for those that were `summed` already. A
+/// weight without a gradient on any rank still has none.
 ///
 /// # Errors
 /// If a rank has ended.
-pub fn sum_gradients(sets: &[(&str, &Weights)], group: &Group) -> Result<()> {
+pub fn sum_gradients(sets: &[(&str, &Weights)], group: &Group, summed: Option<&Overlap>) -> Result<()> {
     if group.is_alone() {
         return Ok(());
     }
     let gradients: Vec<_> = sets.iter().map(|(_, weights)| weights.gradients()).collect();
     let mut all: Vec<(&Tensor, Option<&Tensor>)> = Vec::new();
     for ((_, weights), gradients) in sets.iter().zip(&gradients) {
-        let trained = weights.iter().filter(|(_, weight)| weight.requires_grad());
+        let left =
+            |weight: &Tensor| weight.requires_grad() && !summed.is_some_and(|summed| summed.has(weight));
+        let trained = weights.iter().filter(|(_, weight)| left(weight));
         all.extend(trained.map(|(name, weight)| (weight, gradients.get(name))));
+    }
+    if all.is_empty() {
+        return Ok(());
     }
     let own: Vec<f32> = all.iter().map(|(_, gradient)| f32::from(u8::from(gradient.is_some()))).collect();
     let mut counts = Tensor::from_slice(&own);
@@ -121,7 +139,7 @@ mod tests {
                 if rank == 1 {
                     (weights.get("b") * 0.5).sum(Kind::Float).backward();
                 }
-                sum_gradients(&sets, &group).expect("summed");
+                sum_gradients(&sets, &group, None).expect("summed");
                 let gradients = weights.gradients();
                 let of = |name: &str| {
                     gradients.get(name).map(|gradient| gradient.mean(Kind::Float).double_value(&[]))

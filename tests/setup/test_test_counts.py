@@ -1,0 +1,45 @@
+"""The runner of the test suite: its totals, and what it does about a test that hangs."""
+
+import os
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+RUNNER = Path(__file__).parents[2] / "scripts" / "test_counts.py"
+
+
+def run(*commands, silence="60"):
+    environment = {**os.environ, "ARES_TEST_SILENCE_SECS": silence}
+    done = subprocess.run(
+        [sys.executable, RUNNER, *commands], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+class Counts(unittest.TestCase):
+    def test_totals_are_over_all_commands(self):
+        cargo = "echo 'test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured'"
+        python = "printf 'Ran 4 tests in 0.1s\\n\\nFAILED (failures=1, skipped=2)\\n'; exit 1"
+        status, lines = run(cargo, python)
+        self.assertEqual((status, lines[-1]), (1, "4 passed, 1 failed, 3 skipped"))
+
+    def test_a_command_that_fails_without_tests_ends_the_run(self):
+        status, lines = run("exit 3", "echo never")
+        self.assertEqual((status, lines[-1]), (3, "0 passed, 0 failed, 0 skipped"))
+        self.assertNotIn("never", lines)
+
+    def test_what_hangs_is_named_and_ended(self):
+        command = (
+            "echo 'test a::slow has been running for over 60 seconds';"
+            "sleep 600 || echo 'test a::slow ... FAILED';"
+            "echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured'"
+        )
+        status, lines = run(command, "echo 'test result: ok. 1 passed; 0 failed; 0 ignored'", silence="1")
+        self.assertIn("hangs: nothing was printed for 1 s; slow tests: a::slow", lines)
+        self.assertTrue(any("sleep 600" in line and line.startswith("  ") for line in lines), lines)
+        self.assertEqual((status, lines[-1]), (1, "2 passed, 2 failed, 0 skipped"))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,131 @@
+// Sums of gradients over all ranks that begin while a backward pass still computes others.
+//
+// On the CPU a backward pass runs in the thread that calls it, and so do its hooks: nothing here is shared by threads but the
+// sums themselves, which Gloo's threads carry out.
+
+#include "handles.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+struct AresOverlap {
+  c10::intrusive_ptr<Gloo> group;
+  // In the order in which their sums begin, which is the same on all ranks.
+  std::vector<at::Tensor> weights;
+  // Whether a gradient is complete, since the last end.
+  std::vector<bool> complete;
+  // The order in which they were completed.
+  std::vector<uint64_t> order;
+  std::vector<c10::intrusive_ptr<c10d::Work>> begun;
+  // Whether the gradients that a backward pass adds to are complete afterwards.
+  bool is_last = false;
+  // Without it, sums begin at the end only.
+  bool begins_early = false;
+
+  void begin() {
+    std::vector<at::Tensor> gradient{weights[begun.size()].mutable_grad()};
+    begun.push_back(group->allreduce(gradient));
+  }
+
+  void completed(size_t index) {
+    if (!is_last || complete[index]) {
+      return;
+    }
+    complete[index] = true;
+    order.push_back(index);
+    while (begins_early && begun.size() < weights.size() && complete[begun.size()]) {
+      begin();
+    }
+  }
+};
+
+namespace {
+
+struct Completed final : torch::autograd::PostAccumulateGradHook {
+  AresOverlap* sums;
+  size_t index;
+
+  Completed(AresOverlap* sums, size_t index) : sums(sums), index(index) {}
+
+  void operator()(const at::Tensor& /* weight */) override {
+    sums->completed(index);
+  }
+};
+
+} // namespace
+
+extern "C" {
+
+// The weights have gradients already, which are added to in place from now on.
+int32_t ares_overlap_open(
+    AresOverlap** out,
+    AresGroup* group,
+    at::Tensor* const* weights,
+    size_t count,
+    bool begins_early) {
+  return attempt([&] {
+    auto sums = std::make_unique<AresOverlap>();
+    sums->group = group->inner;
+    sums->begins_early = begins_early;
+    sums->complete.resize(count);
+    for (size_t index = 0; index < count; index++) {
+      sums->weights.push_back(*weights[index]);
+    }
+    for (size_t index = 0; index < count; index++) {
+      torch::autograd::impl::set_post_acc_grad_hooks(
+          *weights[index], std::make_unique<Completed>(sums.get(), index));
+    }
+    *out = sums.release();
+  });
+}
+
+// Whether the backward passes from now on are the last ones to reach their weights.
+void ares_overlap_is_last(AresOverlap* sums, bool is_last) {
+  sums->is_last = is_last;
+}
+
+// Sums in progress or over.
+size_t ares_overlap_begun(const AresOverlap* sums) {
+  return sums->begun.size();
+}
+
+// Begins the sums that have not begun, and waits for all of them. `order` [count] receives the order in which the gradients
+// were completed; those that no last backward pass reached are at its end.
+int32_t ares_overlap_end(AresOverlap* sums, uint64_t* order) {
+  return attempt([&] {
+    sums->is_last = false;
+    const size_t count = sums->weights.size();
+    while (sums->begun.size() < count) {
+      sums->begin();
+    }
+    for (size_t index = 0; index < count; index++) {
+      if (!sums->complete[index]) {
+        sums->order.push_back(index);
+      }
+    }
+    std::copy(sums->order.begin(), sums->order.end(), order);
+    for (auto& work : sums->begun) {
+      work->wait();
+    }
+    sums->begun.clear();
+    sums->order.clear();
+    sums->complete.assign(count, false);
+  });
+}
+
+void ares_overlap_close(AresOverlap* sums) {
+  attempt([&] {
+    for (auto& weight : sums->weights) {
+      torch::autograd::impl::set_post_acc_grad_hooks(weight, nullptr);
+    }
+    delete sums;
+  });
+}
+
+} // extern "C"
