@@ -8,8 +8,9 @@ cargo and the closing lines of Python's unittest (which writes them to standard 
 without having run any tests, such as a build, ends the run; after failed tests, the other commands still run. The exit
 status is that of the first command that failed.
 
-A command that prints nothing for ARES_TEST_SILENCE_SECS (900) hangs: its processes are listed, with the tests that cargo called
-slow and that have not ended, and those without children are killed, so that their tests fail and the others go on.
+A `cargo test` that prints nothing for ARES_TEST_SILENCE_SECS (900), once its first tests run, hangs: its processes are listed,
+with the tests that cargo called slow and that have not ended, and those without children are killed, so that their tests fail
+and the others go on.
 """
 
 import os
@@ -18,10 +19,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 CARGO = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
 UNITTEST_RAN = re.compile(r"^Ran (\d+) tests? in ")
 UNITTEST_END = re.compile(r"^(?:OK|FAILED)(?: \((.*)\))?$")
+RUNNING = re.compile(r"^running \d+ tests?$")
 SLOW = re.compile(r"^test (\S+) has been running for over \d+ seconds")
 ENDED = re.compile(r"^test (\S+) \.\.\. ")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -66,20 +69,24 @@ class Counts:
 
 
 class Silence:
-    """Ends what hangs in a command that has printed nothing for too long."""
+    """Ends what hangs in a command that has printed nothing for too long since its first test began."""
 
     def __init__(self, process, counts):
         self.limit = float(os.environ.get("ARES_TEST_SILENCE_SECS", "900"))
         self.process, self.counts = process, counts
-        self.heard()
+        self.began = None  # compiling takes long, and prints nothing here
+        self.over = threading.Event()
+        threading.Thread(target=self.watch, daemon=True).start()
 
-    def heard(self):
-        self.timer = threading.Timer(self.limit, self.end)
-        self.timer.daemon = True
-        self.timer.start()
+    def heard(self, line):
+        if self.began is not None or RUNNING.match(line):
+            self.began = time.monotonic()
 
-    def broken(self):
-        self.timer.cancel()
+    def watch(self):
+        while not self.over.wait(min(1.0, self.limit / 2)):
+            if self.began is not None and time.monotonic() - self.began > self.limit and self.process.poll() is None:
+                self.end()
+                self.began = time.monotonic()
 
     def end(self):
         print(f"hangs: nothing was printed for {self.limit:.0f} s; slow tests: {', '.join(self.counts.slow) or 'none'}")
@@ -87,7 +94,6 @@ class Silence:
         found = descendants(self.process.pid)
         for pid in found:
             print(f"  {pid}: {of_process(pid, 'wchan')}: {of_process(pid, 'cmdline')}", flush=True)
-        self.heard()
         for pid in (pid for pid, children in found.items() if not children):
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -109,7 +115,7 @@ def descendants(pid):
     for other in filter(str.isdigit, os.listdir("/proc")):
         # `pid (name) state parent …`; a name may hold anything.
         fields = of_process(other, "stat").rpartition(")")[2].split()
-        if len(fields) > 1:
+        if len(fields) > 1 and fields[0] != "Z":
             children.setdefault(int(fields[1]), []).append(int(other))
     found = [pid]
     for parent in found:
@@ -122,13 +128,13 @@ def run(command, counts):
         silence = Silence(process, counts)
         try:
             for line in process.stdout:
-                silence.broken()
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
-                counts.read(line.decode(errors="replace"))
-                silence.heard()
+                line = line.decode(errors="replace")
+                silence.heard(line)
+                counts.read(line)
         finally:
-            silence.broken()
+            silence.over.set()
     return 128 - process.returncode if process.returncode < 0 else process.returncode
 
 

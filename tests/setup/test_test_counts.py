@@ -31,6 +31,7 @@ class Counts(unittest.TestCase):
 
     def test_what_hangs_is_named_and_ended(self):
         command = (
+            "echo 'running 2 tests';"
             "echo 'test a::slow has been running for over 60 seconds';"
             "sleep 600 || echo 'test a::slow ... FAILED';"
             "echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured'"

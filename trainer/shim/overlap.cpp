@@ -27,13 +27,18 @@ struct AresOverlap {
   bool is_last = false;
   // Without it, sums begin at the end only.
   bool begins_early = false;
+  // Whether a gradient was added to after it was complete.
+  bool misused = false;
 
   void begin() {
     std::vector<at::Tensor> gradient{weights[begun.size()].mutable_grad()};
     begun.push_back(group->allreduce(gradient));
   }
 
-  void completed(size_t index) {
+  void added_to(size_t index) {
+    if (complete[index]) {
+      misused = true;
+    }
     if (!is_last || complete[index]) {
       return;
     }
@@ -47,41 +52,52 @@ struct AresOverlap {
 
 namespace {
 
-struct Completed final : torch::autograd::PostAccumulateGradHook {
+struct AddedTo final : torch::autograd::PostAccumulateGradHook {
   AresOverlap* sums;
   size_t index;
 
-  Completed(AresOverlap* sums, size_t index) : sums(sums), index(index) {}
+  AddedTo(AresOverlap* sums, size_t index) : sums(sums), index(index) {}
 
   void operator()(const at::Tensor& /* weight */) override {
-    sums->completed(index);
+    sums->added_to(index);
   }
 };
+
+void set_hooks(AresOverlap* sums) {
+  for (size_t index = 0; index < sums->weights.size(); index++) {
+    torch::autograd::impl::set_post_acc_grad_hooks(
+        sums->weights[index], std::make_unique<AddedTo>(sums, index));
+  }
+}
 
 } // namespace
 
 extern "C" {
 
-// The weights have gradients already, which are added to in place from now on.
-int32_t ares_overlap_open(
-    AresOverlap** out,
-    AresGroup* group,
-    at::Tensor* const* weights,
-    size_t count,
-    bool begins_early) {
+// The weights have gradients already, which are added to in place from now on. Sums begin at the end until an order is set.
+int32_t ares_overlap_open(AresOverlap** out, AresGroup* group, at::Tensor* const* weights, size_t count) {
   return attempt([&] {
     auto sums = std::make_unique<AresOverlap>();
     sums->group = group->inner;
-    sums->begins_early = begins_early;
     sums->complete.resize(count);
     for (size_t index = 0; index < count; index++) {
       sums->weights.push_back(*weights[index]);
     }
-    for (size_t index = 0; index < count; index++) {
-      torch::autograd::impl::set_post_acc_grad_hooks(
-          *weights[index], std::make_unique<Completed>(sums.get(), index));
-    }
+    set_hooks(sums.get());
     *out = sums.release();
+  });
+}
+
+// Sets the order in which sums begin, as indices of the present one. None is in progress.
+int32_t ares_overlap_reorder(AresOverlap* sums, const uint64_t* order) {
+  return attempt([&] {
+    std::vector<at::Tensor> weights;
+    for (size_t index = 0; index < sums->weights.size(); index++) {
+      weights.push_back(sums->weights.at(order[index]));
+    }
+    sums->weights = std::move(weights);
+    sums->begins_early = true;
+    set_hooks(sums);
   });
 }
 
@@ -96,14 +112,15 @@ size_t ares_overlap_begun(const AresOverlap* sums) {
 }
 
 // Begins the sums that have not begun, and waits for all of them. `order` [count] receives the order in which the gradients
-// were completed; those that no last backward pass reached are at its end.
-int32_t ares_overlap_end(AresOverlap* sums, uint64_t* order) {
+// were completed, of which there are `completed`; those that no last backward pass reached are at its end.
+int32_t ares_overlap_end(AresOverlap* sums, uint64_t* order, size_t* completed) {
   return attempt([&] {
     sums->is_last = false;
     const size_t count = sums->weights.size();
     while (sums->begun.size() < count) {
       sums->begin();
     }
+    *completed = sums->order.size();
     for (size_t index = 0; index < count; index++) {
       if (!sums->complete[index]) {
         sums->order.push_back(index);
@@ -116,6 +133,7 @@ int32_t ares_overlap_end(AresOverlap* sums, uint64_t* order) {
     sums->begun.clear();
     sums->order.clear();
     sums->complete.assign(count, false);
+    TORCH_CHECK(!sums->misused, "a backward pass added to a gradient after the one that was to be the last");
   });
 }
 

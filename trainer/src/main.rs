@@ -23,6 +23,14 @@ fn main() {
             found.exit_code()
         }
     };
+    flush_logs();
     // Threads of libtorch and c10d may still run, for instance one that waits for other ranks.
     schemas::interrupt::exit(status);
+}
+
+/// Writes what libraries in C, such as NCCL, have logged but not written.
+#[allow(unsafe_code)] // a call of a C function
+fn flush_logs() {
+    // SAFETY: without a stream, fflush writes all of them.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
 }

@@ -21,19 +21,19 @@ unsafe extern "C" {
         group: *mut RawGroup,
         weights: *const *mut RawTensor,
         count: usize,
-        begins_early: bool,
     ) -> i32;
+    fn ares_overlap_reorder(sums: *mut RawOverlap, order: *const u64) -> i32;
     fn ares_overlap_is_last(sums: *mut RawOverlap, is_last: bool);
     fn ares_overlap_begun(sums: *const RawOverlap) -> usize;
-    fn ares_overlap_end(sums: *mut RawOverlap, order: *mut u64) -> i32;
+    fn ares_overlap_end(sums: *mut RawOverlap, order: *mut u64, completed: *mut usize) -> i32;
     fn ares_overlap_close(sums: *mut RawOverlap);
 }
 
 /// Sums of the gradients of some weights, the same ones on all ranks: float32 in main memory, with a gradient already.
 ///
 /// A sum begins as soon as its gradient is complete, in the last backward pass of a step, and those before it have begun: the
-/// order is the same on all ranks. It is the order in which rank 0 completed the gradients of the first step, whose sums all
-/// begin at its end.
+/// order is the same on all ranks. It is the order in which rank 0 completed the gradients of the first step that had such a
+/// pass; until then all sums begin at the end.
 #[derive(Debug)]
 pub struct Overlap {
     group: Group,
@@ -51,7 +51,11 @@ impl Overlap {
         if group.is_alone() || weights.is_empty() {
             return Ok(None);
         }
-        let hooks = Hooks::open(group, &weights, false)?;
+        let mut hooks = None;
+        group.operate("sum", |ring| {
+            hooks = Some(Hooks::open(ring, &weights)?);
+            Ok(())
+        })?;
         Ok(hooks.map(|hooks| Self { group: group.clone(), weights, hooks, knows_order: false }))
     }
 
@@ -63,34 +67,34 @@ impl Overlap {
 
     /// Number of sums that have begun.
     pub fn begun(&self) -> usize {
-        // SAFETY: it is open.
+        // SAFETY: it lives.
         unsafe { ares_overlap_begun(self.hooks.raw.as_ptr()) }
     }
 
     /// A backward pass from `loss`, after which the gradients that it adds to are complete for this step.
     pub fn last_backward(&self, loss: &Tensor) {
-        // SAFETY: it is open.
+        // SAFETY: it lives.
         unsafe { ares_overlap_is_last(self.hooks.raw.as_ptr(), true) }
         loss.backward(); // where it panics, nothing is added before the end, which undoes this
-        // SAFETY: it is open.
+        // SAFETY: as above.
         unsafe { ares_overlap_is_last(self.hooks.raw.as_ptr(), false) }
     }
 
     /// Begins the sums that have not begun, whatever their gradients are, and waits for all.
     ///
     /// # Errors
-    /// If a rank has ended.
+    /// If a rank has ended, or a backward pass added to a gradient after the last one.
     pub fn end(&mut self) -> Result<()> {
         let mut order = vec![0; self.weights.len()];
-        self.group.operate("sum", |_| self.hooks.end(&mut order))?;
-        if !self.knows_order {
-            let order = self.group.of_first(order)?;
-            let weights = order.iter().filter_map(|&index| self.weights.get(usize::try_from(index).ok()?));
-            self.weights = weights.map(Tensor::shallow_clone).collect();
-            self.hooks.close();
-            if let Some(hooks) = Hooks::open(&self.group, &self.weights, true)? {
-                self.hooks = hooks;
-            }
+        let mut completed = 0;
+        self.group.operate("sum", |_| {
+            completed = self.hooks.end(&mut order)?;
+            Ok(())
+        })?;
+        if !self.knows_order
+            && let Some(order) = self.group.of_first((completed > 0).then_some(order))?
+        {
+            self.group.operate("sum", |_| self.hooks.reorder(&order))?;
             self.knows_order = true;
         }
         Ok(())
@@ -101,52 +105,52 @@ impl Overlap {
 #[derive(Debug)]
 struct Hooks {
     raw: NonNull<RawOverlap>,
-    /// Whether they are to be closed: not after a failure, where a sum may wait for a rank that never answers.
-    is_open: Cell<bool>,
+    count: usize,
+    /// Not after a failure, where a sum may wait for a rank that never answers.
+    is_closed_later: Cell<bool>,
 }
 
 impl Hooks {
-    fn open(group: &Group, weights: &[Tensor], begins_early: bool) -> Result<Option<Self>> {
-        let mut opened = None;
-        group.operate("sum", |ring| {
-            opened = Some(Self::on(ring, weights, begins_early)?);
-            Ok(())
-        })?;
-        Ok(opened)
-    }
-
-    fn on(ring: &Ring, weights: &[Tensor], begins_early: bool) -> operation::Result<Self> {
+    fn open(ring: &Ring, weights: &[Tensor]) -> operation::Result<Self> {
         let mut handles: Vec<Tensor> = weights.iter().map(Tensor::shallow_clone).collect();
         let pointers = handles.iter_mut().map(raw).collect::<operation::Result<Vec<_>>>()?;
         let mut out = ptr::null_mut();
         // SAFETY: the group is open, and the tensors are checked; C++ holds on to both.
-        outcome(unsafe {
-            ares_overlap_open(&mut out, ring.raw(), pointers.as_ptr(), pointers.len(), begins_early)
-        })?;
+        outcome(unsafe { ares_overlap_open(&mut out, ring.raw(), pointers.as_ptr(), pointers.len()) })?;
         let raw = NonNull::new(out).ok_or_else(|| "no sums were opened".to_owned())?;
-        Ok(Self { raw, is_open: Cell::new(true) })
+        Ok(Self { raw, count: weights.len(), is_closed_later: Cell::new(true) })
     }
 
-    fn end(&self, order: &mut [u64]) -> operation::Result<()> {
-        // SAFETY: it is open, and there is a place in `order` for each weight.
-        let ended = outcome(unsafe { ares_overlap_end(self.raw.as_ptr(), order.as_mut_ptr()) });
+    /// The number of gradients that were completed, and in which order.
+    fn end(&self, order: &mut [u64]) -> operation::Result<usize> {
+        let mut completed = 0;
+        if order.len() != self.count {
+            return Err(format!("expected an order of {} weights, found {}", self.count, order.len()));
+        }
+        // SAFETY: it lives, and there is a place in `order` for each weight.
+        let ended =
+            outcome(unsafe { ares_overlap_end(self.raw.as_ptr(), order.as_mut_ptr(), &mut completed) });
         if ended.is_err() {
-            self.is_open.set(false);
+            self.is_closed_later.set(false);
         }
-        ended
+        ended.map(|()| completed)
     }
 
-    fn close(&self) {
-        if self.is_open.replace(false) {
-            // SAFETY: it is closed once.
-            unsafe { ares_overlap_close(self.raw.as_ptr()) }
+    fn reorder(&self, order: &[u64]) -> operation::Result<()> {
+        if order.len() != self.count {
+            return Err(format!("expected an order of {} weights, found {}", self.count, order.len()));
         }
+        // SAFETY: it lives; there is an index for each weight, and C++ checks them.
+        outcome(unsafe { ares_overlap_reorder(self.raw.as_ptr(), order.as_ptr()) })
     }
 }
 
 impl Drop for Hooks {
     fn drop(&mut self) {
-        self.close();
+        if self.is_closed_later.get() {
+            // SAFETY: it is closed once.
+            unsafe { ares_overlap_close(self.raw.as_ptr()) }
+        }
     }
 }
 
@@ -194,10 +198,11 @@ mod tests {
             let mut sums = Overlap::new(&group, early.iter().map(Tensor::shallow_clone).collect())
                 .expect("opened")
                 .expect("not alone");
-            let ends = [End::Usual, End::Usual, End::NoRows, End::OutOfMemory, End::Usual];
+            let ends = [End::NoRows, End::Usual, End::Usual, End::NoRows, End::OutOfMemory, End::Usual];
             let mut begun = Vec::new();
             for (step, end) in (1..).zip(ends) {
-                let end = if group.rank() == 1 { end } else { End::Usual };
+                // In the first step rank 0 has no order to tell.
+                let end = if group.rank() == usize::from(step > 1) { end } else { End::Usual };
                 let seed = f64::from(step) + 0.3 * group.rank() as f64;
                 for layers in [&early, &late] {
                     loss(layers, seed).backward();
@@ -226,8 +231,7 @@ mod tests {
             }
             begun
         });
-        // The order is not known in the first step.
-        assert_eq!(found, [vec![0, 3, 3, 3, 3], vec![0, 3, 0, 0, 3]]);
+        assert_eq!(found, [vec![0, 0, 3, 3, 3, 3], vec![0, 0, 3, 0, 0, 3]]);
     }
 
     #[test]
@@ -245,6 +249,20 @@ mod tests {
             Some(sums.end().expect_err("rank 1 has ended").to_string())
         });
         assert!(found[0].as_ref().is_some_and(|said| said.contains("rank 1 has ended")), "{found:?}");
+    }
+
+    /// Without this, ranks would add to a sum in progress, and their weights would drift apart.
+    #[test]
+    fn a_pass_after_the_last_one_is_an_error() {
+        let found = on_ranks(2, |group| {
+            let layers = layers();
+            let weights = layers.iter().map(Tensor::shallow_clone).collect();
+            let mut sums = Overlap::new(&group, weights).expect("opened").expect("not alone");
+            sums.last_backward(&loss(&layers, 1.0));
+            loss(&layers, 2.0).backward();
+            sums.end().expect_err("misused").to_string()
+        });
+        assert!(found.iter().all(|said| said.contains("after the one that was to be the last")), "{found:?}");
     }
 
     #[test]

@@ -334,6 +334,22 @@ mod tests {
         assert_eq!(pairs_of_scores(&rows, 0.1).len(), 1, "the samples of b are the same text");
     }
 
+    /// Opinions on all sentences of the best one differ: it has no score, and the next one takes its place.
+    #[test]
+    fn a_sample_without_a_score_is_in_no_pair() {
+        let mut rows = vec![
+            experience("a", 2, &[(1, 0.4)]),
+            experience("a", 4, &[(0, 0.9), (1, 0.9)]),
+            experience("a", 3, &[(1, 0.7)]),
+        ];
+        rows[1].undecided = vec![0];
+        assert_eq!(pairs_of_scores(&rows, 0.2)[0].better.tokens.len(), 4, "one sentence is decided");
+        rows[1].undecided = vec![0, 1];
+        assert_eq!(pairs_of_scores(&rows, 0.2)[0].better.tokens.len(), 3);
+        rows[2].undecided = vec![0];
+        assert!(pairs_of_scores(&rows, 0.2).is_empty(), "a single sample has a score");
+    }
+
     /// The gradient of the loss with respect to each weight, against that of the formula on whole tensors.
     #[test]
     fn pieces_give_the_gradient_of_the_formula() {

@@ -1,8 +1,9 @@
 //! Stage answer: a LoRA answer model on the policy, trained on problem + rationale, then val and test answered.
 
-use super::context::{Context, Policy, short};
+use super::context::Context;
 use super::decode::{self, SPLITS};
 use super::outcome::{Outcome, warn_of_truncation};
+use super::policy::{Policy, short};
 use super::report::accuracy;
 use crate::backend::memory::in_batches;
 use crate::checkpoint::hf;

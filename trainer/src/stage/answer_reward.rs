@@ -5,7 +5,8 @@
 //! for what an earlier one has already established (potential-based shaping, Ng et al., 1999). With
 //! `rl.answer_reward = product`, a sentence's score is multiplied by 1 − w + w · P_n instead; with `alone` scores are not used.
 
-use super::context::{Context, Policy, short};
+use super::context::Context;
+use super::policy::{Policy, short};
 use crate::backend::memory::in_batches;
 use crate::checkpoint::peft::{base_of, read_adapter};
 use crate::data::batch::Padded;

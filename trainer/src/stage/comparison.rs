@@ -1,8 +1,9 @@
 //! Whether RL made the policy better: compares greedy rationales of split val before and after by their similarity to the gold
 //! solutions. A Teacher's scores for them would cost money, and arrive later.
 
-use super::context::{Context, Policy};
+use super::context::Context;
 use super::decode;
+use super::policy::Policy;
 use super::text_metrics;
 use crate::data::corpus::Corpus;
 use crate::error::{Error, Result};

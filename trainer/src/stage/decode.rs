@@ -1,8 +1,9 @@
 //! Greedy rationales of a checkpoint, for stages rl and sft and for evaluation.
 
-use super::context::{Context, Policy, short};
+use super::context::Context;
 use super::outcome::warn_of_truncation;
 use super::parts;
+use super::policy::{Policy, short};
 use super::text_metrics::{bleu, rouge_l};
 use super::view::agree_on_files;
 use crate::backend::memory::in_batches;

@@ -1,7 +1,8 @@
 //! A round's scored rollouts as experience: checked, with sources and rewards; and the KL coefficient of a round.
 
 use super::answer_reward::AnswerRewards;
-use super::context::{Context, Policy};
+use super::context::Context;
+use super::policy::Policy;
 use super::scored::Scored;
 use crate::data::corpus::{Corpus, rationale_source};
 use crate::error::{Error, Result};

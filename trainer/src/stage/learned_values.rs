@@ -1,7 +1,8 @@
 //! Values for `rl.baseline = model`: a value model for each fold of the problems, trained on the other folds before policy
 //! training.
 
-use super::context::{Context, Policy};
+use super::context::Context;
+use super::policy::Policy;
 use crate::checkpoint::hf::{read_safetensors, write_safetensors};
 use crate::data::corpus::Corpus;
 use crate::error::{Error, Result};

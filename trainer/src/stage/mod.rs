@@ -15,6 +15,7 @@ mod opinions;
 mod outcome;
 mod pairs;
 mod parts;
+mod policy;
 mod report;
 mod rl;
 mod rollout;
@@ -75,9 +76,9 @@ fn warn_of_redone_round(context: &Context, round: u32) -> Result<()> {
         schemas::warn!(
             "warning: round {round} was sampled by policy {}, but round {} ends with {}: it was repeated \
              since; to build on it, remove the files of round {round}",
-            context::short(&sampled.policy),
+            policy::short(&sampled.policy),
             round - 1,
-            context::short(&before.policy)
+            policy::short(&before.policy)
         );
         break;
     }

@@ -1,6 +1,7 @@
 //! Pairs of a better and a worse rationale for dpo, from the dataset's feedback on train problems.
 
-use super::context::{Context, Policy};
+use super::context::Context;
+use super::policy::Policy;
 use crate::data::corpus::{Corpus, rationale_source};
 use crate::data::prompt;
 use crate::data::sentences;

@@ -2,10 +2,11 @@
 
 use super::answer_reward::{self, AnswerRewards};
 use super::comparison::{Change, Comparison, Measured, likely_cause};
-use super::context::{Context, ENDS_ROUND, Policy};
+use super::context::{Context, ENDS_ROUND};
 use super::experience::{experience, kl_coefficient, mean_kl, measured_in};
 use super::learned_values::{self, LearnedValues};
 use super::pairs::pairs;
+use super::policy::Policy;
 use super::scored::{Scored, ready};
 use super::view::agree_on_files;
 use super::{Outcome, decode};

@@ -1,9 +1,10 @@
 //! Stage rollout: k sampled rationales for each train problem, with the log-probability of every token, and values if RL uses
 //! them.
 
-use super::context::{Context, Policy};
+use super::context::Context;
 use super::outcome::{Outcome, warn_of_truncation};
 use super::parts;
+use super::policy::Policy;
 use crate::backend;
 use crate::backend::memory::in_batches;
 use crate::collective::Numbers;

@@ -1,7 +1,8 @@
 //! The rollouts of a round joined with their scores: RL's training data, missing scores, and checks.
 
-use super::context::{Context, Policy, short};
+use super::context::Context;
 use super::opinions::{self, Ignored, Lacking, Weighted};
+use super::policy::{Policy, short};
 use super::rollout::sample_seed;
 use crate::error::{Error, Result};
 use schemas::number::counted;

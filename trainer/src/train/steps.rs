@@ -66,6 +66,8 @@ pub struct Training<'a, R> {
     group: Group,
     /// Sums of the large gradients, from the second step on.
     sums: Option<Overlap>,
+    /// Whether the first step is still to come.
+    is_new: bool,
     saved: &'a mut StepCheckpoint,
     log: &'a mut MetricLog,
     progress: Progress,
@@ -103,6 +105,7 @@ impl<'a, R: Row> Training<'a, R> {
             optimizer,
             group,
             sums: None,
+            is_new: true,
             saved,
             log,
             progress: Progress::new(schedule.stage, total),
@@ -204,8 +207,9 @@ impl<'a, R: Row> Training<'a, R> {
     ) -> Result<[(&'static str, f64); 4]> {
         let stage = self.schedule.stage;
         sum_gradients(self.sets, &self.group, self.sums.as_ref())?;
-        if self.sums.is_none() {
-            self.sums = Overlap::new(&self.group, summed_early(self.sets))?;
+        if std::mem::take(&mut self.is_new) {
+            let early = summed_early(self.sets, &self.group)?;
+            self.sums = Overlap::new(&self.group, early)?;
         }
         let norm = unless_out_of_memory(|| gradient_norm(self.sets)).ok_or_else(|| no_room(stage, STEP))?;
         // All ranks use the same clipping factor, even if their processors round differently.

@@ -19,17 +19,28 @@ pub(super) fn trained<'a>(
     })
 }
 
-/// Large weights whose gradients can be summed while a backward pass computes others: they have one, which is in main memory
-/// and not that of a copy in another dtype. The same on all ranks once their gradients were summed.
-pub fn summed_early(sets: &[(&str, &Weights)]) -> Vec<Tensor> {
-    let has_own = |weight: &Tensor| {
+/// Large weights whose gradients can be summed while a backward pass computes others: on every rank they have one, which is in
+/// main memory and not that of a copy in another dtype. None in a process by itself.
+///
+/// # Errors
+/// If a rank has ended.
+pub fn summed_early(sets: &[(&str, &Weights)], group: &Group) -> Result<Vec<Tensor>> {
+    let large: Vec<_> = trained(sets).filter(|(_, _, _, weight)| weight.numel() >= LARGE).collect();
+    if group.is_alone() || large.is_empty() {
+        return Ok(Vec::new());
+    }
+    let can = large.iter().map(|(_, weights, name, weight)| {
         let gradient = weight.grad();
-        weight.device() == Device::Cpu && gradient.defined() && gradient.is_contiguous()
-    };
-    let large = trained(sets).filter(|(_, weights, name, weight)| {
-        weight.numel() >= LARGE && has_own(weight) && !weights.copies().has(name)
+        weight.device() == Device::Cpu
+            && gradient.defined()
+            && gradient.is_contiguous()
+            && !weights.copies().has(name)
     });
-    large.map(|(_, _, _, weight)| weight.shallow_clone()).collect()
+    // A rank without rows has no copies yet.
+    let own: Vec<f64> = can.map(|can| f64::from(u8::from(can))).collect();
+    let all = group.gather_numbers(&own)?;
+    let everywhere = (0..large.len()).filter(|&place| all.iter().all(|of_rank| of_rank[place] > 0.0));
+    Ok(everywhere.map(|place| large[place].3.shallow_clone()).collect())
 }
 
 /// Replaces the gradients of each rank by their sum over all ranks, in float32, but for those that were `summed` already. A
@@ -140,6 +151,9 @@ mod tests {
                     (weights.get("b") * 0.5).sum(Kind::Float).backward();
                 }
                 sum_gradients(&sets, &group, None).expect("summed");
+                // In the first step rank 0 has no copy of `low`.
+                let early = summed_early(&sets, &group).expect("agreed");
+                assert!(early.iter().map(Tensor::data_ptr).eq([weights.get("large").data_ptr()]));
                 let gradients = weights.gradients();
                 let of = |name: &str| {
                     gradients.get(name).map(|gradient| gradient.mean(Kind::Float).double_value(&[]))

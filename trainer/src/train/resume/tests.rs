@@ -39,6 +39,33 @@ fn saving_costs_at_most_a_twentieth_of_the_time() {
     assert!(saved.cost < Duration::from_secs(60), "it was measured again");
 }
 
+/// A run that was killed before its first position leaves best weights that nothing refers to; those of other inputs may
+/// belong to a run that goes on later.
+#[test]
+fn best_weights_are_forgotten_where_no_position_refers_to_them() {
+    let folder = tempfile::tempdir().expect("folder");
+    let weights =
+        Weights::new([("a".to_owned(), Tensor::zeros([2], (tch::Kind::Float, Device::Cpu)))].into());
+    weights.train();
+    let sets = [("student", &weights)];
+    let of =
+        |identity: &str| StepCheckpoint::new(&folder.path().join("sft"), identity.into(), Duration::ZERO);
+    let (mut own, other) = (of("0123456789"), of("abcdefghij"));
+    let best = |of: &StepCheckpoint, pass: u64| of.best_path(pass).is_file();
+    other.save_best(1, &sets).expect("written");
+    own.save_best(2, &sets).expect("written");
+    own.forget_own_best();
+    assert_eq!((best(&own, 2), best(&other, 1)), (false, true));
+
+    own.save_best(3, &sets).expect("written");
+    assert!(own.save(&sets, &AdamW::new(0.0), &MetricLog::new(1, "sft"), true).expect("alone"));
+    own.forget_own_best();
+    assert!(best(&own, 3), "the saved position may refer to it");
+    own.save_best(4, &sets).expect("written");
+    own.forget_best_but(4);
+    assert_eq!((best(&own, 3), best(&own, 4), best(&other, 1)), (false, true, false));
+}
+
 #[test]
 fn moments_of_other_weights_are_refused() {
     let weights =
