@@ -70,6 +70,10 @@ VARIANTS = {
     "sft-rl": Variant("SFT on corrections, then RL", Round(rl=False), Round(sft=False)),
     "rl-3-sft": Variant("three rounds of RL, then corrections", *(Round(sft=False) for _ in range(2)), Round()),
     "tenth": Variant("RL, then corrections for a tenth of the problems", Round(), sft__corrections_share=0.1),
+    # A LoRA adapter instead of all weights, at four times the rates.
+    "one": Variant("one round", Round()),
+    "lora": Variant("one round, LoRA of rank 16", Round(), student__lora_rank=16, rl__learning_rate=4e-4,
+                    sft__learning_rate=4e-3),
     "blind": Variant("no pictures", own="base", student__vision="none", rollout__samples=1),
     # Objectives and rewards.
     "grpo": rl_alone("grpo", rl__algorithm="grpo"),
@@ -135,6 +139,8 @@ PAIRS = [
     ("three rounds of RL and SFT, against four rounds of SFT alone", ("rl-3-sft", after(3, "SFT")),
      ("sft-4", after(4, "SFT"))),
     ("RL and corrections for a tenth, against corrections for all", ("tenth", after(1, "SFT")), ("four", after(1, "SFT"))),
+    ("one round with LoRA, against all weights: RL", ("lora", after(1, "RL")), ("one", after(1, "RL"))),
+    ("one round with LoRA, against all weights: SFT", ("lora", after(1, "SFT")), ("one", after(1, "SFT"))),
     ("base without pictures, against base", ("blind", BASE), ("rl", BASE)),
     *((f"RL alone, {variant.label}, against the usual RL", (name, after(1, "RL")), ("rl", after(1, "RL")))
       for name, variant in VARIANTS.items() if name != "rl" and len(variant.rounds) == 1 and not variant.rounds[0].sft),

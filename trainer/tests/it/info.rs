@@ -86,20 +86,21 @@ fn measured(flags: &[&str]) -> f64 {
     json["peak_rss_mb"].as_f64().expect("a number") * 1e6
 }
 
-/// Most that a prediction may be off, relative to what was measured. Of small peaks, the heap's gaps are a larger part, and these
-/// differ from run to run.
-fn tolerance(predicted: f64) -> f64 {
-    if predicted < 1.2e9 { 0.2 } else { 0.15 }
-}
-
-fn is_predicted(predicted: f64, measured: f64) -> bool {
-    (predicted / measured - 1.0).abs() <= tolerance(predicted)
+/// Most that a prediction may be off, in bytes. Of small peaks, the heap's gaps are a larger part: they differ from run to run, by
+/// `gaps` bytes on top.
+fn tolerance(predicted: f64, measured: f64, gaps: f64) -> f64 {
+    if predicted < 1.2e9 { 0.2 * measured + gaps } else { 0.15 * measured }
 }
 
 fn assert_predicted(what: &str, predicted: f64, measured: f64) {
+    assert_predicted_but_for(what, predicted, measured, 0.0);
+}
+
+fn assert_predicted_but_for(what: &str, predicted: f64, measured: f64, gaps: f64) {
     let share = predicted / measured;
     println!("{what}: {:.0} MB predicted, {:.0} MB measured, {share:.2}", predicted / 1e6, measured / 1e6);
-    assert!(is_predicted(predicted, measured), "{what}: {predicted:.0} is {share:.2} of {measured:.0}");
+    let is_predicted = (predicted - measured).abs() <= tolerance(predicted, measured, gaps);
+    assert!(is_predicted, "{what}: {predicted:.0} is {share:.2} of {measured:.0}");
 }
 
 /// A student in training, with an adapter of this rank on all layers if it is not 0.
@@ -144,12 +145,10 @@ fn predicted_memory_is_what_is_measured() {
     ];
     for (sizes, flags, predicted) in cases {
         let flags = [&[sizes], flags].concat().join(" ");
-        let once = || measured(&flags.split(' ').collect::<Vec<_>>());
-        let mut found = once();
-        if !is_predicted(predicted.total(), found) {
-            found = found.max(once()); // the heap's gaps differ from run to run
-        }
-        assert_predicted(&flags, predicted.total(), found);
+        let found = measured(&flags.split(' ').collect::<Vec<_>>());
+        // Two tensors of the head: logits of 512 positions in float32.
+        let gaps = 2.0 * 512.0 * 32_128.0 * 4.0;
+        assert_predicted_but_for(&flags, predicted.total(), found, gaps);
     }
 }
 

@@ -4,13 +4,18 @@ use crate::small::Place;
 use schemas::{Metric, Rollout};
 use std::process::Output;
 
-/// The stage with at most this much address space.
+/// The stage with at most this much address space. Where a thread has no room for its signal stack, Rust panics, and a
+/// backtrace for which there is no room either waits for its own lock for ever.
 fn within(place: &Place, megabytes: u64, stage: &str, flags: &[&str]) -> Output {
     let train = place.train(&["--round", "1", "--stage", stage]);
     let mut command = std::process::Command::new("bash");
-    command.current_dir(place.path()).args(["-c", "ulimit -v $1; shift; exec \"$@\"", "bash"]);
+    let limited = "ulimit -v $1; shift; exec timeout --signal KILL 300 \"$@\"";
+    command.current_dir(place.path()).env("RUST_BACKTRACE", "0").args(["-c", limited, "bash"]);
     command.arg((megabytes * 1024).to_string()).arg(train.get_program()).args(train.get_args()).args(flags);
-    command.output().expect("bash")
+    let output = command.output().expect("bash");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_ne!(output.status.code(), Some(137), "{stage} at {megabytes} MB hangs: {said}");
+    output
 }
 
 /// Raises the limit until the stage's training first succeeds: with less memory than it would use, in smaller pieces. Later

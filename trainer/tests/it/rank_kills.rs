@@ -58,12 +58,16 @@ fn a_rank_killed_in_any_stage_is_named_and_the_round_ends_as_an_undisturbed_one(
     }
 }
 
-/// Starts two ranks and kills one once a file exists; false if they had ended before.
+/// Starts two ranks and kills one once a file exists; false if they had succeeded before.
 fn kill(place: &Place, arguments: &[&str], file: &Path, victim: usize) -> bool {
     let port = free_port();
     let mut ranks: Vec<Child> = (0..2).map(|rank| start(place, arguments, (rank, 2), &port)).collect();
     while !file.exists() {
         if ranks[0].try_wait().expect("status").is_some() {
+            for rank in ranks {
+                let output = rank.wait_with_output().expect("output");
+                assert!(output.status.success(), "{}", errors(&output));
+            }
             return false;
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -73,6 +77,7 @@ fn kill(place: &Place, arguments: &[&str], file: &Path, victim: usize) -> bool {
         ranks.into_iter().map(|rank| rank.wait_with_output().expect("output")).collect();
     let said = errors(&outputs[1 - victim]);
     if outputs[victim].status.code().is_some() {
+        assert!(outputs.iter().all(|output| output.status.success()), "{said}");
         return false;
     }
     assert_eq!(outputs[1 - victim].status.code(), Some(1), "{said}");

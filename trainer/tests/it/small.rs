@@ -28,6 +28,8 @@ checkpoints = "CHECKPOINTS"
 device = "cpu"
 max_source_tokens = 64
 save_every_secs = 0
+join_timeout_secs = 60
+rank_timeout_secs = 120
 [rollout]
 samples = 2
 max_new_tokens = 6
