@@ -137,15 +137,23 @@ fn one_slot_serves_one_at_a_time() {
 
 #[test]
 fn who_gives_up_leaves_the_line() {
-    let latency = Duration::from_millis(200);
+    // Long enough for the others to come and go meanwhile, also on a busy machine.
+    let latency = Duration::from_secs(1);
     let desk = Desk::new(Options { slots: Some(1), latency, ..Options::default() });
+    let have_come = |count: u64| {
+        let begun = Instant::now();
+        while desk.service.stats().requests < count {
+            assert!(begun.elapsed() < Duration::from_secs(10), "no request {count}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
     let body = chat("m", &scores()).to_string();
     let begin = || desk.begin("POST", "/v1/chat/completions", &[BEARER], body.as_bytes());
     let first = begin();
-    std::thread::sleep(latency / 4);
-    drop((begin(), begin(), begin()));
-    std::thread::sleep(latency / 4);
-    assert_eq!(desk.service.stats().in_flight, 1);
+    have_come(1);
+    let others = (begin(), begin(), begin());
+    have_come(4);
+    drop(others);
     assert_eq!(desk.chat(&chat("m", &scores())).status, 200);
     assert_eq!((desk.service.stats().good, desk.service.stats().requests), (2, 5));
     drop(first);
