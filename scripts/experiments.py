@@ -70,7 +70,7 @@ VARIANTS = {
     "sft-rl": Variant("SFT on corrections, then RL", Round(rl=False), Round(sft=False)),
     "rl-3-sft": Variant("three rounds of RL, then corrections", *(Round(sft=False) for _ in range(2)), Round()),
     "tenth": Variant("RL, then corrections for a tenth of the problems", Round(), sft__corrections_share=0.1),
-    # A LoRA adapter instead of all weights, at four times the rates.
+    # A LoRA adapter instead of all weights, at four times the rates; and the same round with all weights, for short runs.
     "one": Variant("one round", Round()),
     "lora": Variant("one round, LoRA of rank 16", Round(), student__lora_rank=16, rl__learning_rate=4e-4,
                     sft__learning_rate=4e-3),

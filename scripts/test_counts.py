@@ -8,9 +8,9 @@ cargo and the closing lines of Python's unittest (which writes them to standard 
 without having run any tests, such as a build, ends the run; after failed tests, the other commands still run. The exit
 status is that of the first command that failed.
 
-A `cargo test` that prints nothing for ARES_TEST_SILENCE_SECS (900), once its first tests run, hangs: its processes are listed,
-with the tests that cargo called slow and that have not ended, and those without children are killed, so that their tests fail
-and the others go on.
+If a `cargo test` prints nothing for ARES_TEST_SILENCE_SECS (900) seconds after its first tests began, it counts as hung, which is
+one failure. Its processes are listed, with the slow tests that have not ended, and the processes without children are killed:
+tests that wait for one of them fail, and the run goes on.
 """
 
 import os

@@ -27,9 +27,10 @@ pub fn catch(said: &'static str) {
     });
 }
 
-/// Ends the process with this status, without unloading libraries whose threads may still run: that can hang or crash.
+/// Ends the process with this status at once, without exit handlers: these can hang or crash while threads of a library still
+/// run.
 pub fn exit(status: u8) -> ! {
-    let _ = std::io::stdout().flush(); // a closed pipe was reported where it was written to
+    let _ = std::io::stdout().flush(); // there is nowhere left to report a failure
     signal_hook::low_level::exit(status.into())
 }
 

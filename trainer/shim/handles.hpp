@@ -1,4 +1,4 @@
-// What the C functions of this folder share: their handles, and how they tell of a failure.
+// What the C functions in this folder share: handles, and how failures are reported.
 
 #pragma once
 

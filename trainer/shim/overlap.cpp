@@ -18,14 +18,14 @@ struct AresOverlap {
   c10::intrusive_ptr<Gloo> group;
   // In the order in which their sums begin, which is the same on all ranks.
   std::vector<at::Tensor> weights;
-  // Whether a gradient is complete, since the last end.
+  // Whether a gradient is complete in this step.
   std::vector<bool> complete;
   // The order in which they were completed.
   std::vector<uint64_t> order;
   std::vector<c10::intrusive_ptr<c10d::Work>> begun;
   // Whether the gradients that a backward pass adds to are complete afterwards.
   bool is_last = false;
-  // Without it, sums begin at the end only.
+  // Whether sums may begin before the end: once the order is known.
   bool begins_early = false;
   // Whether a gradient was added to after it was complete.
   bool misused = false;
@@ -106,7 +106,7 @@ void ares_overlap_is_last(AresOverlap* sums, bool is_last) {
   sums->is_last = is_last;
 }
 
-// Sums in progress or over.
+// Number of sums begun in this step.
 size_t ares_overlap_begun(const AresOverlap* sums) {
   return sums->begun.size();
 }

@@ -24,16 +24,18 @@ unsafe extern "C" {
     ) -> i32;
     fn ares_overlap_reorder(sums: *mut RawOverlap, order: *const u64) -> i32;
     fn ares_overlap_is_last(sums: *mut RawOverlap, is_last: bool);
+    #[cfg(test)]
     fn ares_overlap_begun(sums: *const RawOverlap) -> usize;
     fn ares_overlap_end(sums: *mut RawOverlap, order: *mut u64, completed: *mut usize) -> i32;
     fn ares_overlap_close(sums: *mut RawOverlap);
 }
 
-/// Sums of the gradients of some weights, the same ones on all ranks: float32 in main memory, with a gradient already.
+/// Sums of the gradients of some weights, the same ones on all ranks. The weights are float32, in main memory, and already have
+/// gradients.
 ///
-/// A sum begins as soon as its gradient is complete, in the last backward pass of a step, and those before it have begun: the
-/// order is the same on all ranks. It is the order in which rank 0 completed the gradients of the first step that had such a
-/// pass; until then all sums begin at the end.
+/// In the last backward pass of a step, a sum begins once its gradient is complete and all sums before it have begun. The order is
+/// the same on all ranks: that in which rank 0 completed its gradients in its first step with such a pass. Until it is known, all
+/// sums begin at the end.
 #[derive(Debug)]
 pub struct Overlap {
     group: Group,
@@ -43,7 +45,8 @@ pub struct Overlap {
 }
 
 impl Overlap {
-    /// Sums of the gradients of these weights, of which no other lives; none in a process by itself.
+    /// Prepares the sums for these weights; no other `Overlap` of them may exist at the same time. `None` in a process by itself,
+    /// or without weights.
     ///
     /// # Errors
     /// If the connection to the other ranks is lost.
@@ -66,7 +69,8 @@ impl Overlap {
     }
 
     /// Number of sums that have begun.
-    pub fn begun(&self) -> usize {
+    #[cfg(test)]
+    fn begun(&self) -> usize {
         // SAFETY: it lives.
         unsafe { ares_overlap_begun(self.hooks.raw.as_ptr()) }
     }
@@ -80,7 +84,7 @@ impl Overlap {
         unsafe { ares_overlap_is_last(self.hooks.raw.as_ptr(), false) }
     }
 
-    /// Begins the sums that have not begun, whatever their gradients are, and waits for all.
+    /// Begins the remaining sums, whether or not their gradients are complete, and waits for all.
     ///
     /// # Errors
     /// If a rank has ended, or a backward pass added to a gradient after the last one.
@@ -106,8 +110,8 @@ impl Overlap {
 struct Hooks {
     raw: NonNull<RawOverlap>,
     count: usize,
-    /// Not after a failure, where a sum may wait for a rank that never answers.
-    is_closed_later: Cell<bool>,
+    /// Whether dropping closes it. Not after a failure: a sum may then wait for a rank that never answers.
+    closes_on_drop: Cell<bool>,
 }
 
 impl Hooks {
@@ -118,7 +122,7 @@ impl Hooks {
         // SAFETY: the group is open, and the tensors are checked; C++ holds on to both.
         outcome(unsafe { ares_overlap_open(&mut out, ring.raw(), pointers.as_ptr(), pointers.len()) })?;
         let raw = NonNull::new(out).ok_or_else(|| "no sums were opened".to_owned())?;
-        Ok(Self { raw, count: weights.len(), is_closed_later: Cell::new(true) })
+        Ok(Self { raw, count: weights.len(), closes_on_drop: Cell::new(true) })
     }
 
     /// The number of gradients that were completed, and in which order.
@@ -131,7 +135,7 @@ impl Hooks {
         let ended =
             outcome(unsafe { ares_overlap_end(self.raw.as_ptr(), order.as_mut_ptr(), &mut completed) });
         if ended.is_err() {
-            self.is_closed_later.set(false);
+            self.closes_on_drop.set(false);
         }
         ended.map(|()| completed)
     }
@@ -147,7 +151,7 @@ impl Hooks {
 
 impl Drop for Hooks {
     fn drop(&mut self) {
-        if self.is_closed_later.get() {
+        if self.closes_on_drop.get() {
             // SAFETY: it is closed once.
             unsafe { ares_overlap_close(self.raw.as_ptr()) }
         }

@@ -190,8 +190,8 @@ pub struct Portion<'a> {
     last: Last<'a>,
 }
 
-/// What follows a backward pass: nothing more in this step, so that the sums over all ranks of the gradients that it completes
-/// may begin; or other backward passes, as by default.
+/// Whether a backward pass is the last one of a step. If it is, the sums over all ranks of the gradients that it completes may
+/// begin while it runs. By default it is not.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Last<'a>(Option<&'a Overlap>);
 
@@ -204,7 +204,7 @@ impl Last<'_> {
         }
     }
 
-    /// The same where this is so.
+    /// Unchanged if `is_last`, else the default.
     fn only_if(self, is_last: bool) -> Self {
         if is_last { self } else { Self(None) }
     }
@@ -223,19 +223,19 @@ impl<'a> Portion<'a> {
         Self { most, rank, world, last: Last::default() }
     }
 
-    /// The same, whose last backward pass lets `sums` begin.
+    /// The same portion, whose last backward pass may begin `sums`.
     #[must_use]
     pub fn with_sums(self, sums: Option<&'a Overlap>) -> Self {
         Self { last: Last(sums), ..self }
     }
 
-    /// The same, of the last minibatch of a step or not.
+    /// The same portion, for a minibatch that is the last of its step or is not.
     #[must_use]
     pub fn of_minibatch(self, is_last: bool) -> Self {
         Self { last: self.last.only_if(is_last), ..self }
     }
 
-    /// The parts of this portion, each with what follows its backward pass.
+    /// The parts, each with its [`Last`]: only the final part can be the last.
     pub fn each<'p, P>(self, parts: &'p [P]) -> impl Iterator<Item = (&'p P, Last<'a>)> {
         let count = parts.len();
         (1..).zip(parts).map(move |(number, part)| (part, self.last.only_if(number == count)))

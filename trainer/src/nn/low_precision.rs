@@ -192,7 +192,7 @@ impl LowPrecisionCache {
             .collect()
     }
 
-    /// Whether there is a copy of the weight of this name.
+    /// Whether products use a copy of the weight of this name, even if the copy is released at the moment.
     pub fn has(&self, name: &str) -> bool {
         self.copies.borrow().keys().any(|names| names.iter().any(|other| other == name))
     }

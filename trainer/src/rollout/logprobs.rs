@@ -40,7 +40,7 @@ pub fn token_logprobs_under(
 ///
 /// `hidden` `[tokens, d]` and `tokens` `[tokens]` hold only real tokens; `loss` takes log π of the tokens
 /// `start..start + length` and returns their share. `also` is a further loss of the same states. Returns the sum of the shares
-/// without `also`. `last` is of the backward pass below `hidden`.
+/// without `also`. `last` applies to the backward pass below `hidden`.
 pub fn backward_by_positions(
     student: &Student,
     hidden: &Tensor,

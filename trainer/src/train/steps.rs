@@ -169,8 +169,8 @@ impl<'a, R: Row> Training<'a, R> {
             .collect()
     }
 
-    /// Result of `work`, which adds the gradients of the given portion of `chosen`, summed over all ranks. The sums of large
-    /// gradients begin within its last backward pass. If memory runs out on any of them, all call it again with half the tokens
+    /// Result of `work`, which adds the gradients of the given portion of `chosen`, summed over all ranks. Sums of large
+    /// gradients may begin within its last backward pass. If memory runs out on any of them, all call it again with half the tokens
     /// per pass.
     ///
     /// # Errors

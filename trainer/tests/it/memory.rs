@@ -4,12 +4,12 @@ use crate::small::Place;
 use schemas::{Metric, Rollout};
 use std::process::Output;
 
-/// The stage with at most this much address space. Where a thread has no room for its signal stack, Rust panics, and a
-/// backtrace for which there is no room either waits for its own lock for ever.
+/// The stage with at most this much address space. Without memory for a thread's signal stack, Rust panics; printing a
+/// backtrace without memory would then deadlock.
 fn within(place: &Place, megabytes: u64, stage: &str, flags: &[&str]) -> Output {
     let train = place.train(&["--round", "1", "--stage", stage]);
     let mut command = std::process::Command::new("bash");
-    let limited = "ulimit -v $1; shift; exec timeout --signal KILL 300 \"$@\"";
+    let limited = "ulimit -v $1; shift; exec timeout --foreground --signal KILL 300 \"$@\"";
     command.current_dir(place.path()).env("RUST_BACKTRACE", "0").args(["-c", limited, "bash"]);
     command.arg((megabytes * 1024).to_string()).arg(train.get_program()).args(train.get_args()).args(flags);
     let output = command.output().expect("bash");
@@ -21,7 +21,7 @@ fn within(place: &Place, megabytes: u64, stage: &str, flags: &[&str]) -> Output 
 /// Raises the limit until the stage's training first succeeds: with less memory than it would use, in smaller pieces. Later
 /// work of the stage may need more memory than that.
 fn trained_in_smaller_pieces(place: &Place, stage: &str, flags: &[&str]) {
-    for megabytes in (512..8192).step_by(64) {
+    for megabytes in (512..8192).step_by(16) {
         let place = place.copy();
         let output = within(&place, megabytes, stage, flags);
         if !place.checkpoint(&format!("round-1/{stage}")).join("model.safetensors").is_file() {

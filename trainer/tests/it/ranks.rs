@@ -85,8 +85,15 @@ fn without_dropout(place: Place) -> Place {
     place
 }
 
+/// Such a student with weights whose gradients are summed during the backward pass, which takes float32.
+fn wide() -> Place {
+    without_dropout(Place::with_student(70, |config| config.d_ff = 2048))
+}
+
 /// Settings of the rounds below: separate value passes, and checkpoint selection by loss.
-pub(crate) const FLAGS: [&str; 16] = [
+pub(crate) const FLAGS: [&str; 18] = [
+    "--dtype",
+    "float32",
     "--lora-dropout",
     "0",
     // AdamW makes full steps for gradients close to 0, whose sign depends on rounding.
@@ -108,7 +115,7 @@ pub(crate) const FLAGS: [&str; 16] = [
 
 #[test]
 fn a_round_of_several_ranks_equals_that_of_one_process() {
-    let start = without_dropout(Place::new(70));
+    let start = wide();
     let base = start.checkpoint("base").display().to_string();
     let places: Vec<Place> = (1..4).map(|_| start.copy()).collect();
     for (place, world) in places.iter().zip(1..) {
@@ -154,13 +161,36 @@ fn a_round_of_several_ranks_equals_that_of_one_process() {
     }
 }
 
+/// The other objectives, whose last backward pass of a step is another one: that of the pairs, or the policy's after that of a
+/// value model of its own.
+#[test]
+fn objectives_of_several_ranks_learn_what_they_learn_in_one_process() {
+    let start = wide().scored_with(&["--dtype", "float32"]);
+    for objective in [
+        &["--algorithm", "dpo", "--dpo-margin", "0.001"][..],
+        &["--value-loss", "true", "--value-folds", "1"],
+        &["--value-loss", "true", "--value-model", "shared"],
+    ] {
+        let (one, two) = (start.copy(), start.copy());
+        let small = ["--rl-minibatch", "8", "--rl-accumulation", "2", "--max-kl", "0", "--passes", "2"];
+        let flags = [&FLAGS[..], &small, objective].concat();
+        stage(&one, 1, "rl", &flags);
+        stage(&two, 2, "rl", &flags);
+        let weights = |place: &Place| place.checkpoint("round-1/rl/model.safetensors");
+        let off = apart(&weights(&one), &weights(&two));
+        assert!(off < 1e-5, "{objective:?}: off by {off:e}");
+        let moved = apart(&weights(&one), &one.checkpoint("base/model.safetensors"));
+        assert!(moved > 5e-5, "{objective:?}: it has learned: {moved:e}");
+    }
+}
+
 /// Sharding the optimizer's state leaves the weights bit-identical, and their bfloat16 copies are updated on all ranks.
 #[test]
 fn ranks_that_share_out_the_optimizers_state_learn_the_same() {
     let start = Place::new(60);
     let round = |flags: &[&str]| {
         let place = start.copy();
-        let flags = [&FLAGS[..], &["--dtype", "bfloat16", "--value-loss", "true"], flags].concat();
+        let flags = [&FLAGS[2..], &["--dtype", "bfloat16", "--value-loss", "true"], flags].concat();
         stage(&place, 2, "rollout", &flags);
         let rollouts: Vec<Rollout> = place.dataset().read(1).expect("rollouts");
         place.write_scores(&rollouts, |_| {});

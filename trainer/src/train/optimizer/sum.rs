@@ -19,8 +19,8 @@ pub(super) fn trained<'a>(
     })
 }
 
-/// Large weights whose gradients can be summed while a backward pass computes others: on every rank they have one, which is in
-/// main memory and not that of a copy in another dtype. None in a process by itself.
+/// The large weights whose gradients can be summed while a backward pass still computes others: on every rank the gradient
+/// exists, is in main memory, and does not come from a low-precision copy. None in a process by itself.
 ///
 /// # Errors
 /// If a rank has ended.
@@ -43,7 +43,7 @@ pub fn summed_early(sets: &[(&str, &Weights)], group: &Group) -> Result<Vec<Tens
     Ok(everywhere.map(|place| large[place].3.shallow_clone()).collect())
 }
 
-/// Replaces the gradients of each rank by their sum over all ranks, in float32, but for those that were `summed` already. A
+/// Replaces the gradients of each rank by their sum over all ranks, in float32, except those in `summed`, which are sums already. A
 /// weight without a gradient on any rank still has none.
 ///
 /// # Errors
