@@ -18,7 +18,7 @@ class MultimodalT5(T5ForConditionalGeneration):
     """T5 whose encoder states are fused with `image_features` [batch, patches, image_width].
 
     `image_width=None` builds a plain T5. Recent transformers always tie T5's head to its embedding, so whether
-    the head is tied is told here.
+    the head is tied is given here.
     """
 
     def __init__(self, config, image_width=None, tied=True):

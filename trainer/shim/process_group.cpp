@@ -47,7 +47,7 @@ int32_t ares_store_open(
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = serves;
-    options.waitWorkers = false; // who is missing is told by the keys
+    options.waitWorkers = false; // the keys show which ranks are missing
     options.timeout = Milliseconds(timeout_ms);
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
     *out = new AresStore{c10::make_intrusive<c10d::PrefixStore>(prefix, std::move(store))};

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 /// Two ranks have one GPU, or not, for all tests at once.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The stand-in, compiled once, and loaded for good: its threads may wait for ever.
+/// The stand-in, compiled once, and loaded for good: its threads may wait forever.
 #[allow(unsafe_code)]
 fn stand_in() -> &'static Libraries {
     static BUILT: OnceLock<Libraries> = OnceLock::new();

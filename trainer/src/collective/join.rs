@@ -33,7 +33,7 @@ enum Step {
 pub fn join(launch: &Launch, terms: &Terms) -> Result<Group> {
     let (send, receive) = mpsc::channel();
     let (own_launch, own_terms) = (launch.clone(), terms.clone());
-    // A program that listens on the port but is no store lets c10d wait for ever.
+    // A program that listens on the port but is no store makes c10d wait forever.
     let work = move || {
         let tell = |step: Step| {
             let _ = send.send(step); // the receiver may have given up

@@ -152,7 +152,7 @@ fn predicted_memory_is_what_is_measured() {
     }
 }
 
-/// Most resident memory of a command that succeeds, in bytes. It is looked at until the end: the most is held in training, after
+/// Most resident memory of a command that succeeds, in bytes. It is read until the end: the peak is in training, after
 /// which a stage decodes and writes.
 #[cfg(target_os = "linux")]
 fn peak(mut child: Child) -> f64 {
