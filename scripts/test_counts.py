@@ -3,10 +3,10 @@
 
     test_counts.py COMMAND...       each COMMAND is one shell command line
 
-The last line is `N passed, N failed, N skipped`, over all commands. The counts come from the `test result:` lines of
-cargo and the closing lines of Python's unittest (which writes them to standard error: add `2>&1`). A command that fails
-without having run any tests, such as a build, ends the run; after failed tests, the other commands still run. The exit
-status is that of the first command that failed.
+The last line is `N passed, N failed, N skipped`, over all commands; before it, the output of failed tests is repeated, in part.
+The counts come from the `test result:` lines of cargo and the closing lines of Python's unittest (which writes them to standard
+error: add `2>&1`). A command that fails without having run any tests, such as a build, ends the run; after failed tests, the other
+commands still run. The exit status is that of the first command that failed.
 
 If a `cargo test` prints nothing for ARES_TEST_SILENCE_SECS (900) seconds after its first tests began, it counts as hung, which is
 one failure. Its processes are listed, with the slow tests that have not ended, and the processes without children are killed:
@@ -27,12 +27,21 @@ UNITTEST_END = re.compile(r"^(?:OK|FAILED)(?: \((.*)\))?$")
 RUNNING = re.compile(r"^running \d+ tests?$")
 SLOW = re.compile(r"^test (\S+) has been running for over \d+ seconds")
 ENDED = re.compile(r"^test (\S+) \.\.\. ")
+SECTION = re.compile(r"^(?:---- \S+ stdout ----|(?:FAIL|ERROR): .*)$")
+SECTION_END = re.compile(r"^(?:failures:|test result: .*|Ran \d+ tests? in .*)$")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+# Of each failed test.
+REPEATED_LINES = 60
+REPEATED_CHARACTERS = 600
 
 
 class Counts:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
+        self.sections = []
+        self.in_section = False
         self.ran = None
         self.slow = []
 
@@ -44,6 +53,7 @@ class Counts:
 
     def read(self, line):
         line = COLOUR.sub("", line).rstrip()
+        self.keep(line)
         if found := SLOW.match(line):
             self.slow.append(found[1])
         elif (found := ENDED.match(line)) and found[1] in self.slow:
@@ -61,6 +71,24 @@ class Counts:
             # One test with several failed subtests counts once per subtest.
             self.add(max(0, self.ran - failed - skipped), failed, skipped)
             self.ran = None
+
+    def keep(self, line):
+        """Keeps what failed tests printed, which cargo and unittest show after all tests of a program."""
+        if SECTION.match(line):
+            self.sections.append([line])
+            self.in_section = True
+        elif SECTION_END.match(line):
+            self.in_section = False
+        elif self.in_section:
+            self.sections[-1].append(line)
+
+    def failures(self):
+        for section in self.sections:
+            lines = section[:REPEATED_LINES]
+            left = len(section) - len(lines)
+            yield from (line[:REPEATED_CHARACTERS] for line in lines)
+            if left:
+                yield f"({left} more lines above)"
 
     def add(self, passed, failed, skipped):
         self.passed += passed
@@ -156,6 +184,10 @@ def main(commands):
                 break
     except KeyboardInterrupt:
         status = 130
+    if counts.sections:
+        print("what failed:")
+    for line in counts.failures():
+        print(line)
     print(counts, flush=True)
     return status or (1 if counts.failed else 0)
 

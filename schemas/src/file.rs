@@ -56,8 +56,13 @@ pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn beside(target: &Path) -> Result<PathBuf> {
     let folder = folder_of(target);
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    Ok(unfinished(target))
+}
+
+/// The name of a file or folder until it is complete; a killed process may have left it.
+pub fn unfinished(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    Ok(folder.join(format!("{PREFIX}{name}")))
+    target.with_file_name(format!("{PREFIX}{name}"))
 }
 
 /// Renames a synced temporary file to `target`, and ensures that the new name survives a crash.

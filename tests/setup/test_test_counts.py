@@ -24,6 +24,19 @@ class Counts(unittest.TestCase):
         status, lines = run(cargo, python)
         self.assertEqual((status, lines[-1]), (1, "4 passed, 1 failed, 3 skipped"))
 
+    def test_what_failed_is_repeated_at_the_end(self):
+        cargo = (
+            "printf 'test a::b ... FAILED\\n\\nfailures:\\n\\n---- a::b stdout ----\\nthread panicked at x.rs:1\\n\\nfailures:\\n    a::b\\n';"
+            "echo 'test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured'; exit 1"
+        )
+        python = "printf 'FAIL: test_c\\n-----\\nAssertionError: 1\\nRan 1 test in 0.1s\\n\\nFAILED (failures=1)\\n'; exit 1"
+        status, lines = run(cargo, python)
+        self.assertEqual(status, 1)
+        again = lines[lines.index("what failed:") :]
+        self.assertEqual([line for line in again if "panicked" in line or "Assertion" in line or "::" in line],
+                         ["---- a::b stdout ----", "thread panicked at x.rs:1", "AssertionError: 1"])
+        self.assertEqual(again[-1], "3 passed, 2 failed, 0 skipped")
+
     def test_a_command_that_fails_without_tests_ends_the_run(self):
         status, lines = run("exit 3", "echo never")
         self.assertEqual((status, lines[-1]), (3, "0 passed, 0 failed, 0 skipped"))

@@ -149,8 +149,11 @@ pub(super) fn forget(context: &Context, round: u32) {
     }
     let folder = context.checkpoint(round, VALUES);
     let Some(Ok(entries)) = folder.parent().map(std::fs::read_dir) else { return };
+    let own = format!(".{VALUES}");
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!(".{VALUES}")) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.strip_prefix(schemas::file::PREFIX).unwrap_or(&name).starts_with(&own) {
             let _ = std::fs::remove_file(entry.path()); // only disk space is lost
         }
     }

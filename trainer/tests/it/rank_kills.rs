@@ -1,7 +1,7 @@
 //! kill -9 of one of several ranks in every stage: the others end and name it, and the same command continues to the result of
 //! an uninterrupted run.
 
-use crate::kill::{Left, left};
+use crate::kill::left;
 use crate::ranks::{FLAGS, free_port, run, signal, stage, start};
 use crate::small::Place;
 use schemas::Rollout;
@@ -46,8 +46,14 @@ fn a_rank_killed_in_any_stage_is_named_and_the_round_ends_as_an_undisturbed_one(
             for (rank, output) in run(&place, 2, &arguments).iter().enumerate() {
                 assert!(output.status.success(), "{name}, rank {rank}: {}", errors(output));
             }
-            let found: Left = left(&place);
-            assert_eq!(found, expected, "{name} after a kill of rank {victim} at {}", file(&place).display());
+            let differences = left(&place).differences(&expected);
+            let at = file(&place);
+            assert!(
+                differences.is_empty(),
+                "{name}, rank {victim} killed at {}: {}",
+                at.display(),
+                differences.join("\n")
+            );
             victim = 1 - victim;
         }
         match name {

@@ -12,6 +12,7 @@ use crate::data::batch::Row;
 use crate::error::{Error, Result};
 use crate::nn::weights::Weights;
 use saved_metrics::SavedMetrics;
+use schemas::file::unfinished;
 use schemas::provenance::sha256_hex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -367,7 +368,9 @@ impl StepCheckpoint {
             return;
         }
         let path = path_beside(folder);
-        let _ = std::fs::remove_file(&path); // it may never have been written
+        for path in [&path, &unfinished(&path)] {
+            let _ = std::fs::remove_file(path); // it may never have been written
+        }
         forget(&path, "best", None);
         forget(&path, "metrics", None);
     }
