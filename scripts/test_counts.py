@@ -27,14 +27,14 @@ UNITTEST_END = re.compile(r"^(?:OK|FAILED)(?: \((.*)\))?$")
 RUNNING = re.compile(r"^running \d+ tests?$")
 SLOW = re.compile(r"^test (\S+) has been running for over \d+ seconds")
 ENDED = re.compile(r"^test (\S+) \.\.\. ")
-SECTION = re.compile(r"^(?:---- \S+ stdout ----|(?:FAIL|ERROR): .*)$")
+SECTION = re.compile(r"^(?:---- .+ stdout ----|(?:FAIL|ERROR): .*)$")
 SECTION_END = re.compile(r"^(?:failures:|test result: .*|Ran \d+ tests? in .*)$")
+CRASH = re.compile(r"^error: test failed, |^ +process didn't exit successfully: ")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
-
-# Of each failed test.
-REPEATED_LINES = 60
-REPEATED_CHARACTERS = 600
+# Of the output of each failed test: the first and the last lines, and characters of a line.
+FIRST_LINES, LAST_LINES = 20, 40
+CHARACTERS = 600
 
 
 class Counts:
@@ -77,18 +77,20 @@ class Counts:
         if SECTION.match(line):
             self.sections.append([line])
             self.in_section = True
+        elif CRASH.match(line):
+            self.sections.append([line])
+            self.in_section = False
         elif SECTION_END.match(line):
             self.in_section = False
         elif self.in_section:
             self.sections[-1].append(line)
 
     def failures(self):
-        for section in self.sections:
-            lines = section[:REPEATED_LINES]
-            left = len(section) - len(lines)
-            yield from (line[:REPEATED_CHARACTERS] for line in lines)
-            if left:
-                yield f"({left} more lines above)"
+        for lines in self.sections:
+            left_out = len(lines) - FIRST_LINES - LAST_LINES
+            if left_out > 0:
+                lines = [*lines[:FIRST_LINES], f"({left_out} lines left out)", *lines[-LAST_LINES:]]
+            yield from (line[:CHARACTERS] for line in lines)
 
     def add(self, passed, failed, skipped):
         self.passed += passed
@@ -117,7 +119,10 @@ class Silence:
                 self.began = time.monotonic()
 
     def end(self):
-        print(f"hangs: nothing was printed for {self.limit:.0f} s; slow tests: {', '.join(self.counts.slow) or 'none'}")
+        slow = ", ".join(self.counts.slow) or "none"
+        hangs = f"hangs: nothing was printed for {self.limit:.0f} s; slow tests: {slow}"
+        print(hangs)
+        self.counts.sections.append([hangs])
         self.counts.failed += 1
         found = descendants(self.process.pid)
         for pid in found:
@@ -152,6 +157,7 @@ def descendants(pid):
 
 
 def run(command, counts):
+    counts.in_section = False
     with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:
         silence = Silence(process, counts)
         try:
@@ -170,6 +176,7 @@ def main(commands):
     if not commands:
         print("usage: test_counts.py COMMAND...", file=sys.stderr)
         return 2
+    sys.stdout.reconfigure(errors="replace")
     if sys.stdout.isatty():
         os.environ.setdefault("CARGO_TERM_COLOR", "always")
     counts, status = Counts(), 0
@@ -184,10 +191,10 @@ def main(commands):
                 break
     except KeyboardInterrupt:
         status = 130
-    if counts.sections:
+    if status or counts.failed:
         print("what failed:")
-    for line in counts.failures():
-        print(line)
+        for line in counts.failures():
+            print(line)
     print(counts, flush=True)
     return status or (1 if counts.failed else 0)
 

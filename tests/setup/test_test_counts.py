@@ -37,6 +37,21 @@ class Counts(unittest.TestCase):
                          ["---- a::b stdout ----", "thread panicked at x.rs:1", "AssertionError: 1"])
         self.assertEqual(again[-1], "3 passed, 2 failed, 0 skipped")
 
+    def test_the_end_of_a_long_output_and_crashes_are_repeated_too(self):
+        long = (
+            "echo '---- a::b stdout ----'; seq 1000; echo 'thread panicked at x.rs:1';"
+            "echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured'"
+        )
+        crash = "echo \"  process didn't exit successfully: it (signal: 11, SIGSEGV)\"; exit 101"
+        status, lines = run(long, "echo 'ERROR: of no test'; echo 'test result: ok. 1 passed; 0 failed; 0 ignored;'", crash)
+        again = lines[lines.index("what failed:") :]
+        self.assertIn("(942 lines left out)", again)
+        self.assertIn("thread panicked at x.rs:1", again)
+        self.assertIn("  process didn't exit successfully: it (signal: 11, SIGSEGV)", again)
+        self.assertEqual(status, 101)
+        _, lines = run("echo 'ERROR: of no test'; echo 'test result: ok. 1 passed; 0 failed; 0 ignored;'")
+        self.assertNotIn("what failed:", lines)
+
     def test_a_command_that_fails_without_tests_ends_the_run(self):
         status, lines = run("exit 3", "echo never")
         self.assertEqual((status, lines[-1]), (3, "0 passed, 0 failed, 0 skipped"))

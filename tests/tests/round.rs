@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)] // in tests a panic is the report
 
 use schemas::share::Share;
-use schemas::{Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Rollout, Score, table};
+use schemas::{
+    Answer, Correction, Dataset, Judgement, Metric, Problem, Rationale, Request, Rollout, Score, table,
+};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::Command;
@@ -129,6 +131,9 @@ fn two_rounds_by_the_commands_that_each_names() {
         let scores: Vec<Score> = dataset.read(round).unwrap();
         let sentences: usize = rollouts.iter().map(|rollout| rollout.sentences.len()).sum();
         assert_eq!(scores.len(), sentences);
+        assert!(scores.iter().all(|score| score.round == round));
+        let asked: Vec<Request> = dataset.read(round).unwrap();
+        assert!(!asked.is_empty() && asked.iter().all(|request| request.round == round));
         let of_stage = |stage: &str| -> Vec<Rationale> {
             let mut rows: Vec<Rationale> = dataset.read(round).unwrap();
             rows.retain(|row| row.stage == stage);

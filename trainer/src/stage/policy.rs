@@ -10,6 +10,7 @@ use crate::model::Student;
 use crate::model::lora::LoraConfig;
 use crate::nn::weights::Weights;
 use crate::seed;
+use schemas::provenance::sha256_hex;
 use std::path::{Path, PathBuf};
 
 /// A student with its tokenizer, on the device.
@@ -121,15 +122,25 @@ impl Context {
         if self.group.is_alone() {
             return Ok(policy);
         }
-        let all = self.group.gather(format!("{}{}", policy.fingerprint, policy.identity()))?;
-        let Some(other) = all.iter().position(|found| *found != all[0]) else { return Ok(policy) };
-        Err(Error::input(
-            format!(
-                "ranks differ: rank {other} read a different student from {} than rank 0",
-                policy.folder.display()
-            ),
-            "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
-        ))
+        let path = policy.companions.join("tokenizer.json");
+        let bytes = self.group.agree(std::fs::read(&path).map_err(Error::io("read", &path)))?;
+        let own = [
+            (&policy.folder, "student", format!("{}{}", policy.fingerprint, policy.identity())),
+            (&policy.companions, "tokenizer", sha256_hex(&bytes)),
+        ];
+        for (folder, what, own) in own {
+            let all = self.group.gather(own)?;
+            if let Some(other) = all.iter().position(|found| *found != all[0]) {
+                return Err(Error::input(
+                    format!(
+                        "ranks differ: rank {other} read a different {what} from {} than rank 0",
+                        folder.display()
+                    ),
+                    "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
+                ));
+            }
+        }
+        Ok(policy)
     }
 
     /// Reads a policy with its tokenizer, for training. With `student.lora_rank`, training continues its adapter or a new one,

@@ -4,7 +4,6 @@ use super::context::Context;
 use crate::data::vision::features::identity_at;
 use crate::error::{Error, Result};
 use schemas::provenance::sha256_hex;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -19,16 +18,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Folders of a dataset that say nothing about what is left to train.
 const UNREAD: [&str; 2] = ["images", "requests"];
 
-/// Files by their path within the dataset or the checkpoints.
-type Files = BTreeMap<String, Seen>;
-
-/// What is compared of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
-    bytes: u64,
-    /// sha256 of the contents, where they are compared: of tokenizers and configurations.
-    contents: Option<String>,
-}
+/// Files by their path within the dataset or the checkpoints, with their sizes in bytes.
+type Files = BTreeMap<String, u64>;
 
 /// Waits until all ranks see the same files of the dataset and the checkpoints, for 30 s or `student.rank_timeout_secs` at
 /// most. Does nothing in a process by itself.
@@ -101,8 +92,7 @@ fn files(context: &Context) -> Result<Files> {
     let vision = context.dataset.vision_path(&context.settings.student.vision);
     list(context.dataset.root(), "data", &["parquet"], &mut files)?;
     if let Ok(found) = fs::metadata(&vision) {
-        let seen = Seen { bytes: found.len(), contents: None };
-        files.insert(format!("features {}", context.settings.student.vision), seen);
+        files.insert(format!("features {}", context.settings.student.vision), found.len());
     }
     list(&context.checkpoints, "checkpoints", &["safetensors", "bin", "json"], &mut files)?;
     Ok(files)
@@ -128,13 +118,7 @@ fn list(folder: &Path, name: &str, endings: &[&str], files: &mut Files) -> Resul
         if found.is_dir() {
             list(&path, &below, endings, files)?;
         } else if path.extension().is_some_and(|ending| endings.iter().any(|known| ending == *known)) {
-            let contents = if path.extension().is_some_and(|ending| ending == "json") {
-                let Ok(bytes) = fs::read(&path) else { continue }; // gone again, as above
-                Some(sha256_hex(&bytes))
-            } else {
-                None
-            };
-            files.insert(below, Seen { bytes: found.len(), contents });
+            files.insert(below, found.len());
         }
     }
     Ok(())
@@ -142,16 +126,12 @@ fn list(folder: &Path, name: &str, endings: &[&str], files: &mut Files) -> Resul
 
 /// How `other` differs from rank 0's files, after "rank 1".
 fn difference(first: &Files, other: &Files) -> Option<String> {
-    for (path, seen) in first {
+    for (path, size) in first {
         match other.get(path) {
             None => return Some(format!("has no {path}, which rank 0 has")),
-            Some(found) if found.bytes != seen.bytes => {
-                return Some(format!(
-                    "has {path} with {} bytes, but on rank 0 it has {}",
-                    found.bytes, seen.bytes
-                ));
+            Some(found) if found != size => {
+                return Some(format!("has {path} with {found} bytes, but on rank 0 it has {size}"));
             }
-            Some(found) if found != seen => return Some(format!("has other contents in {path} than rank 0")),
             Some(_) => {}
         }
     }
@@ -164,8 +144,7 @@ mod tests {
     use super::*;
 
     fn files(of: &[(&str, u64)]) -> Files {
-        let seen = |bytes: &u64| Seen { bytes: *bytes, contents: None };
-        of.iter().map(|(path, bytes)| ((*path).to_owned(), seen(bytes))).collect()
+        of.iter().map(|(path, size)| ((*path).to_owned(), *size)).collect()
     }
 
     #[test]
@@ -181,26 +160,6 @@ mod tests {
         assert_eq!(
             said(&[("data/a.parquet", 3), ("data/b.parquet", 5), ("data/c.parquet", 1)]),
             "has data/c.parquet, which rank 0 does not have"
-        );
-    }
-
-    #[test]
-    fn configurations_and_tokenizers_are_compared_by_their_contents() {
-        let listed = |config: &str| {
-            let folder = tempfile::tempdir().expect("folder");
-            fs::create_dir_all(folder.path().join("base")).expect("made");
-            fs::write(folder.path().join("base/tokenizer.json"), config).expect("written");
-            fs::write(folder.path().join("base/model.safetensors"), config).expect("written");
-            let mut found = Files::new();
-            list(folder.path(), "checkpoints", &["safetensors", "json"], &mut found).expect("listed");
-            found
-        };
-        let first = listed("{\"a\": 1}");
-        assert_eq!(difference(&first, &listed("{\"a\": 1}")), None);
-        let other = difference(&first, &listed("{\"a\": 2}"));
-        assert_eq!(
-            other.as_deref(),
-            Some("has other contents in checkpoints/base/tokenizer.json than rank 0")
         );
     }
 

@@ -8,7 +8,6 @@ use schemas::{Answer, Metric, Rationale, Rollout, Table};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -44,16 +43,26 @@ impl Left {
         for (table, rows) in &self.tables {
             let wanted = expected.tables.get(table).map_or(&[][..], Vec::as_slice);
             if rows != wanted {
-                let different = rows.iter().zip(wanted).find(|(row, wanted)| row != wanted);
-                let counts = (rows.len(), wanted.len());
+                let (count, expected) = (rows.len(), wanted.len());
+                let first = rows.iter().zip(wanted).find_map(|(row, wanted)| columns(row, wanted));
                 found.push(format!(
-                    "{table}: {} rows, expected {}; the first that differ: {different:#?}",
-                    counts.0, counts.1
+                    "{table}: {count} rows, expected {expected}; the first that differ: {first:#?}"
                 ));
             }
         }
         found
     }
+}
+
+/// The columns in which two rows differ; `None` if they are equal.
+fn columns(row: &str, wanted: &str) -> Option<Vec<[String; 2]>> {
+    let [row, wanted] =
+        [row, wanted].map(|row| serde_json::from_str::<serde_json::Value>(row).expect("json"));
+    let columns = row.as_object().expect("a row").iter().filter(|(name, value)| **value != wanted[*name]);
+    let different: Vec<_> = columns
+        .map(|(name, value)| [format!("{name} {value}"), format!("expected {}", wanted[name])])
+        .collect();
+    (!different.is_empty()).then_some(different)
 }
 
 pub(crate) fn left(place: &Place) -> Left {
@@ -105,8 +114,19 @@ fn run(place: &Place, stage: &str, flags: &[&str]) {
     assert!(output.status.success(), "{stage}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Starts the stage; its standard error goes to a file.
+fn begin(place: &Place, stage: &str, flags: &[&str]) -> Child {
+    let said = fs::File::create(place.path().join("said")).expect("file");
+    command(place, stage, flags).stdout(Stdio::null()).stderr(said).spawn().expect("train")
+}
+
+fn said(place: &Place) -> String {
+    String::from_utf8_lossy(&fs::read(place.path().join("said")).expect("file")).into_owned()
+}
+
 /// Kills the stage at random moments between its start and the end of an uninterrupted run, until `wanted` kills have hit it;
-/// if it ended before, it is started again, and `calm` becomes the time that it took: the machine may have been busy before.
+/// if it ended before, it is started again. `calm`, the time of an uninterrupted run, is corrected if a later one takes less: the
+/// machine may have been busy.
 fn disturb(
     prepared: &Place,
     (stage, flags): (&str, &[&str]),
@@ -118,21 +138,24 @@ fn disturb(
     let mut kills = 0;
     for _ in 0..100 {
         let place = prepared.copy();
+        let before = kills;
         while kills < wanted {
             *moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let share = (*moment >> 40) as f64 / (1u64 << 24) as f64;
-            let mut command = command(&place, stage, flags);
             let start = Instant::now();
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
-            if ends_within(&mut child, calm.mul_f64(share)) {
-                let output = child.wait_with_output().expect("output");
-                let said = String::from_utf8_lossy(&output.stderr);
-                assert!(output.status.success(), "{stage} after {kills} kills: {}: {said}", output.status);
-                calm = start.elapsed();
+            let mut child = begin(&place, stage, flags);
+            let ends = ends_within(&mut child, calm.mul_f64(share));
+            if !ends {
+                child.kill().expect("killed");
+            }
+            let status = child.wait().expect("status");
+            if status.code().is_some() {
+                assert!(status.success(), "{stage} after {kills} kills: {status}: {}", said(&place));
+                if kills == before {
+                    calm = calm.min(start.elapsed());
+                }
                 break;
             }
-            child.kill().expect("killed");
-            child.wait().expect("status");
             kills += 1;
         }
         run(&place, stage, flags);
@@ -171,26 +194,25 @@ fn an_interrupted_stage_goes_on() {
         let shares = [0.7, 0.5, 0.35, 0.2, 0.1].into_iter().cycle().take(25);
         let interrupted = shares.into_iter().find_map(|share| {
             let place = prepared.copy();
-            let mut command = command(&place, stage, &FLAGS);
             let start = Instant::now();
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("train");
+            let mut child = begin(&place, stage, &FLAGS);
             if ends_within(&mut child, took.mul_f64(share)) {
-                let output = child.wait_with_output().expect("output");
-                let said = String::from_utf8_lossy(&output.stderr);
-                assert!(output.status.success(), "{stage}: {}: {said}", output.status);
-                took = start.elapsed(); // the machine may have been busy before
+                let status = child.wait().expect("status");
+                assert!(status.success(), "{stage}: {status}: {}", said(&place));
+                took = took.min(start.elapsed()); // the machine was busy before
                 return None;
             }
             let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
-            let status = child.wait().expect("status");
-            let mut said = String::new();
-            let _ = child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut said));
+            let (status, said) = (child.wait().expect("status"), said(&place));
             if signal.success() && status.code() == Some(130) {
                 assert!(said.contains("interrupted"), "{said}");
                 return Some(place);
             }
-            // It had already finished, or had not set its handler yet.
-            assert!(status.success() || status.code().is_none(), "{stage}: {status} {said}");
+            if status.code().is_none() {
+                took = took.mul_f64(1.5); // it had not set its handler yet: the machine is busy now
+            } else {
+                assert!(status.success(), "{stage}: {status} {said}");
+            }
             None
         });
         let Some(place) = interrupted else { panic!("{stage}: no signal came while it ran") };

@@ -386,6 +386,14 @@ fn ranks_that_see_other_files_or_weights_are_refused() {
     *bytes.last_mut().expect("a byte") ^= 1;
     fs::write(&path, bytes).expect("written");
     refused([&place, &other], "rollout", "rank 1 read a different student from ");
+
+    let other = place.copy();
+    let path = other.checkpoint("base").join("tokenizer.json");
+    let text = fs::read_to_string(&path).expect("tokenizer");
+    let changed = text.replace("\"normalized\": false", "\"normalized\": true ");
+    assert!(changed != text && changed.len() == text.len());
+    fs::write(&path, changed).expect("written");
+    refused([&place, &other], "rollout", "rank 1 read a different tokenizer from ");
     assert!(place.dataset().read::<Rollout>(1).expect("rollouts").is_empty());
 
     let other = place.copy();
