@@ -71,6 +71,14 @@ impl Error {
         Self::BadInput { message: message.into(), hint: Some(hint.into()) }
     }
 
+    /// Ranks that read different files.
+    pub(crate) fn ranks_differ(message: impl Into<String>) -> Self {
+        Self::input(
+            message,
+            "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
+        )
+    }
+
     /// The next command to type, if known.
     pub fn hint(&self) -> Option<&str> {
         match self {

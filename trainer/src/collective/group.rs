@@ -257,7 +257,7 @@ impl Group {
         Ok(bytes.chunks(longest).zip(lengths).map(|(bytes, length)| bytes[..length].to_vec()).collect())
     }
 
-    /// What each rank has, in their order, everywhere.
+    /// The values of all ranks, in rank order, on every rank.
     ///
     /// # Errors
     /// As [`Group::sum`].
@@ -270,7 +270,16 @@ impl Group {
         all.iter().map(|text| serde_json::from_slice(text).map_err(|error| unreadable(&error))).collect()
     }
 
-    /// The same number of numbers of each rank, in their order.
+    /// The first rank whose value differs from rank 0's; `None` if all are equal.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn differing<T: Serialize + DeserializeOwned + PartialEq>(&self, own: T) -> Result<Option<usize>> {
+        let all = self.gather(own)?;
+        Ok(all.iter().position(|found| *found != all[0]))
+    }
+
+    /// Equally many numbers from each rank, in rank order.
     ///
     /// # Errors
     /// As [`Group::sum`].
@@ -295,7 +304,7 @@ impl Group {
         Ok(number.double_value(&[0]))
     }
 
-    /// What rank 0 has, everywhere.
+    /// Rank 0's value, on every rank.
     ///
     /// # Errors
     /// As [`Group::sum`].
@@ -346,8 +355,8 @@ impl Group {
         }
     }
 
-    /// Has rank 0 do what only one may do, such as writing a file. No rank is behind when it begins, and none goes on before
-    /// it is done. Returns the result where it was done.
+    /// Has rank 0 do what only one may do, such as writing a file. All ranks wait for each other before it starts, and until
+    /// it is complete. Returns the result on rank 0.
     ///
     /// # Errors
     /// Those of `work`, on every rank.

@@ -129,15 +129,11 @@ impl Context {
             (&policy.companions, "tokenizer", sha256_hex(&bytes)),
         ];
         for (folder, what, own) in own {
-            let all = self.group.gather(own)?;
-            if let Some(other) = all.iter().position(|found| *found != all[0]) {
-                return Err(Error::input(
-                    format!(
-                        "ranks differ: rank {other} read a different {what} from {} than rank 0",
-                        folder.display()
-                    ),
-                    "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
-                ));
+            if let Some(other) = self.group.differing(own)? {
+                return Err(Error::ranks_differ(format!(
+                    "ranks differ: rank {other} read a different {what} from {} than rank 0",
+                    folder.display()
+                )));
             }
         }
         Ok(policy)

@@ -46,10 +46,7 @@ pub(crate) fn agree_on_files(context: &Context) -> Result<()> {
             let found = group.gather(difference(&first, &own))?;
             let found = found.into_iter().enumerate().find_map(|(rank, found)| Some((rank, found?)));
             let (rank, found) = found.unwrap_or((0, "another file".to_owned()));
-            return Err(Error::input(
-                format!("ranks see different files: rank {rank} {found}"),
-                "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
-            ));
+            return Err(Error::ranks_differ(format!("ranks see different files: rank {rank} {found}")));
         }
         std::thread::sleep(LOOK_EVERY);
     }
@@ -75,12 +72,11 @@ pub(crate) fn agree_on_data(context: &Context) -> Result<()> {
     let features = if vision.is_file() { identity_at(&vision) } else { Ok(String::new()) };
     let features = group.agree(features)?;
     for (path, own) in [(&problems, own), (&vision, features)] {
-        let all = group.gather(own)?;
-        if let Some(other) = all.iter().position(|found| *found != all[0]) {
-            return Err(Error::input(
-                format!("ranks differ: rank {other} has other contents in {} than rank 0", path.display()),
-                "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
-            ));
+        if let Some(other) = group.differing(own)? {
+            return Err(Error::ranks_differ(format!(
+                "ranks differ: rank {other} has other contents in {} than rank 0",
+                path.display()
+            )));
         }
     }
     Ok(())

@@ -156,16 +156,13 @@ impl StepCheckpoint {
     fn compare(&self, weights: &[(&str, &Weights)]) -> Result<()> {
         let shapes = trained(weights).map(|(name, weight)| format!("{name} {:?}", weight.size()));
         let shapes = sha256_hex(shapes.collect::<Vec<_>>().join("\n").as_bytes());
-        let all = self.group.gather([self.identity.clone(), shapes])?;
-        let differs = |rank: &usize| all[*rank] != all[0];
-        let Some(other) = (0..all.len()).find(differs) else { return Ok(()) };
-        Err(Error::input(
-            format!(
+        match self.group.differing([self.identity.clone(), shapes])? {
+            None => Ok(()),
+            Some(other) => Err(Error::ranks_differ(format!(
                 "ranks differ: rank {other} starts from different weights, data or settings than rank 0 ({})",
                 self.path.display()
-            ),
-            "all ranks must read the same dataset and checkpoints, for instance from a shared disk",
-        ))
+            ))),
+        }
     }
 
     /// Restores weights and metrics of the last saved step, on the rank that has the file; returns the steps done, and the
