@@ -6,6 +6,7 @@ use crate::small::Place;
 use schemas::provenance::sha256_hex;
 use schemas::{Answer, Metric, Rationale, Rollout, Table};
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ const OF_THE_CLOCK: [&str; 4] = ["second", "tokens_per", "memory", "time"];
 #[derive(Debug)]
 pub(crate) struct Left {
     weights: BTreeMap<PathBuf, String>,
-    tables: BTreeMap<&'static str, Vec<String>>,
+    tables: BTreeMap<&'static str, Vec<Value>>,
     hidden: Vec<PathBuf>,
 }
 
@@ -41,7 +42,7 @@ impl Left {
             found.push(format!("hidden files {:?}, expected {:?}", self.hidden, expected.hidden));
         }
         for (table, rows) in &self.tables {
-            let wanted = expected.tables.get(table).map_or(&[][..], Vec::as_slice);
+            let wanted = &expected.tables[table];
             if rows != wanted {
                 let (count, expected) = (rows.len(), wanted.len());
                 let first = rows.iter().zip(wanted).find_map(|(row, wanted)| columns(row, wanted));
@@ -55,9 +56,7 @@ impl Left {
 }
 
 /// The columns in which two rows differ; `None` if they are equal.
-fn columns(row: &str, wanted: &str) -> Option<Vec<[String; 2]>> {
-    let [row, wanted] =
-        [row, wanted].map(|row| serde_json::from_str::<serde_json::Value>(row).expect("json"));
+fn columns(row: &Value, wanted: &Value) -> Option<Vec<[String; 2]>> {
     let columns = row.as_object().expect("a row").iter().filter(|(name, value)| **value != wanted[*name]);
     let different: Vec<_> = columns
         .map(|(name, value)| [format!("{name} {value}"), format!("expected {}", wanted[name])])
@@ -87,17 +86,17 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-fn rows<T: Table + Serialize>(place: &Place) -> (&'static str, Vec<String>) {
+fn rows<T: Table + Serialize>(place: &Place) -> (&'static str, Vec<Value>) {
     let rows: Vec<T> = place.dataset().read(1).expect(T::NAME);
     assert!(!rows.is_empty() || T::NAME != "rollouts");
-    let texts = rows.iter().filter_map(|row| {
+    let rows = rows.iter().filter_map(|row| {
         let mut row = serde_json::to_value(row).expect("json");
         let is_of_the_clock =
             T::NAME == "metrics" && OF_THE_CLOCK.iter().any(|word| row["name"].to_string().contains(word));
         row.as_object_mut().expect("row").remove("at");
-        (!is_of_the_clock).then(|| row.to_string())
+        (!is_of_the_clock).then_some(row)
     });
-    (T::NAME, texts.collect())
+    (T::NAME, rows.collect())
 }
 
 /// The same with adapters of policy and value model on one trunk.
