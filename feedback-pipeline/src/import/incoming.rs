@@ -17,7 +17,7 @@ pub(super) struct Incoming {
     pub(super) places: Vec<String>,
     /// The files with pictures in their rows.
     pub(super) embedded: Option<Box<dyn PictureSource>>,
-    /// Names under which a missing picture was looked for.
+    /// File names that were tried for missing pictures.
     pub(super) looked_for: Option<String>,
     /// Problems that are in no split.
     pub(super) left_out: usize,

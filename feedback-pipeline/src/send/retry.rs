@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// First wait between two attempts; it doubles each time.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// Longest wait that is not asked for by the service.
+/// Longest wait, unless the service requests a longer one.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Bound for services that always answer `retry-after: 0`.
 const MOST_ATTEMPTS: u32 = 50;

@@ -154,7 +154,7 @@ fn what_a_cancelled_batch_has_not_done_is_sent_again() {
     let place = Place::new(10, 2);
     let service = place.service(options(BatchOptions { cancel: u32::MAX, ..Default::default() }));
     let ran = ask(&place, &service, TEACHERS[1], &SCORES);
-    assert!(service.stats().batches <= 8, "not for ever: {}", ran.stderr);
+    assert!(service.stats().batches <= 8, "endless retries: {}", ran.stderr);
 }
 
 /// A run that is killed while a batch is sent, and whose service is gone afterwards.

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::store::Batch;
 use schemas::number::counted;
 
-/// What to do about a batch that cannot be looked for.
+/// What to do if the service cannot be searched for a batch.
 const LOOK_FOR_IT: &str = "pass the --base-url and the key that it was sent with. If that service no longer exists, run the same command with \
      --abandon-batch and the batch's name: its requests are sent again, and may be paid for twice";
 
@@ -47,8 +47,8 @@ impl Run<'_> {
         Ok(unanswered)
     }
 
-    /// Looks for batches recorded without an id, which the service may or may not have. Returns why the first of
-    /// them cannot be looked for; the others are looked for nevertheless.
+    /// Looks for batches recorded without an id, which the service may or may not have. Searches for
+    /// all of them, and returns the first error.
     pub(super) async fn find_unsure(&self) -> Result<Option<Error>> {
         let mut failed = None;
         for mut batch in self.open()? {
